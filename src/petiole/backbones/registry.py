@@ -1,0 +1,106 @@
+"""``petiole.load(name)``: finds the loader of a backbone by the first part of its name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
+
+from petiole.backbones.base import Backbone
+from petiole.errors import BackboneError, unknown
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is wanted: a name, perhaps local weights, perhaps another image size.
+
+    Attributes:
+        name: e.g. ``timm/vit_small_patch14_dinov2.lvd142m`` or a folder.
+        weights: a safetensors file to use instead of the hub's.
+        image_size: pixels; ``None`` takes the weights' own.
+        meta: build only the shape, without weights.
+    """
+
+    name: str
+    weights: Path | None = None
+    image_size: int | None = None
+    meta: bool = False
+
+
+Loader = Callable[[Request], Backbone]
+_LOADERS: dict[str, Loader] = {}
+_FOLDERS: dict[str, Loader] = {}
+
+
+def loader(prefix: str) -> Callable[[Loader], Loader]:
+    """Register the loader of all names ``<prefix>/...``."""
+
+    def add(function: Loader) -> Loader:
+        _LOADERS[prefix] = function
+        return function
+
+    return add
+
+
+def folder_loader(model_type: str) -> Callable[[Loader], Loader]:
+    """Register the loader of folders whose config.json states ``model_type``."""
+
+    def add(function: Loader) -> Loader:
+        _FOLDERS[model_type] = function
+        return function
+
+    return add
+
+
+def load(
+    name: str,
+    *,
+    weights: str | Path | None = None,
+    image_size: int | None = None,
+    device: str = "cpu",
+) -> Backbone:
+    """Load a frozen backbone.
+
+    Args:
+        name: ``petiole/tiny-vit``, ``petiole/efficientnet-lite0``, ``timm/<model>``, or a folder
+            with a Hugging Face ``Dinov2Model``.
+        weights: local safetensors file with the weights of the named architecture.
+        image_size: pixels, where the model accepts other sizes than its own.
+        device: ``cpu``, ``cuda`` ...; ``meta`` builds the shape without any weights.
+
+    Raises:
+        BackboneError: the name is unknown, or the weights cannot be loaded completely.
+    """
+    _import_all()
+    meta = device == "meta"
+    request = Request(name, Path(weights) if weights else None, image_size, meta)
+    backbone = _find(name)(request)
+    if not meta:
+        backbone.module.to(device)
+    return backbone
+
+
+def _find(name: str) -> Loader:
+    if (folder := Path(name)).is_dir():
+        config = folder / "config.json"
+        if not config.is_file():
+            raise BackboneError(f"{folder} has no config.json, so it is not a model folder.")
+        kind = json.loads(config.read_text()).get("model_type", "")
+        if kind not in _FOLDERS:
+            raise unknown(f"model_type in {config}", kind, _FOLDERS, BackboneError)
+        return _FOLDERS[kind]
+    prefix = name.split("/")[0]
+    if prefix not in _LOADERS or "/" not in name:
+        examples = ["petiole/tiny-vit", "petiole/efficientnet-lite0", "timm/<model>", "<folder>"]
+        raise unknown("backbone", name, examples, BackboneError)
+    return _LOADERS[prefix]
+
+
+def _import_all() -> None:
+    """Import every family file, so that adding one edits no other."""
+    package = import_module("petiole.backbones")
+    for module in iter_modules(package.__path__):
+        import_module(f"petiole.backbones.{module.name}")

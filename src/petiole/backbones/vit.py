@@ -1,0 +1,47 @@
+"""timm vision transformers (ViT, DeiT, DINOv2, registers) as roles."""
+
+from __future__ import annotations
+
+from timm.layers.attention import Attention
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor, nn
+
+from petiole.backbones.base import Site
+from petiole.backbones.transformer import Branches, Parts, Transformer
+from petiole.data.preprocessing import Preprocessing
+from petiole.errors import BackboneError
+
+
+def wrap(name: str, module: VisionTransformer, preprocessing: Preprocessing) -> Transformer:
+    """Turn a timm ViT into a backbone.
+
+    Raises:
+        BackboneError: its blocks are not plain pre-norm ones with a fused qkv.
+    """
+
+    def tokenise(images: Tensor) -> Tensor:
+        tokens = module._pos_embed(module.patch_embed(images))
+        return module.norm_pre(module.patch_drop(tokens))
+
+    parts = Parts(
+        tokenise=tokenise,
+        blocks=[_branches(name, block) for block in module.blocks],
+        norm=module.norm,
+        prefix=module.num_prefix_tokens,
+        has_cls=module.cls_token is not None,
+        block_prefix="blocks.",
+        norm_prefix="norm.",
+    )
+    return Transformer(name, module, preprocessing, module.embed_dim, parts)
+
+
+def _branches(name: str, block: nn.Module) -> Branches:
+    if type(block) is not Block or not isinstance(block.attn, Attention):
+        raise BackboneError(
+            f"{name} is built of {type(block).__name__} blocks; petiole knows the roles of plain "
+            "pre-norm timm blocks only. Choose a plain ViT, DeiT or DINOv2."
+        )
+    attn = block.attn
+    size = attn.qkv.out_features // 3
+    q, k, v = (Site(attn.qkv, "out", size, slice(i * size, (i + 1) * size)) for i in range(3))
+    return Branches(block, attn, q, k, v, block.ls1, block.norm2, block.mlp, block.ls2)

@@ -1,0 +1,69 @@
+"""Weights in and out of modules: strict, complete, never unpickled, and with a fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from petiole.errors import BackboneError
+
+
+def fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over sorted (name, dtype, shape, bytes): equal exactly when the weights are."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file.
+
+    Raises:
+        BackboneError: the file is missing, truncated or of another format.
+    """
+    if not path.is_file():
+        raise BackboneError(f"No weights at {path}. Give the path of a .safetensors file.")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise BackboneError(
+            f"{path} is not a complete safetensors file ({error}). "
+            "Download it again, or convert a .pth file with safetensors.torch.save_file."
+        ) from error
+
+
+def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
+    """Copy ``tensors`` into ``module``, every one of them, in the module's own dtype.
+
+    Raises:
+        BackboneError: a tensor is missing, left over or of another shape. A partial load is
+            never accepted, because it would leave random weights behind.
+    """
+    own = module.state_dict()
+    missing = sorted(own.keys() - tensors.keys())
+    extra = sorted(tensors.keys() - own.keys())
+    wrong = sorted(
+        f"{k}: file {tuple(tensors[k].shape)}, model {tuple(own[k].shape)}"
+        for k in own.keys() & tensors.keys()
+        if tensors[k].shape != own[k].shape
+    )
+    if missing or extra or wrong:
+        parts = [
+            f"{len(rows)} {what} ({', '.join(rows[:4])}{', ...' if len(rows) > 4 else ''})"
+            for what, rows in (("missing", missing), ("unexpected", extra), ("misshapen", wrong))
+            if rows
+        ]
+        raise BackboneError(
+            f"The weights in {origin} do not fit the architecture: {'; '.join(parts)}. "
+            "Name the architecture that these weights were saved from."
+        )
+    module.load_state_dict(dict(tensors), strict=True)

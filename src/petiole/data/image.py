@@ -1,0 +1,202 @@
+"""One file to one upright RGB image, whatever was in it; or one error that says what is wrong with
+which file.
+
+Headers are checked before any pixel is allocated, so that a small file that claims a gigapixel
+costs nothing.
+"""
+
+import os
+import stat
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, ImageChops, UnidentifiedImageError
+
+from petiole.errors import DataError
+
+SUFFIXES = frozenset(
+    [
+        ".jpg",
+        ".jpeg",
+        ".jfif",
+        ".png",
+        ".webp",
+        ".bmp",
+        ".gif",
+        ".tif",
+        ".tiff",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+    ]
+)
+"""File names that are taken for images, lower case."""
+
+MAX_PIXELS = 2 * 89_478_485
+"""Largest image that is decoded, about 179 million pixels: where Pillow, too, refuses."""
+
+_FORMATS = (
+    "JPEG",
+    "MPO",
+    "PNG",
+    "WEBP",
+    "BMP",
+    "GIF",
+    "TIFF",
+    "PPM",
+)  # MPO: what phones write as .jpg
+_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def read_image(path: Path) -> Image.Image:
+    """Return the image in ``path`` upright and in mode RGB.
+
+    EXIF orientation is applied; transparency is laid over white; greyscale, palette, CMYK (with and
+    without Adobe's inversion), 1-bit, 16-bit, 32-bit and float images are brought to 8 bits by
+    scaling, not clipping; of several frames the first is taken.
+
+    Raises:
+        DataError: the file is missing, no regular file, not permitted, empty, no image, truncated
+            or larger than `MAX_PIXELS`.
+    """
+    return decode(read_bytes(path), path)
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return the bytes of a regular, non-empty file.
+
+    Raises:
+        DataError: it is missing, a directory or other special file, not permitted, or empty.
+    """
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            kind = "is a directory" if path.is_dir() else "is no regular file"
+            raise DataError(f"{path}: {kind}, not an image. Name the image files themselves.")
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise DataError(
+            f"{path}: no such file. Check the path, or leave it out with --skip-bad."
+        ) from None
+    except PermissionError:
+        raise DataError(
+            f"{path}: no permission to read it. Run `chmod u+r` on it, or use --skip-bad."
+        ) from None
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror}). Copy it anew, or use --skip-bad."
+        ) from error
+    if not content:
+        raise _unreadable(path, "the file is empty")
+    return content
+
+
+def decode(content: bytes, path: Path) -> Image.Image:
+    """Return the image in ``content`` as `read_image` does; ``path`` is only for the error's text.
+
+    Raises:
+        DataError: as `read_image`.
+    """
+    try:
+        with _open(BytesIO(content), path) as image:
+            image.load()
+            return _upright(_to_rgb(image), image)
+    except DataError:
+        raise
+    except Exception as error:  # damaged files make the decoders raise nearly anything
+        raise _unreadable(path, f"damaged or truncated ({error})") from error
+
+
+def _open(stream: BinaryIO, path: Path) -> Image.Image:
+    """Read the header alone and refuse what must not be decoded."""
+    try:
+        image = Image.open(stream, formats=_FORMATS)
+    except UnidentifiedImageError:
+        raise _unreadable(
+            path, "not an image of a kind that is read here (JPEG, PNG, WebP, BMP, GIF, TIFF, PPM)"
+        ) from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise _bomb(path) from None
+    if image.width * image.height > MAX_PIXELS:
+        raise _bomb(path, image.size)
+    return image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Bring a loaded image of any mode to RGB."""
+    if image.mode in _WIDE or image.mode.startswith("I;16"):
+        return _WIDE.get(image.mode, _from_16_bits)(image).convert("RGB")
+    if image.mode == "CMYK" and image.format == "JPEG" and "adobe" not in image.info:
+        # Pillow undoes Adobe's inversion in every CMYK JPEG; one without Adobe's marker was never
+        # inverted.
+        return ImageChops.invert(image).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _upright(rgb: Image.Image, source: Image.Image) -> Image.Image:
+    try:
+        orientation = source.getexif().get(_ORIENTATION)
+    except Exception:  # a damaged EXIF block says nothing about the pixels
+        orientation = None
+    return rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb
+
+
+def _from_16_bits(image: Image.Image) -> Image.Image:
+    return _grey(np.asarray(image).astype(np.float32) / 257)
+
+
+def _from_integers(image: Image.Image) -> Image.Image:
+    """32 bits are Pillow's mode for 16-bit PGM and integer TIFF; the range is the smallest usual."""
+    values = np.asarray(image).astype(np.float64)
+    if values.min() < 0:
+        return _stretched(values)
+    tops = [65535.0] if image.format in ("PNG", "PPM") else [255.0, 65535.0]
+    top = next((t for t in tops if values.max() <= t), 2.0**31 - 1)
+    return _grey(values * (255 / top))
+
+
+def _from_floats(image: Image.Image) -> Image.Image:
+    """Float: [0, 1] or [0, 255] as they are meant; any other range is stretched."""
+    values = np.asarray(image).astype(np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError("its pixels hold NaN or infinity")
+    if values.min() < 0 or values.max() > 255:
+        return _stretched(values)
+    return _grey(values * (255 if values.max() <= 1 else 1))
+
+
+def _stretched(values: np.ndarray) -> Image.Image:
+    low, high = values.min(), values.max()
+    return _grey((values - low) * (255 / max(high - low, np.finfo(np.float64).tiny)))
+
+
+def _grey(values: np.ndarray) -> Image.Image:
+    return Image.fromarray(np.rint(values).astype(np.uint8))
+
+
+_WIDE: dict[str, Callable[[Image.Image], Image.Image]] = {"I": _from_integers, "F": _from_floats}
+
+
+def _unreadable(path: Path, what: str) -> DataError:
+    return DataError(f"{path}: {what}. Re-export the image, or leave it out with --skip-bad.")
+
+
+def _bomb(path: Path, size: tuple[int, int] | None = None) -> DataError:
+    claimed = f"{size[0]} x {size[1]} pixels" if size else "more pixels"
+    return _unreadable(
+        path, f"claims {claimed}; more than {MAX_PIXELS / 1e6:.0f} million are refused"
+    )

@@ -1,0 +1,229 @@
+"""What a backbone sees of an image: the evaluation transform and reproducible random views.
+
+View 0 is the evaluation transform. View k >= 1 is a random-resized crop with flip and colour jitter
+whose randomness is a pure function of (image id, k, augmentation): a cached view equals a
+recomputed one in any process, thread and order, and no global random state is read or written.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Literal, Self
+
+import numpy as np
+import torch
+from PIL import Image, ImageEnhance
+from pydantic import BaseModel, ConfigDict, model_validator
+from torch import Tensor
+
+from petiole.errors import ConfigError, unknown
+
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+Triple = tuple[float, float, float]
+
+_RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+class Preprocessing(BaseModel):
+    """The input that a set of weights was trained for; it always comes from the weights' own
+    configuration.
+
+    Attributes:
+        size: (height, width) of the model input, in pixels.
+        crop: share of the resized image that the centre crop keeps, 0 < crop <= 1 (timm's
+            ``crop_pct``).
+        interpolation: filter of the resize; all but nearest are antialiased.
+        mean: per channel (R, G, B), on pixels scaled to [0, 1].
+        std: per channel, on the same scale.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    size: tuple[int, int]
+    crop: float
+    interpolation: Interpolation
+    mean: Triple
+    std: Triple
+
+    @model_validator(mode="after")
+    def _in_range(self) -> Self:
+        if min(self.size) < 1:
+            raise ValueError(f"size {self.size} must be positive")
+        if not 0 < self.crop <= 1:
+            raise ValueError(f"crop {self.crop} must lie in (0, 1]")
+        if min(self.std) <= 0:
+            raise ValueError(f"std {self.std} must be positive")
+        return self
+
+    def digest(self) -> str:
+        """SHA-256 (hex) of the canonical JSON of all fields."""
+        return _digest(self.model_dump(mode="json"))
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random-resized crop, horizontal flip, colour jitter.
+
+    Attributes:
+        scale: range of the crop's share of the image area.
+        ratio: range of the crop's width / height, drawn uniformly in its logarithm.
+        flip: mirror left-right with probability 1/2.
+        jitter: brightness, contrast and saturation are each scaled by U(1 - jitter, 1 + jitter), in
+            random order.
+    """
+
+    scale: tuple[float, float] = (0.4, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: bool = True
+    jitter: float = 0.2
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in (("scale", self.scale), ("ratio", self.ratio)):
+            if not 0 < low <= high:
+                raise ConfigError(
+                    f"Augmentation {name} {(low, high)} must be positive and increasing."
+                )
+        if self.scale[1] > 1:
+            raise ConfigError(
+                f"Augmentation scale {self.scale} must not exceed 1, the whole image."
+            )
+        if not 0 <= self.jitter < 1:
+            raise ConfigError(f"Augmentation jitter {self.jitter} must lie in [0, 1).")
+
+    @classmethod
+    def none(cls) -> Self:
+        """No randomness: every view is the evaluation transform."""
+        return cls(scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=False, jitter=0.0)
+
+    @property
+    def identity(self) -> bool:
+        """Whether every view is the evaluation transform."""
+        return self == Augmentation.none()
+
+    def digest(self) -> str:
+        """SHA-256 (hex) of the canonical JSON of all fields."""
+        return _digest(asdict(self))
+
+
+AUGMENTATIONS: dict[str, Augmentation] = {
+    "none": Augmentation.none(),
+    "default": Augmentation(),
+    # A mirrored 2 is no digit, and half a 9 is a 0.
+    "digits": Augmentation(scale=(0.75, 1.0), ratio=(0.85, 1 / 0.85), flip=False, jitter=0.0),
+}
+
+
+def augmentation(name: str) -> Augmentation:
+    """Return a preset by name.
+
+    Raises:
+        ConfigError: unknown name; the nearest are listed.
+    """
+    if name not in AUGMENTATIONS:
+        raise unknown("augmentation", name, AUGMENTATIONS)
+    return AUGMENTATIONS[name]
+
+
+def evaluate_transform(p: Preprocessing) -> Callable[[Image.Image], Tensor]:
+    """Return timm's evaluation transform: resize to cover, centre crop, scale to [0, 1], normalise.
+
+    The resized image just covers ``floor(size / crop)``; smaller images are enlarged. Bit-equal to
+    ``timm.data.create_transform(..., is_training=False)`` for square sizes.
+
+    Returns:
+        A function from an RGB image to float32 of shape (3, height, width).
+    """
+    height, width = p.size
+
+    def transform(image: Image.Image) -> Tensor:
+        resized = image.resize(_cover(image.size, p), _RESAMPLING[p.interpolation])
+        # torchvision's rounding of the crop's corner, so that the pixels are timm's.
+        left, top = round((resized.width - width) / 2), round((resized.height - height) / 2)
+        return _normalise(resized.crop((left, top, left + width, top + height)), p)
+
+    return transform
+
+
+def view(
+    image: Image.Image, p: Preprocessing, augmentation: Augmentation, image_id: str, index: int
+) -> Tensor:
+    """Return view ``index`` of an RGB image, float32 of shape (3, height, width).
+
+    View 0 is the evaluation transform; the others depend on (image_id, index, augmentation) alone.
+
+    Raises:
+        ConfigError: a negative index.
+    """
+    if index < 0:
+        raise ConfigError(
+            f"View {index} does not exist; views are counted from 0, the evaluation transform."
+        )
+    if index == 0 or augmentation.identity:
+        return evaluate_transform(p)(image)
+    seed = hashlib.sha256(f"{image_id}:{index}:{augmentation.digest()}".encode()).digest()
+    rng = np.random.default_rng(int.from_bytes(seed))
+    box = _crop_box(image.size, augmentation, rng)
+    image = image.resize((p.size[1], p.size[0]), _RESAMPLING[p.interpolation], box=box)
+    if augmentation.flip and rng.random() < 0.5:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return _normalise(_jittered(image, augmentation.jitter, rng), p)
+
+
+def _cover(size: tuple[int, int], p: Preprocessing) -> tuple[int, int]:
+    """(width, height) of the image scaled until it just covers floor(p.size / crop)."""
+    width, height = size
+    target_height, target_width = (math.floor(side / p.crop) for side in p.size)
+    # Integers first: the covered side is exact, and the other is truncated as torchvision's Resize
+    # does.
+    if width * target_height <= height * target_width:
+        return target_width, max(target_height, int(target_width * height / width))
+    return max(target_width, int(target_height * width / height)), target_height
+
+
+def _crop_box(
+    size: tuple[int, int], augmentation: Augmentation, rng: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """Draw torchvision's RandomResizedCrop: ten trials, then the largest central crop."""
+    width, height = size
+    low, high = augmentation.ratio
+    for _ in range(10):
+        area = width * height * rng.uniform(*augmentation.scale)
+        ratio = math.exp(rng.uniform(math.log(low), math.log(high)))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
+            return left, top, left + w, top + h
+    ratio = min(max(width / height, low), high)
+    w = max(1, min(width, round(height * ratio)))
+    h = max(1, min(height, round(width / ratio)))
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h
+
+
+def _jittered(image: Image.Image, strength: float, rng: np.random.Generator) -> Image.Image:
+    if strength == 0:
+        return image
+    enhancers = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+    for i in rng.permutation(len(enhancers)):
+        image = enhancers[i](image).enhance(float(rng.uniform(1 - strength, 1 + strength)))
+    return image
+
+
+def _normalise(image: Image.Image, p: Preprocessing) -> Tensor:
+    """(3, height, width) float32: (pixel / 255 - mean) / std."""
+    pixels = torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1).contiguous()
+    mean, std = (torch.tensor(v, dtype=torch.float32).view(3, 1, 1) for v in (p.mean, p.std))
+    return pixels.to(torch.float32).div_(255).sub_(mean).div_(std)
+
+
+def _digest(fields: object) -> str:
+    return hashlib.sha256(
+        json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
+    ).hexdigest()

@@ -1,0 +1,188 @@
+"""Who gets which image: k-shot draws, hold-outs, and the file that records them.
+
+Every choice ranks images by SHA-256 of ``"{seed}:{image id}"``, a pure function of content and
+seed. Renaming, moving or reordering files changes nothing; adding an image moves at most its own
+class by one; and the first k of a ranking are among its first k + 1, so the 10-shot draw contains
+the 5-shot draw of the same seed.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any
+
+import numpy as np
+
+from petiole.data.dataset import Dataset, Domain, Sample, bullets
+from petiole.errors import DataError
+
+_FORMAT = "petiole split 1"
+_COLUMNS = ["part", "class", "domain", "id", "path"]
+
+
+def draw_shots(dataset: Dataset, shots: int, seed: int) -> Dataset:
+    """Return exactly ``shots`` images of each class, the first in the ranking of ``seed``.
+
+    Raises:
+        DataError: ``shots`` below 1, or a class with fewer images.
+    """
+    if shots < 1:
+        raise DataError(f"Cannot draw {shots} shots; ask for at least 1 a class.")
+    if short := {c: n for c, n in dataset.counts().items() if n < shots}:
+        lines = [f"{c}: {n} of {shots}" for c, n in short.items()]
+        raise DataError(
+            f"{dataset.name}: too few images to draw {shots} a class in {len(short)} class(es):\n{bullets(lines)}\n"
+            f"Add images, or use --shots {min(dataset.counts().values())} or fewer."
+        )
+    chosen = np.concatenate([rows[:shots] for rows in _ranked(dataset, seed)])
+    return dataset.select(np.sort(chosen))
+
+
+def holdout(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
+    """Split each class into (kept, held back); ``fraction`` of it, rounded half up, at least one
+    image, is held back.
+
+    Raises:
+        DataError: ``fraction`` outside (0, 1), or a class of fewer than two images.
+    """
+    if not 0 < fraction < 1:
+        raise DataError(f"The held-back fraction {fraction} must lie strictly between 0 and 1.")
+    if short := [c for c, n in dataset.counts().items() if n < 2]:
+        raise DataError(
+            f"{dataset.name}: class {', '.join(short)} has fewer than 2 images and cannot be split. "
+            "Add images, or give the test images separately with --test."
+        )
+    held = np.zeros(len(dataset), dtype=bool)
+    for rows in _ranked(dataset, seed):
+        held[rows[: min(max(int(len(rows) * fraction + 0.5), 1), len(rows) - 1)]] = True
+    return dataset.select(~held), dataset.select(held)
+
+
+def _ranked(dataset: Dataset, seed: int) -> list[np.ndarray]:
+    """Row numbers of each class in the order of the seed's ranking."""
+    keys = np.array([hashlib.sha256(f"{seed}:{i}".encode()).hexdigest() for i in dataset.ids])
+    rows = (np.flatnonzero(dataset.labels == c) for c in range(len(dataset.classes)))
+    return [r[np.argsort(keys[r], kind="stable")] for r in rows]
+
+
+@dataclass(frozen=True)
+class Split:
+    """What a split file holds: datasets by part name, and what was said about them."""
+
+    parts: dict[str, Dataset]
+    meta: dict[str, Any]
+
+
+def write_split(
+    path: Path | str, parts: Mapping[str, Dataset], *, meta: Mapping[str, Any] | None = None
+) -> Path:
+    """Write datasets of equal classes to one CSV file that a person can read and diff, atomically.
+
+    Lines that start with ``#`` hold JSON: the classes in order, the folder that paths are relative
+    to, and ``meta``. One row an image follows, in canonical order.
+
+    Raises:
+        DataError: no parts, differing classes, or ``meta`` that is not JSON.
+    """
+    path = Path(path)
+    classes = {d.classes for d in parts.values()}
+    if len(classes) != 1:
+        raise DataError(
+            f"{path}: all parts of a split must have the same classes; got {len(classes)} lists of them."
+        )
+    files = [s.path.absolute() for d in parts.values() for s in d.samples]
+    root = Path(os.path.commonpath([f.parent for f in files])) if files else Path.cwd()
+    text = io.StringIO()
+    try:
+        header = {"classes": classes.pop(), "root": root.as_posix(), "meta": dict(meta or {})}
+        text.write(f"# {_FORMAT}\n")
+        text.writelines(
+            f"# {key}: {json.dumps(value, sort_keys=True)}\n" for key, value in header.items()
+        )
+    except TypeError as error:
+        raise DataError(f"{path}: the meta data of a split must be JSON ({error}).") from error
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    for part, dataset in parts.items():
+        for s in dataset.samples:
+            relative = s.path.absolute().relative_to(root).as_posix()
+            writer.writerow([part, dataset.classes[s.label], s.domain, s.id, relative])
+    _write_atomically(path, text.getvalue())
+    return path
+
+
+def read_split(path: Path | str, *, root: Path | str | None = None, verify: bool = True) -> Split:
+    """Read a split file and check that every image is still the one that was recorded.
+
+    Args:
+        path: file of `write_split`.
+        root: where the images lie now, if they were moved.
+        verify: hash every file; without it only their presence is checked.
+
+    Raises:
+        DataError: no split file, or images that are missing or changed, listed by path.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        if lines[0].strip() != f"# {_FORMAT}":
+            raise ValueError(f"its first line is not '# {_FORMAT}'")
+        header = {k: json.loads(v) for k, v in (line[2:].split(": ", 1) for line in lines[1:4])}
+        rows = list(csv.DictReader(lines[4:]))
+        classes, folder = (
+            tuple(header["classes"]),
+            Path(root if root is not None else header["root"]),
+        )
+        label = {name: i for i, name in enumerate(classes)}
+        parts: dict[str, list[Sample]] = {}
+        for r in rows:
+            domain: Domain = "source" if r["domain"] == "source" else "target"
+            parts.setdefault(r["part"], []).append(
+                Sample(folder / r["path"], label[r["class"]], r["id"], domain)
+            )
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such split file.") from None
+    except (OSError, ValueError, KeyError, IndexError) as error:
+        raise DataError(
+            f"{path}: not a readable split file ({error}). Draw the split again."
+        ) from error
+    _check_unchanged(path, [s for samples in parts.values() for s in samples], verify)
+    return Split(
+        {p: Dataset(p, classes, tuple(samples)) for p, samples in parts.items()}, header["meta"]
+    )
+
+
+def _check_unchanged(path: Path, samples: list[Sample], verify: bool) -> None:
+    wrong = []
+    for s in samples:
+        if not s.path.is_file():
+            wrong.append(f"{s.path}: missing")
+        elif verify and hashlib.sha256(s.path.read_bytes()).hexdigest() != s.id:
+            wrong.append(f"{s.path}: changed since the split was drawn")
+    if wrong:
+        raise DataError(
+            f"{path}: {len(wrong)} of {len(samples)} images are not those of the split:\n{bullets(wrong)}\n"
+            "Restore them, name the folder they moved to, or draw the split again."
+        )
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with NamedTemporaryFile(
+        "w", dir=path.parent, prefix=f".{path.name}.", delete=False, encoding="utf-8"
+    ) as file:
+        temporary = Path(file.name)
+        try:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise

@@ -1,0 +1,121 @@
+"""A backbone with one plan on it: state at the cut -> vector -> logits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from petiole.backbones.base import Backbone, State
+from petiole.backbones.hooks import attached
+from petiole.methods.base import Plan
+from petiole.objectives.classification import domain_cross_entropy
+
+
+class Output(NamedTuple):
+    """Refined vectors (B, d) and logits (B, K)."""
+
+    vector: Tensor
+    logits: Tensor
+
+
+class Adapted(nn.Module):
+    """Everything that is kept for prediction, over a backbone that stays untouched.
+
+    Its ``state_dict`` is the adapter: layers by role, pooling, refinement, head and tuned copies.
+    The backbone is no submodule, so it is never saved, moved or counted.
+
+    Args:
+        backbone: frozen.
+        plan: of one method.
+        checkpoint: recompute blocks in the backward pass instead of keeping activations.
+    """
+
+    def __init__(self, backbone: Backbone, plan: Plan, *, checkpoint: bool = False) -> None:
+        super().__init__()
+        self._backbone = (backbone,)
+        self.plan = plan
+        self.cut = plan.cut(backbone)
+        self.checkpoint = checkpoint
+        self.attach = nn.ModuleDict({_key(plan, i): a.layer for i, a in enumerate(plan.attach)})
+        self.pool, self.refine, self.head = plan.pool, plan.refine, plan.head
+        own = dict(backbone.module.named_parameters())
+        self.tuned = nn.ParameterDict(
+            {name.replace(".", "/"): own[name].detach().clone() for name in plan.tune}
+        )
+        self._depth = 0
+
+    @property
+    def backbone(self) -> Backbone:
+        """The frozen model underneath."""
+        return self._backbone[0]
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Keep the adapter on the backbone; needed around a backward pass that recomputes blocks."""
+        tuned = {name.replace("/", "."): copy for name, copy in self.tuned.items()}
+        busy = self._depth > 0 or not (self.plan.attach or tuned)
+        with nullcontext() if busy else attached(self.backbone, self.plan.attach, tuned):
+            self._depth += 1
+            try:
+                yield
+            finally:
+                self._depth -= 1
+
+    def pooled(self, state: State) -> Tensor:
+        """The vector before refinement."""
+        with self.attached():
+            values = self.backbone.upper(state, self.plan.reads, checkpoint=self.checkpoint)
+        out: Tensor = self.pool(*(values[role] for role in self.plan.reads))
+        return out
+
+    def forward(self, state: State) -> Output:
+        vector = self.refine(self.pooled(state))
+        return Output(vector, self.head(vector))
+
+
+class Trainee(nn.Module):
+    """An adapted model with its extra losses: batch -> total loss.
+
+        L = w CE(target) + (1 - w) CE(source) + sum_j lambda_j L_j
+    """
+
+    def __init__(self, adapted: Adapted, target_weight: float, label_smoothing: float) -> None:
+        super().__init__()
+        self.adapted = adapted
+        self.terms = nn.ModuleList(adapted.plan.terms)
+        self.target_weight, self.label_smoothing = target_weight, label_smoothing
+
+    def forward(self, state: State, labels: Tensor, is_target: Tensor) -> Tensor:
+        vector, logits = self.adapted(state)
+        loss = domain_cross_entropy(
+            logits.float(), labels, is_target, self.target_weight, self.label_smoothing
+        )
+        for term in self.adapted.plan.terms:
+            loss = loss + term.weight * term(vector, labels, is_target)
+        return loss
+
+
+@torch.no_grad()
+def predict(adapted: Adapted, batches: Iterator[State] | Sequence[State]) -> Output:
+    """Run batches in evaluation mode; vectors and probabilities are joined, on the CPU, in fp32."""
+    was_training = adapted.training
+    adapted.eval()
+    vectors, probabilities = [], []
+    with adapted.attached():
+        for state in batches:
+            vector, logits = adapted(state)
+            vectors.append(vector.float().cpu())
+            probabilities.append(logits.float().softmax(-1).cpu())
+    adapted.train(was_training)
+    return Output(torch.cat(vectors), torch.cat(probabilities))
+
+
+def _key(plan: Plan, index: int) -> str:
+    """``block/3/attn/q``, with a count where several layers share the role."""
+    role = plan.attach[index].role
+    before = sum(a.role == role for a in plan.attach[:index])
+    return role.replace(".", "/") + (f"+{before}" if before else "")

@@ -1,0 +1,230 @@
+"""The fit loop. It knows no method by name: it trains whatever a plan declares."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
+
+from petiole.backbones.base import State
+from petiole.data.dataset import Dataset
+from petiole.engine import checkpoint
+from petiole.engine.adapted import Adapted, Trainee
+from petiole.engine.features import Precision, Table
+from petiole.engine.interrupt import stoppable
+from petiole.engine.progress import progress
+from petiole.engine.sampler import Sampler
+from petiole.errors import RunError
+from petiole.layers.solved import SolvedHead
+from petiole.methods.recipe import Recipe
+
+LOG_EVERY = 10
+
+
+@dataclass
+class Watch:
+    """What a run leaves while it trains.
+
+    Attributes:
+        checkpoint: file to resume from; ``None`` keeps none.
+        request: digest of everything that decides the run.
+        every: seconds between two checkpoints.
+        log: called with step, loss and learning rate.
+        quiet: no progress bar.
+    """
+
+    checkpoint: Path | None = None
+    request: str = ""
+    every: float = 20.0
+    log: Callable[[int, float, float], None] = field(default=lambda step, loss, lr: None)
+    quiet: bool = False
+
+
+def train(
+    adapted: Adapted,
+    data: Dataset,
+    table: Table,
+    recipe: Recipe,
+    *,
+    seed: int,
+    precision: Precision = "fp32",
+    watch: Watch | None = None,
+) -> float:
+    """Train or solve the adapter in place; returns the seconds that it took.
+
+    On one device the result is a pure function of weights, data, recipe and seed: batches and
+    dropout depend on (seed, step) alone, so an interrupted run resumes to the same bits.
+
+    Raises:
+        RunError: the loss became NaN or infinite.
+    """
+    start = time.perf_counter()
+    if isinstance(adapted.head, SolvedHead):
+        _solve(adapted, adapted.head, data, table, recipe)
+    elif recipe.steps:
+        _descend(adapted, data, table, recipe, seed, precision, watch or Watch())
+    adapted.eval()
+    return time.perf_counter() - start
+
+
+@torch.no_grad()
+def _solve(
+    adapted: Adapted, head: SolvedHead, data: Dataset, table: Table, recipe: Recipe
+) -> None:
+    wanted = {"source": ["source"], "target": ["target"]}.get(recipe.train_on, ["source", "target"])
+    mask = torch.tensor([s.domain in wanted for s in data.samples])
+    vectors = torch.cat([adapted.refine(adapted.pooled(s)) for s in table.batches(len(data))])
+    labels, is_target = labels_of(data)
+    keep = mask.to(vectors.device)
+    head.to(vectors.device).solve(
+        vectors[keep].float(), labels.to(keep.device)[keep], is_target.to(keep.device)[keep]
+    )
+
+
+def _descend(
+    adapted: Adapted,
+    data: Dataset,
+    table: Table,
+    recipe: Recipe,
+    seed: int,
+    precision: Precision,
+    watch: Watch,
+) -> None:
+    accelerator = accelerate(adapted.backbone.module, precision)
+    trainee = Trainee(adapted, recipe.target_weight, recipe.label_smoothing)
+    optimizer = torch.optim.AdamW(parameter_groups(trainee, recipe.weight_decay), lr=recipe.lr, fused=True)
+    trainee.to(accelerator.device)
+    done = 0
+    if watch.checkpoint and watch.checkpoint.exists():
+        done = checkpoint.load(watch.checkpoint, watch.request, trainee, optimizer)
+    elif recipe.imprint:
+        _imprint(adapted, data, table)
+    model, prepared = accelerator.prepare(trainee, optimizer)
+    run = _Run(accelerator, model, trainee, prepared, Sampler(data, recipe, seed), table, recipe, seed)
+    labels, is_target = (t.to(accelerator.device) for t in labels_of(data))
+    trainee.train()
+    quiet = watch.quiet or not accelerator.is_main_process
+    saved = time.perf_counter()
+    with (
+        adapted.attached(),
+        progress("training", recipe.steps, quiet=quiet) as advance,
+        stoppable() as stopped,
+    ):
+        advance(done)
+        for step in range(done, recipe.steps):
+            loss, lr = run.step(step, labels, is_target)
+            note = ""
+            if step % LOG_EVERY == 0 or step == recipe.steps - 1:
+                value = _finite(float(loss), step, recipe)
+                watch.log(step, value, lr)
+                note = f"loss {value:.3f}"
+            advance(1, note)
+            if time.perf_counter() - saved >= watch.every or stopped():
+                run.save(watch, step + 1)
+                saved = time.perf_counter()
+            if stopped():
+                raise KeyboardInterrupt
+    accelerator.wait_for_everyone()
+
+
+def _finite(loss: float, step: int, recipe: Recipe) -> float:
+    if not math.isfinite(loss):
+        raise RunError(
+            f"The loss is {loss} at step {step}: the run diverged. Lower lr (now {recipe.lr:g}), "
+            "or set clip=1."
+        )
+    return loss
+
+
+@dataclass
+class _Run:
+    accelerator: Accelerator
+    model: nn.Module
+    trainee: Trainee
+    optimizer: torch.optim.Optimizer
+    sampler: Sampler
+    table: Table
+    recipe: Recipe
+    seed: int
+
+    def step(self, step: int, labels: Tensor, is_target: Tensor) -> tuple[Tensor, float]:
+        """One optimiser step; returns the loss, not yet read back, and the learning rate."""
+        torch.manual_seed(self.seed * 1_000_003 + step)
+        rows, views = self.sampler(step)
+        rows, views = self._share(rows), self._share(views)
+        state: State = self.table.fetch(rows, views)
+        where = rows.to(labels.device)
+        lr = learning_rate(step, self.recipe)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        with self.accelerator.autocast():
+            loss: Tensor = self.model(state, labels[where], is_target[where])
+        self.accelerator.backward(loss)
+        if self.recipe.clip:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return loss.detach(), lr
+
+    def _share(self, rows: Tensor) -> Tensor:
+        """This process's part of a batch: whole runs of it, so that classes stay together."""
+        world = self.accelerator.num_processes
+        return rows.tensor_split(world)[self.accelerator.process_index] if world > 1 else rows
+
+    def save(self, watch: Watch, step: int) -> None:
+        if self.accelerator.is_main_process and watch.checkpoint:
+            inner = getattr(self.optimizer, "optimizer", self.optimizer)
+            checkpoint.save(watch.checkpoint, step, watch.request, self.trainee, inner)
+
+
+def learning_rate(step: int, recipe: Recipe) -> float:
+    """Linear rise over the first ``warmup`` share of the steps, then a half cosine to 0."""
+    rise = round(recipe.warmup * recipe.steps)
+    if step < rise:
+        return recipe.lr * (step + 1) / rise
+    phase = (step - rise) / max(1, recipe.steps - rise)
+    return recipe.lr * (1 + math.cos(math.pi * phase)) / 2
+
+
+def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """Matrices decay; vectors (biases, norms) and scalars (tau) do not."""
+    trained = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return [g for g in groups if g["params"]]
+
+
+def labels_of(data: Dataset) -> tuple[Tensor, Tensor]:
+    """Labels (n,) int64 and whether each image is of the target domain (n,) bool."""
+    is_target = torch.tensor([s.domain == "target" for s in data.samples], dtype=torch.bool)
+    return torch.tensor(data.labels.copy()), is_target
+
+
+def accelerate(module: nn.Module, precision: Precision) -> Accelerator:
+    """An accelerator for the device that the backbone lives on."""
+    mixed = "bf16" if precision == "bf16" else "no"
+    state = AcceleratorState._shared_state
+    if state and state.get("_mixed_precision") != mixed:
+        AcceleratorState._reset_state()
+    cpu = next(module.parameters()).device.type == "cpu"
+    return Accelerator(cpu=cpu, mixed_precision=mixed)
+
+
+@torch.no_grad()
+def _imprint(adapted: Adapted, data: Dataset, table: Table) -> None:
+    if not hasattr(adapted.head, "imprint"):
+        return
+    adapted.eval()
+    vectors = torch.cat([adapted(state).vector for state in table.batches(len(data))])
+    labels, is_target = labels_of(data)
+    chosen = is_target if bool(is_target.any()) else ~is_target
+    adapted.head.imprint(vectors[chosen.to(vectors.device)], labels[chosen].to(vectors.device))  # type: ignore[operator]

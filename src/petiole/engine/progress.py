@@ -1,0 +1,31 @@
+"""Progress bars on standard error, so that standard output stays for results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+console = Console(stderr=True)
+"""Where petiole talks to the person while it works."""
+
+
+@contextmanager
+def progress(label: str, total: int, *, quiet: bool = False) -> Iterator[Callable[..., None]]:
+    """Show a bar that vanishes when done; the yielded function moves it: ``advance(by, note)``."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=console, transient=True, disable=quiet) as bar:
+        task = bar.add_task(label, total=total, note="")
+
+        def advance(by: int = 1, note: str = "") -> None:
+            bar.update(task, advance=by, note=note)
+
+        yield advance

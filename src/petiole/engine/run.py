@@ -1,0 +1,286 @@
+"""One run, from request to record."""
+
+from __future__ import annotations
+
+import json
+import resource
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from petiole.data.dataset import Dataset
+from petiole.data.splits import write_split
+from petiole.engine import loop
+from petiole.engine.adapted import Adapted, Output, predict
+from petiole.engine.adapter import TENSORS, Adapter, BackboneCard, create_adapter
+from petiole.engine.record import (
+    RECORD,
+    REQUEST,
+    DataCard,
+    Costs,
+    Record,
+    Request,
+    count_opening,
+    read_record,
+    write_predictions,
+    write_record,
+)
+from petiole.engine.session import Bench, Session, session
+from petiole.errors import RunError
+from petiole.files import write_json, write_tensors
+from petiole.ledger import count
+from petiole.methods.base import Method
+from petiole.methods.registry import create, settings_of
+from petiole.metrics.classification import score
+
+VECTORS = "vectors.safetensors"
+MOST_VECTORS = 2000
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run to do; small and plain, so that it can be sent to another process.
+
+    Attributes:
+        bench: backbone and data.
+        method: registered name.
+        settings: what differs from its defaults.
+        folder: where the record goes.
+        shots: target images drawn from each class; ``None`` for all.
+        draw: seed of that draw.
+        seed: of initialisation, batches and dropout.
+        resume: go on where an interrupted run stopped; a finished one is returned as it is.
+        vectors: keep image vectors before and after, for the diagnosis.
+        checkpoint_seconds: between two checkpoints.
+    """
+
+    bench: Bench
+    method: str
+    folder: Path
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    shots: int | None = 10
+    draw: int = 0
+    seed: int = 0
+    resume: bool = False
+    vectors: bool = False
+    checkpoint_seconds: float = 20.0
+
+
+def run(job: Job) -> Record:
+    """Do a job: train, score the test set once, write record and adapter.
+
+    Raises:
+        RunError: the folder is in use, complete, or holds a run with another request.
+    """
+    work = session(job.bench)
+    job.folder.mkdir(parents=True, exist_ok=True)
+    with _locked(job.folder):
+        method = create(job.method, job.settings)
+        data = work.training(job.shots, job.draw)
+        request = _request(job, work, method, data)
+        finished = _claim(job, request)
+        if finished is not None:
+            return finished
+        return _work(job, work, method, data, request)
+
+
+def _work(job: Job, work: Session, method: Method, data: Dataset, request: Request) -> Record:
+    test, backbone = work.shift.test, work.backbone
+    with torch.random.fork_rng():
+        torch.manual_seed(job.seed)
+        plan = method.plan(backbone, len(data.classes))
+        adapted = Adapted(backbone, plan)
+        adapted.to(work.features.device)
+        before = work.feature_seconds
+        table = work.table(data, adapted.cut, method.recipe)
+        features = work.feature_seconds - before
+        watch = loop.Watch(
+            checkpoint=job.folder / "checkpoint.safetensors",
+            request=request.digest,
+            every=job.checkpoint_seconds,
+            log=_logger(job.folder, fresh=not job.resume),
+            quiet=job.bench.quiet,
+        )
+        seconds = loop.train(
+            adapted,
+            data,
+            table,
+            method.recipe,
+            seed=job.seed,
+            precision=job.bench.precision,
+            watch=watch,
+        )
+    openings = count_opening(job.folder, test, "end of training")
+    start = time.perf_counter()
+    output = predict(adapted, work.table(test, adapted.cut).batches(len(test)))
+    test_seconds = time.perf_counter() - start
+    adapter = _save(job, method, adapted, request)
+    write_predictions(job.folder, test, output.logits)
+    if job.vectors:
+        _write_vectors(job.folder, work, adapted, data, output)
+    record = write_record(
+        job.folder,
+        request=request,
+        selection="last step" if method.recipe.steps else "as initialised",
+        test_openings=openings,
+        scores=score(output.logits.double().numpy(), test.labels).to_dict(),
+        ledger=count(backbone, plan),
+        costs=Costs(
+            feature_seconds=features,
+            train_seconds=seconds,
+            test_seconds=test_seconds,
+            peak_memory_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            adapter_bytes=(adapter / TENSORS).stat().st_size,
+        ),
+    )
+    watch.checkpoint.unlink(missing_ok=True) if watch.checkpoint else None
+    return record
+
+
+def _request(job: Job, work: Session, method: Method, data: Dataset) -> Request:
+    backbone, shift = work.backbone, work.shift
+    parts = {"source": shift.source, "train": data, "test": shift.test}
+    notes = [note for part in (data, shift.test) for note in part.notes]
+    return Request(
+        method=job.method,
+        settings=settings_of(method),
+        backbone=BackboneCard(
+            name=backbone.name,
+            weights=str(job.bench.weights) if job.bench.weights else None,
+            image_size=job.bench.image_size,
+            fingerprint=backbone.fingerprint,
+            preprocessing=backbone.preprocessing,
+        ),
+        data=DataCard(
+            source=shift.source.digest() if shift.source else "",
+            train=data.digest(),
+            test=shift.test.digest(),
+            images={name: len(part) for name, part in parts.items() if part},
+            shots=job.shots,
+            draw=job.draw,
+            classes=list(data.classes),
+            notes=list(dict.fromkeys(notes)),
+        ),
+        seed=job.seed,
+        precision=job.bench.precision,
+        dtype=job.bench.dtype,
+    )
+
+
+def _claim(job: Job, request: Request) -> Record | None:
+    """Check what the folder holds; returns its record if the run is already done."""
+    file = job.folder / REQUEST
+    if file.exists():
+        old = Request.model_validate_json(file.read_text(encoding="utf-8"))
+        if not job.resume:
+            raise RunError(
+                f"{job.folder} already holds a run of {old.method}. Add --resume to finish or reuse "
+                "it, or choose another --out."
+            )
+        if old.digest != request.digest:
+            raise RunError(
+                f"{job.folder} holds a run with other settings ({_differences(old, request)}). "
+                "Repeat the command as it was, or choose another --out."
+            )
+        if (job.folder / RECORD).exists():
+            return read_record(job.folder)
+    else:
+        shift = session(job.bench).shift
+        parts = {"train": session(job.bench).training(job.shots, job.draw), "test": shift.test}
+        write_split(
+            job.folder / "split.csv", parts, meta={"shots": job.shots, "draw": job.draw}
+        )
+        write_json(file, request.model_dump(mode="json"))
+    return None
+
+
+def _differences(old: Request, new: Request) -> str:
+    a, b = (json.loads(r.model_dump_json()) for r in (old, new))
+    rows = [f"{k}: {a[k]!r} -> {b[k]!r}" for k in a if a[k] != b[k] and not isinstance(a[k], dict)]
+    rows += [
+        f"{k}.{n}: {a[k].get(n)!r} -> {b[k].get(n)!r}"
+        for k in a
+        if isinstance(a[k], dict)
+        for n in sorted(a[k].keys() | b[k].keys())
+        if a[k].get(n) != b[k].get(n)
+    ]
+    return "; ".join(row if len(row) < 120 else row[:117] + "..." for row in rows[:4])
+
+
+def _save(job: Job, method: Method, adapted: Adapted, request: Request) -> Path:
+    """Write the adapter file, open it again and compare, before anything is called done."""
+    adapter = create_adapter(
+        adapted,
+        method=job.method,
+        settings=settings_of(method),
+        classes=request.data.classes,
+        weights=job.bench.weights,
+        image_size=job.bench.image_size,
+    )
+    folder = job.folder / "adapter"
+    adapter.save(folder)
+    again = Adapter.load(folder, backbone=adapted.backbone).adapted.state_dict()
+    for name, tensor in adapted.state_dict().items():
+        if not torch.equal(tensor, again[name]):
+            raise RunError(f"{folder}: {name} did not survive saving. Please report this as a bug.")
+    return folder
+
+
+def _write_vectors(
+    folder: Path, work: Session, adapted: Adapted, data: Dataset, output: Output
+) -> None:
+    """Keep vectors before and after of source and test images, at most 2,000 of each, as fp16."""
+    test = work.shift.test
+    parts: list[dict[str, Tensor]] = []
+    for part, is_target in ((work.shift.source, False), (test, True)):
+        if part is None:
+            continue
+        keep = torch.linspace(0, len(part) - 1, min(len(part), MOST_VECTORS)).round().long()
+        states = work.table(part, adapted.cut)
+        batches = [states.fetch(rows, torch.zeros_like(rows)) for rows in keep.split(256)]
+        after = predict(adapted, batches).vector
+        frozen = Adapted(work.backbone, create("linear-probe").plan(work.backbone, 2))
+        plain = [s.fetch(rows, torch.zeros_like(rows)) for s in [work.table(part, frozen.cut)] for rows in keep.split(256)]
+        parts.append(
+            {
+                "before": predict(frozen, plain).vector.half(),
+                "after": after.half(),
+                "labels": torch.tensor(part.labels.copy())[keep],
+                "is_target": torch.full((len(keep),), is_target),
+            }
+        )
+    joined = {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
+    write_tensors(folder / VECTORS, joined)
+
+
+def _logger(folder: Path, *, fresh: bool) -> Any:
+    file = folder / "metrics.jsonl"
+    if fresh:
+        file.unlink(missing_ok=True)
+
+    def log(step: int, loss: float, lr: float) -> None:
+        with open(file, "a", encoding="utf-8") as out:
+            out.write(json.dumps({"step": step, "loss": loss, "lr": lr}) + "\n")
+
+    return log
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One process a run folder; the operating system frees the lock of a killed one."""
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise RunError(f"Another process works in {folder}. Wait for it, or choose another --out.") from error
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,84 @@
+"""Batches as a pure function of (seed, step), so that a resumed run sees what it would have seen."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from petiole.data.dataset import Dataset
+from petiole.errors import DataError
+from petiole.methods.recipe import Recipe
+
+
+class Sampler:
+    """Class-balanced, domain-balanced batches: P classes x (S source + T target) images.
+
+    Source images are drawn without replacement where the class has enough, target ones with. When
+    only one domain is trained on, it fills all S + T places, so every way of training sees equally
+    many images a step.
+
+    Args:
+        data: all training images; their domains decide their part.
+        recipe: P, S, T, which domains, number of random views.
+        seed: of the run.
+
+    Raises:
+        DataError: the recipe asks for a domain that has no images.
+    """
+
+    def __init__(self, data: Dataset, recipe: Recipe, seed: int) -> None:
+        self.recipe, self.seed = recipe, seed
+        target = np.array([s.domain == "target" for s in data.samples], dtype=bool)
+        self._groups = {
+            domain: _by_class(data.labels, mask)
+            for domain, mask in (("source", ~target), ("target", target))
+        }
+        for domain in {"source": ("source",), "target": ("target",)}.get(recipe.train_on, ()):
+            if not self._groups[domain]:
+                raise DataError(
+                    f"train_on={recipe.train_on} needs {domain} images, and {data.name} has none. "
+                    + ("Give them with --source." if domain == "source" else "")
+                )
+
+    def __call__(self, step: int) -> tuple[Tensor, Tensor]:
+        """Return rows (B,) and views (B,) of one step; images of one class stand together."""
+        rng = np.random.default_rng([self.seed, step])
+        shares = self._shares(step)
+        classes = np.array(sorted(set().union(*(self._groups[d] for d in shares))))
+        chosen = rng.permutation(classes)[: self.recipe.classes_per_batch]
+        parts = [
+            _draw(rng, self._groups[domain][label], count, replace=domain == "target")
+            for label in chosen.tolist()
+            for domain, count in shares.items()
+            if label in self._groups[domain]
+        ]
+        rows = np.concatenate(parts)
+        views = (
+            rng.integers(1, self.recipe.views + 1, len(rows))
+            if self.recipe.views
+            else np.zeros(len(rows), dtype=np.int64)
+        )
+        return torch.from_numpy(rows), torch.from_numpy(views)
+
+    def _shares(self, step: int) -> dict[str, int]:
+        """Images of each domain for every class of this step."""
+        s, t = self.recipe.source_per_class, self.recipe.target_per_class
+        mode = self.recipe.train_on
+        if mode == "sequential":
+            mode = "source" if step < self.recipe.steps // 2 else "target"
+        if mode == "joint":
+            present = [d for d in ("source", "target") if self._groups[d]]
+            return {"source": s, "target": t} if len(present) == 2 else {present[0]: s + t}
+        return {mode: s + t}
+
+
+def _by_class(labels: NDArray[np.int64], mask: NDArray[np.bool_]) -> dict[int, NDArray[np.int64]]:
+    return {int(c): np.flatnonzero(mask & (labels == c)) for c in np.unique(labels[mask])}
+
+
+def _draw(
+    rng: np.random.Generator, rows: NDArray[np.int64], count: int, *, replace: bool
+) -> NDArray[np.int64]:
+    return rng.choice(rows, count, replace=replace or len(rows) < count)

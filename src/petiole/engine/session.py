@@ -1,0 +1,110 @@
+"""One backbone and one set of data, opened once; any number of runs on them."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+from petiole.backbones.base import Backbone
+from petiole.backbones.registry import load
+from petiole.data.dataset import Dataset
+from petiole.data.leaks import LeakReport, find_leaks
+from petiole.data.preprocessing import augmentation
+from petiole.data.sources import Shift, open_shift
+from petiole.data.splits import draw_shots
+from petiole.engine.cache import FeatureCache
+from petiole.engine.features import Features, Precision, Table
+from petiole.methods.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What a session is made of; small and plain, so that it can be sent to another process.
+
+    Attributes:
+        backbone: name for ``petiole.load``.
+        images: target images, or a root with synthetic/, real_train/, real_eval/.
+        source: source images, where they lie elsewhere.
+        test: held-back target images, where they lie elsewhere.
+        test_fraction: held back by content where the layout states no test part.
+        weights, image_size, device: of the backbone.
+        precision: ``fp32`` or ``bf16``.
+        dtype: in which features are stored.
+        cache: folder of the feature cache; ``None`` for none.
+        skip_bad: leave unreadable images out and count them.
+        quiet: no progress.
+    """
+
+    backbone: str
+    images: Path
+    source: Path | None = None
+    test: Path | None = None
+    test_fraction: float = 0.5
+    weights: Path | None = None
+    image_size: int | None = None
+    device: str = "cpu"
+    precision: Precision = "fp32"
+    dtype: str = "float32"
+    cache: Path | None = None
+    skip_bad: bool = False
+    quiet: bool = False
+
+
+class Session:
+    """An opened bench."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self.feature_seconds = 0.0
+
+    @cached_property
+    def backbone(self) -> Backbone:
+        """The frozen model."""
+        b = self.bench
+        return load(b.backbone, weights=b.weights, image_size=b.image_size, device=b.device)
+
+    @cached_property
+    def shift(self) -> Shift:
+        """Source, pool of shots, and test."""
+        b = self.bench
+        return open_shift(
+            b.images, b.source, test=b.test, test_fraction=b.test_fraction, skip_bad=b.skip_bad
+        )
+
+    @cached_property
+    def features(self) -> Features:
+        """The frozen half, with its cache."""
+        b = self.bench
+        cache = FeatureCache(b.cache) if b.cache else None
+        return Features(self.backbone, cache, b.precision, b.dtype, b.quiet)
+
+    @cached_property
+    def leaks(self) -> LeakReport:
+        """Suspicious pairs between the pool of shots and the test part."""
+        return find_leaks(self.shift.train, self.shift.test)
+
+    def training(self, shots: int | None, draw: int) -> Dataset:
+        """Source images and ``shots`` target images a class (all for ``None``), in one data set."""
+        target = self.shift.train
+        if shots is not None:
+            target = draw_shots(target, shots, draw)
+        return target if self.shift.source is None else self.shift.source.concat(target)
+
+    def table(self, data: Dataset, cut: tuple[str, ...], recipe: Recipe | None = None) -> Table:
+        """Values of ``data`` at ``cut``: evaluation view, and the recipe's random ones."""
+        start = time.perf_counter()
+        views = recipe.views if recipe else 0
+        spec = augmentation(recipe.augmentation) if recipe and views else None
+        if spec is not None and spec.identity:
+            views = 0
+        table = self.features.table(data, cut, views, spec)
+        self.feature_seconds += time.perf_counter() - start
+        return table
+
+
+@lru_cache(maxsize=2)
+def session(bench: Bench) -> Session:
+    """Open a bench, once a process."""
+    return Session(bench)

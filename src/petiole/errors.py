@@ -1,0 +1,40 @@
+"""Errors that a person can act on: each says what was wrong, where, and what to do."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class PetioleError(Exception):
+    """Base of every error that petiole raises on purpose."""
+
+
+class DataError(PetioleError):
+    """Images, labels or splits that cannot be used as they are."""
+
+
+class BackboneError(PetioleError):
+    """A backbone that cannot be found, built or loaded completely."""
+
+
+class ConfigError(PetioleError):
+    """An unknown name or a value out of range in a method, recipe or command."""
+
+
+class CacheError(PetioleError):
+    """A feature cache that cannot be read or written."""
+
+
+class AdapterError(PetioleError):
+    """An adapter file that is damaged, incomplete or made for another backbone."""
+
+
+class RunError(PetioleError):
+    """A run folder that is in use, incomplete or contradicts the request."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str], error: type[PetioleError] = ConfigError) -> PetioleError:
+    """Return an error for an unknown ``name`` that lists the nearest known ones first."""
+    names = sorted(known)
+    near = get_close_matches(name, names, n=4, cutoff=0.4)
+    hint = f"Did you mean {', '.join(near)}?" if near else f"Known: {', '.join(names) or 'none'}."
+    return error(f"Unknown {kind} {name!r}. {hint}")

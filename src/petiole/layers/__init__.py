@@ -1,0 +1,1 @@
+"""Trainable parts that know no backbone: low-rank, bottleneck, pooling, heads."""

@@ -1,0 +1,58 @@
+"""Classifier heads trained by gradient: linear and cosine."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear, normalize
+
+from petiole.layers.checks import positive
+
+
+class LinearHead(nn.Linear):
+    """z = W h + b, starting at W ~ N(0, 0.01^2), b = 0. Parameters: K d + K."""
+
+    def __init__(self, width: int, classes: int) -> None:
+        positive(width=width, classes=classes)
+        super().__init__(width, classes)
+        nn.init.normal_(self.weight, std=0.01)
+        nn.init.zeros_(self.bias)
+
+
+class CosineHead(nn.Module):
+    """z_k = tau * <h / |h|, w_k / |w_k|>  (Gidaris & Komodakis, 2018).
+
+    W ~ N(0, 2/d), no bias; tau is one learned scalar, used clamped to [1, 100].
+
+    Args:
+        width: d.
+        classes: K.
+        scale: tau at the start.
+        learn_scale: keep tau fixed if false.
+
+    Shapes: (B, d) -> (B, K). Parameters: K d, plus 1 if tau is learned.
+    """
+
+    def __init__(
+        self, width: int, classes: int, *, scale: float = 10.0, learn_scale: bool = True
+    ) -> None:
+        super().__init__()
+        positive(width=width, classes=classes)
+        self.weight = nn.Parameter(torch.randn(classes, width) * math.sqrt(2 / width))
+        value = torch.tensor(float(scale))
+        if learn_scale:
+            self.scale = nn.Parameter(value)
+        else:
+            self.register_buffer("scale", value)
+
+    def forward(self, h: Tensor) -> Tensor:
+        cosine = linear(normalize(h, dim=-1), normalize(self.weight, dim=-1))
+        return self.scale.clamp(1, 100) * cosine
+
+    @torch.no_grad()
+    def imprint(self, h: Tensor, labels: Tensor) -> None:
+        """Set w_k to the mean direction of class k (Qi et al., 2018); absent classes keep theirs."""
+        for label in labels.unique():
+            self.weight[label] = normalize(h, dim=-1)[labels == label].mean(dim=0)

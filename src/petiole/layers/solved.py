@@ -1,0 +1,219 @@
+"""Classifier heads that are solved rather than trained: the cheap baselines of every table."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression, RidgeCV
+from sklearn.model_selection import StratifiedKFold
+from torch import Tensor, nn
+from torch.nn.functional import linear, normalize, one_hot
+
+from petiole.errors import ConfigError
+
+
+class SolvedHead(nn.Module, ABC):
+    """A head with a ``solve`` instead of a gradient; its solution lives in buffers, so it is saved.
+
+    Args:
+        width: d.
+        classes: K.
+    """
+
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__()
+        self.width, self.classes = width, classes
+
+    @property
+    def solution_size(self) -> int:
+        """Numbers that the solution consists of."""
+        return sum(b.numel() for b in self.buffers() if b.is_floating_point() and b.ndim)
+
+    @abstractmethod
+    def solve(self, x: Tensor, y: Tensor, is_target: Tensor) -> None:
+        """Fit to features (n, d), labels (n,) and domains (n,); both domains weigh the same."""
+
+
+class _Affine(SolvedHead):
+    """z = W x + b with W (K, d) and b (K,) as buffers."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__(width, classes)
+        self.register_buffer("weight", torch.zeros(classes, width))
+        self.register_buffer("bias", torch.zeros(classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias)
+
+    def _set(self, weight: Any, bias: Any) -> None:
+        self.weight.copy_(torch.as_tensor(np.asarray(weight)))
+        self.bias.copy_(torch.as_tensor(np.asarray(bias)))
+
+
+class ClassMeansHead(SolvedHead):
+    """z_k = tau * cos(x, mu_k), mu_k the mean direction of class k (nearest class mean).
+
+    Args:
+        scale: tau, fixed; it changes calibration only.
+    """
+
+    weight: Tensor
+
+    def __init__(self, width: int, classes: int, scale: float = 16.0) -> None:
+        super().__init__(width, classes)
+        self.scale = scale
+        self.register_buffer("weight", torch.zeros(classes, width))
+
+    def solve(self, x: Tensor, y: Tensor, is_target: Tensor) -> None:
+        share = domain_weights(is_target).to(x)[:, None]
+        sums = one_hot(y, self.classes).to(x).T @ (normalize(x, dim=-1) * share)
+        self.weight.copy_(normalize(sums, dim=-1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * linear(normalize(x, dim=-1), self.weight)
+
+
+class KNNHead(SolvedHead):
+    """Weighted k nearest neighbours on cosine similarity (Wu et al., 2018; as in DINO).
+
+        p_k = sum over the k nearest i of exp(s_i / T) [y_i = k], normalised;  z = log p
+
+    Args:
+        k: neighbours, at most the number of training images.
+        temperature: T.
+    """
+
+    support: Tensor
+    labels: Tensor
+
+    def __init__(self, width: int, classes: int, k: int = 20, temperature: float = 0.07) -> None:
+        super().__init__(width, classes)
+        self.k, self.temperature = k, temperature
+        self.register_buffer("support", torch.zeros(0, width))
+        self.register_buffer("labels", torch.zeros(0, dtype=torch.long))
+
+    def solve(self, x: Tensor, y: Tensor, is_target: Tensor) -> None:
+        self.support, self.labels = normalize(x, dim=-1), y.clone()
+
+    def forward(self, x: Tensor) -> Tensor:
+        similarity = linear(normalize(x, dim=-1), self.support)
+        near, index = similarity.topk(min(self.k, len(self.support)), dim=-1)
+        votes = (near / self.temperature).softmax(dim=-1)
+        share = votes.new_zeros(len(x), self.classes).scatter_add(1, self.labels[index], votes)
+        return share.clamp_min(1e-12).log()
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        # The support set's size is known only to the file.
+        self.support = self.support.new_zeros(state_dict[prefix + "support"].shape)
+        self.labels = self.labels.new_zeros(state_dict[prefix + "labels"].shape)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+class LogisticHead(_Affine):
+    """Multinomial logistic regression, C chosen by cross-validation on the target's own images.
+
+    Minimises  C * sum_i w_i CE_i + |W|^2 / 2  on standardised features (scikit-learn, L-BFGS); the
+    standardisation is folded into W and b. Each fold holds back target images only (source images
+    if there is no target), because the target is what counts.
+
+    Args:
+        grid: values of C.
+        folds: at most the smallest class count; with fewer than 2 images a class the middle of
+            the grid is taken.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        classes: int,
+        grid: Sequence[float] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0),
+        folds: int = 5,
+    ) -> None:
+        super().__init__(width, classes)
+        if not grid or min(grid) <= 0:
+            raise ConfigError(f"The grid of C needs positive values, not {tuple(grid)}.")
+        self.grid, self.folds = tuple(sorted(grid)), folds
+        self.register_buffer("chosen_c", torch.tensor(0.0))
+
+    def solve(self, x: Tensor, y: Tensor, is_target: Tensor) -> None:
+        data, labels = x.double().cpu().numpy(), y.cpu().numpy()
+        weights = domain_weights(is_target).cpu().numpy()
+        mean, sd = data.mean(0), data.std(0) + 1e-6
+        data = (data - mean) / sd
+        c = self._choose(data, labels, weights, is_target.cpu().numpy())
+        model = LogisticRegression(C=c, max_iter=500).fit(data, labels, sample_weight=weights)
+        weight, bias = _rows(model, self.classes)
+        weight = weight / sd
+        self._set(weight, bias - weight @ mean)
+        self.chosen_c = torch.tensor(c)
+
+    def _choose(self, x: Any, y: Any, w: Any, is_target: Any) -> float:
+        judged = np.flatnonzero(is_target if is_target.any() else ~is_target)
+        _, counts = np.unique(y[judged], return_counts=True)
+        folds = min(self.folds, int(counts.min()))
+        if folds < 2 or len(self.grid) == 1:
+            return self.grid[len(self.grid) // 2]
+        hits = np.zeros(len(self.grid))
+        for _, held in StratifiedKFold(folds, shuffle=True, random_state=0).split(
+            x[judged], y[judged]
+        ):
+            test = judged[held]
+            train = np.setdiff1d(np.arange(len(y)), test)
+            model = LogisticRegression(max_iter=200, tol=1e-3, warm_start=True)
+            for i, c in enumerate(self.grid):
+                model.set_params(C=c).fit(x[train], y[train], sample_weight=w[train])
+                hits[i] += (model.predict(x[test]) == y[test]).sum()
+        return self.grid[int(hits.argmax())]
+
+
+class RidgeHead(_Affine):
+    """Least squares on one-hot targets in {-1, 1} with an L2 penalty chosen by leave-one-out.
+
+        min_W  sum_i w_i |W x_i + b - t_i|^2 + alpha |W|^2
+
+    One eigendecomposition serves every alpha (scikit-learn's RidgeCV). Its scores are no
+    log-probabilities: do not read much into its calibration error.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        classes: int,
+        grid: Sequence[float] = (0.1, 1.0, 10.0, 100.0, 1e3, 1e4, 1e5),
+    ) -> None:
+        super().__init__(width, classes)
+        self.grid = tuple(grid)
+        self.register_buffer("chosen_alpha", torch.tensor(0.0))
+
+    def solve(self, x: Tensor, y: Tensor, is_target: Tensor) -> None:
+        targets = 2.0 * one_hot(y, self.classes).double().cpu().numpy() - 1.0
+        weights = domain_weights(is_target).cpu().numpy()
+        model = RidgeCV(alphas=self.grid).fit(x.double().cpu().numpy(), targets, weights)
+        self._set(model.coef_, model.intercept_)
+        self.chosen_alpha = torch.tensor(float(model.alpha_))
+
+
+def domain_weights(is_target: Tensor) -> Tensor:
+    """Sample weights (n,), mean 1, that give both domains the same total weight."""
+    n, target = len(is_target), int(is_target.sum())
+    if target in (0, n):
+        return torch.ones(n, dtype=torch.float64)
+    share = torch.where(is_target, n / (2 * target), n / (2 * (n - target)))
+    return share.double()
+
+
+def _rows(model: LogisticRegression, classes: int) -> tuple[Any, Any]:
+    """Coefficients with a row for every class; absent classes get a bias that never wins."""
+    coef, intercept = model.coef_, model.intercept_
+    if len(model.classes_) == 2:
+        coef, intercept = np.vstack([-coef, coef]) / 2, np.hstack([-intercept, intercept]) / 2
+    weight, bias = np.zeros((classes, coef.shape[1])), np.full(classes, -1e4)
+    weight[model.classes_], bias[model.classes_] = coef, intercept
+    return weight, bias

@@ -1,0 +1,142 @@
+"""Parameters and FLOPs by role, counted on a meta device, without weights.
+
+A percentage is never bare: its name says of what. FLOPs are 2 x multiply-accumulates for one image,
+as torch's FlopCounterMode sees them (matrix products, convolutions, attention).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from petiole.backbones.base import IMAGES, Backbone, State
+from petiole.backbones.hooks import attached
+from petiole.backbones.registry import load
+from petiole.layers.solved import SolvedHead
+from petiole.methods.base import Method, Plan
+
+
+class Ledger(BaseModel):
+    """What a method adds to a backbone.
+
+    Attributes:
+        backbone: parameters of the frozen model, without any classifier.
+        adapters: trained, kept for prediction, not head (pooling and tuned copies included).
+        head: trained, the classifier.
+        training_only: trained and dropped afterwards (e.g. a projection head).
+        trainable: adapters + head + training_only.
+        inference: adapters + head.
+        total: distinct parameters, backbone and everything trained; a tuned copy replaces its
+            original and is not counted twice.
+        stored_bytes: of the adapter's tensors in fp32.
+        cut: where the frozen part ends.
+        flops_backbone: one image through the bare backbone.
+        flops_forward: one image through backbone, adapters and head.
+        flops_above_cut: the part of ``flops_forward`` that training repeats in every epoch.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    backbone: int
+    adapters: int
+    head: int
+    training_only: int
+    trainable: int
+    inference: int
+    total: int
+    trainable_percent_of_backbone: float
+    trainable_percent_of_backbone_and_trainable: float
+    trainable_percent_of_full_fine_tuning: float
+    inference_percent_of_backbone: float
+    inference_percent_of_backbone_and_inference: float
+    adapters_percent_of_backbone: float
+    stored_bytes: int
+    cut: tuple[str, ...]
+    flops_backbone: int
+    flops_forward: int
+    flops_above_cut: int
+
+
+def ledger(backbone: Backbone, method: Method, classes: int) -> Ledger:
+    """Count what ``method`` adds to ``backbone`` (which may be a meta one) for ``classes`` classes."""
+    with torch.device("meta"):
+        plan = method.plan(backbone, classes)
+    return count(backbone, plan)
+
+
+def params(
+    backbone: str,
+    method: Method,
+    classes: int,
+    *,
+    weights: Path | None = None,
+    image_size: int | None = None,
+) -> Ledger:
+    """Count by name, from a meta device."""
+    shape = load(backbone, weights=weights, image_size=image_size, device="meta")
+    return ledger(shape, method, classes)
+
+
+def count(backbone: Backbone, plan: Plan) -> Ledger:
+    """Count a plan. ``full fine-tuning`` as a denominator is backbone + this plan's head."""
+    own = dict(backbone.module.named_parameters())
+    tuned = sum(own[name].numel() for name in plan.tune)
+    base = backbone.parameter_count
+    adapters = sum(map(_size, plan.adapters)) + tuned
+    head, extra = _size(plan.head), sum(map(_size, plan.terms))
+    trainable, inference = adapters + head + extra, adapters + head
+    flops = _flops(backbone, plan)
+    return Ledger(
+        backbone=base,
+        adapters=adapters,
+        head=head,
+        training_only=extra,
+        trainable=trainable,
+        inference=inference,
+        total=base + trainable - tuned,
+        trainable_percent_of_backbone=100 * trainable / base,
+        trainable_percent_of_backbone_and_trainable=100 * trainable / (base + trainable - tuned),
+        trainable_percent_of_full_fine_tuning=100 * trainable / (base + head),
+        inference_percent_of_backbone=100 * inference / base,
+        inference_percent_of_backbone_and_inference=100 * inference / (base + inference - tuned),
+        adapters_percent_of_backbone=100 * adapters / base,
+        stored_bytes=4 * inference,
+        cut=plan.cut(backbone),
+        flops_backbone=flops[0],
+        flops_forward=flops[1],
+        flops_above_cut=flops[2],
+    )
+
+
+def _size(module: nn.Module) -> int:
+    if isinstance(module, SolvedHead):
+        return module.solution_size
+    return sum(p.numel() for p in module.parameters())
+
+
+def _flops(backbone: Backbone, plan: Plan) -> tuple[int, int, int]:
+    """FLOPs of one image: bare backbone, adapted forward, and the part of it above the cut."""
+    device = next(backbone.module.parameters()).device
+    image = torch.zeros(1, 3, *backbone.preprocessing.size, device=device)
+    cut = plan.cut(backbone)
+    with torch.no_grad():
+        with FlopCounterMode(display=False) as bare:
+            backbone.upper({IMAGES: image}, plan.reads)
+        with FlopCounterMode(display=False) as below:
+            state = backbone.lower(image, cut)
+        with FlopCounterMode(display=False) as above:
+            values = _above(backbone, plan, state)
+            vector = plan.refine(plan.pool(*values))
+            plan.head(vector)
+    over = above.get_total_flops()
+    return bare.get_total_flops(), below.get_total_flops() + over, over
+
+
+def _above(backbone: Backbone, plan: Plan, state: State) -> list[Tensor]:
+    with attached(backbone, plan.attach):
+        values = backbone.upper(state, plan.reads)
+    return [values[role] for role in plan.reads]

@@ -1,0 +1,1 @@
+"""One paper, one file: the equation, a frozen config, where the layers go, which losses are added."""

@@ -1,0 +1,84 @@
+"""A method is data plus one small file: config + plan(backbone) -> attachments, head, losses."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import chain
+
+from torch import Tensor, nn
+
+from petiole.backbones.base import Backbone
+from petiole.backbones.hooks import Attach
+from petiole.layers.pool import First
+from petiole.methods.recipe import Recipe
+
+
+class Term(nn.Module, ABC):
+    """An extra loss. Its parameters are trained and then dropped: they do not serve prediction.
+
+    Attributes:
+        weight: lambda, the factor in the total loss.
+    """
+
+    weight: float
+
+    @abstractmethod
+    def forward(self, vector: Tensor, labels: Tensor, is_target: Tensor) -> Tensor:
+        """Return the unweighted loss of a batch: vectors (B, d), labels (B,), domains (B,)."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a method puts onto a backbone.
+
+    An image becomes  logits = head(refine(pool(values of ``reads``))), with ``attach`` and ``tune``
+    at work inside the backbone.
+
+    Attributes:
+        head: vector -> logits (B, K). A head with a ``solve`` is solved, not trained.
+        reads: final roles that ``pool`` receives, in order.
+        pool: values of ``reads`` -> one vector (B, d).
+        refine: corrects the vector, (B, d) -> (B, d).
+        attach: layers at roles inside the backbone.
+        tune: backbone parameters of which a copy is trained.
+        terms: extra losses on the refined vector.
+    """
+
+    head: nn.Module
+    reads: tuple[str, ...]
+    pool: nn.Module = field(default_factory=First)
+    refine: nn.Module = field(default_factory=nn.Identity)
+    attach: tuple[Attach, ...] = ()
+    tune: tuple[str, ...] = ()
+    terms: tuple[Term, ...] = ()
+
+    @property
+    def adapters(self) -> tuple[nn.Module, ...]:
+        """All that is neither head nor training-only."""
+        return (*(a.layer for a in self.attach), self.pool, self.refine)
+
+    def cut(self, backbone: Backbone) -> tuple[str, ...]:
+        """The highest cut below all that this plan touches in the backbone."""
+        inside = [a.role for a in self.attach] + [a.reads for a in self.attach if a.reads]
+        return backbone.cut_below([*inside, *map(backbone.role_of, self.tune)], self.reads)
+
+    def modules(self) -> Iterator[nn.Module]:
+        """Every module that the plan owns."""
+        return chain(self.adapters, (self.head,), self.terms)
+
+
+@dataclass(frozen=True)
+class Method(ABC):
+    """A frozen config that knows where its layers go. Subclasses add fields and ``plan``."""
+
+    recipe: Recipe = field(default_factory=Recipe, kw_only=True)
+
+    @abstractmethod
+    def plan(self, backbone: Backbone, classes: int) -> Plan:
+        """Build fresh layers for this backbone and number of classes.
+
+        Raises:
+            ConfigError: the backbone lacks a role that the method needs, or a size is impossible.
+        """

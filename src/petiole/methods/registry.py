@@ -1,0 +1,111 @@
+"""Methods by name. A file registers itself with a decorator; nothing else has to know it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from importlib import import_module
+from importlib.metadata import entry_points
+from pkgutil import iter_modules
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from petiole.errors import ConfigError, unknown
+from petiole.methods.base import Method
+from petiole.methods.recipe import Recipe
+
+M = TypeVar("M", bound=Method)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A registered name: the class, what differs from its defaults, and one line about it."""
+
+    cls: type[Method]
+    preset: Mapping[str, Any]
+    about: str
+
+
+_ENTRIES: dict[str, Entry] = {}
+
+
+def register(name: str, about: str, **preset: Any) -> Callable[[type[M]], type[M]]:
+    """Class decorator: make the method available as ``name``.
+
+    Args:
+        name: what ``--method`` takes.
+        about: one line for lists.
+        preset: fields of the method or of its recipe that differ from the defaults.
+    """
+
+    def add(cls: type[M]) -> type[M]:
+        if name in _ENTRIES:
+            raise ConfigError(f"Two methods are named {name!r}: {_ENTRIES[name].cls} and {cls}.")
+        _ENTRIES[name] = Entry(cls, preset, about)
+        return cls
+
+    return add
+
+
+def methods() -> Mapping[str, Entry]:
+    """All registered methods, from this package and from the entry points ``petiole.methods``."""
+    package = import_module("petiole.methods")
+    for module in iter_modules(package.__path__):
+        import_module(f"petiole.methods.{module.name}")
+    for point in entry_points(group="petiole.methods"):
+        point.load()
+    return dict(sorted(_ENTRIES.items()))
+
+
+def create(name: str, settings: Mapping[str, Any] | None = None) -> Method:
+    """Build a method by name.
+
+    Args:
+        name: a registered name.
+        settings: fields of the method or of its recipe; strings are converted.
+
+    Raises:
+        ConfigError: unknown name or setting, or a value of the wrong type or out of range.
+    """
+    known = methods()
+    if name not in known:
+        raise unknown("method", name, known)
+    entry = known[name]
+    return configure(entry.cls(), {**entry.preset, **(settings or {})}, name)
+
+
+def configure(method: M, settings: Mapping[str, Any], name: str = "") -> M:
+    """Return ``method`` with fields of its own or of its recipe replaced, and validated."""
+    own = {f.name for f in fields(method)} - {"recipe"}
+    shared = {f.name for f in fields(Recipe)}
+    for key in settings:
+        if key not in own | shared:
+            raise unknown(f"setting of {name or type(method).__name__}", key, own | shared)
+    values = {f: getattr(method, f) for f in own}
+    values |= {k: v for k, v in settings.items() if k in own}
+    recipe = asdict(method.recipe) | {k: v for k, v in settings.items() if k in shared}
+    checked: M = _validate(type(method), {**values, "recipe": recipe}, name)
+    return checked
+
+
+def settings_of(method: Method) -> dict[str, Any]:
+    """The method's fields and its recipe's, flat: what ``create`` takes."""
+    flat = asdict(method)
+    return {**flat.pop("recipe"), **flat}
+
+
+def with_recipe(method: M, **changes: Any) -> M:
+    """Return ``method`` with some fields of its recipe replaced."""
+    return replace(method, recipe=replace(method.recipe, **changes))
+
+
+def _validate(cls: type[M], values: Mapping[str, Any], name: str) -> M:
+    try:
+        return TypeAdapter(cls).validate_python(dict(values))
+    except ValidationError as error:
+        rows = [
+            f"{'.'.join(map(str, e['loc'])) or 'value'}={e.get('input')!r}: {e['msg']}"
+            for e in error.errors()
+        ]
+        raise ConfigError(f"Bad settings for {name or cls.__name__}: {'; '.join(rows)}.") from error
