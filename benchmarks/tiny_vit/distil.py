@@ -1,7 +1,7 @@
 """Distil EfficientNet-Lite0 into tiny-vit's blocks, from the cache that `cache.py` made.
 
-Everything above the frozen stem is trained on one core. The teacher's pooled feature (1280) is standardised
-and projected on its first 192 principal components; three things are asked of the student at once:
+Everything above the frozen stem is trained on one core. The teacher's pooled feature (1280) is centred,
+projected on its first 192 principal components U and half whitened; three things are asked of the student at once:
 
     L = |LN(cls) - pooled U|^2 + a |W_p LN(patch_j) - map_j|^2 + b KL(teacher logits || W_c LN(cls))
 
@@ -67,23 +67,24 @@ class Student(nn.Module):
     def __init__(self, vit: VisionTransformer, data: Cache, model: nn.Module) -> None:
         super().__init__()
         self.vit = vit
-        sample = data.pooled[:16384].float()
-        maps = data.target[:4096].float()
-        self.mean, self.std = sample.mean(0), sample.std(0) + 1e-3
+        sample = data.pooled[:: len(data) // 8192].float()
+        maps = data.target[:: len(data) // 4096].float()
+        self.mean = sample.mean(0)
         self.map_mean, self.map_std = maps.mean((0, 2, 3)), maps.std((0, 2, 3)) + 1e-3
-        _, values, basis = torch.linalg.svd((sample - self.mean) / self.std, full_matrices=False)
-        # One factor for all components keeps the teacher's geometry; on average a feature has length sqrt(192).
-        self.scale = float((WIDTH * len(sample) / values[:WIDTH].square().sum()).sqrt())
-        self.basis = basis[:WIDTH].T.contiguous()
-        self.explained = float(values[:WIDTH].square().sum() / values.square().sum())
+        values, basis = torch.linalg.eigh(torch.cov((sample - self.mean).T))
+        spread = values.flip(0)[:WIDTH].sqrt()  # sd of each principal component
+        # Half-whitened: kNN on the teacher keeps its accuracy, and small components are heard too.
+        gain = spread.rsqrt() / spread.mean().sqrt()
+        self.basis = basis.flip(1)[:, :WIDTH] * gain
+        self.explained = float(spread.square().sum() / values.sum())
+        back = (basis.flip(1)[:, :WIDTH] / gain).T  # (192, 1280): components back to pooled features
         self.patch_head = nn.Linear(WIDTH, 320)
         self.logit_head = nn.Linear(WIDTH, 1000)
         self.classifier = model.classifier
-        back = self.basis.T * self.std / self.scale  # (192, 1280): components back to pooled features
         with torch.no_grad():
             self.logit_head.weight.copy_(model.classifier.weight @ back.T)
             self.logit_head.bias.copy_(model.classifier(self.mean))
-            vit.norm.weight.copy_(values[:WIDTH] * self.scale / len(sample) ** 0.5)
+            vit.norm.weight.copy_(spread * gain)
             balance(vit.patch_embed.merge, data.stem[:1024].float())
 
     def forward(self, stem: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -94,7 +95,7 @@ class Student(nn.Module):
 
     def wanted(self, pooled: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         with torch.no_grad():
-            cls = ((pooled - self.mean) / self.std) @ self.basis * self.scale
+            cls = (pooled - self.mean) @ self.basis
             maps = (target.flatten(2).transpose(1, 2) - self.map_mean) / self.map_std
             return cls, maps, self.classifier(pooled)
 
@@ -173,8 +174,8 @@ def note(student: Student, data: Cache, held: int, terms: dict, step: int, start
         rows = [slice(i, i + 256) for i in range(held, len(data), 256)]
         each = [losses(student, (data.stem[r], data.target[r], data.pooled[r]), config["T"]) for r in rows]
     row = {"step": step, "minutes": round((time.time() - start) / 60, 2), "done": round(done, 4)}
-    row |= {k: round(float(v), 4) for k, v in terms.items()}
-    row |= {f"held_{k}": round(float(np.mean([float(e[k]) for e in each])), 4) for k in terms}
+    row |= {k: round(v.item(), 4) for k, v in terms.items()}
+    row |= {f"held_{k}": round(float(np.mean([e[k].item() for e in each])), 4) for k in terms}
     print(json.dumps(row), flush=True)
     with (out / "log.jsonl").open("a") as file:
         file.write(json.dumps(row) + "\n")

@@ -1,1 +1,84 @@
-"""Petiole: adapt frozen vision models with few trained parameters."""
+"""Petiole: adapt frozen vision models with few trained parameters.
+
+    >>> import petiole
+    >>> run = petiole.fit("photos/", source="renders/", method="cls-residual-lora", shots=10)
+    >>> petiole.predict(run.folder, ["new.jpg"])
+
+Names load on first use, so importing the package is quick.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from petiole.errors import PetioleError
+from petiole.version import __version__
+
+if TYPE_CHECKING:
+    from petiole.backbones.registry import load
+    from petiole.engine.adapter import Adapter
+    from petiole.ledger import ledger
+    from petiole.verbs.cache import cache
+    from petiole.verbs.compare import compare
+    from petiole.verbs.demo import demo
+    from petiole.verbs.doctor import doctor
+    from petiole.verbs.evaluate import evaluate
+    from petiole.verbs.fit import fit
+    from petiole.verbs.inspect import inspect
+    from petiole.verbs.params import params
+    from petiole.verbs.predict import predict
+    from petiole.verbs.report import report
+
+_HOMES = {
+    "load": "backbones.registry",
+    "Adapter": "engine.adapter",
+    "ledger": "ledger",
+    **{
+        verb: f"verbs.{verb}"
+        for verb in (
+            "cache",
+            "compare",
+            "demo",
+            "doctor",
+            "evaluate",
+            "fit",
+            "inspect",
+            "params",
+            "predict",
+            "report",
+        )
+    },
+}
+
+__all__ = [
+    "Adapter",
+    "PetioleError",
+    "__version__",
+    "cache",
+    "compare",
+    "demo",
+    "doctor",
+    "evaluate",
+    "fit",
+    "inspect",
+    "ledger",
+    "load",
+    "params",
+    "predict",
+    "report",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'petiole' has no attribute {name!r}")
+    value = getattr(import_module(f"petiole.{_HOMES[name]}"), name)
+    # Importing the submodules petiole.ledger and petiole.report binds their names to the modules;
+    # the verbs of the same names take their place here.
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

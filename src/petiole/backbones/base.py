@@ -130,6 +130,11 @@ class Backbone(ABC):
         """
 
     @property
+    def depth(self) -> int:
+        """Number of transformer blocks; 0 where there are none."""
+        return 0
+
+    @property
     def roles(self) -> tuple[str, ...]:
         """Every role, in the order in which data passes them."""
         return (*self.sites, *self.finals)

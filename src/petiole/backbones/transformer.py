@@ -120,7 +120,8 @@ class Transformer(Backbone):
 
     @property
     def cuts(self) -> tuple[str, ...]:
-        return tuple(f"block.{i}.in" for i in range(self.depth))
+        # Below block 0 lies only the patch embedding: storing its tokens would save nothing.
+        return tuple(f"block.{i}.in" for i in range(1, self.depth))
 
     def role_of(self, parameter: str) -> str:
         if parameter.startswith(self.parts.block_prefix):
@@ -135,9 +136,8 @@ class Transformer(Backbone):
             return {IMAGES: images}
         if cut[0] in self.finals:
             return self.upper({IMAGES: images}, cut)
-        below = self.cuts.index(cut[0])
         tokens = self.parts.tokenise(images)
-        for branches in self.parts.blocks[:below]:
+        for branches in self.parts.blocks[: _block(cut[0])]:
             tokens = branches.block(tokens)
         return {cut[0]: tokens}
 
@@ -145,9 +145,11 @@ class Transformer(Backbone):
         if all(role in state for role in reads):
             return {role: state[role] for role in reads}
         (cut, tokens), *_ = state.items()
-        start = 0 if cut == IMAGES else self.cuts.index(cut)
+        start = 0
         if cut == IMAGES:
             tokens = self.parts.tokenise(tokens)
+        else:
+            start = _block(cut)
         for branches in self.parts.blocks[start:]:
             if checkpoint and torch.is_grad_enabled():
                 tokens = recompute(branches.block, tokens, use_reentrant=False)
@@ -161,3 +163,8 @@ class Transformer(Backbone):
         if self.parts.has_cls:
             values["final.cls"] = tokens[:, 0]
         return {role: values[role] for role in reads}
+
+
+def _block(role: str) -> int:
+    """The number in ``block.<i>.in``."""
+    return int(role.split(".")[1])

@@ -98,7 +98,7 @@ def build(
     dataset = Dataset(name, names, kept, (*notes, *bad, *repeated))
     if empty := [c for c, n in dataset.counts().items() if n == 0]:
         raise DataError(
-            f"{name}: no usable image is left in class {listed(empty)}. Notes: {' '.join(dataset.notes)}"
+            f"{name}: no usable image is left in class {listed(empty)}. {' '.join(dataset.notes)}"
         )
     return dataset
 

@@ -115,7 +115,8 @@ class Dataset:
             chosen[0] < 0 or chosen[-1] >= len(self) or (np.diff(chosen) <= 0).any()
         ):
             raise DataError(
-                f"{self.name}: indices must increase strictly within 0..{len(self) - 1}; sort them first."
+                f"{self.name}: indices must increase strictly within 0..{len(self) - 1}; "
+                "sort them first."
             )
         return replace(self, samples=tuple(self.samples[int(i)] for i in chosen))
 
@@ -145,11 +146,15 @@ class Dataset:
         )
 
     def digest(self) -> str:
-        """SHA-256 (hex) over classes and sorted (id, label, domain): the same wherever files lie."""
+        """SHA-256 (hex) over classes and sorted (id, label, domain): equal wherever files lie."""
         rows = sorted((s.id, s.label, s.domain) for s in self.samples)
         return hashlib.sha256(
             json.dumps([self.classes, rows], separators=(",", ":")).encode()
         ).hexdigest()
+
+
+def _canonical(sample: Sample) -> tuple[int, str, str, str]:
+    return sample.label, sample.id, sample.domain, str(sample.path)
 
 
 def same_classes(a: Dataset, b: Dataset) -> None:

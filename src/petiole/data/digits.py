@@ -61,7 +61,9 @@ def write_digits(root: Path, *, per_class: int = 200, seed: int = 0) -> Path:
         real = digits.images[digits.target == label].astype(np.uint8)
         half = (len(real) + 1) // 2
         rng = np.random.default_rng([seed, label])
-        rendered = (x for x in _endless(label, rng) if not (x.tobytes() in taken or taken.add(x.tobytes())))
+        rendered = (
+            x for x in _endless(label, rng) if not (x.tobytes() in taken or taken.add(x.tobytes()))
+        )
         _write(root / "synthetic" / str(label), [next(rendered) for _ in range(per_class)])
         _write(root / "real_train" / str(label), real[:half])
         _write(root / "real_eval" / str(label), real[half:])
@@ -76,8 +78,16 @@ def render_digit(label: int, rng: np.random.Generator) -> NDArray[np.uint8]:
     path = _bent(_slanted(path, rng), rng)
     return _counted(_inked(path, rng), rng)
 
-CROSSED=0.5
-SHEAR=0.25; ROT=8; AMP=0.05; W=(3.5,6.5); NOISE=0.01; BLUR=(0.3,0.8); WIDTH=(20,27)
+
+CROSSED = 0.5
+SHEAR = 0.25
+ROT = 8
+AMP = 0.05
+W = (3.5, 6.5)
+NOISE = 0.01
+BLUR = (0.3, 0.8)
+WIDTH = (20, 27)
+
 
 def _endless(label: int, rng: np.random.Generator) -> Iterator[NDArray[np.uint8]]:
     while True:
@@ -150,8 +160,15 @@ def _thinned(shape: NDArray[np.bool_]) -> NDArray[np.bool_]:
     while True:
         before = thin.copy()
         for first in (True, False):
-            n, e, s, w = (np.roll(thin, shift, axis) for shift, axis in ((1, 0), (-1, 1), (-1, 0), (1, 1)))
-            ne, se, sw, nw = np.roll(n, -1, 1), np.roll(s, -1, 1), np.roll(s, 1, 1), np.roll(n, 1, 1)
+            n, e, s, w = (
+                np.roll(thin, shift, axis) for shift, axis in ((1, 0), (-1, 1), (-1, 0), (1, 1))
+            )
+            ne, se, sw, nw = (
+                np.roll(n, -1, 1),
+                np.roll(s, -1, 1),
+                np.roll(s, 1, 1),
+                np.roll(n, 1, 1),
+            )
             ring = np.stack([n, ne, e, se, s, sw, w, nw])
             neighbours = ring.sum(axis=0)
             rises = (~ring & np.roll(ring, -1, axis=0)).sum(axis=0)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from petiole.data.check import Entry, build
-from petiole.data.dataset import Dataset, Domain, listed
+from petiole.data.dataset import Dataset, Domain
 from petiole.data.image import SUFFIXES
 from petiole.errors import DataError
 
@@ -38,7 +38,8 @@ def open_folder(
         loose = sum(p.suffix.lower() in SUFFIXES for p in visible_files(root))
         found = f"{loose} images lie directly in it" if loose else "it holds no subfolders"
         raise DataError(
-            f"{root}: {found}. Put the images into one subfolder a class: {root.name}/<class>/image.jpg."
+            f"{root}: {found}. "
+            f"Put the images into one subfolder a class: {root.name}/<class>/image.jpg."
         )
     entries: list[Entry] = []
     other: Counter[str] = Counter()
@@ -46,17 +47,16 @@ def open_folder(
         files = list(visible_files(folder))
         images = [f for f in files if f.suffix.lower() in SUFFIXES]
         if not images:
+            present = _suffixes(Counter(f.suffix.lower() for f in files))
             raise DataError(
-                f"{folder}: the class folder holds no images{_suffixes(Counter(f.suffix.lower() for f in files))}. "
+                f"{folder}: the class folder holds no images{present}. "
                 f"Add some ({' '.join(sorted(SUFFIXES))}) or remove the folder."
             )
         entries += [Entry(image, folder.name, domain) for image in images]
         other.update(f.suffix.lower() for f in files if f.suffix.lower() not in SUFFIXES)
-    notes = (
-        [f"{other.total()} files in {root} are no images by name{_suffixes(other)}."]
-        if other
-        else []
-    )
+    notes = []
+    if other:
+        notes.append(f"{other.total()} files in {root} are no images by name{_suffixes(other)}.")
     return build(root.name or str(root), entries, classes, skip_bad=skip_bad, notes=notes)
 
 
@@ -72,12 +72,7 @@ def class_folders(root: Path) -> list[Path]:
             key=lambda p: p.name,
         )
     except FileNotFoundError:
-        near = (
-            sorted(p.name for p in root.parent.iterdir() if p.is_dir())
-            if root.parent.is_dir()
-            else []
-        )
-        raise DataError(f"{root}: no such folder. {root.parent} holds: {listed(near)}.") from None
+        raise DataError(f"{root}: no such folder. Check the path.") from None
     except NotADirectoryError:
         raise DataError(f"{root}: is a file; a folder of class folders is needed.") from None
     except PermissionError:

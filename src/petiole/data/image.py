@@ -38,16 +38,8 @@ SUFFIXES = frozenset(
 MAX_PIXELS = 2 * 89_478_485
 """Largest image that is decoded, about 179 million pixels: where Pillow, too, refuses."""
 
-_FORMATS = (
-    "JPEG",
-    "MPO",
-    "PNG",
-    "WEBP",
-    "BMP",
-    "GIF",
-    "TIFF",
-    "PPM",
-)  # MPO: what phones write as .jpg
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # JPEG includes phones' MPO
+Image.init()  # all decoders now: `open` does not find them by name later
 _ORIENTATION = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -160,7 +152,7 @@ def _from_16_bits(image: Image.Image) -> Image.Image:
 
 
 def _from_integers(image: Image.Image) -> Image.Image:
-    """32 bits are Pillow's mode for 16-bit PGM and integer TIFF; the range is the smallest usual."""
+    """32 bits: Pillow's mode for 16-bit PGM and integer TIFF; the range is the smallest usual."""
     values = np.asarray(image).astype(np.float64)
     if values.min() < 0:
         return _stretched(values)

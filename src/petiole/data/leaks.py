@@ -69,7 +69,7 @@ class LeakReport:
             )
         kinds = ", ".join(f"{n} by {how}" for how, n in self.counts().items() if n)
         lines = [f"{p.train} ~ {p.test} ({p.how} {p.value:g})" for p in self.pairs]
-        head = f"{len(self.pairs)} pair(s) of training and test images look like the same image: {kinds}."
+        head = f"{len(self.pairs)} pair(s) of training and test images look the same: {kinds}."
         return "\n".join([head, bullets(lines), *self.notes])
 
     def to_rows(self) -> list[dict[str, str | float]]:
@@ -114,8 +114,8 @@ def find_leaks(
     notes = []
     if without := int((~a.valid).sum() + (~b.valid).sum()):
         notes.append(
-            f"{without} of {len(train) + len(test)} images are too small (under {MIN_SIDE} px) or too flat "
-            "for a perceptual hash and were compared by the other means only."
+            f"{without} of {len(train) + len(test)} images are too small (under {MIN_SIDE} px) or "
+            "too flat for a perceptual hash and were compared by the other means only."
         )
     if features is None:
         notes.append("Features were not compared.")
@@ -123,7 +123,8 @@ def find_leaks(
         for dataset, rows in zip((train, test), features, strict=True):
             if rows.ndim != 2 or len(rows) != len(dataset):
                 raise DataError(
-                    f"{dataset.name}: features of shape {rows.shape} do not fit {len(dataset)} images."
+                    f"{dataset.name}: features of shape {rows.shape} do not fit "
+                    f"{len(dataset)} images; give one row an image."
                 )
         add(_near_features(*features, cosine), "cosine")
     return LeakReport(tuple(found[pair] for pair in sorted(found)), tuple(notes))
@@ -210,4 +211,5 @@ def _near_features(
 def _unit_rows(x: NDArray[np.floating]) -> NDArray[np.float32]:
     x = np.asarray(x, dtype=np.float32)
     norms = np.linalg.norm(x, axis=1, keepdims=True)
-    return x / np.maximum(norms, np.finfo(np.float32).tiny)
+    unit: NDArray[np.float32] = x / np.maximum(norms, np.finfo(np.float32).tiny)
+    return unit

@@ -146,7 +146,8 @@ def _from_table(path: Path, skip_bad: bool) -> dict[str, Dataset]:
         part = {"": "train", "train": "train", "test": "test", "eval": "test"}.get(row.split)
         if part is None and row.split not in _UNUSED:
             raise DataError(
-                f"{path}: split {row.split!r} is unknown; use train, test (or eval), val or validation."
+                f"{path}: split {row.split!r} is unknown; "
+                "use train, test (or eval), val or validation."
             )
         if row.entry.domain == "source":
             part = "source" if part == "train" else None
@@ -193,6 +194,7 @@ def _laid_out(root: Path, layout: tuple[str, ...], *, need_test: bool = True) ->
         return {}
     if test not in parts and need_test:
         raise DataError(
-            f"{root}: has {train}/ but no {test}/ with class folders. Add it, or name one with --test."
+            f"{root}: has {train}/ but no {test}/ with class folders. "
+            "Add it, or name one with --test."
         )
     return {name: parts[name] for name in layout if name in parts}

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from petiole.data.dataset import Dataset, Domain, Sample, bullets
+from petiole.data.dataset import Dataset, Domain, Sample, bullets, listed
 from petiole.errors import DataError
 
 _FORMAT = "petiole split 1"
@@ -37,7 +37,8 @@ def draw_shots(dataset: Dataset, shots: int, seed: int) -> Dataset:
     if short := {c: n for c, n in dataset.counts().items() if n < shots}:
         lines = [f"{c}: {n} of {shots}" for c, n in short.items()]
         raise DataError(
-            f"{dataset.name}: too few images to draw {shots} a class in {len(short)} class(es):\n{bullets(lines)}\n"
+            f"{dataset.name}: too few images to draw {shots} a class in {len(short)} class(es):\n"
+            f"{bullets(lines)}\n"
             f"Add images, or use --shots {min(dataset.counts().values())} or fewer."
         )
     chosen = np.concatenate([rows[:shots] for rows in _ranked(dataset, seed)])
@@ -55,7 +56,7 @@ def holdout(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Data
         raise DataError(f"The held-back fraction {fraction} must lie strictly between 0 and 1.")
     if short := [c for c, n in dataset.counts().items() if n < 2]:
         raise DataError(
-            f"{dataset.name}: class {', '.join(short)} has fewer than 2 images and cannot be split. "
+            f"{dataset.name}: class {listed(short)} has fewer than 2 images: no split. "
             "Add images, or give the test images separately with --test."
         )
     held = np.zeros(len(dataset), dtype=bool)
@@ -94,7 +95,8 @@ def write_split(
     classes = {d.classes for d in parts.values()}
     if len(classes) != 1:
         raise DataError(
-            f"{path}: all parts of a split must have the same classes; got {len(classes)} lists of them."
+            f"{path}: all parts of a split must have the same classes; "
+            f"got {len(classes)} different lists of them."
         )
     files = [s.path.absolute() for d in parts.values() for s in d.samples]
     root = Path(os.path.commonpath([f.parent for f in files])) if files else Path.cwd()
@@ -167,7 +169,8 @@ def _check_unchanged(path: Path, samples: list[Sample], verify: bool) -> None:
             wrong.append(f"{s.path}: changed since the split was drawn")
     if wrong:
         raise DataError(
-            f"{path}: {len(wrong)} of {len(samples)} images are not those of the split:\n{bullets(wrong)}\n"
+            f"{path}: {len(wrong)} of {len(samples)} images are not those of the split:\n"
+            f"{bullets(wrong)}\n"
             "Restore them, name the folder they moved to, or draw the split again."
         )
 

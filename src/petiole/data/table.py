@@ -4,7 +4,7 @@ import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import cast, get_args
 
 from petiole.data.check import Entry, build
 from petiole.data.dataset import Dataset, Domain, bullets
@@ -63,12 +63,12 @@ def read_rows(path: Path, domain: Domain = "target") -> list[Row]:
     """
     if not path.is_file():
         raise DataError(f"{path}: no such table. Give a .csv, .tsv or .parquet file.")
-    columns, records = (
-        _read_parquet(path) if path.suffix.lower() in (".parquet", ".pq") else _read_csv(path)
-    )
+    read = _read_parquet if path.suffix.lower() in (".parquet", ".pq") else _read_csv
+    columns, records = read(path)
     if missing := [c for c in _REQUIRED if c not in columns]:
         raise DataError(
-            f"{path}: column {' and '.join(missing)} is missing; it has {', '.join(columns) or 'none'}. "
+            f"{path}: column {' and '.join(missing)} is missing; "
+            f"it has {', '.join(columns) or 'none'}. "
             "Needed are path and label; domain and split are optional."
         )
     if not records:
@@ -82,16 +82,9 @@ def read_rows(path: Path, domain: Domain = "target") -> list[Row]:
 
 
 def _row(folder: Path, record: dict[str, str], default: Domain) -> Row:
-    domain: Domain = (
-        "source"
-        if record.get("domain") == "source"
-        else "target"
-        if record.get("domain")
-        else default
-    )
-    return Row(
-        Entry(folder / record["path"], record["label"], domain), record.get("split", "").lower()
-    )
+    domain = cast(Domain, record.get("domain") or default)  # its value was checked by `_problem`
+    entry = Entry(folder / record["path"], record["label"], domain)
+    return Row(entry, record.get("split", "").lower())
 
 
 def _problem(number: int, record: dict[str, str]) -> str:
@@ -106,12 +99,10 @@ def _problem(number: int, record: dict[str, str]) -> str:
 def _read_csv(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     """Column names, and (line number, cells by column) of every row."""
     try:
-        with path.open(
-            newline="", encoding="utf-8-sig"
-        ) as file:  # -sig: Excel writes a byte-order mark
-            reader = csv.DictReader(
-                file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", restval=""
-            )
+        # -sig: Excel writes a byte-order mark
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+            reader = csv.DictReader(file, delimiter=delimiter, restval="")
             columns = [(c or "").strip() for c in reader.fieldnames or []]
             reader.fieldnames = columns
             records = [(reader.line_num, {c: str(r[c]).strip() for c in columns}) for r in reader]
@@ -129,7 +120,7 @@ def _read_parquet(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]
         from pyarrow import parquet
     except ImportError:
         raise DataError(
-            f"{path}: Parquet needs pyarrow. Run `pip install pyarrow`, or save the table as CSV."
+            f"{path}: Parquet needs pyarrow. Run `pip install 'petiole[parquet]'`, or save the table as CSV."
         ) from None
     try:
         columns = parquet.read_schema(path).names

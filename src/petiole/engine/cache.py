@@ -14,6 +14,7 @@ import errno
 import hashlib
 import json
 import os
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -28,6 +29,7 @@ from petiole.files import write_json, write_tensors
 from petiole.errors import CacheError
 
 SUFFIX = ".safetensors"
+_DAMAGE = (SafetensorError, OSError, KeyError, ValueError, TypeError)
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ class FeatureCache:
             if checksum(ids, values) == path.stem:
                 return ids
             reason = "its content does not match its checksum"
-        except (SafetensorError, OSError, KeyError, ValueError) as error:
+        except _DAMAGE as error:
             reason = str(error)
         aside = path.with_suffix(".corrupt")
         warnings.warn(
@@ -176,11 +178,39 @@ def shelves(root: Path, *, verify: bool = False) -> Iterator[Shelf]:
                 ids, values = load_shard(path)
                 images += len(ids)
                 damaged += verify and checksum(ids, values) != path.stem
-            except (SafetensorError, OSError, KeyError, ValueError):
+            except _DAMAGE:
                 damaged += 1
         key = json.loads((folder / "key.json").read_text())
         leftovers = sum(1 for _ in folder.glob(".tmp-*")) + sum(1 for _ in folder.glob("*.corrupt"))
         yield Shelf(folder.name, key, images, size, damaged, leftovers)
+
+
+def clean(root: Path, *, everything: bool = False) -> int:
+    """Delete what is damaged or was left by killed writers (or everything); returns the files deleted.
+
+    Temporary files younger than an hour are spared, since a living writer may own them.
+    """
+    removed = 0
+    for folder in (p for p in root.glob("*") if (p / "key.json").is_file()):
+        for path in sorted(folder.iterdir()):
+            if everything or _useless(path):
+                path.unlink(missing_ok=True)
+                removed += 1
+        if everything:
+            folder.rmdir()
+    return removed
+
+
+def _useless(path: Path) -> bool:
+    if path.name.startswith(".tmp-"):
+        return time.time() - path.stat().st_mtime > 3600
+    if path.suffix != SUFFIX:
+        return path.suffix == ".corrupt"
+    try:
+        ids, values = load_shard(path)
+        return checksum(ids, values) != path.stem
+    except _DAMAGE:
+        return True
 
 
 def _cannot_write(error: Exception, folder: Path, tensors: dict[str, Tensor]) -> CacheError:

@@ -19,7 +19,6 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
@@ -208,12 +207,12 @@ def read_record(folder: Path) -> Record:
 
 
 def read_log(folder: Path) -> list[dict[str, float]]:
-    """Steps with loss and learning rate."""
+    """Steps with loss and learning rate; of a step that was repeated after a resume, the last."""
     file = folder / "metrics.jsonl"
     if not file.is_file():
         return []
-    rows: Sequence[dict[str, float]] = [json.loads(line) for line in file.read_text().splitlines()]
-    return list(rows)
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    return list({row["step"]: row for row in rows}.values())
 
 
 def now() -> str:

@@ -18,7 +18,7 @@ from torch import Tensor
 from petiole.data.dataset import Dataset
 from petiole.data.splits import write_split
 from petiole.engine import loop
-from petiole.engine.adapted import Adapted, Output, predict
+from petiole.engine.adapted import Adapted, predict
 from petiole.engine.adapter import TENSORS, Adapter, BackboneCard, create_adapter
 from petiole.engine.record import (
     RECORD,
@@ -101,8 +101,9 @@ def _work(job: Job, work: Session, method: Method, data: Dataset, request: Reque
         before = work.feature_seconds
         table = work.table(data, adapted.cut, method.recipe)
         features = work.feature_seconds - before
+        checkpoint = job.folder / "checkpoint.safetensors"
         watch = loop.Watch(
-            checkpoint=job.folder / "checkpoint.safetensors",
+            checkpoint=checkpoint,
             request=request.digest,
             every=job.checkpoint_seconds,
             log=_logger(job.folder, fresh=not job.resume),
@@ -124,7 +125,7 @@ def _work(job: Job, work: Session, method: Method, data: Dataset, request: Reque
     adapter = _save(job, method, adapted, request)
     write_predictions(job.folder, test, output.logits)
     if job.vectors:
-        _write_vectors(job.folder, work, adapted, data, output)
+        _write_vectors(job.folder, work, adapted)
     record = write_record(
         job.folder,
         request=request,
@@ -140,14 +141,13 @@ def _work(job: Job, work: Session, method: Method, data: Dataset, request: Reque
             adapter_bytes=(adapter / TENSORS).stat().st_size,
         ),
     )
-    watch.checkpoint.unlink(missing_ok=True) if watch.checkpoint else None
+    checkpoint.unlink(missing_ok=True)
     return record
 
 
 def _request(job: Job, work: Session, method: Method, data: Dataset) -> Request:
     backbone, shift = work.backbone, work.shift
     parts = {"source": shift.source, "train": data, "test": shift.test}
-    notes = [note for part in (data, shift.test) for note in part.notes]
     return Request(
         method=job.method,
         settings=settings_of(method),
@@ -166,7 +166,7 @@ def _request(job: Job, work: Session, method: Method, data: Dataset) -> Request:
             shots=job.shots,
             draw=job.draw,
             classes=list(data.classes),
-            notes=list(dict.fromkeys(notes)),
+            notes=list(work.notes),
         ),
         seed=job.seed,
         precision=job.bench.precision,
@@ -233,31 +233,24 @@ def _save(job: Job, method: Method, adapted: Adapted, request: Request) -> Path:
     return folder
 
 
-def _write_vectors(
-    folder: Path, work: Session, adapted: Adapted, data: Dataset, output: Output
-) -> None:
+def _write_vectors(folder: Path, work: Session, adapted: Adapted) -> None:
     """Keep vectors before and after of source and test images, at most 2,000 of each, as fp16."""
-    test = work.shift.test
+    with torch.random.fork_rng():
+        frozen = Adapted(work.backbone, create("linear-probe").plan(work.backbone, 2))
+    frozen.to(work.features.device)
     parts: list[dict[str, Tensor]] = []
-    for part, is_target in ((work.shift.source, False), (test, True)):
+    for part, is_target in ((work.shift.source, False), (work.shift.test, True)):
         if part is None:
             continue
         keep = torch.linspace(0, len(part) - 1, min(len(part), MOST_VECTORS)).round().long()
-        states = work.table(part, adapted.cut)
-        batches = [states.fetch(rows, torch.zeros_like(rows)) for rows in keep.split(256)]
-        after = predict(adapted, batches).vector
-        frozen = Adapted(work.backbone, create("linear-probe").plan(work.backbone, 2))
-        plain = [s.fetch(rows, torch.zeros_like(rows)) for s in [work.table(part, frozen.cut)] for rows in keep.split(256)]
-        parts.append(
-            {
-                "before": predict(frozen, plain).vector.half(),
-                "after": after.half(),
-                "labels": torch.tensor(part.labels.copy())[keep],
-                "is_target": torch.full((len(keep),), is_target),
-            }
-        )
-    joined = {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
-    write_tensors(folder / VECTORS, joined)
+        chosen = part.select(keep.tolist())
+        vectors = {
+            name: predict(model, work.table(chosen, model.cut).batches(len(chosen))).vector.half()
+            for name, model in (("before", frozen), ("after", adapted))
+        }
+        labels = torch.tensor(chosen.labels.copy())
+        parts.append({**vectors, "labels": labels, "is_target": torch.full_like(labels, is_target, dtype=torch.bool)})
+    write_tensors(folder / VECTORS, {name: torch.cat([p[name] for p in parts]) for name in parts[0]})
 
 
 def _logger(folder: Path, *, fresh: bool) -> Any:

@@ -85,6 +85,12 @@ class Session:
         """Suspicious pairs between the pool of shots and the test part."""
         return find_leaks(self.shift.train, self.shift.test)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was left out of the data, and what the leak check found."""
+        parts = [p for p in (self.shift.source, self.shift.train, self.shift.test) if p is not None]
+        return tuple(dict.fromkeys([n for p in parts for n in p.notes] + [self.leaks.summary()]))
+
     def training(self, shots: int | None, draw: int) -> Dataset:
         """Source images and ``shots`` target images a class (all for ``None``), in one data set."""
         target = self.shift.train

@@ -117,7 +117,8 @@ class KNNHead(SolvedHead):
 
 
 class LogisticHead(_Affine):
-    """Multinomial logistic regression, C chosen by cross-validation on the target's own images.
+    """Multinomial logistic regression, C chosen by cross-validated log-loss on the
+    target's own images.
 
     Minimises  C * sum_i w_i CE_i + |W|^2 / 2  on standardised features (scikit-learn, L-BFGS); the
     standardisation is folded into W and b. Each fold holds back target images only (source images
@@ -160,7 +161,7 @@ class LogisticHead(_Affine):
         folds = min(self.folds, int(counts.min()))
         if folds < 2 or len(self.grid) == 1:
             return self.grid[len(self.grid) // 2]
-        hits = np.zeros(len(self.grid))
+        losses = np.zeros(len(self.grid))
         for _, held in StratifiedKFold(folds, shuffle=True, random_state=0).split(
             x[judged], y[judged]
         ):
@@ -169,8 +170,9 @@ class LogisticHead(_Affine):
             model = LogisticRegression(max_iter=200, tol=1e-3, warm_start=True)
             for i, c in enumerate(self.grid):
                 model.set_params(C=c).fit(x[train], y[train], sample_weight=w[train])
-                hits[i] += (model.predict(x[test]) == y[test]).sum()
-        return self.grid[int(hits.argmax())]
+                p = np.clip(model.predict_proba(x[test]), 1e-12, 1)
+                losses[i] -= np.log(p[np.arange(len(test)), y[test]]).sum()
+        return self.grid[int(losses.argmin())]
 
 
 class RidgeHead(_Affine):

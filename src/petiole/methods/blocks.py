@@ -8,13 +8,12 @@ from petiole.errors import ConfigError
 
 def depth(backbone: Backbone, method: str) -> int:
     """Number of blocks; ConfigError if the backbone has none."""
-    count = len(backbone.cuts)
-    if not count:
+    if not backbone.depth:
         raise ConfigError(
             f"{method} adapts the blocks of a transformer, and {backbone.name} has none. "
             "Use a ViT, or a method that adapts the final feature (cls-residual-lora)."
         )
-    return count
+    return backbone.depth
 
 
 def select(blocks: str, depth: int) -> tuple[int, ...]:

@@ -71,7 +71,7 @@ def cross_domain_sup_con(
 class Prototypes(nn.Module):
     """Normalised class centroids of the source domain, as an exponential moving average.
 
-        μ_c ← normalise( m · μ_c + (1 − m) · mean_{i: y_i = c} u_i ),   at first sight with m = 0
+        μ_c ← normalise( m · μ_c + (1 − m) · mean_{i: y_i = c} u_i ),   μ_c = 0 before the first
 
     Buffers only, nothing to train: ``centroids`` ``(classes, dim)`` and ``seen`` ``(classes,)``.
     """
@@ -100,8 +100,8 @@ class Prototypes(nn.Module):
         sums = torch.zeros_like(self.centroids).index_add_(0, labels, u)
         counts = torch.bincount(labels, minlength=len(self.seen))
         means = sums / counts.clamp(min=1)[:, None]
-        averaged = self.momentum * self.centroids + (1 - self.momentum) * means
-        moved = F.normalize(torch.where(self.seen[:, None], averaged, means), dim=1)
+        # An unseen centroid is 0, so normalising leaves it the direction of its first mean.
+        moved = F.normalize(torch.lerp(means, self.centroids, self.momentum), dim=1)
         present = counts > 0
         self.centroids.copy_(torch.where(present[:, None], moved, self.centroids))
         self.seen |= present

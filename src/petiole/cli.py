@@ -1,0 +1,76 @@
+"""The command ``petiole``: the public verbs, generated from their own typed functions."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from cyclopts import App, Parameter
+from rich.console import Console
+
+from petiole.errors import PetioleError
+from petiole.version import __version__
+
+VERBS = {
+    "demo": "The main job on real images, offline, in about two minutes.",
+    "fit": "Train one adapter on your images; writes a run folder and an adapter file.",
+    "predict": "Label images with an adapter.",
+    "eval": "Score an adapter on labelled images.",
+    "compare": "Several methods on the same images, draws and seeds; paired tests, one page.",
+    "params": "Count parameters and FLOPs of a method, without weights.",
+    "cache": "List, verify or clean the feature cache.",
+    "report": "Write the page of a run or comparison again.",
+    "inspect": "Show a backbone's roles, a method's settings, an adapter or a run.",
+    "doctor": "Check this machine and installation.",
+}
+_FILES = {"eval": "evaluate"}
+
+app = App(
+    name="petiole",
+    help="Adapt frozen vision models with few trained parameters.",
+    help_epilogue="Every command takes --json to print its result as JSON.",
+    version=__version__,
+    result_action="return_value",
+    default_parameter=Parameter(negative=()),
+)
+for _verb, _about in VERBS.items():
+    _home = _FILES.get(_verb, _verb)
+    # Loaded when called: the root help imports no verb.
+    app.command(f"petiole.verbs.{_home}:{_home}", name=_verb, help=_about)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; exits with 0, 1 for an error that petiole explains, 130 on Ctrl-C."""
+    tokens = sys.argv[1:] if arguments is None else arguments
+    as_json = "--json" in tokens
+    try:
+        result = app([token for token in tokens if token != "--json"])
+        if result is not None:
+            _show(result, as_json)
+        ok = getattr(result, "ok", True)
+    except PetioleError as error:
+        Console(stderr=True).print(f"[bold red]error:[/] {_plain(str(error))}", highlight=False)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("Interrupted. The same command with --resume goes on from here.")
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)
+    sys.exit(0 if ok else 1)
+
+
+def _show(result: Any, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(result.model_dump(mode="json"), indent=2))
+    else:
+        Console().print(result)
+
+
+def _plain(text: str) -> str:
+    return text.replace("[", "\\[")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""Where jobs run. Comparisons and sweeps know only ``Executor``, so other places can be added."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from typing import Protocol, TypeVar
+
+J = TypeVar("J")
+R = TypeVar("R")
+
+
+class Executor(Protocol):
+    """Runs a function over jobs and yields the results in the order of the jobs."""
+
+    def map(self, work: Callable[[J], R], jobs: Sequence[J]) -> Iterator[R]:
+        """Yield ``work(job)`` for every job; an exception of one ends the iteration."""
+        ...
+
+
+@dataclass(frozen=True)
+class Local:
+    """This machine: in this process, or in fresh ones.
+
+    Attributes:
+        processes: 1 runs here; more start that many processes, one BLAS thread each.
+    """
+
+    processes: int = 1
+
+    def map(self, work: Callable[[J], R], jobs: Sequence[J]) -> Iterator[R]:
+        """See ``Executor.map``."""
+        if self.processes <= 1:
+            yield from map(work, jobs)
+            return
+        # spawn, because forking a process that has OpenMP threads can hang.
+        pool = ProcessPoolExecutor(self.processes, get_context("spawn"), initializer=_one_thread)
+        with pool:
+            yield from pool.map(work, jobs)
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)

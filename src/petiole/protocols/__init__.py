@@ -1,0 +1,1 @@
+"""How methods are compared: domain shift with k target shots."""

@@ -1,0 +1,175 @@
+"""Domain shift: source images, k labelled target images a class, a held-back target test.
+
+Every row sees the same support draws, the same test images and the same preprocessing. The test
+set is scored once a run, at the end; nothing is selected on it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from petiole.backbones.base import IMAGES
+from petiole.claims import table as claimed_table
+from petiole.data.dataset import Dataset
+from petiole.engine.executor import Executor, Local
+from petiole.engine.progress import progress
+from petiole.engine.run import Job, run
+from petiole.engine.session import Bench, Session, session
+from petiole.errors import ConfigError, RunError
+from petiole.methods.recipe import Recipe
+from petiole.methods.registry import create, methods
+from petiole.protocols.comparison import COMPARISON, Comparison, Row
+
+BASELINES = ("knn", "class-means", "logistic-regression", "ridge")
+"""The cheap rows that stand in every table."""
+
+
+def rows_of(names: Sequence[str]) -> list[Row]:
+    """One row for each registered method.
+
+    Raises:
+        ConfigError: an unknown name.
+    """
+    known = methods()
+    rows = []
+    for name in names:
+        create(name)
+        rows.append(Row(name=name, label=_label(name, known[name].about), method=name))
+    return rows
+
+
+def from_table(name: str, *, baselines: Sequence[str] = BASELINES) -> dict[str, Any]:
+    """Fields of a Comparison for a published table, with the cheap baselines added.
+
+    Args:
+        name: e.g. ``cls-residual-lora/table1``.
+        baselines: registered names to add.
+    """
+    stated = claimed_table(name)
+    rows = [
+        Row(name=r["name"], label=r["label"], method=r["method"], settings=r.get("settings", {}))
+        for r in stated["rows"]
+    ]
+    return {
+        "title": stated["title"],
+        "rows": rows + rows_of([b for b in baselines if b not in {r.name for r in rows}]),
+        "claims": {r["name"]: r["claimed"] for r in stated["rows"] if "claimed" in r},
+        **{part: stated[part] for part in ("baseline", "reference", "headline")},
+    }
+
+
+def jobs_of(
+    comparison: Comparison,
+    bench: Bench,
+    folder: Path,
+    settings: Mapping[str, Any],
+    *,
+    resume: bool = False,
+) -> list[Job]:
+    """All runs of a comparison, draw by draw; ``settings`` go to every row that has such a field."""
+    jobs = []
+    for row in comparison.rows:
+        own = _applicable(row, settings)
+        for index, place in enumerate(comparison.runs(folder, row)):
+            jobs.append(
+                Job(
+                    bench=replace(bench, quiet=True),
+                    method=row.method,
+                    settings={**own, **row.settings},
+                    folder=place,
+                    shots=comparison.shots,
+                    draw=index // comparison.inits,
+                    seed=index % comparison.inits,
+                    resume=resume,
+                    vectors=row.name == comparison.headline and index == 0,
+                )
+            )
+    return jobs
+
+
+def compare(
+    comparison: Comparison,
+    jobs: Sequence[Job],
+    folder: Path,
+    *,
+    executor: Executor | None = None,
+    resume: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Do all jobs of a comparison and leave their records below ``folder``.
+
+    Raises:
+        RunError: the folder holds another comparison, or this one without ``resume``.
+    """
+    _claim(comparison, folder, resume)
+    work = session(jobs[0].bench)
+    prepare(work, jobs, quiet=quiet)
+    with progress("runs", len(jobs), quiet=quiet) as advance:
+        for job, record in zip(jobs, (executor or Local()).map(run, jobs), strict=True):
+            advance(1, f"{job.method} {100 * record.scores['accuracy']:.1f} %")
+
+
+def prepare(work: Session, jobs: Sequence[Job], *, quiet: bool) -> None:
+    """Run the frozen half once for all that the jobs will ask for."""
+    if work.bench.cache is None:
+        return
+    work.features.quiet = quiet
+    wanted: dict[tuple[tuple[str, ...], int, str], list[Dataset]] = defaultdict(list)
+    for job in jobs:
+        method = create(job.method, job.settings)
+        with torch.random.fork_rng():
+            cut = method.plan(work.backbone, len(work.shift.classes)).cut(work.backbone)
+        if cut != (IMAGES,):
+            recipe = method.recipe
+            wanted[cut, recipe.views, recipe.augmentation].append(work.training(job.shots, job.draw))
+            wanted[cut, 0, "none"].append(work.shift.test)
+    for (cut, views, name), parts in wanted.items():
+        first, *others = parts
+        work.table(first.concat(*others), cut, Recipe(views=views, augmentation=name))
+    work.features.quiet = True
+
+
+def _claim(comparison: Comparison, folder: Path, resume: bool) -> None:
+    if (folder / COMPARISON).exists():
+        if not resume:
+            raise RunError(
+                f"{folder} already holds a comparison. Add --resume to finish it, or choose another "
+                "--out."
+            )
+        old = Comparison.read(folder)
+        same = comparison.model_copy(update={"notes": old.notes})
+        if old != same:
+            raise RunError(
+                f"{folder} holds another comparison (rows, draws, seeds or shots differ). Repeat the "
+                "command as it was, or choose another --out."
+            )
+    comparison.write(folder)
+
+
+def _applicable(row: Row, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that this row's method has; solved heads have no use for steps and views."""
+    own: dict[str, Any] = {}
+    for key, value in settings.items():
+        try:
+            create(row.method, {key: value})
+        except ConfigError as error:
+            if not str(error).startswith("Unknown setting"):
+                raise
+        else:
+            own[key] = value
+    return own
+
+
+def _label(name: str, about: str) -> str:
+    return {
+        "knn": "kNN (target shots)",
+        "class-means": "Class means (target shots)",
+        "logistic-regression": "Logistic regression (target shots)",
+        "ridge": "Ridge (target shots)",
+    }.get(name, name)

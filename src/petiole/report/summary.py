@@ -1,0 +1,202 @@
+"""A comparison as numbers: one row a method, with intervals, paired tests and verdicts.
+
+The support draw is the unit of a result: the inits of a draw are averaged first. Differences are
+tested by the paired t test over draws, Holm-adjusted over the rows of the table. A row is called
+better or worse only where that test *and* the bootstrap interval over draws and images agree;
+everything else is a tie, in whose favour it may be. With one draw McNemar's test over the images
+takes the place of the t test, and speaks of these trained models only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from petiole.metrics.statistics import (
+    Interval,
+    Paired,
+    Verdict,
+    bootstrap_interval,
+    hierarchical_interval,
+    holm,
+    paired_by_image,
+    paired_by_seed,
+    t_interval,
+    verdict,
+)
+from petiole.report.runs import Floats, Results, RowRuns, read_results
+
+SEED = 0  # of the bootstraps: equal records give equal tables
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A row minus another one, paired; differences are fractions, as accuracies are.
+
+    Attributes:
+        by_draw: paired t test over support draws; ``None`` with one draw.
+        by_image: paired test over images (McNemar's with one run).
+        both: bootstrap interval of the difference over draws and images.
+        p: Holm-adjusted p of the headline test.
+        verdict: "better", "worse" or "tie".
+    """
+
+    by_draw: Paired | None
+    by_image: Paired
+    both: Interval
+    p: float
+    verdict: Verdict
+
+    @property
+    def headline(self) -> Paired:
+        """The test that the verdict starts from: over draws where there are several."""
+        return self.by_draw or self.by_image
+
+
+@dataclass(frozen=True)
+class SummaryRow:
+    """One row of the table; accuracies, ``ece`` and their intervals are fractions.
+
+    Attributes:
+        name, label, method: as in the comparison.
+        accuracy: micro accuracy with the bootstrap interval over draws and images (over images
+            with one draw); ``sd`` is over draws.
+        over_draws: micro accuracy with the t interval over draws.
+        macro: macro accuracy with the t interval over draws.
+        ece: mean expected calibration error.
+        trainable: trained parameters.
+        inference: those of them that are kept for prediction.
+        percent_of_backbone_and_trainable: trained parameters in per cent of the backbone's plus
+            the trained ones.
+        seconds: median time of training, s.
+        gain: this row minus the baseline row; ``None`` for the baseline itself.
+        versus: this row minus the reference row; ``None`` for the reference itself.
+        published: published accuracy in per cent.
+    """
+
+    name: str
+    label: str
+    method: str
+    accuracy: Interval
+    over_draws: Interval
+    macro: Interval
+    ece: float
+    trainable: int
+    inference: int
+    percent_of_backbone_and_trainable: float
+    seconds: float
+    gain: Contrast | None
+    versus: Contrast | None
+    published: float | None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The table.
+
+    Attributes:
+        title: of the comparison.
+        rows: in the comparison's order.
+        draws, inits: runs of a row.
+        shots: target images of each class; ``None`` for all.
+        images: test images.
+        reference, baseline, headline: names of rows.
+    """
+
+    title: str
+    rows: list[SummaryRow]
+    draws: int
+    inits: int
+    shots: int | None
+    images: int
+    reference: str
+    baseline: str
+    headline: str
+
+    def row(self, name: str) -> SummaryRow:
+        """Return the row called ``name``."""
+        return next(row for row in self.rows if row.name == name)
+
+
+def summarise(folder: Path) -> Summary:
+    """Compute the table of a comparison folder from its records.
+
+    Raises:
+        RunError: a run is missing, damaged, or was tested on other images.
+    """
+    return summarise_results(read_results(folder))
+
+
+def summarise_results(results: Results) -> Summary:
+    """Compute the table of runs that are already read."""
+    c = results.comparison
+    gains = _contrasts(results, c.baseline)
+    versus = _contrasts(results, c.reference)
+    return Summary(
+        title=c.title,
+        rows=[
+            _row(row, gains.get(name), versus.get(name), c.claims.get(name))
+            for row in results.rows
+            for name in [row.row.name]
+        ],
+        draws=c.draws,
+        inits=c.inits,
+        shots=c.shots,
+        images=len(results.runs[0].labels),
+        reference=c.reference,
+        baseline=c.baseline,
+        headline=c.headline,
+    )
+
+
+def _row(
+    runs: RowRuns, gain: Contrast | None, versus: Contrast | None, published: float | None
+) -> SummaryRow:
+    ledger = runs.runs[0].record.ledger
+    return SummaryRow(
+        name=runs.row.name,
+        label=runs.row.label,
+        method=runs.row.method,
+        accuracy=over_draws_and_images(runs.correct_by_draw),
+        over_draws=t_interval(runs.correct_by_draw.mean(axis=1)),
+        macro=t_interval(runs.by_draw(lambda r: r.scores["macro_accuracy"])),
+        ece=float(runs.by_draw(lambda r: r.scores["ece"]).mean()),
+        trainable=ledger.trainable,
+        inference=ledger.inference,
+        percent_of_backbone_and_trainable=ledger.trainable_percent_of_backbone_and_trainable,
+        seconds=runs.median(lambda r: r.costs.train_seconds),
+        gain=gain,
+        versus=versus,
+        published=published,
+    )
+
+
+def over_draws_and_images(values: Floats) -> Interval:
+    """Interval of the mean of ``values`` (draws, images): over both, or over images for one draw."""
+    if len(values) == 1:
+        return bootstrap_interval(values[0], seed=SEED)
+    return hierarchical_interval(values, seed=SEED)
+
+
+def _contrasts(results: Results, against: str) -> dict[str, Contrast]:
+    """Every other row minus the row ``against``, by name, Holm-adjusted together."""
+    other = results.row(against)
+    rows = [row for row in results.rows if row.row.name != against]
+    tests = [_tests(row, other) for row in rows]
+    adjusted = holm([(by_draw or by_image).p for by_draw, by_image, _ in tests])
+    return {
+        row.row.name: Contrast(*test, p, _verdict(*test, p))
+        for row, test, p in zip(rows, tests, adjusted, strict=True)
+    }
+
+
+def _tests(a: RowRuns, b: RowRuns) -> tuple[Paired | None, Paired, Interval]:
+    mine, theirs = a.correct_by_draw, b.correct_by_draw
+    by_draw = paired_by_seed(mine.mean(axis=1), theirs.mean(axis=1)) if a.draws > 1 else None
+    by_image = paired_by_image(a.correct, b.correct, seed=SEED)
+    return by_draw, by_image, over_draws_and_images(mine - theirs)
+
+
+def _verdict(by_draw: Paired | None, by_image: Paired, both: Interval, p: float) -> Verdict:
+    first = verdict(by_draw or by_image, p)
+    return "tie" if both.low <= 0 <= both.high else first

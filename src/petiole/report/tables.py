@@ -1,0 +1,287 @@
+"""The summary for people: Markdown, CSV, a terminal, and a sentence to act on."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rich.table import Table
+from rich.text import Text
+
+from petiole.metrics.statistics import Interval
+from petiole.report.summary import Contrast, Summary, SummaryRow, summarise
+from petiole.report.words import bounds, join, mean_sd, number, p_value, percent, seconds, signed
+
+__all__ = [
+    "Column",
+    "Contrast",
+    "Summary",
+    "SummaryRow",
+    "columns",
+    "sentence",
+    "summarise",
+    "to_csv",
+    "to_markdown",
+    "to_rich",
+]
+
+Number = float | int | str | None
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of the table.
+
+    Attributes:
+        title: with the unit.
+        text: what a person reads.
+        value: what the column is sorted by; ``None`` where there is nothing.
+        numeric: whether it is aligned to the right.
+    """
+
+    title: str
+    text: Callable[[SummaryRow], str]
+    value: Callable[[SummaryRow], Number]
+    numeric: bool = True
+
+
+def columns(summary: Summary) -> list[Column]:
+    """The columns that Markdown, terminal and page show, in order."""
+    d = 2 if summary.images >= 1000 else 1  # one image in a thousand is 0.1 %
+    baseline, reference = (summary.row(n).label for n in (summary.baseline, summary.reference))
+    table = [
+        Column("Method", lambda r: r.label, lambda r: r.label, numeric=False),
+        Column("Accuracy, %", lambda r: mean_sd(r.over_draws, d), lambda r: r.accuracy.mean),
+        Column("95 % interval", lambda r: _interval(r.accuracy, d), lambda r: r.accuracy.low),
+        Column("Macro, %", lambda r: mean_sd(r.macro, d), lambda r: r.macro.mean),
+        Column("ECE, %", lambda r: number(100 * r.ece, 1), lambda r: r.ece),
+        Column(
+            f"Gain over {baseline}, points",
+            lambda r: _difference(r.gain, d),
+            lambda r: r.gain.headline.difference if r.gain else None,
+        ),
+        Column(
+            f"Difference from {reference}, points",
+            lambda r: _difference(r.versus, d),
+            lambda r: r.versus.headline.difference if r.versus else None,
+        ),
+        Column("p (Holm)", lambda r: _p(r.versus), lambda r: r.versus.p if r.versus else None),
+        Column(
+            "Verdict",
+            lambda r: r.versus.verdict if r.versus else "reference",
+            lambda r: r.versus.verdict if r.versus else "reference",
+            numeric=False,
+        ),
+        Column("Trained", lambda r: f"{r.trainable:,}", lambda r: r.trainable),
+        Column(
+            "Trained, % of backbone + trained",
+            lambda r: percent(r.percent_of_backbone_and_trainable),
+            lambda r: r.percent_of_backbone_and_trainable,
+        ),
+        Column("Kept for prediction", lambda r: f"{r.inference:,}", lambda r: r.inference),
+        Column("Training, s", lambda r: seconds(r.seconds), lambda r: r.seconds),
+    ]
+    if any(r.published is not None for r in summary.rows):
+        show = lambda r: "" if r.published is None else f"{r.published:.2f}"  # noqa: E731
+        table.append(Column("Published, %", show, lambda r: r.published))
+    return table
+
+
+def to_markdown(summary: Summary) -> str:
+    """Return a Markdown table, the reference row in bold, with a line on how to read it."""
+    table = columns(summary)
+    lines = [
+        "| " + " | ".join(c.title for c in table) + " |",
+        "|" + "|".join("---:" if c.numeric else "---" for c in table) + "|",
+    ]
+    for row in summary.rows:
+        cells = [_markdown(c.text(row)) for c in table]
+        if row.name == summary.reference:
+            cells[0] = f"**{cells[0]}**"
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", legend(summary), ""])
+
+
+def _markdown(text: str) -> str:
+    return " ".join(text.replace("<", "&lt;").replace("|", "\\|").split())
+
+
+def to_rich(summary: Summary) -> Table:
+    """Return the table for a terminal; what does not fit a narrow one is left to the page."""
+    wide = {"95 % interval", "Macro, %", "Kept for prediction", "Trained, % of backbone + trained"}
+    table = Table(title=summary.title, caption=legend(summary), caption_justify="left")
+    shown = [c for c in columns(summary) if c.title not in wide]
+    for column in shown:
+        table.add_column(column.title, justify="right" if column.numeric else "left")
+    for row in summary.rows:
+        style = "bold" if row.name == summary.reference else ""
+        table.add_row(*(Text(c.text(row)) for c in shown), style=style)
+    return table
+
+
+def to_csv(summary: Summary) -> str:
+    """Return all numbers unrounded, fractions as fractions; unknown ones are empty."""
+    rows = [_flat(row) for row in summary.rows]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def legend(summary: Summary) -> str:
+    """Return what the numbers mean: units, intervals, tests."""
+    if summary.draws == 1:
+        how = (
+            "One support draw: no interval between draws can be given. The intervals are bootstraps "
+            "over the test images and the tests McNemar's over them; both speak of these trained "
+            "models only."
+            if summary.inits == 1
+            else "One support draw: no interval between draws can be given. Intervals and tests are "
+            "over the test images; both speak of these trained models only."
+        )
+        return f"{how} {_adjusted(summary)}"
+    inits = f" ({summary.inits} inits each, averaged)" if summary.inits > 1 else ""
+    return (
+        f"Mean ± sd over {summary.draws} support draws{inits}, {summary.images:,} test images. The "
+        "interval of the accuracy is a bootstrap over draws and images; those of differences are "
+        f"paired t over draws. {_adjusted(summary)}"
+    )
+
+
+def _adjusted(summary: Summary) -> str:
+    return (
+        f"p is Holm-adjusted over {len(summary.rows) - 1} comparisons. A difference that an interval "
+        "does not separate from zero is a tie."
+    )
+
+
+def sentence(summary: Summary) -> str:
+    """Return what a practitioner should take away, in a few plain sentences."""
+    return " ".join(part for part in (_reaches(summary), _ranks(summary)) if part)
+
+
+def _reaches(summary: Summary) -> str:
+    row = summary.row(summary.headline)
+    mean = f"{100 * row.accuracy.mean:.1f} %"
+    if summary.draws == 1:
+        text = (
+            f"{row.label} reaches {mean} on {summary.images:,} test images (95 % interval over "
+            f"images {_interval(row.accuracy, 1)}; one support draw, so no interval between draws can "
+            "be given)"
+        )
+    else:
+        sd = f"{100 * row.over_draws.sd:.1f}"
+        text = f"{row.label} reaches {mean} ± {sd} (mean ± sd of {summary.draws} draws)"
+    return f"{text}{_gained(row, summary)}."
+
+
+def _gained(row: SummaryRow, summary: Summary) -> str:
+    if row.gain is None:
+        return ""
+    baseline, change = summary.row(summary.baseline).label, 100 * row.gain.headline.difference
+    if row.gain.verdict == "tie":
+        return f", which is not told apart from {baseline} ({_difference(row.gain, 1)} points)"
+    side = "over" if change > 0 else "below"
+    bounds = sorted(abs(100 * b) for b in (row.gain.headline.low, row.gain.headline.high))
+    return f", {abs(change):.1f} points {side} {baseline} (95 % interval {bounds[0]:.1f} to {bounds[1]:.1f})"
+
+
+def _ranks(summary: Summary) -> str:
+    """What the reference ties with, beats and is beaten by."""
+    others = [r for r in summary.rows if r.versus is not None]
+    if not others:
+        return ""
+    reference = summary.row(summary.reference)
+    group = {v: [r for r in others if r.versus and r.versus.verdict == v] for v in _VERDICTS}
+    subject = "It" if summary.reference == summary.headline else reference.label
+    parts = []
+    if group["better"]:
+        parts.append(f"is worse than {_names(group['better'])}")
+    if group["tie"]:
+        parts.append(f"ties with {_names(group['tie'])} (differences inside their intervals)")
+    if group["worse"]:
+        every = len(group["worse"]) == len(others)
+        parts.append("is better than " + ("every other row" if every else _names(group["worse"])))
+    text = f"{subject} {join(parts)}."
+    if group["tie"]:
+        cheapest = min([reference, *group["tie"]], key=lambda r: (r.trainable, r.seconds))
+        text += (
+            f" The cheapest of the tied is {cheapest.label}: {cheapest.trainable:,} trained "
+            f"parameters, {seconds(cheapest.seconds)} s of training."
+        )
+    return text
+
+
+_VERDICTS = ("better", "worse", "tie")
+_MOST_NAMES = 5
+
+
+def _names(rows: list[SummaryRow]) -> str:
+    labels = [row.label for row in rows]
+    if len(labels) > _MOST_NAMES:
+        rest = len(labels) - _MOST_NAMES + 1
+        labels = [*labels[: _MOST_NAMES - 1], f"{rest} others"]
+    return join(labels)
+
+
+def _interval(interval: Interval, digits: int) -> str:
+    return bounds(interval.low, interval.high, digits)
+
+
+def _difference(contrast: Contrast | None, digits: int) -> str:
+    if contrast is None:
+        return "–"
+    paired = contrast.headline
+    mean = signed(100 * paired.difference, digits)
+    return f"{mean} {bounds(paired.low, paired.high, digits)}"
+
+
+def _p(contrast: Contrast | None) -> str:
+    return "–" if contrast is None else p_value(contrast.p)
+
+
+def _flat(row: SummaryRow) -> dict[str, Number]:
+    """All numbers of a row, by the name of the CSV column."""
+    flat: dict[str, Number] = {
+        "name": row.name,
+        "label": row.label,
+        "method": row.method,
+        "accuracy": row.accuracy.mean,
+        "accuracy_sd_over_draws": row.over_draws.sd,
+        "accuracy_low": row.accuracy.low,
+        "accuracy_high": row.accuracy.high,
+        "accuracy_interval": row.accuracy.method,
+        "accuracy_low_over_draws": row.over_draws.low,
+        "accuracy_high_over_draws": row.over_draws.high,
+        "macro_accuracy": row.macro.mean,
+        "macro_accuracy_sd_over_draws": row.macro.sd,
+        "ece": row.ece,
+        "trainable": row.trainable,
+        "inference": row.inference,
+        "trainable_percent_of_backbone_and_trainable": row.percent_of_backbone_and_trainable,
+        "train_seconds": row.seconds,
+        "published_percent": row.published,
+        **_flat_contrast("gain_over_baseline", row.gain),
+        **_flat_contrast("versus_reference", row.versus),
+    }
+    return {k: v if not isinstance(v, float) or math.isfinite(v) else None for k, v in flat.items()}
+
+
+def _flat_contrast(prefix: str, contrast: Contrast | None) -> dict[str, Number]:
+    """A contrast's columns, all present and empty where a row is compared with itself."""
+    names = (
+        *("difference", "low", "high", "test", "p", "p_by_image"),
+        *("low_over_both", "high_over_both", "p_holm", "verdict"),
+    )
+    values: tuple[Number, ...] = (None,) * len(names)
+    if contrast is not None:
+        paired, both = contrast.headline, contrast.both
+        values = (
+            *(paired.difference, paired.low, paired.high, paired.test, paired.p),
+            *(contrast.by_image.p, both.low, both.high, contrast.p, contrast.verdict),
+        )
+    return {f"{prefix}_{name}": value for name, value in zip(names, values, strict=True)}

@@ -1,0 +1,48 @@
+"""Says what a command will do and cost, before it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from petiole.verbs.common import plural
+
+if TYPE_CHECKING:
+    from petiole.engine.run import Job
+    from petiole.engine.session import Session
+
+
+def announce(work: Session, jobs: Sequence[Job]) -> None:
+    """Print data, frozen work still to do, storage and training steps, on standard error.
+
+    Raises:
+        ConfigError: an unknown method or setting, before any work was done.
+    """
+    from petiole.engine.progress import console
+    from petiole.engine.survey import survey
+
+    if work.bench.quiet:
+        return
+    shift, seen = work.shift, survey(work, jobs)
+    source = f"{plural(len(shift.source), 'source image')}, " if shift.source else ""
+    shots = jobs[0].shots
+    drawn = f"{shots} a class" if shots else "all"
+    console.print(
+        f"data      {source}{len(shift.classes)} classes, {len(shift.train):,} target images to draw "
+        f"from ({drawn}), {len(shift.test):,} held back",
+        highlight=False,
+    )
+    for note in work.notes:
+        console.print(f"[yellow]note      {note}[/]", highlight=False)
+    console.print(
+        f"frozen    {work.backbone.name}, {seen.images:,} images through the frozen half "
+        f"({seen.flops / 1e12:.2f} TFLOPs), {seen.megabytes:,.0f} MB to store in "
+        f"{work.bench.cache or 'no cache: repeated in every epoch'}",
+        highlight=False,
+    )
+    console.print(
+        f"training  {plural(len(jobs), 'run')}, {seen.steps:,} steps, "
+        f"{seen.train_flops / 1e12:.2f} TFLOPs above the cut, {work.bench.precision} on "
+        f"{work.bench.device}",
+        highlight=False,
+    )

@@ -1,0 +1,73 @@
+"""``petiole cache``: what the feature cache holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from petiole.verbs.common import Result, default_cache, plural
+
+
+class Cache(Result):
+    """The cache's shelves.
+
+    Attributes:
+        shelves: one row for each combination of weights, preprocessing, cut and view.
+        removed: files deleted by ``clean``.
+    """
+
+    folder: Path
+    shelves: list[dict[str, Any]]
+    removed: int = 0
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is damaged."""
+        return not any(row["damaged"] for row in self.shelves)
+
+    def text(self) -> RenderableType:
+        table = Table(box=None, pad_edge=False)
+        for name in ("key", "cut", "view", "dtype", "images", "MB", "damaged"):
+            table.add_column(name, justify="left" if name in ("key", "cut") else "right")
+        for row in self.shelves:
+            key = row["key"]
+            table.add_row(
+                row["digest"][:10],
+                ", ".join(key["cut"]),
+                str(key["view"]),
+                key["dtype"],
+                f"{row['images']:,}",
+                f"{row['bytes'] / 1e6:,.1f}",
+                str(row["damaged"]),
+            )
+        total = sum(row["bytes"] for row in self.shelves) / 1e6
+        what = f"{self.folder}: {plural(len(self.shelves), 'shelf')}, {total:,.1f} MB".replace(
+            "shelfs", "shelves"
+        )
+        return Group(table, what, *([f"removed {plural(self.removed, 'file')}"] if self.removed else []))
+
+
+def cache(
+    action: Literal["list", "verify", "clean", "clear"] = "list",
+    /,
+    *,
+    cache_dir: Path | None = None,
+) -> Cache:
+    """Look after the feature cache.
+
+    Args:
+        action: list; verify every checksum; clean away damaged shards and leftovers of killed
+            writers; clear everything.
+        cache_dir: the cache's folder, if it is not the usual one.
+    """
+    from dataclasses import asdict
+
+    from petiole.engine.cache import clean, shelves
+
+    folder = Path(cache_dir) if cache_dir else default_cache()
+    removed = clean(folder, everything=action == "clear") if action in ("clean", "clear") else 0
+    rows = [asdict(shelf) for shelf in shelves(folder, verify=action == "verify")]
+    return Cache(folder=folder, shelves=rows, removed=removed)

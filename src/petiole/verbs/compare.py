@@ -1,0 +1,124 @@
+"""``petiole compare``: several methods on the same images, draws and seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+from rich.console import Group, RenderableType
+
+from petiole.verbs.common import Machine, Result, Settings, pairs
+
+
+class Compared(Result):
+    """A finished comparison.
+
+    Attributes:
+        folder: with comparison.json and all runs.
+        report: the page.
+        summary: every row's numbers.
+    """
+
+    folder: Path
+    report: Path
+    summary: Any
+
+    def text(self) -> RenderableType:
+        from petiole.report.tables import sentence, to_rich
+
+        return Group(
+            to_rich(self.summary),
+            sentence(self.summary),
+            f"report   {self.report}",
+            f"runs     {self.folder / 'runs'}",
+        )
+
+
+def compare(
+    images: Path,
+    *,
+    source: Path | None = None,
+    test: Path | None = None,
+    test_fraction: float = 0.5,
+    methods: Annotated[Sequence[str], Parameter(consume_multiple=True)] = (),
+    table: str | None = None,
+    settings: Settings = None,
+    shots: int = 10,
+    draws: int = 5,
+    inits: int = 1,
+    out: Path | None = None,
+    resume: bool = False,
+    processes: int = 1,
+    machine: Machine | None = None,
+) -> Compared:
+    """Train several methods on the same draws and test them once each on the same images.
+
+    The cheap baselines (kNN, class means, logistic regression, ridge) are always among them.
+
+    Args:
+        images: the target (real) images.
+        source: labelled images of the source domain.
+        test: held-back target images; otherwise a part of IMAGES is held back.
+        test_fraction: that part.
+        methods: registered names; the first is what the others are tested against.
+        table: instead of methods, a published table, e.g. cls-residual-lora/table1.
+        settings: applied to every method that has such a field.
+        shots: target images drawn from each class for training.
+        draws: support draws, the unit of a result.
+        inits: initialisation seeds a draw.
+        out: folder; by default runs/IMAGES-compare.
+        resume: finish an interrupted comparison; finished runs are kept.
+        processes: runs at a time.
+        machine: where and how the backbone runs.
+
+    Raises:
+        PetioleError: bad images, unknown names, or a folder that holds another comparison.
+    """
+    from petiole.engine.executor import Local
+    from petiole.engine.session import session
+    from petiole.protocols import domain_shift
+    from petiole.protocols.comparison import Comparison
+    from petiole.report.page import write_comparison
+    from petiole.report.tables import summarise
+    from petiole.verbs.announce import announce
+
+    machine = machine or Machine()
+    folder = Path(out) if out else Path("runs") / f"{Path(images).stem}-compare"
+    bench = machine.bench(images, source, test, test_fraction)
+    chosen = domain_shift.from_table(table) if table else _chosen(methods, bool(bench.source))
+    comparison = Comparison(
+        **chosen, draws=draws, inits=inits, shots=shots, notes=list(session(bench).notes)
+    )
+    jobs = domain_shift.jobs_of(comparison, bench, folder, pairs(settings), resume=resume)
+    announce(session(bench), jobs)
+    domain_shift.compare(
+        comparison,
+        jobs,
+        folder,
+        executor=Local(processes),
+        resume=resume,
+        quiet=machine.quiet,
+    )
+    return Compared(folder=folder, report=write_comparison(folder), summary=summarise(folder))
+
+
+def _chosen(methods: Sequence[str], has_source: bool) -> dict[str, Any]:
+    from petiole.methods.registry import methods as registered
+    from petiole.protocols import domain_shift
+
+    names = list(methods) or ["cls-residual-lora", "linear-probe", "cosine"]
+    if names == ["all"]:
+        names = [n for n in registered() if n not in domain_shift.BASELINES]
+    first = names[0]
+    baseline = "source-only" if has_source or "source-only" in names else "class-means"
+    extra = [baseline, *domain_shift.BASELINES]
+    names += [n for n in dict.fromkeys(extra) if n not in names]
+    return {
+        "title": f"{first} and its rivals",
+        "rows": domain_shift.rows_of(names),
+        "reference": first,
+        "headline": first,
+        "baseline": baseline,
+    }

@@ -1,0 +1,72 @@
+"""``petiole demo``: the main job on real images, offline, from generated source to a prediction."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Group, RenderableType
+
+from petiole.verbs.common import Machine, Result
+from petiole.verbs.compare import Compared, compare
+from petiole.verbs.predict import Predictions, predict
+
+
+class Demo(Result):
+    """The comparison, and a prediction with the adapter that it wrote."""
+
+    compared: Compared
+    prediction: Predictions
+
+    def text(self) -> RenderableType:
+        adapter = self.prediction.adapter
+        return Group(
+            self.compared.text(),
+            f"adapter  {adapter}",
+            self.prediction.text(),
+            f"next     petiole predict {adapter} IMAGE...   or   petiole fit YOUR_IMAGES",
+        )
+
+
+def demo(
+    *,
+    out: Path = Path("runs/demo"),
+    draws: int = 5,
+    steps: int = 300,
+    per_class: int = 200,
+    resume: bool = False,
+    machine: Machine | None = None,
+) -> Demo:
+    """Rendered digits as source, ten real handwritten ones a class as target; Table 1 on them.
+
+    Args:
+        out: folder for images, runs and page.
+        draws: draws of the ten real digits.
+        steps: optimiser steps of each trained row.
+        per_class: rendered digits a class.
+        resume: finish an interrupted demo.
+        machine: where and how the backbone runs.
+    """
+    from petiole.data.digits import write_digits
+    from petiole.engine.progress import console
+    from petiole.protocols.comparison import Comparison
+
+    out = Path(out)
+    images = out / "images"
+    console.print(
+        f"Writing {10 * per_class:,} rendered and 1,797 real handwritten digits to {images}.",
+        highlight=False,
+    )
+    write_digits(images, per_class=per_class)
+    compared = compare(
+        images,
+        table="cls-residual-lora/table1",
+        settings={"steps": steps, "views": 0},
+        draws=draws,
+        out=out,
+        resume=resume,
+        machine=machine,
+    )
+    comparison = Comparison.read(out)
+    adapter = comparison.runs(out, comparison.headline)[0] / "adapter"
+    one_of_each = [sorted((images / "real_eval" / str(digit)).iterdir())[0] for digit in (3, 5, 8)]
+    return Demo(compared=compared, prediction=predict(adapter, one_of_each))

@@ -1,0 +1,89 @@
+"""``petiole eval``: score an adapter on labelled images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import RenderableType
+
+from petiole.verbs.common import Result, plural
+
+
+class Evaluation(Result):
+    """Scores of an adapter on a set.
+
+    Attributes:
+        scores: accuracy, macro_accuracy, ece, nll, n.
+        openings: how often this set has been scored with this adapter, now included.
+        confusion: rows are true classes, columns predictions.
+    """
+
+    adapter: Path
+    images: Path
+    classes: list[str]
+    scores: dict[str, float]
+    openings: int
+    confusion: list[list[int]]
+    notes: list[str]
+
+    def text(self) -> RenderableType:
+        s = self.scores
+        lines = [
+            f"[bold]{100 * s['accuracy']:.2f} %[/] correct on {plural(int(s['n']), 'image')} "
+            f"(macro {100 * s['macro_accuracy']:.2f} %, ECE {s['ece']:.3f}, NLL {s['nll']:.3f})",
+            f"this set was opened {self.openings}x with this adapter",
+        ]
+        wrong = sorted(
+            ((n, i, j) for i, row in enumerate(self.confusion) for j, n in enumerate(row) if i != j),
+            reverse=True,
+        )
+        lines += [
+            f"{n:5d} x {self.classes[i]} taken for {self.classes[j]}" for n, i, j in wrong[:5] if n
+        ]
+        return "\n".join([*lines, *self.notes])
+
+
+def evaluate(
+    adapter: Path,
+    images: Path,
+    /,
+    *,
+    weights: Path | None = None,
+    device: str = "cpu",
+    skip_bad: bool = False,
+) -> Evaluation:
+    """Score an adapter on labelled images; the opening of the set is written beside the adapter.
+
+    Args:
+        adapter: adapter folder, or the run folder around it.
+        images: folder with one folder a class, or a CSV or Parquet list.
+        weights: where the backbone's weights lie now, if they were moved.
+        device: cpu, cuda, ...
+        skip_bad: leave unreadable images out, and count them.
+
+    Raises:
+        AdapterError: the adapter is damaged or does not fit the backbone.
+        DataError: bad images, or classes that the adapter does not know.
+    """
+    from petiole.data.sources import open_data
+    from petiole.engine.adapted import predict
+    from petiole.engine.adapter import Adapter, find
+    from petiole.engine.features import Features
+    from petiole.engine.record import count_opening
+    from petiole.metrics.classification import confusion, score
+
+    opened = Adapter.load(Path(adapter), weights=weights, device=device)
+    data = open_data(images, classes=opened.classes, skip_bad=skip_bad)
+    openings = count_opening(find(Path(adapter)), data, "petiole eval")
+    table = Features(opened.adapted.backbone).table(data, opened.adapted.cut)
+    probabilities = predict(opened.adapted, table.batches(len(data), 64)).logits
+    guesses = probabilities.argmax(1).numpy()
+    return Evaluation(
+        adapter=Path(adapter),
+        images=Path(images),
+        classes=opened.classes,
+        scores=score(probabilities.double().numpy(), data.labels).to_dict(),
+        openings=openings,
+        confusion=confusion(guesses, data.labels, len(opened.classes)).tolist(),
+        notes=list(data.notes),
+    )

@@ -1,0 +1,116 @@
+"""``petiole fit``: one adapter, from images to a run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import RenderableType
+
+from petiole.verbs.common import Machine, Result, Settings, pairs, plural
+
+
+class Fitted(Result):
+    """A finished run.
+
+    Attributes:
+        folder: the run folder.
+        adapter: the adapter file inside it.
+        report: the page.
+        record: everything that the run recorded.
+    """
+
+    folder: Path
+    adapter: Path
+    report: Path
+    record: dict[str, Any]
+
+    def text(self) -> RenderableType:
+        scores, ledger = self.record["scores"], self.record["ledger"]
+        notes = [f"note     {note}" for note in self.record["request"]["data"]["notes"]]
+        return "\n".join(
+            [
+                f"[bold]{100 * scores['accuracy']:.2f} %[/] correct on "
+                f"{plural(int(scores['n']), 'held-back image')} "
+                f"(macro {100 * scores['macro_accuracy']:.2f} %, ECE {scores['ece']:.3f}); "
+                f"{self.record['selection']}, test set opened {self.record['test_openings']}x",
+                f"trained  {ledger['trainable']:,} parameters "
+                f"({ledger['trainable_percent_of_backbone']:.3f} % of the backbone's), "
+                f"{ledger['inference']:,} kept for prediction",
+                *notes,
+                f"adapter  {self.adapter}",
+                f"report   {self.report}",
+                f"next     petiole predict {self.adapter} IMAGE...",
+            ]
+        )
+
+
+def fit(
+    images: Path,
+    *,
+    source: Path | None = None,
+    test: Path | None = None,
+    test_fraction: float = 0.5,
+    method: str = "cls-residual-lora",
+    settings: Settings = None,
+    shots: int | None = 10,
+    all_images: bool = False,
+    draw: int = 0,
+    seed: int = 0,
+    out: Path | None = None,
+    resume: bool = False,
+    machine: Machine | None = None,
+    checkpoint_seconds: float = 20.0,
+) -> Fitted:
+    """Train one adapter and score it once on held-back images.
+
+    IMAGES is a folder with one folder a class, a CSV or Parquet list, or a root with synthetic/,
+    real_train/ and real_eval/.
+
+    Args:
+        images: the target (real) images.
+        source: labelled images of the source domain: synthetic, old, drawn, ...
+        test: held-back target images; otherwise a part of IMAGES is held back.
+        test_fraction: that part.
+        method: registered name; see petiole inspect methods.
+        settings: fields of the method or recipe that differ from its defaults.
+        shots: target images drawn from each class for training.
+        all_images: train on all of them instead.
+        draw: seed of the draw.
+        seed: of initialisation, batches and dropout.
+        out: run folder; by default runs/IMAGES-METHOD-drawN-seedN.
+        resume: go on where an interrupted run stopped, to the same numbers.
+        machine: where and how the backbone runs.
+        checkpoint_seconds: between two checkpoints.
+
+    Raises:
+        PetioleError: bad images, unknown names, or a folder that holds another run.
+    """
+    from petiole.engine.run import Job, run
+    from petiole.engine.session import session
+    from petiole.report.page import write_run
+    from petiole.verbs.announce import announce
+
+    images = Path(images)
+    folder = Path(out) if out else Path("runs") / f"{images.stem}-{method}-draw{draw}-seed{seed}"
+    job = Job(
+        bench=(machine or Machine()).bench(images, source, test, test_fraction),
+        method=method,
+        settings=pairs(settings),
+        folder=folder,
+        shots=None if all_images else shots,
+        draw=draw,
+        seed=seed,
+        resume=resume,
+        vectors=True,
+        checkpoint_seconds=checkpoint_seconds,
+    )
+    announce(session(job.bench), [job])
+    record = run(job)
+    page = write_run(folder)
+    return Fitted(
+        folder=folder,
+        adapter=folder / "adapter",
+        report=page,
+        record=record.model_dump(mode="json"),
+    )

@@ -1,0 +1,106 @@
+"""``petiole inspect``: what a name or a folder is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import RenderableType
+from rich.table import Table
+
+from petiole.verbs.common import Result
+
+
+class Inspection(Result):
+    """Facts about one thing, by name."""
+
+    what: str
+    facts: dict[str, Any]
+
+    def text(self) -> RenderableType:
+        table = Table(title=self.what, title_justify="left", show_header=False, box=None)
+        table.add_column(style="bold")
+        table.add_column(overflow="fold")
+        for name, value in self.facts.items():
+            joined = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+            table.add_row(name, joined)
+        return table
+
+
+def inspect(what: str, /, *, image_size: int | None = None) -> Inspection:
+    """Show a backbone's roles and cuts, a method's settings, an adapter or a run.
+
+    Args:
+        what: a backbone's name, a method's name, ``methods``, ``tables``, or a folder.
+        image_size: of a backbone.
+
+    Raises:
+        PetioleError: nothing of that name.
+    """
+    from petiole.methods.registry import methods
+
+    known = methods()
+    if what == "methods":
+        return Inspection(what="methods", facts={n: e.about for n, e in known.items()})
+    if what == "tables":
+        from petiole.claims import names, table
+
+        return Inspection(what="tables", facts={n: table(n)["title"] for n in names()})
+    if what in known:
+        from petiole.methods.registry import create, settings_of
+
+        return Inspection(what=f"{what}: {known[what].about}", facts=settings_of(create(what)))
+    folder = Path(what)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        return _folder(folder)
+    return _backbone(what, image_size)
+
+
+def _folder(folder: Path) -> Inspection:
+    from petiole.engine.record import RECORD, read_record
+
+    if (folder / RECORD).is_file():
+        record = read_record(folder)
+        facts = {
+            "method": record.request.method,
+            "backbone": record.request.backbone.name,
+            "images": record.request.data.images,
+            "shots": record.request.data.shots,
+            "draw": record.request.data.draw,
+            "seed": record.request.seed,
+            "selection": record.selection,
+            "test set opened": f"{record.test_openings}x",
+            **{name: f"{value:.4f}" for name, value in record.scores.items()},
+            "created": record.created,
+        }
+        return Inspection(what=f"run {folder}", facts=facts)
+    from petiole.engine.adapter import find, read_manifest
+
+    manifest = read_manifest(find(folder))
+    facts = {
+        "method": manifest.method,
+        "classes": manifest.classes,
+        "backbone": manifest.backbone.name,
+        "fingerprint": manifest.backbone.fingerprint,
+        "preprocessing": manifest.backbone.preprocessing,
+        "parameters kept": f"{manifest.ledger.inference:,}",
+        "settings": manifest.settings,
+    }
+    return Inspection(what=f"adapter {folder}", facts=facts)
+
+
+def _backbone(name: str, image_size: int | None) -> Inspection:
+    from petiole.backbones.registry import load
+
+    shape = load(name, image_size=image_size, device="meta")
+    block = [role for role in shape.sites if role.startswith("block.0.")]
+    facts = {
+        "parameters": f"{shape.parameter_count:,}",
+        "width": shape.width,
+        "blocks": shape.depth,
+        "preprocessing": shape.preprocessing,
+        "roles of a block": block or "none",
+        "final roles": shape.finals,
+        "cuts": ("images", *shape.cuts, *shape.finals),
+    }
+    return Inspection(what=name, facts=facts)
