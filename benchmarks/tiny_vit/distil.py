@@ -38,7 +38,7 @@ WIDTH = 192
 class Cache:
     """Stored crops in memory: stem maps, teacher's maps and pooled features, all fp16."""
 
-    stem: Tensor  # (N, C, 10, 10)
+    stem: Tensor  # (N, 112, 10, 10)
     target: Tensor  # (N, 320, 5, 5)
     pooled: Tensor  # (N, 1280)
 
@@ -46,18 +46,22 @@ class Cache:
         return len(self.stem)
 
 
-def read(folder: Path, stem: str, model: nn.Module, limit: int) -> Cache:
+def read(folder: Path, model: nn.Module) -> Cache:
     """Read complete shards and finish the teacher's forward pass."""
-    shards = sorted(p for p in folder.iterdir() if p.name.isdigit())[:limit]
-    load = {k: [torch.from_numpy(np.load(s / f"{k}.npy")) for s in shards] for k in (stem, "target")}
-    pooled = [pool(model, part) for part in load["target"]]
-    return Cache(torch.cat(load[stem]), torch.cat(load["target"]), torch.cat(pooled))
+    shards = sorted(p for p in folder.iterdir() if p.name.isdigit())
+    stem, target = (
+        torch.cat([torch.from_numpy(np.load(s / f"{k}.npy")) for s in shards])
+        for k in ("stem", "target")
+    )
+    return Cache(stem, target, pool(model, target))
 
 
 @torch.inference_mode()
 def pool(model: nn.Module, target: Tensor) -> Tensor:
     with torch.autocast("cpu", torch.bfloat16):
-        parts = [model.bn2(model.conv_head(t.float())).float().mean((2, 3)) for t in target.split(256)]
+        parts = [
+            model.bn2(model.conv_head(t.float())).float().mean((2, 3)) for t in target.split(256)
+        ]
     return torch.cat(parts).half()
 
 
@@ -77,7 +81,9 @@ class Student(nn.Module):
         gain = spread.rsqrt() / spread.mean().sqrt()
         self.basis = basis.flip(1)[:, :WIDTH] * gain
         self.explained = float(spread.square().sum() / values.sum())
-        back = (basis.flip(1)[:, :WIDTH] / gain).T  # (192, 1280): components back to pooled features
+        back = (
+            basis.flip(1)[:, :WIDTH] / gain
+        ).T  # (192, 1280): components back to pooled features
         self.patch_head = nn.Linear(WIDTH, 320)
         self.logit_head = nn.Linear(WIDTH, 1000)
         self.classifier = model.classifier
@@ -134,7 +140,10 @@ def optimiser(student: Student, config: dict) -> torch.optim.AdamW:
     own = [(n, p) for n, p in student.named_parameters() if p.requires_grad]
     decays = [p for n, p in own if p.ndim == 2 and not n.startswith(("logit", "patch"))]
     rest = [p for n, p in own if not any(p is d for d in decays)]
-    groups = [{"params": decays, "weight_decay": config["decay"]}, {"params": rest, "weight_decay": 0}]
+    groups = [
+        {"params": decays, "weight_decay": config["decay"]},
+        {"params": rest, "weight_decay": 0},
+    ]
     return torch.optim.AdamW(groups, lr=config["lr"], betas=(0.9, config["beta2"]))
 
 
@@ -152,8 +161,12 @@ def train(student: Student, data: Cache, config: dict, out: Path, minutes: float
         for group in adam.param_groups:
             warm = min(1.0, (step + 1) / config["warmup"])
             group["lr"] = config["lr"] * warm * 0.5 * (1 + math.cos(math.pi * done))
-        terms = losses(student, (data.stem[index], data.target[index], data.pooled[index]), config["T"])
-        loss = terms["cls"] + config["map_weight"] * terms["map"] + config["kl_weight"] * terms["kl"]
+        terms = losses(
+            student, (data.stem[index], data.target[index], data.pooled[index]), config["T"]
+        )
+        loss = (
+            terms["cls"] + config["map_weight"] * terms["map"] + config["kl_weight"] * terms["kl"]
+        )
         adam.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(student.parameters(), 1.0)
@@ -168,11 +181,23 @@ def train(student: Student, data: Cache, config: dict, out: Path, minutes: float
     save(student.vit, out)
 
 
-def note(student: Student, data: Cache, held: int, terms: dict, step: int, start: float, done: float,
-         config: dict, out: Path) -> None:
+def note(
+    student: Student,
+    data: Cache,
+    held: int,
+    terms: dict,
+    step: int,
+    start: float,
+    done: float,
+    config: dict,
+    out: Path,
+) -> None:
     with torch.inference_mode():
         rows = [slice(i, i + 256) for i in range(held, len(data), 256)]
-        each = [losses(student, (data.stem[r], data.target[r], data.pooled[r]), config["T"]) for r in rows]
+        each = [
+            losses(student, (data.stem[r], data.target[r], data.pooled[r]), config["T"])
+            for r in rows
+        ]
     row = {"step": step, "minutes": round((time.time() - start) / 60, 2), "done": round(done, 4)}
     row |= {k: round(v.item(), 4) for k, v in terms.items()}
     row |= {f"held_{k}": round(float(np.mean([e[k].item() for e in each])), 4) for k in terms}
@@ -184,7 +209,8 @@ def note(student: Student, data: Cache, held: int, terms: dict, step: int, start
 def save(vit: VisionTransformer, out: Path) -> None:
     """Write all tensors in fp16, atomically."""
     state = {
-        k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in vit.state_dict().items()
+        k: (v.half() if v.is_floating_point() else v).contiguous()
+        for k, v in vit.state_dict().items()
     }
     save_file(state, out / "partial")
     os.replace(out / "partial", out / "tiny_vit.safetensors")
@@ -201,24 +227,17 @@ def copy_stem(vit: VisionTransformer, model: nn.Module) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("cache", type=Path)
-    parser.add_argument("out", type=Path)
+    parser.add_argument("cache", type=Path, help="what cache.py filled; read into memory")
+    parser.add_argument("out", type=Path, help="folder for tiny_vit.safetensors and log.jsonl")
     parser.add_argument("--minutes", type=float, help="end by the clock instead of after `steps`")
-    parser.add_argument("--stages", type=int, default=4)
-    parser.add_argument("--depth", type=int, default=5)
-    parser.add_argument("--limit", type=int, default=10**6)
-    parser.add_argument("--set", nargs="*", default=[])
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     config = settings() | settings()["distil"]
-    for item in args.set:
-        key, value = item.split("=")
-        config[key] = float(value) if "." in value or "e" in value else int(value)
     torch.set_num_threads(1)
     torch.manual_seed(config["seed"])
     model = teacher(ROOT / config["teacher"]).requires_grad_(False)
-    data = read(args.cache, {4: "stem", 5: "deep"}[args.stages], model, args.limit)
-    vit = architecture(args.stages, args.depth).train()
+    data = read(args.cache, model)
+    vit = architecture().train()
     copy_stem(vit, model)
     student = Student(vit, data, model)
     print(f"{len(data)} crops, 192 components explain {student.explained:.3f}", flush=True)

@@ -9,7 +9,9 @@ Names load on first use, so importing the package is quick.
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from petiole.errors import PetioleError
@@ -70,12 +72,36 @@ __all__ = [
 ]
 
 
+_SUBMODULES = ("ledger", "report")
+"""Verbs that bear the name of a submodule: there the submodule itself can be called."""
+
+
+class _CallableModule(ModuleType):
+    """``petiole.report`` is the package of that name and, when called, the verb."""
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        name = self.__name__.rpartition(".")[2]
+        return getattr(import_module(f"petiole.{_HOMES[name]}"), name)(*args, **options)
+
+
+class _Package(ModuleType):
+    """Makes those submodules callable when the import system binds them, whoever imports them."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _SUBMODULES and isinstance(value, ModuleType):
+            value.__class__ = _CallableModule
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'petiole' has no attribute {name!r}")
+    if name in _SUBMODULES:
+        return import_module(f"petiole.{name}")
     value = getattr(import_module(f"petiole.{_HOMES[name]}"), name)
-    # Importing the submodules petiole.ledger and petiole.report binds their names to the modules;
-    # the verbs of the same names take their place here.
     globals()[name] = value
     return value
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from cyclopts import App, Parameter
 from rich.console import Console
+from rich.text import Text
 
 from petiole.errors import PetioleError
 from petiole.version import __version__
@@ -49,15 +50,18 @@ def main(arguments: list[str] | None = None) -> None:
         if result is not None:
             _show(result, as_json)
         ok = getattr(result, "ok", True)
+    except BrokenPipeError:  # the reader of a pipe, e.g. head, has seen enough
+        sys.stderr.close()
+        sys.exit(0)
     except PetioleError as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {_plain(str(error))}", highlight=False)
+        _complain(str(error))
+        sys.exit(1)
+    except OSError as error:
+        _complain(f"{error}. Check that the place exists, can be written, and has room.")
         sys.exit(1)
     except KeyboardInterrupt:
         Console(stderr=True).print("Interrupted. The same command with --resume goes on from here.")
         sys.exit(130)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(0)
     sys.exit(0 if ok else 1)
 
 
@@ -65,11 +69,12 @@ def _show(result: Any, as_json: bool) -> None:
     if as_json:
         print(json.dumps(result.model_dump(mode="json"), indent=2))
     else:
-        Console().print(result)
+        Console().print(result, crop=False)
 
 
-def _plain(text: str) -> str:
-    return text.replace("[", "\\[")
+def _complain(text: str) -> None:
+    message = Text("error: ", style="bold red").append(text, style="not bold default")
+    Console(stderr=True).print(message, soft_wrap=True)
 
 
 if __name__ == "__main__":

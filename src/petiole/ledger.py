@@ -26,7 +26,7 @@ class Ledger(BaseModel):
     Attributes:
         backbone: parameters of the frozen model, without any classifier.
         adapters: trained, kept for prediction, not head (pooling and tuned copies included).
-        head: trained, the classifier.
+        head: trained or solved, the classifier. The support set of a kNN is counted once it exists.
         training_only: trained and dropped afterwards (e.g. a projection head).
         trainable: adapters + head + training_only.
         inference: adapters + head.
@@ -62,8 +62,12 @@ class Ledger(BaseModel):
 
 
 def ledger(backbone: Backbone, method: Method, classes: int) -> Ledger:
-    """Count what ``method`` adds to ``backbone`` (which may be a meta one) for ``classes`` classes."""
-    with torch.device("meta"):
+    """Count what ``method`` adds to ``backbone`` (which may be a meta one) for ``classes`` classes.
+
+    No random number is drawn from the global generator.
+    """
+    device = next(backbone.module.parameters()).device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), device:
         plan = method.plan(backbone, classes)
     return count(backbone, plan)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, TiffImagePlugin
+from PIL import Image
 
 from petiole.data import image as image_module
 from petiole.data.image import MAX_PIXELS, read_image
@@ -61,6 +61,7 @@ def test_exif_orientation_is_applied_once(tmp_path: Path, orientation: int, kind
     assert np.abs(pixels(path).astype(int) - corners()).max() <= (12 if kind == "jpg" else 0)
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_damaged_exif_is_ignored(tmp_path: Path) -> None:
     path = tmp_path / "x.jpg"
     Image.fromarray(corners()).save(path, exif=b"Exif\0\0MM\0*\xff\xff\xff\xffrubbish")
@@ -287,12 +288,4 @@ def test_postscript_is_not_run(tmp_path: Path) -> None:
     path = tmp_path / "x.jpg"
     path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n")
     with pytest.raises(DataError, match="not an image of a kind"):
-        read_image(path)
-
-
-def test_unknown_colour_space_is_an_error_with_the_path(tmp_path: Path) -> None:
-    path = tmp_path / "x.tif"
-    Image.new("LAB", (4, 4)).save(path)
-    assert TiffImagePlugin.TiffImageFile is type(Image.open(path))
-    with pytest.raises(DataError, match=r"x\.tif"):
         read_image(path)

@@ -3,7 +3,7 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from petiole.metrics.classification import confusion, expected_calibration_error, score
@@ -61,6 +61,7 @@ def test_certain_error_keeps_nll_finite() -> None:
     assert score(np.eye(2), [1, 0]).nll == pytest.approx(-math.log(np.finfo(float).eps))
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 40), st.integers(1, 6))
 def test_scores_stay_in_bounds_and_ignore_the_order(seed: int, n: int, classes: int) -> None:
     p, y = random_case(seed, n, classes)
@@ -104,6 +105,7 @@ def test_confusion_counts_rows_by_truth() -> None:
     assert confusion([], [], 2).tolist() == [[0, 0], [0, 0]]
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), max_size=30))
 def test_confusion_equals_the_loop(pairs: list[tuple[int, int]]) -> None:
     expected = np.zeros((5, 5), dtype=int)

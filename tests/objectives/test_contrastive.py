@@ -81,10 +81,10 @@ def cross_domain_by_loop(u: Tensor, y: Tensor, t: Tensor) -> Tensor:
 
 def prototype_by_loop(u: Tensor, y: Tensor, module: Prototypes, symmetric: bool) -> Tensor:
     mu, seen = module.centroids, module.seen
-    forward = loop(u, mu, lambda i, c: bool(y[i] == c and seen[c]), lambda i, c: bool(seen[c]))
+    forward = loop(u, mu, lambda i, c: bool(y[i] == c and seen[c]), lambda _, c: bool(seen[c]))
     if not symmetric:
         return forward
-    converse = loop(mu, u, lambda c, i: bool(y[i] == c and seen[c]), lambda c, i: True)
+    converse = loop(mu, u, lambda c, i: bool(y[i] == c and seen[c]), lambda *_: True)
     return (forward + converse) / 2
 
 

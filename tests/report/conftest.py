@@ -59,7 +59,9 @@ def ledger(trainable: int, training_only: int = 0) -> Ledger:
     )
 
 
-def probabilities(labels: NDArray[np.int64], correct: NDArray[np.bool_], classes: int, seed: int) -> torch.Tensor:
+def probabilities(
+    labels: NDArray[np.int64], correct: NDArray[np.bool_], classes: int, seed: int
+) -> torch.Tensor:
     """Rows whose largest entry is the label exactly where ``correct`` says so."""
     rng = np.random.default_rng(seed)
     wrong = (labels + 1 + rng.integers(0, classes - 1, len(labels))) % classes
@@ -122,7 +124,10 @@ class Build:
         folder.mkdir(parents=True, exist_ok=True)
         request = self.request(test, method, draw, seed, shots, source)
         write_json(folder / REQUEST, request.model_dump(mode="json"))
-        steps = [{"step": s, "loss": 3 * 0.99**s + 0.1 * (draw + 1), "lr": 1e-3} for s in range(0, 300, 10)]
+        steps = [
+            {"step": s, "loss": 3 * 0.99**s + 0.1 * (draw + 1), "lr": 1e-3}
+            for s in range(0, 300, 10)
+        ]
         (folder / "metrics.jsonl").write_text("".join(json.dumps(s) + "\n" for s in steps))
         openings = count_opening(folder, test, "end of training")
         p = probabilities(test.labels, correct, len(self.classes), seed=97 * draw + seed)
@@ -149,7 +154,8 @@ class Build:
     def request(
         self, test: Dataset, method: str, draw: int, seed: int, shots: int | None, source: bool
     ) -> Request:
-        images = {"train": 30, "test": len(test)} | ({"source": 300} if source else {})
+        images = {"source": 300} if source else {}
+        images |= {"train": 300 * source + 10 * len(self.classes), "test": len(test)}
         return Request(
             method=method,
             settings={"rank": 8, "train_on": "joint"},
@@ -158,7 +164,11 @@ class Build:
                 weights=None,
                 fingerprint="a" * 64,
                 preprocessing=Preprocessing(
-                    size=(224, 224), crop=0.875, interpolation="bicubic", mean=(0.5,) * 3, std=(0.5,) * 3
+                    size=(224, 224),
+                    crop=0.875,
+                    interpolation="bicubic",
+                    mean=(0.5,) * 3,
+                    std=(0.5,) * 3,
                 ),
             ),
             data=DataCard(
@@ -185,7 +195,13 @@ class Build:
         parts = []
         for is_target in ([False] if source else []) + [True]:
             noise = rng.standard_normal((2, len(labels), d))
-            parts.append((centres[labels] + noise[0] + 6 * is_target, centres[labels] + 0.5 * noise[1], is_target))
+            parts.append(
+                (
+                    centres[labels] + noise[0] + 6 * is_target,
+                    centres[labels] + 0.5 * noise[1],
+                    is_target,
+                )
+            )
         write_tensors(
             folder / "vectors.safetensors",
             {
@@ -218,7 +234,10 @@ class Build:
         labels, sizes = labels or {}, trainable or {}
         card = Comparison(
             title=title,
-            rows=[Row(name=r, label=labels.get(r, r.title()), method=r, settings={"rank": 8}) for r in rows],
+            rows=[
+                Row(name=r, label=labels.get(r, r.title()), method=r, settings={"rank": 8})
+                for r in rows
+            ],
             draws=draws,
             inits=inits,
             shots=10,

@@ -6,7 +6,7 @@ the value. The final roles (``final.cls``, ``final.patches``, ...) are what head
 
 A backbone runs in two halves. ``lower(images, cut)`` goes up to a cut and never builds a graph;
 ``upper(state, reads)`` goes on from there. ``upper(lower(x, cut), reads)`` is the same function of
-``x`` for every cut.
+``x`` for every cut. Both wait while another thread has an adapter on the backbone.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from petiole.backbones.weights import fingerprint
 from petiole.data.preprocessing import Preprocessing
-from petiole.errors import ConfigError, unknown
+from petiole.errors import BackboneError, ConfigError, unknown
 
 State = dict[str, Tensor]
 """Values by role: all that ``upper`` needs, and all that the feature cache stores."""
@@ -58,6 +59,8 @@ class Backbone(ABC):
         width: size d of the image vector.
         vector: the role of the image vector (``final.cls`` or ``final.pooled``), shape (B, d).
         patches: the role of the local tokens (``final.patches`` or ``final.map``), (B, N, d).
+        lock: held by whoever uses the module.
+        carries: whether an adapter is on it; set by ``hooks.attached``.
     """
 
     vector: str
@@ -71,11 +74,21 @@ class Backbone(ABC):
         self.preprocessing = preprocessing
         self.width = width
         self.lock = threading.RLock()
+        self.carries = False
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over every parameter and buffer: name, dtype, shape and bytes."""
-        return fingerprint(self.module.state_dict())
+        """SHA-256 over every parameter and buffer: name, dtype, shape and bytes.
+
+        Raises:
+            BackboneError: an adapter is on, so tuned copies may stand where the weights were.
+        """
+        with self.lock:
+            if self.carries:
+                raise BackboneError(
+                    f"{self.name} carries an adapter; ask for its fingerprint outside attached()."
+                )
+            return fingerprint(self.module.state_dict())
 
     @property
     def parameter_count(self) -> int:
@@ -87,9 +100,9 @@ class Backbone(ABC):
         """Whether this is only the shape of the model, built without weights."""
         return any(p.is_meta for p in self.module.parameters())
 
+    @abstractmethod
     def width_of(self, role: str) -> int:
         """Size of the last axis of a final role."""
-        return self.width
 
     @property
     @abstractmethod
@@ -110,16 +123,25 @@ class Backbone(ABC):
     def role_of(self, parameter: str) -> str:
         """Return the lowest role that changes when the named parameter does."""
 
-    @abstractmethod
+    @torch.no_grad()
     def lower(self, images: Tensor, cut: Sequence[str]) -> State:
         """Run the frozen part below the cut, without building a graph.
 
         Args:
             images: (B, 3, H, W), preprocessed.
             cut: one role of ``cuts``, or ``("images",)``, or any of ``finals``.
-        """
 
-    @abstractmethod
+        Raises:
+            ConfigError: the backbone cannot be cut there.
+        """
+        self.check_cut(cut)
+        if cut[0] == IMAGES:
+            return {IMAGES: images}
+        with self.lock:
+            if cut[0] in self.finals:
+                return self._upper(IMAGES, images, cut, checkpoint=False)
+            return {cut[0]: self._lower(images, cut[0])}
+
     def upper(self, state: State, reads: Sequence[str], *, checkpoint: bool = False) -> State:
         """Run from the cut to the final roles in ``reads``.
 
@@ -127,7 +149,28 @@ class Backbone(ABC):
             state: what ``lower`` returned.
             reads: final roles wanted.
             checkpoint: recompute each block in the backward pass instead of keeping activations.
+
+        Raises:
+            ConfigError: ``reads`` cannot be had from ``state``.
         """
+        if all(role in state for role in reads):
+            return {role: state[role] for role in reads}
+        cut, *others = state
+        if others or cut not in (IMAGES, *self.cuts) or not set(reads) <= set(self.finals):
+            raise ConfigError(
+                f"{self.name} cannot give {', '.join(reads)} from {', '.join(state)}. Final roles are "
+                f"{', '.join(self.finals)}; they are had from {IMAGES}, from a cut below them, or as stored."
+            )
+        with self.lock:
+            return self._upper(cut, state[cut], reads, checkpoint=checkpoint)
+
+    @abstractmethod
+    def _lower(self, images: Tensor, cut: str) -> Tensor:
+        """The value at one of ``cuts``."""
+
+    @abstractmethod
+    def _upper(self, cut: str, value: Tensor, reads: Sequence[str], *, checkpoint: bool) -> State:
+        """The final roles ``reads``, from the value at ``images`` or at one of ``cuts``."""
 
     @property
     def depth(self) -> int:
@@ -156,10 +199,13 @@ class Backbone(ABC):
             ConfigError: no parameter lies there.
         """
         names = tuple(
-            name for name, _ in self.module.named_parameters() if _within(self.role_of(name), prefix)
+            name
+            for name, _ in self.module.named_parameters()
+            if _within(self.role_of(name), prefix)
         )
         if not names:
-            raise unknown(f"part of {self.name}", prefix, {_stem(role) for role in self.sites})
+            parts = {IMAGES} | {_stem(role) for role in self.sites}
+            raise unknown(f"part of {self.name}", prefix, parts)
         return names
 
     def cut_below(self, touched: Sequence[str], reads: Sequence[str]) -> tuple[str, ...]:
@@ -179,11 +225,12 @@ class Backbone(ABC):
             if role not in order:
                 raise unknown(f"role of {self.name}", role, self.roles)
         lowest = min(order[role] for role in touched)
-        return (max((c for c in (IMAGES, *self.cuts) if order[c] <= lowest), key=order.__getitem__),)
+        below = (cut for cut in (IMAGES, *self.cuts) if order[cut] <= lowest)
+        return (max(below, key=order.__getitem__),)
 
     def check_cut(self, cut: Sequence[str]) -> None:
         """Raise ConfigError unless ``lower`` can stop at ``cut``."""
-        if set(cut) <= set(self.finals) and cut:
+        if cut and set(cut) <= set(self.finals):
             return
         if len(cut) != 1 or cut[0] not in (IMAGES, *self.cuts):
             raise ConfigError(

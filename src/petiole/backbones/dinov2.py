@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from petiole.backbones.base import Backbone, Site
 from petiole.backbones.registry import Request, folder_loader
-from petiole.backbones.transformer import Branches, Parts, Transformer
-from petiole.backbones.weights import load_strictly, read_safetensors
-from petiole.data.preprocessing import Preprocessing
+from petiole.backbones.transformer import Branches, Parts, Transformer, whole_patches
+from petiole.backbones.weights import load_strictly, read_json, read_safetensors
+from petiole.data.preprocessing import Interpolation, Preprocessing
 from petiole.errors import BackboneError
 
 if TYPE_CHECKING:
     from transformers import Dinov2Config, Dinov2Model
 
-_RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}  # PIL's numbering
+_RESAMPLE: dict[int, Interpolation] = {
+    0: "nearest",
+    1: "lanczos",
+    2: "bilinear",
+    3: "bicubic",
+}  # PIL's numbering
 
 
 @folder_loader("dinov2")
@@ -32,7 +36,7 @@ def load(request: Request) -> Backbone:
     from transformers import Dinov2Config, Dinov2Model
 
     folder = Path(request.name)
-    config = Dinov2Config(**json.loads((folder / "config.json").read_text()))
+    config = Dinov2Config(**read_json(folder / "config.json"))
     with torch.device("meta" if request.meta else "cpu"):
         module = Dinov2Model(config)
     if not request.meta:
@@ -64,9 +68,9 @@ def wrap(name: str, module: Dinov2Model, preprocessing: Preprocessing) -> Transf
         blocks=blocks,
         norm=module.layernorm,
         prefix=1,
-        has_cls=True,
+        pool=None,
         block_prefix="encoder.layer.",
-        norm_prefix="layernorm.",
+        top_prefixes=("layernorm.",),
     )
     return Transformer(name, module, preprocessing, width, parts)
 
@@ -90,19 +94,27 @@ def _preprocessing(folder: Path, config: Dinov2Config, image_size: int | None) -
             f"{folder} has no preprocessor_config.json, so the size and colours that these weights "
             "expect are unknown. Copy it from where the model came from."
         )
-    stated: dict[str, Any] = json.loads(file.read_text())
-    crop = stated.get("crop_size") or stated["size"]
-    size = image_size or (crop["height"] if isinstance(crop, dict) else int(crop))
-    if size % config.patch_size:
+    stated = read_json(file)
+    try:
+        resized = _side(stated["size"])
+        cropped = _side(stated["crop_size"]) if stated.get("do_center_crop", True) else resized
+        mean, std = tuple(stated["image_mean"]), tuple(stated["image_std"])
+        interpolation = _RESAMPLE[stated.get("resample", 3)]
+    except (KeyError, TypeError) as error:
         raise BackboneError(
-            f"{folder} cuts images into {config.patch_size} px patches; {size} does not fit. "
-            f"Use a multiple, e.g. {max(1, round(size / config.patch_size)) * config.patch_size}."
-        )
-    resized = stated["size"].get("shortest_edge", size) if image_size is None else None
-    return Preprocessing(
-        size=(size, size),
-        crop=size / resized if resized else 0.875,
-        interpolation=_RESAMPLE[stated.get("resample", 3)],  # type: ignore[arg-type]
-        mean=tuple(stated["image_mean"]),
-        std=tuple(stated["image_std"]),
+            f"{file} does not state size, crop_size, image_mean, image_std and a known resample "
+            f"({type(error).__name__}: {error}). Copy it from where the model came from."
+        ) from error
+    size = whole_patches(
+        str(folder), cropped if image_size is None else image_size, config.patch_size
     )
+    return Preprocessing(
+        size=(size, size), crop=cropped / resized, interpolation=interpolation, mean=mean, std=std
+    )
+
+
+def _side(size: int | dict[str, int]) -> int:
+    """Older files state a number, newer ones the shortest edge or height and width."""
+    if isinstance(size, int):
+        return size
+    return size["shortest_edge"] if "shortest_edge" in size else size["height"]

@@ -18,6 +18,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from petiole.backbones.base import Backbone, Site
+from petiole.errors import BackboneError
 
 
 @dataclass(frozen=True)
@@ -42,16 +43,26 @@ def attached(
 ) -> Iterator[None]:
     """Run the backbone with these attachments and parameter copies inside the context.
 
-    The backbone is locked meanwhile: threads that use other adapters on it take turns.
+    The backbone is locked meanwhile: threads that use it bare or with other adapters take turns.
 
     Args:
         backbone: the frozen model; on leaving it has the same hooks, keys and tensors as before.
         attachments: applied in the given order where they share a role.
         tuned: parameter name -> the copy that replaces it.
+
+    Raises:
+        BackboneError: this thread already has an adapter on it; both together would be neither.
     """
     seen: dict[str, Tensor] = {}
-    sources = {a.reads for a in attachments if a.reads is not None and a.reads != a.role}
+    sources = dict.fromkeys(a.reads for a in attachments if a.reads not in (None, a.role))
     with backbone.lock, ExitStack() as undo:
+        if backbone.carries:
+            raise BackboneError(
+                f"{backbone.name} already carries an adapter. Leave that one's attached() first, or "
+                "put both into one plan."
+            )
+        backbone.carries = True
+        undo.callback(setattr, backbone, "carries", False)
         undo.enter_context(_swapped(backbone.module, tuned or {}))
         for attachment in attachments:
             undo.callback(_hook(backbone.site(attachment.role), _adder(attachment, seen)))
@@ -68,7 +79,8 @@ def _adder(attachment: Attach, seen: dict[str, Tensor]) -> Callable[[Tensor], Te
         reads = attachment.reads
         source = value if reads is None or reads == attachment.role else seen[reads]
         # The cast keeps the stream's dtype, hence its bits, under autocast.
-        return value + attachment.layer(source).to(value.dtype)
+        branch: Tensor = attachment.layer(source)
+        return value + branch.to(value.dtype)
 
     return add
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -10,6 +9,7 @@ from pathlib import Path
 from pkgutil import iter_modules
 
 from petiole.backbones.base import Backbone
+from petiole.backbones.weights import read_json
 from petiole.errors import BackboneError, unknown
 
 
@@ -79,7 +79,13 @@ def load(
     request = Request(name, Path(weights) if weights else None, image_size, meta)
     backbone = _find(name)(request)
     if not meta:
-        backbone.module.to(device)
+        try:
+            backbone.module.to(device)
+        except (RuntimeError, AssertionError) as error:
+            raise BackboneError(
+                f"{name} cannot be put on device {device!r}: {error}. Use cpu, or install torch for "
+                "that device."
+            ) from error
     return backbone
 
 
@@ -87,8 +93,11 @@ def _find(name: str) -> Loader:
     if (folder := Path(name)).is_dir():
         config = folder / "config.json"
         if not config.is_file():
-            raise BackboneError(f"{folder} has no config.json, so it is not a model folder.")
-        kind = json.loads(config.read_text()).get("model_type", "")
+            raise BackboneError(
+                f"{folder} has no config.json, so it is not a model folder. Give the folder that "
+                "holds config.json and model.safetensors."
+            )
+        kind = str(read_json(config).get("model_type", ""))
         if kind not in _FOLDERS:
             raise unknown(f"model_type in {config}", kind, _FOLDERS, BackboneError)
         return _FOLDERS[kind]

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+from pydantic import ValidationError
 from timm.data import resolve_data_config
 from timm.models.vision_transformer import VisionTransformer
-from torch import nn
+from torch import Tensor, nn
 
 from petiole.backbones import cnn, vit
 from petiole.backbones.base import Backbone
 from petiole.backbones.registry import Request, loader
-from petiole.backbones.weights import load_strictly, read_safetensors
+from petiole.backbones.transformer import whole_patches
+from petiole.backbones.weights import load_strictly, read_json, read_safetensors
 from petiole.data.preprocessing import Preprocessing
 from petiole.errors import BackboneError, unknown
 
@@ -25,83 +25,93 @@ def load(request: Request) -> Backbone:
     """Load ``timm/<architecture>[.<tag>]``.
 
     Raises:
-        BackboneError: unknown architecture, weights that cannot be had or do not fit, or an image
-            size that the model does not accept.
+        BackboneError: unknown architecture or family, weights that cannot be had or do not fit, or
+            an image size that the model does not accept.
     """
     architecture = request.name.removeprefix("timm/")
     if not timm.is_model(architecture):
         raise unknown("timm model", architecture.split(".")[0], timm.list_models(), BackboneError)
-    hub = request.weights is None and not request.meta
-    module = _create(request, architecture, pretrained=hub)
-    if request.weights is not None and not request.meta:
-        tensors = read_safetensors(request.weights)
-        load_strictly(module, tensors, str(request.weights))
-    return wrap(request.name, module, _preprocessing(module, request))
+    shape = _create(request, architecture, device="meta", num_classes=0)
+    options: dict[str, Any] = {}
+    if isinstance(shape, VisionTransformer):
+        # Interpolating the position table at run time keeps the weights, hence the fingerprint.
+        options["dynamic_img_size"] = True
+        shape = _create(request, architecture, device="meta", num_classes=0, **options)
+    preprocessing = _preprocessing(shape, request)
+    # Wrapped before anything is fetched, so that what cannot be used costs no download.
+    backbone = wrap(request.name, shape, preprocessing)
+    if request.meta:
+        return backbone
+    module = _create(request, architecture, num_classes=0, **options)
+    if request.weights is not None:
+        tensors, origin = read_safetensors(request.weights), str(request.weights)
+    else:
+        # With its own classifier timm loads strictly; asked for none, it accepts partial files.
+        whole = _create(request, architecture, pretrained=True, **options)
+        tensors, origin = whole.state_dict(), f"the hub's {request.name}"
+    load_strictly(module, _without_classifier(module, tensors), origin)
+    return wrap(request.name, module, preprocessing)
 
 
 def wrap(name: str, module: nn.Module, preprocessing: Preprocessing) -> Backbone:
-    """Choose the family of a timm module."""
+    """Choose the family of a timm module.
+
+    Raises:
+        BackboneError: neither a plain ViT nor a CNN.
+    """
     if isinstance(module, VisionTransformer):
         return vit.wrap(name, module, preprocessing)
-    if any("Attention" in type(part).__name__ for part in module.modules()):
-        raise BackboneError(
-            f"{name} ({type(module).__name__}) mixes attention in a way whose roles petiole does not "
-            "know. Choose a plain ViT, DeiT, DINOv2, or a CNN."
-        )
     return cnn.wrap(name, module, preprocessing)
 
 
-def _create(request: Request, architecture: str, *, pretrained: bool) -> nn.Module:
-    options: dict[str, Any] = {"num_classes": 0}
-    if _is_vit(architecture):
-        # Interpolating the position table at run time keeps the weights, hence the fingerprint.
-        options["dynamic_img_size"] = True
+def _create(
+    request: Request, architecture: str, *, device: str = "cpu", **options: Any
+) -> nn.Module:
     try:
-        with torch.device("meta" if request.meta else "cpu"):
-            module: nn.Module = timm.create_model(architecture, pretrained=pretrained, **options)
-    except Exception as error:
+        with torch.device(device):
+            module: nn.Module = timm.create_model(architecture, **options)
+    except Exception as error:  # whatever network, disk or timm may raise
+        reason = str(error).splitlines()[0] if str(error) else "no reason given"
+        if options.get("pretrained"):
+            raise BackboneError(
+                f"The weights of {request.name} could not be had ({type(error).__name__}: {reason}). "
+                "Give a local file with weights=PATH (--weights), check the connection to the hub, "
+                "or use petiole/efficientnet-lite0 or petiole/tiny-vit, which need none."
+            ) from error
         raise BackboneError(
-            f"The weights of {request.name} could not be had ({type(error).__name__}: "
-            f"{str(error).splitlines()[0] if str(error) else 'no reason given'}). "
-            "Give a local file with weights=PATH (--weights), check the connection to the hub, or "
-            "use petiole/efficientnet-lite0 or petiole/tiny-vit, which need none."
+            f"timm cannot build {request.name} ({type(error).__name__}: {reason}). "
+            "Check the tag after the dot, or leave it out."
         ) from error
     return module
 
 
-def _is_vit(architecture: str) -> bool:
-    """Whether the architecture is defined in timm's own vision_transformer module."""
-    entry = timm.model_entrypoint(architecture)
-    return entry.__module__ == "timm.models.vision_transformer"
+def _without_classifier(module: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Files from the hub carry their ImageNet classifier, which a backbone has no use for."""
+    stated = getattr(module, "pretrained_cfg", {}).get("classifier") or ()
+    names = (stated,) if isinstance(stated, str) else tuple(stated)
+    ends = tuple(f"{name}.{leaf}" for name in names for leaf in ("weight", "bias"))
+    return {key: value for key, value in tensors.items() if key not in ends}
 
 
 def _preprocessing(module: nn.Module, request: Request) -> Preprocessing:
     """From the file beside local weights if there is one, else from timm's own configuration."""
     beside = request.weights.with_suffix(".json") if request.weights else None
     if beside is not None and beside.is_file():
-        config = json.loads(beside.read_text())
+        config = read_json(beside)
     else:
         config = resolve_data_config({}, model=module)
-        config = {
-            "size": config["input_size"][1:],
-            "crop": config["crop_pct"],
-            **{k: config[k] for k in ("interpolation", "mean", "std")},
-        }
-    fields = {k: config[k] for k in ("size", "crop", "interpolation", "mean", "std")}
+        config |= {"size": config["input_size"][1:], "crop": config["crop_pct"]}
+    fields: dict[str, Any] = {name: config.get(name) for name in Preprocessing.model_fields}
     if request.image_size is not None:
-        fields["size"] = _accepted(module, request)
-    return Preprocessing(**fields)
-
-
-def _accepted(module: nn.Module, request: Request) -> tuple[int, int]:
-    assert request.image_size is not None
-    size = request.image_size
+        fields["size"] = (request.image_size, request.image_size)
+    try:
+        stated = Preprocessing.model_validate(fields)
+    except ValidationError as error:
+        raise BackboneError(
+            f"The preprocessing of {request.weights or request.name} is not usable: "
+            + "; ".join(f"{'.'.join(map(str, e['loc']))} {e['msg']}" for e in error.errors())
+        ) from error
     if isinstance(module, VisionTransformer):
-        patch = module.patch_embed.patch_size[0]
-        if size % patch:
-            near = max(patch, round(size / patch) * patch)
-            raise BackboneError(
-                f"{request.name} cuts images into {patch} px patches, so an image size of {size} "
-                f"does not fit. Use a multiple, e.g. {near}."
-            )
-    return (size, size)
+        for side in stated.size:
+            whole_patches(request.name, side, module.patch_embed.feat_ratio())
+    return stated

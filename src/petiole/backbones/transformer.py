@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 
 from petiole.backbones.base import IMAGES, Backbone, Site, State
 from petiole.data.preprocessing import Preprocessing
+from petiole.errors import BackboneError
 
 
 @dataclass(frozen=True)
@@ -52,26 +53,27 @@ class Parts:
         blocks: in order.
         norm: final normalisation.
         prefix: tokens in front of the patches: class token and registers.
-        has_cls: whether the first of them is a class token.
+        pool: normalised tokens -> image vector (B, d), where the model has a pooling of its own;
+            ``None`` where the first token is a class token that stands for the image.
         block_prefix: what the names of block ``i``'s parameters start with, e.g. ``blocks.``.
-        norm_prefix: the same for the final normalisation.
+        top_prefixes: the same for all that comes after the blocks.
     """
 
     tokenise: Callable[[Tensor], Tensor]
     blocks: Sequence[Branches]
     norm: nn.Module
     prefix: int
-    has_cls: bool
+    pool: Callable[[Tensor], Tensor] | None
     block_prefix: str
-    norm_prefix: str
+    top_prefixes: tuple[str, ...]
 
 
 class Transformer(Backbone):
     """A frozen vision transformer.
 
-    Final roles: ``final.cls`` (B, d) the normalised class token; ``final.patches`` (B, N, d) the
-    normalised patch tokens, without class token **and without registers**; ``final.pooled``
-    (B, d) the mean of the patches.
+    Final roles: ``final.cls`` (B, d) the normalised class token, where it stands for the image;
+    ``final.patches`` (B, N, d) the normalised patch tokens, without class token **and without
+    registers**; ``final.pooled`` (B, d) what the model itself pools, else the mean of the patches.
     """
 
     patches = "final.patches"
@@ -86,12 +88,15 @@ class Transformer(Backbone):
     ) -> None:
         super().__init__(name, module, preprocessing, width)
         self.parts = parts
-        self.vector = "final.cls" if parts.has_cls else "final.pooled"
+        self.vector = "final.cls" if parts.pool is None else "final.pooled"
 
     @property
     def depth(self) -> int:
         """Number of blocks."""
         return len(self.parts.blocks)
+
+    def width_of(self, role: str) -> int:  # noqa: ARG002 - one width from end to end
+        return self.width
 
     @cached_property
     def sites(self) -> Mapping[str, Site]:
@@ -116,7 +121,8 @@ class Transformer(Backbone):
 
     @property
     def finals(self) -> tuple[str, ...]:
-        return (*(("final.cls",) if self.parts.has_cls else ()), "final.patches", "final.pooled")
+        own = ("final.cls",) if self.parts.pool is None else ()
+        return (*own, "final.patches", "final.pooled")
 
     @property
     def cuts(self) -> tuple[str, ...]:
@@ -127,42 +133,48 @@ class Transformer(Backbone):
         if parameter.startswith(self.parts.block_prefix):
             index = parameter.removeprefix(self.parts.block_prefix).split(".")[0]
             return f"block.{index}.in"
-        return "final.tokens" if parameter.startswith(self.parts.norm_prefix) else IMAGES
+        return "final.tokens" if parameter.startswith(self.parts.top_prefixes) else IMAGES
 
-    @torch.no_grad()
-    def lower(self, images: Tensor, cut: Sequence[str]) -> State:
-        self.check_cut(cut)
-        if tuple(cut) == (IMAGES,):
-            return {IMAGES: images}
-        if cut[0] in self.finals:
-            return self.upper({IMAGES: images}, cut)
+    def _lower(self, images: Tensor, cut: str) -> Tensor:
         tokens = self.parts.tokenise(images)
-        for branches in self.parts.blocks[: _block(cut[0])]:
+        for branches in self.parts.blocks[: _block(cut)]:
             tokens = branches.block(tokens)
-        return {cut[0]: tokens}
+        return tokens
 
-    def upper(self, state: State, reads: Sequence[str], *, checkpoint: bool = False) -> State:
-        if all(role in state for role in reads):
-            return {role: state[role] for role in reads}
-        (cut, tokens), *_ = state.items()
-        start = 0
-        if cut == IMAGES:
-            tokens = self.parts.tokenise(tokens)
-        else:
-            start = _block(cut)
+    def _upper(self, cut: str, value: Tensor, reads: Sequence[str], *, checkpoint: bool) -> State:
+        tokens, start = (self.parts.tokenise(value), 0) if cut == IMAGES else (value, _block(cut))
         for branches in self.parts.blocks[start:]:
             if checkpoint and torch.is_grad_enabled():
                 tokens = recompute(branches.block, tokens, use_reentrant=False)
             else:
                 tokens = branches.block(tokens)
-        return self._final(self.parts.norm(tokens), reads)
+        tokens = self.parts.norm(tokens)
+        return {role: self._final(role, tokens) for role in reads}
 
-    def _final(self, tokens: Tensor, reads: Sequence[str]) -> State:
+    def _final(self, role: str, tokens: Tensor) -> Tensor:
         patches = tokens[:, self.parts.prefix :]
-        values = {"final.patches": patches, "final.pooled": patches.mean(dim=1)}
-        if self.parts.has_cls:
-            values["final.cls"] = tokens[:, 0]
-        return {role: values[role] for role in reads}
+        match role:
+            case "final.cls":
+                return tokens[:, 0]
+            case "final.patches":
+                return patches
+            case _:
+                return patches.mean(dim=1) if self.parts.pool is None else self.parts.pool(tokens)
+
+
+def whole_patches(name: str, size: int, patch: int) -> int:
+    """Return ``size``, the side of an image in pixels, if patches of side ``patch`` tile it.
+
+    Raises:
+        BackboneError: they do not; the nearest size that fits is named.
+    """
+    if size < 1 or size % patch:
+        near = max(1, round(size / patch)) * patch
+        raise BackboneError(
+            f"{name} cuts images into {patch} px patches, so an image size of {size} does not fit. "
+            f"Use a multiple, e.g. {near}."
+        )
+    return size
 
 
 def _block(role: str) -> int:

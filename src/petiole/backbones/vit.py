@@ -21,18 +21,34 @@ def wrap(name: str, module: VisionTransformer, preprocessing: Preprocessing) -> 
 
     def tokenise(images: Tensor) -> Tensor:
         tokens = module._pos_embed(module.patch_embed(images))
-        return module.norm_pre(module.patch_drop(tokens))
+        normalised: Tensor = module.norm_pre(module.patch_drop(tokens))
+        return normalised
+
+    def pool(tokens: Tensor) -> Tensor:
+        vector: Tensor = module.forward_head(tokens, pre_logits=True)
+        return vector
 
     parts = Parts(
         tokenise=tokenise,
         blocks=[_branches(name, block) for block in module.blocks],
         norm=module.norm,
         prefix=module.num_prefix_tokens,
-        has_cls=module.cls_token is not None,
+        pool=None if _reads_class_token(module) else pool,
         block_prefix="blocks.",
-        norm_prefix="norm.",
+        top_prefixes=("norm.", "fc_norm.", "attn_pool."),
     )
     return Transformer(name, module, preprocessing, module.embed_dim, parts)
+
+
+def _reads_class_token(module: VisionTransformer) -> bool:
+    """Whether timm's own image vector is the class token and nothing else."""
+    return (
+        module.cls_token is not None
+        and module.global_pool == "token"
+        and isinstance(module.fc_norm, nn.Identity)
+        # A distilled DeiT averages two tokens.
+        and type(module).forward_head is VisionTransformer.forward_head
+    )
 
 
 def _branches(name: str, block: nn.Module) -> Branches:
@@ -44,4 +60,5 @@ def _branches(name: str, block: nn.Module) -> Branches:
     attn = block.attn
     size = attn.qkv.out_features // 3
     q, k, v = (Site(attn.qkv, "out", size, slice(i * size, (i + 1) * size)) for i in range(3))
-    return Branches(block, attn, q, k, v, block.ls1, block.norm2, block.mlp, block.ls2)
+    part = block.get_submodule
+    return Branches(block, attn, q, k, v, part("ls1"), part("norm2"), part("mlp"), part("ls2"))

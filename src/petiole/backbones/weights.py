@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -22,6 +24,21 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object that describes weights.
+
+    Raises:
+        BackboneError: the file is missing or damaged.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BackboneError(f"{path} cannot be read ({error}). Fetch it again.") from error
+    if not isinstance(found, dict):
+        raise BackboneError(f"{path} holds no JSON object. Fetch it again.")
+    return found
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:

@@ -35,7 +35,7 @@ def check_images(
         DataError: unreadable images, unless ``skip_bad``; all are counted and the first ten listed.
     """
     ids: dict[Path, str] = {}
-    bad: list[str] = []
+    bad: dict[Path, str] = {}
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         results: Iterable[str | DataError] = pool.map(_checked, paths)
         if len(paths) > _WORTH_A_BAR:
@@ -44,21 +44,20 @@ def check_images(
             )
         for path, result in zip(paths, results, strict=True):
             if isinstance(result, DataError):
-                bad.append(str(result))
+                bad[path] = str(result)
             else:
                 ids[path] = result
     if not bad:
         return ids, ()
+    messages = list(bad.values())
     if len(bad) == 1 and not skip_bad:
-        raise DataError(bad[0])
+        raise DataError(messages[0])
     if not skip_bad:
         raise DataError(
-            f"{len(bad)} of {len(paths)} images cannot be used:\n{bullets(bad)}\n"
+            f"{len(bad)} of {len(paths)} images cannot be used:\n{bullets(messages)}\n"
             "Re-export them, or leave them out with --skip-bad."
         )
-    return ids, (
-        f"{len(bad)} unreadable images left out: {listed([b.split(': ')[0] for b in bad])}.",
-    )
+    return ids, (f"{len(bad)} unreadable images left out: {listed([str(p) for p in bad])}.",)
 
 
 def _checked(path: Path) -> str | DataError:

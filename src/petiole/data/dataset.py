@@ -60,8 +60,7 @@ class Dataset:
             raise DataError(
                 f"{self.name}: labels {bad} have no class; there are {len(self.classes)} classes."
             )
-        key = lambda s: (s.label, s.id, s.domain, str(s.path))
-        object.__setattr__(self, "samples", tuple(sorted(self.samples, key=key)))
+        object.__setattr__(self, "samples", tuple(sorted(self.samples, key=_canonical)))
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -14,13 +14,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any
 
 import numpy as np
 
 from petiole.data.dataset import Dataset, Domain, Sample, bullets, listed
 from petiole.errors import DataError
+from petiole.files import sha256, write_text
 
 _FORMAT = "petiole split 1"
 _COLUMNS = ["part", "class", "domain", "id", "path"]
@@ -115,7 +115,10 @@ def write_split(
         for s in dataset.samples:
             relative = s.path.absolute().relative_to(root).as_posix()
             writer.writerow([part, dataset.classes[s.label], s.domain, s.id, relative])
-    _write_atomically(path, text.getvalue())
+    try:
+        write_text(path, text.getvalue())
+    except UnicodeEncodeError as error:
+        raise DataError(f"{path}: a file name is not valid UTF-8 ({error}). Rename it.") from error
     return path
 
 
@@ -132,18 +135,16 @@ def read_split(path: Path | str, *, root: Path | str | None = None, verify: bool
     """
     path = Path(path)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        with path.open(encoding="utf-8", newline="") as file:
+            lines = file.readlines()
         if lines[0].strip() != f"# {_FORMAT}":
             raise ValueError(f"its first line is not '# {_FORMAT}'")
         header = {k: json.loads(v) for k, v in (line[2:].split(": ", 1) for line in lines[1:4])}
-        rows = list(csv.DictReader(lines[4:]))
-        classes, folder = (
-            tuple(header["classes"]),
-            Path(root if root is not None else header["root"]),
-        )
+        classes: tuple[str, ...] = tuple(header["classes"])
+        folder = Path(header["root"] if root is None else root)
         label = {name: i for i, name in enumerate(classes)}
         parts: dict[str, list[Sample]] = {}
-        for r in rows:
+        for r in csv.DictReader(lines[4:]):
             domain: Domain = "source" if r["domain"] == "source" else "target"
             parts.setdefault(r["part"], []).append(
                 Sample(folder / r["path"], label[r["class"]], r["id"], domain)
@@ -165,7 +166,7 @@ def _check_unchanged(path: Path, samples: list[Sample], verify: bool) -> None:
     for s in samples:
         if not s.path.is_file():
             wrong.append(f"{s.path}: missing")
-        elif verify and hashlib.sha256(s.path.read_bytes()).hexdigest() != s.id:
+        elif verify and sha256(s.path) != s.id:
             wrong.append(f"{s.path}: changed since the split was drawn")
     if wrong:
         raise DataError(
@@ -173,19 +174,3 @@ def _check_unchanged(path: Path, samples: list[Sample], verify: bool) -> None:
             f"{bullets(wrong)}\n"
             "Restore them, name the folder they moved to, or draw the split again."
         )
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with NamedTemporaryFile(
-        "w", dir=path.parent, prefix=f".{path.name}.", delete=False, encoding="utf-8"
-    ) as file:
-        temporary = Path(file.name)
-        try:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise

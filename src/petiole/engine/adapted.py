@@ -80,7 +80,7 @@ class Adapted(nn.Module):
 class Trainee(nn.Module):
     """An adapted model with its extra losses: batch -> total loss.
 
-        L = w CE(target) + (1 - w) CE(source) + sum_j lambda_j L_j
+    L = w CE(target) + (1 - w) CE(source) + sum_j lambda_j L_j
     """
 
     def __init__(self, adapted: Adapted, target_weight: float, label_smoothing: float) -> None:

@@ -17,6 +17,7 @@ import os
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,11 +26,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from petiole.backbones.base import State
-from petiole.files import write_json, write_tensors
 from petiole.errors import CacheError
+from petiole.files import write_json, write_tensors
 
 SUFFIX = ".safetensors"
-_DAMAGE = (SafetensorError, OSError, KeyError, ValueError, TypeError)
+HOUR = 3600
+_DAMAGE = (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -103,44 +105,48 @@ class FeatureCache:
                 write_json(folder / "key.json", asdict(key))
             path = folder / (name + SUFFIX)
             write_tensors(path, tensors, {"ids": json.dumps(list(ids))})
-        except (OSError, SafetensorError) as error:
+        except OSError as error:
             raise _cannot_write(error, folder, tensors) from error
-        self._index(key, path, ids)
+        if key.digest in self._open:
+            self._index(key, ids, load_shard(path)[1])
 
     def _rows(self, key: Key) -> dict[str, tuple[State, int]]:
         if key.digest not in self._open:
             self._open[key.digest] = {}
-            for path in sorted((self.root / key.digest).glob(f"[!.]*{SUFFIX}")):
-                ids = self._verified(path)
-                if ids is not None:
-                    self._index(key, path, ids)
+            for path in _shards(self.root / key.digest):
+                try:
+                    self._index(key, *verified(path, key.cut))
+                except FileNotFoundError:
+                    pass  # cleaned away by another process since it was listed
+                except _DAMAGE as error:
+                    _set_aside(path, error)
         return self._open[key.digest]
 
-    def _index(self, key: Key, path: Path, ids: Sequence[str]) -> None:
-        rows = self._open.setdefault(key.digest, {})
-        _, values = load_shard(path)
+    def _index(self, key: Key, ids: Sequence[str], values: State) -> None:
+        rows = self._open[key.digest]
         for row, image in enumerate(ids):
             rows.setdefault(image, (values, row))
 
-    def _verified(self, path: Path) -> list[str] | None:
-        try:
-            ids, values = load_shard(path)
-            if checksum(ids, values) == path.stem:
-                return ids
-            reason = "its content does not match its checksum"
-        except _DAMAGE as error:
-            reason = str(error)
-        aside = path.with_suffix(".corrupt")
-        warnings.warn(
-            f"Set aside the damaged cache shard {aside} ({reason}); its images are computed again.",
-            stacklevel=2,
-        )
-        os.replace(path, aside)
-        return None
+
+def verified(path: Path, cut: Sequence[str] | None = None) -> tuple[list[str], State]:
+    """Memory-map one shard and check all of it.
+
+    Raises:
+        ValueError: content and checksum differ, or it does not hold one row of every role of
+            ``cut`` for each image. Whatever else a damaged file makes its reader raise is passed on.
+    """
+    ids, values = load_shard(path)
+    if checksum(ids, values) != path.stem:
+        raise ValueError("its content does not match its checksum")
+    if cut is not None and set(values) != set(cut):
+        raise ValueError(f"it holds {sorted(values)} instead of {sorted(cut)}")
+    if any(len(value) != len(ids) for value in values.values()):
+        raise ValueError(f"it does not hold one row for each of its {len(ids)} images")
+    return ids, values
 
 
 def load_shard(path: Path) -> tuple[list[str], State]:
-    """Memory-map one shard: the images' hashes and the values by role."""
+    """Memory-map one shard, unchecked: the images' hashes and the values by role."""
     with safe_open(path, framework="pt") as file:
         ids = json.loads(file.metadata()["ids"])
         return ids, {role: file.get_tensor(role) for role in file.keys()}  # noqa: SIM118
@@ -152,13 +158,22 @@ def checksum(ids: Sequence[str], state: State) -> str:
     for role in sorted(state):
         value = state[role].contiguous()
         digest.update(f"|{role}|{value.dtype}|{tuple(value.shape)}|".encode())
-        digest.update(memoryview(value.flatten().view(torch.uint8).numpy()))
+        digest.update(value.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
 @dataclass(frozen=True)
 class Shelf:
-    """One key's folder, for listing."""
+    """One key's folder, for listing.
+
+    Attributes:
+        digest: the folder's name.
+        key: what it stands for; empty if key.json is damaged.
+        images: stored in readable shards.
+        bytes: of all shards.
+        damaged: shards that cannot be read, or do not match their checksum where that was checked.
+        leftovers: temporary and set-aside files.
+    """
 
     digest: str
     key: dict[str, object]
@@ -170,53 +185,91 @@ class Shelf:
 
 def shelves(root: Path, *, verify: bool = False) -> Iterator[Shelf]:
     """Walk a cache folder; with ``verify`` also check every checksum (reads all of it)."""
-    for folder in sorted(p for p in root.glob("*") if (p / "key.json").is_file()):
+    read = verified if verify else load_shard
+    for folder in _folders(root):
         images = size = damaged = 0
-        for path in sorted(folder.glob(f"[!.]*{SUFFIX}")):
-            size += path.stat().st_size
+        for path in _shards(folder):
             try:
-                ids, values = load_shard(path)
-                images += len(ids)
-                damaged += verify and checksum(ids, values) != path.stem
+                size += path.stat().st_size
+                images += len(read(path)[0])
+            except FileNotFoundError:
+                pass
             except _DAMAGE:
                 damaged += 1
-        key = json.loads((folder / "key.json").read_text())
-        leftovers = sum(1 for _ in folder.glob(".tmp-*")) + sum(1 for _ in folder.glob("*.corrupt"))
-        yield Shelf(folder.name, key, images, size, damaged, leftovers)
+        leftovers = sum(1 for p in folder.iterdir() if _leftover(p))
+        yield Shelf(folder.name, _key_of(folder), images, size, damaged, leftovers)
 
 
 def clean(root: Path, *, everything: bool = False) -> int:
-    """Delete what is damaged or was left by killed writers (or everything); returns the files deleted.
+    """Delete what is damaged or was left by killed writers (or everything); returns how many files.
 
-    Temporary files younger than an hour are spared, since a living writer may own them.
+    Only folders named like a key are touched. Temporary files younger than an hour are spared,
+    since a living writer may own them.
+
+    Raises:
+        CacheError: a file cannot be deleted.
     """
     removed = 0
-    for folder in (p for p in root.glob("*") if (p / "key.json").is_file()):
-        for path in sorted(folder.iterdir()):
-            if everything or _useless(path):
-                path.unlink(missing_ok=True)
-                removed += 1
-        if everything:
-            folder.rmdir()
+    for folder in _folders(root):
+        try:
+            for path in sorted(folder.iterdir()):
+                if everything or _useless(path):
+                    path.unlink(missing_ok=True)
+                    removed += 1
+            with suppress(OSError):  # it holds something still
+                folder.rmdir()
+        except OSError as error:
+            raise CacheError(
+                f"{folder} cannot be cleaned: {error.strerror}. Make it writable, or delete it by hand."
+            ) from error
     return removed
 
 
-def _useless(path: Path) -> bool:
-    if path.name.startswith(".tmp-"):
-        return time.time() - path.stat().st_mtime > 3600
-    if path.suffix != SUFFIX:
-        return path.suffix == ".corrupt"
+def _folders(root: Path) -> list[Path]:
+    return sorted(p for p in root.glob("[0-9a-f]" * 64) if p.is_dir())
+
+
+def _shards(folder: Path) -> list[Path]:
+    return sorted(folder.glob(f"[!.]*{SUFFIX}"))
+
+
+def _key_of(folder: Path) -> dict[str, object]:
     try:
-        ids, values = load_shard(path)
-        return checksum(ids, values) != path.stem
+        return dict(json.loads((folder / "key.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def _leftover(path: Path) -> bool:
+    return path.name.startswith(".tmp-") or path.suffix == ".corrupt"
+
+
+def _useless(path: Path) -> bool:
+    try:
+        if path.name.startswith(".tmp-"):
+            return time.time() - path.stat().st_mtime > HOUR
+        if path.suffix == SUFFIX:
+            verified(path)
+    except FileNotFoundError:
+        return False
     except _DAMAGE:
         return True
+    return path.suffix == ".corrupt"
 
 
-def _cannot_write(error: Exception, folder: Path, tensors: dict[str, Tensor]) -> CacheError:
+def _set_aside(path: Path, reason: Exception) -> None:
+    aside = path.with_suffix(".corrupt")
+    warnings.warn(
+        f"Set aside the damaged cache shard {aside} ({reason}); its images are computed again.",
+        stacklevel=4,
+    )
+    with suppress(OSError):  # another process was quicker, or the folder is read-only
+        os.replace(path, aside)
+
+
+def _cannot_write(error: OSError, folder: Path, tensors: dict[str, Tensor]) -> CacheError:
     size = sum(t.numel() * t.element_size() for t in tensors.values()) / 1e6
-    full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
-    what = "the disk is full" if full else str(error)
+    what = "the disk is full" if error.errno == errno.ENOSPC else str(error)
     return CacheError(
         f"Could not store {size:.1f} MB of features in {folder}: {what}. Nothing partial was left "
         "behind. Free space (petiole cache clean), choose another place with --cache-dir, or run "

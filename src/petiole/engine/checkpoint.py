@@ -8,11 +8,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from petiole.files import write_tensors
 from petiole.errors import RunError
+from petiole.files import write_tensors
 
 
-def save(path: Path, step: int, request: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def save(
+    path: Path, step: int, request: str, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> None:
     """Write atomically what ``load`` needs to go on after ``step`` steps.
 
     Args:
@@ -32,24 +34,27 @@ def load(path: Path, request: str, model: nn.Module, optimizer: torch.optim.Opti
     """
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
+            metadata = dict(file.metadata())
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise RunError(f"{path} is damaged ({error}). Delete the run folder and start again.") from error
-    if metadata["request"] != request:
-        raise RunError(
-            f"{path} belongs to a run with other settings, data or weights. Repeat the command with "
-            "the same ones, or choose another --out."
-        )
-    model.load_state_dict(
-        {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
-    )
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for name, value in tensors.items():
-        if name.startswith("optimizer."):
-            _, index, moment = name.split(".", 2)
+        if metadata["request"] != request:
+            raise RunError(
+                f"{path} belongs to a run with other settings, data or weights. Repeat the command "
+                "with the same ones, or choose another --out."
+            )
+        model.load_state_dict(_under("model.", tensors))
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for name, value in _under("optimizer.", tensors).items():
+            index, _, moment = name.partition(".")
             state.setdefault(int(index), {})[moment] = value
-    optimizer.load_state_dict(
-        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
-    )
-    return int(metadata["step"])
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({"state": state, "param_groups": groups})
+        return int(metadata["step"])
+    except (SafetensorError, OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+        raise RunError(
+            f"{path} is damaged ({type(error).__name__}: {str(error)[:200]}). Delete this file to "
+            "train from the start."
+        ) from error
+
+
+def _under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

@@ -37,8 +37,11 @@ class Local:
             return
         # spawn, because forking a process that has OpenMP threads can hang.
         pool = ProcessPoolExecutor(self.processes, get_context("spawn"), initializer=_one_thread)
-        with pool:
+        try:
             yield from pool.map(work, jobs)
+        finally:
+            # After an error or Ctrl-C the jobs that have not begun are dropped.
+            pool.shutdown(cancel_futures=True)
 
 
 def _one_thread() -> None:

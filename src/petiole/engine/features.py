@@ -30,7 +30,7 @@ class Table(ABC):
 
     @abstractmethod
     def fetch(self, rows: Tensor, views: Tensor) -> State:
-        """Return the values of the images ``rows`` (B,) in the views (B,)."""
+        """Return the values of the images ``rows`` (B,) in the views (B,), as float32."""
 
     def batches(self, count: int, size: int = 256) -> Iterator[State]:
         """Walk the first ``count`` rows in the evaluation view."""
@@ -50,48 +50,50 @@ class StoredTable(Table):
     def __init__(self, views: Sequence[Sequence[State]], device: torch.device) -> None:
         self.device = device
         small = all(value.ndim == 1 for row in views[0][:1] for value in row.values())
-        # Vectors are gathered once, so that a batch is one index; token maps stay on disk.
-        self._dense = [_stack(rows) for rows in views] if small else None
+        # Vectors are gathered once into (V, n, d), so that a batch is one index; token maps stay on
+        # disk.
+        self._dense = _stack([_stack(rows) for rows in views]) if small else None
         self._views = views
 
     def fetch(self, rows: Tensor, views: Tensor) -> State:
         if self._dense is None:
             picked = [self._views[v][r] for v, r in zip(views.tolist(), rows.tolist(), strict=True)]
-            return {role: value.to(self.device) for role, value in _stack(picked).items()}
-        out: State = {}
-        for role, first in self._dense[0].items():
-            values = first[rows]
-            for v in views.unique().tolist():
-                if v:
-                    values[views == v] = self._dense[v][role][rows[views == v]]
-            out[role] = values.to(self.device)
-        return out
+            state = _stack(picked)
+        else:
+            state = {role: values[views, rows] for role, values in self._dense.items()}
+        return {role: value.to(self.device, torch.float32) for role, value in state.items()}
 
 
 class LiveTable(Table):
     """Rows computed whenever they are asked for: the cut lies at the images, or caching is off."""
 
     def __init__(
-        self, features: Features, samples: Sequence[Sample], cut: tuple[str, ...], spec: Augmentation
+        self,
+        features: Features,
+        samples: Sequence[Sample],
+        cut: tuple[str, ...],
+        spec: Augmentation,
     ) -> None:
         self.features, self.samples, self.cut, self.spec = features, samples, cut, spec
 
     def fetch(self, rows: Tensor, views: Tensor) -> State:
         chosen = [(self.samples[r], v) for r, v in zip(rows.tolist(), views.tolist(), strict=True)]
-        return self.features.compute(chosen, self.cut, self.spec)
+        state = self.features.compute(chosen, self.cut, self.spec)
+        return {role: value.float() for role, value in state.items()}
 
 
 @dataclass
 class Features:
     """Runs, stores and finds what lies below a cut.
 
-    With and without a cache the values agree: both are rounded to ``dtype``.
+    With and without a cache the values agree: both are rounded to ``dtype``, and handed on as
+    float32.
 
     Attributes:
         backbone: frozen.
         cache: where values are kept; ``None`` recomputes them in every epoch.
         precision: ``bf16`` computes under autocast.
-        dtype: in which values are stored and handed on.
+        dtype: in which values are stored.
         quiet: no progress bar.
     """
 

@@ -1,16 +1,23 @@
-"""The fit loop. It knows no method by name: it trains whatever a plan declares."""
+"""The fit loop. It knows no method by name: it trains whatever a plan declares.
+
+Under ``accelerate launch`` (or torchrun) every process takes whole classes of the same batch, and
+gradients are averaged. The step then equals the single-process one up to rounding where all
+processes have equally many images of each domain (P divisible by the processes, no class without
+one of the domains). It does not where a loss compares images with each other (contrastive terms see
+the images of their own process only), nor with dropout (every process draws the same mask).
+"""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, PartialState
 from torch import Tensor, nn
 
 from petiole.backbones.base import State
@@ -20,12 +27,15 @@ from petiole.engine.adapted import Adapted, Trainee
 from petiole.engine.features import Precision, Table
 from petiole.engine.interrupt import stoppable
 from petiole.engine.progress import progress
-from petiole.engine.sampler import Sampler
+from petiole.engine.sampler import DOMAINS, Sampler, without
 from petiole.errors import RunError
 from petiole.layers.solved import SolvedHead
 from petiole.methods.recipe import Recipe
 
 LOG_EVERY = 10
+
+
+def _silent(step: int, loss: float, lr: float) -> None: ...
 
 
 @dataclass
@@ -43,7 +53,7 @@ class Watch:
     checkpoint: Path | None = None
     request: str = ""
     every: float = 20.0
-    log: Callable[[int, float, float], None] = field(default=lambda step, loss, lr: None)
+    log: Callable[[int, float, float], None] = _silent
     quiet: bool = False
 
 
@@ -63,7 +73,8 @@ def train(
     dropout depend on (seed, step) alone, so an interrupted run resumes to the same bits.
 
     Raises:
-        RunError: the loss became NaN or infinite.
+        RunError: the loss became NaN or infinite, or the checkpoint cannot be used.
+        DataError: the recipe asks for a domain that has no images.
     """
     start = time.perf_counter()
     if isinstance(adapted.head, SolvedHead):
@@ -75,11 +86,12 @@ def train(
 
 
 @torch.no_grad()
-def _solve(
-    adapted: Adapted, head: SolvedHead, data: Dataset, table: Table, recipe: Recipe
-) -> None:
-    wanted = {"source": ["source"], "target": ["target"]}.get(recipe.train_on, ["source", "target"])
-    mask = torch.tensor([s.domain in wanted for s in data.samples])
+def _solve(adapted: Adapted, head: SolvedHead, data: Dataset, table: Table, recipe: Recipe) -> None:
+    wanted = DOMAINS.get(recipe.train_on, ("source", "target"))
+    mask = torch.tensor([domain in wanted for domain in data.domains])
+    if not mask.any():
+        raise without(wanted[0], recipe, data)
+    adapted.eval()
     vectors = torch.cat([adapted.refine(adapted.pooled(s)) for s in table.batches(len(data))])
     labels, is_target = labels_of(data)
     keep = mask.to(vectors.device)
@@ -99,15 +111,18 @@ def _descend(
 ) -> None:
     accelerator = accelerate(adapted.backbone.module, precision)
     trainee = Trainee(adapted, recipe.target_weight, recipe.label_smoothing)
-    optimizer = torch.optim.AdamW(parameter_groups(trainee, recipe.weight_decay), lr=recipe.lr, fused=True)
     trainee.to(accelerator.device)
+    groups = parameter_groups(trainee, recipe.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=recipe.lr, fused=True)
     done = 0
     if watch.checkpoint and watch.checkpoint.exists():
         done = checkpoint.load(watch.checkpoint, watch.request, trainee, optimizer)
     elif recipe.imprint:
         _imprint(adapted, data, table)
-    model, prepared = accelerator.prepare(trainee, optimizer)
-    run = _Run(accelerator, model, trainee, prepared, Sampler(data, recipe, seed), table, recipe, seed)
+    # The optimiser stays bare: accelerate's wrapper serves fp16 scaling, which is not used here.
+    model = accelerator.prepare(trainee)
+    sampler = Sampler(data, recipe, seed)
+    run = _Run(accelerator, model, trainee, optimizer, sampler, table, recipe, seed)
     labels, is_target = (t.to(accelerator.device) for t in labels_of(data))
     trainee.train()
     quiet = watch.quiet or not accelerator.is_main_process
@@ -123,7 +138,8 @@ def _descend(
             note = ""
             if step % LOG_EVERY == 0 or step == recipe.steps - 1:
                 value = _finite(float(loss), step, recipe)
-                watch.log(step, value, lr)
+                if accelerator.is_main_process:
+                    watch.log(step, value, lr)
                 note = f"loss {value:.3f}"
             advance(1, note)
             if time.perf_counter() - saved >= watch.every or stopped():
@@ -156,17 +172,15 @@ class _Run:
 
     def step(self, step: int, labels: Tensor, is_target: Tensor) -> tuple[Tensor, float]:
         """One optimiser step; returns the loss, not yet read back, and the learning rate."""
-        torch.manual_seed(self.seed * 1_000_003 + step)
-        rows, views = self.sampler(step)
-        rows, views = self._share(rows), self._share(views)
+        seed_device(self.accelerator.device, self.seed * 1_000_003 + step)
+        rows, views = map(self._share, self.sampler(step))
         state: State = self.table.fetch(rows, views)
         where = rows.to(labels.device)
         lr = learning_rate(step, self.recipe)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        with self.accelerator.autocast():
-            loss: Tensor = self.model(state, labels[where], is_target[where])
-        self.accelerator.backward(loss)
+        loss: Tensor = self.model(state, labels[where], is_target[where])
+        torch.autograd.backward(loss)
         if self.recipe.clip:
             self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
         self.optimizer.step()
@@ -180,8 +194,7 @@ class _Run:
 
     def save(self, watch: Watch, step: int) -> None:
         if self.accelerator.is_main_process and watch.checkpoint:
-            inner = getattr(self.optimizer, "optimizer", self.optimizer)
-            checkpoint.save(watch.checkpoint, step, watch.request, self.trainee, inner)
+            checkpoint.save(watch.checkpoint, step, watch.request, self.trainee, self.optimizer)
 
 
 def learning_rate(step: int, recipe: Recipe) -> float:
@@ -205,17 +218,25 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, o
 
 def labels_of(data: Dataset) -> tuple[Tensor, Tensor]:
     """Labels (n,) int64 and whether each image is of the target domain (n,) bool."""
-    is_target = torch.tensor([s.domain == "target" for s in data.samples], dtype=torch.bool)
+    is_target = torch.tensor([domain == "target" for domain in data.domains], dtype=torch.bool)
     return torch.tensor(data.labels.copy()), is_target
+
+
+def seed_device(device: torch.device, seed: int) -> None:
+    """Seed the one generator that dropout uses; ``torch.manual_seed`` walks all back ends."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
 
 
 def accelerate(module: nn.Module, precision: Precision) -> Accelerator:
     """An accelerator for the device that the backbone lives on."""
     mixed = "bf16" if precision == "bf16" else "no"
-    state = AcceleratorState._shared_state
-    if state and state.get("_mixed_precision") != mixed:
-        AcceleratorState._reset_state()
     cpu = next(module.parameters()).device.type == "cpu"
+    # Accelerate keeps one state a process; another device or precision needs a fresh one.
+    moved = PartialState._shared_state.get("_cpu", cpu) != cpu
+    if moved or AcceleratorState._shared_state.get("_mixed_precision", mixed) != mixed:
+        AcceleratorState._reset_state(reset_partial_state=moved)
     return Accelerator(cpu=cpu, mixed_precision=mixed)
 
 

@@ -14,7 +14,10 @@ console = Console(stderr=True)
 
 @contextmanager
 def progress(label: str, total: int, *, quiet: bool = False) -> Iterator[Callable[..., None]]:
-    """Show a bar that vanishes when done; the yielded function moves it: ``advance(by, note)``."""
+    """Show a bar that vanishes when done.
+
+    The yielded ``advance(by, note)`` moves it; without a note the last one stays.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -26,6 +29,8 @@ def progress(label: str, total: int, *, quiet: bool = False) -> Iterator[Callabl
         task = bar.add_task(label, total=total, note="")
 
         def advance(by: int = 1, note: str = "") -> None:
-            bar.update(task, advance=by, note=note)
+            bar.advance(task, by)
+            if note:
+                bar.update(task, note=note)
 
         yield advance

@@ -1,13 +1,13 @@
 """The record: one immutable folder a run, from which every table, plot and page is computed.
 
-    request.json              everything that decides the result, and its digest
-    split.csv                 which image was in which part
-    metrics.jsonl             step, loss, learning rate
-    predictions.csv           path, label, prediction and confidence of every test image
-    predictions.safetensors   probabilities (n, K) and labels (n,)
-    openings.jsonl            every time that a test set was scored
-    adapter/                  the adapter file
-    record.json               scores, costs, environment, checksums: written last
+request.json              everything that decides the result, and its digest
+split.csv                 which image was in which part
+metrics.jsonl             step, loss, learning rate
+predictions.csv           path, label, prediction and confidence of every test image
+predictions.safetensors   probabilities (n, K) and labels (n,)
+openings.jsonl            every time that a test set was scored
+adapter/                  the adapter file
+record.json               scores, costs, environment, checksums: written last
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ import json
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
@@ -35,8 +37,9 @@ from petiole.engine.adapter import BackboneCard
 from petiole.errors import RunError
 from petiole.files import sha256, write_json, write_tensors, write_text
 from petiole.ledger import Ledger
+from petiole.version import __version__
 
-RECORD, REQUEST = "record.json", "request.json"
+RECORD, REQUEST, LOG = "record.json", "request.json", "metrics.jsonl"
 PREDICTIONS, OPENINGS = "predictions.safetensors", "openings.jsonl"
 
 
@@ -81,9 +84,10 @@ class Request(Frozen):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of what decides the result (places and notes do not)."""
+        """SHA-256 of what decides the result: places and notes do not, contents do."""
         value = self.model_dump(mode="json")
-        value["backbone"].pop("weights")
+        for place in ("name", "weights"):  # the fingerprint stands for both
+            value["backbone"].pop(place)
         value["data"].pop("notes")
         return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
@@ -166,17 +170,26 @@ def read_predictions(folder: Path) -> Predictions:
 
 
 def count_opening(folder: Path, test: Dataset, why: str) -> int:
-    """Note that a test set is scored now; returns how often this one has been in this folder."""
+    """Note that a test set is scored now; returns how often this one has been in this folder.
+
+    Raises:
+        RunError: the folder cannot be written, so the count would be wrong.
+    """
     line = {"when": now(), "test": test.digest(), "images": len(test), "why": why}
-    with open(folder / OPENINGS, "a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
-    lines = (folder / OPENINGS).read_text(encoding="utf-8").splitlines()
-    return sum(json.loads(row)["test"] == line["test"] for row in lines)
+    try:
+        with open(folder / OPENINGS, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+    except OSError as error:
+        raise RunError(
+            f"The opening of the test set cannot be noted in {folder / OPENINGS}: {error.strerror}. "
+            "Copy the folder to a place that you can write."
+        ) from error
+    return sum(row["test"] == line["test"] for row in _lines(folder / OPENINGS))
 
 
 def write_record(folder: Path, **fields: Any) -> Record:
     """Write record.json, with the checksums of the other files; it marks the run as complete."""
-    names = [REQUEST, "split.csv", "metrics.jsonl", "predictions.csv", PREDICTIONS]
+    names = [REQUEST, "split.csv", LOG, "predictions.csv", PREDICTIONS]
     names += [str(p.relative_to(folder)) for p in sorted((folder / "adapter").glob("*"))]
     record = Record(
         id=fields["request"].digest[:16],
@@ -208,11 +221,16 @@ def read_record(folder: Path) -> Record:
 
 def read_log(folder: Path) -> list[dict[str, float]]:
     """Steps with loss and learning rate; of a step that was repeated after a resume, the last."""
-    file = folder / "metrics.jsonl"
+    return list({row["step"]: row for row in _lines(folder / LOG)}.values())
+
+
+def _lines(file: Path) -> Iterator[dict[str, Any]]:
+    """Rows of a JSON-lines file; one that a dying process left unfinished is passed over."""
     if not file.is_file():
-        return []
-    rows = [json.loads(line) for line in file.read_text().splitlines()]
-    return list({row["step"]: row for row in rows}.values())
+        return
+    for line in file.read_text(encoding="utf-8").splitlines():
+        with suppress(json.JSONDecodeError):
+            yield json.loads(line)
 
 
 def now() -> str:
@@ -228,7 +246,7 @@ def environment() -> dict[str, str]:
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "threads": str(torch.get_num_threads()),
-        "petiole": version("petiole"),
+        "petiole": __version__,
         "code": _code(),
         **{name: version(name) for name in packages},
     }

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
+from pydantic import ValidationError
 from torch import Tensor
 
 from petiole.data.dataset import Dataset
@@ -21,10 +23,11 @@ from petiole.engine import loop
 from petiole.engine.adapted import Adapted, predict
 from petiole.engine.adapter import TENSORS, Adapter, BackboneCard, create_adapter
 from petiole.engine.record import (
+    LOG,
     RECORD,
     REQUEST,
-    DataCard,
     Costs,
+    DataCard,
     Record,
     Request,
     count_opening,
@@ -35,7 +38,7 @@ from petiole.engine.record import (
 from petiole.engine.session import Bench, Session, session
 from petiole.errors import RunError
 from petiole.files import write_json, write_tensors
-from petiole.ledger import count
+from petiole.layers.solved import SolvedHead
 from petiole.methods.base import Method
 from petiole.methods.registry import create, settings_of
 from petiole.metrics.classification import score
@@ -76,16 +79,23 @@ class Job:
 def run(job: Job) -> Record:
     """Do a job: train, score the test set once, write record and adapter.
 
+    A run is one process: a launcher that starts several is refused.
+
     Raises:
         RunError: the folder is in use, complete, or holds a run with another request.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise RunError(
+            "A run is one process, but this one was started as one of "
+            f"{os.environ['WORLD_SIZE']} (WORLD_SIZE). Start petiole without torchrun or accelerate "
+            "launch; petiole compare --processes N does several runs at a time."
+        )
     work = session(job.bench)
-    job.folder.mkdir(parents=True, exist_ok=True)
     with _locked(job.folder):
         method = create(job.method, job.settings)
         data = work.training(job.shots, job.draw)
         request = _request(job, work, method, data)
-        finished = _claim(job, request)
+        finished = _claim(job, work, data, request)
         if finished is not None:
             return finished
         return _work(job, work, method, data, request)
@@ -106,17 +116,12 @@ def _work(job: Job, work: Session, method: Method, data: Dataset, request: Reque
             checkpoint=checkpoint,
             request=request.digest,
             every=job.checkpoint_seconds,
-            log=_logger(job.folder, fresh=not job.resume),
+            log=_logger(job.folder / LOG, fresh=not checkpoint.exists()),
             quiet=job.bench.quiet,
         )
+        precision = job.bench.precision
         seconds = loop.train(
-            adapted,
-            data,
-            table,
-            method.recipe,
-            seed=job.seed,
-            precision=job.bench.precision,
-            watch=watch,
+            adapted, data, table, method.recipe, seed=job.seed, precision=precision, watch=watch
         )
     openings = count_opening(job.folder, test, "end of training")
     start = time.perf_counter()
@@ -129,20 +134,27 @@ def _work(job: Job, work: Session, method: Method, data: Dataset, request: Reque
     record = write_record(
         job.folder,
         request=request,
-        selection="last step" if method.recipe.steps else "as initialised",
+        selection=_selection(adapted, method),
         test_openings=openings,
         scores=score(output.logits.double().numpy(), test.labels).to_dict(),
-        ledger=count(backbone, plan),
+        ledger=adapter.manifest.ledger,
         costs=Costs(
             feature_seconds=features,
             train_seconds=seconds,
             test_seconds=test_seconds,
             peak_memory_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-            adapter_bytes=(adapter / TENSORS).stat().st_size,
+            adapter_bytes=(job.folder / "adapter" / TENSORS).stat().st_size,
         ),
     )
     checkpoint.unlink(missing_ok=True)
     return record
+
+
+def _selection(adapted: Adapted, method: Method) -> str:
+    """Which of the models that training passes through is kept."""
+    if isinstance(adapted.head, SolvedHead):
+        return "solved"
+    return "last step" if method.recipe.steps else "as initialised"
 
 
 def _request(job: Job, work: Session, method: Method, data: Dataset) -> Request:
@@ -174,16 +186,16 @@ def _request(job: Job, work: Session, method: Method, data: Dataset) -> Request:
     )
 
 
-def _claim(job: Job, request: Request) -> Record | None:
+def _claim(job: Job, work: Session, data: Dataset, request: Request) -> Record | None:
     """Check what the folder holds; returns its record if the run is already done."""
     file = job.folder / REQUEST
     if file.exists():
-        old = Request.model_validate_json(file.read_text(encoding="utf-8"))
         if not job.resume:
             raise RunError(
-                f"{job.folder} already holds a run of {old.method}. Add --resume to finish or reuse "
-                "it, or choose another --out."
+                f"{job.folder} already holds a run. Add --resume to finish or reuse it, or choose "
+                "another --out."
             )
+        old = _read_request(file)
         if old.digest != request.digest:
             raise RunError(
                 f"{job.folder} holds a run with other settings ({_differences(old, request)}). "
@@ -192,13 +204,20 @@ def _claim(job: Job, request: Request) -> Record | None:
         if (job.folder / RECORD).exists():
             return read_record(job.folder)
     else:
-        shift = session(job.bench).shift
-        parts = {"train": session(job.bench).training(job.shots, job.draw), "test": shift.test}
-        write_split(
-            job.folder / "split.csv", parts, meta={"shots": job.shots, "draw": job.draw}
-        )
+        meta = {"shots": job.shots, "draw": job.draw}
+        write_split(job.folder / "split.csv", {"train": data, "test": work.shift.test}, meta=meta)
         write_json(file, request.model_dump(mode="json"))
     return None
+
+
+def _read_request(file: Path) -> Request:
+    try:
+        return Request.model_validate_json(file.read_text(encoding="utf-8"))
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise RunError(
+            f"{file} is damaged or of another version, so the run cannot be resumed. Delete the run "
+            "folder, or choose another --out."
+        ) from error
 
 
 def _differences(old: Request, new: Request) -> str:
@@ -214,7 +233,7 @@ def _differences(old: Request, new: Request) -> str:
     return "; ".join(row if len(row) < 120 else row[:117] + "..." for row in rows[:4])
 
 
-def _save(job: Job, method: Method, adapted: Adapted, request: Request) -> Path:
+def _save(job: Job, method: Method, adapted: Adapted, request: Request) -> Adapter:
     """Write the adapter file, open it again and compare, before anything is called done."""
     adapter = create_adapter(
         adapted,
@@ -230,7 +249,7 @@ def _save(job: Job, method: Method, adapted: Adapted, request: Request) -> Path:
     for name, tensor in adapted.state_dict().items():
         if not torch.equal(tensor, again[name]):
             raise RunError(f"{folder}: {name} did not survive saving. Please report this as a bug.")
-    return folder
+    return adapter
 
 
 def _write_vectors(folder: Path, work: Session, adapted: Adapted) -> None:
@@ -249,12 +268,13 @@ def _write_vectors(folder: Path, work: Session, adapted: Adapted) -> None:
             for name, model in (("before", frozen), ("after", adapted))
         }
         labels = torch.tensor(chosen.labels.copy())
-        parts.append({**vectors, "labels": labels, "is_target": torch.full_like(labels, is_target, dtype=torch.bool)})
-    write_tensors(folder / VECTORS, {name: torch.cat([p[name] for p in parts]) for name in parts[0]})
+        domain = torch.full_like(labels, is_target, dtype=torch.bool)
+        parts.append({**vectors, "labels": labels, "is_target": domain})
+    joined = {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
+    write_tensors(folder / VECTORS, joined)
 
 
-def _logger(folder: Path, *, fresh: bool) -> Any:
-    file = folder / "metrics.jsonl"
+def _logger(file: Path, *, fresh: bool) -> Callable[[int, float, float], None]:
     if fresh:
         file.unlink(missing_ok=True)
 
@@ -270,9 +290,16 @@ def _locked(folder: Path) -> Iterator[None]:
     """One process a run folder; the operating system frees the lock of a killed one."""
     lock = FileLock(folder / ".lock")
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise RunError(f"Another process works in {folder}. Wait for it, or choose another --out.") from error
+        raise RunError(
+            f"Another process works in {folder}. Wait for it, or choose another --out."
+        ) from error
+    except OSError as error:
+        raise RunError(
+            f"{folder} cannot be the run folder: {error.strerror}. Choose another --out."
+        ) from error
     try:
         yield
     finally:

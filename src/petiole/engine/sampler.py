@@ -11,6 +11,9 @@ from petiole.data.dataset import Dataset
 from petiole.errors import DataError
 from petiole.methods.recipe import Recipe
 
+DOMAINS = {"source": ("source",), "target": ("target",)}
+"""The domains that ``train_on`` needs, where it needs certain ones; else it takes what there is."""
+
 
 class Sampler:
     """Class-balanced, domain-balanced batches: P classes x (S source + T target) images.
@@ -30,17 +33,15 @@ class Sampler:
 
     def __init__(self, data: Dataset, recipe: Recipe, seed: int) -> None:
         self.recipe, self.seed = recipe, seed
-        target = np.array([s.domain == "target" for s in data.samples], dtype=bool)
+        target = np.array([domain == "target" for domain in data.domains], dtype=bool)
         self._groups = {
             domain: _by_class(data.labels, mask)
             for domain, mask in (("source", ~target), ("target", target))
         }
-        for domain in {"source": ("source",), "target": ("target",)}.get(recipe.train_on, ()):
+        needed = ("source", "target") if recipe.train_on == "sequential" else ()
+        for domain in DOMAINS.get(recipe.train_on, needed):
             if not self._groups[domain]:
-                raise DataError(
-                    f"train_on={recipe.train_on} needs {domain} images, and {data.name} has none. "
-                    + ("Give them with --source." if domain == "source" else "")
-                )
+                raise without(domain, recipe, data)
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
         """Return rows (B,) and views (B,) of one step; images of one class stand together."""
@@ -72,6 +73,15 @@ class Sampler:
             present = [d for d in ("source", "target") if self._groups[d]]
             return {"source": s, "target": t} if len(present) == 2 else {present[0]: s + t}
         return {mode: s + t}
+
+
+def without(domain: str, recipe: Recipe, data: Dataset) -> DataError:
+    """The error of a recipe whose domain has no images."""
+    remedy = "Give them with --source" if domain == "source" else "Add some"
+    return DataError(
+        f"train_on={recipe.train_on} needs {domain} images, and {data.name} has none. {remedy}, or "
+        "set train_on=joint, which takes the domains that there are."
+    )
 
 
 def _by_class(labels: NDArray[np.int64], mask: NDArray[np.bool_]) -> dict[int, NDArray[np.int64]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -34,7 +34,7 @@ class Bench:
         dtype: in which features are stored.
         cache: folder of the feature cache; ``None`` for none.
         skip_bad: leave unreadable images out and count them.
-        quiet: no progress.
+        quiet: no progress; benches that differ in it alone share a session.
     """
 
     backbone: str
@@ -49,7 +49,7 @@ class Bench:
     dtype: str = "float32"
     cache: Path | None = None
     skip_bad: bool = False
-    quiet: bool = False
+    quiet: bool = field(default=False, compare=False)
 
 
 class Session:
@@ -114,3 +114,9 @@ class Session:
 def session(bench: Bench) -> Session:
     """Open a bench, once a process."""
     return Session(bench)
+
+
+def reopened(bench: Bench) -> Session:
+    """Open a bench anew: its files may have changed since an earlier call in this process."""
+    session.cache_clear()
+    return session(bench)

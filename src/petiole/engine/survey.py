@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 import torch
 
-from petiole.backbones.base import IMAGES
+from petiole.backbones.base import IMAGES, Backbone
+from petiole.backbones.registry import load
 from petiole.data.preprocessing import augmentation
 from petiole.engine.features import DTYPES
 from petiole.engine.run import Job
 from petiole.engine.session import Session
-from petiole.ledger import count
+from petiole.layers.solved import SolvedHead
+from petiole.ledger import Ledger, count
 from petiole.methods.registry import create
 
 BACKWARD = 3
@@ -40,44 +42,60 @@ class Survey:
 
 def survey(work: Session, jobs: Sequence[Job]) -> Survey:
     """Count what ``jobs`` will compute; an upper bound where draws overlap with stored images."""
-    seen: set[tuple[object, ...]] = set()
+    b = work.bench
+    shape = load(b.backbone, weights=b.weights, image_size=b.image_size, device="meta")
+    costs: dict[str, _Cost] = {}
+    seen: set[tuple[object, str]] = set()
     images = flops = stored = steps = trained = 0.0
     for job in jobs:
-        method = create(job.method, job.settings)
-        with torch.random.fork_rng():
-            plan = method.plan(work.backbone, len(work.shift.classes))
-        ledger, cut = _count(work, plan), plan.cut(work.backbone)
-        recipe = method.recipe
-        steps += recipe.steps
-        batch = min(recipe.classes_per_batch, len(work.shift.classes)) * (
-            recipe.source_per_class + recipe.target_per_class
-        )
-        trained += BACKWARD * ledger[1] * recipe.steps * batch
-        if cut == (IMAGES,):
-            continue
-        data = work.training(job.shots, job.draw)
-        spec = augmentation(recipe.augmentation)
-        for index in range((recipe.views if not spec.identity else 0) + 1):
-            key = work.features.key(cut, index, spec)
-            ids = [*data.ids, *(work.shift.test.ids if index == 0 else ())]
-            cache = work.features.cache
-            fresh = [
-                i for i in (cache.missing(key, ids) if cache else ids) if (key, i) not in seen
-            ]
-            seen.update((key, i) for i in fresh)
-            images += len(fresh)
-            flops += len(fresh) * ledger[0]
-            stored += len(fresh) * _bytes(work, cut)
+        name = f"{job.method} {sorted(job.settings.items())}"
+        if name not in costs:
+            costs[name] = _cost(job, shape, len(work.shift.classes), b.dtype)
+        cost = costs[name]
+        steps += cost.steps
+        trained += BACKWARD * cost.ledger.flops_above_cut * cost.steps * cost.batch
+        fresh = _fresh(work, job, cost, seen)
+        images += fresh
+        flops += fresh * (cost.ledger.flops_forward - cost.ledger.flops_above_cut)
+        stored += fresh * cost.bytes
     return Survey(int(images), flops, stored / 1e6, int(steps), trained)
 
 
-def _count(work: Session, plan: object) -> tuple[int, int]:
-    """FLOPs of one image below and above the cut."""
-    ledger = count(work.backbone, plan)  # type: ignore[arg-type]
-    return ledger.flops_forward - ledger.flops_above_cut, ledger.flops_above_cut
+@dataclass(frozen=True)
+class _Cost:
+    """Of one method: ledger, bytes of an image at the cut, optimiser steps, images a step."""
+
+    ledger: Ledger
+    bytes: int
+    steps: int
+    batch: int
 
 
-def _bytes(work: Session, cut: tuple[str, ...]) -> int:
-    image = torch.zeros(1, 3, *work.backbone.preprocessing.size, device=work.features.device)
-    size = DTYPES[work.bench.dtype].itemsize
-    return sum(v.numel() * size for v in work.backbone.lower(image, cut).values())
+def _cost(job: Job, shape: Backbone, classes: int, dtype: str) -> _Cost:
+    recipe = create(job.method, job.settings).recipe
+    with torch.device("meta"):
+        plan = create(job.method, job.settings).plan(shape, classes)
+        image = torch.zeros(1, 3, *shape.preprocessing.size)
+    state = shape.lower(image, plan.cut(shape))
+    return _Cost(
+        ledger=count(shape, plan),
+        bytes=DTYPES[dtype].itemsize * sum(value.numel() for value in state.values()),
+        steps=0 if isinstance(plan.head, SolvedHead) else recipe.steps,
+        batch=min(recipe.classes_per_batch, classes)
+        * (recipe.source_per_class + recipe.target_per_class),
+    )
+
+
+def _fresh(work: Session, job: Job, cost: _Cost, seen: set[tuple[object, str]]) -> int:
+    """Count the image views of ``job`` that are neither stored nor counted before."""
+    cut, recipe = cost.ledger.cut, create(job.method, job.settings).recipe
+    if cut == (IMAGES,):
+        return 0
+    data, cache = work.training(job.shots, job.draw), work.features.cache
+    spec = augmentation(recipe.augmentation)
+    before = len(seen)
+    for index in range((0 if spec.identity else recipe.views) + 1):
+        key = work.features.key(cut, index, spec)
+        ids = [*data.ids, *(work.shift.test.ids if index == 0 else ())]
+        seen.update((key, image) for image in (cache.missing(key, ids) if cache else ids))
+    return len(seen) - before

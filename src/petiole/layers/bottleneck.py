@@ -1,6 +1,6 @@
 """Bottleneck adapter (Houlsby et al., 2019), the branch only: its residual is the caller's.
 
-    F(h) = s * (W_up act(W_down h + b_down) + b_up),   W_up = 0, b_up = 0 at the start
+F(h) = s * (W_up act(W_down h + b_down) + b_up),   W_up = 0, b_up = 0 at the start
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, normalize
 
+from petiole.errors import ConfigError
 from petiole.layers.checks import positive
 
 
@@ -33,6 +34,9 @@ class CosineHead(nn.Module):
         learn_scale: keep tau fixed if false.
 
     Shapes: (B, d) -> (B, K). Parameters: K d, plus 1 if tau is learned.
+
+    Raises:
+        ConfigError: a size below 1, or tau outside its range, where it would never learn.
     """
 
     def __init__(
@@ -40,6 +44,8 @@ class CosineHead(nn.Module):
     ) -> None:
         super().__init__()
         positive(width=width, classes=classes)
+        if not 1 <= scale <= 100:
+            raise ConfigError(f"tau must lie in [1, 100], where it is clamped, but is {scale}.")
         self.weight = nn.Parameter(torch.randn(classes, width) * math.sqrt(2 / width))
         value = torch.tensor(float(scale))
         if learn_scale:
@@ -54,5 +60,5 @@ class CosineHead(nn.Module):
     @torch.no_grad()
     def imprint(self, h: Tensor, labels: Tensor) -> None:
         """Set w_k to the mean direction of class k (Qi et al., 2018); absent classes keep theirs."""
-        for label in labels.unique():
+        for label in set(labels.tolist()):
             self.weight[label] = normalize(h, dim=-1)[labels == label].mean(dim=0)

@@ -1,6 +1,6 @@
 """Low-rank linear residual (Hu et al., 2022), without the frozen weight it is added to.
 
-    F(x) = (a / r) * B A x,   A in R^{r x in} Kaiming-uniform(sqrt 5),  B in R^{out x r} = 0
+F(x) = (a / r) * B A x,   A in R^{r x in} Kaiming-uniform(sqrt 5),  B in R^{out x r} = 0
 """
 
 from __future__ import annotations

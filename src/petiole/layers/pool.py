@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from petiole.errors import ConfigError
+from petiole.layers.checks import positive
 
 
 class First(nn.Module):
@@ -44,8 +45,12 @@ class AttentionPool(nn.Module):
 
     def __init__(self, width: int, heads: int = 6) -> None:
         super().__init__()
+        positive(heads=heads)
         if width % heads:
-            raise ConfigError(f"{heads} heads do not divide a width of {width}.")
+            raise ConfigError(
+                f"{heads} attention heads do not divide a width of {width}. "
+                f"Use one of {', '.join(str(h) for h in range(1, 17) if not width % h)}."
+            )
         self.heads = heads
         self.query = nn.Parameter(torch.randn(width) * 0.02)
         self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(3))

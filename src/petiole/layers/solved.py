@@ -13,7 +13,8 @@ from sklearn.model_selection import StratifiedKFold
 from torch import Tensor, nn
 from torch.nn.functional import linear, normalize, one_hot
 
-from petiole.errors import ConfigError
+from petiole.errors import ConfigError, DataError
+from petiole.layers.checks import positive
 
 
 class SolvedHead(nn.Module, ABC):
@@ -35,7 +36,11 @@ class SolvedHead(nn.Module, ABC):
 
     @abstractmethod
     def solve(self, x: Tensor, y: Tensor, is_target: Tensor) -> None:
-        """Fit to features (n, d), labels (n,) and domains (n,); both domains weigh the same."""
+        """Fit to features (n, d), labels (n,) and domains (n,); both domains weigh the same.
+
+        Raises:
+            DataError: no images, or too few classes for this head.
+        """
 
 
 class _Affine(SolvedHead):
@@ -60,6 +65,8 @@ class _Affine(SolvedHead):
 class ClassMeansHead(SolvedHead):
     """z_k = tau * cos(x, mu_k), mu_k the mean direction of class k (nearest class mean).
 
+    A class without images gets cos = -1, the least there is.
+
     Args:
         scale: tau, fixed; it changes calibration only.
     """
@@ -77,13 +84,16 @@ class ClassMeansHead(SolvedHead):
         self.weight.copy_(normalize(sums, dim=-1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.scale * linear(normalize(x, dim=-1), self.weight)
+        cosine = linear(normalize(x, dim=-1), self.weight)
+        return self.scale * cosine.where(self.weight.any(dim=-1), cosine.new_tensor(-1.0))
 
 
 class KNNHead(SolvedHead):
     """Weighted k nearest neighbours on cosine similarity (Wu et al., 2018; as in DINO).
 
         p_k = sum over the k nearest i of exp(s_i / T) [y_i = k], normalised;  z = log p
+
+    Every neighbour votes alike, whatever its domain.
 
     Args:
         k: neighbours, at most the number of training images.
@@ -95,11 +105,14 @@ class KNNHead(SolvedHead):
 
     def __init__(self, width: int, classes: int, k: int = 20, temperature: float = 0.07) -> None:
         super().__init__(width, classes)
+        positive(k=k)
+        if not temperature > 0:
+            raise ConfigError(f"The temperature of kNN must be positive, not {temperature}.")
         self.k, self.temperature = k, temperature
         self.register_buffer("support", torch.zeros(0, width))
         self.register_buffer("labels", torch.zeros(0, dtype=torch.long))
 
-    def solve(self, x: Tensor, y: Tensor, is_target: Tensor) -> None:
+    def solve(self, x: Tensor, y: Tensor, is_target: Tensor) -> None:  # noqa: ARG002 - see above
         self.support, self.labels = normalize(x, dim=-1), y.clone()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -110,9 +123,10 @@ class KNNHead(SolvedHead):
         return share.clamp_min(1e-12).log()
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        # The support set's size is known only to the file.
-        self.support = self.support.new_zeros(state_dict[prefix + "support"].shape)
-        self.labels = self.labels.new_zeros(state_dict[prefix + "labels"].shape)
+        for name in ("support", "labels"):
+            # Their size is known only to the file.
+            if (stored := state_dict.get(prefix + name)) is not None:
+                setattr(self, name, getattr(self, name).new_zeros(stored.shape))
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
@@ -120,8 +134,9 @@ class LogisticHead(_Affine):
     """Multinomial logistic regression, C chosen by cross-validated log-loss on the
     target's own images.
 
-    Minimises  C * sum_i w_i CE_i + |W|^2 / 2  on standardised features (scikit-learn, L-BFGS); the
-    standardisation is folded into W and b. Each fold holds back target images only (source images
+    Minimises  C * sum_i w_i CE_i + |W|^2 / 2  on standardised features (scikit-learn, L-BFGS; for
+    two classes |w_1 - w_0|^2 / 2, its binary form); the standardisation is folded into W and b. A
+    class without images gets a bias that never wins. Each fold holds back target images only (source images
     if there is no target), because the target is what counts.
 
     Args:
@@ -138,13 +153,16 @@ class LogisticHead(_Affine):
         folds: int = 5,
     ) -> None:
         super().__init__(width, classes)
-        if not grid or min(grid) <= 0:
-            raise ConfigError(f"The grid of C needs positive values, not {tuple(grid)}.")
-        self.grid, self.folds = tuple(sorted(grid)), folds
+        self.grid, self.folds = _positive_grid("C", grid), folds
         self.register_buffer("chosen_c", torch.tensor(0.0))
 
     def solve(self, x: Tensor, y: Tensor, is_target: Tensor) -> None:
         data, labels = x.double().cpu().numpy(), y.cpu().numpy()
+        if len(np.unique(labels)) < 2:
+            raise DataError(
+                "Logistic regression needs training images of at least two classes; "
+                f"there are {len(labels)} images of {len(np.unique(labels))}."
+            )
         weights = domain_weights(is_target).cpu().numpy()
         mean, sd = data.mean(0), data.std(0) + 1e-6
         data = (data - mean) / sd
@@ -171,7 +189,9 @@ class LogisticHead(_Affine):
             for i, c in enumerate(self.grid):
                 model.set_params(C=c).fit(x[train], y[train], sample_weight=w[train])
                 p = np.clip(model.predict_proba(x[test]), 1e-12, 1)
-                losses[i] -= np.log(p[np.arange(len(test)), y[test]]).sum()
+                # Classes without images have no column.
+                column = np.searchsorted(model.classes_, y[test])
+                losses[i] -= np.log(p[np.arange(len(test)), column]).sum()
         return self.grid[int(losses.argmin())]
 
 
@@ -191,7 +211,7 @@ class RidgeHead(_Affine):
         grid: Sequence[float] = (0.1, 1.0, 10.0, 100.0, 1e3, 1e4, 1e5),
     ) -> None:
         super().__init__(width, classes)
-        self.grid = tuple(grid)
+        self.grid = _positive_grid("alpha", grid)
         self.register_buffer("chosen_alpha", torch.tensor(0.0))
 
     def solve(self, x: Tensor, y: Tensor, is_target: Tensor) -> None:
@@ -209,6 +229,12 @@ def domain_weights(is_target: Tensor) -> Tensor:
         return torch.ones(n, dtype=torch.float64)
     share = torch.where(is_target, n / (2 * target), n / (2 * (n - target)))
     return share.double()
+
+
+def _positive_grid(name: str, grid: Sequence[float]) -> tuple[float, ...]:
+    if not grid or not min(grid) > 0:
+        raise ConfigError(f"The grid of {name} needs positive values, not {tuple(grid)}.")
+    return tuple(sorted(grid))
 
 
 def _rows(model: LogisticRegression, classes: int) -> tuple[Any, Any]:

@@ -54,7 +54,9 @@ class ClassMeans(Baseline):
         return self._plan(backbone, lambda d: ClassMeansHead(d, classes))
 
 
-@register("logistic-regression", "logistic regression, C by cross-validation", train_on="target", views=0)
+@register(
+    "logistic-regression", "logistic regression, C by cross-validation", train_on="target", views=0
+)
 @dataclass(frozen=True)
 class LogisticRegression(Baseline):
     """Multinomial logistic regression with a sweep of C."""
@@ -66,7 +68,12 @@ class LogisticRegression(Baseline):
         return self._plan(backbone, lambda d: LogisticHead(d, classes, self.grid, self.folds))
 
 
-@register("ridge", "ridge regression on one-hot labels, penalty by leave-one-out", train_on="target", views=0)
+@register(
+    "ridge",
+    "ridge regression on one-hot labels, penalty by leave-one-out",
+    train_on="target",
+    views=0,
+)
 @dataclass(frozen=True)
 class Ridge(Baseline):
     """Ridge classifier whose penalty is chosen by leave-one-out."""

@@ -32,7 +32,9 @@ from petiole.objectives.contrastive import ContrastiveForm
 @register("source-only", "linear head, source images only (Table 1, baseline)", train_on="source")
 @register("linear-probe", "linear head on the frozen feature")
 @register("cosine", "cosine head on the frozen feature", head="cosine")
-@register("cosine-ln", "cosine head after LayerNorm: the control row", head="cosine", post_norm="ln")
+@register(
+    "cosine-ln", "cosine head after LayerNorm: the control row", head="cosine", post_norm="ln"
+)
 @register("lora-linear", "LoRA residual, linear head", lora=True)
 @register("lora-cosine", "LoRA residual, cosine head", lora=True, head="cosine")
 @register(
@@ -108,7 +110,9 @@ class ClsResidual(Method):
             branches.append(
                 LowRank(width, self.rank, scale=self.lora_scale, dropout=self.lora_dropout)
             )
-        norm: PostNorm = self.post_norm if self.post_norm != "auto" else "ln" if branches else "none"
+        norm: PostNorm = (
+            self.post_norm if self.post_norm != "auto" else "ln" if branches else "none"
+        )
         return Residual(width, branches, norm)
 
     def _alignment(self, width: int, classes: int) -> Alignment:

@@ -1,7 +1,7 @@
 """Houlsby adapters in a ViT (Houlsby et al., 2019): a bottleneck on each branch's output.
 
-    u = attn(norm1(x));  y = x + u + A1(u);   v = mlp(norm2(y));  out = y + v + A2(v)
-    A(u) = W_up GELU(W_down u + b_d) + b_u,   W_up = b_u = 0 at the start
+u = attn(norm1(x));  y = x + u + A1(u);   v = mlp(norm2(y));  out = y + v + A2(v)
+A(u) = W_up GELU(W_down u + b_d) + b_u,   W_up = b_u = 0 at the start
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name in ("steps", "views", "lr", "weight_decay", "clip"):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:  # nan fails too
                 raise ConfigError(f"{name} must not be negative, but is {getattr(self, name)}.")
         for name in ("warmup", "target_weight", "label_smoothing"):
             if not 0 <= getattr(self, name) <= 1:

@@ -143,7 +143,7 @@ def prototype_info_nce(
     forward = _info_nce(similarity, positives, candidates)
     if not symmetric:
         return forward
-    converse = _info_nce(similarity.T, positives.T, torch.ones_like(positives.T))
+    converse = _info_nce(similarity.T, positives.T, candidates.T)
     return (forward + converse) / 2
 
 

@@ -62,6 +62,7 @@ class SummaryRow:
         accuracy: micro accuracy with the bootstrap interval over draws and images (over images
             with one draw); ``sd`` is over draws.
         over_draws: micro accuracy with the t interval over draws.
+        draws: micro accuracy by draw.
         macro: macro accuracy with the t interval over draws.
         ece: mean expected calibration error.
         trainable: trained parameters.
@@ -79,6 +80,7 @@ class SummaryRow:
     method: str
     accuracy: Interval
     over_draws: Interval
+    draws: list[float]
     macro: Interval
     ece: float
     trainable: int
@@ -153,12 +155,14 @@ def _row(
     runs: RowRuns, gain: Contrast | None, versus: Contrast | None, published: float | None
 ) -> SummaryRow:
     ledger = runs.runs[0].record.ledger
+    by_draw = runs.correct_by_draw.mean(axis=1)
     return SummaryRow(
         name=runs.row.name,
         label=runs.row.label,
         method=runs.row.method,
         accuracy=over_draws_and_images(runs.correct_by_draw),
-        over_draws=t_interval(runs.correct_by_draw.mean(axis=1)),
+        over_draws=t_interval(by_draw),
+        draws=by_draw.tolist(),
         macro=t_interval(runs.by_draw(lambda r: r.scores["macro_accuracy"])),
         ece=float(runs.by_draw(lambda r: r.scores["ece"]).mean()),
         trainable=ledger.trainable,

@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from rich.table import Table
 from rich.text import Text
 
-from petiole.metrics.statistics import Interval
+from petiole.metrics.statistics import Paired
 from petiole.report.summary import Contrast, Summary, SummaryRow, summarise
 from petiole.report.words import bounds, join, mean_sd, number, p_value, percent, seconds, signed
 
@@ -40,54 +41,77 @@ class Column:
         text: what a person reads.
         value: what the column is sorted by; ``None`` where there is nothing.
         numeric: whether it is aligned to the right.
+        detail: what is read second, e.g. the interval; empty where there is nothing.
+        brief: whether a narrow terminal shows it.
     """
 
     title: str
     text: Callable[[SummaryRow], str]
     value: Callable[[SummaryRow], Number]
     numeric: bool = True
+    detail: Callable[[SummaryRow], str] = lambda row: ""  # noqa: ARG005
+    brief: bool = True
 
 
 def columns(summary: Summary) -> list[Column]:
     """The columns that Markdown, terminal and page show, in order."""
     d = 2 if summary.images >= 1000 else 1  # one image in a thousand is 0.1 %
-    baseline, reference = (summary.row(n).label for n in (summary.baseline, summary.reference))
     table = [
         Column("Method", lambda r: r.label, lambda r: r.label, numeric=False),
-        Column("Accuracy, %", lambda r: mean_sd(r.over_draws, d), lambda r: r.accuracy.mean),
-        Column("95 % interval", lambda r: _interval(r.accuracy, d), lambda r: r.accuracy.low),
-        Column("Macro, %", lambda r: mean_sd(r.macro, d), lambda r: r.macro.mean),
-        Column("ECE, %", lambda r: number(100 * r.ece, 1), lambda r: r.ece),
         Column(
-            f"Gain over {baseline}, points",
-            lambda r: _difference(r.gain, d),
-            lambda r: r.gain.headline.difference if r.gain else None,
+            "Accuracy, %",
+            lambda r: mean_sd(r.over_draws, d),
+            lambda r: r.accuracy.mean,
+            detail=lambda r: bounds(r.accuracy.low, r.accuracy.high, d),
+        ),
+        Column("Macro, %", lambda r: mean_sd(r.macro, d), lambda r: r.macro.mean, brief=False),
+        Column("ECE, %", lambda r: number(100 * r.ece, 1), lambda r: r.ece, brief=False),
+        _difference("Gain, points", lambda r: r.gain, d),
+        _difference("Difference, points", lambda r: r.versus, d),
+        Column(
+            "p (Holm)",
+            lambda r: p_value(r.versus.p) if r.versus else "–",
+            lambda r: r.versus.p if r.versus else None,
+        ),
+        Column(VERDICT, _verdict, _verdict, numeric=False),
+        Column(
+            "Trained, and % of backbone + trained",
+            lambda r: f"{r.trainable:,}",
+            lambda r: r.trainable,
+            detail=lambda r: f"{percent(r.percent_of_backbone_and_trainable)} %",
         ),
         Column(
-            f"Difference from {reference}, points",
-            lambda r: _difference(r.versus, d),
-            lambda r: r.versus.headline.difference if r.versus else None,
+            "Kept for prediction", lambda r: f"{r.inference:,}", lambda r: r.inference, brief=False
         ),
-        Column("p (Holm)", lambda r: _p(r.versus), lambda r: r.versus.p if r.versus else None),
-        Column(
-            "Verdict",
-            lambda r: r.versus.verdict if r.versus else "reference",
-            lambda r: r.versus.verdict if r.versus else "reference",
-            numeric=False,
-        ),
-        Column("Trained", lambda r: f"{r.trainable:,}", lambda r: r.trainable),
-        Column(
-            "Trained, % of backbone + trained",
-            lambda r: percent(r.percent_of_backbone_and_trainable),
-            lambda r: r.percent_of_backbone_and_trainable,
-        ),
-        Column("Kept for prediction", lambda r: f"{r.inference:,}", lambda r: r.inference),
         Column("Training, s", lambda r: seconds(r.seconds), lambda r: r.seconds),
     ]
     if any(r.published is not None for r in summary.rows):
-        show = lambda r: "" if r.published is None else f"{r.published:.2f}"  # noqa: E731
-        table.append(Column("Published, %", show, lambda r: r.published))
+        table.append(Column("Published, %", _published, lambda r: r.published, brief=False))
     return table
+
+
+VERDICT = "Verdict"
+
+
+def _difference(title: str, of: Callable[[SummaryRow], Contrast | None], digits: int) -> Column:
+    def paired(row: SummaryRow) -> Paired | None:
+        contrast = of(row)
+        return contrast.headline if contrast else None
+
+    return Column(
+        title,
+        lambda r: signed(100 * p.difference, digits) if (p := paired(r)) else "–",
+        lambda r: p.difference if (p := paired(r)) else None,
+        detail=lambda r: bounds(p.low, p.high, digits) if (p := paired(r)) else "",
+    )
+
+
+def _verdict(row: SummaryRow) -> str:
+    return row.versus.verdict if row.versus else "reference"
+
+
+def _published(row: SummaryRow) -> str:
+    return "" if row.published is None else number(row.published, 2)
 
 
 def to_markdown(summary: Summary) -> str:
@@ -98,7 +122,7 @@ def to_markdown(summary: Summary) -> str:
         "|" + "|".join("---:" if c.numeric else "---" for c in table) + "|",
     ]
     for row in summary.rows:
-        cells = [_markdown(c.text(row)) for c in table]
+        cells = [_markdown(f"{c.text(row)} {c.detail(row)}") for c in table]
         if row.name == summary.reference:
             cells[0] = f"**{cells[0]}**"
         lines.append("| " + " | ".join(cells) + " |")
@@ -106,19 +130,21 @@ def to_markdown(summary: Summary) -> str:
 
 
 def _markdown(text: str) -> str:
-    return " ".join(text.replace("<", "&lt;").replace("|", "\\|").split())
+    """Keep a cell in its cell, and a tag a text."""
+    return " ".join(re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text).replace("|", "\\|").split())
 
 
 def to_rich(summary: Summary) -> Table:
     """Return the table for a terminal; what does not fit a narrow one is left to the page."""
-    wide = {"95 % interval", "Macro, %", "Kept for prediction", "Trained, % of backbone + trained"}
     table = Table(title=summary.title, caption=legend(summary), caption_justify="left")
-    shown = [c for c in columns(summary) if c.title not in wide]
+    shown = [c for c in columns(summary) if c.brief]
     for column in shown:
         table.add_column(column.title, justify="right" if column.numeric else "left")
     for row in summary.rows:
         style = "bold" if row.name == summary.reference else ""
-        table.add_row(*(Text(c.text(row)) for c in shown), style=style)
+        table.add_row(
+            *(Text(f"{c.text(row)}\n{c.detail(row)}".strip()) for c in shown), style=style
+        )
     return table
 
 
@@ -153,9 +179,11 @@ def legend(summary: Summary) -> str:
 
 
 def _adjusted(summary: Summary) -> str:
+    baseline, reference = (summary.row(n).label for n in (summary.baseline, summary.reference))
     return (
-        f"p is Holm-adjusted over {len(summary.rows) - 1} comparisons. A difference that an interval "
-        "does not separate from zero is a tie."
+        f"Gain is over {baseline}; difference, p and verdict are against {reference}, p Holm-adjusted "
+        f"over {len(summary.rows) - 1} comparisons. A row is better or worse only where p < 0.05 and "
+        "the intervals of the difference exclude zero; all else is a tie."
     )
 
 
@@ -170,7 +198,7 @@ def _reaches(summary: Summary) -> str:
     if summary.draws == 1:
         text = (
             f"{row.label} reaches {mean} on {summary.images:,} test images (95 % interval over "
-            f"images {_interval(row.accuracy, 1)}; one support draw, so no interval between draws can "
+            f"images {bounds(row.accuracy.low, row.accuracy.high, 1)}; one support draw, so no interval between draws can "
             "be given)"
         )
     else:
@@ -184,7 +212,7 @@ def _gained(row: SummaryRow, summary: Summary) -> str:
         return ""
     baseline, change = summary.row(summary.baseline).label, 100 * row.gain.headline.difference
     if row.gain.verdict == "tie":
-        return f", which is not told apart from {baseline} ({_difference(row.gain, 1)} points)"
+        return f", which is not told apart from {baseline} ({_points(row.gain)} points)"
     side = "over" if change > 0 else "below"
     bounds = sorted(abs(100 * b) for b in (row.gain.headline.low, row.gain.headline.high))
     return f", {abs(change):.1f} points {side} {baseline} (95 % interval {bounds[0]:.1f} to {bounds[1]:.1f})"
@@ -202,7 +230,7 @@ def _ranks(summary: Summary) -> str:
     if group["better"]:
         parts.append(f"is worse than {_names(group['better'])}")
     if group["tie"]:
-        parts.append(f"ties with {_names(group['tie'])} (differences inside their intervals)")
+        parts.append(f"ties with {_names(group['tie'])} (differences within chance)")
     if group["worse"]:
         every = len(group["worse"]) == len(others)
         parts.append("is better than " + ("every other row" if every else _names(group["worse"])))
@@ -216,6 +244,11 @@ def _ranks(summary: Summary) -> str:
     return text
 
 
+def _points(contrast: Contrast) -> str:
+    paired = contrast.headline
+    return f"{signed(100 * paired.difference, 1)} {bounds(paired.low, paired.high, 1)}"
+
+
 _VERDICTS = ("better", "worse", "tie")
 _MOST_NAMES = 5
 
@@ -226,22 +259,6 @@ def _names(rows: list[SummaryRow]) -> str:
         rest = len(labels) - _MOST_NAMES + 1
         labels = [*labels[: _MOST_NAMES - 1], f"{rest} others"]
     return join(labels)
-
-
-def _interval(interval: Interval, digits: int) -> str:
-    return bounds(interval.low, interval.high, digits)
-
-
-def _difference(contrast: Contrast | None, digits: int) -> str:
-    if contrast is None:
-        return "–"
-    paired = contrast.headline
-    mean = signed(100 * paired.difference, digits)
-    return f"{mean} {bounds(paired.low, paired.high, digits)}"
-
-
-def _p(contrast: Contrast | None) -> str:
-    return "–" if contrast is None else p_value(contrast.p)
 
 
 def _flat(row: SummaryRow) -> dict[str, Number]:

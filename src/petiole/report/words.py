@@ -59,5 +59,9 @@ def amount(value: float, unit: str, steps: Sequence[str] = ("", "k", "M", "G", "
 
 
 def join(words: Sequence[str]) -> str:
-    """``a``, ``a and b``, ``a, b and c``."""
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+    """``a``, ``a and b``, ``a, b and c``; semicolons where a word has a comma itself."""
+    if len(words) == 1:
+        return words[0]
+    comma = ";" if any("," in word for word in words) else ","
+    last = "; and " if comma == ";" else " and "
+    return f"{f'{comma} '.join(words[:-1])}{last}{words[-1]}"

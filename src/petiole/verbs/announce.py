@@ -27,22 +27,17 @@ def announce(work: Session, jobs: Sequence[Job]) -> None:
     source = f"{plural(len(shift.source), 'source image')}, " if shift.source else ""
     shots = jobs[0].shots
     drawn = f"{shots} a class" if shots else "all"
-    console.print(
-        f"data      {source}{len(shift.classes)} classes, {len(shift.train):,} target images to draw "
+    lines = [
+        f"data     {source}{len(shift.classes)} classes, {len(shift.train):,} target images to draw "
         f"from ({drawn}), {len(shift.test):,} held back",
-        highlight=False,
-    )
-    for note in work.notes:
-        console.print(f"[yellow]note      {note}[/]", highlight=False)
-    console.print(
-        f"frozen    {work.backbone.name}, {seen.images:,} images through the frozen half "
+        *(f"note     {note}" for note in work.notes),
+        f"frozen   {work.backbone.name}, {seen.images:,} images through the frozen half "
         f"({seen.flops / 1e12:.2f} TFLOPs), {seen.megabytes:,.0f} MB to store in "
         f"{work.bench.cache or 'no cache: repeated in every epoch'}",
-        highlight=False,
-    )
-    console.print(
-        f"training  {plural(len(jobs), 'run')}, {seen.steps:,} steps, "
+        f"training {plural(len(jobs), 'run')}, {seen.steps:,} steps, "
         f"{seen.train_flops / 1e12:.2f} TFLOPs above the cut, {work.bench.precision} on "
         f"{work.bench.device}",
-        highlight=False,
-    )
+    ]
+    for line in lines:
+        style = "yellow" if line.startswith("note") else None
+        console.print(line, style=style, highlight=False, markup=False)

@@ -7,14 +7,16 @@ from typing import Any, Literal
 
 from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from petiole.verbs.common import Result, default_cache, plural
 
 
 class Cache(Result):
-    """The cache's shelves.
+    """What lies in the cache.
 
     Attributes:
+        folder: where.
         shelves: one row for each combination of weights, preprocessing, cut and view.
         removed: files deleted by ``clean``.
     """
@@ -36,18 +38,18 @@ class Cache(Result):
             key = row["key"]
             table.add_row(
                 row["digest"][:10],
-                ", ".join(key["cut"]),
-                str(key["view"]),
-                key["dtype"],
+                ", ".join(key.get("cut", ["key.json is damaged"])),
+                str(key.get("view", "")),
+                key.get("dtype", ""),
                 f"{row['images']:,}",
                 f"{row['bytes'] / 1e6:,.1f}",
                 str(row["damaged"]),
             )
         total = sum(row["bytes"] for row in self.shelves) / 1e6
-        what = f"{self.folder}: {plural(len(self.shelves), 'shelf')}, {total:,.1f} MB".replace(
-            "shelfs", "shelves"
+        what = Text(f"{self.folder}: {plural(len(self.shelves), 'key')}, {total:,.1f} MB")
+        return Group(
+            table, what, *([f"removed {plural(self.removed, 'file')}"] if self.removed else [])
         )
-        return Group(table, what, *([f"removed {plural(self.removed, 'file')}"] if self.removed else []))
 
 
 def cache(

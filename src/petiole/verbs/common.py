@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 from pydantic import BaseModel, ConfigDict
 from rich.console import RenderableType
+from rich.text import Text
 
 from petiole.errors import ConfigError
 
@@ -118,10 +119,15 @@ def pairs(settings: Settings) -> dict[str, Any]:
 
 
 def _literal(value: str) -> Any:
-    """Lists are written with commas; everything else is converted by the method's own types."""
+    """``(1,2)`` is a list; everything else is converted by the method's own types."""
     if value.startswith("(") and value.endswith(")"):
         return [part for part in value[1:-1].split(",") if part]
     return value
+
+
+def fact(name: str, value: object) -> Text:
+    """``name     value`` on one line, never broken, so that a path can be copied."""
+    return Text(f"{name:<9}{value}", no_wrap=True, overflow="ignore")
 
 
 def plural(n: int, what: str) -> str:

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 from rich.console import Group, RenderableType
+from rich.text import Text
 
-from petiole.verbs.common import Machine, Result, Settings, pairs
+from petiole.verbs.common import Machine, Result, Settings, fact, pairs
 
 
 class Compared(Result):
@@ -30,9 +31,9 @@ class Compared(Result):
 
         return Group(
             to_rich(self.summary),
-            sentence(self.summary),
-            f"report   {self.report}",
-            f"runs     {self.folder / 'runs'}",
+            Text(sentence(self.summary)),
+            fact("report", self.report),
+            fact("runs", self.folder / "runs"),
         )
 
 
@@ -77,7 +78,7 @@ def compare(
         PetioleError: bad images, unknown names, or a folder that holds another comparison.
     """
     from petiole.engine.executor import Local
-    from petiole.engine.session import session
+    from petiole.engine.session import reopened
     from petiole.protocols import domain_shift
     from petiole.protocols.comparison import Comparison
     from petiole.report.page import write_comparison
@@ -88,11 +89,10 @@ def compare(
     folder = Path(out) if out else Path("runs") / f"{Path(images).stem}-compare"
     bench = machine.bench(images, source, test, test_fraction)
     chosen = domain_shift.from_table(table) if table else _chosen(methods, bool(bench.source))
-    comparison = Comparison(
-        **chosen, draws=draws, inits=inits, shots=shots, notes=list(session(bench).notes)
-    )
+    work = reopened(bench)
+    comparison = Comparison(**chosen, draws=draws, inits=inits, shots=shots, notes=list(work.notes))
     jobs = domain_shift.jobs_of(comparison, bench, folder, pairs(settings), resume=resume)
-    announce(session(bench), jobs)
+    announce(work, jobs)
     domain_shift.compare(
         comparison,
         jobs,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 
 from rich.console import Group, RenderableType
 
-from petiole.verbs.common import Machine, Result
+from petiole.verbs.common import Machine, Result, fact
 from petiole.verbs.compare import Compared, compare
 from petiole.verbs.predict import Predictions, predict
 
@@ -21,9 +22,11 @@ class Demo(Result):
         adapter = self.prediction.adapter
         return Group(
             self.compared.text(),
-            f"adapter  {adapter}",
+            fact("adapter", adapter),
             self.prediction.text(),
-            f"next     petiole predict {adapter} IMAGE...   or   petiole fit YOUR_IMAGES",
+            fact(
+                "next", f"petiole predict {quote(str(adapter))} IMAGE...   or   petiole fit IMAGES"
+            ),
         )
 
 
@@ -55,6 +58,7 @@ def demo(
     console.print(
         f"Writing {10 * per_class:,} rendered and 1,797 real handwritten digits to {images}.",
         highlight=False,
+        markup=False,
     )
     write_digits(images, per_class=per_class)
     compared = compare(

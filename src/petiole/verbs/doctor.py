@@ -93,7 +93,10 @@ def _threads() -> tuple[str, str]:
 
     count, cores = torch.get_num_threads(), os.cpu_count() or 1
     if count > 1 and os.environ.get("OMP_WAIT_POLICY", "").upper() != "PASSIVE":
-        return "note", f"{count} threads on {cores} cores; on a busy machine set OMP_WAIT_POLICY=PASSIVE"
+        return (
+            "note",
+            f"{count} threads on {cores} cores; on a busy machine set OMP_WAIT_POLICY=PASSIVE",
+        )
     return "ok", f"{count} threads on {cores} cores"
 
 
@@ -124,7 +127,10 @@ def _room(folder: Path) -> tuple[str, str]:
     while not there.exists():
         there = there.parent
     if not os.access(there, os.W_OK):
-        return "bad", f"{there} cannot be written; choose another with --cache-dir or $PETIOLE_CACHE"
+        return (
+            "bad",
+            f"{there} cannot be written; choose another with --cache-dir or $PETIOLE_CACHE",
+        )
     free = shutil.disk_usage(there).free / 1e9
     level = "ok" if free > ROOM_GB else "note"
     return level, f"{folder}, {free:,.1f} GB free"

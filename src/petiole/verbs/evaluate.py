@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rich.console import RenderableType
+from rich.text import Text
 
 from petiole.verbs.common import Result, plural
 
@@ -29,18 +30,23 @@ class Evaluation(Result):
     def text(self) -> RenderableType:
         s = self.scores
         lines = [
-            f"[bold]{100 * s['accuracy']:.2f} %[/] correct on {plural(int(s['n']), 'image')} "
+            f"{100 * s['accuracy']:.2f} % correct on {plural(int(s['n']), 'image')} "
             f"(macro {100 * s['macro_accuracy']:.2f} %, ECE {s['ece']:.3f}, NLL {s['nll']:.3f})",
             f"this set was opened {self.openings}x with this adapter",
         ]
         wrong = sorted(
-            ((n, i, j) for i, row in enumerate(self.confusion) for j, n in enumerate(row) if i != j),
+            (
+                (n, i, j)
+                for i, row in enumerate(self.confusion)
+                for j, n in enumerate(row)
+                if i != j
+            ),
             reverse=True,
         )
         lines += [
             f"{n:5d} x {self.classes[i]} taken for {self.classes[j]}" for n, i, j in wrong[:5] if n
         ]
-        return "\n".join([*lines, *self.notes])
+        return Text("\n".join([*lines, *self.notes]))
 
 
 def evaluate(

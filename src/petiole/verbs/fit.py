@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
+from rich.text import Text
 
-from petiole.verbs.common import Machine, Result, Settings, pairs, plural
+from petiole.verbs.common import Machine, Result, Settings, fact, pairs, plural
 
 
 class Fitted(Result):
@@ -27,21 +29,23 @@ class Fitted(Result):
 
     def text(self) -> RenderableType:
         scores, ledger = self.record["scores"], self.record["ledger"]
-        notes = [f"note     {note}" for note in self.record["request"]["data"]["notes"]]
-        return "\n".join(
-            [
-                f"[bold]{100 * scores['accuracy']:.2f} %[/] correct on "
-                f"{plural(int(scores['n']), 'held-back image')} "
+        accuracy = Text(f"{100 * scores['accuracy']:.2f} %", style="bold")
+        return Group(
+            accuracy.append(
+                f" correct on {plural(int(scores['n']), 'held-back image')} "
                 f"(macro {100 * scores['macro_accuracy']:.2f} %, ECE {scores['ece']:.3f}); "
                 f"{self.record['selection']}, test set opened {self.record['test_openings']}x",
+                style="not bold",
+            ),
+            Text(
                 f"trained  {ledger['trainable']:,} parameters "
                 f"({ledger['trainable_percent_of_backbone']:.3f} % of the backbone's), "
-                f"{ledger['inference']:,} kept for prediction",
-                *notes,
-                f"adapter  {self.adapter}",
-                f"report   {self.report}",
-                f"next     petiole predict {self.adapter} IMAGE...",
-            ]
+                f"{ledger['inference']:,} kept for prediction"
+            ),
+            *(Text(f"note     {note}") for note in self.record["request"]["data"]["notes"]),
+            fact("adapter", self.adapter),
+            fact("report", self.report),
+            fact("next", f"petiole predict {quote(str(self.adapter))} IMAGE..."),
         )
 
 
@@ -87,10 +91,12 @@ def fit(
         PetioleError: bad images, unknown names, or a folder that holds another run.
     """
     from petiole.engine.run import Job, run
-    from petiole.engine.session import session
+    from petiole.engine.session import reopened
+    from petiole.methods.registry import create
     from petiole.report.page import write_run
     from petiole.verbs.announce import announce
 
+    create(method, pairs(settings))  # a slip in them is told before any image is read
     images = Path(images)
     folder = Path(out) if out else Path("runs") / f"{images.stem}-{method}-draw{draw}-seed{seed}"
     job = Job(
@@ -105,7 +111,7 @@ def fit(
         vectors=True,
         checkpoint_seconds=checkpoint_seconds,
     )
-    announce(session(job.bench), [job])
+    announce(reopened(job.bench), [job])
     record = run(job)
     page = write_run(folder)
     return Fitted(

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from petiole.verbs.common import Result
 
@@ -18,12 +19,13 @@ class Inspection(Result):
     facts: dict[str, Any]
 
     def text(self) -> RenderableType:
-        table = Table(title=self.what, title_justify="left", show_header=False, box=None)
+        title = Text(self.what)
+        table = Table(title=title, title_justify="left", show_header=False, box=None)
         table.add_column(style="bold")
         table.add_column(overflow="fold")
         for name, value in self.facts.items():
             joined = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-            table.add_row(name, joined)
+            table.add_row(Text(name), Text(joined))
         return table
 
 
@@ -61,7 +63,7 @@ def _folder(folder: Path) -> Inspection:
 
     if (folder / RECORD).is_file():
         record = read_record(folder)
-        facts = {
+        facts: dict[str, Any] = {
             "method": record.request.method,
             "backbone": record.request.backbone.name,
             "images": record.request.data.images,

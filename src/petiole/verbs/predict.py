@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.console import RenderableType
 from rich.table import Table
-
+from rich.text import Text
 
 from petiole.verbs.common import Result
 
@@ -32,10 +32,11 @@ class Predictions(Result):
     def text(self) -> RenderableType:
         table = Table(box=None, pad_edge=False)
         for name, side in (("image", "left"), ("label", "left"), ("p", "right"), ("next", "left")):
-            table.add_column(name, justify=side)  # type: ignore[arg-type]
+            table.add_column(name, justify=side, overflow="fold")  # type: ignore[arg-type]
         for p in self.predictions:
             rest = [f"{k} {v:.3f}" for k, v in list(p.probabilities.items())[1:4]]
-            table.add_row(str(p.path), p.label, f"{p.probability:.3f}", ", ".join(rest))
+            cells = (str(p.path), p.label, f"{p.probability:.3f}", ", ".join(rest))
+            table.add_row(*map(Text, cells))
         return table
 
 

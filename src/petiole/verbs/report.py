@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import RenderableType
 
-from petiole.verbs.common import Result
+from petiole.verbs.common import Result, fact
 
 
 class Page(Result):
@@ -15,7 +15,7 @@ class Page(Result):
     report: Path
 
     def text(self) -> RenderableType:
-        return f"report   {self.report}"
+        return fact("report", self.report)
 
 
 def report(folder: Path, /) -> Page:

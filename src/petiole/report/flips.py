@@ -1,0 +1,124 @@
+"""Test images whose prediction changed from one run to another, and a run's surest mistakes."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from petiole.data.image import read_image
+from petiole.errors import DataError, RunError
+from petiole.report.runs import Run
+
+SIDE = 96  # pixels of a thumbnail's longer side
+SMALL = 48  # up to here PNG is smaller than JPEG, and every pixel counts
+MOST = 24
+
+
+@dataclass(frozen=True)
+class Example:
+    """One test image.
+
+    Attributes:
+        name: of the file.
+        thumbnail: data URI; empty if the file is not there any more.
+        small: whether it is a few pixels large, to be enlarged without smoothing.
+        label: its true class.
+        before: class that the other run predicted; empty for a mistake of one run.
+        after: class that the run predicted.
+        confidence: probability of ``after``.
+    """
+
+    name: str
+    thumbnail: str
+    small: bool
+    label: str
+    before: str
+    after: str
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Flips:
+    """Images that one run gets right and the other does not, the surest predictions first.
+
+    Attributes:
+        fixed: wrong before, right after: at most ``most`` of ``fixed_count``.
+        broken: right before, wrong after: at most ``most`` of ``broken_count``.
+        images: test images in all.
+    """
+
+    fixed: list[Example]
+    broken: list[Example]
+    fixed_count: int
+    broken_count: int
+    images: int
+
+
+def flips(before: Run, after: Run, most: int = MOST) -> Flips:
+    """Compare two runs on the same test images.
+
+    Raises:
+        RunError: they were tested on different images.
+    """
+    if before.predictions.ids != after.predictions.ids:
+        raise RunError(
+            f"{before.folder} and {after.folder} were tested on different images. Run both on the "
+            "same data."
+        )
+    fixed = _surest(after, ~before.correct & after.correct)
+    broken = _surest(after, before.correct & ~after.correct)
+    return Flips(
+        fixed=[_example(after, i, before) for i in fixed[:most]],
+        broken=[_example(after, i, before) for i in broken[:most]],
+        fixed_count=len(fixed),
+        broken_count=len(broken),
+        images=len(after.labels),
+    )
+
+
+def mistakes(run: Run, most: int = MOST) -> list[Example]:
+    """Return the wrong predictions of a run, the surest first."""
+    return [_example(run, i) for i in _surest(run, ~run.correct)[:most]]
+
+
+def _surest(run: Run, chosen: NDArray[np.bool_]) -> list[int]:
+    """Indices of the chosen images by falling confidence; equals by index."""
+    confidence = run.probabilities.max(axis=1)
+    rows = np.flatnonzero(chosen)
+    return [int(i) for i in rows[np.argsort(-confidence[rows], kind="stable")]]
+
+
+def _example(run: Run, index: int, before: Run | None = None) -> Example:
+    classes = run.record.request.data.classes
+    path = Path(run.predictions.paths[index])
+    thumbnail, small = _thumbnail(path)
+    return Example(
+        name=path.name,
+        thumbnail=thumbnail,
+        small=small,
+        label=classes[run.labels[index]],
+        before=classes[before.guesses[index]] if before else "",
+        after=classes[run.guesses[index]],
+        confidence=float(run.probabilities[index].max()),
+    )
+
+
+def _thumbnail(path: Path) -> tuple[str, bool]:
+    """A data URI, and whether the image is small; an empty one where the file cannot be read."""
+    try:
+        image = read_image(path)
+    except DataError:
+        return "", False
+    small = max(image.size) <= SMALL
+    image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    kind, options = ("PNG", {"optimize": True}) if small else ("JPEG", {"quality": 82})
+    content = io.BytesIO()
+    image.save(content, kind, **options)
+    text = base64.b64encode(content.getvalue()).decode("ascii")
+    return f"data:image/{kind.lower()};base64,{text}", small

@@ -1,0 +1,189 @@
+"""Attachments come off without a trace, in every order, after errors and between threads."""
+
+from __future__ import annotations
+
+import threading
+
+import backbones_for_tests as tiny
+import pytest
+import torch
+from torch import Tensor, nn
+
+from petiole.backbones.base import IMAGES, Backbone
+from petiole.backbones.hooks import Attach, attached
+from petiole.backbones.weights import fingerprint
+from petiole.errors import BackboneError
+
+
+class Add(nn.Module):
+    def __init__(self, amount: float) -> None:
+        super().__init__()
+        self.amount = amount
+
+    def forward(self, x: Tensor) -> Tensor:
+        # No constant, which a normalisation would take out again.
+        return self.amount * torch.linspace(0, 1, x.shape[-1]).expand_as(x)
+
+
+def vector(backbone: Backbone, images: Tensor) -> Tensor:
+    with torch.no_grad():
+        return backbone.upper({IMAGES: images}, (backbone.vector,))[backbone.vector]
+
+
+def hooks(backbone: Backbone) -> int:
+    parts = backbone.module.modules()
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in parts)
+
+
+def test_every_role_can_be_changed_and_comes_off(transformer: Backbone) -> None:
+    images = tiny.images(transformer)
+    own_hooks, bare, whole = hooks(transformer), vector(transformer, images), transformer.fingerprint
+    for role in transformer.sites:
+        with attached(transformer, [Attach(role, Add(2.0))]):
+            changed = vector(transformer, images)
+        # The same vector added to every key cancels in the softmax.
+        assert torch.allclose(changed, bare, atol=1e-5) == role.endswith("attn.k"), role
+        assert torch.equal(vector(transformer, images), bare)
+    assert hooks(transformer) == own_hooks
+    assert fingerprint(transformer.module.state_dict()) == whole
+
+
+def test_one_layer_may_read_what_came_before(transformer: Backbone) -> None:
+    images = tiny.images(transformer)
+
+    class Keep(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            self.seen = x
+            return torch.zeros_like(x)
+
+    keep, tap = Keep(), Keep()
+    with attached(
+        transformer,
+        [
+            Attach("block.1.in", Add(1.0)),
+            Attach("block.1.mlp.out", keep, reads="block.1.mid"),
+            Attach("block.1.mid", tap),
+        ],
+    ):
+        vector(transformer, images)
+    assert torch.equal(keep.seen, tap.seen)
+
+
+def test_layers_on_one_role_work_in_the_given_order() -> None:
+    backbone = tiny.plain()
+
+    class Double(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x
+
+    images = tiny.images(backbone)
+    with attached(backbone, [Attach("final.tokens", Add(1.0)), Attach("final.tokens", Double())]):
+        first_add = vector(backbone, images)
+    torch.testing.assert_close(first_add, (vector(backbone, images) + torch.linspace(0, 1, tiny.WIDTH)) * 2)
+
+
+def test_tuned_copies_stand_in_and_leave(backbone: Backbone) -> None:
+    images = tiny.images(backbone)
+    bare, before = vector(backbone, images), dict(backbone.module.named_parameters())
+    name = backbone.parameters_under()[-1]
+    copy = nn.Parameter(before[name].detach().clone() + 1)
+    with attached(backbone, [], {name: copy}):
+        assert not torch.allclose(vector(backbone, images), bare)
+    after = dict(backbone.module.named_parameters())
+    assert all(after[key] is value for key, value in before.items())
+    assert list(after) == list(before)
+    assert torch.equal(vector(backbone, images), bare)
+
+
+@pytest.mark.parametrize("when", ["inside", "bad role", "bad parameter"])
+def test_an_exception_still_restores_everything(when: str) -> None:
+    backbone = tiny.plain()
+    images = tiny.images(backbone)
+    bare, before = vector(backbone, images), hooks(backbone)
+    name = "blocks.0.mlp.fc1.weight"
+    own = backbone.module.get_parameter(name)
+    tuned: dict[str, Tensor] = {name: torch.zeros_like(own)}
+    roles = ["block.0.out"]
+    if when == "bad role":
+        roles.append("block.7.out")
+    if when == "bad parameter":
+        tuned["blocks.0.mlp.fc9.weight"] = torch.zeros(1)
+    with (
+        pytest.raises(Exception, match=r"boom|block\.7\.out|fc9"),
+        attached(backbone, [Attach(role, Add(1.0)) for role in roles], tuned),
+    ):
+        raise RuntimeError("boom")
+    assert hooks(backbone) == before
+    assert backbone.module.get_parameter(name) is own
+    assert not backbone.carries
+    assert torch.equal(vector(backbone, images), bare)
+
+
+def test_two_adapters_at_once_in_one_thread_are_refused() -> None:
+    backbone = tiny.plain()
+    with (
+        attached(backbone, [Attach("block.0.out", Add(1.0))]),
+        pytest.raises(BackboneError, match="already carries an adapter"),
+        attached(backbone, [Attach("block.1.out", Add(1.0))]),
+    ):
+        pass
+    with attached(backbone, []):
+        pass
+
+
+def test_the_fingerprint_is_never_that_of_tuned_copies() -> None:
+    backbone = tiny.plain()
+    name = "norm.weight"
+    tuned = {name: torch.zeros(tiny.WIDTH)}
+    with attached(backbone, [], tuned), pytest.raises(BackboneError, match="outside"):
+        _ = backbone.fingerprint
+    assert backbone.fingerprint == tiny.plain().fingerprint
+
+
+def test_threads_with_other_adapters_or_none_get_their_own_answers() -> None:
+    backbone = tiny.plain()
+    images = tiny.images(backbone)
+    jobs: list[list[Attach]] = [
+        [],
+        [Attach("block.0.out", Add(0.3))],
+        [Attach("block.1.attn.v", Add(-0.7)), Attach("block.2.mlp.out", Add(0.2))],
+    ]
+
+    def answer(attachments: list[Attach]) -> Tensor:
+        if not attachments:
+            return backbone.lower(images, (backbone.vector,))[backbone.vector]
+        with attached(backbone, attachments):
+            return vector(backbone, images)
+
+    want = [answer(job) for job in jobs]
+    wrong: list[int] = []
+    start = threading.Barrier(6)
+
+    def work(index: int) -> None:
+        start.wait()
+        for _ in range(20):
+            if not torch.equal(answer(jobs[index % 3]), want[index % 3]):
+                wrong.append(index)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_the_bare_backbone_waits_for_an_adapter_of_another_thread() -> None:
+    backbone = tiny.plain()
+    images = tiny.images(backbone)
+    want = vector(backbone, images)
+    got: list[Tensor] = []
+    with attached(backbone, [Attach("block.0.out", Add(5.0))]):
+        thread = threading.Thread(
+            target=lambda: got.append(backbone.lower(images, ("final.cls",))["final.cls"])
+        )
+        thread.start()
+        thread.join(0.2)
+        assert not got
+    thread.join()
+    assert torch.equal(got[0], want)

@@ -1,0 +1,145 @@
+"""Tiny backbones of every family, with random weights, built offline and seeded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import timm
+import torch
+from safetensors.torch import save_file
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+from transformers import Dinov2Config, Dinov2Model
+
+from petiole.backbones import cnn, vit
+from petiole.backbones.base import Backbone
+from petiole.backbones.registry import load
+from petiole.data.preprocessing import Preprocessing
+
+WIDTH, DEPTH, HEADS, PATCH = 24, 3, 3, 14
+HF_CONFIG = {
+    "model_type": "dinov2",
+    "hidden_size": WIDTH,
+    "num_hidden_layers": DEPTH,
+    "num_attention_heads": HEADS,
+    "image_size": 28,
+    "patch_size": PATCH,
+    "layerscale_value": 0.5,
+}
+HF_PREPROCESSOR = {
+    "size": {"shortest_edge": 32},
+    "crop_size": {"height": 28, "width": 28},
+    "resample": 3,
+    "image_mean": [0.485, 0.456, 0.406],
+    "image_std": [0.229, 0.224, 0.225],
+}
+
+
+def preprocessing(size: int = 28) -> Preprocessing:
+    return Preprocessing(
+        size=(size, size),
+        crop=1.0,
+        interpolation="bicubic",
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+    )
+
+
+@contextmanager
+def seeded(seed: int = 0) -> Iterator[None]:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+def shaken(module: nn.Module) -> nn.Module:
+    """Move every parameter off its initial value, so that no zero or one hides a mistake."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter += 0.2 * torch.randn_like(parameter)
+        for name, buffer in module.named_buffers():
+            if name.endswith("running_mean"):
+                buffer += 0.1 * torch.randn_like(buffer)
+    return module
+
+
+def timm_vit(**options: object) -> VisionTransformer:
+    settings = {
+        "img_size": 28,
+        "patch_size": PATCH,
+        "embed_dim": WIDTH,
+        "depth": DEPTH,
+        "num_heads": HEADS,
+        "num_classes": 0,
+        "init_values": 0.5,
+        **options,
+    }
+    with seeded():
+        module = shaken(VisionTransformer(**settings))  # type: ignore[arg-type]
+    assert isinstance(module, VisionTransformer)
+    return module
+
+
+def plain(name: str = "test/vit") -> Backbone:
+    return vit.wrap(name, timm_vit(), preprocessing())
+
+
+def registers() -> Backbone:
+    module = timm_vit(reg_tokens=4, dynamic_img_size=True)
+    return vit.wrap("test/vit-registers", module, preprocessing())
+
+
+def without_class_token() -> Backbone:
+    module = timm_vit(class_token=False, global_pool="avg", init_values=None)
+    return vit.wrap("test/vit-pooled", module, preprocessing())
+
+
+def resnet() -> Backbone:
+    with seeded():
+        module = shaken(timm.create_model("test_resnet", num_classes=0))
+    return cnn.wrap("test/resnet", module, preprocessing(32))
+
+
+def dinov2_folder(folder: Path, *, old_names: bool = False) -> Path:
+    """Write a tiny Dinov2Model as Hugging Face does; ``old_names`` as transformers 4 did."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with seeded():
+        tensors = shaken(Dinov2Model(Dinov2Config(**HF_CONFIG))).state_dict()
+    if old_names:
+        for new, old in (
+            ("attention.q_proj", "attention.attention.query"),
+            ("attention.k_proj", "attention.attention.key"),
+            ("attention.v_proj", "attention.attention.value"),
+            ("attention.o_proj", "attention.output.dense"),
+        ):
+            tensors = {key.replace(new, old): value for key, value in tensors.items()}
+    (folder / "config.json").write_text(json.dumps(HF_CONFIG))
+    (folder / "preprocessor_config.json").write_text(json.dumps(HF_PREPROCESSOR))
+    save_file(tensors, folder / "model.safetensors")
+    return folder
+
+
+def dinov2(folder: Path) -> Backbone:
+    return load(str(dinov2_folder(folder)))
+
+
+TIMM: dict[str, Callable[[], Backbone]] = {
+    "vit": plain,
+    "vit-registers": registers,
+    "vit-pooled": without_class_token,
+    "resnet": resnet,
+}
+NAMES = (*TIMM, "dinov2")
+
+
+def build(name: str, folder: Path) -> Backbone:
+    """A fresh backbone by name; ``folder`` is written to by those that need one."""
+    return dinov2(folder) if name == "dinov2" else TIMM[name]()
+
+
+def images(backbone: Backbone, count: int = 3, seed: int = 1) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, 3, *backbone.preprocessing.size, generator=generator)

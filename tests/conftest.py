@@ -1,0 +1,29 @@
+"""What all tests share: helpers importable by name, one thread, a backbone of every family."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import backbones_for_tests as tiny
+
+from petiole.backbones.base import Backbone
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(params=tiny.NAMES)
+def backbone(request: pytest.FixtureRequest, tmp_path: Path) -> Backbone:
+    """Every tiny backbone in turn, fresh."""
+    return tiny.build(request.param, tmp_path / "model")
+
+
+@pytest.fixture(params=[name for name in tiny.NAMES if name != "resnet"])
+def transformer(request: pytest.FixtureRequest, tmp_path: Path) -> Backbone:
+    """Every tiny transformer in turn, fresh."""
+    return tiny.build(request.param, tmp_path / "model")

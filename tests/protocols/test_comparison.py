@@ -1,0 +1,71 @@
+"""The comparison file: what it refuses, and where it says that runs lie."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from petiole.errors import RunError
+from petiole.protocols.comparison import COMPARISON, Comparison, Row
+
+
+def comparison(**changes: object) -> Comparison:
+    values: dict[str, object] = {
+        "title": "Sketch to photo",
+        "rows": [Row(name=n, label=n.upper(), method="cosine") for n in ("a", "b")],
+        "draws": 2,
+        "inits": 3,
+        "shots": 10,
+        "reference": "b",
+        "baseline": "a",
+        "headline": "b",
+        **changes,
+    }
+    return Comparison.model_validate(values)
+
+
+def test_it_is_read_as_it_was_written(tmp_path: Path) -> None:
+    before = comparison(claims={"b": 78.87}, notes=["first", "second"])
+    before.write(tmp_path)
+    assert Comparison.read(tmp_path) == before
+
+
+def test_runs_come_draw_by_draw(tmp_path: Path) -> None:
+    c = comparison()
+    names = [str(run.relative_to(tmp_path)) for run in c.runs(tmp_path, "a")]
+    assert names == [f"runs/a/draw-{d}-init-{i}" for d in (0, 1) for i in (0, 1, 2)]
+    assert c.runs(tmp_path, c.row("a")) == c.runs(tmp_path, "a")
+
+
+@pytest.mark.parametrize("part", ["reference", "baseline", "headline"])
+def test_parts_must_be_rows(part: str) -> None:
+    with pytest.raises(ValidationError, match=rf"{part} names no row: 'c' is not among a, b"):
+        comparison(**{part: "c"})
+
+
+def test_claims_must_be_of_rows() -> None:
+    with pytest.raises(ValidationError, match=r"claims\['c'\] names no row"):
+        comparison(claims={"c": 1.0})
+
+
+def test_rows_must_differ() -> None:
+    with pytest.raises(ValidationError, match="row names occur twice: a"):
+        comparison(rows=[Row(name="a", label="x", method="m")] * 2)
+
+
+@pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "a b", "é"])
+def test_row_names_must_name_a_folder(name: str) -> None:
+    with pytest.raises(ValidationError, match="cannot name a folder"):
+        Row(name=name, label="x", method="m")
+
+
+def test_a_folder_without_one_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=rf"{tmp_path.name} holds no comparison"):
+        Comparison.read(tmp_path)
+
+
+def test_a_damaged_one_is_named(tmp_path: Path) -> None:
+    file = comparison().write(tmp_path)
+    file.write_text(file.read_text()[:-20])
+    with pytest.raises(RunError, match=rf"{COMPARISON} is damaged"):
+        Comparison.read(tmp_path)

@@ -1,0 +1,223 @@
+"""Tables against naive recomputation from predictions, and verdicts on constructed cases."""
+
+import csv
+import io
+import json
+import math
+import statistics
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+from safetensors.numpy import load_file
+
+from petiole.engine.record import PREDICTIONS
+from petiole.errors import RunError
+from petiole.report.tables import columns, sentence, summarise, to_csv, to_markdown, to_rich
+
+N = 60
+STUDENT = {4: 2.7764451051977987, 2: 4.302652729911275}  # t quantile of 0.975 by freedom
+
+
+def run_accuracy(run: Path) -> float:
+    rows = list(csv.DictReader((run / "predictions.csv").open()))
+    return sum(r["label"] == r["prediction"] for r in rows) / len(rows)
+
+
+def draw_accuracies(folder: Path, row: str, draws: int, inits: int) -> list[float]:
+    at = folder / "runs" / row
+    return [
+        statistics.fmean(run_accuracy(at / f"draw-{d}-init-{i}") for i in range(inits))
+        for d in range(draws)
+    ]
+
+
+def naive_macro_and_ece(run: Path) -> tuple[float, float]:
+    tensors = load_file(run / PREDICTIONS)
+    p, y = tensors["probabilities"].astype(float), tensors["labels"]
+    p = p / p.sum(axis=1, keepdims=True)
+    recalls = [np.mean(p[y == k].argmax(axis=1) == k) for k in sorted(set(y.tolist()))]
+    ece = 0.0
+    for low in range(15):
+        inside = [i for i in range(len(y)) if low / 15 < p[i].max() <= (low + 1) / 15]
+        if inside:
+            right = np.mean([p[i].argmax() == y[i] for i in inside])
+            ece += len(inside) / len(y) * abs(right - np.mean([p[i].max() for i in inside]))
+    return float(np.mean(recalls)), ece
+
+
+@pytest.mark.parametrize("inits", [1, 2])
+def test_numbers_are_those_of_the_predictions(build, at, inits: int) -> None:
+    accuracy = {"baseline": 0.3, "cosine": 0.7, "ours": 0.8}
+    folder = build.comparison("c", at(accuracy, N), draws=5, inits=inits)
+    summary = summarise(folder)
+    table = {r["name"]: r for r in csv.DictReader(io.StringIO(to_csv(summary)))}
+    base = draw_accuracies(folder, "baseline", 5, inits)
+    for row in summary.rows:
+        mine = draw_accuracies(folder, row.name, 5, inits)
+        mean, sd = statistics.fmean(mine), statistics.stdev(mine)
+        got = table[row.name]
+        assert float(got["accuracy"]) == pytest.approx(mean, abs=1e-12)
+        assert float(got["accuracy_sd_over_draws"]) == pytest.approx(sd, abs=1e-12)
+        assert row.draws == pytest.approx(mine, abs=1e-12)
+        half = STUDENT[4] * sd / math.sqrt(5)
+        assert float(got["accuracy_low_over_draws"]) == pytest.approx(mean - half, abs=1e-9)
+        assert float(got["accuracy_low"]) < mean < float(got["accuracy_high"])
+        runs = [folder / "runs" / row.name / f"draw-{d}-init-{i}" for d in range(5) for i in range(inits)]
+        macro, ece = zip(*map(naive_macro_and_ece, runs), strict=True)
+        assert float(got["macro_accuracy"]) == pytest.approx(statistics.fmean(macro), abs=1e-9)
+        assert float(got["ece"]) == pytest.approx(statistics.fmean(ece), abs=1e-9)
+        assert f"{100 * mean:.1f} ± {100 * sd:.1f}" in to_markdown(summary)
+        if row.name != "baseline":
+            gains = [a - b for a, b in zip(mine, base, strict=True)]
+            half = STUDENT[4] * statistics.stdev(gains) / math.sqrt(5)
+            want = statistics.fmean(gains)
+            assert float(got["gain_over_baseline_difference"]) == pytest.approx(want, abs=1e-12)
+            assert float(got["gain_over_baseline_low"]) == pytest.approx(want - half, abs=1e-9)
+
+
+def test_size_time_and_percentage_come_from_ledger_and_costs(build, at) -> None:
+    sizes = {"baseline": 18_095, "cosine": 18_049, "ours": 255_233}
+    folder = build.comparison("c", at(dict.fromkeys(sizes, 0.5), N), trainable=sizes, draws=3)
+    row = summarise(folder).row("ours")
+    assert (row.trainable, row.inference) == (255_233, 255_233)
+    assert row.percent_of_backbone_and_trainable == pytest.approx(1.1439, abs=1e-4)
+    assert row.seconds == pytest.approx(3.1)  # median of 3.0, 3.1, 3.2
+
+
+def test_p_is_adjusted_over_the_table(build, at) -> None:
+    folder = build.comparison("c", at({"baseline": 0.3, "cosine": 0.6, "ours": 0.8}, N))
+    rows = [r for r in summarise(folder).rows if r.versus]
+    raw = sorted((r.versus.by_draw.p, r.versus.p) for r in rows)
+    assert raw[0][1] == pytest.approx(min(1, 2 * raw[0][0]))
+    assert raw[1][1] == pytest.approx(max(raw[0][1], raw[1][0]))
+
+
+def constructed(pattern):
+    """``pattern[row](draw)`` gives the indices of the wrong images."""
+
+    def correct(row: str, draw: int, init: int) -> np.ndarray:
+        right = np.ones(N, dtype=bool)
+        right[list(pattern[row](draw))] = False
+        return right
+
+    return correct
+
+
+def test_verdicts(build) -> None:
+    pattern = {
+        "baseline": lambda d: range(40 + d % 3),
+        "cosine": lambda d: range(10 + (d % 2)),  # as good as ours, give or take an image
+        "ours": lambda d: range(10 + (d + 1) % 2),
+        "best": lambda d: range(d % 2),
+    }
+    rows = ["baseline", "cosine", "ours", "best"]
+    summary = summarise(build.comparison("c", constructed(pattern), rows, draws=6))
+    got = {r.name: r.versus.verdict if r.versus else None for r in summary.rows}
+    assert got == {"baseline": "worse", "cosine": "tie", "ours": None, "best": "better"}
+    text = sentence(summary)
+    assert "is worse than Best, ties with Cosine (differences within chance) and is better" in text
+    assert "The cheapest of the tied is Cosine: 36,190 trained parameters" in text
+
+
+def test_a_difference_that_hangs_on_one_image_is_a_tie_though_every_draw_agrees(build) -> None:
+    pattern = {"baseline": lambda d: range(40 + d % 2), "cosine": lambda d: [0], "ours": lambda d: []}
+    summary = summarise(build.comparison("c", constructed(pattern), draws=9))
+    versus = summary.row("cosine").versus
+    assert versus.p < 0.05
+    assert versus.both.low < 0 <= versus.both.high
+    assert versus.verdict == "tie"
+
+
+def test_a_lead_that_favours_us_inside_its_interval_is_a_tie(build, at) -> None:
+    folder = build.comparison("c", at({"baseline": 0.2, "cosine": 0.68, "ours": 0.72}, N, 0.05))
+    summary = summarise(folder)
+    versus = summary.row("cosine").versus
+    assert versus.headline.difference < 0 < versus.headline.high
+    assert versus.verdict == "tie"
+    assert "It ties with Cosine" in sentence(summary)
+
+
+def test_one_draw_says_so(build, at) -> None:
+    folder = build.comparison("c", at({"baseline": 0.2, "cosine": 0.7, "ours": 0.75}, N), draws=1)
+    summary = summarise(folder)
+    assert "no interval between draws can be given" in sentence(summary)
+    assert "no interval between draws can be given" in to_markdown(summary)
+    row = summary.row("baseline")
+    assert row.versus.by_draw is None
+    assert row.versus.headline.test == "McNemar exact"
+    assert row.versus.verdict == "worse"
+    assert " ± " not in to_markdown(summary)
+    got = next(csv.DictReader(io.StringIO(to_csv(summary))))
+    assert got["accuracy_sd_over_draws"] == got["accuracy_low_over_draws"] == ""
+    assert got["versus_reference_test"] == "McNemar exact"
+
+
+def test_one_row_needs_no_comparison(build, at) -> None:
+    folder = build.comparison("c", at({"ours": 0.7}, N), ["ours"], draws=3, baseline="ours")
+    summary = summarise(folder)
+    assert summary.rows[0].gain is None
+    assert summary.rows[0].versus is None
+    assert sentence(summary).count(".") >= 1
+    assert "ties" not in sentence(summary)
+
+
+def test_missing_runs_are_named(build, at) -> None:
+    folder = build.comparison("c", at(dict.fromkeys(("baseline", "cosine", "ours"), 0.5), N))
+    (folder / "runs/cosine/draw-3-init-0/record.json").unlink()
+    with pytest.raises(RunError, match=r"1 of 15 runs .*\n  runs/cosine/draw-3-init-0\n.*--resume"):
+        summarise(folder)
+
+
+def test_changed_predictions_are_refused(build, at) -> None:
+    folder = build.comparison("c", at(dict.fromkeys(("baseline", "cosine", "ours"), 0.5), N))
+    file = folder / "runs/ours/draw-0-init-0" / PREDICTIONS
+    file.write_bytes((folder / "runs/ours/draw-1-init-0" / PREDICTIONS).read_bytes())
+    with pytest.raises(RunError, match=r"draw-0-init-0.*checksum differs"):
+        summarise(folder)
+
+
+def test_runs_on_other_images_are_refused(build, at) -> None:
+    folder = build.comparison("c", at(dict.fromkeys(("baseline", "cosine", "ours"), 0.5), N))
+    build.per_class -= 1
+    run = folder / "runs/cosine/draw-0-init-0"
+    (run / "openings.jsonl").unlink()
+    build.run(run, np.ones(N - 3, dtype=bool))
+    with pytest.raises(RunError, match=r"cosine/draw-0-init-0 was tested on other images"):
+        summarise(folder)
+
+
+def test_a_damaged_record_is_named(build, at) -> None:
+    folder = build.comparison("c", at(dict.fromkeys(("baseline", "cosine", "ours"), 0.5), N))
+    file = folder / "runs/ours/draw-0-init-0/record.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "scores": "none"}))
+    with pytest.raises(RunError, match=r"draw-0-init-0/record.json is damaged"):
+        summarise(folder)
+
+
+def test_published_numbers_have_a_column_only_if_there_are_any(build, at) -> None:
+    correct = at(dict.fromkeys(("baseline", "cosine", "ours"), 0.5), N)
+    without = summarise(build.comparison("a", correct, draws=1))
+    given = summarise(build.comparison("b", correct, draws=1, claims={"ours": 78.87}))
+    assert "Published, %" not in [c.title for c in columns(without)]
+    assert "78.87" in to_markdown(given)
+    assert "78.87" not in to_markdown(without)
+
+
+def test_markdown_and_terminal_keep_odd_labels_whole(build, at) -> None:
+    labels = {"ours": "<b>a|b</b> [red]\nx", "cosine": "one, two"}
+    accuracy = {"baseline": 0.2, "cosine": 0.7, "ours": 0.7}
+    summary = summarise(build.comparison("c", at(accuracy, N, 0.05), labels=labels, draws=3))
+    lines = to_markdown(summary).splitlines()
+    assert "**&lt;b>a\\|b&lt;/b> [red] x**" in lines[4]
+    widths = {line.replace("\\|", "").count("|") for line in lines[:5]}
+    assert len(widths) == 1
+    console = Console(width=200, file=io.StringIO())
+    console.print(to_rich(summary))
+    assert "[red]" in console.file.getvalue()
+
+
+def test_equal_records_give_equal_tables(build, at) -> None:
+    folder = build.comparison("c", at({"baseline": 0.3, "cosine": 0.7, "ours": 0.8}, N))
+    assert to_csv(summarise(folder)) == to_csv(summarise(folder))
