@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from petiole.backbones.cnn import ConvNet
+from petiole.backbones.cnn import ConvNet, wrap
 from petiole.data.dataset import Dataset, Sample
 from petiole.data.preprocessing import Preprocessing
 from petiole.engine.features import StoredTable
@@ -89,7 +89,7 @@ def tiny() -> Callable[..., ConvNet]:
         stated = Preprocessing(
             size=(16, 16), crop=1.0, interpolation="bilinear", mean=half, std=half
         )
-        return ConvNet("tiny", module, stated, 8)
+        return wrap("tiny", module, stated)
 
     return build
 

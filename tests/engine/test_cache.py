@@ -9,7 +9,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -85,21 +84,38 @@ def test_a_write_does_not_hide_what_was_stored_before(tmp_path: Path) -> None:
     assert fresh.missing(KEY, ["a", "b"]) == []
 
 
-def _fill(root: str, seed: int) -> None:
-    cache = FeatureCache(Path(root))
-    for part in range(12):
-        ids = [f"{part}-{i}" for i in range(20)]
-        cache.write(KEY, ids, values(ids, seed=part))
+WRITER = """
+import sys, torch
+from pathlib import Path
+from petiole.engine.cache import FeatureCache, Key
+cache, key = FeatureCache(Path(sys.argv[1])), Key("f" * 64, "p" * 64, ("final.cls",))
+print("ready", flush=True)
+sys.stdin.readline()
+for part in range(12):
+    generator = torch.Generator().manual_seed(part)
+    ids = [f"{part}-{i}" for i in range(20)]
+    cache.write(key, ids, {"final.cls": torch.randn(20, 5, generator=generator)})
+"""
 
 
 def test_two_writers_of_one_key_both_finish(tmp_path: Path) -> None:
-    context = get_context("spawn")
-    writers = [context.Process(target=_fill, args=(str(tmp_path), seed)) for seed in (0, 1)]
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(tmp_path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
     for writer in writers:
-        writer.start()
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "ready\n"
     for writer in writers:
-        writer.join(120)
-        assert writer.exitcode == 0
+        assert writer.stdin is not None
+        writer.stdin.write("go\n")
+        writer.stdin.flush()
+    assert [writer.wait(120) for writer in writers] == [0, 0]
     ids = [f"{part}-{i}" for part in range(12) for i in range(20)]
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -271,6 +271,11 @@ def build(tmp_path: Path) -> Build:
     return Build(tmp_path)
 
 
+@pytest.fixture(scope="module")
+def make_build(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Build]:
+    return lambda name: Build(tmp_path_factory.mktemp(name))
+
+
 def correct_at(accuracy: dict[str, float], n: int, spread: float = 0.0) -> Correct:
     """About ``accuracy[row]`` right, images drawn anew for each draw and init."""
 
@@ -281,6 +286,6 @@ def correct_at(accuracy: dict[str, float], n: int, spread: float = 0.0) -> Corre
     return draw_correct
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def at() -> Callable[..., Correct]:
     return correct_at

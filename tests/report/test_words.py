@@ -9,14 +9,16 @@ from petiole.report import words
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(1.24, "+1.2"), (-1.26, "−1.3"), (0.0, "0.0"), (-0.04, "0.0"), (0.04, "0.0")]
+    ("value", "text"),
+    [(1.24, "+1.2"), (-1.26, "−1.3"), (0.0, "0.0"), (-0.04, "0.0"), (0.04, "0.0")],
 )
 def test_signs(value: float, text: str) -> None:
     assert words.signed(value, 1) == text
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(1.144, "1.14"), (0.0820, "0.082"), (100.0, "100"), (0.0, "0"), (99.97, "100")]
+    ("value", "text"),
+    [(1.144, "1.14"), (0.0820, "0.082"), (100.0, "100"), (0.0, "0"), (99.97, "100")],
 )
 def test_percentages(value: float, text: str) -> None:
     assert words.percent(value) == text
@@ -24,7 +26,14 @@ def test_percentages(value: float, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0, "0 B"), (999, "999 B"), (999.6, "1.00 kB"), (51_240, "51.2 kB"), (800e6, "800 MB"), (12.25e9, "12.2 GB")],
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (999.6, "1.00 kB"),
+        (51_240, "51.2 kB"),
+        (800e6, "800 MB"),
+        (12.25e9, "12.2 GB"),
+    ],
 )
 def test_amounts(value: float, text: str) -> None:
     assert words.amount(value, "B") == text
@@ -38,12 +47,19 @@ def test_spread_is_left_out_where_there_is_none() -> None:
 
 @pytest.mark.parametrize(
     ("items", "text"),
-    [(["a"], "a"), (["a", "b"], "a and b"), (["a", "b", "c"], "a, b and c"), (["a, b", "c"], "a, b; and c")],
+    [
+        (["a"], "a"),
+        (["a", "b"], "a and b"),
+        (["a", "b", "c"], "a, b and c"),
+        (["a, b", "c"], "a, b; and c"),
+    ],
 )
 def test_lists(items: list[str], text: str) -> None:
     assert words.join(items) == text
 
 
-@pytest.mark.parametrize(("p", "text"), [(0.0004, "< 0.001"), (0.0341, "0.034"), (0.34, "0.34"), (1.0, "1.00")])
+@pytest.mark.parametrize(
+    ("p", "text"), [(0.0004, "< 0.001"), (0.0341, "0.034"), (0.34, "0.34"), (1.0, "1.00")]
+)
 def test_p_values(p: float, text: str) -> None:
     assert words.p_value(p) == text

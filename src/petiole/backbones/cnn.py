@@ -52,8 +52,8 @@ class ConvNet(Backbone):
         self, name: str, module: nn.Module, preprocessing: Preprocessing, width: int, channels: int
     ) -> None:
         super().__init__(name, module, preprocessing, width)
-        # CPUs and GPUs run convolutions about 1.4 times faster in this layout; no value changes.
-        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # Convolutions run about 1.4 times faster in this layout.
+        module.to(memory_format=torch.channels_last)
         self.channels = channels
 
     def width_of(self, role: str) -> int:
@@ -79,7 +79,8 @@ class ConvNet(Backbone):
 
     def _upper(self, cut: str, value: Tensor, reads: Sequence[str], *, checkpoint: bool) -> State:  # noqa: ARG002 - no blocks to recompute
         network = cast(_Network, self.module)
-        features = network.forward_features(value)
+        # Pooling sums in another order in that layout; so it gives timm's bits.
+        features = network.forward_features(value).contiguous()
         values: State = {}
         for role in reads:
             if role == "final.map":

@@ -16,10 +16,16 @@ from torch import Tensor, nn
 from petiole.errors import BackboneError
 
 
+COUNTER = "num_batches_tracked"
+"""BatchNorm's count of training steps: no output depends on it, and converted files lack it."""
+
+
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 over sorted (name, dtype, shape, bytes): equal exactly when the weights are."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
+        if name.endswith(COUNTER):
+            continue
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
@@ -61,12 +67,14 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
     """Copy ``tensors`` into ``module``, every one of them, in the module's own dtype.
 
+    Only BatchNorm's training counters may be absent.
+
     Raises:
         BackboneError: a tensor is missing, left over or of another shape. A partial load is
             never accepted, because it would leave random weights behind.
     """
     own = module.state_dict()
-    missing = sorted(own.keys() - tensors.keys())
+    missing = sorted(k for k in own.keys() - tensors.keys() if not k.endswith(COUNTER))
     extra = sorted(tensors.keys() - own.keys())
     wrong = sorted(
         f"{k}: file {tuple(tensors[k].shape)}, model {tuple(own[k].shape)}"
@@ -83,4 +91,5 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], origin: str)
             f"The weights in {origin} do not fit the architecture: {'; '.join(parts)}. "
             "Name the architecture that these weights were saved from."
         )
-    module.load_state_dict(dict(tensors), strict=True)
+    counters = {k: v for k, v in own.items() if k.endswith(COUNTER)}
+    module.load_state_dict({**counters, **tensors}, strict=True)

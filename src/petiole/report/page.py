@@ -272,7 +272,7 @@ def _comparison_tiles(summary: Summary) -> list[Fact]:
     )
     tiles = [Fact(f"{number(100 * row.accuracy.mean, 1)} %", f"accuracy, {spread}")]
     if row.gain is not None:
-        gain = signed(100 * row.gain.headline.difference, 1)
+        gain = signed(100 * row.gain.both.mean, 1)
         tiles.append(Fact(gain, f"points against {summary.row(summary.baseline).label}"))
     share = percent(row.percent_of_backbone_and_trainable)
     tiles.append(Fact(f"{row.trainable:,}", f"trained parameters, {share} % of backbone + trained"))

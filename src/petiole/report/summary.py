@@ -2,7 +2,7 @@
 
 The support draw is the unit of a result: the inits of a draw are averaged first. Differences are
 tested by the paired t test over draws, Holm-adjusted over the rows of the table. A row is called
-better or worse only where that test *and* the bootstrap interval over draws and images agree;
+better or worse only where p < 0.05 *and* the bootstrap interval over draws and images excludes zero;
 everything else is a tie, in whose favour it may be. With one draw McNemar's test over the images
 takes the place of the t test, and speaks of these trained models only.
 """

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from rich.table import Table
 from rich.text import Text
 
-from petiole.metrics.statistics import Paired
 from petiole.report.summary import Contrast, Summary, SummaryRow, summarise
 from petiole.report.words import bounds, join, mean_sd, number, p_value, percent, seconds, signed
 
@@ -94,16 +93,19 @@ VERDICT = "Verdict"
 
 
 def _difference(title: str, of: Callable[[SummaryRow], Contrast | None], digits: int) -> Column:
-    def paired(row: SummaryRow) -> Paired | None:
+    def value(row: SummaryRow) -> float | None:
         contrast = of(row)
-        return contrast.headline if contrast else None
+        return contrast.both.mean if contrast else None
 
-    return Column(
-        title,
-        lambda r: signed(100 * p.difference, digits) if (p := paired(r)) else "–",
-        lambda r: p.difference if (p := paired(r)) else None,
-        detail=lambda r: bounds(p.low, p.high, digits) if (p := paired(r)) else "",
-    )
+    def text(row: SummaryRow) -> str:
+        contrast = of(row)
+        return signed(100 * contrast.both.mean, digits) if contrast else "–"
+
+    def interval(row: SummaryRow) -> str:
+        contrast = of(row)
+        return bounds(contrast.both.low, contrast.both.high, digits) if contrast else ""
+
+    return Column(title, text, value, detail=interval)
 
 
 def _verdict(row: SummaryRow) -> str:
@@ -161,20 +163,17 @@ def to_csv(summary: Summary) -> str:
 def legend(summary: Summary) -> str:
     """Return what the numbers mean: units, intervals, tests."""
     if summary.draws == 1:
-        how = (
-            "One support draw: no interval between draws can be given. The intervals are bootstraps "
-            "over the test images and the tests McNemar's over them; both speak of these trained "
-            "models only."
-            if summary.inits == 1
-            else "One support draw: no interval between draws can be given. Intervals and tests are "
-            "over the test images; both speak of these trained models only."
+        test = "McNemar's" if summary.inits == 1 else "sign-flip"
+        return (
+            "One support draw: no interval between draws can be given. Intervals are bootstraps and p "
+            f"is of {test} test, both over the {summary.images:,} test images, so they speak of these "
+            f"trained models only. {_adjusted(summary)}"
         )
-        return f"{how} {_adjusted(summary)}"
     inits = f" ({summary.inits} inits each, averaged)" if summary.inits > 1 else ""
     return (
-        f"Mean ± sd over {summary.draws} support draws{inits}, {summary.images:,} test images. The "
-        "interval of the accuracy is a bootstrap over draws and images; those of differences are "
-        f"paired t over draws. {_adjusted(summary)}"
+        f"Mean ± sd over {summary.draws} support draws{inits}, {summary.images:,} test images. "
+        "Intervals are 95 % bootstraps over draws and images; p is of the paired t test over draws. "
+        f"{_adjusted(summary)}"
     )
 
 
@@ -183,7 +182,7 @@ def _adjusted(summary: Summary) -> str:
     return (
         f"Gain is over {baseline}; difference, p and verdict are against {reference}, p Holm-adjusted "
         f"over {len(summary.rows) - 1} comparisons. A row is better or worse only where p < 0.05 and "
-        "the intervals of the difference exclude zero; all else is a tie."
+        "the interval of the difference excludes zero; all else is a tie."
     )
 
 
@@ -210,11 +209,11 @@ def _reaches(summary: Summary) -> str:
 def _gained(row: SummaryRow, summary: Summary) -> str:
     if row.gain is None:
         return ""
-    baseline, change = summary.row(summary.baseline).label, 100 * row.gain.headline.difference
+    baseline, change = summary.row(summary.baseline).label, 100 * row.gain.both.mean
     if row.gain.verdict == "tie":
         return f", which is not told apart from {baseline} ({_points(row.gain)} points)"
     side = "over" if change > 0 else "below"
-    bounds = sorted(abs(100 * b) for b in (row.gain.headline.low, row.gain.headline.high))
+    bounds = sorted(abs(100 * b) for b in (row.gain.both.low, row.gain.both.high))
     return f", {abs(change):.1f} points {side} {baseline} (95 % interval {bounds[0]:.1f} to {bounds[1]:.1f})"
 
 
@@ -245,8 +244,8 @@ def _ranks(summary: Summary) -> str:
 
 
 def _points(contrast: Contrast) -> str:
-    paired = contrast.headline
-    return f"{signed(100 * paired.difference, 1)} {bounds(paired.low, paired.high, 1)}"
+    both = contrast.both
+    return f"{signed(100 * both.mean, 1)} {bounds(both.low, both.high, 1)}"
 
 
 _VERDICTS = ("better", "worse", "tie")

@@ -1,0 +1,181 @@
+"""The record: complete, checked by sums, and silent about places."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from petiole.engine.record import (
+    OPENINGS,
+    Record,
+    Request,
+    count_opening,
+    read_predictions,
+    read_record,
+)
+from petiole.engine.run import VECTORS, Job, run
+from petiole.engine.session import Bench, session
+from petiole.errors import RunError
+from petiole.files import sha256
+
+
+@pytest.fixture(scope="module")
+def done(
+    photos: Path, renders: Path, feature_cache: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Job, Record]:
+    bench = Bench(
+        "petiole/efficientnet-lite0",
+        photos,
+        renders,
+        image_size=32,
+        cache=feature_cache,
+        quiet=True,
+    )
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    settings = {"steps": 12, "views": 0}
+    job = Job(bench, "cls-residual-lora", folder, settings, shots=3, vectors=True)
+    return job, run(job)
+
+
+def test_the_record_comes_back_from_json(done: tuple[Job, Record]) -> None:
+    job, record = done
+    assert read_record(job.folder) == record
+    assert Record.model_validate_json(record.model_dump_json()) == record
+    assert record.selection == "last step"
+    assert record.request.data.images == {"source": 18, "train": 18 + 9, "test": 15}
+
+
+def test_every_file_has_its_checksum(done: tuple[Job, Record]) -> None:
+    job, record = done
+    assert set(record.files) >= {
+        "request.json",
+        "split.csv",
+        "metrics.jsonl",
+        "predictions.csv",
+        "predictions.safetensors",
+        "adapter/adapter.json",
+        "adapter/adapter.safetensors",
+    }
+    for name, digest in record.files.items():
+        assert sha256(job.folder / name) == digest
+
+
+def test_scores_follow_from_the_predictions(done: tuple[Job, Record]) -> None:
+    job, record = done
+    kept = read_predictions(job.folder)
+    right = (kept.probabilities.argmax(1) == kept.labels).double().mean()
+    assert record.scores["accuracy"] == pytest.approx(float(right))
+    torch.testing.assert_close(kept.probabilities.sum(1), torch.ones(15))
+    lines = (job.folder / "predictions.csv").read_text().splitlines()
+    assert lines[0] == "path,sha256,label,prediction,confidence"
+    assert len(lines) == 16
+    assert [line.split(",")[1] for line in lines[1:]] == kept.ids
+
+
+def test_the_test_set_was_opened_once(done: tuple[Job, Record]) -> None:
+    job, record = done
+    assert record.test_openings == 1
+    rows = [json.loads(r) for r in (job.folder / OPENINGS).read_text().splitlines()]
+    assert [(r["images"], r["why"]) for r in rows] == [(15, "end of training")]
+    assert rows[0]["test"] == record.request.data.test
+
+
+def test_openings_are_counted_by_content(done: tuple[Job, Record], tmp_path: Path) -> None:
+    test = session(done[0].bench).shift.test
+    assert [count_opening(tmp_path, test, "a") for _ in range(3)] == [1, 2, 3]
+    assert count_opening(tmp_path, test.select(range(4)), "b") == 1
+    with pytest.raises(RunError, match="cannot be noted"):
+        count_opening(tmp_path / "absent", test, "c")
+
+
+def test_vectors_before_and_after_are_kept(done: tuple[Job, Record]) -> None:
+    from safetensors.torch import load_file
+
+    kept = load_file(done[0].folder / VECTORS)
+    assert kept["before"].shape == kept["after"].shape == (18 + 15, 1280)
+    assert int(kept["is_target"].sum()) == 15
+    assert not torch.equal(kept["before"], kept["after"])
+
+
+def test_moving_the_images_leaves_the_request_as_it_was(
+    done: tuple[Job, Record], tmp_path: Path
+) -> None:
+    job, record = done
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(job.bench.images, moved)
+    bench = replace(job.bench, images=moved)
+    again = run(replace(job, bench=bench, folder=tmp_path / "run"))
+    assert again.request.digest == record.request.digest
+    assert again.files["adapter/adapter.safetensors"] == record.files["adapter/adapter.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("part", "field", "value", "counts"),
+    [
+        ("backbone", "weights", "/other/place", False),
+        ("backbone", "name", "/other/folder", False),
+        ("data", "notes", ["x"], False),
+        ("backbone", "fingerprint", "0" * 64, True),
+        ("backbone", "image_size", 64, True),
+        ("data", "test", "0" * 64, True),
+        ("data", "draw", 3, True),
+    ],
+)
+def test_the_digest_is_of_contents(
+    done: tuple[Job, Record], part: str, field: str, value: object, counts: bool
+) -> None:
+    request = done[1].request
+    changed = request.model_dump(mode="json")
+    changed[part][field] = value
+    assert (Request.model_validate(changed).digest != request.digest) == counts
+
+
+@pytest.mark.parametrize(
+    ("method", "selection"), [("ridge", "solved"), ("linear-probe", "as initialised")]
+)
+def test_the_record_says_which_model_was_kept(
+    done: tuple[Job, Record], tmp_path: Path, method: str, selection: str
+) -> None:
+    job = replace(
+        done[0], method=method, settings={"steps": 0}, folder=tmp_path / "run", vectors=False
+    )
+    assert run(job).selection == selection
+
+
+def test_without_source_the_target_is_enough(done: tuple[Job, Record], tmp_path: Path) -> None:
+    bench = replace(done[0].bench, source=None)
+    record = run(replace(done[0], bench=bench, folder=tmp_path / "run"))
+    assert record.request.data.source == ""
+    assert "source" not in record.request.data.images
+
+
+def test_random_state_is_untouched_by_a_run(done: tuple[Job, Record], tmp_path: Path) -> None:
+    before = torch.random.get_rng_state()
+    run(replace(done[0], folder=tmp_path / "run", settings={"steps": 2, "views": 0}))
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_incomplete_and_damaged_records_are_explained(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"record.json is missing.*--resume"):
+        read_record(tmp_path)
+    (tmp_path / "record.json").write_text('{"id": 1}')
+    with pytest.raises(RunError, match="is damaged"):
+        read_record(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_with_and_without_a_cache_the_run_is_the_same(
+    done: tuple[Job, Record], tmp_path: Path, dtype: str
+) -> None:
+    """Same weights up to rounding, same predictions."""
+    settings = {"steps": 6, "views": 1, "adapter_dropout": 0.0}
+    kept = []
+    for name, cache in (("cached", tmp_path / "cache"), ("live", None)):
+        bench = replace(done[0].bench, cache=cache, dtype=dtype)
+        run(replace(done[0], bench=bench, folder=tmp_path / name, settings=settings, vectors=False))
+        kept.append(read_predictions(tmp_path / name))
+    assert kept[0].ids == kept[1].ids
+    torch.testing.assert_close(kept[0].probabilities, kept[1].probabilities, rtol=1e-3, atol=1e-4)

@@ -1,0 +1,116 @@
+"""The page in a real browser: nothing logged, tables that sort, no sideways scrolling."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from petiole.report.page import write_comparison, write_run
+
+webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(
+    not (CHROMIUM and DRIVER),
+    reason="needs chromium and chromedriver (Debian: apt-get install chromium chromium-driver)",
+)
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+DESKTOP, PHONE = (1280, 900), (390, 844)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope="module")
+def pages(make_build, at):
+    build = make_build("browser")
+    build.classes = ["a rather long class name", "ünïcødé", "cross"]
+    accuracy = {"baseline": 0.3, "cosine": 0.75, "ours": 0.8}
+    labels = {"ours": "CLS-Residual LoRA"}
+    folder = build.comparison("c", at(accuracy, 60), draws=3, labels=labels)
+    return write_comparison(folder), write_run(folder / "runs/ours/draw-0-init-0")
+
+
+def show(browser, page: Path, size=DESKTOP, scheme: str = "light") -> None:
+    width, height = size
+    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    browser.get(page.as_uri())
+
+
+def column(browser, index: int) -> list[str]:
+    script = """
+        const rows = document.querySelector("#results ~ .scroll tbody").rows;
+        return [...rows].map(row => row.cells[arguments[0]].firstChild.data);"""
+    return browser.execute_script(script, index)
+
+
+def test_it_asks_for_nothing_and_complains_of_nothing(browser, pages) -> None:
+    for page in pages:
+        show(browser, page)
+        assert browser.get_log("browser") == []
+        asked = browser.execute_script(
+            "return performance.getEntriesByType('resource').map(e => e.name)"
+        )
+        assert [name for name in asked if not name.startswith("data:")] == []
+
+
+def test_a_click_on_a_title_sorts(browser, pages) -> None:
+    show(browser, pages[0])
+    start = column(browser, 0)
+    titles = browser.find_elements("css selector", "#results ~ .scroll thead button")
+    by_name = {title.text.replace("\xa0", " "): i for i, title in enumerate(titles)}
+    accuracy = by_name["Accuracy, %"]
+    values = lambda: [float(text.split()[0]) for text in column(browser, accuracy)]  # noqa: E731
+    titles[accuracy].click()
+    assert values() == sorted(values(), reverse=True)
+    head = titles[accuracy].find_element("xpath", "..")
+    assert head.get_attribute("aria-sort") == "descending"
+    titles[accuracy].click()
+    assert values() == sorted(values())
+    titles[0].click()
+    assert column(browser, 0) == sorted(start, key=str.casefold)
+    assert head.get_attribute("aria-sort") is None
+    titles[by_name["Difference, points"]].click()
+    assert column(browser, 0)[-1] == "CLS-Residual LoRA"  # nothing to compare: last
+    assert sorted(column(browser, 0)) == sorted(start)
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_it_never_scrolls_sideways(browser, pages, size, tmp_path) -> None:
+    for i, page in enumerate(pages):
+        show(browser, page, size)
+        wide = browser.execute_script("return document.documentElement.scrollWidth")
+        assert wide <= size[0]
+        assert browser.save_screenshot(str(tmp_path / f"{i}.png"))
+
+
+def test_pictures_follow_the_theme(browser, pages) -> None:
+    ink = "return getComputedStyle(document.querySelector('figure svg text')).fill"
+    colours = set()
+    for scheme in ("light", "dark"):
+        show(browser, pages[0], scheme=scheme)
+        colours.add(browser.execute_script(ink))
+        paper = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+        colours.add(paper)
+    assert len(colours) == 4
