@@ -26,6 +26,7 @@ VERBS = {
     "doctor": "Check this machine and installation.",
 }
 _FILES = {"eval": "evaluate"}
+RESUMING = (["demo"], ["fit"], ["compare"])
 
 app = App(
     name="petiole",
@@ -33,6 +34,7 @@ app = App(
     help_epilogue="Every command takes --json to print its result as JSON.",
     version=__version__,
     result_action="return_value",
+    suppress_keyboard_interrupt=False,  # main says how to go on
     default_parameter=Parameter(negative=()),
 )
 for _verb, _about in VERBS.items():
@@ -60,7 +62,8 @@ def main(arguments: list[str] | None = None) -> None:
         _complain(f"{error}. Check that the place exists, can be written, and has room.")
         sys.exit(1)
     except KeyboardInterrupt:
-        Console(stderr=True).print("Interrupted. The same command with --resume goes on from here.")
+        again = "Repeat the command with --resume" if tokens[:1] in RESUMING else "Repeat the command"
+        Console(stderr=True).print(f"Interrupted. {again} to go on.", soft_wrap=True)
         sys.exit(130)
     sys.exit(0 if ok else 1)
 

@@ -6,14 +6,15 @@ as torch's FlopCounterMode sees them (matrix products, convolutions, attention).
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from petiole.backbones.base import IMAGES, Backbone, State
+from petiole.backbones.base import IMAGES, Backbone
 from petiole.backbones.hooks import attached
 from petiole.backbones.registry import load
 from petiole.layers.solved import SolvedHead
@@ -66,8 +67,8 @@ def ledger(backbone: Backbone, method: Method, classes: int) -> Ledger:
 
     No random number is drawn from the global generator.
     """
-    device = next(backbone.module.parameters()).device
-    with torch.random.fork_rng([device] if device.type == "cuda" else []), device:
+    device = _device(backbone)
+    with _own_randomness(device), device:
         plan = method.plan(backbone, classes)
     return count(backbone, plan)
 
@@ -124,23 +125,29 @@ def _size(module: nn.Module) -> int:
 
 def _flops(backbone: Backbone, plan: Plan) -> tuple[int, int, int]:
     """FLOPs of one image: bare backbone, adapted forward, and the part of it above the cut."""
-    device = next(backbone.module.parameters()).device
+    device, cut = _device(backbone), plan.cut(backbone)
     image = torch.zeros(1, 3, *backbone.preprocessing.size, device=device)
-    cut = plan.cut(backbone)
-    with torch.no_grad():
-        with FlopCounterMode(display=False) as bare:
-            backbone.upper({IMAGES: image}, plan.reads)
-        with FlopCounterMode(display=False) as below:
+    # Dropout draws random numbers.
+    with torch.no_grad(), _own_randomness(device):
+        with FlopCounterMode(display=False) as counter:
             state = backbone.lower(image, cut)
-        with FlopCounterMode(display=False) as above:
-            values = _above(backbone, plan, state)
-            vector = plan.refine(plan.pool(*values))
-            plan.head(vector)
-    over = above.get_total_flops()
-    return bare.get_total_flops(), below.get_total_flops() + over, over
+        below = counter.get_total_flops()
+        with FlopCounterMode(display=False) as counter:
+            with attached(backbone, plan.attach):
+                values = backbone.upper(state, plan.reads)
+            plan.head(plan.refine(plan.pool(*(values[role] for role in plan.reads))))
+        above = counter.get_total_flops()
+        if cut == plan.reads:
+            return below, below + above, above
+        with FlopCounterMode(display=False) as counter:
+            backbone.upper({IMAGES: image}, plan.reads)
+    return counter.get_total_flops(), below + above, above
 
 
-def _above(backbone: Backbone, plan: Plan, state: State) -> list[Tensor]:
-    with attached(backbone, plan.attach):
-        values = backbone.upper(state, plan.reads)
-    return [values[role] for role in plan.reads]
+def _device(backbone: Backbone) -> torch.device:
+    return next(backbone.module.parameters()).device
+
+
+def _own_randomness(device: torch.device) -> AbstractContextManager[object]:
+    """Leave the global generators as they were."""
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])

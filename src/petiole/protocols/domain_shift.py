@@ -72,10 +72,18 @@ def jobs_of(
     *,
     resume: bool = False,
 ) -> list[Job]:
-    """All runs of a comparison, draw by draw; ``settings`` go to every row that has such a field."""
+    """All runs of a comparison, row by row; ``settings`` go to every row that has such a field.
+
+    Raises:
+        ConfigError: a value out of range, or a setting that no row has.
+    """
     jobs = []
+    own_by_row = {row.name: _applicable(row, settings) for row in comparison.rows}
+    for key in settings:
+        if not any(key in own for own in own_by_row.values()):
+            create(comparison.row(comparison.headline).method, {key: settings[key]})
     for row in comparison.rows:
-        own = _applicable(row, settings)
+        own = own_by_row[row.name]
         for index, place in enumerate(comparison.runs(folder, row)):
             jobs.append(
                 Job(

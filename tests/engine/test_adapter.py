@@ -1,0 +1,288 @@
+"""The adapter file: proves its fit when it is opened, refuses whatever differs."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import petiole
+from petiole.backbones.cnn import ConvNet
+from petiole.backbones.registry import load
+from petiole.engine.adapted import Adapted, predict
+from petiole.engine.adapter import Adapter, create_adapter, golden_logits
+from petiole.engine.record import read_predictions
+from petiole.engine.run import Job, run
+from petiole.engine.session import Bench, session
+from petiole.errors import AdapterError
+from petiole.files import sha256
+from petiole.methods.registry import create, methods, settings_of
+
+Tiny = Callable[..., ConvNet]
+ON_A_CNN = [
+    name for name in methods() if name not in ("lora-qkv", "houlsby", "full")
+]
+
+
+def build(backbone: ConvNet, method: str = "cls-residual-lora", seed: int = 1) -> Adapter:
+    """An adapter whose every tensor is random, so that each of them matters."""
+    chosen = create(method)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        adapted = Adapted(backbone, chosen.plan(backbone, 3))
+        for p in adapted.parameters():
+            torch.nn.init.normal_(p)
+    return create_adapter(
+        adapted,
+        method=method,
+        settings=settings_of(chosen),
+        classes=["a", "b", "c"],
+        weights=None,
+        image_size=None,
+    )
+
+
+@pytest.fixture
+def saved(tmp_path: Path, tiny: Tiny) -> Path:
+    build(tiny()).save(tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+def edit(folder: Path, **changes: object) -> None:
+    file = folder / "adapter.json"
+    manifest = json.loads(file.read_text())
+    for path, value in changes.items():
+        *parents, leaf = path.split("__")
+        place = manifest
+        for parent in parents:
+            place = place[parent]
+        place[leaf] = value
+    file.write_text(json.dumps(manifest))
+
+
+def retensor(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    """Change the tensors and make the manifest's checksum fit again."""
+    tensors = load_file(folder / "adapter.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "adapter.safetensors")
+    edit(folder, tensors_sha256=sha256(folder / "adapter.safetensors"))
+
+
+@pytest.mark.parametrize("method", ON_A_CNN)
+def test_what_is_saved_predicts_the_same(tmp_path: Path, tiny: Tiny, method: str) -> None:
+    adapter = build(tiny(), method)
+    if hasattr(adapter.adapted.head, "solve"):
+        x, y = torch.randn(30, 8), torch.arange(30) % 3
+        adapter.adapted.head.solve(x, y, y == y)
+        golden = golden_logits(adapter.adapted, 0).tolist()
+        manifest = adapter.manifest
+        adapter.manifest = manifest.model_copy(
+            update={"golden": manifest.golden.model_copy(update={"logits": golden})}
+        )
+    adapter.save(tmp_path)
+    again = Adapter.load(tmp_path, backbone=tiny())
+    state = again.adapted.backbone.lower(torch.randn(5, 3, 16, 16), again.adapted.cut)
+    for a, b in zip(
+        predict(adapter.adapted, [state]), predict(again.adapted, [state]), strict=True
+    ):
+        assert torch.equal(a, b)
+    kept = set(load_file(tmp_path / "adapter.safetensors"))
+    assert not any("projector" in name or "prototype" in name for name in kept)
+
+
+def test_the_file_is_small_and_drops_the_training_only_part(saved: Path, tiny: Tiny) -> None:
+    manifest = json.loads((saved / "adapter.json").read_text())
+    assert manifest["ledger"]["training_only"] > 0
+    tensors = load_file(saved / "adapter.safetensors")
+    assert sum(t.numel() for t in tensors.values()) == manifest["ledger"]["inference"]
+    size = (saved / "adapter.safetensors").stat().st_size
+    assert manifest["ledger"]["stored_bytes"] <= size < manifest["ledger"]["stored_bytes"] + 2000
+
+
+def test_loading_leaves_random_state_alone(saved: Path, tiny: Tiny) -> None:
+    backbone, before = tiny(), torch.random.get_rng_state()
+    Adapter.load(saved, backbone=backbone)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_other_weights_are_refused_by_fingerprint(saved: Path, tiny: Tiny) -> None:
+    with pytest.raises(AdapterError, match=r"fingerprint.*--weights"):
+        Adapter.load(saved, backbone=tiny(seed=5))
+
+
+def test_other_weights_are_refused_by_the_golden_input(
+    saved: Path, tiny: Tiny
+) -> None:
+    liar = tiny(seed=5)
+    liar.__dict__["fingerprint"] = tiny().fingerprint
+    with pytest.raises(AdapterError, match=r"golden input.*differ"):
+        Adapter.load(saved, backbone=liar)
+
+
+def test_other_preprocessing_is_refused(saved: Path, tiny: Tiny) -> None:
+    backbone = tiny()
+    backbone.preprocessing = backbone.preprocessing.model_copy(update={"crop": 0.5})
+    with pytest.raises(AdapterError, match="preprocessing"):
+        Adapter.load(saved, backbone=backbone)
+
+
+@pytest.mark.parametrize(
+    "logits", [[0.1, 0.2, 0.3], [0.1, 0.2], [float("nan")] * 3], ids=["other", "fewer", "nan"]
+)
+def test_tampered_golden_logits_are_refused(
+    saved: Path, tiny: Tiny, logits: list[float]
+) -> None:
+    edit(saved, golden__logits=logits)
+    with pytest.raises(AdapterError):
+        Adapter.load(saved, backbone=tiny())
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", '{"format": 1}', "\udcff"],
+    ids=["empty", "torn", "list", "fields", "bytes"],
+)
+def test_a_damaged_manifest_is_explained(saved: Path, tiny: Tiny, text: str) -> None:
+    (saved / "adapter.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(AdapterError, match=r"adapter.json is damaged"):
+        Adapter.load(saved, backbone=tiny())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"format": 2}, {"surprise": 1}, {"method": "no-such"}, {"settings__rank": "many"}],
+    ids=["format", "field", "method", "setting"],
+)
+def test_what_this_version_cannot_build_is_explained(
+    saved: Path, tiny: Tiny, change: dict[str, object]
+) -> None:
+    edit(saved, **change)
+    with pytest.raises(AdapterError, match=re.escape("adapter.json")):
+        Adapter.load(saved, backbone=tiny())
+
+
+def test_no_adapter_at_all_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(AdapterError, match=r"No adapter at.*petiole fit"):
+        Adapter.load(tmp_path)
+
+
+def test_missing_tensors_are_explained(saved: Path, tiny: Tiny) -> None:
+    (saved / "adapter.safetensors").unlink()
+    with pytest.raises(AdapterError, match=r"adapter.safetensors is missing"):
+        Adapter.load(saved, backbone=tiny())
+
+
+def test_damaged_tensors_are_refused_by_checksum(saved: Path, tiny: Tiny) -> None:
+    file = saved / "adapter.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(AdapterError, match="checksum differs"):
+        Adapter.load(saved, backbone=tiny())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: t.update(extra=torch.zeros(1)),
+        lambda t: t.pop("head.weight"),
+        lambda t: t.update({"head.weight": torch.zeros(4, 8)}),
+    ],
+    ids=["extra", "missing", "shape"],
+)
+def test_tensors_that_do_not_fit_are_refused(
+    saved: Path, tiny: Tiny, change: Callable[[dict[str, torch.Tensor]], object]
+) -> None:
+    retensor(saved, change)
+    with pytest.raises(AdapterError, match="does not fit its own"):
+        Adapter.load(saved, backbone=tiny())
+
+
+def test_a_changed_weight_is_caught_by_the_golden_input(saved: Path, tiny: Tiny) -> None:
+    retensor(saved, lambda t: t["head.weight"].mul_(-1))
+    with pytest.raises(AdapterError, match="golden"):
+        Adapter.load(saved, backbone=tiny())
+
+
+def test_files_that_are_no_safetensors_are_refused(saved: Path, tiny: Tiny) -> None:
+    file = saved / "adapter.safetensors"
+    torch.save({"head.weight": torch.zeros(1)}, file)
+    edit(saved, tensors_sha256=sha256(file))
+    with pytest.raises(AdapterError, match="does not fit"):
+        Adapter.load(saved, backbone=tiny())
+
+
+def test_nothing_is_unpickled_anywhere() -> None:
+    """No pickle in the package, and torch.load with the weights-only loader alone."""
+    root = Path(petiole.__file__).parent
+    for file in root.rglob("*.py"):
+        text = file.read_text(encoding="utf-8")
+        assert not re.search(r"\b(import|from) (pickle|cPickle|dill|joblib|shelve)\b", text), file
+        assert "allow_pickle=True" not in text, file
+        for call in re.finditer(r"torch\.load\(([^)]*)\)", text):
+            assert file.name == "bundled.py", file
+            assert "weights_only=True" in call.group(1), file
+
+
+FRESH = """
+import json, sys
+import petiole
+rows = petiole.predict(sys.argv[1], sys.argv[2:]).predictions
+print(json.dumps([r.probabilities for r in rows]))
+"""
+
+
+def test_a_fresh_process_predicts_what_the_training_did(
+    bench: Bench, tmp_path: Path
+) -> None:
+    settings = {"steps": 20, "views": 0}
+    run(Job(bench, "cls-residual-lora", tmp_path / "run", settings, shots=3))
+    kept = read_predictions(tmp_path / "run")
+    done = subprocess.run(
+        [sys.executable, "-c", FRESH, str(tmp_path / "run"), *kept.paths],
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    rows = json.loads(done.stdout)
+    classes = session(bench).shift.classes
+    got = torch.tensor([[row[name] for name in classes] for row in rows])
+    torch.testing.assert_close(got, kept.probabilities, rtol=1e-4, atol=1e-5)
+
+
+def test_moved_weights_are_found_where_they_are_said_to_be(
+    bench: Bench, tmp_path: Path
+) -> None:
+    """weights= overrides the place that the file remembers; other weights stay refused."""
+    from petiole.files import write_tensors
+
+    whole = load("petiole/efficientnet-lite0", image_size=32)
+    import timm
+
+    module = timm.create_model("tf_efficientnet_lite0", num_classes=1000)
+    own = module.state_dict()
+    own.update(whole.module.state_dict())
+    first, second = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    write_tensors(first, own)
+    job = Job(
+        replace(bench, weights=first),
+        "linear-probe",
+        tmp_path / "run",
+        {"steps": 1, "views": 0},
+        shots=3,
+    )
+    run(job)
+    first.rename(second)
+    with pytest.raises(petiole.PetioleError, match=re.escape(str(first))):
+        Adapter.load(tmp_path / "run")
+    assert Adapter.load(tmp_path / "run", weights=second).classes == ["ash", "birch", "cedar"]
+    own["conv_stem.weight"] += 0.1
+    write_tensors(second, own)
+    with pytest.raises(AdapterError, match="fingerprint"):
+        Adapter.load(tmp_path / "run", weights=second)

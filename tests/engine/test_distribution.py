@@ -1,0 +1,147 @@
+"""Other places to run: two training processes, job processes, and what a survey says beforehand."""
+
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from petiole.engine.executor import Local
+from petiole.engine.run import Job, run
+from petiole.engine.session import Bench, reopened, session
+from petiole.engine.survey import survey
+from petiole.errors import DataError
+
+TRAIN = """
+import sys
+from pathlib import Path
+import torch
+from petiole.backbones.registry import load
+from petiole.data.dataset import Dataset, Sample
+from petiole.engine import loop
+from petiole.engine.adapted import Adapted
+from petiole.engine.features import StoredTable
+from petiole.files import write_tensors
+from petiole.methods.registry import create
+
+out = Path(sys.argv[1])
+samples = [
+    Sample(Path(f"{d}{k}{i}"), k, f"{d}-{k}-{i:03d}", d)
+    for d in ("source", "target") for k in range(4) for i in range(9)
+]
+data = Dataset("made", tuple("abcd"), tuple(samples))
+backbone = load("petiole/efficientnet-lite0", image_size=32)
+generator = torch.Generator().manual_seed(0)
+centres = torch.randn(4, 1280, generator=generator)
+rows = [{"final.pooled": centres[s.label] + torch.randn(1280, generator=generator)} for s in data.samples]
+table = StoredTable([rows], torch.device("cpu"))
+method = create("cosine-ln", {"steps": 30, "views": 0, "lr": 0.01, "target_weight": 0.3})
+torch.manual_seed(0)
+adapted = Adapted(backbone, method.plan(backbone, 4))
+logged = []
+watch = loop.Watch(
+    checkpoint=out / f"checkpoint-{sys.argv[2]}", every=0.0, quiet=True,
+    log=lambda step, loss, lr: logged.append(step),
+)
+loop.train(adapted, data, table, method.recipe, seed=0, watch=watch)
+write_tensors(out / f"weights-{sys.argv[2]}", adapted.state_dict())
+print(len(logged))
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+def start(out: Path, name: str, **environment: str) -> subprocess.Popen[str]:
+    clean = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")}
+    return subprocess.Popen(
+        [sys.executable, "-c", TRAIN, str(out), name],
+        env={**clean, "OMP_NUM_THREADS": "1", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distribution")
+def test_two_processes_train_to_the_weights_of_one(tmp_path: Path) -> None:
+    world = {
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
+    runs = [start(tmp_path, "alone")] + [
+        start(tmp_path, f"rank{rank}", RANK=str(rank), LOCAL_RANK=str(rank), **world)
+        for rank in (0, 1)
+    ]
+    said = [run.communicate(timeout=280) for run in runs]
+    assert [run.returncode for run in runs] == [0, 0, 0], [err[-2000:] for _, err in said]
+    alone, first, second = (
+        load_file(tmp_path / f"weights-{name}") for name in ("alone", "rank0", "rank1")
+    )
+    for name, value in alone.items():
+        torch.testing.assert_close(first[name], value, rtol=1e-4, atol=1e-5)
+        assert torch.equal(first[name], second[name])
+    assert [int(out.split()[-1]) for out, _ in said] == [4, 4, 0], "one process writes the log"
+    assert (tmp_path / "checkpoint-rank0").exists()
+    assert not (tmp_path / "checkpoint-rank1").exists()
+
+
+def test_job_processes_give_the_same_and_keep_the_order(bench: Bench, tmp_path: Path) -> None:
+    def jobs(place: str) -> list[Job]:
+        return [
+            Job(bench, "linear-probe", tmp_path / place / str(draw), {"steps": 5}, 3, draw)
+            for draw in range(3)
+        ]
+
+    here = list(Local().map(run, jobs("here")))
+    there = list(Local(processes=2).map(run, jobs("there")))
+    assert [r.request.data.draw for r in there] == [0, 1, 2]
+    for a, b in zip(here, there, strict=True):
+        assert a.scores == pytest.approx(b.scores, rel=1e-5)
+        assert a.id == b.id
+
+
+def test_an_error_in_a_job_process_arrives_as_it_is(bench: Bench, tmp_path: Path) -> None:
+    job = Job(bench, "linear-probe", tmp_path / "run", {"steps": 5}, shots=1000)
+    with pytest.raises(DataError, match="too few images"):
+        list(Local(processes=2).map(run, [job]))
+
+
+def test_sessions_are_shared_but_reopened_on_demand(bench: Bench) -> None:
+    first = session(bench)
+    assert session(replace(bench, quiet=not bench.quiet)) is first
+    assert session(replace(bench, precision="bf16")) is not first
+    assert reopened(bench) is not first
+
+
+def test_a_survey_counts_what_is_not_stored(bench: Bench, tmp_path: Path) -> None:
+    work = session(replace(bench, cache=tmp_path / "cache"))
+
+    def job(method: str, draw: int = 0, **settings: object) -> Job:
+        return Job(work.bench, method, tmp_path / f"{method}{draw}", settings, 3, draw)
+
+    probe = job("linear-probe", steps=7, views=2)
+    # 18 source and 9 drawn images in 3 views, 15 test images in one.
+    seen = survey(work, [probe])
+    assert seen.images == 27 * 3 + 15
+    assert seen.steps == 7
+    assert seen.megabytes == pytest.approx(seen.images * 1280 * 4 / 1e6)
+    forward = seen.flops / seen.images
+    assert 2e6 < forward < 3e7, "EfficientNet-Lite0 at 32 px"
+    assert seen.train_flops == pytest.approx(3 * 7 * 36 * 2 * 1280 * 3)
+
+    assert survey(work, [job("knn")]).steps == 0, "a solved head takes no steps"
+    assert survey(work, [probe, replace(probe, seed=1)]).images == seen.images
+    run(probe)
+    assert survey(work, [probe]).images == 0

@@ -1,0 +1,178 @@
+"""Methods by name: presets, conversion, validation, round trips."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from petiole.errors import ConfigError
+from petiole.methods import registry
+from petiole.methods.baselines import LogisticRegression
+from petiole.methods.blocks import select
+from petiole.methods.cls_residual import ClsResidual
+from petiole.methods.recipe import Recipe
+from petiole.methods.registry import create, methods, register, settings_of, with_recipe
+
+NAMES = tuple(methods())
+
+
+def test_the_family_of_the_letter_is_registered() -> None:
+    assert {
+        "source-only",
+        "linear-probe",
+        "cosine",
+        "cosine-ln",
+        "lora-linear",
+        "lora-cosine",
+        "lora-cosine-contrastive",
+        "cls-residual-lora",
+        "lora-qkv",
+        "houlsby",
+        "full",
+        "knn",
+        "class-means",
+        "logistic-regression",
+        "ridge",
+    } <= set(NAMES)
+
+
+def test_presets_make_the_rows_of_table_1() -> None:
+    rows = {
+        "source-only": (False, False, False, "linear", "source"),
+        "linear-probe": (False, False, False, "linear", "joint"),
+        "cosine": (False, False, False, "cosine", "joint"),
+        "lora-linear": (True, False, False, "linear", "joint"),
+        "lora-cosine": (True, False, False, "cosine", "joint"),
+        "lora-cosine-contrastive": (True, False, True, "cosine", "joint"),
+        "cls-residual-lora": (True, True, True, "cosine", "joint"),
+    }
+    for name, row in rows.items():
+        m = create(name)
+        assert isinstance(m, ClsResidual)
+        assert (m.lora, m.adapter, m.contrastive, m.head, m.recipe.train_on) == row
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_settings_make_the_same_method_again(name: str) -> None:
+    method = create(name)
+    assert create(name, settings_of(method)) == method
+    changed = with_recipe(method, steps=17, lr=0.5)
+    assert changed != method
+    assert create(name, settings_of(changed)) == changed
+    through_json = json.loads(json.dumps(settings_of(changed)))
+    assert create(name, through_json) == changed
+    assert hash(method) == hash(create(name))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_method_and_its_recipe_share_no_name(name: str) -> None:
+    own = {f.name for f in fields(methods()[name].cls)} - {"recipe"}
+    assert not own & {f.name for f in fields(Recipe)}
+    assert methods()[name].about
+
+
+def test_names_are_sorted_and_need_no_import() -> None:
+    assert list(NAMES) == sorted(NAMES)
+
+
+def test_one_name_for_two_methods_is_an_error() -> None:
+    @dataclass(frozen=True)
+    class Other(ClsResidual):
+        pass
+
+    with pytest.raises(ConfigError, match="Two methods are named 'cosine'"):
+        register("cosine", "again")(Other)
+    assert registry.methods()["cosine"].cls is ClsResidual
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "words"),
+    [
+        ("cls-residual-lor", {}, "Did you mean cls-residual-lora"),
+        ("cls-residual-lora", {"rnk": 4}, "Did you mean .*rank"),
+        ("cls-residual-lora", {"step": 4}, "Did you mean .*steps"),
+        ("cosine", {"recipe": {}}, "Unknown setting of cosine 'recipe'"),
+        ("cosine", {"head": "quadratic"}, "head='quadratic'.*'linear' or 'cosine'"),
+        ("cosine", {"rank": "many"}, "rank='many'"),
+        ("cosine", {"rank": 2.5}, "rank=2.5"),
+        ("cosine", {"lora": "perhaps"}, "lora='perhaps'"),
+        ("cosine", {"lr": -1}, "lr must not be negative"),
+        ("cosine", {"lr": float("nan")}, "lr must not be negative"),
+        ("cosine", {"steps": "-3"}, "steps must not be negative"),
+        ("cosine", {"warmup": 1.5}, r"warmup must lie in \[0, 1\]"),
+        ("cosine", {"target_weight": float("nan")}, "target_weight must lie"),
+        ("cosine", {"classes_per_batch": 0}, "classes_per_batch must be at least 1"),
+        ("cosine", {"train_on": "everything"}, "train_on='everything'"),
+    ],
+)
+def test_wrong_names_and_values_say_what_is_right(
+    name: str, values: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        create(name, values)
+
+
+def test_strings_from_a_command_line_are_converted() -> None:
+    method = create(
+        "cls-residual-lora",
+        {"rank": "4", "lora_scale": "2", "adapter": "false", "steps": "10", "lr": "3e-4"},
+    )
+    assert isinstance(method, ClsResidual)
+    assert (method.rank, method.lora_scale, method.adapter) == (4, 2.0, False)
+    assert (method.recipe.steps, method.recipe.lr) == (10, 3e-4)
+    logistic = create("logistic-regression", {"grid": ["0.1", "1"]})
+    assert isinstance(logistic, LogisticRegression)
+    assert logistic.grid == (0.1, 1.0)
+
+
+def test_settings_override_presets() -> None:
+    method = create("cosine", {"head": "linear"})
+    assert isinstance(method, ClsResidual)
+    assert method.head == "linear"
+
+
+# --- blocks --------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 40), st.integers(1, 40))
+def test_blocks_by_rule(depth: int, k: int) -> None:
+    assert select("all", depth) == tuple(range(depth))
+    assert select(f"every:{k}", depth) == tuple(i for i in range(depth) if i % k == 0)
+    if k <= depth:
+        assert select(f"first:{k}", depth) == tuple(range(k))
+        assert select(f"last:{k}", depth) == tuple(range(depth))[-k:]
+        assert select(str(k - 1), depth) == (k - 1,)
+    else:
+        for rule in (f"first:{k}", f"last:{k}", str(k - 1)):
+            with pytest.raises(ConfigError, match=rf"of 0\.\.{depth - 1}\."):
+                select(rule, depth)
+
+
+@given(st.lists(st.integers(0, 11), min_size=1))
+def test_blocks_by_list_are_sorted_and_unique(chosen: list[int]) -> None:
+    assert select(",".join(map(str, chosen)), 12) == tuple(sorted(set(chosen)))
+
+
+@settings(max_examples=50)
+@given(st.text("alevryfistk:,-0123456789", max_size=12))
+def test_any_text_selects_existing_blocks_or_is_refused(text: str) -> None:
+    try:
+        chosen = select(text, 6)
+    except ConfigError as error:
+        assert "every:k" in str(error)
+    else:
+        assert chosen
+        assert set(chosen) <= set(range(6))
+
+
+@pytest.mark.parametrize(
+    "rule", ["", "al", "every:0", "every:-1", "first:0", "last:", "first:1.5", "0,,1", "-1", "3,12"]
+)
+def test_malformed_blocks_are_refused(rule: str) -> None:
+    with pytest.raises(ConfigError, match=r"first:k, last:k or a list"):
+        select(rule, 12)

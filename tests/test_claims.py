@@ -1,0 +1,46 @@
+"""Published tables as data: every row builds, and the numbers are the letter's."""
+
+from __future__ import annotations
+
+import pytest
+
+from petiole.claims import names, table
+from petiole.errors import ConfigError
+from petiole.methods.registry import create
+from petiole.protocols.comparison import Comparison
+from petiole.protocols.domain_shift import BASELINES, from_table
+
+# Spec B2, verbatim, in the order of the rows.
+CLAIMED = {
+    "cls-residual-lora/table1": [70.17, 78.10, 77.77, 77.61, 77.61, 78.87, None],
+    "cls-residual-lora/table2": [70.17, 75.42, 78.10, 77.95, 77.63, 79.24, 78.87],
+    "cls-residual-lora/table3": [None, 76.45, 78.92, 77.89, 79.34],
+}
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_row_is_a_method_and_the_baselines_stand_with_it(name: str) -> None:
+    comparison = Comparison(**from_table(name), draws=1, inits=1, shots=10)
+    for row in comparison.rows:
+        create(row.method, row.settings)
+    assert set(BASELINES) <= {row.name for row in comparison.rows}
+
+
+@pytest.mark.parametrize(("name", "claimed"), CLAIMED.items())
+def test_claims_are_the_letters(name: str, claimed: list[float | None]) -> None:
+    assert [row.get("claimed") for row in table(name)["rows"]] == claimed
+
+
+def test_the_factorial_has_every_cell_once() -> None:
+    rows = [r for r in table("cls-residual-lora/factorial")["rows"] if "settings" in r]
+    cells = {
+        tuple(r["settings"][part] for part in ("head", "lora", "adapter", "contrastive"))
+        for r in rows
+        if "post_norm" not in r["settings"]
+    }
+    assert len(cells) == 16
+
+
+def test_an_unknown_table_suggests_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="cls-residual-lora/table1"):
+        table("cls-residual-lora/tabel1")
