@@ -11,7 +11,6 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 
 import backbones_for_tests as tiny
-
 from petiole.backbones.base import Backbone
 
 torch.set_num_threads(1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from petiole.claims import names, table
@@ -44,3 +46,17 @@ def test_the_factorial_has_every_cell_once() -> None:
 def test_an_unknown_table_suggests_the_nearest() -> None:
     with pytest.raises(ConfigError, match="cls-residual-lora/table1"):
         table("cls-residual-lora/tabel1")
+
+
+def test_a_table_of_ones_own(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    with pytest.raises(ConfigError, match=r"mine\.toml"):
+        table(str(file))
+    file.write_text("title = 'mine'\nrows = []\n")
+    with pytest.raises(ConfigError, match="baseline, reference, headline"):
+        table(str(file))
+    file.write_text(
+        "title = 'mine'\nbaseline = 'a'\nreference = 'a'\nheadline = 'a'\n"
+        "[[rows]]\nname = 'a'\nlabel = 'A'\nmethod = 'cosine'\n"
+    )
+    assert from_table(str(file))["rows"][0].method == "cosine"

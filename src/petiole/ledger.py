@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from petiole.backbones.base import IMAGES, Backbone
@@ -127,8 +128,8 @@ def _flops(backbone: Backbone, plan: Plan) -> tuple[int, int, int]:
     """FLOPs of one image: bare backbone, adapted forward, and the part of it above the cut."""
     device, cut = _device(backbone), plan.cut(backbone)
     image = torch.zeros(1, 3, *backbone.preprocessing.size, device=device)
-    # Dropout draws random numbers.
-    with torch.no_grad(), _own_randomness(device):
+    # Fused attention is not counted on every device; dropout draws random numbers.
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), _own_randomness(device):
         with FlopCounterMode(display=False) as counter:
             state = backbone.lower(image, cut)
         below = counter.get_total_flops()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 
-import backbones_for_tests as tiny
 import pytest
 import torch
 from torch import Tensor, nn
 
+import backbones_for_tests as tiny
 from petiole.backbones.base import IMAGES, Backbone
 from petiole.backbones.hooks import Attach, attached
 from petiole.backbones.weights import fingerprint

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import backbones_for_tests as tiny
 import pytest
 import timm
 import torch
@@ -16,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import Dinov2Config, Dinov2Model
 
+import backbones_for_tests as tiny
 from petiole.backbones.base import IMAGES
 from petiole.backbones.registry import load
 from petiole.backbones.weights import fingerprint, load_strictly, read_safetensors
@@ -138,7 +138,7 @@ def test_the_hub_is_not_asked_when_it_is_switched_off(
 def test_a_partial_hub_file_is_refused(monkeypatch: pytest.MonkeyPatch, model: str) -> None:
     # timm itself accepts it when asked for no classifier.
     whole = timm.create_model(model).state_dict()
-    gone = next(k for k in whole if k.endswith("norm1.weight") or k.endswith("bn1.weight"))
+    gone = next(k for k in whole if k.endswith(("norm1.weight", "bn1.weight")))
     hub(monkeypatch, lambda *_, **__: {k: v for k, v in whole.items() if k != gone})
     with pytest.raises(BackboneError, match="could not be had"):
         load(f"timm/{model}")

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import backbones_for_tests as tiny
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, layer_norm, linear
 
+import backbones_for_tests as tiny
 from petiole.backbones import vit
 from petiole.backbones.base import IMAGES, Backbone
 from petiole.backbones.hooks import Attach, attached

