@@ -1,7 +1,7 @@
 """What every method must do on every backbone. A new method gets all of it by existing.
 
-Each check takes a ``Pair``: one method on one fresh backbone. ``tests/test_contract.py`` walks over
-all of them.
+``check`` runs one method on one fresh backbone through all of it; ``tests/test_contract.py`` walks
+over all pairs.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import backbones_for_tests as tiny
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+import backbones_for_tests as tiny
 from petiole.backbones.base import IMAGES, Backbone, State
 from petiole.backbones.weights import fingerprint
 from petiole.data.dataset import Dataset, Sample
@@ -28,7 +28,6 @@ from petiole.layers.bottleneck import Bottleneck
 from petiole.layers.lowrank import LowRank
 from petiole.layers.residual import Residual
 from petiole.layers.solved import SolvedHead
-from petiole.ledger import count
 from petiole.methods.base import Method
 from petiole.methods.registry import create, settings_of
 
@@ -98,8 +97,27 @@ class Pair:
             plan = self.method.plan(self.backbone, len(CLASSES))
             return Adapted(self.backbone, plan, checkpoint=checkpoint)
 
-    def trained(self, seed: int = 0, *, at: tuple[str, ...] = (), stored: bool = True) -> Adapted:
-        """After a few steps; ``at`` is the cut where the table lies, by default the plan's own."""
+    @cached_property
+    def trained(self) -> Adapted:
+        """After a few steps on stored values."""
+        return self.train()
+
+    @cached_property
+    def saved(self) -> Adapter:
+        """``trained``, written to ``folder``."""
+        adapter = create_adapter(
+            self.trained,
+            method=self.name,
+            settings=settings_of(self.method),
+            classes=CLASSES,
+            weights=None,
+            image_size=None,
+        )
+        adapter.save(self.folder)
+        return adapter
+
+    def train(self, seed: int = 0, *, at: tuple[str, ...] = (), stored: bool = True) -> Adapted:
+        """A new one after a few steps; ``at`` is the cut where the table lies, by default the plan's own."""
         adapted = self.adapted(seed)
         table = Memory(self.backbone, at or adapted.cut, stored=stored)
         train(adapted, dataset(), table, self.method.recipe, seed=seed, watch=Watch(quiet=True))
@@ -112,15 +130,16 @@ class Pair:
             logits: Tensor = adapted({IMAGES: self.images}).logits
         return logits
 
+    @cached_property
     def bare(self) -> State:
-        """Every final role of the backbone without anything on it."""
+        """Every final role of the backbone before anything was on it."""
         return self.backbone.lower(self.images, self.backbone.finals)
 
 
 def starts_where_its_paper_says(pair: Pair) -> None:
     """Fresh branches give exactly 0, so the start is the bare vector, or its LayerNorm."""
     adapted = pair.adapted().eval()
-    bare = pair.bare()
+    bare = pair.bare
     plan = adapted.plan
     with torch.no_grad():
         vector = plan.pool(*(bare[role] for role in plan.reads))
@@ -158,7 +177,7 @@ def moves_all_it_declares_and_nothing_else(pair: Pair) -> None:
     before = fingerprint(module.state_dict())
     keys, identities = list(module.state_dict()), [id(p) for p in module.parameters()]
     hooks = hooks_of(module)
-    adapted, start = pair.trained(), pair.adapted()
+    adapted, start = pair.train(), pair.adapted()
     fresh = {**dict(start.named_parameters()), **dict(terms(start).named_parameters())}
     for name, value in [*adapted.named_parameters(), *terms(adapted).named_parameters()]:
         unused = name.removeprefix("tuned.").replace("/", ".") in UNUSED
@@ -177,17 +196,8 @@ def moves_all_it_declares_and_nothing_else(pair: Pair) -> None:
 
 def survives_saving(pair: Pair) -> None:
     """Saved and opened again on the same backbone, it gives the same bits."""
-    adapted = pair.trained()
+    adapted = pair.saved.adapted
     want = pair.logits(adapted)
-    adapter = create_adapter(
-        adapted,
-        method=pair.name,
-        settings=settings_of(pair.method),
-        classes=CLASSES,
-        weights=None,
-        image_size=None,
-    )
-    adapter.save(pair.folder)
     stored = load_file(pair.folder / TENSORS)
     again = Adapter.load(pair.folder, backbone=pair.backbone)
     assert torch.equal(pair.logits(again.adapted), want)
@@ -200,14 +210,15 @@ def survives_saving(pair: Pair) -> None:
 
 def is_the_same_from_the_cache(pair: Pair) -> None:
     """Every cut gives the same function, and training from stored values the same weights."""
-    adapted = pair.trained()
+    adapted = pair.trained
     want = pair.logits(adapted)
     for cut in cuts_below(pair.backbone, adapted.cut):
         state = pair.backbone.lower(pair.images, cut)
         with torch.no_grad():
             close(adapted(state).logits, want, 1e-5)
-    close_states(adapted, pair.trained(stored=False), 1e-7)
-    close_states(adapted, pair.trained(at=(IMAGES,), stored=False), 1e-3)
+    # Not to the bit: convolutions round otherwise in batches of another size.
+    close_states(adapted, pair.train(stored=False), 1e-4)
+    close_states(adapted, pair.train(at=(IMAGES,), stored=False), 1e-4)
 
 
 def is_the_same_with_checkpointing(pair: Pair) -> None:
@@ -229,17 +240,7 @@ def is_the_same_with_checkpointing(pair: Pair) -> None:
 
 def counts_as_the_ledger_says(pair: Pair) -> None:
     """The ledger's numbers are those of the file."""
-    adapted = pair.trained()
-    counted = count(pair.backbone, adapted.plan)
-    adapter = create_adapter(
-        adapted,
-        method=pair.name,
-        settings=settings_of(pair.method),
-        classes=CLASSES,
-        weights=None,
-        image_size=None,
-    )
-    adapter.save(pair.folder)
+    adapted, counted = pair.trained, pair.saved.manifest.ledger
     stored = load_file(pair.folder / TENSORS)
     if isinstance(adapted.head, SolvedHead):  # labels and the chosen penalty are no weights
         stored = {k: v for k, v in stored.items() if v.is_floating_point() and v.ndim}
@@ -255,8 +256,8 @@ def counts_as_the_ledger_says(pair: Pair) -> None:
 
 def leaves_no_trace(pair: Pair) -> None:
     """After training, use, nesting and an error, the bare backbone gives the same bits."""
-    before = pair.bare()
-    adapted = pair.trained()
+    before = pair.bare
+    adapted = pair.trained
     want = pair.logits(adapted)
     with adapted.attached(), adapted.attached(), torch.no_grad():
         assert torch.equal(adapted({IMAGES: pair.images}).logits, want)
@@ -266,13 +267,13 @@ def leaves_no_trace(pair: Pair) -> None:
     except KeyboardInterrupt:
         pass
     assert torch.equal(pair.logits(adapted), want)
-    after = pair.bare()
+    after = pair.backbone.lower(pair.images, pair.backbone.finals)
     assert all(torch.equal(after[role], before[role]) for role in before)
 
 
 def shares_its_backbone_between_threads(pair: Pair) -> None:
     """Two adapters used at once on one backbone each give their own answer."""
-    pairs = [(a, pair.logits(a)) for a in (pair.trained(0), pair.trained(1))]
+    pairs = [(a, pair.logits(a)) for a in (pair.trained, pair.train(1))]
     wrong: list[int] = []
 
     def work(index: int) -> None:
@@ -289,7 +290,13 @@ def shares_its_backbone_between_threads(pair: Pair) -> None:
     assert not wrong
 
 
-CHECKS: tuple[Callable[[Pair], None], ...] = (
+def check(pair: Pair) -> None:
+    """All of the contract; the traceback names the clause that broke."""
+    for clause in CLAUSES:
+        clause(pair)
+
+
+CLAUSES: tuple[Callable[[Pair], None], ...] = (
     starts_where_its_paper_says,
     first_gradients_are_zero_behind_what_starts_at_zero,
     moves_all_it_declares_and_nothing_else,

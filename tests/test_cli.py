@@ -34,7 +34,7 @@ def write_images(root: Path, per_class: int, seed: int) -> Path:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with photos/, renders/ and, after the first fit, run/."""
-    root = tmp_path_factory.mktemp("cli [x]")
+    root = tmp_path_factory.mktemp("cli [x] in a folder whose name is long enough to wrap")
     write_images(root / "photos", 8, 0)
     write_images(root / "renders", 5, 1)
     return root
@@ -381,7 +381,6 @@ def test_help_is_quick_and_light() -> None:
         )
         heavy, taken = done.stderr.strip().rsplit(" ", 1)
         assert heavy == "[]"
-        assert "cls" not in heavy
         assert "Train one adapter" in done.stdout
         seconds.append(float(taken))
     assert median(seconds) < 0.5, "processor seconds, which a busy machine does not stretch"

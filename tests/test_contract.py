@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
+
+import pytest
+import torch
 
 import backbones_for_tests as tiny
 import contract
-import pytest
-
 from petiole.errors import ConfigError
 from petiole.ledger import ledger
 from petiole.methods.registry import create, methods
@@ -21,10 +23,10 @@ WALK = [
 ]
 
 
-@pytest.mark.parametrize("check", contract.CHECKS, ids=lambda check: check.__name__)
-@pytest.mark.parametrize(("method", "backbone"), WALK, ids=lambda name: str(name))
-def test_contract(method: str, backbone: str, check: contract.Callable, tmp_path: Path) -> None:  # type: ignore[type-arg]
-    check(contract.Pair(method, tiny.build(backbone, tmp_path / "model"), tmp_path / "adapter"))
+@pytest.mark.parametrize(("method", "backbone"), WALK)
+def test_contract(method: str, backbone: str, tmp_path: Path) -> None:
+    backbone_of_its_own = tiny.build(backbone, tmp_path / "model")
+    contract.check(contract.Pair(method, backbone_of_its_own, tmp_path / "adapter"))
 
 
 @pytest.mark.parametrize("method", sorted(NEED_BLOCKS))
@@ -33,7 +35,7 @@ def test_a_method_that_a_backbone_cannot_carry_says_so(method: str) -> None:
         create(method).plan(tiny.resnet(), 3)
 
 
-@pytest.mark.parametrize(("method", "backbone"), WALK, ids=lambda name: str(name))
+@pytest.mark.parametrize(("method", "backbone"), WALK)
 def test_the_ledger_of_the_shape_is_that_of_the_weights(
     method: str, backbone: str, tmp_path: Path
 ) -> None:
@@ -42,3 +44,17 @@ def test_the_ledger_of_the_shape_is_that_of_the_weights(
     shape.module.to("meta")
     assert shape.is_meta
     assert ledger(shape, create(method), 3) == ledger(real, create(method), 3)
+
+
+@pytest.mark.xfail(strict=True, reason="Adapted.attached counts its depth for all threads together")
+def test_one_adapter_serves_two_threads(tmp_path: Path) -> None:
+    """A thread that comes while another has the adapter on still gets the adapter's answer."""
+    pair = contract.Pair("houlsby", tiny.plain(), tmp_path)
+    adapted = pair.trained
+    want, got = pair.logits(adapted), list[torch.Tensor]()
+    second = threading.Thread(target=lambda: got.append(pair.logits(adapted)))
+    with adapted.attached():
+        second.start()
+        second.join(0.3)
+    second.join()
+    assert torch.equal(got[0], want)

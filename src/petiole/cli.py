@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from cyclopts import App, Parameter
-from rich.console import Console
+from rich.console import Console, Group
 from rich.text import Text
 
 from petiole.errors import PetioleError
@@ -72,7 +72,8 @@ def _show(result: Any, as_json: bool) -> None:
     if as_json:
         print(json.dumps(result.model_dump(mode="json"), indent=2))
     else:
-        Console().print(result, crop=False)
+        # A group renders each line by its own rules; a lone text would be wrapped.
+        Console().print(Group(result), crop=False)
 
 
 def _complain(text: str) -> None:

@@ -37,7 +37,11 @@ def hooks(backbone: Backbone) -> int:
 
 def test_every_role_can_be_changed_and_comes_off(transformer: Backbone) -> None:
     images = tiny.images(transformer)
-    own_hooks, bare, whole = hooks(transformer), vector(transformer, images), transformer.fingerprint
+    own_hooks, bare, whole = (
+        hooks(transformer),
+        vector(transformer, images),
+        transformer.fingerprint,
+    )
     for role in transformer.sites:
         with attached(transformer, [Attach(role, Add(2.0))]):
             changed = vector(transformer, images)
@@ -79,7 +83,9 @@ def test_layers_on_one_role_work_in_the_given_order() -> None:
     images = tiny.images(backbone)
     with attached(backbone, [Attach("final.tokens", Add(1.0)), Attach("final.tokens", Double())]):
         first_add = vector(backbone, images)
-    torch.testing.assert_close(first_add, (vector(backbone, images) + torch.linspace(0, 1, tiny.WIDTH)) * 2)
+    torch.testing.assert_close(
+        first_add, (vector(backbone, images) + torch.linspace(0, 1, tiny.WIDTH)) * 2
+    )
 
 
 def test_tuned_copies_stand_in_and_leave(backbone: Backbone) -> None:

@@ -442,7 +442,9 @@ def test_cnn_roles_are_timms_features(name: str) -> None:
         assert value.shape[-1] == backbone.width_of(role)
     if name.startswith("mobilenetv3"):
         assert backbone.width > backbone.width_of("final.map")
-    assert torch.equal(backbone.upper({IMAGES: images}, ("final.map",))["final.map"], got["final.map"])
+    assert torch.equal(
+        backbone.upper({IMAGES: images}, ("final.map",))["final.map"], got["final.map"]
+    )
     with pytest.raises(ConfigError, match="no block"):
         backbone.lower(images, ("block.1.in",))
 

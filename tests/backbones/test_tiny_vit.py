@@ -40,7 +40,9 @@ def test_builds_on_meta_with_the_stated_size() -> None:
     merge = 192 * (112 * 2 * 2 + 1)
     block = 2 * 2 * 192 + 192 * 576 + 576 + 192 * 192 + 192 + 2 * 192 * 768 + 768 + 192
     tokens = 192 + 26 * 192
-    assert sum(p.numel() for p in module.parameters()) == stem + merge + tokens + 4 * block + 2 * 192
+    assert (
+        sum(p.numel() for p in module.parameters()) == stem + merge + tokens + 4 * block + 2 * 192
+    )
     assert card()["parameters"] == 2_572_000 == stem + merge + tokens + 4 * block + 2 * 192
 
 

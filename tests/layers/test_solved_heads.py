@@ -66,9 +66,7 @@ def test_knn_is_its_loop(seed: int, k: int) -> None:
     for row, q in enumerate(query.double()):
         similar = [float(q @ v / (q.norm() * v.norm())) for v in x.double()]
         near = sorted(range(len(x)), key=lambda i: -similar[i])[:k]
-        votes = [
-            sum(math.exp(similar[i] / 0.2) for i in near if int(y[i]) == c) for c in range(3)
-        ]
+        votes = [sum(math.exp(similar[i] / 0.2) for i in near if int(y[i]) == c) for c in range(3)]
         for c in range(3):
             want = math.log(max(votes[c] / sum(votes), 1e-12))
             assert float(got[row, c]) == pytest.approx(want, rel=1e-5, abs=1e-5)

@@ -90,10 +90,7 @@ def test_bottleneck_is_its_equation(width: int, size: int, seed: int, activation
     def act(v: float) -> float:
         return max(v, 0.0) if activation == "relu" else v * (1 + math.erf(v / math.sqrt(2))) / 2
 
-    hidden = [
-        act(float(layer.down.bias[m] + layer.down.weight[m] @ x))
-        for m in range(size)
-    ]
+    hidden = [act(float(layer.down.bias[m] + layer.down.weight[m] @ x)) for m in range(size)]
     for i in range(width):
         up = sum(float(layer.up.weight[i, m]) * hidden[m] for m in range(size))
         want = 1.3 * (up + float(layer.up.bias[i]))
@@ -301,7 +298,10 @@ def test_imprinting_points_every_class_at_its_mean_direction() -> None:
         (lambda: Bottleneck(4, -1), "bottleneck"),
         (lambda: LinearHead(4, 0), "classes"),
         (lambda: CosineHead(4, 0), "classes"),
-        (lambda: AttentionPool(7, 2), r"2 attention heads do not divide a width of 7\. Use one of 1, 7"),
+        (
+            lambda: AttentionPool(7, 2),
+            r"2 attention heads do not divide a width of 7\. Use one of 1, 7",
+        ),
         (lambda: AttentionPool(7, 0), "heads must be at least 1"),
     ],
 )

@@ -147,6 +147,23 @@ def test_a_lead_that_favours_us_inside_its_interval_is_a_tie(build, at) -> None:
     assert "It ties with Cosine" in sentence(summary)
 
 
+def test_a_large_difference_over_two_draws_is_undecided_and_not_a_tie(build) -> None:
+    pattern = {
+        "baseline": lambda d: range(45 + 3 * d),
+        "cosine": lambda d: range(25 - 4 * d),
+        "ours": lambda _: range(10),
+    }
+    summary = summarise(build.comparison("c", constructed(pattern), draws=2))
+    versus = summary.row("cosine").versus
+    assert versus.p > 0.05
+    assert versus.both.high < 0
+    assert versus.verdict == "undecided"
+    text = sentence(summary)
+    assert "Cosine, 2 draws do not decide" in text
+    assert "tie" not in text
+    assert "cheapest" not in text
+
+
 def test_one_draw_says_so(build, at) -> None:
     folder = build.comparison("c", at({"baseline": 0.2, "cosine": 0.7, "ours": 0.75}, N), draws=1)
     summary = summarise(folder)

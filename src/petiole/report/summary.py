@@ -2,8 +2,9 @@
 
 The support draw is the unit of a result: the inits of a draw are averaged first. Differences are
 tested by the paired t test over draws, Holm-adjusted over the rows of the table. A row is called
-better or worse only where p < 0.05 *and* the bootstrap interval over draws and images excludes zero;
-everything else is a tie, in whose favour it may be. With one draw McNemar's test over the images
+better or worse only where p < 0.05 *and* the bootstrap interval over draws and images excludes zero.
+Where the interval includes zero it is a tie, in whose favour the difference may be; where only the
+interval excludes zero, as large differences over few draws do, it is undecided. With one draw McNemar's test over the images
 takes the place of the t test, and speaks of these trained models only.
 """
 
@@ -11,11 +12,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from petiole.metrics.statistics import (
     Interval,
     Paired,
-    Verdict,
     bootstrap_interval,
     hierarchical_interval,
     holm,
@@ -26,6 +27,7 @@ from petiole.metrics.statistics import (
 )
 from petiole.report.runs import Floats, Results, RowRuns, read_results
 
+Outcome = Literal["better", "worse", "tie", "undecided"]
 SEED = 0  # of the bootstraps: equal records give equal tables
 
 
@@ -38,14 +40,14 @@ class Contrast:
         by_image: paired test over images (McNemar's with one run).
         both: bootstrap interval of the difference over draws and images.
         p: Holm-adjusted p of the headline test.
-        verdict: "better", "worse" or "tie".
+        verdict: "better", "worse", "tie" or "undecided", as above.
     """
 
     by_draw: Paired | None
     by_image: Paired
     both: Interval
     p: float
-    verdict: Verdict
+    verdict: Outcome
 
     @property
     def headline(self) -> Paired:
@@ -201,6 +203,8 @@ def _tests(a: RowRuns, b: RowRuns) -> tuple[Paired | None, Paired, Interval]:
     return by_draw, by_image, over_draws_and_images(mine - theirs)
 
 
-def _verdict(by_draw: Paired | None, by_image: Paired, both: Interval, p: float) -> Verdict:
+def _verdict(by_draw: Paired | None, by_image: Paired, both: Interval, p: float) -> Outcome:
+    if both.low <= 0 <= both.high:
+        return "tie"
     first = verdict(by_draw or by_image, p)
-    return "tie" if both.low <= 0 <= both.high else first
+    return "undecided" if first == "tie" else first

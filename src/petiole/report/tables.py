@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from rich.table import Table
 from rich.text import Text
 
+from petiole.report.sentence import sentence
 from petiole.report.summary import Contrast, Summary, SummaryRow, summarise
-from petiole.report.words import bounds, join, mean_sd, number, p_value, percent, seconds, signed
+from petiole.report.words import bounds, mean_sd, number, p_value, percent, seconds, signed
 
 __all__ = [
     "Column",
@@ -181,83 +182,9 @@ def _adjusted(summary: Summary) -> str:
     baseline, reference = (summary.row(n).label for n in (summary.baseline, summary.reference))
     return (
         f"Gain is over {baseline}; difference, p and verdict are against {reference}, p Holm-adjusted "
-        f"over {len(summary.rows) - 1} comparisons. A row is better or worse only where p < 0.05 and "
-        "the interval of the difference excludes zero; all else is a tie."
+        f"over {len(summary.rows) - 1} comparisons. A row is a tie where the interval of the "
+        "difference includes zero, and undecided where it does not but p is 0.05 or more."
     )
-
-
-def sentence(summary: Summary) -> str:
-    """Return what a practitioner should take away, in a few plain sentences."""
-    return " ".join(part for part in (_reaches(summary), _ranks(summary)) if part)
-
-
-def _reaches(summary: Summary) -> str:
-    row = summary.row(summary.headline)
-    mean = f"{100 * row.accuracy.mean:.1f} %"
-    if summary.draws == 1:
-        text = (
-            f"{row.label} reaches {mean} on {summary.images:,} test images (95 % interval over "
-            f"images {bounds(row.accuracy.low, row.accuracy.high, 1)}; one support draw, so no interval between draws can "
-            "be given)"
-        )
-    else:
-        sd = f"{100 * row.over_draws.sd:.1f}"
-        text = f"{row.label} reaches {mean} ± {sd} (mean ± sd of {summary.draws} draws)"
-    return f"{text}{_gained(row, summary)}."
-
-
-def _gained(row: SummaryRow, summary: Summary) -> str:
-    if row.gain is None:
-        return ""
-    baseline, change = summary.row(summary.baseline).label, 100 * row.gain.both.mean
-    if row.gain.verdict == "tie":
-        return f", which is not told apart from {baseline} ({_points(row.gain)} points)"
-    side = "over" if change > 0 else "below"
-    bounds = sorted(abs(100 * b) for b in (row.gain.both.low, row.gain.both.high))
-    return f", {abs(change):.1f} points {side} {baseline} (95 % interval {bounds[0]:.1f} to {bounds[1]:.1f})"
-
-
-def _ranks(summary: Summary) -> str:
-    """What the reference ties with, beats and is beaten by."""
-    others = [r for r in summary.rows if r.versus is not None]
-    if not others:
-        return ""
-    reference = summary.row(summary.reference)
-    group = {v: [r for r in others if r.versus and r.versus.verdict == v] for v in _VERDICTS}
-    subject = "It" if summary.reference == summary.headline else reference.label
-    parts = []
-    if group["better"]:
-        parts.append(f"is worse than {_names(group['better'])}")
-    if group["tie"]:
-        parts.append(f"ties with {_names(group['tie'])} (differences within chance)")
-    if group["worse"]:
-        every = len(group["worse"]) == len(others)
-        parts.append("is better than " + ("every other row" if every else _names(group["worse"])))
-    text = f"{subject} {join(parts)}."
-    if group["tie"]:
-        cheapest = min([reference, *group["tie"]], key=lambda r: (r.trainable, r.seconds))
-        text += (
-            f" The cheapest of the tied is {cheapest.label}: {cheapest.trainable:,} trained "
-            f"parameters, {seconds(cheapest.seconds)} s of training."
-        )
-    return text
-
-
-def _points(contrast: Contrast) -> str:
-    both = contrast.both
-    return f"{signed(100 * both.mean, 1)} {bounds(both.low, both.high, 1)}"
-
-
-_VERDICTS = ("better", "worse", "tie")
-_MOST_NAMES = 5
-
-
-def _names(rows: list[SummaryRow]) -> str:
-    labels = [row.label for row in rows]
-    if len(labels) > _MOST_NAMES:
-        rest = len(labels) - _MOST_NAMES + 1
-        labels = [*labels[: _MOST_NAMES - 1], f"{rest} others"]
-    return join(labels)
 
 
 def _flat(row: SummaryRow) -> dict[str, Number]:

@@ -74,6 +74,7 @@ class Machine:
         """Put images on this machine."""
         from petiole.engine.session import Bench
 
+        cache = Path(self.cache_dir) if self.cache_dir else default_cache()
         return Bench(
             backbone=self.backbone,
             images=Path(images),
@@ -85,7 +86,7 @@ class Machine:
             device=self.device,
             precision=self.precision,
             dtype=self.dtype,
-            cache=None if self.no_cache else self.cache_dir or default_cache(),
+            cache=None if self.no_cache else cache,
             skip_bad=self.skip_bad,
             quiet=self.quiet,
         )

@@ -1,0 +1,91 @@
+"""What a practitioner should take away from a table, in a few plain sentences."""
+
+from __future__ import annotations
+
+from petiole.report.summary import Outcome, Summary, SummaryRow
+from petiole.report.words import bounds, join, p_value, seconds, signed
+
+_MOST_NAMES = 5
+
+
+def sentence(summary: Summary) -> str:
+    """Return what the headline reaches and gains, and how the reference stands to all others."""
+    return " ".join(part for part in (_reaches(summary), *_ranks(summary)) if part)
+
+
+def _reaches(summary: Summary) -> str:
+    row = summary.row(summary.headline)
+    mean = f"{100 * row.accuracy.mean:.1f} %"
+    if summary.draws > 1:
+        spread = f"± {100 * row.over_draws.sd:.1f} (mean ± sd of {summary.draws} draws)"
+    else:
+        spread = (
+            f"on {summary.images:,} test images (95 % interval over images "
+            f"{bounds(row.accuracy.low, row.accuracy.high, 1)}; one support draw, so no interval "
+            "between draws can be given)"
+        )
+    return f"{row.label} reaches {mean} {spread}{_gained(row, summary)}."
+
+
+def _gained(row: SummaryRow, summary: Summary) -> str:
+    if row.gain is None:
+        return ""
+    baseline, both = summary.row(summary.baseline).label, row.gain.both
+    if row.gain.verdict == "tie":
+        change = f"{signed(100 * both.mean, 1)} {bounds(both.low, both.high, 1)}"
+        return f", which is not told apart from {baseline} ({change} points)"
+    side = "over" if both.mean > 0 else "below"
+    low, high = sorted(abs(100 * bound) for bound in (both.low, both.high))
+    doubt = f"; p = {p_value(row.gain.p)}" if row.gain.verdict == "undecided" else ""
+    size = f"{abs(100 * both.mean):.1f} points {side} {baseline}"
+    return f", {size} (95 % interval {low:.1f} to {high:.1f}{doubt})"
+
+
+def _ranks(summary: Summary) -> list[str]:
+    """What the reference is beaten by, ties with and beats, and what is left open."""
+    reference = summary.row(summary.reference)
+    worse, tied, better, undecided = (
+        [row for row in summary.rows if row.versus and row.versus.verdict == outcome]
+        for outcome in _OUTCOMES
+    )
+    parts = []
+    if better:
+        parts.append(f"is worse than {_names(better)}")
+    if tied:
+        parts.append(f"ties with {_names(tied)} (differences within chance)")
+    if worse:
+        every = len(worse) == len(summary.rows) - 1
+        parts.append(f"is better than {'every other row' if every else _names(worse)}")
+    subject = "It" if summary.reference == summary.headline else reference.label
+    return [
+        f"{subject} {join(parts)}." if parts else "",
+        _cheapest([reference, *tied]) if tied else "",
+        _open(undecided, summary) if undecided else "",
+    ]
+
+
+_OUTCOMES: tuple[Outcome, ...] = ("worse", "tie", "better", "undecided")
+
+
+def _cheapest(rows: list[SummaryRow]) -> str:
+    row = min(rows, key=lambda r: (r.trainable, r.seconds))
+    return (
+        f"The cheapest of the tied is {row.label}: {row.trainable:,} trained parameters, "
+        f"{seconds(row.seconds)} s of training."
+    )
+
+
+def _open(rows: list[SummaryRow], summary: Summary) -> str:
+    draws = f"{summary.draws} draws do" if summary.draws > 1 else "one draw does"
+    return (
+        f"Against {_names(rows)}, {draws} not decide: zero lies outside the interval, but p is 0.05 "
+        "or more."
+    )
+
+
+def _names(rows: list[SummaryRow]) -> str:
+    labels = [row.label for row in rows]
+    if len(labels) > _MOST_NAMES:
+        rest = len(labels) - _MOST_NAMES + 1
+        labels = [*labels[: _MOST_NAMES - 1], f"{rest} others"]
+    return join(labels)
