@@ -8,6 +8,7 @@ A pair is reported once, by the first that finds it. It is a report, not a filte
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from os.path import commonpath, relpath
 from pathlib import Path
 from typing import Literal
 
@@ -62,13 +63,20 @@ class LeakReport:
         return {how: sum(p.how == how for p in self.pairs) for how in hows}
 
     def summary(self) -> str:
-        """Return a few lines for a person: how many, of which kind, the first ten, the notes."""
+        """Return a few lines for a person: how many, of which kind, the first ten, the notes.
+
+        Paths are shown from the folder that all of them share.
+        """
         if not self.pairs:
             return " ".join(
                 ["No image of the training side was found on the test side.", *self.notes]
             )
         kinds = ", ".join(f"{n} by {how}" for how, n in self.counts().items() if n)
-        lines = [f"{p.train} ~ {p.test} ({p.how} {p.value:g})" for p in self.pairs]
+        root = commonpath([p for pair in self.pairs for p in (pair.train, pair.test)])
+        lines = [
+            f"{relpath(p.train, root)} ~ {relpath(p.test, root)} ({p.how} {p.value:g})"
+            for p in self.pairs
+        ]
         head = f"{len(self.pairs)} pair(s) of training and test images look the same: {kinds}."
         return "\n".join([head, bullets(lines), *self.notes])
 

@@ -8,7 +8,9 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
@@ -42,7 +44,7 @@ class Column:
         value: what the column is sorted by; ``None`` where there is nothing.
         numeric: whether it is aligned to the right.
         detail: what is read second, e.g. the interval; empty where there is nothing.
-        brief: whether a narrow terminal shows it.
+        brief: what a terminal of 80 columns shows of it: nothing, its text, or text and detail.
     """
 
     title: str
@@ -50,35 +52,38 @@ class Column:
     value: Callable[[SummaryRow], Number]
     numeric: bool = True
     detail: Callable[[SummaryRow], str] = lambda row: ""  # noqa: ARG005
-    brief: bool = True
+    brief: Literal["", "text", "both"] = ""
 
 
 def columns(summary: Summary) -> list[Column]:
     """The columns that Markdown, terminal and page show, in order."""
     d = 2 if summary.images >= 1000 else 1  # one image in a thousand is 0.1 %
     table = [
-        Column("Method", lambda r: r.label, lambda r: r.label, numeric=False),
+        Column("Method", lambda r: r.label, lambda r: r.label, numeric=False, brief="text"),
         Column(
             "Accuracy, %",
             lambda r: mean_sd(r.over_draws, d),
             lambda r: r.accuracy.mean,
             detail=lambda r: bounds(r.accuracy.low, r.accuracy.high, d),
+            brief="text",
         ),
-        Column("Macro, %", lambda r: mean_sd(r.macro, d), lambda r: r.macro.mean, brief=False),
-        Column("ECE, %", lambda r: number(100 * r.ece, 1), lambda r: r.ece, brief=False),
+        Column("Macro, %", lambda r: mean_sd(r.macro, d), lambda r: r.macro.mean),
+        Column("ECE, %", lambda r: number(100 * r.ece, 1), lambda r: r.ece),
         _difference("Gain, points", lambda r: r.gain, d),
-        _difference("Difference, points", lambda r: r.versus, d),
+        _difference("Difference, points", lambda r: r.versus, d, brief="both"),
         Column(
             "p (Holm)",
             lambda r: p_value(r.versus.p) if r.versus else "–",
             lambda r: r.versus.p if r.versus else None,
+            brief="text",
         ),
-        Column(VERDICT, _verdict, _verdict, numeric=False),
+        Column(VERDICT, _verdict, _verdict, numeric=False, brief="text"),
         Column(
             "Trained, and % of backbone + trained",
             lambda r: f"{r.trainable:,}",
             lambda r: r.trainable,
             detail=lambda r: f"{percent(r.percent_of_backbone_and_trainable)} %",
+            brief="text",
         ),
         Column(
             "Kept for prediction", lambda r: f"{r.inference:,}", lambda r: r.inference, brief=False
@@ -86,14 +91,19 @@ def columns(summary: Summary) -> list[Column]:
         Column("Training, s", lambda r: seconds(r.seconds), lambda r: r.seconds),
     ]
     if any(r.published is not None for r in summary.rows):
-        table.append(Column("Published, %", _published, lambda r: r.published, brief=False))
+        table.append(Column("Published, %", _published, lambda r: r.published))
     return table
 
 
 VERDICT = "Verdict"
 
 
-def _difference(title: str, of: Callable[[SummaryRow], Contrast | None], digits: int) -> Column:
+def _difference(
+    title: str,
+    of: Callable[[SummaryRow], Contrast | None],
+    digits: int,
+    brief: Literal["", "both"] = "",
+) -> Column:
     def value(row: SummaryRow) -> float | None:
         contrast = of(row)
         return contrast.both.mean if contrast else None
@@ -106,7 +116,7 @@ def _difference(title: str, of: Callable[[SummaryRow], Contrast | None], digits:
         contrast = of(row)
         return bounds(contrast.both.low, contrast.both.high, digits) if contrast else ""
 
-    return Column(title, text, value, detail=interval)
+    return Column(title, text, value, detail=interval, brief=brief)
 
 
 def _verdict(row: SummaryRow) -> str:
@@ -138,16 +148,26 @@ def _markdown(text: str) -> str:
 
 
 def to_rich(summary: Summary) -> Table:
-    """Return the table for a terminal; what does not fit a narrow one is left to the page."""
-    table = Table(title=summary.title, caption=legend(summary), caption_justify="left")
+    """Return the table for a terminal; what does not fit 80 columns is left to the page."""
+    table = Table(
+        title=summary.title,
+        title_justify="left",
+        caption=legend(summary),
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
     shown = [c for c in columns(summary) if c.brief]
     for column in shown:
-        table.add_column(column.title, justify="right" if column.numeric else "left")
+        title = column.title.partition(",")[0]
+        table.add_column(
+            title, justify="right" if column.numeric else "left", no_wrap=column.numeric
+        )
     for row in summary.rows:
         style = "bold" if row.name == summary.reference else ""
-        table.add_row(
-            *(Text(f"{c.text(row)}\n{c.detail(row)}".strip()) for c in shown), style=style
-        )
+        cells = [f"{c.text(row)} {c.detail(row) if c.brief == 'both' else ''}" for c in shown]
+        table.add_row(*(Text(cell.strip()) for cell in cells), style=style)
     return table
 
 
