@@ -62,7 +62,9 @@ def main(arguments: list[str] | None = None) -> None:
         _complain(f"{error}. Check that the place exists, can be written, and has room.")
         sys.exit(1)
     except KeyboardInterrupt:
-        again = "Repeat the command with --resume" if tokens[:1] in RESUMING else "Repeat the command"
+        again = (
+            "Repeat the command with --resume" if tokens[:1] in RESUMING else "Repeat the command"
+        )
         Console(stderr=True).print(f"Interrupted. {again} to go on.", soft_wrap=True)
         sys.exit(130)
     sys.exit(0 if ok else 1)

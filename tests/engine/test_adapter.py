@@ -25,9 +25,7 @@ from petiole.files import sha256
 from petiole.methods.registry import create, methods, settings_of
 
 Tiny = Callable[..., ConvNet]
-ON_A_CNN = [
-    name for name in methods() if name not in ("lora-qkv", "houlsby", "full")
-]
+ON_A_CNN = [name for name in methods() if name not in ("lora-qkv", "houlsby", "full")]
 
 
 def build(backbone: ConvNet, method: str = "cls-residual-lora", seed: int = 1) -> Adapter:
@@ -116,9 +114,7 @@ def test_other_weights_are_refused_by_fingerprint(saved: Path, tiny: Tiny) -> No
         Adapter.load(saved, backbone=tiny(seed=5))
 
 
-def test_other_weights_are_refused_by_the_golden_input(
-    saved: Path, tiny: Tiny
-) -> None:
+def test_other_weights_are_refused_by_the_golden_input(saved: Path, tiny: Tiny) -> None:
     liar = tiny(seed=5)
     liar.__dict__["fingerprint"] = tiny().fingerprint
     with pytest.raises(AdapterError, match=r"golden input.*differ"):
@@ -135,9 +131,7 @@ def test_other_preprocessing_is_refused(saved: Path, tiny: Tiny) -> None:
 @pytest.mark.parametrize(
     "logits", [[0.1, 0.2, 0.3], [0.1, 0.2], [float("nan")] * 3], ids=["other", "fewer", "nan"]
 )
-def test_tampered_golden_logits_are_refused(
-    saved: Path, tiny: Tiny, logits: list[float]
-) -> None:
+def test_tampered_golden_logits_are_refused(saved: Path, tiny: Tiny, logits: list[float]) -> None:
     edit(saved, golden__logits=logits)
     with pytest.raises(AdapterError):
         Adapter.load(saved, backbone=tiny())
@@ -240,9 +234,7 @@ print(json.dumps([r.probabilities for r in rows]))
 """
 
 
-def test_a_fresh_process_predicts_what_the_training_did(
-    bench: Bench, tmp_path: Path
-) -> None:
+def test_a_fresh_process_predicts_what_the_training_did(bench: Bench, tmp_path: Path) -> None:
     settings = {"steps": 20, "views": 0}
     run(Job(bench, "cls-residual-lora", tmp_path / "run", settings, shots=3))
     kept = read_predictions(tmp_path / "run")
@@ -258,9 +250,7 @@ def test_a_fresh_process_predicts_what_the_training_did(
     torch.testing.assert_close(got, kept.probabilities, rtol=1e-4, atol=1e-5)
 
 
-def test_moved_weights_are_found_where_they_are_said_to_be(
-    bench: Bench, tmp_path: Path
-) -> None:
+def test_moved_weights_are_found_where_they_are_said_to_be(bench: Bench, tmp_path: Path) -> None:
     """weights= overrides the place that the file remembers; other weights stay refused."""
     from petiole.files import write_tensors
 

@@ -35,7 +35,10 @@ def shards(root: Path, key: Key = KEY) -> list[Path]:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_values_come_back_to_the_bit(tmp_path: Path, dtype: torch.dtype) -> None:
     key = replace(KEY, cut=("final.cls", "final.patches"))
-    state = {"final.cls": torch.randn(3, 4).to(dtype), "final.patches": torch.randn(3, 7, 4).to(dtype)}
+    state = {
+        "final.cls": torch.randn(3, 4).to(dtype),
+        "final.patches": torch.randn(3, 7, 4).to(dtype),
+    }
     FeatureCache(tmp_path).write(key, ["b", "a", "c"], state)
     for cache in (FeatureCache(tmp_path), FeatureCache(tmp_path)):
         back = cache.read(key, ["c", "a", "absent"])

@@ -109,7 +109,9 @@ def test_only_what_is_missing_is_computed(
 
 
 def test_other_weights_have_other_keys(tiny: Tiny) -> None:
-    keys = {Features(tiny(seed)).key(("final.pooled",), 0, Augmentation()).digest for seed in (0, 1)}
+    keys = {
+        Features(tiny(seed)).key(("final.pooled",), 0, Augmentation()).digest for seed in (0, 1)
+    }
     assert len(keys) == 2
 
 

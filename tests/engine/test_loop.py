@@ -163,7 +163,9 @@ def test_imprint_starts_from_the_class_means_of_the_target(kit: SimpleNamespace)
     for label in range(4):
         rows = x[(labels == label) & target]
         mean = (rows / rows.norm(dim=1, keepdim=True)).mean(0)
-        torch.testing.assert_close(adapted.head.weight[label].detach().double(), mean, atol=1e-6, rtol=0)
+        torch.testing.assert_close(
+            adapted.head.weight[label].detach().double(), mean, atol=1e-6, rtol=0
+        )
 
 
 @pytest.mark.parametrize(("train_on", "domain"), [("target", "target"), ("source", "source")])

@@ -53,7 +53,9 @@ def test_the_cache_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_machine_makes_a_bench() -> None:
     bench = Machine(cache_dir=Path("/c")).bench(Path("a"), None, None, 0.5)
     assert (bench.images, bench.cache, bench.source) == (Path("a"), Path("/c"), None)
-    assert Machine(no_cache=True, cache_dir=Path("/c")).bench(Path("a"), None, None, 0.5).cache is None
+    assert (
+        Machine(no_cache=True, cache_dir=Path("/c")).bench(Path("a"), None, None, 0.5).cache is None
+    )
     strings = Machine(weights="w.safetensors", cache_dir="/c")  # type: ignore[arg-type]
     assert strings.bench("a", "b", "t", 0.5).cache == Path("/c")  # type: ignore[arg-type]
     hash(bench)

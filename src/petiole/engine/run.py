@@ -91,6 +91,7 @@ def run(job: Job) -> Record:
             "launch; petiole compare --processes N does several runs at a time."
         )
     work = session(job.bench)
+    work.feature_seconds = 0.0
     with _locked(job.folder):
         method = create(job.method, job.settings)
         data = work.training(job.shots, job.draw)
@@ -108,9 +109,7 @@ def _work(job: Job, work: Session, method: Method, data: Dataset, request: Reque
         plan = method.plan(backbone, len(data.classes))
         adapted = Adapted(backbone, plan)
         adapted.to(work.features.device)
-        before = work.feature_seconds
         table = work.table(data, adapted.cut, method.recipe)
-        features = work.feature_seconds - before
         checkpoint = job.folder / "checkpoint.safetensors"
         watch = loop.Watch(
             checkpoint=checkpoint,
@@ -139,7 +138,7 @@ def _work(job: Job, work: Session, method: Method, data: Dataset, request: Reque
         scores=score(output.logits.double().numpy(), test.labels).to_dict(),
         ledger=adapter.manifest.ledger,
         costs=Costs(
-            feature_seconds=features,
+            feature_seconds=work.feature_seconds,
             train_seconds=seconds,
             test_seconds=test_seconds,
             peak_memory_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
@@ -178,7 +177,7 @@ def _request(job: Job, work: Session, method: Method, data: Dataset) -> Request:
             shots=job.shots,
             draw=job.draw,
             classes=list(data.classes),
-            notes=list(work.notes),
+            notes=[*work.notes, work.leaks(data).summary()],
         ),
         seed=job.seed,
         precision=job.bench.precision,

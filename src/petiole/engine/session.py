@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from petiole.backbones.base import Backbone
 from petiole.backbones.registry import load
 from petiole.data.dataset import Dataset
@@ -58,6 +61,7 @@ class Session:
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
         self.feature_seconds = 0.0
+        self._leaks: dict[str, LeakReport] = {}
 
     @cached_property
     def backbone(self) -> Backbone:
@@ -80,16 +84,30 @@ class Session:
         cache = FeatureCache(b.cache) if b.cache else None
         return Features(self.backbone, cache, b.precision, b.dtype, b.quiet)
 
-    @cached_property
-    def leaks(self) -> LeakReport:
-        """Suspicious pairs between the pool of shots and the test part."""
-        return find_leaks(self.shift.train, self.shift.test)
-
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was left out of the data, and what the leak check found."""
+        """What was left out of the data."""
         parts = [p for p in (self.shift.source, self.shift.train, self.shift.test) if p is not None]
-        return tuple(dict.fromkeys([n for p in parts for n in p.notes] + [self.leaks.summary()]))
+        return tuple(dict.fromkeys(note for part in parts for note in part.notes))
+
+    def leaks(self, data: Dataset) -> LeakReport:
+        """Suspicious pairs between the target images of a training set and the test part.
+
+        Image vectors are compared where the cache keeps them; they are computed once in any case.
+        """
+        target = data.select(np.array([domain == "target" for domain in data.domains]))
+        key = target.digest()
+        if key not in self._leaks:
+            vectors = None
+            if self.bench.cache is not None:
+                vectors = self._vectors(target), self._vectors(self.shift.test)
+            self._leaks[key] = find_leaks(target, self.shift.test, features=vectors)
+        return self._leaks[key]
+
+    def _vectors(self, data: Dataset) -> NDArray[np.float32]:
+        role = self.backbone.vector
+        states = self.table(data, (role,)).batches(len(data))
+        return np.concatenate([state[role].float().cpu().numpy() for state in states])
 
     def training(self, shots: int | None, draw: int) -> Dataset:
         """Source images and ``shots`` target images a class (all for ``None``), in one data set."""

@@ -85,9 +85,7 @@ def columns(summary: Summary) -> list[Column]:
             detail=lambda r: f"{percent(r.percent_of_backbone_and_trainable)} %",
             brief="text",
         ),
-        Column(
-            "Kept for prediction", lambda r: f"{r.inference:,}", lambda r: r.inference, brief=False
-        ),
+        Column("Kept for prediction", lambda r: f"{r.inference:,}", lambda r: r.inference),
         Column("Training, s", lambda r: seconds(r.seconds), lambda r: r.seconds),
     ]
     if any(r.published is not None for r in summary.rows):
