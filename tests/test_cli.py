@@ -94,7 +94,8 @@ def test_fit_writes_record_report_and_adapter(place: Path, fitted: dict[str, Any
     assert fitted["record"]["scores"]["n"] == 8
 
 
-def test_fit_prints_paths_that_can_be_copied(place: Path, fitted: dict[str, Any], say: Say) -> None:
+@pytest.mark.usefixtures("fitted")
+def test_fit_prints_paths_that_can_be_copied(place: Path, say: Say) -> None:
     code, out, err = say(
         *("fit", place / "photos", "--source", place / "renders", *QUICK),
         *("--out", place / "run", "--resume", "--quiet"),
@@ -107,7 +108,8 @@ def test_fit_prints_paths_that_can_be_copied(place: Path, fitted: dict[str, Any]
     assert "% correct on 8 held-back images" in lines[0]
 
 
-def test_predict_labels_images(place: Path, fitted: dict[str, Any], say: Say) -> None:
+@pytest.mark.usefixtures("fitted")
+def test_predict_labels_images(place: Path, say: Say) -> None:
     images = [place / "photos" / "ash" / "0.png", place / "photos" / "birch [b]" / "1.png"]
     code, out, _ = say("predict", place / "run", *images, "--json")
     assert code == 0
@@ -125,7 +127,8 @@ def test_predict_labels_images(place: Path, fitted: dict[str, Any], say: Say) ->
     assert all(len(line) <= 80 for line in text.splitlines())
 
 
-def test_eval_scores_and_counts_its_openings(place: Path, fitted: dict[str, Any], say: Say) -> None:
+@pytest.mark.usefixtures("fitted")
+def test_eval_scores_and_counts_its_openings(place: Path, say: Say) -> None:
     code, out, _ = say("eval", place / "run", place / "photos", "--json")
     first = json.loads(out)
     assert code == 0
@@ -151,9 +154,8 @@ def test_report_writes_the_page_again(place: Path, fitted: dict[str, Any], say: 
     assert page.is_file()
 
 
-def test_inspect_shows_backbones_methods_adapters_and_runs(
-    place: Path, fitted: dict[str, Any], say: Say
-) -> None:
+@pytest.mark.usefixtures("fitted")
+def test_inspect_shows_backbones_methods_adapters_and_runs(place: Path, say: Say) -> None:
     for what, words in {
         "petiole/efficientnet-lite0": ("final.pooled", "3,371,"),
         "cls-residual-lora": ("bottleneck", "128"),
@@ -171,9 +173,8 @@ def test_inspect_shows_backbones_methods_adapters_and_runs(
     assert facts["method"] == "cls-residual-lora"
 
 
-def test_cache_is_listed_verified_and_cleaned(
-    place: Path, fitted: dict[str, Any], say: Say
-) -> None:
+@pytest.mark.usefixtures("fitted")
+def test_cache_is_listed_verified_and_cleaned(place: Path, say: Say) -> None:
     code, out, _ = say("cache", "--json")
     listed = json.loads(out)
     assert code == 0
@@ -256,6 +257,7 @@ def test_compare_tests_methods_on_the_same_draws(place: Path, say: Say) -> None:
     assert result["report"] in text
 
 
+@pytest.mark.usefixtures("fitted")
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -276,7 +278,6 @@ def test_compare_tests_methods_on_the_same_draws(place: Path, say: Say) -> None:
 )
 def test_errors_say_what_to_do(
     place: Path,
-    fitted: dict[str, Any],
     say: Say,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -23,9 +23,8 @@ def test_text_is_written_whole_and_leaves_nothing_else(tmp_path: Path) -> None:
 def test_a_failure_keeps_the_old_content(tmp_path: Path) -> None:
     file = tmp_path / "a.txt"
     write_text(file, "old")
-    with pytest.raises(RuntimeError), replacing(file) as temporary:
-        temporary.write_text("new")
-        raise RuntimeError
+    with pytest.raises(ZeroDivisionError), replacing(file) as temporary:
+        temporary.write_text(f"{1 / 0}")
     assert file.read_text() == "old"
     assert list(tmp_path.iterdir()) == [file]
 

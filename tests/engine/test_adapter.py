@@ -94,7 +94,7 @@ def test_what_is_saved_predicts_the_same(tmp_path: Path, tiny: Tiny, method: str
     assert not any("projector" in name or "prototype" in name for name in kept)
 
 
-def test_the_file_is_small_and_drops_the_training_only_part(saved: Path, tiny: Tiny) -> None:
+def test_the_file_is_small_and_drops_the_training_only_part(saved: Path) -> None:
     manifest = json.loads((saved / "adapter.json").read_text())
     assert manifest["ledger"]["training_only"] > 0
     tensors = load_file(saved / "adapter.safetensors")

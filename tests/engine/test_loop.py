@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -93,7 +92,7 @@ def test_only_matrices_decay(kit: SimpleNamespace) -> None:
 def test_training_lowers_the_loss_and_leaves_the_backbone_alone(kit: SimpleNamespace) -> None:
     before = kit.backbone.fingerprint
     losses: list[float] = []
-    fit(kit, "cls-residual-lora", steps=80, log=lambda step, loss, lr: losses.append(loss))
+    fit(kit, "cls-residual-lora", steps=80, log=lambda *seen: losses.append(seen[1]))
     assert len(losses) == 9, "steps 0, 10, ... and the last"
     assert losses[-1] < 0.5 * losses[0]
     del kit.backbone.__dict__["fingerprint"]
@@ -131,7 +130,7 @@ def test_bf16_gives_a_close_loss_and_fp32_weights(kit: SimpleNamespace) -> None:
             "cls-residual-lora",
             precision=precision,
             adapter_dropout=0.0,
-            log=lambda step, loss, lr, losses=losses: losses.append(loss),
+            log=lambda *seen, losses=losses: losses.append(seen[1]),
         )
         assert all(p.dtype == torch.float32 for p in adapted.parameters())
     assert logs["fp32"] != logs["bf16"]
@@ -232,7 +231,7 @@ def test_total_loss_is_the_stated_sum(kit: SimpleNamespace, weight: float) -> No
     assert got == pytest.approx(ce + 0.7 * np.mean(anchors), rel=1e-5)
 
 
-def test_the_accelerator_follows_precision(kit: SimpleNamespace, tmp_path: Path) -> None:
+def test_the_accelerator_follows_precision(kit: SimpleNamespace) -> None:
     for precision, mixed in (("fp32", "no"), ("bf16", "bf16"), ("fp32", "no")):
         accelerator = loop.accelerate(kit.backbone.module, precision)
         assert accelerator.mixed_precision == mixed

@@ -222,7 +222,9 @@ def test_a_checkpoint_of_another_shape_is_explained(tmp_path: Path) -> None:
 
 
 def test_the_log_reads_each_step_once_and_passes_over_a_torn_line(tmp_path: Path) -> None:
-    rows = [{"step": s, "loss": l, "lr": 0.1} for s, l in ((0, 3.0), (10, 2.0), (20, 1.5))]
+    rows = [
+        {"step": step, "loss": loss, "lr": 0.1} for step, loss in ((0, 3.0), (10, 2.0), (20, 1.5))
+    ]
     text = "".join(json.dumps(r) + "\n" for r in [*rows, {**rows[1], "loss": 2.5}])
     (tmp_path / LOG).write_text(text + '{"step": 20, "lo')
     assert [(r["step"], r["loss"]) for r in read_log(tmp_path)] == [(0, 3.0), (10, 2.5), (20, 1.5)]
