@@ -102,7 +102,9 @@ def usual_loop(
     labels = torch.tensor(train.labels.copy())
     for step in range(recipe.steps):
         chosen, _ = sampler(step)
-        images = torch.stack([transform(read_image(train.samples[i].path)) for i in chosen.tolist()])
+        images = torch.stack(
+            [transform(read_image(train.samples[i].path)) for i in chosen.tolist()]
+        )
         with torch.no_grad():
             vectors: Tensor = plain(images)
         for group in optimizer.param_groups:

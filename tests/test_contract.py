@@ -46,7 +46,6 @@ def test_the_ledger_of_the_shape_is_that_of_the_weights(
     assert ledger(shape, create(method), 3) == ledger(real, create(method), 3)
 
 
-@pytest.mark.xfail(strict=True, reason="Adapted.attached counts its depth for all threads together")
 def test_one_adapter_serves_two_threads(tmp_path: Path) -> None:
     """A thread that comes while another has the adapter on still gets the adapter's answer."""
     pair = contract.Pair("houlsby", tiny.plain(), tmp_path)

@@ -61,7 +61,9 @@ def commands() -> list[str]:
         inline = "\n".join(re.findall(r"`(petiole [^`\n]+)`", text))
         for line in (blocks + "\n" + inline).splitlines():
             start = line.find("petiole ")
-            if start >= 0 and (line[:start].strip() == "" or line[:start].strip().endswith("PASSIVE")):
+            if start >= 0 and (
+                line[:start].strip() == "" or line[:start].strip().endswith("PASSIVE")
+            ):
                 found.append(line[start:].split("#")[0].split(" → ")[0].strip())
     return sorted(set(found))
 

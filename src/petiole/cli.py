@@ -44,7 +44,11 @@ for _verb, _about in VERBS.items():
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; exits with 0, 1 for an error that petiole explains, 130 on Ctrl-C."""
+    """Run the command line.
+
+    Exits with 0; 1 for an error that petiole explains or a result that is not ok; 2 for an unknown
+    command or option; 130 on Ctrl-C.
+    """
     tokens = sys.argv[1:] if arguments is None else arguments
     as_json = "--json" in tokens
     try:

@@ -32,7 +32,9 @@ class RunError(PetioleError):
     """A run folder that is in use, incomplete or contradicts the request."""
 
 
-def unknown(kind: str, name: str, known: Iterable[str], error: type[PetioleError] = ConfigError) -> PetioleError:
+def unknown(
+    kind: str, name: str, known: Iterable[str], error: type[PetioleError] = ConfigError
+) -> PetioleError:
     """Return an error for an unknown ``name`` that lists the nearest known ones first."""
     names = sorted(known)
     near = get_close_matches(name, names, n=4, cutoff=0.4)

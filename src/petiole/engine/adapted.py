@@ -57,13 +57,14 @@ class Adapted(nn.Module):
     def attached(self) -> Iterator[None]:
         """Keep the adapter on the backbone; needed around a backward pass that recomputes blocks."""
         tuned = {name.replace("/", "."): copy for name, copy in self.tuned.items()}
-        busy = self._depth > 0 or not (self.plan.attach or tuned)
-        with nullcontext() if busy else attached(self.backbone, self.plan.attach, tuned):
-            self._depth += 1
-            try:
-                yield
-            finally:
-                self._depth -= 1
+        with self.backbone.lock:  # so that the depth is this thread's own
+            on = attached(self.backbone, self.plan.attach, tuned)
+            with on if self._depth == 0 else nullcontext():
+                self._depth += 1
+                try:
+                    yield
+                finally:
+                    self._depth -= 1
 
     def pooled(self, state: State) -> Tensor:
         """The vector before refinement."""

@@ -135,7 +135,9 @@ def prepare(work: Session, jobs: Sequence[Job], *, quiet: bool) -> None:
             cut = method.plan(work.backbone, len(work.shift.classes)).cut(work.backbone)
         if cut != (IMAGES,):
             recipe = method.recipe
-            wanted[cut, recipe.views, recipe.augmentation].append(work.training(job.shots, job.draw))
+            wanted[cut, recipe.views, recipe.augmentation].append(
+                work.training(job.shots, job.draw)
+            )
             wanted[cut, 0, "none"].append(work.shift.test)
     for (cut, views, name), parts in wanted.items():
         first, *others = parts

@@ -94,13 +94,9 @@ def compare(
     comparison = Comparison(**chosen, draws=draws, inits=inits, shots=shots, notes=list(work.notes))
     jobs = domain_shift.jobs_of(comparison, bench, folder, pairs(settings), resume=resume)
     announce(work, jobs)
+    local = Local(processes)
     domain_shift.compare(
-        comparison,
-        jobs,
-        folder,
-        executor=Local(processes),
-        resume=resume,
-        quiet=machine.quiet,
+        comparison, jobs, folder, executor=local, resume=resume, quiet=machine.quiet
     )
     return Compared(folder=folder, report=write_comparison(folder), summary=summarise(folder))
 
