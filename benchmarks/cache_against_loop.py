@@ -22,6 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from petiole.backbones.base import Backbone
+from petiole.backbones.registry import load
 from petiole.data.dataset import Dataset
 from petiole.data.image import read_image
 from petiole.data.preprocessing import evaluate_transform
@@ -34,8 +36,6 @@ from petiole.engine.features import Features
 from petiole.engine.sampler import Sampler
 from petiole.methods.base import Method
 from petiole.methods.registry import create
-from petiole.backbones.base import Backbone
-from petiole.backbones.registry import load
 
 
 def main() -> None:

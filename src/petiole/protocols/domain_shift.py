@@ -7,7 +7,7 @@ set is scored once a run, at the end; nothing is selected on it.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,16 @@ from petiole.engine.run import Job, run
 from petiole.engine.session import Bench, Session, session
 from petiole.errors import ConfigError, RunError
 from petiole.methods.recipe import Recipe
-from petiole.methods.registry import create, methods
+from petiole.methods.registry import create
 from petiole.protocols.comparison import COMPARISON, Comparison, Row
 
-BASELINES = ("knn", "class-means", "logistic-regression", "ridge")
-"""The cheap rows that stand in every table."""
+BASELINES = {
+    "knn": "kNN (target shots)",
+    "class-means": "Class means (target shots)",
+    "logistic-regression": "Logistic regression (target shots)",
+    "ridge": "Ridge (target shots)",
+}
+"""The cheap rows that stand in every table, and what they are called there."""
 
 
 def rows_of(names: Sequence[str]) -> list[Row]:
@@ -36,15 +41,12 @@ def rows_of(names: Sequence[str]) -> list[Row]:
     Raises:
         ConfigError: an unknown name.
     """
-    known = methods()
-    rows = []
     for name in names:
         create(name)
-        rows.append(Row(name=name, label=_label(name, known[name].about), method=name))
-    return rows
+    return [Row(name=name, label=BASELINES.get(name, name), method=name) for name in names]
 
 
-def from_table(name: str, *, baselines: Sequence[str] = BASELINES) -> dict[str, Any]:
+def from_table(name: str, *, baselines: Iterable[str] = BASELINES) -> dict[str, Any]:
     """Fields of a Comparison for a published table, with the cheap baselines added.
 
     Args:
@@ -174,12 +176,3 @@ def _applicable(row: Row, settings: Mapping[str, Any]) -> dict[str, Any]:
         else:
             own[key] = value
     return own
-
-
-def _label(name: str, about: str) -> str:
-    return {
-        "knn": "kNN (target shots)",
-        "class-means": "Class means (target shots)",
-        "logistic-regression": "Logistic regression (target shots)",
-        "ridge": "Ridge (target shots)",
-    }.get(name, name)
