@@ -26,7 +26,7 @@ layers: $(VENV)/.dev
 	$(BIN)/lint-imports
 
 check: $(VENV)/.dev
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 $(VENV)/.torch: constraints.txt
 	$(PYTHON) -m venv $(VENV)

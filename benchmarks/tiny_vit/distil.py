@@ -1,7 +1,7 @@
 """Distil EfficientNet-Lite0 into tiny-vit's blocks, from the cache that `cache.py` made.
 
 Everything above the frozen stem is trained on one core. The teacher's pooled feature (1280) is centred,
-projected on its first 192 principal components U and half whitened; three things are asked of the student at once:
+projected on its first 192 principal components U (half whitened), and three things are asked at once:
 
     L = |LN(cls) - pooled U|^2 + a |W_p LN(patch_j) - map_j|^2 + b KL(teacher logits || W_c LN(cls))
 
@@ -71,24 +71,23 @@ class Student(nn.Module):
     def __init__(self, vit: VisionTransformer, data: Cache, model: nn.Module) -> None:
         super().__init__()
         self.vit = vit
-        sample = data.pooled[:: len(data) // 8192].float()
-        maps = data.target[:: len(data) // 4096].float()
+        sample = data.pooled[:: max(1, len(data) // 8192)].float()
+        maps = data.target[:: max(1, len(data) // 4096)].float()
         self.mean = sample.mean(0)
         self.map_mean, self.map_std = maps.mean((0, 2, 3)), maps.std((0, 2, 3)) + 1e-3
         values, basis = torch.linalg.eigh(torch.cov((sample - self.mean).T))
         spread = values.flip(0)[:WIDTH].sqrt()  # sd of each principal component
         # Half-whitened: kNN on the teacher keeps its accuracy, and small components are heard too.
         gain = spread.rsqrt() / spread.mean().sqrt()
-        self.basis = basis.flip(1)[:, :WIDTH] * gain
+        components = basis.flip(1)[:, :WIDTH]
+        self.basis = components * gain
         self.explained = float(spread.square().sum() / values.sum())
-        back = (
-            basis.flip(1)[:, :WIDTH] / gain
-        ).T  # (192, 1280): components back to pooled features
+        back = components / gain  # (1280, 192): components back to pooled features
         self.patch_head = nn.Linear(WIDTH, 320)
         self.logit_head = nn.Linear(WIDTH, 1000)
         self.classifier = model.classifier
         with torch.no_grad():
-            self.logit_head.weight.copy_(model.classifier.weight @ back.T)
+            self.logit_head.weight.copy_(model.classifier.weight @ back)
             self.logit_head.bias.copy_(model.classifier(self.mean))
             vit.norm.weight.copy_(spread * gain)
             balance(vit.patch_embed.merge, data.stem[:1024].float())

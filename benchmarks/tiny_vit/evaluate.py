@@ -11,7 +11,7 @@ Five feature extractors on the same pixels (160 px), from nothing to the teacher
 kNN: k = 20, cosine, votes weighted by exp(similarity / 0.07). Linear: logistic regression, its C chosen on
 30 % of the training part. No test image takes part in any choice.
 
-    python benchmarks/tiny_vit/evaluate.py CACHE [--weights FILE] > results.json
+    python benchmarks/tiny_vit/evaluate.py CACHE [--weights FILE] > benchmarks/tiny_vit/results.jsonl
 """
 
 from __future__ import annotations

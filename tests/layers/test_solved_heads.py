@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from petiole.errors import ConfigError, DataError
@@ -130,7 +131,8 @@ def test_logistic_solution_is_stationary(c: float, classes: int) -> None:
     head = LogisticHead(5, classes, grid=(c,)).double()
     head.solve(x.double(), y, is_target)
     assert float(head.chosen_c) == pytest.approx(c)
-    sd, mean = x.double().std(0, correction=0) + 1e-6, x.double().mean(0)
+    mean = x.double().mean(0)
+    sd = (x.double() - mean).square().mean().sqrt()
     z = (x.double() - mean) / sd
     weight = (head.weight * sd).clone().requires_grad_()
     bias = (head.bias + head.weight @ mean).clone().requires_grad_()
@@ -155,7 +157,8 @@ def test_logistic_choice_of_c_is_that_of_a_naive_search() -> None:
     grid = (1e-3, 1e-1, 10.0)
     head = LogisticHead(5, 5, grid=grid, folds=4)
     head.solve(x, y, is_target)
-    z = ((x.double() - x.double().mean(0)) / (x.double().std(0, correction=0) + 1e-6)).numpy()
+    z = x.double() - x.double().mean(0)
+    z = (z / z.square().mean().sqrt()).numpy()
     labels, w = y.numpy(), domain_weights(is_target).numpy()
     judged = np.flatnonzero(is_target.numpy())
     losses = []
@@ -246,3 +249,17 @@ def test_wrong_settings_are_named() -> None:
         KNNHead(4, 2, temperature=0.0)
     with pytest.raises(DataError, match="at least two classes"):
         LogisticHead(4, 2).solve(torch.randn(3, 4), torch.zeros(3).long(), torch.ones(3).bool())
+
+
+def test_fewer_images_than_features_give_the_solution_of_the_full_space() -> None:
+    """The rotation into the span of the images changes nothing but the cost."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(24, 60, generator=generator)
+    y = torch.arange(24) % 3
+    head = LogisticHead(60, 3, grid=(0.5,))
+    head.solve(x, y, torch.ones(24, dtype=torch.bool))
+    z = (x - x.mean(0)).double().numpy()
+    scale = float(np.sqrt((z**2).mean()))
+    want = LogisticRegression(C=0.5, max_iter=5000, tol=1e-8).fit(z / scale, y.numpy())
+    got = head.weight.double().numpy() * scale
+    assert np.abs(got - want.coef_).max() < 1e-3

@@ -134,10 +134,13 @@ class LogisticHead(_Affine):
     """Multinomial logistic regression, C chosen by cross-validated log-loss on the
     target's own images.
 
-    Minimises  C * sum_i w_i CE_i + |W|^2 / 2  on standardised features (scikit-learn, L-BFGS; for
-    two classes |w_1 - w_0|^2 / 2, its binary form); the standardisation is folded into W and b. A
-    class without images gets a bias that never wins. Each fold holds back target images only (source images
-    if there is no target), because the target is what counts.
+    Minimises  C * sum_i w_i CE_i + |W|^2 / 2  (scikit-learn, L-BFGS; for two classes
+    |w_1 - w_0|^2 / 2, its binary form) on features that are centred and divided by one number, the
+    root mean square of all of them; both are folded into W and b. Dividing every feature by its own
+    standard deviation instead cost 4 to 10 points with ten images a class, because a hundred images do
+    not estimate a thousand deviations. A class without images gets a bias that never wins. Each fold
+    holds back target images only (source images if there is no target), because the target is what
+    counts.
 
     Args:
         grid: values of C.
@@ -149,7 +152,7 @@ class LogisticHead(_Affine):
         self,
         width: int,
         classes: int,
-        grid: Sequence[float] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0),
+        grid: Sequence[float] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0),
         folds: int = 5,
     ) -> None:
         super().__init__(width, classes)
@@ -164,12 +167,12 @@ class LogisticHead(_Affine):
                 f"there are {len(labels)} images of {len(np.unique(labels))}."
             )
         weights = domain_weights(is_target).cpu().numpy()
-        mean, sd = data.mean(0), data.std(0) + 1e-6
-        data = (data - mean) / sd
+        mean, basis = data.mean(0), _basis(data)
+        data = (data - mean) @ basis
         c = self._choose(data, labels, weights, is_target.cpu().numpy())
         model = LogisticRegression(C=c, max_iter=500).fit(data, labels, sample_weight=weights)
         weight, bias = _rows(model, self.classes)
-        weight = weight / sd
+        weight = weight @ basis.T
         self._set(weight, bias - weight @ mean)
         self.chosen_c = torch.tensor(c)
 
@@ -220,6 +223,18 @@ class RidgeHead(_Affine):
         model = RidgeCV(alphas=self.grid).fit(x.double().cpu().numpy(), targets, weights)
         self._set(model.coef_, model.intercept_)
         self.chosen_alpha = torch.tensor(float(model.alpha_))
+
+
+def _basis(x: Any) -> Any:
+    """Columns that scale centred rows to a root mean square of 1 and span them, (d, min(n, d)).
+
+    An L2-penalised solution lies in the span of the images, so fewer images than features need no
+    more coordinates than images.
+    """
+    centred = x - x.mean(0)
+    scale = np.sqrt((centred**2).mean()) or 1.0
+    n, d = x.shape
+    return (np.linalg.qr(centred.T)[0] if n < d else np.eye(d)) / scale
 
 
 def domain_weights(is_target: Tensor) -> Tensor:

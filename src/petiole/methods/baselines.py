@@ -61,7 +61,7 @@ class ClassMeans(Baseline):
 class LogisticRegression(Baseline):
     """Multinomial logistic regression with a sweep of C."""
 
-    grid: tuple[float, ...] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+    grid: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
     folds: int = 5
 
     def plan(self, backbone: Backbone, classes: int) -> Plan:
