@@ -35,8 +35,9 @@ def demo(
     out: Path = Path("runs/demo"),
     draws: int = 5,
     steps: int = 300,
-    per_class: int = 200,
+    per_class: int = 100,
     resume: bool = False,
+    processes: int = 2,
     machine: Machine | None = None,
 ) -> Demo:
     """Rendered digits as source, ten real handwritten ones a class as target; Table 1 on them.
@@ -47,6 +48,7 @@ def demo(
         steps: optimiser steps of each trained row.
         per_class: rendered digits a class.
         resume: finish an interrupted demo.
+        processes: runs at a time, each on one core: small matrices gain nothing from more.
         machine: where and how the backbone runs.
     """
     from petiole.data.digits import write_digits
@@ -68,6 +70,7 @@ def demo(
         draws=draws,
         out=out,
         resume=resume,
+        processes=processes,
         machine=machine,
     )
     comparison = Comparison.read(out)
