@@ -14,7 +14,7 @@ from petiole.errors import PetioleError
 from petiole.version import __version__
 
 VERBS = {
-    "demo": "The main job on real images, offline, in about two minutes.",
+    "demo": "The main job on real images, offline, in a few minutes.",
     "fit": "Train one adapter on your images; writes a run folder and an adapter file.",
     "predict": "Label images with an adapter.",
     "eval": "Score an adapter on labelled images.",
