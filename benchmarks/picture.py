@@ -1,6 +1,6 @@
 """Draw a comparison's accuracies as a picture that stands alone, for the README.
 
-    python benchmarks/picture.py runs/demo docs/demo.svg
+python benchmarks/picture.py runs/demo docs/demo.svg
 """
 
 from __future__ import annotations
