@@ -35,6 +35,7 @@ SUFFIXES = frozenset(
 )
 """File names that are taken for images, lower case."""
 
+SKIP = "where a folder is read, --skip-bad does so"
 MAX_PIXELS = 2 * 89_478_485
 """Largest image that is decoded, about 179 million pixels: where Pillow, too, refuses."""
 
@@ -78,16 +79,14 @@ def read_bytes(path: Path) -> bytes:
             raise DataError(f"{path}: {kind}, not an image. Name the image files themselves.")
         content = path.read_bytes()
     except FileNotFoundError:
-        raise DataError(
-            f"{path}: no such file. Check the path, or leave it out with --skip-bad."
-        ) from None
+        raise DataError(f"{path}: no such file. Check the path.") from None
     except PermissionError:
         raise DataError(
-            f"{path}: no permission to read it. Run `chmod u+r` on it, or use --skip-bad."
+            f"{path}: no permission to read it. Run `chmod u+r` on it, or leave it out ({SKIP})."
         ) from None
     except OSError as error:
         raise DataError(
-            f"{path}: cannot be read ({error.strerror}). Copy it anew, or use --skip-bad."
+            f"{path}: cannot be read ({error.strerror}). Copy it anew, or leave it out ({SKIP})."
         ) from error
     if not content:
         raise _unreadable(path, "the file is empty")
@@ -184,7 +183,7 @@ _WIDE: dict[str, Callable[[Image.Image], Image.Image]] = {"I": _from_integers, "
 
 
 def _unreadable(path: Path, what: str) -> DataError:
-    return DataError(f"{path}: {what}. Re-export the image, or leave it out with --skip-bad.")
+    return DataError(f"{path}: {what}. Re-export the image, or leave it out ({SKIP}).")
 
 
 def _bomb(path: Path, size: tuple[int, int] | None = None) -> DataError:
