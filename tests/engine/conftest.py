@@ -49,7 +49,7 @@ def feature_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def bench(photos: Path, renders: Path, feature_cache: Path) -> Bench:
     """EfficientNet-Lite0 at 32 px over the small images."""
     return Bench(

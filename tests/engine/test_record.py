@@ -23,17 +23,7 @@ from petiole.files import sha256
 
 
 @pytest.fixture(scope="module")
-def done(
-    photos: Path, renders: Path, feature_cache: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Job, Record]:
-    bench = Bench(
-        "petiole/efficientnet-lite0",
-        photos,
-        renders,
-        image_size=32,
-        cache=feature_cache,
-        quiet=True,
-    )
+def done(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> tuple[Job, Record]:
     folder = tmp_path_factory.mktemp("runs") / "run"
     settings = {"steps": 12, "views": 0}
     job = Job(bench, "cls-residual-lora", folder, settings, shots=3, vectors=True)

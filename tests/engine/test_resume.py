@@ -29,18 +29,8 @@ def adapter_of(folder: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def whole(
-    photos: Path, renders: Path, feature_cache: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Job, str]:
+def whole(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> tuple[Job, str]:
     """An uninterrupted run and its adapter's checksum."""
-    bench = Bench(
-        "petiole/efficientnet-lite0",
-        photos,
-        renders,
-        image_size=32,
-        cache=feature_cache,
-        quiet=True,
-    )
     folder = tmp_path_factory.mktemp("runs") / "whole"
     job = Job(bench, "cls-residual-lora", folder, SETTINGS, shots=3)
     run(job)

@@ -16,7 +16,7 @@ from petiole.methods.baselines import LogisticRegression
 from petiole.methods.blocks import select
 from petiole.methods.cls_residual import ClsResidual
 from petiole.methods.recipe import Recipe
-from petiole.methods.registry import create, methods, register, settings_of, with_recipe
+from petiole.methods.registry import create, methods, register, settings_of
 
 NAMES = tuple(methods())
 
@@ -61,7 +61,7 @@ def test_presets_make_the_rows_of_table_1() -> None:
 def test_settings_make_the_same_method_again(name: str) -> None:
     method = create(name)
     assert create(name, settings_of(method)) == method
-    changed = with_recipe(method, steps=17, lr=0.5)
+    changed = create(name, {"steps": 17, "lr": 0.5})
     assert changed != method
     assert create(name, settings_of(changed)) == changed
     through_json = json.loads(json.dumps(settings_of(changed)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from importlib import import_module
 from importlib.metadata import entry_points
 from pkgutil import iter_modules
@@ -93,11 +93,6 @@ def settings_of(method: Method) -> dict[str, Any]:
     """The method's fields and its recipe's, flat: what ``create`` takes."""
     flat = asdict(method)
     return {**flat.pop("recipe"), **flat}
-
-
-def with_recipe(method: M, **changes: Any) -> M:
-    """Return ``method`` with some fields of its recipe replaced."""
-    return replace(method, recipe=replace(method.recipe, **changes))
 
 
 def _validate(cls: type[M], values: Mapping[str, Any], name: str) -> M:
