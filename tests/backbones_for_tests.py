@@ -18,6 +18,8 @@ from petiole.backbones import cnn, vit
 from petiole.backbones.base import Backbone
 from petiole.backbones.registry import load
 from petiole.data.preprocessing import Preprocessing
+from petiole.errors import ConfigError
+from petiole.methods.registry import create
 
 WIDTH, DEPTH, HEADS, PATCH = 24, 3, 3, 14
 HF_CONFIG = {
@@ -138,6 +140,17 @@ NAMES = (*TIMM, "dinov2")
 def build(name: str, folder: Path) -> Backbone:
     """A fresh backbone by name; ``folder`` is written to by those that need one."""
     return dinov2(folder) if name == "dinov2" else TIMM[name]()
+
+
+def carries(backbone: Backbone, method: str) -> bool:
+    """Whether the backbone can carry the method; one that cannot must be told why."""
+    try:
+        create(method).plan(backbone, 3)
+    except ConfigError as error:
+        if f"{backbone.name} has none" not in str(error):
+            raise
+        return False
+    return True
 
 
 def images(backbone: Backbone, count: int = 3, seed: int = 1) -> torch.Tensor:

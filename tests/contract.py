@@ -137,10 +137,19 @@ class Pair:
 
 
 def starts_where_its_paper_says(pair: Pair) -> None:
-    """Fresh branches give exactly 0, so the start is the bare vector, or its LayerNorm."""
+    """Fresh branches give exactly 0, so the start is the bare vector, or its LayerNorm.
+
+    A plan that says otherwise (prompts, a random start) must indeed start elsewhere.
+    """
     adapted = pair.adapted().eval()
     bare = pair.bare
     plan = adapted.plan
+    if not plan.identity:
+        with torch.no_grad():
+            vector = adapted({IMAGES: pair.images}).vector
+            assert torch.isfinite(vector).all()
+            assert not torch.allclose(vector, plan.pool(*(bare[role] for role in plan.reads)))
+        return
     with torch.no_grad():
         vector = plan.pool(*(bare[role] for role in plan.reads))
         if isinstance(plan.refine, Residual):
@@ -166,9 +175,14 @@ def first_gradients_are_zero_behind_what_starts_at_zero(pair: Pair) -> None:
             assert part.b.grad.any()
         if isinstance(part, Bottleneck):
             assert part.down.weight.grad is not None
+            assert part.down.bias.grad is not None
             assert part.up.weight.grad is not None
-            assert not part.down.weight.grad.any()
+            assert part.up.bias.grad is not None
+            waits = not part.up.weight.any()
+            assert part.down.weight.grad.any() != waits
+            assert part.down.bias.grad.any() != waits
             assert part.up.weight.grad.any()
+            assert part.up.bias.grad.any()
 
 
 def moves_all_it_declares_and_nothing_else(pair: Pair) -> None:

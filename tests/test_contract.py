@@ -14,7 +14,7 @@ from petiole.errors import ConfigError
 from petiole.ledger import ledger
 from petiole.methods.registry import create, methods
 
-NEED_BLOCKS = {"lora-qkv", "houlsby"}
+NEED_BLOCKS = {name for name in methods() if not tiny.carries(tiny.resnet(), name)}
 WALK = [
     (method, backbone)
     for method in methods()

@@ -6,16 +6,17 @@ as torch's FlopCounterMode sees them (matrix products, convolutions, attention).
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import torch
 from pydantic import BaseModel, ConfigDict
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from petiole.backbones.base import IMAGES, Backbone
+from petiole.backbones.base import IMAGES, Backbone, State
 from petiole.backbones.hooks import attached
 from petiole.backbones.registry import load
 from petiole.layers.solved import SolvedHead
@@ -39,6 +40,8 @@ class Ledger(BaseModel):
         flops_backbone: one image through the bare backbone.
         flops_forward: one image through backbone, adapters and head.
         flops_above_cut: the part of ``flops_forward`` that training repeats in every epoch.
+        flops_training: one image through a training step above the cut, forward and backward, as
+            counted (extra losses are not); 0 where nothing is trained by gradient.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -61,6 +64,7 @@ class Ledger(BaseModel):
     flops_backbone: int
     flops_forward: int
     flops_above_cut: int
+    flops_training: int
 
 
 def ledger(backbone: Backbone, method: Method, classes: int) -> Ledger:
@@ -115,6 +119,7 @@ def count(backbone: Backbone, plan: Plan) -> Ledger:
         flops_backbone=flops[0],
         flops_forward=flops[1],
         flops_above_cut=flops[2],
+        flops_training=_training_flops(backbone, plan),
     )
 
 
@@ -134,15 +139,55 @@ def _flops(backbone: Backbone, plan: Plan) -> tuple[int, int, int]:
             state = backbone.lower(image, cut)
         below = counter.get_total_flops()
         with FlopCounterMode(display=False) as counter:
-            with attached(backbone, plan.attach):
-                values = backbone.upper(state, plan.reads)
-            plan.head(plan.refine(plan.pool(*(values[role] for role in plan.reads))))
+            _logits(backbone, plan, state)
         above = counter.get_total_flops()
         if cut == plan.reads:
             return below, below + above, above
         with FlopCounterMode(display=False) as counter:
             backbone.upper({IMAGES: image}, plan.reads)
     return counter.get_total_flops(), below + above, above
+
+
+def _training_flops(backbone: Backbone, plan: Plan) -> int:
+    """FLOPs of forward and backward above the cut, for one image."""
+    own = dict(backbone.module.named_parameters())
+    tuned = {name: own[name].detach().requires_grad_() for name in plan.tune}
+    trained = [*tuned.values(), *(p for part in plan.adapters for p in part.parameters())]
+    trained += plan.head.parameters()
+    trained = [p for p in trained if p.requires_grad]
+    if not trained:
+        return 0
+    device = _device(backbone)
+    image = torch.zeros(1, 3, *backbone.preprocessing.size, device=device)
+    with sdpa_kernel(SDPBackend.MATH), _own_randomness(device):
+        state = backbone.lower(image, plan.cut(backbone))
+        with FlopCounterMode(display=False) as counter, torch.enable_grad():
+            total = _logits(backbone, plan, state, tuned).sum()
+            with _own_gradients(trained):
+                torch.autograd.backward(total)
+    return int(counter.get_total_flops())
+
+
+@contextmanager
+def _own_gradients(parameters: Sequence[Tensor]) -> Iterator[None]:
+    """Leave the gradients of a real adapter as they were."""
+    before = [p.grad for p in parameters]
+    for p in parameters:
+        p.grad = None
+    try:
+        yield
+    finally:
+        for p, gradient in zip(parameters, before, strict=True):
+            p.grad = gradient
+
+
+def _logits(
+    backbone: Backbone, plan: Plan, state: State, tuned: Mapping[str, Tensor] | None = None
+) -> Tensor:
+    with attached(backbone, plan.attach, tuned):
+        values = backbone.upper(state, plan.reads)
+    logits: Tensor = plan.head(plan.refine(plan.pool(*(values[role] for role in plan.reads))))
+    return logits
 
 
 def _device(backbone: Backbone) -> torch.device:

@@ -115,10 +115,10 @@ def naive_block(module: Any, index: int, x: Tensor) -> dict[str, Tensor]:
     out["mlp.in"] = layer_norm(
         out["mid"], (d,), w["norm2.weight"], w["norm2.bias"], block.norm2.eps
     )
-    hidden = gelu(linear(out["mlp.in"], w["mlp.fc1.weight"], w["mlp.fc1.bias"]))
-    out["mlp.out"] = linear(hidden, w["mlp.fc2.weight"], w["mlp.fc2.bias"]) * w.get(
-        "ls2.gamma", 1.0
-    )
+    out["mlp.hidden"] = linear(out["mlp.in"], w["mlp.fc1.weight"], w["mlp.fc1.bias"])
+    out["mlp.out"] = linear(
+        gelu(out["mlp.hidden"]), w["mlp.fc2.weight"], w["mlp.fc2.bias"]
+    ) * w.get("ls2.gamma", 1.0)
     out["out"] = out["mid"] + out["mlp.out"]
     return out
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import backbones_for_tests as tiny
 import petiole
 from petiole.backbones.cnn import ConvNet
 from petiole.backbones.registry import load
@@ -25,7 +26,7 @@ from petiole.files import sha256
 from petiole.methods.registry import create, methods, settings_of
 
 Tiny = Callable[..., ConvNet]
-ON_A_CNN = [name for name in methods() if name not in ("lora-qkv", "houlsby", "full")]
+ON_A_CNN = [n for n in methods() if n != "full" and tiny.carries(tiny.resnet(), n)]
 
 
 def build(backbone: ConvNet, method: str = "cls-residual-lora", seed: int = 1) -> Adapter:

@@ -81,7 +81,7 @@ def test_learning_rate_rises_linearly_and_falls_as_half_a_cosine(
 def test_only_matrices_decay(kit: SimpleNamespace) -> None:
     plan = create("cls-residual-lora").plan(kit.backbone, 4)
     trainee = Trainee(Adapted(kit.backbone, plan), 0.5, 0.0)
-    groups = loop.parameter_groups(trainee, 0.3)
+    groups = loop.parameter_groups(trainee, Recipe(weight_decay=0.3))
     grouped = [(p, g["weight_decay"]) for g in groups for p in g["params"]]
     assert len(grouped) == len(list(trainee.parameters()))
     assert {p.ndim >= 2: decay for p, decay in grouped} == {True: 0.3, False: 0.0}

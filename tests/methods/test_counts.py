@@ -78,8 +78,8 @@ def test_sizes_of_the_letters_method(
         ("lora-qkv", {"rank": 14}, 387_072 + 18_095, 1.837),
         ("lora-qkv", {"rank": 16}, 2304 * 16 * 12 + 18_095, 2.09),
         ("lora-qkv", {"rank": 8}, 2304 * 8 * 12 + 18_095, 1.085),
-        ("houlsby", {"bottleneck": 37}, 24 * (769 * 37 + 384) + 18_095, 3.220),
-        ("houlsby", {"bottleneck": 32}, 24 * (769 * 32 + 384) + 18_095, 2.80),
+        ("houlsby", {"rank": 37}, 24 * (769 * 37 + 384) + 18_095, 3.220),
+        ("houlsby", {"rank": 32}, 24 * (769 * 32 + 384) + 18_095, 2.80),
     ],
 )
 def test_sizes_of_the_comparison_rows(

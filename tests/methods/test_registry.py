@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from petiole.errors import ConfigError
 from petiole.methods import registry
 from petiole.methods.baselines import LogisticRegression
-from petiole.methods.blocks import select
+from petiole.methods.blocks import numbers
 from petiole.methods.cls_residual import ClsResidual
 from petiole.methods.recipe import Recipe
 from petiole.methods.registry import create, methods, register, settings_of
@@ -141,28 +141,28 @@ def test_settings_override_presets() -> None:
 
 @given(st.integers(1, 40), st.integers(1, 40))
 def test_blocks_by_rule(depth: int, k: int) -> None:
-    assert select("all", depth) == tuple(range(depth))
-    assert select(f"every:{k}", depth) == tuple(i for i in range(depth) if i % k == 0)
+    assert numbers("all", depth) == tuple(range(depth))
+    assert numbers(f"every:{k}", depth) == tuple(i for i in range(depth) if i % k == 0)
     if k <= depth:
-        assert select(f"first:{k}", depth) == tuple(range(k))
-        assert select(f"last:{k}", depth) == tuple(range(depth))[-k:]
-        assert select(str(k - 1), depth) == (k - 1,)
+        assert numbers(f"first:{k}", depth) == tuple(range(k))
+        assert numbers(f"last:{k}", depth) == tuple(range(depth))[-k:]
+        assert numbers(str(k - 1), depth) == (k - 1,)
     else:
         for rule in (f"first:{k}", f"last:{k}", str(k - 1)):
             with pytest.raises(ConfigError, match=rf"of 0\.\.{depth - 1}\."):
-                select(rule, depth)
+                numbers(rule, depth)
 
 
 @given(st.lists(st.integers(0, 11), min_size=1))
 def test_blocks_by_list_are_sorted_and_unique(chosen: list[int]) -> None:
-    assert select(",".join(map(str, chosen)), 12) == tuple(sorted(set(chosen)))
+    assert numbers(",".join(map(str, chosen)), 12) == tuple(sorted(set(chosen)))
 
 
 @settings(max_examples=50)
 @given(st.text("alevryfistk:,-0123456789", max_size=12))
 def test_any_text_selects_existing_blocks_or_is_refused(text: str) -> None:
     try:
-        chosen = select(text, 6)
+        chosen = numbers(text, 6)
     except ConfigError:
         return
     assert chosen
@@ -174,4 +174,4 @@ def test_any_text_selects_existing_blocks_or_is_refused(text: str) -> None:
 )
 def test_malformed_blocks_are_refused(rule: str) -> None:
     with pytest.raises(ConfigError, match=r"first:k, last:k or a list"):
-        select(rule, 12)
+        numbers(rule, 12)

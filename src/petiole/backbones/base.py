@@ -41,12 +41,15 @@ class Site:
         side: ``in`` (first positional argument) or ``out``.
         width: size of the value's last axis.
         columns: the slice of the last axis that the role means, e.g. q of a fused qkv.
+        rejoin: where the value also flows past ``module`` (a residual), the module whose output is
+            added back to it; it receives the same change.
     """
 
     module: nn.Module
     side: Literal["in", "out"]
     width: int
     columns: slice | None = None
+    rejoin: nn.Module | None = None
 
 
 class Backbone(ABC):
@@ -104,6 +107,10 @@ class Backbone(ABC):
     def width_of(self, role: str) -> int:
         """Size of the last axis of a final role."""
 
+    def source_of(self, final: str) -> str:
+        """Return the lowest role that a final role is made from; mostly only itself."""
+        return final
+
     @property
     @abstractmethod
     def sites(self) -> Mapping[str, Site]:
@@ -156,13 +163,17 @@ class Backbone(ABC):
         if all(role in state for role in reads):
             return {role: state[role] for role in reads}
         cut, *others = state
-        if others or cut not in (IMAGES, *self.cuts) or not set(reads) <= set(self.finals):
+        known = cut in (IMAGES, *self.cuts) and set(reads) <= set(self.finals)
+        if others or not known or any(self._above(role) < self._order[cut] for role in reads):
             raise ConfigError(
                 f"{self.name} cannot give {', '.join(reads)} from {', '.join(state)}. Final roles are "
                 f"{', '.join(self.finals)}; they are had from {IMAGES}, from a cut below them, or as stored."
             )
         with self.lock:
             return self._upper(cut, state[cut], reads, checkpoint=checkpoint)
+
+    def _above(self, final: str) -> int:
+        return self._order[self.source_of(final)]
 
     @abstractmethod
     def _lower(self, images: Tensor, cut: str) -> Tensor:
@@ -181,6 +192,10 @@ class Backbone(ABC):
     def roles(self) -> tuple[str, ...]:
         """Every role, in the order in which data passes them."""
         return (*self.sites, *self.finals)
+
+    @cached_property
+    def _order(self) -> Mapping[str, int]:
+        return {role: i for i, role in enumerate((IMAGES, *self.roles))}
 
     def site(self, role: str) -> Site:
         """Return the site of ``role``.
@@ -220,11 +235,11 @@ class Backbone(ABC):
                 raise unknown(f"final role of {self.name}", role, self.finals)
         if not touched:
             return tuple(reads)
-        order = {role: i for i, role in enumerate((IMAGES, *self.roles))}
+        order = self._order
         for role in touched:
             if role not in order:
                 raise unknown(f"role of {self.name}", role, self.roles)
-        lowest = min(order[role] for role in touched)
+        lowest = min(order[role] for role in (*touched, *map(self.source_of, reads)))
         below = (cut for cut in (IMAGES, *self.cuts) if order[cut] <= lowest)
         return (max(below, key=order.__getitem__),)
 

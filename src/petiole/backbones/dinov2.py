@@ -10,7 +10,7 @@ from torch import Tensor
 
 from petiole.backbones.base import Backbone, Site
 from petiole.backbones.registry import Request, folder_loader
-from petiole.backbones.transformer import Branches, Parts, Transformer, whole_patches
+from petiole.backbones.transformer import Branches, Parts, Transformer, first_cut, whole_patches
 from petiole.backbones.weights import load_strictly, read_json, read_safetensors
 from petiole.data.preprocessing import Interpolation, Preprocessing
 from petiole.errors import BackboneError
@@ -60,17 +60,28 @@ def wrap(name: str, module: Dinov2Model, preprocessing: Preprocessing) -> Transf
         q, k, v = (Site(linear, "out", width) for linear in (a.q_proj, a.k_proj, a.v_proj))
         blocks.append(
             Branches(
-                layer, a, q, k, v, layer.layer_scale1, layer.norm2, layer.mlp, layer.layer_scale2
+                block=layer,
+                attn=a,
+                q=q,
+                k=k,
+                v=v,
+                attn_out=layer.layer_scale1,
+                norm2=layer.norm2,
+                mlp=layer.mlp,
+                hidden=getattr(layer.mlp, "fc1", None),
+                mlp_out=layer.layer_scale2,
             )
         )
     parts = Parts(
         tokenise=tokenise,
+        embed=module.embeddings.patch_embeddings,
         blocks=blocks,
         norm=module.layernorm,
         prefix=1,
         pool=None,
         block_prefix="encoder.layer.",
         top_prefixes=("layernorm.",),
+        first_cut=first_cut(len(blocks)),
     )
     return Transformer(name, module, preprocessing, width, parts)
 

@@ -1,11 +1,13 @@
 """Adapters ride on hooks: put on for the length of a context, taken off without a trace.
 
-An attachment is the equation
+An attachment is one of two equations
 
-    value[role] <- value[role] + layer(value[reads])
+    add       value[role] <- value[role] + layer(value[reads])
+    replace   value[role] <- layer(value[role])
 
-so a fresh zero-initialised layer leaves every bit as it was. Tuned parameters (full or partial
-fine-tuning) are copies that stand in for the backbone's own while the context lasts.
+With ``add`` a fresh zero-initialised layer leaves every bit as it was. Tuned parameters (full or
+partial fine-tuning) are copies that stand in for the backbone's own while the context lasts; so do
+whole modules (layers of the library peft).
 """
 
 from __future__ import annotations
@@ -13,35 +15,46 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from petiole.backbones.base import Backbone, Site
-from petiole.errors import BackboneError
+from petiole.errors import BackboneError, ConfigError
 
 
 @dataclass(frozen=True)
 class Attach:
-    """``value[role] <- value[role] + layer(value[reads])``.
+    """A layer at a role.
 
     Attributes:
         role: the value that changes.
-        layer: maps (..., width of ``reads``) to (..., width of ``role``).
+        layer: maps (..., width of ``reads``) to (..., width of ``role``); with ``replace`` it may
+            also change the number of tokens, which a later attachment must undo.
         reads: the value that the layer sees; ``None`` means ``role`` itself. It must be computed
             before ``role`` and in the same block.
+        how: ``add`` or ``replace``, as above.
     """
 
     role: str
     layer: nn.Module
     reads: str | None = None
+    how: Literal["add", "replace"] = "add"
+
+    def __post_init__(self) -> None:
+        if self.how == "replace" and self.reads not in (None, self.role):
+            raise ConfigError(f"A layer that replaces {self.role} reads it, not {self.reads}.")
 
 
 @contextmanager
 def attached(
-    backbone: Backbone, attachments: Sequence[Attach], tuned: Mapping[str, Tensor] | None = None
+    backbone: Backbone,
+    attachments: Sequence[Attach],
+    tuned: Mapping[str, Tensor] | None = None,
+    swapped: Mapping[str, nn.Module] | None = None,
 ) -> Iterator[None]:
-    """Run the backbone with these attachments and parameter copies inside the context.
+    """Run the backbone with these attachments, parameter copies and modules inside the context.
 
     The backbone is locked meanwhile: threads that use it bare or with other adapters take turns.
 
@@ -49,6 +62,7 @@ def attached(
         backbone: the frozen model; on leaving it has the same hooks, keys and tensors as before.
         attachments: applied in the given order where they share a role.
         tuned: parameter name -> the copy that replaces it.
+        swapped: module path -> the module that replaces it.
 
     Raises:
         BackboneError: this thread already has an adapter on it; both together would be neither.
@@ -63,9 +77,10 @@ def attached(
             )
         backbone.carries = True
         undo.callback(setattr, backbone, "carries", False)
-        undo.enter_context(_swapped(backbone.module, tuned or {}))
+        undo.enter_context(_swapped(backbone.module, tuned or {}, "_parameters"))
+        undo.enter_context(_swapped(backbone.module, swapped or {}, "_modules"))
         for attachment in attachments:
-            undo.callback(_hook(backbone.site(attachment.role), _adder(attachment, seen)))
+            undo.callback(_attach(backbone.site(attachment.role), _change(attachment, seen)))
         for role in sources:
             undo.callback(_hook(backbone.site(role), _observer(role, seen)))
         try:
@@ -74,25 +89,57 @@ def attached(
             seen.clear()
 
 
-def _adder(attachment: Attach, seen: dict[str, Tensor]) -> Callable[[Tensor], Tensor]:
+Change = Callable[[Tensor], Tensor | None]
+"""Old value -> new value, or ``None`` to leave it."""
+
+
+def _change(attachment: Attach, seen: dict[str, Tensor]) -> Callable[[Tensor], Tensor]:
+    layer, reads = attachment.layer, attachment.reads
+
     def add(value: Tensor) -> Tensor:
-        reads = attachment.reads
         source = value if reads is None or reads == attachment.role else seen[reads]
         # The cast keeps the stream's dtype, hence its bits, under autocast.
-        branch: Tensor = attachment.layer(source)
+        branch: Tensor = layer(source)
         return value + branch.to(value.dtype)
 
-    return add
+    def replace(value: Tensor) -> Tensor:
+        new: Tensor = layer(value)
+        return new.to(value.dtype)
+
+    return add if attachment.how == "add" else replace
 
 
-def _observer(role: str, seen: dict[str, Tensor]) -> Callable[[Tensor], Tensor | None]:
+def _observer(role: str, seen: dict[str, Tensor]) -> Change:
     def observe(value: Tensor) -> None:
         seen[role] = value
 
     return observe
 
 
-def _hook(site: Site, change: Callable[[Tensor], Tensor | None]) -> Callable[[], None]:
+def _attach(site: Site, change: Callable[[Tensor], Tensor]) -> Callable[[], None]:
+    """Change the value at the site and, where it has one, past it."""
+    if site.rejoin is None:
+        return _hook(site, change)
+    difference: list[Tensor] = []
+
+    def first(value: Tensor) -> Tensor:
+        new = change(value)
+        difference.append(new - value)
+        return new
+
+    def again(value: Tensor) -> Tensor:
+        return value + difference.pop()
+
+    removers = _hook(site, first), _hook(Site(site.rejoin, "out", site.width), again)
+
+    def remove() -> None:
+        for one in removers:
+            one()
+
+    return remove
+
+
+def _hook(site: Site, change: Change) -> Callable[[], None]:
     """Register ``change`` at the site; returns what removes it again."""
 
     def apply(value: Tensor) -> Tensor | None:
@@ -101,9 +148,8 @@ def _hook(site: Site, change: Callable[[Tensor], Tensor | None]) -> Callable[[],
         part = change(value[..., site.columns])
         if part is None:
             return None
-        value = value.clone()
-        value[..., site.columns] = part
-        return value
+        before, after = value[..., : site.columns.start], value[..., site.columns.stop :]
+        return torch.cat([before, part, after], dim=-1)
 
     if site.side == "in":
 
@@ -120,18 +166,18 @@ def _hook(site: Site, change: Callable[[Tensor], Tensor | None]) -> Callable[[],
 
 
 @contextmanager
-def _swapped(module: nn.Module, tuned: Mapping[str, Tensor]) -> Iterator[None]:
-    """Let copies stand in for parameters; the originals come back untouched."""
-    originals: list[tuple[nn.Module, str, nn.Parameter]] = []
+def _swapped(
+    module: nn.Module, new: Mapping[str, Any], kind: Literal["_parameters", "_modules"]
+) -> Iterator[None]:
+    """Let copies stand in for parameters or modules; the originals come back untouched."""
+    originals: list[tuple[dict[str, Any], str, Any]] = []
     try:
-        for name, copy in tuned.items():
+        for name, copy in new.items():
             path, _, leaf = name.rpartition(".")
-            owner = module.get_submodule(path)
-            original = owner._parameters[leaf]
-            assert original is not None
-            originals.append((owner, leaf, original))
-            owner._parameters[leaf] = copy  # type: ignore[assignment]
+            table = getattr(module.get_submodule(path), kind)
+            originals.append((table, leaf, table[leaf]))
+            table[leaf] = copy
         yield
     finally:
-        for owner, leaf, original in originals:
-            owner._parameters[leaf] = original
+        for table, leaf, original in reversed(originals):
+            table[leaf] = original

@@ -18,6 +18,9 @@ from petiole.backbones.base import IMAGES, Backbone, Site, State
 from petiole.data.preprocessing import Preprocessing
 from petiole.errors import BackboneError
 
+LAST = 4
+"""Blocks whose class tokens make ``final.cls4``."""
+
 
 @dataclass(frozen=True)
 class Branches:
@@ -30,6 +33,7 @@ class Branches:
         attn_out: the module whose output joins the stream (after layer scale).
         norm2: its input is the stream between the branches.
         mlp: its input is the normalised stream.
+        hidden: the MLP's widening projection, before the activation; ``None`` where it is gated.
         mlp_out: as ``attn_out``.
     """
 
@@ -41,6 +45,7 @@ class Branches:
     attn_out: nn.Module
     norm2: nn.Module
     mlp: nn.Module
+    hidden: nn.Linear | None
     mlp_out: nn.Module
 
 
@@ -50,6 +55,7 @@ class Parts:
 
     Attributes:
         tokenise: images (B, 3, H, W) -> tokens (B, prefix + N, d), position table added.
+        embed: the patch embedding; its output's last axis is d.
         blocks: in order.
         norm: final normalisation.
         prefix: tokens in front of the patches: class token and registers.
@@ -57,15 +63,18 @@ class Parts:
             ``None`` where the first token is a class token that stands for the image.
         block_prefix: what the names of block ``i``'s parameters start with, e.g. ``blocks.``.
         top_prefixes: the same for all that comes after the blocks.
+        first_cut: the lowest block below which so much lies that its tokens are worth storing.
     """
 
     tokenise: Callable[[Tensor], Tensor]
+    embed: nn.Module
     blocks: Sequence[Branches]
     norm: nn.Module
     prefix: int
     pool: Callable[[Tensor], Tensor] | None
     block_prefix: str
     top_prefixes: tuple[str, ...]
+    first_cut: int
 
 
 class Transformer(Backbone):
@@ -73,7 +82,9 @@ class Transformer(Backbone):
 
     Final roles: ``final.cls`` (B, d) the normalised class token, where it stands for the image;
     ``final.patches`` (B, N, d) the normalised patch tokens, without class token **and without
-    registers**; ``final.pooled`` (B, d) what the model itself pools, else the mean of the patches.
+    registers**; ``final.pooled`` (B, d) what the model itself pools, else the mean of the patches;
+    ``final.cls4`` (B, 4 d) the class tokens of the last four blocks, each normalised, the last one
+    last (the input of DINOv2's linear probe), where there are class token and blocks enough.
     """
 
     patches = "final.patches"
@@ -95,16 +106,20 @@ class Transformer(Backbone):
         """Number of blocks."""
         return len(self.parts.blocks)
 
-    def width_of(self, role: str) -> int:  # noqa: ARG002 - one width from end to end
-        return self.width
+    def width_of(self, role: str) -> int:
+        return LAST * self.width if role == "final.cls4" else self.width
+
+    def source_of(self, final: str) -> str:
+        return f"block.{self.depth - LAST}.out" if final == "final.cls4" else final
 
     @cached_property
     def sites(self) -> Mapping[str, Site]:
         def site(module: nn.Module, side: str) -> Site:
             return Site(module, "in" if side == "in" else "out", self.width)
 
-        table: dict[str, Site] = {}
+        table = {"embed": site(self.parts.embed, "out")}
         for i, b in enumerate(self.parts.blocks):
+            hidden = b.hidden and Site(b.hidden, "out", b.hidden.out_features)
             table |= {
                 f"block.{i}.in": site(b.block, "in"),
                 f"block.{i}.attn.in": site(b.attn, "in"),
@@ -112,8 +127,9 @@ class Transformer(Backbone):
                 f"block.{i}.attn.k": b.k,
                 f"block.{i}.attn.v": b.v,
                 f"block.{i}.attn.out": site(b.attn_out, "out"),
-                f"block.{i}.mid": site(b.norm2, "in"),
+                f"block.{i}.mid": Site(b.norm2, "in", self.width, rejoin=b.mlp_out),
                 f"block.{i}.mlp.in": site(b.mlp, "in"),
+                **({f"block.{i}.mlp.hidden": hidden} if hidden else {}),
                 f"block.{i}.mlp.out": site(b.mlp_out, "out"),
                 f"block.{i}.out": site(b.block, "out"),
             }
@@ -122,12 +138,12 @@ class Transformer(Backbone):
     @property
     def finals(self) -> tuple[str, ...]:
         own = ("final.cls",) if self.parts.pool is None else ()
-        return (*own, "final.patches", "final.pooled")
+        last = ("final.cls4",) if own and self.depth >= LAST else ()
+        return (*own, *last, "final.patches", "final.pooled")
 
     @property
     def cuts(self) -> tuple[str, ...]:
-        # Below block 0 lies only the patch embedding: storing its tokens would save nothing.
-        return tuple(f"block.{i}.in" for i in range(1, self.depth))
+        return tuple(f"block.{i}.in" for i in range(self.parts.first_cut, self.depth))
 
     def role_of(self, parameter: str) -> str:
         if parameter.startswith(self.parts.block_prefix):
@@ -143,13 +159,19 @@ class Transformer(Backbone):
 
     def _upper(self, cut: str, value: Tensor, reads: Sequence[str], *, checkpoint: bool) -> State:
         tokens, start = (self.parts.tokenise(value), 0) if cut == IMAGES else (value, _block(cut))
+        last: list[Tensor] = []
         for branches in self.parts.blocks[start:]:
             if checkpoint and torch.is_grad_enabled():
                 tokens = recompute(branches.block, tokens, use_reentrant=False)
             else:
                 tokens = branches.block(tokens)
-        tokens = self.parts.norm(tokens)
-        return {role: self._final(role, tokens) for role in reads}
+            last = [*last[1 - LAST :], tokens]
+        final = self.parts.norm(tokens)
+        values = {role: self._final(role, final) for role in reads if role != "final.cls4"}
+        if "final.cls4" in reads:
+            earlier = [self.parts.norm(kept)[:, 0] for kept in last[:-1]]
+            values["final.cls4"] = torch.cat([*earlier, final[:, 0]], dim=-1)
+        return {role: values[role] for role in reads}
 
     def _final(self, role: str, tokens: Tensor) -> Tensor:
         patches = tokens[:, self.parts.prefix :]
@@ -180,3 +202,8 @@ def whole_patches(name: str, size: int, patch: int) -> int:
 def _block(role: str) -> int:
     """The number in ``block.<i>.in``."""
     return int(role.split(".")[1])
+
+
+def first_cut(depth: int, *, deep_stem: bool = False) -> int:
+    """A plain patch embedding and less than a quarter of the blocks are not worth storing."""
+    return 0 if deep_stem else max(1, depth // 4)

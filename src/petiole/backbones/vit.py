@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from timm.layers import Mlp, PatchEmbed
 from timm.layers.attention import Attention
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from petiole.backbones.base import Site
-from petiole.backbones.transformer import Branches, Parts, Transformer
+from petiole.backbones.transformer import Branches, Parts, Transformer, first_cut
 from petiole.data.preprocessing import Preprocessing
 from petiole.errors import BackboneError
 
@@ -30,12 +31,16 @@ def wrap(name: str, module: VisionTransformer, preprocessing: Preprocessing) -> 
 
     parts = Parts(
         tokenise=tokenise,
+        embed=module.patch_embed,
         blocks=[_branches(name, block) for block in module.blocks],
         norm=module.norm,
         prefix=module.num_prefix_tokens,
         pool=None if _reads_class_token(module) else pool,
         block_prefix="blocks.",
         top_prefixes=("norm.", "fc_norm.", "attn_pool."),
+        first_cut=first_cut(
+            len(module.blocks), deep_stem=not isinstance(module.patch_embed, PatchEmbed)
+        ),
     )
     return Transformer(name, module, preprocessing, module.embed_dim, parts)
 
@@ -61,4 +66,7 @@ def _branches(name: str, block: nn.Module) -> Branches:
     size = attn.qkv.out_features // 3
     q, k, v = (Site(attn.qkv, "out", size, slice(i * size, (i + 1) * size)) for i in range(3))
     part = block.get_submodule
-    return Branches(block, attn, q, k, v, part("ls1"), part("norm2"), part("mlp"), part("ls2"))
+    hidden = block.mlp.fc1 if isinstance(block.mlp, Mlp) else None
+    return Branches(
+        block, attn, q, k, v, part("ls1"), part("norm2"), part("mlp"), hidden, part("ls2")
+    )

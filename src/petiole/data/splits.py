@@ -10,6 +10,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -43,6 +44,20 @@ def draw_shots(dataset: Dataset, shots: int, seed: int) -> Dataset:
         )
     chosen = np.concatenate([rows[:shots] for rows in _ranked(dataset, seed)])
     return dataset.select(np.sort(chosen))
+
+
+def draw_fraction(dataset: Dataset, fraction: float, seed: int) -> Dataset:
+    """Return that share of each class, rounded up, the first in the ranking of ``seed``.
+
+    Raises:
+        DataError: ``fraction`` outside (0, 1].
+    """
+    if not 0 < fraction <= 1:
+        raise DataError(
+            f"The fraction of the training images is {fraction}; it must lie in (0, 1]."
+        )
+    chosen = [rows[: math.ceil(len(rows) * fraction)] for rows in _ranked(dataset, seed)]
+    return dataset.select(np.sort(np.concatenate(chosen)))
 
 
 def holdout(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:

@@ -53,12 +53,16 @@ class Adapted(nn.Module):
         """The frozen model underneath."""
         return self._backbone[0]
 
+    @property
+    def copies(self) -> dict[str, Tensor]:
+        """Tuned copies by the name of the backbone's parameter."""
+        return {name.replace("/", "."): copy for name, copy in self.tuned.items()}
+
     @contextmanager
     def attached(self) -> Iterator[None]:
         """Keep the adapter on the backbone; needed around a backward pass that recomputes blocks."""
-        tuned = {name.replace("/", "."): copy for name, copy in self.tuned.items()}
         with self.backbone.lock:  # so that the depth is this thread's own
-            on = attached(self.backbone, self.plan.attach, tuned)
+            on = attached(self.backbone, self.plan.attach, self.copies)
             with on if self._depth == 0 else nullcontext():
                 self._depth += 1
                 try:

@@ -14,13 +14,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 from torch import Tensor, nn
 
-from petiole.backbones.base import State
+from petiole.backbones.base import IMAGES, Backbone, State
 from petiole.data.dataset import Dataset
 from petiole.engine import checkpoint
 from petiole.engine.adapted import Adapted, Trainee
@@ -77,7 +78,9 @@ def train(
         DataError: the recipe asks for a domain that has no images.
     """
     start = time.perf_counter()
+    recipe = recipe.resolved(len(data), len(data.classes))
     if isinstance(adapted.head, SolvedHead):
+        seed_device(next(adapted.backbone.module.parameters()).device, seed)
         _solve(adapted, adapted.head, data, table, recipe)
     elif recipe.steps:
         _descend(adapted, data, table, recipe, seed, precision, watch or Watch())
@@ -112,7 +115,7 @@ def _descend(
     accelerator = accelerate(adapted.backbone.module, precision)
     trainee = Trainee(adapted, recipe.target_weight, recipe.label_smoothing)
     trainee.to(accelerator.device)
-    groups = parameter_groups(trainee, recipe.weight_decay)
+    groups = parameter_groups(trainee, recipe)
     optimizer = torch.optim.AdamW(groups, lr=recipe.lr, fused=True)
     done = 0
     if watch.checkpoint and watch.checkpoint.exists():
@@ -178,7 +181,7 @@ class _Run:
         where = rows.to(labels.device)
         lr = learning_rate(step, self.recipe)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["factor"]
         loss: Tensor = self.model(state, labels[where], is_target[where])
         torch.autograd.backward(loss)
         if self.recipe.clip:
@@ -206,14 +209,34 @@ def learning_rate(step: int, recipe: Recipe) -> float:
     return recipe.lr * (1 + math.cos(math.pi * phase)) / 2
 
 
-def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Matrices decay; vectors (biases, norms) and scalars (tau) do not."""
-    trained = [p for p in module.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+def parameter_groups(trainee: Trainee, recipe: Recipe) -> list[dict[str, Any]]:
+    """Parameters by (decayed, factor on the learning rate), in the order of their first member.
+
+    Matrices decay; vectors (biases, norms) and scalars (tau) do not, unless all do.
+    """
+    adapted = trainee.adapted
+    factors = {id(p): recipe.head_lr for p in adapted.head.parameters()}
+    for name, copy in adapted.copies.items():
+        factors[id(copy)] = layer_factor(adapted.backbone, name, recipe.layer_decay)
+    groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    for p in trainee.parameters():
+        if p.requires_grad:
+            decays = recipe.decay_all or p.ndim >= 2
+            groups.setdefault((decays, factors.get(id(p), 1.0)), []).append(p)
+    return [
+        {"params": params, "weight_decay": recipe.weight_decay * decays, "factor": factor}
+        for (decays, factor), params in groups.items()
     ]
-    return [g for g in groups if g["params"]]
+
+
+def layer_factor(backbone: Backbone, parameter: str, decay: float) -> float:
+    """decay^(L - l) for a parameter of block l; decay^(L + 1) below the blocks, 1 above them."""
+    if decay == 1.0:
+        return 1.0
+    role = backbone.role_of(parameter)
+    below = -1 if role == IMAGES else backbone.depth
+    layer = int(role.split(".")[1]) if role.startswith("block.") else below
+    return float(decay ** (backbone.depth - layer))
 
 
 def labels_of(data: Dataset) -> tuple[Tensor, Tensor]:

@@ -57,6 +57,8 @@ class DataCard(Frozen):
         images: counts by part.
         shots: drawn from each class of the target; ``None`` for all.
         draw: seed of that draw.
+        fraction: share of each class of the target's training images.
+        validation: share of them that was held back and stands for the test set; 0 for none.
         classes: names.
         notes: what was left out of the data, and what the leak check found.
     """
@@ -67,6 +69,8 @@ class DataCard(Frozen):
     images: dict[str, int]
     shots: int | None
     draw: int
+    fraction: float = 1.0
+    validation: float = 0.0
     classes: list[str]
     notes: list[str]
 
@@ -99,7 +103,7 @@ class Costs(Frozen):
         feature_seconds: reading images and running the frozen half (near 0 when cached).
         train_seconds: optimiser steps or solving.
         test_seconds: scoring the test set.
-        peak_memory_mb: largest resident memory of the process so far.
+        peak_memory_mb: largest memory while training: allocated on a GPU, else resident.
         adapter_bytes: size of the adapter file's tensors.
     """
 

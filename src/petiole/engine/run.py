@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from petiole.data.splits import write_split
 from petiole.engine import loop
 from petiole.engine.adapted import Adapted, predict
 from petiole.engine.adapter import TENSORS, Adapter, BackboneCard, create_adapter
+from petiole.engine.memory import peak_memory
 from petiole.engine.record import (
     LOG,
     RECORD,
@@ -35,7 +35,7 @@ from petiole.engine.record import (
     write_predictions,
     write_record,
 )
-from petiole.engine.session import Bench, Session, session
+from petiole.engine.session import Bench, Draw, Session, session
 from petiole.errors import RunError
 from petiole.files import write_json, write_tensors
 from petiole.layers.solved import SolvedHead
@@ -58,6 +58,7 @@ class Job:
         folder: where the record goes.
         shots: target images drawn from each class; ``None`` for all.
         draw: seed of that draw.
+        fraction, validation: see ``Draw``.
         seed: of initialisation, batches and dropout.
         resume: go on where an interrupted run stopped; a finished one is returned as it is.
         vectors: keep image vectors before and after, for the diagnosis.
@@ -70,10 +71,17 @@ class Job:
     settings: Mapping[str, Any] = field(default_factory=dict)
     shots: int | None = 10
     draw: int = 0
+    fraction: float = 1.0
+    validation: float = 0.0
     seed: int = 0
     resume: bool = False
     vectors: bool = False
     checkpoint_seconds: float = 20.0
+
+    @property
+    def images(self) -> Draw:
+        """Which images the run gets."""
+        return Draw(self.shots, self.draw, self.fraction, self.validation)
 
 
 def run(job: Job) -> Record:
@@ -94,17 +102,19 @@ def run(job: Job) -> Record:
     work.feature_seconds = 0.0
     with _locked(job.folder):
         method = create(job.method, job.settings)
-        data = work.training(job.shots, job.draw)
-        request = _request(job, work, method, data)
-        finished = _claim(job, work, data, request)
+        data, scored = work.parts(job.images)
+        request = _request(job, work, method, data, scored)
+        finished = _claim(job, data, scored, request)
         if finished is not None:
             return finished
-        return _work(job, work, method, data, request)
+        return _work(job, work, method, data, scored, request)
 
 
-def _work(job: Job, work: Session, method: Method, data: Dataset, request: Request) -> Record:
-    test, backbone = work.shift.test, work.backbone
-    with torch.random.fork_rng():
+def _work(
+    job: Job, work: Session, method: Method, data: Dataset, scored: Dataset, request: Request
+) -> Record:
+    backbone = work.backbone
+    with peak_memory(work.features.device) as peak, torch.random.fork_rng():
         torch.manual_seed(job.seed)
         plan = method.plan(backbone, len(data.classes))
         adapted = Adapted(backbone, plan)
@@ -122,26 +132,26 @@ def _work(job: Job, work: Session, method: Method, data: Dataset, request: Reque
         seconds = loop.train(
             adapted, data, table, method.recipe, seed=job.seed, precision=precision, watch=watch
         )
-    openings = count_opening(job.folder, test, "end of training")
+    openings = 0 if job.validation else count_opening(job.folder, scored, "end of training")
     start = time.perf_counter()
-    output = predict(adapted, work.table(test, adapted.cut).batches(len(test)))
+    output = predict(adapted, work.table(scored, adapted.cut).batches(len(scored)))
     test_seconds = time.perf_counter() - start
     adapter = _save(job, method, adapted, request)
-    write_predictions(job.folder, test, output.logits)
+    write_predictions(job.folder, scored, output.logits)
     if job.vectors:
-        _write_vectors(job.folder, work, adapted)
+        _write_vectors(job.folder, work, adapted, scored)
     record = write_record(
         job.folder,
         request=request,
         selection=_selection(adapted, method),
         test_openings=openings,
-        scores=score(output.logits.double().numpy(), test.labels).to_dict(),
+        scores=score(output.logits.double().numpy(), scored.labels).to_dict(),
         ledger=adapter.manifest.ledger,
         costs=Costs(
             feature_seconds=work.feature_seconds,
             train_seconds=seconds,
             test_seconds=test_seconds,
-            peak_memory_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            peak_memory_mb=peak(),
             adapter_bytes=(job.folder / "adapter" / TENSORS).stat().st_size,
         ),
     )
@@ -156,9 +166,9 @@ def _selection(adapted: Adapted, method: Method) -> str:
     return "last step" if method.recipe.steps else "as initialised"
 
 
-def _request(job: Job, work: Session, method: Method, data: Dataset) -> Request:
+def _request(job: Job, work: Session, method: Method, data: Dataset, scored: Dataset) -> Request:
     backbone, shift = work.backbone, work.shift
-    parts = {"source": shift.source, "train": data, "test": shift.test}
+    parts = {"source": shift.source, "train": data, scored_part(job): scored}
     return Request(
         method=job.method,
         settings=settings_of(method),
@@ -172,12 +182,14 @@ def _request(job: Job, work: Session, method: Method, data: Dataset) -> Request:
         data=DataCard(
             source=shift.source.digest() if shift.source else "",
             train=data.digest(),
-            test=shift.test.digest(),
+            test=scored.digest(),
             images={name: len(part) for name, part in parts.items() if part},
             shots=job.shots,
             draw=job.draw,
+            fraction=job.fraction,
+            validation=job.validation,
             classes=list(data.classes),
-            notes=[*work.notes, work.leaks(data).summary()],
+            notes=[*work.notes, work.leaks(data, scored).summary()],
         ),
         seed=job.seed,
         precision=job.bench.precision,
@@ -185,7 +197,12 @@ def _request(job: Job, work: Session, method: Method, data: Dataset) -> Request:
     )
 
 
-def _claim(job: Job, work: Session, data: Dataset, request: Request) -> Record | None:
+def scored_part(job: Job) -> str:
+    """What the images are called that the run is scored on."""
+    return "validation" if job.validation else "test"
+
+
+def _claim(job: Job, data: Dataset, scored: Dataset, request: Request) -> Record | None:
     """Check what the folder holds; returns its record if the run is already done."""
     file = job.folder / REQUEST
     if file.exists():
@@ -203,8 +220,8 @@ def _claim(job: Job, work: Session, data: Dataset, request: Request) -> Record |
         if (job.folder / RECORD).exists():
             return read_record(job.folder)
     else:
-        meta = {"shots": job.shots, "draw": job.draw}
-        write_split(job.folder / "split.csv", {"train": data, "test": work.shift.test}, meta=meta)
+        meta = asdict(job.images)
+        write_split(job.folder / "split.csv", {"train": data, scored_part(job): scored}, meta=meta)
         write_json(file, request.model_dump(mode="json"))
     return None
 
@@ -251,13 +268,13 @@ def _save(job: Job, method: Method, adapted: Adapted, request: Request) -> Adapt
     return adapter
 
 
-def _write_vectors(folder: Path, work: Session, adapted: Adapted) -> None:
+def _write_vectors(folder: Path, work: Session, adapted: Adapted, scored: Dataset) -> None:
     """Keep vectors before and after of source and test images, at most 2,000 of each, as fp16."""
     with torch.random.fork_rng():
         frozen = Adapted(work.backbone, create("linear-probe").plan(work.backbone, 2))
     frozen.to(work.features.device)
     parts: list[dict[str, Tensor]] = []
-    for part, is_target in ((work.shift.source, False), (work.shift.test, True)):
+    for part, is_target in ((work.shift.source, False), (scored, True)):
         if part is None:
             continue
         keep = torch.linspace(0, len(part) - 1, min(len(part), MOST_VECTORS)).round().long()

@@ -1,4 +1,7 @@
-"""Batches as a pure function of (seed, step), so that a resumed run sees what it would have seen."""
+"""Batches as a pure function of (seed, step), so that a resumed run sees what it would have seen.
+
+Two kinds: class- and domain-balanced, or (``batch_size``) shuffled passes over all images.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,9 @@ DOMAINS = {"source": ("source",), "target": ("target",)}
 
 
 class Sampler:
-    """Class-balanced, domain-balanced batches: P classes x (S source + T target) images.
+    """Batches of rows and views.
+
+    Balanced ones have P classes x (S source + T target) images.
 
     Source images are drawn without replacement where the class has enough, target ones with. When
     only one domain is trained on, it fills all S + T places, so every way of training sees equally
@@ -24,7 +29,7 @@ class Sampler:
 
     Args:
         data: all training images; their domains decide their part.
-        recipe: P, S, T, which domains, number of random views.
+        recipe: P, S, T or batch_size, which domains, number of random views.
         seed: of the run.
 
     Raises:
@@ -44,8 +49,27 @@ class Sampler:
                 raise without(domain, recipe, data)
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
-        """Return rows (B,) and views (B,) of one step; images of one class stand together."""
+        """Return rows (B,) and views (B,) of one step; in balanced batches classes stand together."""
         rng = np.random.default_rng([self.seed, step])
+        rows = self._shuffled(step) if self.recipe.batch_size else self._balanced(rng, step)
+        views = (
+            rng.integers(1, self.recipe.views + 1, len(rows))
+            if self.recipe.views
+            else np.zeros(len(rows), dtype=np.int64)
+        )
+        return torch.from_numpy(rows), torch.from_numpy(views)
+
+    def _shuffled(self, step: int) -> NDArray[np.int64]:
+        """Batch ``step`` of endless shuffled passes over the images of the step's domains."""
+        size = self.recipe.batch_size
+        groups = (self._groups[domain] for domain in self._shares(step))
+        rows = np.sort(np.concatenate([r for group in groups for r in group.values()]))
+        epoch, batch = divmod(step, -(-len(rows) // size))
+        # A third number keeps this stream apart from that of the views.
+        order = np.random.default_rng([self.seed, epoch, 1]).permutation(rows)
+        return order[batch * size : (batch + 1) * size]
+
+    def _balanced(self, rng: np.random.Generator, step: int) -> NDArray[np.int64]:
         shares = self._shares(step)
         classes = np.array(sorted(set().union(*(self._groups[d] for d in shares))))
         chosen = rng.permutation(classes)[: self.recipe.classes_per_batch]
@@ -55,13 +79,7 @@ class Sampler:
             for domain, count in shares.items()
             if label in self._groups[domain]
         ]
-        rows = np.concatenate(parts)
-        views = (
-            rng.integers(1, self.recipe.views + 1, len(rows))
-            if self.recipe.views
-            else np.zeros(len(rows), dtype=np.int64)
-        )
-        return torch.from_numpy(rows), torch.from_numpy(views)
+        return np.concatenate(parts)
 
     def _shares(self, step: int) -> dict[str, int]:
         """Images of each domain for every class of this step."""

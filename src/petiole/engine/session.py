@@ -16,7 +16,7 @@ from petiole.data.dataset import Dataset
 from petiole.data.leaks import LeakReport, find_leaks
 from petiole.data.preprocessing import augmentation
 from petiole.data.sources import Shift, open_shift
-from petiole.data.splits import draw_shots
+from petiole.data.splits import draw_fraction, draw_shots, holdout
 from petiole.engine.cache import FeatureCache
 from petiole.engine.features import Features, Precision, Table
 from petiole.methods.recipe import Recipe
@@ -55,6 +55,30 @@ class Bench:
     quiet: bool = field(default=False, compare=False)
 
 
+VALIDATION_SEED = 0
+"""Of the held-back split: one for all runs, whatever their own seeds."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Which of the target's training images a run gets, and what it is scored on.
+
+    Attributes:
+        shots: images drawn from each class; ``None`` for all.
+        seed: of the draw.
+        fraction: share of each class that is left; smaller fractions are part of larger ones.
+        validation: above 0, this share of the training images is held back and scored instead of
+            the test set, which stays closed. The images are the same for every fraction and, unless
+            shots are drawn, for every seed; with shots they are among the shots, because these are
+            all the labels that there are.
+    """
+
+    shots: int | None = 10
+    seed: int = 0
+    fraction: float = 1.0
+    validation: float = 0.0
+
+
 class Session:
     """An opened bench."""
 
@@ -90,18 +114,18 @@ class Session:
         parts = [p for p in (self.shift.source, self.shift.train, self.shift.test) if p is not None]
         return tuple(dict.fromkeys(note for part in parts for note in part.notes))
 
-    def leaks(self, data: Dataset) -> LeakReport:
-        """Suspicious pairs between the target images of a training set and the test part.
+    def leaks(self, data: Dataset, scored: Dataset) -> LeakReport:
+        """Suspicious pairs between the target images of a training set and those scored.
 
         Image vectors are compared where the cache keeps them; they are computed once in any case.
         """
         target = data.select(np.array([domain == "target" for domain in data.domains]))
-        key = target.digest()
+        key = target.digest() + scored.digest()
         if key not in self._leaks:
             vectors = None
             if self.bench.cache is not None:
-                vectors = self._vectors(target), self._vectors(self.shift.test)
-            self._leaks[key] = find_leaks(target, self.shift.test, features=vectors)
+                vectors = self._vectors(target), self._vectors(scored)
+            self._leaks[key] = find_leaks(target, scored, features=vectors)
         return self._leaks[key]
 
     def _vectors(self, data: Dataset) -> NDArray[np.float32]:
@@ -109,12 +133,17 @@ class Session:
         states = self.table(data, (role,)).batches(len(data))
         return np.concatenate([state[role].float().cpu().numpy() for state in states])
 
-    def training(self, shots: int | None, draw: int) -> Dataset:
-        """Source images and ``shots`` target images a class (all for ``None``), in one data set."""
-        target = self.shift.train
-        if shots is not None:
-            target = draw_shots(target, shots, draw)
-        return target if self.shift.source is None else self.shift.source.concat(target)
+    def parts(self, draw: Draw) -> tuple[Dataset, Dataset]:
+        """Training images (source and target in one data set) and those that will be scored."""
+        target, scored = self.shift.train, self.shift.test
+        if draw.shots is not None:
+            target = draw_shots(target, draw.shots, draw.seed)
+        if draw.validation:
+            target, scored = holdout(target, draw.validation, VALIDATION_SEED)
+        if draw.fraction != 1.0:
+            target = draw_fraction(target, draw.fraction, draw.seed)
+        source = self.shift.source
+        return (target if source is None else source.concat(target)), scored
 
     def table(self, data: Dataset, cut: tuple[str, ...], recipe: Recipe | None = None) -> Table:
         """Values of ``data`` at ``cut``: evaluation view, and the recipe's random ones."""

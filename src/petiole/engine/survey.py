@@ -15,10 +15,8 @@ from petiole.engine.run import Job
 from petiole.engine.session import Session
 from petiole.layers.solved import SolvedHead
 from petiole.ledger import Ledger, count
+from petiole.methods.recipe import Recipe
 from petiole.methods.registry import create
-
-BACKWARD = 3
-"""A training step costs about three forwards: one forward, two of the same size back."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +50,9 @@ def survey(work: Session, jobs: Sequence[Job]) -> Survey:
         if name not in costs:
             costs[name] = _cost(job, shape, len(work.shift.classes), b.dtype)
         cost = costs[name]
-        steps += cost.steps
-        trained += BACKWARD * cost.ledger.flops_above_cut * cost.steps * cost.batch
+        length = cost.steps(len(work.parts(job.images)[0]))
+        steps += length
+        trained += cost.ledger.flops_training * length * cost.batch
         fresh = _fresh(work, job, cost, seen)
         images += fresh
         flops += fresh * (cost.ledger.flops_forward - cost.ledger.flops_above_cut)
@@ -63,12 +62,17 @@ def survey(work: Session, jobs: Sequence[Job]) -> Survey:
 
 @dataclass(frozen=True)
 class _Cost:
-    """Of one method: ledger, bytes of an image at the cut, optimiser steps, images a step."""
+    """Of one method: ledger, bytes of an image at the cut, images a step, how it is trained."""
 
     ledger: Ledger
     bytes: int
-    steps: int
     batch: int
+    classes: int
+    recipe: Recipe | None
+
+    def steps(self, images: int) -> int:
+        """Optimiser steps on so many images; none where the head is solved."""
+        return self.recipe.resolved(images, self.classes).steps if self.recipe else 0
 
 
 def _cost(job: Job, shape: Backbone, classes: int, dtype: str) -> _Cost:
@@ -80,9 +84,9 @@ def _cost(job: Job, shape: Backbone, classes: int, dtype: str) -> _Cost:
     return _Cost(
         ledger=count(shape, plan),
         bytes=DTYPES[dtype].itemsize * sum(value.numel() for value in state.values()),
-        steps=0 if isinstance(plan.head, SolvedHead) else recipe.steps,
-        batch=min(recipe.classes_per_batch, classes)
-        * (recipe.source_per_class + recipe.target_per_class),
+        batch=recipe.images_per_step(classes),
+        classes=classes,
+        recipe=None if isinstance(plan.head, SolvedHead) else recipe,
     )
 
 
@@ -91,11 +95,11 @@ def _fresh(work: Session, job: Job, cost: _Cost, seen: set[tuple[object, str]]) 
     cut, recipe = cost.ledger.cut, create(job.method, job.settings).recipe
     if cut == (IMAGES,):
         return 0
-    data, cache = work.training(job.shots, job.draw), work.features.cache
+    (data, scored), cache = work.parts(job.images), work.features.cache
     spec = augmentation(recipe.augmentation)
     before = len(seen)
     for index in range((0 if spec.identity else recipe.views) + 1):
         key = work.features.key(cut, index, spec)
-        ids = [*data.ids, *(work.shift.test.ids if index == 0 else ())]
+        ids = [*data.ids, *(scored.ids if index == 0 else ())]
         seen.update((key, image) for image in (cache.missing(key, ids) if cache else ids))
     return len(seen) - before

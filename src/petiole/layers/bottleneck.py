@@ -1,34 +1,44 @@
 """Bottleneck adapter (Houlsby et al., 2019), the branch only: its residual is the caller's.
 
-F(h) = s * (W_up act(W_down h + b_down) + b_up),   W_up = 0, b_up = 0 at the start
+F(h) = s * (W_up act(W_down h + b_down) + b_up)
 """
 
 from __future__ import annotations
 
 from typing import Literal
 
+import torch
+from timm.layers import DropPath
 from torch import Tensor, nn
 
 from petiole.layers.checks import positive
+from petiole.layers.initial import initialise
 
 Activation = Literal["gelu", "relu"]
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU}
 
 
 class Bottleneck(nn.Module):
-    """F(h) = scale * up(act(down(h))), exactly zero at the start.
+    """F(h) = scale * up(act(down(norm(h)))).
 
-    Down is Xavier-uniform with zero bias; up is zero. (Both zero would be dead: every weight
-    gradient would stay 0.)
+    Whatever the activation does, F(h) lies in b_up + rowspace(W_up): its rank over many h is at most
+    m, and so is that of its Jacobian.
 
     Args:
         width: d.
         size: m, the bottleneck.
-        scale: s, fixed.
+        scale: s, fixed; or at the start, if ``learn_scale``.
+        learn_scale: s is a trained vector, one number a channel (Adapter+).
         activation: ``gelu`` (exact) or ``relu``.
+        init: see ``layers.initial``; ``zero`` starts at exactly 0.
+        norm: a new LayerNorm on the input.
         dropout: between activation and up, in training.
+        drop_path: chance, in training, that a sample goes without the branch.
 
-    Shapes: (..., d) -> (..., d). Parameters: 2 d m + m + d.
+    Shapes: (..., d) -> (..., d). Parameters: 2 d m + m + d, and d for a learned scale, 2 d for a norm.
+
+    Raises:
+        ConfigError: a size below 1, an unknown init, or one that can never learn.
     """
 
     def __init__(
@@ -37,20 +47,25 @@ class Bottleneck(nn.Module):
         size: int,
         *,
         scale: float = 1.0,
+        learn_scale: bool = False,
         activation: Activation = "gelu",
+        init: str = "zero",
+        norm: bool = False,
         dropout: float = 0.0,
+        drop_path: float = 0.0,
     ) -> None:
         super().__init__()
         positive(width=width, bottleneck=size)
-        self.scale = scale
+        self.scale = nn.Parameter(torch.full((width,), scale)) if learn_scale else scale
+        self.norm = nn.LayerNorm(width, eps=1e-6) if norm else nn.Identity()
         self.down = nn.Linear(width, size)
         self.activation = _ACTIVATIONS[activation]()
         self.dropout = nn.Dropout(dropout)
         self.up = nn.Linear(size, width)
-        nn.init.xavier_uniform_(self.down.weight)
-        for zero in (self.down.bias, self.up.weight, self.up.bias):
-            nn.init.zeros_(zero)
+        self.drop_path = DropPath(drop_path)
+        initialise(init, self.down, self.up)
 
     def forward(self, h: Tensor) -> Tensor:
-        up: Tensor = self.up(self.dropout(self.activation(self.down(h))))
-        return self.scale * up
+        hidden = self.activation(self.down(self.norm(h)))
+        branch: Tensor = self.drop_path(self.up(self.dropout(hidden)))
+        return self.scale * branch

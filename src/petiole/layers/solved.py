@@ -43,7 +43,7 @@ class SolvedHead(nn.Module, ABC):
         """
 
 
-class _Affine(SolvedHead):
+class SolvedLinear(SolvedHead):
     """z = W x + b with W (K, d) and b (K,) as buffers."""
 
     weight: Tensor
@@ -130,7 +130,7 @@ class KNNHead(SolvedHead):
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
-class LogisticHead(_Affine):
+class LogisticHead(SolvedLinear):
     """Multinomial logistic regression, C chosen by cross-validated log-loss on the
     target's own images.
 
@@ -198,7 +198,7 @@ class LogisticHead(_Affine):
         return self.grid[int(losses.argmin())]
 
 
-class RidgeHead(_Affine):
+class RidgeHead(SolvedLinear):
     """Least squares on one-hot targets in {-1, 1} with an L2 penalty chosen by leave-one-out.
 
         min_W  sum_i w_i |W x_i + b - t_i|^2 + alpha |W|^2

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -44,6 +45,7 @@ class Plan:
         attach: layers at roles inside the backbone.
         tune: backbone parameters of which a copy is trained.
         terms: extra losses on the refined vector.
+        identity: whether fresh layers leave the backbone's function bit-equal.
     """
 
     head: nn.Module
@@ -53,6 +55,7 @@ class Plan:
     attach: tuple[Attach, ...] = ()
     tune: tuple[str, ...] = ()
     terms: tuple[Term, ...] = ()
+    identity: bool = True
 
     @property
     def adapters(self) -> tuple[nn.Module, ...]:
@@ -71,7 +74,13 @@ class Plan:
 
 @dataclass(frozen=True)
 class Method(ABC):
-    """A frozen config that knows where its layers go. Subclasses add fields and ``plan``."""
+    """A frozen config that knows where its layers go. Subclasses add fields and ``plan``.
+
+    Attributes:
+        lr_grid: learning rates worth trying, from the most careful up; empty where there is none.
+    """
+
+    lr_grid: ClassVar[tuple[float, ...]] = ()
 
     recipe: Recipe = field(default_factory=Recipe, kw_only=True)
 

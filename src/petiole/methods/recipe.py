@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import ceil
 from typing import Literal
 
 from petiole.errors import ConfigError
@@ -18,9 +19,15 @@ class Recipe:
         train_on: ``joint`` source and target in every batch; ``sequential`` source for the first
             half of the steps, target for the second; or one of them alone.
         steps: optimiser steps. 0 leaves the method as initialised.
+        epochs: if above 0, the length in passes over the training images instead of steps.
+        batch_size: 0 draws class-balanced batches; more shuffles all images into batches of so many.
         warmup: fraction of the steps with a linear rise; then cosine to 0.
         lr: peak learning rate of AdamW.
-        weight_decay: on matrices only; vectors and scales are never decayed.
+        head_lr: factor on lr for the head.
+        layer_decay: lr of tuned copies of block l is lr * layer_decay^(L - l), L the number of
+            blocks; what lies below the blocks counts as l = -1.
+        weight_decay: on matrices only; vectors and scales are never decayed ...
+        decay_all: ... unless this says so, as AdapterTune's code does.
         classes_per_batch: P; fewer if the task has fewer.
         source_per_class, target_per_class: images of each drawn class; target ones are drawn with
             replacement.
@@ -34,9 +41,14 @@ class Recipe:
 
     train_on: TrainOn = "joint"
     steps: int = 3000
+    epochs: float = 0.0
+    batch_size: int = 0
     warmup: float = 0.1
     lr: float = 1e-3
+    head_lr: float = 1.0
+    layer_decay: float = 1.0
     weight_decay: float = 1e-4
+    decay_all: bool = False
     classes_per_batch: int = 16
     source_per_class: int = 8
     target_per_class: int = 4
@@ -48,12 +60,25 @@ class Recipe:
     imprint: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("steps", "views", "lr", "weight_decay", "clip"):
+        floor = ("steps", "epochs", "batch_size", "views", "lr", "head_lr", "weight_decay", "clip")
+        for name in floor:
             if not getattr(self, name) >= 0:  # nan fails too
                 raise ConfigError(f"{name} must not be negative, but is {getattr(self, name)}.")
-        for name in ("warmup", "target_weight", "label_smoothing"):
+        for name in ("warmup", "target_weight", "label_smoothing", "layer_decay"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} must lie in [0, 1], but is {getattr(self, name)}.")
         for name in ("classes_per_batch", "source_per_class", "target_per_class"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, but is {getattr(self, name)}.")
+
+    def images_per_step(self, classes: int) -> int:
+        """Images of a whole batch, with both domains present."""
+        a_class = self.source_per_class + self.target_per_class
+        return self.batch_size or min(self.classes_per_batch, classes) * a_class
+
+    def resolved(self, images: int, classes: int) -> Recipe:
+        """The recipe with its length in steps, for so many training images and classes."""
+        if not self.epochs:
+            return self
+        steps = ceil(self.epochs * images / min(images, self.images_per_step(classes)))
+        return replace(self, steps=max(1, steps), epochs=0.0)

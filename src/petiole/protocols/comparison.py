@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -31,12 +31,14 @@ class Row(Frozen):
         label: for people.
         method: registered name.
         settings: what differs from the method's defaults.
+        grid: setting -> values, of which the best on validation is taken.
     """
 
     name: str
     label: str
     method: str
     settings: dict[str, Any] = Field(default_factory=dict)
+    grid: dict[str, list[Any]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _folder_safe(self) -> Self:
@@ -56,6 +58,10 @@ class Comparison(Frozen):
         draws: support draws, the unit of the result.
         inits: initialisation seeds a draw.
         shots: target images drawn from each class; ``None`` for all.
+        fraction: share of each class of the training images that is used.
+        validation: share of the training images on which grids are decided.
+        scored: the runs are scored on the ``test`` images, or on the ``validation`` ones, and then
+            the test set stays closed.
         reference: name of the row that all others are tested against.
         baseline: name of the row that gains are counted from, e.g. source only.
         headline: name of the row whose vectors, flips and confusion are shown.
@@ -69,6 +75,9 @@ class Comparison(Frozen):
     draws: int = Field(ge=1)
     inits: int = Field(ge=1)
     shots: int | None
+    fraction: float = Field(default=1.0, gt=0, le=1)
+    validation: float = Field(default=0.0, ge=0, lt=1)
+    scored: Literal["test", "validation"] = "test"
     reference: str
     baseline: str
     headline: str
@@ -80,6 +89,10 @@ class Comparison(Frozen):
         names = [row.name for row in self.rows]
         if twice := [name for name, count in Counter(names).items() if count > 1]:
             raise ValueError(f"row names occur twice: {', '.join(twice)}")
+        if not self.validation and (self.scored == "validation" or any(r.grid for r in self.rows)):
+            raise ValueError(
+                "a grid or scores on validation need validation images: validation > 0"
+            )
         parts = {"reference": self.reference, "baseline": self.baseline, "headline": self.headline}
         parts |= {f"claims[{name!r}]": name for name in self.claims}
         for part, name in parts.items():

@@ -24,6 +24,7 @@ from petiole.engine.session import Bench, Session, session
 from petiole.errors import ConfigError, RunError
 from petiole.methods.recipe import Recipe
 from petiole.methods.registry import create
+from petiole.protocols import tuning
 from petiole.protocols.comparison import COMPARISON, Comparison, Row
 
 BASELINES = {
@@ -55,7 +56,13 @@ def from_table(name: str, *, baselines: Iterable[str] = BASELINES) -> dict[str, 
     """
     stated = claimed_table(name)
     rows = [
-        Row(name=r["name"], label=r["label"], method=r["method"], settings=r.get("settings", {}))
+        Row(
+            name=r["name"],
+            label=r["label"],
+            method=r["method"],
+            settings=r.get("settings", {}),
+            grid=r.get("grid", {}),
+        )
         for r in stated["rows"]
     ]
     return {
@@ -95,6 +102,8 @@ def jobs_of(
                     folder=place,
                     shots=comparison.shots,
                     draw=index // comparison.inits,
+                    fraction=comparison.fraction,
+                    validation=comparison.validation if comparison.scored == "validation" else 0.0,
                     seed=index % comparison.inits,
                     resume=resume,
                     vectors=row.name == comparison.headline and index == 0,
@@ -114,14 +123,27 @@ def compare(
 ) -> None:
     """Do all jobs of a comparison and leave their records below ``folder``.
 
+    Rows with a grid are tuned first (see ``tuning``), and the notes say what was chosen.
+
     Raises:
         RunError: the folder holds another comparison, or this one without ``resume``.
     """
     _claim(comparison, folder, resume)
-    work = session(jobs[0].bench)
-    prepare(work, jobs, quiet=quiet)
-    with progress("runs", len(jobs), quiet=quiet) as advance:
-        for job, record in zip(jobs, (executor or Local()).map(run, jobs), strict=True):
+    work, where = session(jobs[0].bench), executor or Local()
+    trials = tuning.trials(comparison, jobs, folder)
+    prepare(work, [*trials, *jobs], quiet=quiet)
+    if trials:
+        _do("tuning", trials, where, quiet=quiet)
+        chosen = tuning.choose(comparison, folder)
+        jobs = tuning.settled(comparison, jobs, chosen)
+        said = [*comparison.notes, *tuning.notes(comparison, chosen)]
+        comparison.model_copy(update={"notes": said}).write(folder)
+    _do("runs", jobs, where, quiet=quiet)
+
+
+def _do(what: str, jobs: Sequence[Job], where: Executor, *, quiet: bool) -> None:
+    with progress(what, len(jobs), quiet=quiet) as advance:
+        for job, record in zip(jobs, where.map(run, jobs), strict=True):
             advance(1, f"{job.method} {100 * record.scores['accuracy']:.1f} %")
 
 
@@ -137,10 +159,9 @@ def prepare(work: Session, jobs: Sequence[Job], *, quiet: bool) -> None:
             cut = method.plan(work.backbone, len(work.shift.classes)).cut(work.backbone)
         if cut != (IMAGES,):
             recipe = method.recipe
-            wanted[cut, recipe.views, recipe.augmentation].append(
-                work.training(job.shots, job.draw)
-            )
-            wanted[cut, 0, "none"].append(work.shift.test)
+            data, scored = work.parts(job.images)
+            wanted[cut, recipe.views, recipe.augmentation].append(data)
+            wanted[cut, 0, "none"].append(scored)
     for (cut, views, name), parts in wanted.items():
         first, *others = parts
         work.table(first.concat(*others), cut, Recipe(views=views, augmentation=name))

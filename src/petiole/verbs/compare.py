@@ -47,6 +47,9 @@ def compare(
     table: str | None = None,
     settings: Settings = None,
     shots: int = 10,
+    all_images: bool = False,
+    tune: bool = False,
+    validation: float = 0.25,
     draws: int = 5,
     inits: int = 1,
     out: Path | None = None,
@@ -68,6 +71,9 @@ def compare(
             of one's own.
         settings: applied to every method that has such a field.
         shots: target images drawn from each class for training.
+        all_images: train on all of them instead.
+        tune: choose each method's learning rate from its own grid, on validation only.
+        validation: share of the training images that this is decided on.
         draws: support draws, the unit of a result.
         inits: initialisation seeds a draw.
         out: folder; by default runs/IMAGES-compare.
@@ -80,7 +86,7 @@ def compare(
     """
     from petiole.engine.executor import Local
     from petiole.engine.session import reopened
-    from petiole.protocols import domain_shift
+    from petiole.protocols import domain_shift, tuning
     from petiole.protocols.comparison import Comparison
     from petiole.report.page import write_comparison
     from petiole.report.tables import summarise
@@ -90,10 +96,19 @@ def compare(
     folder = Path(out) if out else Path("runs") / f"{Path(images).stem}-compare"
     bench = machine.bench(images, source, test, test_fraction)
     chosen = domain_shift.from_table(table) if table else _chosen(methods, bool(bench.source))
+    if tune:
+        chosen["rows"] = tuning.with_rates(chosen["rows"])
     work = reopened(bench)
-    comparison = Comparison(**chosen, draws=draws, inits=inits, shots=shots, notes=list(work.notes))
+    comparison = Comparison(
+        **chosen,
+        draws=draws,
+        inits=inits,
+        shots=None if all_images else shots,
+        validation=validation if any(row.grid for row in chosen["rows"]) else 0.0,
+        notes=list(work.notes),
+    )
     jobs = domain_shift.jobs_of(comparison, bench, folder, pairs(settings), resume=resume)
-    announce(work, jobs)
+    announce(work, [*jobs, *tuning.trials(comparison, jobs, folder)])
     local = Local(processes)
     domain_shift.compare(
         comparison, jobs, folder, executor=local, resume=resume, quiet=machine.quiet

@@ -1,0 +1,50 @@
+"""DoRA (Liu et al., 2024): the low-rank update turns the weight, a trained vector sets its length.
+
+    W' = m * V / |V|,   V = W + s B A,   |.| the norm of each row (of the weights of one output)
+
+As what is added to W x:  (g - 1) W x + g s B A x,  g = m / |V|,  with no gradient through |V|
+(their section 4.3). m = |W| and B = 0 at the start, so g is exactly 1 and the branch exactly 0.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from petiole.layers.lowrank import LowRank
+
+
+class DoRA(LowRank):
+    """F(x) = W' x - W x.
+
+    Args:
+        weight: W (out, width), frozen; kept by reference, neither saved nor counted.
+        rank: r.
+        scale: s.
+        dropout: on the input of A, in training.
+
+    Shapes: (..., width) -> (..., out). Parameters: r (width + out) + out.
+    """
+
+    def __init__(
+        self, weight: Tensor, rank: int, *, scale: float = 1.0, dropout: float = 0.0
+    ) -> None:
+        out, width = weight.shape
+        super().__init__(width, rank, scale=scale, out=out, dropout=dropout)
+        self._weight = (weight.detach(),)
+        self.magnitude = nn.Parameter(self._weight[0].norm(dim=1))
+
+    @property
+    def gain(self) -> Tensor:
+        """g (out,)."""
+        turned = self._weight[0] + self.scale * self.b @ self.a
+        length: Tensor = turned.norm(dim=1).detach()
+        return self.magnitude / length
+
+    def forward(self, x: Tensor) -> Tensor:
+        gain = self.gain
+        return (gain - 1) * linear(x, self._weight[0]) + gain * super().forward(x)
+
+    def merged(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """W' and the same bias."""
+        return self.gain[:, None] * (weight + self.scale * self.b @ self.a), bias
