@@ -64,7 +64,7 @@ class Ledger(BaseModel):
     flops_backbone: int
     flops_forward: int
     flops_above_cut: int
-    flops_training: int
+    flops_training: int = 0  # records of before it was counted have none
 
 
 def ledger(backbone: Backbone, method: Method, classes: int) -> Ledger:
@@ -96,8 +96,8 @@ def count(backbone: Backbone, plan: Plan) -> Ledger:
     own = dict(backbone.module.named_parameters())
     tuned = sum(own[name].numel() for name in plan.tune)
     base = backbone.parameter_count
-    adapters = sum(map(_size, plan.adapters)) + tuned
-    head, extra = _size(plan.head), sum(map(_size, plan.terms))
+    adapters = sum(map(size_of, plan.adapters)) + tuned
+    head, extra = size_of(plan.head), sum(map(size_of, plan.terms))
     trainable, inference = adapters + head + extra, adapters + head
     flops = _flops(backbone, plan)
     return Ledger(
@@ -123,7 +123,8 @@ def count(backbone: Backbone, plan: Plan) -> Ledger:
     )
 
 
-def _size(module: nn.Module) -> int:
+def size_of(module: nn.Module) -> int:
+    """Numbers that a part consists of: its parameters, or the solution where it is solved."""
     if isinstance(module, SolvedHead):
         return module.solution_size
     return sum(p.numel() for p in module.parameters())

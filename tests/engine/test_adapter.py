@@ -77,8 +77,9 @@ def retensor(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) 
 def test_what_is_saved_predicts_the_same(tmp_path: Path, tiny: Tiny, method: str) -> None:
     adapter = build(tiny(), method)
     if hasattr(adapter.adapted.head, "solve"):
-        x, y = torch.randn(30, 8), torch.arange(30) % 3
-        adapter.adapted.head.solve(x, y, y == y)
+        head = adapter.adapted.head
+        x, y = torch.randn(30, head.width), torch.arange(30) % 3
+        head.solve(x, y, y == y)
         golden = golden_logits(adapter.adapted, 0).tolist()
         manifest = adapter.manifest
         adapter.manifest = manifest.model_copy(
@@ -214,12 +215,16 @@ def test_files_that_are_no_safetensors_are_refused(saved: Path, tiny: Tiny) -> N
 
 
 def test_nothing_is_unpickled_anywhere() -> None:
-    """No pickle in the package, and torch.load with the weights-only loader alone."""
+    """One reader of plain pickles, which looks no name up; torch.load weights-only alone."""
     root = Path(petiole.__file__).parent
     for file in root.rglob("*.py"):
         text = file.read_text(encoding="utf-8")
         assert not re.search(r"\b(import|from) (dill|joblib|shelve|marshal)\b", text), file
-        assert not re.search(r"pickle\.(loads?|Unpickler)\b", text), file
+        if file == root / "data" / "pickles.py":
+            assert re.findall(r"pickle\.\w+\(?", text) == ["pickle.Unpickler"], file
+            assert "super().find_class" not in text, file
+        else:
+            assert not re.search(r"pickle\.(loads?|Unpickler)\b", text), file
         assert not re.search(r"from pickle import (?!UnpicklingError)", text), file
         assert "allow_pickle=True" not in text, file
         for call in re.finditer(r"torch\.load\(([^)]*)\)", text):

@@ -66,7 +66,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(
 ) -> None:
     job, wanted = whole
     folder = tmp_path / "run"
-    code, said = stop(job, folder, how, after=random.randrange(5, 60))
+    code, said = stop(job, folder, how, after=random.randrange(15, 60))
     if how == signal.SIGINT:
         assert code == 130
         assert "--resume" in said

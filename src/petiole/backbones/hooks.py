@@ -89,6 +89,19 @@ def attached(
             seen.clear()
 
 
+@contextmanager
+def observed(backbone: Backbone, roles: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """Give a table that holds, after each forward, the values at ``roles``.
+
+    Values are seen as the adapters leave them that are on already when the context is entered.
+    """
+    seen: dict[str, Tensor] = {}
+    with backbone.lock, ExitStack() as undo:
+        for role in roles:
+            undo.callback(_hook(backbone.site(role), _observer(role, seen)))
+        yield seen
+
+
 Change = Callable[[Tensor], Tensor | None]
 """Old value -> new value, or ``None`` to leave it."""
 

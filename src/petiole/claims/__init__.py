@@ -11,18 +11,22 @@ from petiole.errors import ConfigError, unknown
 FOLDER = Path(__file__).parent
 
 
-def names() -> tuple[str, ...]:
-    """All tables, as ``<paper>/<table>``."""
+def names(kind: str = "comparison") -> tuple[str, ...]:
+    """All tables of a kind (``comparison`` or ``params``), as ``<paper>/<table>``."""
     return tuple(
-        f"{file.stem}/{table}" for file in sorted(FOLDER.glob("*.toml")) for table in _read(file)
+        f"{file.stem}/{name}"
+        for file in sorted(FOLDER.glob("*.toml"))
+        for name, table in _read(file).items()
+        if table.get("kind", "comparison") == kind
     )
 
 
-def table(name: str) -> dict[str, Any]:
-    """Return one table: title, baseline, reference, headline and rows.
+def table(name: str, kind: str = "comparison") -> dict[str, Any]:
+    """Return one table: title, baseline, reference, headline and rows, if it is a comparison.
 
     Args:
         name: ``<paper>/<table>``, or the path of a TOML file with the same fields.
+        kind: of the table that is wanted.
 
     Raises:
         ConfigError: no such table (the nearest are listed), or a file that is no table.
@@ -30,8 +34,8 @@ def table(name: str) -> dict[str, Any]:
     if name.endswith(".toml"):
         return _own(Path(name))
     paper, _, part = name.partition("/")
-    if name not in names():
-        raise unknown("table", name, names())
+    if name not in names(kind):
+        raise unknown("table", name, names(kind))
     found: dict[str, Any] = _read(FOLDER / f"{paper}.toml")[part]
     return found
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from petiole.backbones.base import IMAGES, Backbone, State
 from petiole.data.dataset import Dataset
 from petiole.engine import checkpoint
 from petiole.engine.adapted import Adapted, Trainee
+from petiole.engine.drift import IMAGES as PROBED
+from petiole.engine.drift import Drift, moves_tokens
 from petiole.engine.features import Precision, Table
 from petiole.engine.interrupt import stoppable
 from petiole.engine.progress import progress
@@ -34,6 +36,8 @@ from petiole.layers.solved import SolvedHead
 from petiole.methods.recipe import Recipe
 
 LOG_EVERY = 10
+PROBES = 10
+"""Times that drift is measured in a run: so often, or once an epoch if that is what the run counts in."""
 
 
 def _silent(step: int, loss: float, lr: float) -> None: ...
@@ -48,6 +52,7 @@ class Watch:
         request: digest of everything that decides the run.
         every: seconds between two checkpoints.
         log: called with step, loss and learning rate.
+        drift: called with step and D_l by role, where tokens can move (see ``drift``).
         quiet: no progress bar.
     """
 
@@ -55,6 +60,7 @@ class Watch:
     request: str = ""
     every: float = 20.0
     log: Callable[[int, float, float], None] = _silent
+    drift: Callable[[int, Mapping[str, float]], None] | None = None
     quiet: bool = False
 
 
@@ -78,12 +84,13 @@ def train(
         DataError: the recipe asks for a domain that has no images.
     """
     start = time.perf_counter()
+    probes = max(PROBES, math.ceil(recipe.epochs))
     recipe = recipe.resolved(len(data), len(data.classes))
     if isinstance(adapted.head, SolvedHead):
         seed_device(next(adapted.backbone.module.parameters()).device, seed)
         _solve(adapted, adapted.head, data, table, recipe)
     elif recipe.steps:
-        _descend(adapted, data, table, recipe, seed, precision, watch or Watch())
+        _descend(adapted, data, table, recipe, seed, precision, watch or Watch(), probes)
     adapted.eval()
     return time.perf_counter() - start
 
@@ -111,6 +118,7 @@ def _descend(
     seed: int,
     precision: Precision,
     watch: Watch,
+    probes: int,
 ) -> None:
     accelerator = accelerate(adapted.backbone.module, precision)
     trainee = Trainee(adapted, recipe.target_weight, recipe.label_smoothing)
@@ -128,7 +136,9 @@ def _descend(
     run = _Run(accelerator, model, trainee, optimizer, sampler, table, recipe, seed)
     labels, is_target = (t.to(accelerator.device) for t in labels_of(data))
     trainee.train()
-    quiet = watch.quiet or not accelerator.is_main_process
+    main = accelerator.is_main_process
+    quiet = watch.quiet or not main
+    measure = _drift(adapted, data, table, watch if main else Watch(), recipe.steps, probes)
     saved = time.perf_counter()
     with (
         adapted.attached(),
@@ -137,11 +147,12 @@ def _descend(
     ):
         advance(done)
         for step in range(done, recipe.steps):
+            measure(step)
             loss, lr = run.step(step, labels, is_target)
             note = ""
             if step % LOG_EVERY == 0 or step == recipe.steps - 1:
                 value = _finite(float(loss), step, recipe)
-                if accelerator.is_main_process:
+                if main:
                     watch.log(step, value, lr)
                 note = f"loss {value:.3f}"
             advance(1, note)
@@ -150,7 +161,25 @@ def _descend(
                 saved = time.perf_counter()
             if stopped():
                 raise KeyboardInterrupt
+        measure(recipe.steps)
     accelerator.wait_for_everyone()
+
+
+def _drift(
+    adapted: Adapted, data: Dataset, table: Table, watch: Watch, steps: int, probes: int
+) -> Callable[[int], None]:
+    """Reports the drift before a step, if it is one of so many in a run, and at the end."""
+    if watch.drift is None or not moves_tokens(adapted):
+        return lambda _: None
+    report, every = watch.drift, max(1, steps // probes)
+    rows = torch.linspace(0, len(data) - 1, min(PROBED, len(data))).round().long()
+    probe = Drift(adapted, table.fetch(rows, torch.zeros_like(rows)))
+
+    def measure(step: int) -> None:
+        if step % every == 0 or step == steps:
+            report(step, probe())
+
+    return measure
 
 
 def _finite(loss: float, step: int, recipe: Recipe) -> float:

@@ -3,6 +3,7 @@
 request.json              everything that decides the result, and its digest
 split.csv                 which image was in which part
 metrics.jsonl             step, loss, learning rate
+drift.jsonl               step and how far the tokens behind each block have moved, if they can
 predictions.csv           path, label, prediction and confidence of every test image
 predictions.safetensors   probabilities (n, K) and labels (n,)
 openings.jsonl            every time that a test set was scored
@@ -39,7 +40,8 @@ from petiole.files import sha256, write_json, write_tensors, write_text
 from petiole.ledger import Ledger
 from petiole.version import __version__
 
-RECORD, REQUEST, LOG = "record.json", "request.json", "metrics.jsonl"
+RECORD, REQUEST = "record.json", "request.json"
+LOG, DRIFT = "metrics.jsonl", "drift.jsonl"
 PREDICTIONS, OPENINGS = "predictions.safetensors", "openings.jsonl"
 
 
@@ -193,7 +195,7 @@ def count_opening(folder: Path, test: Dataset, why: str) -> int:
 
 def write_record(folder: Path, **fields: Any) -> Record:
     """Write record.json, with the checksums of the other files; it marks the run as complete."""
-    names = [REQUEST, "split.csv", LOG, "predictions.csv", PREDICTIONS]
+    names = [REQUEST, "split.csv", LOG, DRIFT, "predictions.csv", PREDICTIONS]
     names += [str(p.relative_to(folder)) for p in sorted((folder / "adapter").glob("*"))]
     record = Record(
         id=fields["request"].digest[:16],
@@ -223,9 +225,9 @@ def read_record(folder: Path) -> Record:
         raise RunError(f"{folder / RECORD} is damaged: {reason}. Run it again.") from error
 
 
-def read_log(folder: Path) -> list[dict[str, float]]:
-    """Steps with loss and learning rate; of a step that was repeated after a resume, the last."""
-    return list({row["step"]: row for row in _lines(folder / LOG)}.values())
+def read_log(folder: Path, name: str = LOG) -> list[dict[str, float]]:
+    """Rows of ``LOG`` or ``DRIFT``; of a step that was repeated after a resume, the last."""
+    return list({row["step"]: row for row in _lines(folder / name)}.values())
 
 
 def _lines(file: Path) -> Iterator[dict[str, Any]]:

@@ -23,6 +23,7 @@ from petiole.engine.adapted import Adapted, predict
 from petiole.engine.adapter import TENSORS, Adapter, BackboneCard, create_adapter
 from petiole.engine.memory import peak_memory
 from petiole.engine.record import (
+    DRIFT,
     LOG,
     RECORD,
     REQUEST,
@@ -121,11 +122,14 @@ def _work(
         adapted.to(work.features.device)
         table = work.table(data, adapted.cut, method.recipe)
         checkpoint = job.folder / "checkpoint.safetensors"
+        fresh = not checkpoint.exists()
+        log, drift = (_appender(job.folder / name, fresh=fresh) for name in (LOG, DRIFT))
         watch = loop.Watch(
             checkpoint=checkpoint,
             request=request.digest,
             every=job.checkpoint_seconds,
-            log=_logger(job.folder / LOG, fresh=not checkpoint.exists()),
+            log=lambda step, loss, lr: log(step, {"loss": loss, "lr": lr}),
+            drift=drift,
             quiet=job.bench.quiet,
         )
         precision = job.bench.precision
@@ -290,15 +294,16 @@ def _write_vectors(folder: Path, work: Session, adapted: Adapted, scored: Datase
     write_tensors(folder / VECTORS, joined)
 
 
-def _logger(file: Path, *, fresh: bool) -> Callable[[int, float, float], None]:
+def _appender(file: Path, *, fresh: bool) -> Callable[[int, Mapping[str, float]], None]:
+    """Appends one line of JSON a call."""
     if fresh:
         file.unlink(missing_ok=True)
 
-    def log(step: int, loss: float, lr: float) -> None:
+    def append(step: int, values: Mapping[str, float]) -> None:
         with open(file, "a", encoding="utf-8") as out:
-            out.write(json.dumps({"step": step, "loss": loss, "lr": lr}) + "\n")
+            out.write(json.dumps({"step": step, **values}) + "\n")
 
-    return log
+    return append
 
 
 @contextmanager
