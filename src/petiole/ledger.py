@@ -35,7 +35,8 @@ class Ledger(BaseModel):
         inference: adapters + head.
         total: distinct parameters, backbone and everything trained; a tuned copy replaces its
             original and is not counted twice.
-        stored_bytes: of the adapter's tensors in fp32.
+        fixed: numbers added that are not trained but stored (random projections of another library).
+        stored_bytes: of the adapter's tensors, fp32.
         cut: where the frozen part ends.
         flops_backbone: one image through the bare backbone.
         flops_forward: one image through backbone, adapters and head.
@@ -59,6 +60,7 @@ class Ledger(BaseModel):
     inference_percent_of_backbone: float
     inference_percent_of_backbone_and_inference: float
     adapters_percent_of_backbone: float
+    fixed: int = 0
     stored_bytes: int
     cut: tuple[str, ...]
     flops_backbone: int
@@ -99,6 +101,7 @@ def count(backbone: Backbone, plan: Plan) -> Ledger:
     adapters = sum(map(size_of, plan.adapters)) + tuned
     head, extra = size_of(plan.head), sum(map(size_of, plan.terms))
     trainable, inference = adapters + head + extra, adapters + head
+    fixed = list(plan.injected.buffers()) if plan.injected else []
     flops = _flops(backbone, plan)
     return Ledger(
         backbone=base,
@@ -114,7 +117,8 @@ def count(backbone: Backbone, plan: Plan) -> Ledger:
         inference_percent_of_backbone=100 * inference / base,
         inference_percent_of_backbone_and_inference=100 * inference / (base + inference - tuned),
         adapters_percent_of_backbone=100 * adapters / base,
-        stored_bytes=4 * inference,
+        fixed=sum(b.numel() for b in fixed),
+        stored_bytes=4 * inference + sum(b.nbytes for b in fixed),
         cut=plan.cut(backbone),
         flops_backbone=flops[0],
         flops_forward=flops[1],
@@ -139,7 +143,8 @@ def _flops(backbone: Backbone, plan: Plan) -> tuple[int, int, int]:
         with FlopCounterMode(display=False) as counter:
             state = backbone.lower(image, cut)
         below = counter.get_total_flops()
-        with FlopCounterMode(display=False) as counter:
+        # With gradients: the counter cannot follow a layer whose output is its own parameter without.
+        with FlopCounterMode(display=False) as counter, torch.enable_grad():
             _logits(backbone, plan, state)
         above = counter.get_total_flops()
         if cut == plan.reads:
@@ -185,7 +190,7 @@ def _own_gradients(parameters: Sequence[Tensor]) -> Iterator[None]:
 def _logits(
     backbone: Backbone, plan: Plan, state: State, tuned: Mapping[str, Tensor] | None = None
 ) -> Tensor:
-    with attached(backbone, plan.attach, tuned):
+    with attached(backbone, plan.attach, tuned, plan.swapped):
         values = backbone.upper(state, plan.reads)
     logits: Tensor = plan.head(plan.refine(plan.pool(*(values[role] for role in plan.reads))))
     return logits

@@ -6,8 +6,8 @@ An attachment is one of two equations
     replace   value[role] <- layer(value[role])
 
 With ``add`` a fresh zero-initialised layer leaves every bit as it was. Tuned parameters (full or
-partial fine-tuning) are copies that stand in for the backbone's own while the context lasts; so do
-whole modules (layers of the library peft).
+partial fine-tuning) are copies that stand in for the backbone's own while the context lasts; whole
+modules (layers of the library peft) answer calls in the place of the backbone's own.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def attached(
         backbone: the frozen model; on leaving it has the same hooks, keys and tensors as before.
         attachments: applied in the given order where they share a role.
         tuned: parameter name -> the copy that replaces it.
-        swapped: module path -> the module that replaces it.
+        swapped: module path -> the module that answers its calls; hooks on the original stay at work.
 
     Raises:
         BackboneError: this thread already has an adapter on it; both together would be neither.
@@ -77,8 +77,9 @@ def attached(
             )
         backbone.carries = True
         undo.callback(setattr, backbone, "carries", False)
-        undo.enter_context(_swapped(backbone.module, tuned or {}, "_parameters"))
-        undo.enter_context(_swapped(backbone.module, swapped or {}, "_modules"))
+        undo.enter_context(_copies(backbone.module, tuned or {}))
+        for path, module in (swapped or {}).items():
+            undo.callback(_answer(backbone.module.get_submodule(path), module))
         for attachment in attachments:
             undo.callback(_attach(backbone.site(attachment.role), _change(attachment, seen)))
         for role in sources:
@@ -178,18 +179,23 @@ def _hook(site: Site, change: Change) -> Callable[[], None]:
     return site.module.register_forward_hook(after).remove
 
 
+def _answer(original: nn.Module, new: nn.Module) -> Callable[[], None]:
+    """Let ``new`` answer calls of ``original``; returns what ends that."""
+    # An instance attribute hides the class's forward wherever the module is referred to.
+    original.__dict__["forward"] = new.__call__
+    return lambda: original.__dict__.pop("forward")
+
+
 @contextmanager
-def _swapped(
-    module: nn.Module, new: Mapping[str, Any], kind: Literal["_parameters", "_modules"]
-) -> Iterator[None]:
-    """Let copies stand in for parameters or modules; the originals come back untouched."""
+def _copies(module: nn.Module, new: Mapping[str, Tensor]) -> Iterator[None]:
+    """Let copies stand in for parameters; the originals come back untouched."""
     originals: list[tuple[dict[str, Any], str, Any]] = []
     try:
         for name, copy in new.items():
             path, _, leaf = name.rpartition(".")
-            table = getattr(module.get_submodule(path), kind)
+            table = module.get_submodule(path)._parameters
             originals.append((table, leaf, table[leaf]))
-            table[leaf] = copy
+            table[leaf] = copy  # type: ignore[assignment]
         yield
     finally:
         for table, leaf, original in reversed(originals):

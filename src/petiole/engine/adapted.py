@@ -41,6 +41,7 @@ class Adapted(nn.Module):
         self.cut = plan.cut(backbone)
         self.checkpoint = checkpoint
         self.attach = nn.ModuleDict({_key(plan, i): a.layer for i, a in enumerate(plan.attach)})
+        self.injected = plan.injected
         self.pool, self.refine, self.head = plan.pool, plan.refine, plan.head
         own = dict(backbone.module.named_parameters())
         self.tuned = nn.ParameterDict(
@@ -62,7 +63,7 @@ class Adapted(nn.Module):
     def attached(self) -> Iterator[None]:
         """Keep the adapter on the backbone; needed around a backward pass that recomputes blocks."""
         with self.backbone.lock:  # so that the depth is this thread's own
-            on = attached(self.backbone, self.plan.attach, self.copies)
+            on = attached(self.backbone, self.plan.attach, self.copies, self.plan.swapped)
             with on if self._depth == 0 else nullcontext():
                 self._depth += 1
                 try:

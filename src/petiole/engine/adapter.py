@@ -3,6 +3,7 @@
     adapter.json          method and settings, class names, backbone and its fingerprint,
                           preprocessing, ledger, the golden logits
     adapter.safetensors   everything trained that prediction needs
+    peft/                 the same without the head for the library peft, where it has a form for it
 
 Opening compares the backbone's fingerprint and replays the golden input: an adapter on the wrong
 weights is refused, not used. Nothing is unpickled.
@@ -27,6 +28,7 @@ from petiole.backbones.base import IMAGES, Backbone
 from petiole.backbones.registry import load as load_backbone
 from petiole.data.image import read_image
 from petiole.data.preprocessing import Preprocessing, evaluate_transform
+from petiole.engine import peft_folder
 from petiole.engine.adapted import Adapted, predict
 from petiole.errors import AdapterError, ConfigError
 from petiole.files import sha256, write_json, write_tensors
@@ -35,7 +37,7 @@ from petiole.methods.base import Plan
 from petiole.methods.registry import create
 from petiole.version import __version__
 
-MANIFEST, TENSORS = "adapter.json", "adapter.safetensors"
+MANIFEST, TENSORS, PEFT = "adapter.json", "adapter.safetensors", "peft"
 TOLERANCE = 1e-3
 """Largest difference of a golden logit, relative to 1 + |logit|: far above rounding, far below use."""
 
@@ -142,6 +144,7 @@ class Adapter:
     def save(self, folder: Path) -> None:
         """Write the file; the manifest comes last, so a folder with one is complete."""
         write_tensors(folder / TENSORS, self.adapted.state_dict())
+        peft_folder.write(self.adapted, folder / PEFT)
         digest = sha256(folder / TENSORS)
         self.manifest = self.manifest.model_copy(update={"tensors_sha256": digest})
         write_json(folder / MANIFEST, self.manifest.model_dump(mode="json"))

@@ -52,7 +52,7 @@ class Drift:
 def moves_tokens(adapted: Adapted) -> bool:
     """Whether there is a stream of tokens that the plan can move."""
     plan = adapted.plan
-    return bool(adapted.backbone.depth and (plan.attach or plan.tune))
+    return bool(adapted.backbone.depth and (plan.attach or plan.tune or plan.swapped))
 
 
 def _relative(now: Tensor, bare: Tensor) -> float:

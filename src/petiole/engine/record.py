@@ -196,7 +196,7 @@ def count_opening(folder: Path, test: Dataset, why: str) -> int:
 def write_record(folder: Path, **fields: Any) -> Record:
     """Write record.json, with the checksums of the other files; it marks the run as complete."""
     names = [REQUEST, "split.csv", LOG, DRIFT, "predictions.csv", PREDICTIONS]
-    names += [str(p.relative_to(folder)) for p in sorted((folder / "adapter").glob("*"))]
+    names += [str(p.relative_to(folder)) for p in sorted((folder / "adapter").rglob("*"))]
     record = Record(
         id=fields["request"].digest[:16],
         created=now(),

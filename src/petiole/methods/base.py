@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import ClassVar
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from petiole.backbones.base import Backbone
 from petiole.backbones.hooks import Attach
+from petiole.layers.injected import Injected
 from petiole.layers.pool import First
 from petiole.methods.recipe import Recipe
 
@@ -44,8 +45,10 @@ class Plan:
         refine: corrects the vector, (B, d) -> (B, d).
         attach: layers at roles inside the backbone.
         tune: backbone parameters of which a copy is trained.
+        injected: modules of another library that answer in the place of the backbone's own.
         terms: extra losses on the refined vector.
-        identity: whether fresh layers leave the backbone's function bit-equal.
+        identity: whether fresh layers leave the backbone's function bit-equal; ``None`` where that is
+            for another library to say.
     """
 
     head: nn.Module
@@ -54,18 +57,27 @@ class Plan:
     refine: nn.Module = field(default_factory=nn.Identity)
     attach: tuple[Attach, ...] = ()
     tune: tuple[str, ...] = ()
+    injected: Injected | None = None
     terms: tuple[Term, ...] = ()
-    identity: bool = True
+    identity: bool | None = True
 
     @property
     def adapters(self) -> tuple[nn.Module, ...]:
         """All that is neither head nor training-only."""
-        return (*(a.layer for a in self.attach), self.pool, self.refine)
+        inside = (self.injected,) if self.injected else ()
+        return (*(a.layer for a in self.attach), *inside, self.pool, self.refine)
+
+    @property
+    def swapped(self) -> Mapping[str, nn.Module]:
+        """Path of a backbone's module -> the module that answers in its place."""
+        return self.injected.modules_by_path if self.injected else {}
 
     def cut(self, backbone: Backbone) -> tuple[str, ...]:
         """The highest cut below all that this plan touches in the backbone."""
         inside = [a.role for a in self.attach] + [a.reads for a in self.attach if a.reads]
-        return backbone.cut_below([*inside, *map(backbone.role_of, self.tune)], self.reads)
+        # A path counts as a parameter of that module: some modules have none of their own.
+        weights = (*self.tune, *(f"{path}." for path in self.swapped))
+        return backbone.cut_below([*inside, *map(backbone.role_of, weights)], self.reads)
 
     def modules(self) -> Iterator[nn.Module]:
         """Every module that the plan owns."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from pkgutil import iter_modules
@@ -28,6 +29,7 @@ class Entry:
 
 
 _ENTRIES: dict[str, Entry] = {}
+_FAMILIES: dict[str, tuple[Callable[[str], Entry], str]] = {}
 
 
 def register(name: str, about: str, **preset: Any) -> Callable[[type[M]], type[M]]:
@@ -46,6 +48,42 @@ def register(name: str, about: str, **preset: Any) -> Callable[[type[M]], type[M
         return cls
 
     return add
+
+
+def family(prefix: str, about: str) -> Callable[[Callable[[str], Entry]], Callable[[str], Entry]]:
+    """Function decorator: answer for every method that is called ``prefix:kind``.
+
+    Args:
+        prefix: before the colon.
+        about: one line for lists.
+    """
+
+    def add(build: Callable[[str], Entry]) -> Callable[[str], Entry]:
+        _FAMILIES[prefix] = cache(build), about
+        return build
+
+    return add
+
+
+def families() -> Mapping[str, str]:
+    """One line about each family, by prefix."""
+    methods()
+    return {prefix: about for prefix, (_, about) in _FAMILIES.items()}
+
+
+def find(name: str) -> Entry:
+    """Return what is registered as ``name``.
+
+    Raises:
+        ConfigError: nothing; the nearest names are listed.
+    """
+    known = methods()
+    prefix, colon, kind = name.partition(":")
+    if colon and prefix in _FAMILIES:
+        return _FAMILIES[prefix][0](kind)
+    if name not in known:
+        raise unknown("method", name, known)
+    return known[name]
 
 
 def methods() -> Mapping[str, Entry]:
@@ -68,10 +106,7 @@ def create(name: str, settings: Mapping[str, Any] | None = None) -> Method:
     Raises:
         ConfigError: unknown name or setting, or a value of the wrong type or out of range.
     """
-    known = methods()
-    if name not in known:
-        raise unknown("method", name, known)
-    entry = known[name]
+    entry = find(name)
     return configure(entry.cls(), {**entry.preset, **(settings or {})}, name)
 
 

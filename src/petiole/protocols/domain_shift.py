@@ -44,7 +44,10 @@ def rows_of(names: Sequence[str]) -> list[Row]:
     """
     for name in names:
         create(name)
-    return [Row(name=name, label=BASELINES.get(name, name), method=name) for name in names]
+    return [
+        Row(name=name.replace(":", "-"), label=BASELINES.get(name, name), method=name)
+        for name in names
+    ]
 
 
 def from_table(name: str, *, baselines: Iterable[str] = BASELINES) -> dict[str, Any]:

@@ -17,13 +17,13 @@ from typing import Any
 
 from petiole.engine.record import read_record
 from petiole.engine.run import Job
-from petiole.methods.registry import methods
+from petiole.methods.registry import find
 from petiole.protocols.comparison import Comparison, Row
 
 
 def with_rates(rows: Sequence[Row]) -> list[Row]:
     """Give every row whose method states learning rates worth trying a grid of them."""
-    rates = {row.name: methods()[row.method].cls.lr_grid for row in rows}
+    rates = {row.name: find(row.method).cls.lr_grid for row in rows}
     return [
         row.model_copy(update={"grid": {"lr": list(rates[row.name])}}) if rates[row.name] else row
         for row in rows

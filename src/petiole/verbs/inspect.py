@@ -39,19 +39,20 @@ def inspect(what: str, /, *, image_size: int | None = None) -> Inspection:
     Raises:
         PetioleError: nothing of that name.
     """
-    from petiole.methods.registry import methods
+    from petiole.methods.registry import families, find, methods
 
-    known = methods()
     if what == "methods":
-        return Inspection(what="methods", facts={n: e.about for n, e in known.items()})
+        facts = {name: entry.about for name, entry in methods().items()}
+        facts |= {f"{prefix}:...": about for prefix, about in families().items()}
+        return Inspection(what="methods", facts=facts)
     if what == "tables":
         from petiole.claims import names, table
 
         return Inspection(what="tables", facts={n: table(n)["title"] for n in names()})
-    if what in known:
+    if what in methods() or what.partition(":")[0] in families():
         from petiole.methods.registry import create, settings_of
 
-        return Inspection(what=f"{what}: {known[what].about}", facts=settings_of(create(what)))
+        return Inspection(what=f"{what}: {find(what).about}", facts=settings_of(create(what)))
     folder = Path(what)
     if folder.is_dir() and not (folder / "config.json").is_file():
         return _folder(folder)
