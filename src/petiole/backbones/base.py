@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -149,13 +149,21 @@ class Backbone(ABC):
                 return self._upper(IMAGES, images, cut, checkpoint=False)
             return {cut[0]: self._lower(images, cut[0])}
 
-    def upper(self, state: State, reads: Sequence[str], *, checkpoint: bool = False) -> State:
+    def upper(
+        self,
+        state: State,
+        reads: Sequence[str],
+        *,
+        checkpoint: bool = False,
+        compiled: bool = False,
+    ) -> State:
         """Run from the cut to the final roles in ``reads``.
 
         Args:
             state: what ``lower`` returned.
             reads: final roles wanted.
             checkpoint: recompute each block in the backward pass instead of keeping activations.
+            compiled: run it through ``torch.compile``.
 
         Raises:
             ConfigError: ``reads`` cannot be had from ``state``.
@@ -169,8 +177,14 @@ class Backbone(ABC):
                 f"{self.name} cannot give {', '.join(reads)} from {', '.join(state)}. Final roles are "
                 f"{', '.join(self.finals)}; they are had from {IMAGES}, from a cut below them, or as stored."
             )
+        run = self._compiled if compiled else self._upper
         with self.lock:
-            return self._upper(cut, state[cut], reads, checkpoint=checkpoint)
+            return run(cut, state[cut], reads, checkpoint=checkpoint)
+
+    @cached_property
+    def _compiled(self) -> Callable[..., State]:
+        """``_upper`` through torch.compile, which follows hooks and compiles anew for other ones."""
+        return torch.compile(self._upper)
 
     def _above(self, final: str) -> int:
         return self._order[self.source_of(final)]

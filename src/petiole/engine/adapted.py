@@ -32,14 +32,17 @@ class Adapted(nn.Module):
         backbone: frozen.
         plan: of one method.
         checkpoint: recompute blocks in the backward pass instead of keeping activations.
+        compiled: run training steps inside the backbone through ``torch.compile``.
     """
 
-    def __init__(self, backbone: Backbone, plan: Plan, *, checkpoint: bool = False) -> None:
+    def __init__(
+        self, backbone: Backbone, plan: Plan, *, checkpoint: bool = False, compiled: bool = False
+    ) -> None:
         super().__init__()
         self._backbone = (backbone,)
         self.plan = plan
         self.cut = plan.cut(backbone)
-        self.checkpoint = checkpoint
+        self.checkpoint, self.compiled = checkpoint, compiled
         self.attach = nn.ModuleDict({_key(plan, i): a.layer for i, a in enumerate(plan.attach)})
         self.injected = plan.injected
         self.pool, self.refine, self.head = plan.pool, plan.refine, plan.head
@@ -74,7 +77,12 @@ class Adapted(nn.Module):
     def pooled(self, state: State) -> Tensor:
         """The vector before refinement."""
         with self.attached():
-            values = self.backbone.upper(state, self.plan.reads, checkpoint=self.checkpoint)
+            values = self.backbone.upper(
+                state,
+                self.plan.reads,
+                checkpoint=self.checkpoint,
+                compiled=self.compiled and self.training,
+            )
         out: Tensor = self.pool(*(values[role] for role in self.plan.reads))
         return out
 

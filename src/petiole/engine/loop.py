@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from petiole.engine.features import Precision, Table
 from petiole.engine.interrupt import stoppable
 from petiole.engine.progress import progress
 from petiole.engine.sampler import DOMAINS, Sampler, without
-from petiole.errors import RunError
+from petiole.errors import ConfigError, RunError
 from petiole.layers.solved import SolvedHead
 from petiole.methods.recipe import Recipe
 
@@ -135,6 +136,8 @@ def _descend(
     sampler = Sampler(data, recipe, seed)
     run = _Run(accelerator, model, trainee, optimizer, sampler, table, recipe, seed)
     labels, is_target = (t.to(accelerator.device) for t in labels_of(data))
+    if adapted.compiled:
+        check_compiler()
     trainee.train()
     main = accelerator.is_main_process
     quiet = watch.quiet or not main
@@ -162,6 +165,8 @@ def _descend(
             if stopped():
                 raise KeyboardInterrupt
         measure(recipe.steps)
+    if adapted.compiled:
+        torch.compiler.reset()  # else code for every earlier run's adapters fills torch's cache
     accelerator.wait_for_everyone()
 
 
@@ -180,6 +185,22 @@ def _drift(
             report(step, probe())
 
     return measure
+
+
+@cache
+def check_compiler() -> None:
+    """Compile one addition.
+
+    Raises:
+        ConfigError: this machine cannot; the reason is given.
+    """
+    try:
+        torch.compile(lambda x: x + 1)(torch.ones(2))
+    except Exception as error:  # a missing C++ compiler, Python version or system: no common base
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(
+            f"torch.compile does not work on this machine ({reason}). Leave out --compile."
+        ) from error
 
 
 def _finite(loss: float, step: int, recipe: Recipe) -> float:

@@ -86,6 +86,7 @@ class Request(Frozen):
     data: DataCard
     seed: int
     precision: str
+    compiled: bool = False
     dtype: str
 
     @property

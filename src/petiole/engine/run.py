@@ -118,7 +118,8 @@ def _work(
     with peak_memory(work.features.device) as peak, torch.random.fork_rng():
         torch.manual_seed(job.seed)
         plan = method.plan(backbone, len(data.classes))
-        adapted = Adapted(backbone, plan)
+        bench = job.bench
+        adapted = Adapted(backbone, plan, checkpoint=bench.checkpointing, compiled=bench.compiled)
         adapted.to(work.features.device)
         table = work.table(data, adapted.cut, method.recipe)
         checkpoint = job.folder / "checkpoint.safetensors"
@@ -197,6 +198,7 @@ def _request(job: Job, work: Session, method: Method, data: Dataset, scored: Dat
         ),
         seed=job.seed,
         precision=job.bench.precision,
+        compiled=job.bench.compiled,
         dtype=job.bench.dtype,
     )
 

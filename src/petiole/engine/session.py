@@ -34,6 +34,8 @@ class Bench:
         test_fraction: held back by content where the layout states no test part.
         weights, image_size, device: of the backbone.
         precision: ``fp32`` or ``bf16``.
+        checkpointing: recompute activations in the backward pass instead of keeping them.
+        compiled: train through ``torch.compile``.
         dtype: in which features are stored.
         cache: folder of the feature cache; ``None`` for none.
         skip_bad: leave unreadable images out and count them.
@@ -49,6 +51,8 @@ class Bench:
     image_size: int | None = None
     device: str = "cpu"
     precision: Precision = "fp32"
+    checkpointing: bool = False
+    compiled: bool = False
     dtype: str = "float32"
     cache: Path | None = None
     skip_bad: bool = False

@@ -50,6 +50,8 @@ class Machine:
         image_size: pixels, where the model accepts other sizes than its own.
         device: cpu, cuda, ...
         precision: bf16 computes in mixed precision: faster where the processor has it.
+        grad_checkpointing: less memory for time: recompute activations in the backward pass.
+        compile: train through torch.compile: slow to start, faster afterwards.
         dtype: in which cached features are stored.
         cache_dir: folder of the feature cache.
         no_cache: recompute the frozen half in every epoch.
@@ -62,6 +64,8 @@ class Machine:
     image_size: int | None = None
     device: str = "cpu"
     precision: Literal["fp32", "bf16"] = "fp32"
+    grad_checkpointing: bool = False
+    compile: bool = False
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     cache_dir: Path | None = None
     no_cache: bool = False
@@ -85,6 +89,8 @@ class Machine:
             image_size=self.image_size,
             device=self.device,
             precision=self.precision,
+            checkpointing=self.grad_checkpointing,
+            compiled=self.compile,
             dtype=self.dtype,
             cache=None if self.no_cache else cache,
             skip_bad=self.skip_bad,

@@ -1,0 +1,132 @@
+"""Checkpointing, bf16 and torch.compile change cost and rounding, never the gradient."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint as recompute
+
+import backbones_for_tests as tiny
+import contract
+from petiole.backbones import transformer
+from petiole.backbones.hooks import observed
+from petiole.engine import loop
+from petiole.engine.adapted import Adapted
+from petiole.errors import ConfigError
+
+INSIDE = ("adaptertune", "adapter-plus", "lora-qkv", "dora", "full", "vpt-deep", "ssf", "peft:loha")
+
+
+def gradients(pair: contract.Pair, adapted: Adapted, *, bf16: bool = False) -> dict[str, Tensor]:
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        contract.backward(pair, adapted)
+    return {name: p.grad for name, p in adapted.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("method", INSIDE)
+def test_recomputed_activations_give_the_same_gradients(
+    method: str, bf16: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit-equal, dropout and drop-path masks included, with the non-reentrant kind."""
+    used: list[bool] = []
+
+    def spy(*args: object, use_reentrant: bool) -> object:
+        used.append(use_reentrant)
+        return recompute(*args, use_reentrant=use_reentrant)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(transformer, "recompute", spy)
+    pair = contract.Pair(method, tiny.registers(), Path())
+    kept = gradients(pair, pair.adapted(), bf16=bf16)
+    again = gradients(pair, pair.adapted(checkpoint=True), bf16=bf16)
+    assert used == [False] * tiny.DEPTH
+    assert kept.keys() == again.keys()
+    assert any(value.any() for value in kept.values())
+    for name, value in kept.items():
+        assert torch.equal(again[name], value), name
+
+
+@pytest.mark.parametrize("method", INSIDE)
+def test_gradients_under_bf16_point_where_those_of_fp32_do(method: str) -> None:
+    pair = contract.Pair(method, tiny.plain(), Path())
+    exact, rough = (gradients(pair, pair.adapted(), bf16=bf16) for bf16 in (False, True))
+    a, b = (
+        torch.cat([g[name].flatten().double() for name in exact if exact[name].any()])
+        for g in (exact, rough)
+    )
+    assert all(value.dtype == torch.float32 for value in rough.values())
+    assert torch.cosine_similarity(a, b, dim=0) > 0.999
+    assert (a - b).norm() / a.norm() < 0.05
+
+
+@pytest.mark.parametrize("blocks", ["last:1", "1"])
+def test_no_graph_is_built_below_the_earliest_adapter(blocks: str) -> None:
+    pair = contract.Pair("adaptertune", tiny.plain(), Path())
+    first = {"last:1": 2, "1": 1}[blocks]
+    with tiny.seeded():
+        plan = contract.create("adaptertune", {**contract.RECIPE, "blocks": blocks}).plan(
+            pair.backbone, 3
+        )
+    adapted = Adapted(pair.backbone, plan).train()
+    roles = [f"block.{i}.out" for i in range(tiny.DEPTH)]
+    with adapted.attached(), observed(pair.backbone, roles) as seen:
+        adapted({"images": pair.images})  # from the images, below the cut too
+        graph = [seen[role].requires_grad for role in roles]
+    assert graph == [i >= first for i in range(tiny.DEPTH)]
+
+
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Compile without generating code: the part that has to follow hooks, copies and swaps."""
+    fast = functools.partial(torch.compile, backend="aot_eager", fullgraph=True)
+    monkeypatch.setattr(torch, "compile", fast)
+    yield
+    torch.compiler.reset()
+
+
+@pytest.mark.usefixtures("traced")
+def test_compiled_steps_follow_every_kind_of_adapter() -> None:
+    """On one backbone, one after the other: code for one adapter never serves the next."""
+    backbone = tiny.plain()
+    for method in (*INSIDE[:-1], "peft:lora"):  # peft's LoHa branches on a random number
+        pair = contract.Pair(method, backbone, Path())
+        eager, compiled = pair.adapted(), pair.adapted()
+        compiled.compiled = True
+        want, got = gradients(pair, eager), gradients(pair, compiled)
+        for name, value in want.items():
+            contract.close(got[name], value, 1e-5)
+        compiled.train()
+        with torch.no_grad():
+            bare = backbone.lower(pair.images, backbone.finals)
+        assert all(torch.equal(bare[role], value) for role, value in pair.bare.items())
+
+
+def test_a_compiled_run_trains_to_the_same_weights() -> None:
+    """With generated code, where this machine can make it."""
+    try:
+        loop.check_compiler()
+    except ConfigError as error:
+        pytest.skip(str(error))
+    pair = contract.Pair("adaptertune", tiny.plain(), Path())
+    adapted = pair.adapted()
+    adapted.compiled = True
+    table = contract.Memory(pair.backbone, adapted.cut, stored=True)
+    watch = loop.Watch(quiet=True)
+    loop.train(adapted, contract.dataset(), table, pair.method.recipe, seed=0, watch=watch)
+    contract.close_states(adapted, pair.trained, 1e-4)
+
+
+def test_a_machine_that_cannot_compile_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_: object) -> object:
+        raise RuntimeError("No working C++ compiler found in PATH\nand more")
+
+    loop.check_compiler.cache_clear()
+    monkeypatch.setattr(torch, "compile", fails)
+    with pytest.raises(ConfigError, match=r"\(No working C\+\+ compiler.*\)\. Leave out --compile"):
+        loop.check_compiler()
+    loop.check_compiler.cache_clear()
