@@ -30,7 +30,7 @@ from petiole.data.preprocessing import evaluate_transform
 from petiole.data.sources import open_shift
 from petiole.data.splits import draw_shots
 from petiole.engine import loop
-from petiole.engine.adapted import Adapted, predict
+from petiole.engine.adapted import Adapted, Trainee, predict
 from petiole.engine.cache import FeatureCache
 from petiole.engine.features import Features
 from petiole.engine.sampler import Sampler
@@ -98,7 +98,9 @@ def usual_loop(
     recipe = method.recipe
     sampler = Sampler(train, recipe, seed)
     head = adapted.head
-    optimizer = torch.optim.AdamW(loop.parameter_groups(head, recipe.weight_decay), lr=recipe.lr)
+    optimizer = torch.optim.AdamW(
+        loop.parameter_groups(Trainee(adapted, 0.5, 0.0), recipe), lr=recipe.lr
+    )
     labels = torch.tensor(train.labels.copy())
     for step in range(recipe.steps):
         chosen, _ = sampler(step)

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import backbones_for_tests as tiny
 from petiole.backbones.cnn import ConvNet
 from petiole.data.dataset import Dataset
 from petiole.engine import loop
@@ -87,6 +88,29 @@ def test_only_matrices_decay(kit: SimpleNamespace) -> None:
     assert {p.ndim >= 2: decay for p, decay in grouped} == {True: 0.3, False: 0.0}
     scale = plan.head.scale
     assert next(decay for p, decay in grouped if p is scale) == 0.0
+
+
+@pytest.mark.parametrize("decay_all", [False, True])
+def test_rates_fall_with_depth_and_the_head_has_its_own(decay_all: bool) -> None:
+    """decay^(L - l) for tuned copies of block l, l = -1 below the blocks, 1 above them."""
+    backbone = tiny.plain()
+    method = create(
+        "full", {"layer_decay": 0.5, "head_lr": 10.0, "decay_all": decay_all, "weight_decay": 0.1}
+    )
+    trainee = Trainee(Adapted(backbone, method.plan(backbone, 3)), 0.5, 0.0)
+    groups = loop.parameter_groups(trainee, method.recipe)
+    factor = {id(p): g["factor"] for g in groups for p in g["params"]}
+    decay = {id(p): g["weight_decay"] for g in groups for p in g["params"]}
+    copies = trainee.adapted.copies
+    assert len(factor) == len(copies) + 2
+    for name, copy in copies.items():
+        block = int(name.split(".")[1]) if name.startswith("blocks.") else None
+        power = {None: 0 if name.startswith("norm.") else tiny.DEPTH + 1}.get(
+            block, tiny.DEPTH - (block or 0)
+        )
+        assert factor[id(copy)] == pytest.approx(0.5**power), name
+        assert decay[id(copy)] == (0.1 if decay_all or copy.ndim >= 2 else 0.0), name
+    assert {factor[id(p)] for p in trainee.adapted.head.parameters()} == {10.0}
 
 
 def test_training_lowers_the_loss_and_leaves_the_backbone_alone(kit: SimpleNamespace) -> None:

@@ -151,3 +151,46 @@ def test_a_class_without_one_domain_gives_the_other_alone() -> None:
     seen = contents(data, Sampler(data, Recipe(), 0)(0)[0])
     assert seen[1, "source"] == 0
     assert seen[1, "target"] == 4
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    counts=st.lists(st.integers(1, 12), min_size=1, max_size=5),
+    size=st.integers(1, 30),
+    seed=st.integers(0, 9),
+    epoch=st.integers(0, 3),
+)
+def test_shuffled_passes_hold_every_image_once(
+    counts: list[int], size: int, seed: int, epoch: int
+) -> None:
+    data = from_counts([], counts)
+    sampler = Sampler(data, Recipe(batch_size=size, views=0), seed)
+    batches = -(-len(data) // size)
+    rows = [sampler(epoch * batches + i)[0] for i in range(batches)]
+    assert all(len(r) == size for r in rows[:-1])
+    assert sorted(torch.cat(rows).tolist()) == list(range(len(data)))
+
+
+def test_another_pass_and_another_seed_shuffle_anew(dataset: Make) -> None:
+    data, recipe = dataset(0, 40), Recipe(batch_size=16, views=0)
+    sampler = Sampler(data, recipe, 0)
+    assert not torch.equal(sampler(0)[0], sampler(10)[0])
+    assert not torch.equal(sampler(0)[0], Sampler(data, recipe, 1)(0)[0])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "steps"),
+    [
+        ({"epochs": 50.0, "batch_size": 1024}, 200),  # Pets with AdapterTune's launcher (spec A3)
+        ({"epochs": 2.0, "batch_size": 100}, 2 * 37),
+        ({"epochs": 0.5, "batch_size": 100}, 19),
+        ({"epochs": 1.0, "batch_size": 10_000}, 1),
+        ({"epochs": 1.0}, 20),  # 16 classes x (8 + 4)
+        ({"steps": 7}, 7),
+    ],
+)
+def test_epochs_are_resolved_to_steps(recipe: dict[str, float], steps: int) -> None:
+    images = 3680 if steps != 200 else 3312  # Pets without its 10 % of validation
+    resolved = Recipe(**recipe).resolved(images, 37)  # type: ignore[arg-type]
+    assert resolved.steps == steps
+    assert resolved.epochs == 0

@@ -80,5 +80,7 @@ class Recipe:
         """The recipe with its length in steps, for so many training images and classes."""
         if not self.epochs:
             return self
-        steps = ceil(self.epochs * images / min(images, self.images_per_step(classes)))
-        return replace(self, steps=max(1, steps), epochs=0.0)
+        a_pass = images / min(images, self.images_per_step(classes))
+        if self.batch_size:  # a shuffled pass ends with what is left
+            a_pass = ceil(a_pass)
+        return replace(self, steps=max(1, ceil(self.epochs * a_pass)), epochs=0.0)
