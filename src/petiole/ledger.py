@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from petiole.backbones.base import IMAGES, Backbone, State
 from petiole.backbones.hooks import attached
 from petiole.backbones.registry import load
+from petiole.errors import ConfigError
 from petiole.layers.solved import SolvedHead
 from petiole.methods.base import Method, Plan
 
@@ -73,11 +74,22 @@ def ledger(backbone: Backbone, method: Method, classes: int) -> Ledger:
     """Count what ``method`` adds to ``backbone`` (which may be a meta one) for ``classes`` classes.
 
     No random number is drawn from the global generator.
+
+    Raises:
+        ConfigError: the method does not fit, or computes with weights that a meta backbone lacks.
     """
     device = _device(backbone)
-    with _own_randomness(device), device:
-        plan = method.plan(backbone, classes)
-    return count(backbone, plan)
+    try:
+        with _own_randomness(device), device:
+            plan = method.plan(backbone, classes)
+        return count(backbone, plan)
+    except RuntimeError as error:  # torch's, at the first value that is not there
+        if not backbone.is_meta:
+            raise
+        raise ConfigError(
+            f"{type(method).__name__} computes with the weights, so it cannot be counted on the shape "
+            f"of {backbone.name} alone ({str(error).splitlines()[0]})."
+        ) from error
 
 
 def params(

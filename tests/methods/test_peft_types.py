@@ -19,6 +19,7 @@ from petiole.backbones.base import Backbone
 from petiole.backbones.weights import fingerprint
 from petiole.engine.adapted import Adapted
 from petiole.errors import ConfigError
+from petiole.ledger import ledger
 from petiole.methods.peft import REFUSED
 from petiole.methods.registry import create
 
@@ -164,6 +165,14 @@ def test_bad_settings_are_named(name: str, settings: dict[str, Any], said: str) 
         create(name, settings).plan(backbone, 3)
     assert said in str(error.value)
     assert fingerprint(backbone.module.state_dict()) == before
+
+
+@pytest.mark.parametrize("kind", ["boft", "vblora", "waveft"])
+def test_what_reads_weights_cannot_be_counted_without_them(kind: str) -> None:
+    shape = tiny.plain()
+    shape.module.to("meta")
+    with pytest.raises(ConfigError, match="cannot be counted"):
+        ledger(shape, create(f"peft:{kind}", SMALL.get(kind)), 3)
 
 
 def test_settings_come_as_text_and_survive_the_file(tmp_path: Path) -> None:

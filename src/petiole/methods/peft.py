@@ -70,8 +70,10 @@ class Peft(Method):
         except ConfigError as error:
             raise ConfigError(f"peft:{self.kind} on {backbone.name}: {error}") from error
         except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
-            # What peft raises on a setting that does not fit.
-            raise ConfigError(f"peft:{self.kind} on {backbone.name}: {error}") from error
+            # What peft raises on a setting that does not fit, or on weights that are not there.
+            meta = " (it reads the weights, so it cannot be counted without them)"
+            why = f"{error}{meta if backbone.is_meta else ''}"
+            raise ConfigError(f"peft:{self.kind} on {backbone.name}: {why}") from error
         head = LinearHead(backbone.width, classes)
         return Plan(head=head, reads=(backbone.vector,), injected=injected, identity=None)
 
