@@ -61,7 +61,7 @@ def wrap(name: str, module: Dinov2Model, preprocessing: Preprocessing) -> Transf
         blocks.append(
             Branches(
                 block=layer,
-                attn=a,
+                attn_in=Site(a, "in", width),
                 q=q,
                 k=k,
                 v=v,

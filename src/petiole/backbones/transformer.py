@@ -28,7 +28,7 @@ class Branches:
 
     Attributes:
         block: the whole block.
-        attn: the attention; its input is the normalised stream.
+        attn_in: the normalised stream that the attention reads.
         q, k, v: sites of the three projections (slices where they are fused).
         attn_out: the module whose output joins the stream (after layer scale).
         norm2: its input is the stream between the branches.
@@ -38,7 +38,7 @@ class Branches:
     """
 
     block: nn.Module
-    attn: nn.Module
+    attn_in: Site
     q: Site
     k: Site
     v: Site
@@ -64,6 +64,7 @@ class Parts:
         block_prefix: what the names of block ``i``'s parameters start with, e.g. ``blocks.``.
         top_prefixes: the same for all that comes after the blocks.
         first_cut: the lowest block below which so much lies that its tokens are worth storing.
+        step: calls one block.
     """
 
     tokenise: Callable[[Tensor], Tensor]
@@ -75,6 +76,7 @@ class Parts:
     block_prefix: str
     top_prefixes: tuple[str, ...]
     first_cut: int
+    step: Callable[[nn.Module, Tensor], Tensor] = lambda block, tokens: block(tokens)
 
 
 class Transformer(Backbone):
@@ -99,6 +101,7 @@ class Transformer(Backbone):
     ) -> None:
         super().__init__(name, module, preprocessing, width)
         self.parts = parts
+        self.stream = width
         self.vector = "final.cls" if parts.pool is None else "final.pooled"
 
     @property
@@ -114,26 +117,9 @@ class Transformer(Backbone):
 
     @cached_property
     def sites(self) -> Mapping[str, Site]:
-        def site(module: nn.Module, side: str) -> Site:
-            return Site(module, "in" if side == "in" else "out", self.width)
-
-        table = {"embed": site(self.parts.embed, "out")}
-        for i, b in enumerate(self.parts.blocks):
-            hidden = b.hidden and Site(b.hidden, "out", b.hidden.out_features)
-            table |= {
-                f"block.{i}.in": site(b.block, "in"),
-                f"block.{i}.attn.in": site(b.attn, "in"),
-                f"block.{i}.attn.q": b.q,
-                f"block.{i}.attn.k": b.k,
-                f"block.{i}.attn.v": b.v,
-                f"block.{i}.attn.out": site(b.attn_out, "out"),
-                f"block.{i}.mid": Site(b.norm2, "in", self.width, rejoin=b.mlp_out),
-                f"block.{i}.mlp.in": site(b.mlp, "in"),
-                **({f"block.{i}.mlp.hidden": hidden} if hidden else {}),
-                f"block.{i}.mlp.out": site(b.mlp_out, "out"),
-                f"block.{i}.out": site(b.block, "out"),
-            }
-        return table | {"final.tokens": site(self.parts.norm, "out")}
+        table = {"embed": Site(self.parts.embed, "out", self.stream)}
+        table |= block_sites(self.parts.blocks, self.stream)
+        return table | {"final.tokens": Site(self.parts.norm, "out", self.width)}
 
     @property
     def finals(self) -> tuple[str, ...]:
@@ -154,7 +140,7 @@ class Transformer(Backbone):
     def _lower(self, images: Tensor, cut: str) -> Tensor:
         tokens = self.parts.tokenise(images)
         for branches in self.parts.blocks[: _block(cut)]:
-            tokens = branches.block(tokens)
+            tokens = self.parts.step(branches.block, tokens)
         return tokens
 
     def _upper(self, cut: str, value: Tensor, reads: Sequence[str], *, checkpoint: bool) -> State:
@@ -162,9 +148,9 @@ class Transformer(Backbone):
         last: list[Tensor] = []
         for branches in self.parts.blocks[start:]:
             if checkpoint and torch.is_grad_enabled():
-                tokens = recompute(branches.block, tokens, use_reentrant=False)
+                tokens = recompute(self.parts.step, branches.block, tokens, use_reentrant=False)
             else:
-                tokens = branches.block(tokens)
+                tokens = self.parts.step(branches.block, tokens)
             last = [*last[1 - LAST :], tokens]
         final = self.parts.norm(tokens)
         values = {role: self._final(role, final) for role in reads if role != "final.cls4"}
@@ -182,6 +168,28 @@ class Transformer(Backbone):
                 return patches
             case _:
                 return patches.mean(dim=1) if self.parts.pool is None else self.parts.pool(tokens)
+
+
+def block_sites(blocks: Sequence[Branches], width: int, prefix: str = "") -> dict[str, Site]:
+    """Roles of blocks whose stream has this width, in the order in which data passes them."""
+    table: dict[str, Site] = {}
+    for i, b in enumerate(blocks):
+        at = f"{prefix}block.{i}"
+        table |= {
+            f"{at}.in": Site(b.block, "in", width),
+            f"{at}.attn.in": b.attn_in,
+            f"{at}.attn.q": b.q,
+            f"{at}.attn.k": b.k,
+            f"{at}.attn.v": b.v,
+            f"{at}.attn.out": Site(b.attn_out, "out", width),
+            f"{at}.mid": Site(b.norm2, "in", width, rejoin=b.mlp_out),
+            f"{at}.mlp.in": Site(b.mlp, "in", width),
+        }
+        if b.hidden is not None:
+            table[f"{at}.mlp.hidden"] = Site(b.hidden, "out", b.hidden.out_features)
+        table[f"{at}.mlp.out"] = Site(b.mlp_out, "out", width)
+        table[f"{at}.out"] = Site(b.block, "out", width)
+    return table
 
 
 def whole_patches(name: str, size: int, patch: int) -> int:

@@ -48,8 +48,9 @@ class VPT(Method):
         spans = [(i, i) for i in chosen] if self.deep else [(chosen[0], chosen[-1])]
         attach = []
         for first, last in spans:
-            fresh = Prompt(self.prompts, backbone.width, self.dropout)
-            attach.append(Attach(f"block.{first}.in", fresh, how="replace"))
+            role = f"block.{first}.in"
+            fresh = Prompt(self.prompts, backbone.site(role).width, self.dropout)
+            attach.append(Attach(role, fresh, how="replace"))
             attach.append(Attach(f"block.{last}.out", DropLast(self.prompts), how="replace"))
         return Plan(
             head=LinearHead(backbone.width, classes),
