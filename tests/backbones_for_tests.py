@@ -128,11 +128,18 @@ def dinov2(folder: Path) -> Backbone:
     return load(str(dinov2_folder(folder)))
 
 
+def two_towers() -> Backbone:
+    from clip_for_tests import towers  # which needs this file
+
+    return towers()
+
+
 TIMM: dict[str, Callable[[], Backbone]] = {
     "vit": plain,
     "vit-registers": registers,
     "vit-pooled": without_class_token,
     "resnet": resnet,
+    "clip": two_towers,
 }
 NAMES = (*TIMM, "dinov2")
 

@@ -30,6 +30,7 @@ from petiole.layers.residual import Residual
 from petiole.layers.solved import SolvedHead
 from petiole.methods.base import Method
 from petiole.methods.registry import create, settings_of
+from petiole.serve.bank import Bank
 
 CLASSES = ("ash", "birch", "cedar")
 STEPS = 4
@@ -149,7 +150,9 @@ def starts_where_its_paper_says(pair: Pair) -> None:
             vector = adapted({IMAGES: pair.images}).vector
             assert torch.isfinite(vector).all()
             # A library that starts elsewhere or here says so in its own documentation.
-            assert plan.identity is None or not torch.allclose(vector, plan.pool(*(bare[role] for role in plan.reads)))
+            assert plan.identity is None or not torch.allclose(
+                vector, plan.pool(*(bare[role] for role in plan.reads))
+            )
         return
     with torch.no_grad():
         vector = plan.pool(*(bare[role] for role in plan.reads))
@@ -159,13 +162,14 @@ def starts_where_its_paper_says(pair: Pair) -> None:
             if not isinstance(plan.refine.norm, nn.Identity):
                 vector = nn.functional.layer_norm(vector, vector.shape[-1:], eps=1e-6)
         assert torch.equal(adapted({IMAGES: pair.images}).vector, vector)
-        assert torch.equal(pair.logits(adapted), plan.head(vector))
+        with adapted.attached():  # a head of class names runs a text tower
+            assert torch.equal(pair.logits(adapted), plan.head(vector))
 
 
 def first_gradients_are_zero_behind_what_starts_at_zero(pair: Pair) -> None:
     """B and W_up learn from the first step, A and W_down from the second (spec B6)."""
     adapted = pair.adapted()
-    if isinstance(adapted.head, SolvedHead):
+    if not descends(adapted):
         return
     backward(pair, adapted)
     for part in adapted.modules():
@@ -239,7 +243,7 @@ def is_the_same_from_the_cache(pair: Pair) -> None:
 def is_the_same_with_checkpointing(pair: Pair) -> None:
     """Recomputed activations give the same gradients, adapters' and tuned copies' included."""
     kept, recomputed = pair.adapted(), pair.adapted(checkpoint=True)
-    if isinstance(kept.head, SolvedHead):
+    if not descends(kept):
         return
     for adapted in (kept, recomputed):
         backward(pair, adapted)
@@ -305,6 +309,35 @@ def shares_its_backbone_between_threads(pair: Pair) -> None:
     assert not wrong
 
 
+def mixes_in_a_batch(pair: Pair) -> None:
+    """Among rows of other adapters, of other kinds and of none, every row is as it is alone.
+
+    Convolutions round otherwise in batches of another size, so the scale is the largest of a row.
+    """
+    backbone = pair.backbone
+    other_kind = create("adaptertune", {"rank": 3}) if backbone.depth else create("cosine-ln")
+    with tiny.seeded(3):
+        guest = Adapted(backbone, other_kind.plan(backbone, 5))
+        tiny.shaken(guest)
+    members = {"one": pair.trained, "two": pair.train(1), "guest": guest}
+    bank = Bank(backbone)
+    for name, adapted in members.items():
+        bank.add(name, adapted)
+    names = ("two", "guest", None, "one", "two", "one", "guest", "two")
+    images = tiny.images(backbone, len(names), seed=9)
+    answers = bank.mixed(images, names)
+    assert [answer.adapter for answer in answers] == list(names)
+    bare = backbone.lower(images, (backbone.vector,))[backbone.vector]
+    for i, (name, answer) in enumerate(zip(names, answers, strict=True)):
+        if name is None:
+            close_rows(answer.vector, bare[i], 1e-5)
+            continue
+        with torch.no_grad():
+            alone = members[name]({IMAGES: images[i : i + 1]})
+        close_rows(answer.logits, alone.logits[0], 1e-5)
+        close_rows(answer.vector, alone.vector[0], 1e-5)
+
+
 def check(pair: Pair) -> None:
     """All of the contract; the traceback names the clause that broke."""
     for clause in CLAUSES:
@@ -321,6 +354,7 @@ CLAUSES: tuple[Callable[[Pair], None], ...] = (
     counts_as_the_ledger_says,
     leaves_no_trace,
     shares_its_backbone_between_threads,
+    mixes_in_a_batch,
 )
 
 
@@ -332,6 +366,11 @@ def backward(pair: Pair, adapted: Adapted) -> None:
     trainee = Trainee(adapted, recipe.target_weight, recipe.label_smoothing).train()
     with tiny.seeded(7), adapted.attached():
         trainee(state, labels, is_target).backward()
+
+
+def descends(adapted: Adapted) -> bool:
+    """Whether anything is trained by gradients."""
+    return any(p.requires_grad for p in adapted.parameters())
 
 
 def terms(adapted: Adapted) -> nn.ModuleList:
@@ -350,6 +389,10 @@ def cuts_below(backbone: Backbone, highest: tuple[str, ...]) -> list[tuple[str, 
 
 def close(got: Tensor, want: Tensor, tolerance: float) -> None:
     torch.testing.assert_close(got, want, rtol=tolerance, atol=tolerance)
+
+
+def close_rows(got: Tensor, want: Tensor, tolerance: float) -> None:
+    torch.testing.assert_close(got, want, rtol=0, atol=tolerance * float(want.abs().max()))
 
 
 def close_states(one: Adapted, two: Adapted, tolerance: float) -> None:

@@ -36,7 +36,7 @@ class Ledger(BaseModel):
         inference: adapters + head.
         total: distinct parameters, backbone and everything trained; a tuned copy replaces its
             original and is not counted twice.
-        fixed: numbers added that are not trained but stored (random projections of another library).
+        fixed: numbers that are stored but not trained (scales, random projections).
         stored_bytes: of the adapter's tensors, fp32.
         cut: where the frozen part ends.
         flops_backbone: one image through the bare backbone.
@@ -113,7 +113,7 @@ def count(backbone: Backbone, plan: Plan) -> Ledger:
     adapters = sum(map(size_of, plan.adapters)) + tuned
     head, extra = size_of(plan.head), sum(map(size_of, plan.terms))
     trainable, inference = adapters + head + extra, adapters + head
-    fixed = list(plan.injected.buffers()) if plan.injected else []
+    fixed = [value for part in (*plan.adapters, plan.head) for value in _fixed(part)]
     flops = _flops(backbone, plan)
     return Ledger(
         backbone=base,
@@ -144,6 +144,14 @@ def size_of(module: nn.Module) -> int:
     if isinstance(module, SolvedHead):
         return module.solution_size
     return sum(p.numel() for p in module.parameters())
+
+
+def _fixed(module: nn.Module) -> list[Tensor]:
+    """What is stored with a part although it is neither trained nor solved."""
+    if isinstance(module, SolvedHead):
+        return []
+    trained = {name for name, _ in module.named_parameters()}
+    return [value for name, value in module.state_dict().items() if name not in trained]
 
 
 def _flops(backbone: Backbone, plan: Plan) -> tuple[int, int, int]:
@@ -204,7 +212,7 @@ def _logits(
 ) -> Tensor:
     with attached(backbone, plan.attach, tuned, plan.swapped):
         values = backbone.upper(state, plan.reads)
-    logits: Tensor = plan.head(plan.refine(plan.pool(*(values[role] for role in plan.reads))))
+        logits: Tensor = plan.head(plan.refine(plan.pool(*(values[role] for role in plan.reads))))
     return logits
 
 

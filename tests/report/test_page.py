@@ -115,6 +115,7 @@ def test_it_says_what_the_summary_says(folder) -> None:
         "last step",
         "Trained, % of full fine-tuning (backbone + head)",
         "Kept for prediction, % of backbone + kept",
+        "Training step, one image",
         "1 image was left out: <broken>.png.",
         "No leak found.",
         "a" * 64,

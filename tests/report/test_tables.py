@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from petiole.engine.record import PREDICTIONS
 from petiole.errors import RunError
-from petiole.report.tables import columns, sentence, summarise, to_csv, to_markdown, to_rich
+from petiole.report.tables import COSTS, columns, sentence, summarise, to_csv, to_markdown, to_rich
 
 N = 60
 STUDENT = {4: 2.7764451051977987, 2: 4.302652729911275}  # t quantile of 0.975 by freedom
@@ -88,6 +88,38 @@ def test_size_time_and_percentage_come_from_ledger_and_costs(build, at) -> None:
     assert (row.trainable, row.inference) == (255_233, 255_233)
     assert row.percent_of_backbone_and_trainable == pytest.approx(1.1439, abs=1e-4)
     assert row.seconds == pytest.approx(3.1)  # median of 3.0, 3.1, 3.2
+
+
+def test_costs_are_those_of_the_records_and_stand_beside_the_accuracy(build, at) -> None:
+    sizes = {"baseline": 18_095, "ours": 255_233}
+    correct = at(dict.fromkeys(sizes, 0.5), N)
+    folder = build.comparison("c", correct, list(sizes), trainable=sizes, draws=3)
+    for draw, memory in enumerate((700.0, 950.0, 800.4)):
+        file = folder / f"runs/ours/draw-{draw}-init-0/record.json"
+        record = json.loads(file.read_text())
+        record["costs"]["peak_memory_mb"] = memory
+        record["ledger"]["flops_training"] = 1_500_000
+        file.write_text(json.dumps(record))
+    summary = summarise(folder)
+    table = {r["name"]: r for r in csv.DictReader(io.StringIO(to_csv(summary)))}
+    got = {k: float(table["ours"][k]) for k in (*COST_FIELDS, "inference", "train_seconds")}
+    assert got == {
+        "inference": 255_233,
+        "stored_bytes": 4 * 255_233,
+        "flops_forward": 12_250_500_000,
+        "flops_training": 1_500_000,
+        "peak_memory_mb": 800.4,
+        "train_seconds": pytest.approx(2.1),
+    }
+    head, _, baseline, ours, *_ = to_markdown(summary).splitlines()
+    last = [cell.strip() for cell in head.split("|")][-7:-1]
+    assert last == [column.title for column in COSTS]
+    cells = ["255,233", "1.02 MB", "12.3 GFLOPs", "1.50 MFLOPs", "800", "2.1"]
+    assert [cell.strip() for cell in ours.split("|")][-7:-1] == cells
+    assert [cell.strip() for cell in baseline.split("|")][-4] == "–", "nothing is trained there"
+
+
+COST_FIELDS = ("stored_bytes", "flops_forward", "flops_training", "peak_memory_mb")
 
 
 def test_p_is_adjusted_over_the_table(build, at) -> None:

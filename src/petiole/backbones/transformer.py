@@ -55,7 +55,8 @@ class Parts:
 
     Attributes:
         tokenise: images (B, 3, H, W) -> tokens (B, prefix + N, d), position table added.
-        embed: the patch embedding; its output's last axis is d.
+        embed: the patch embedding, with or without class token and positions; its output's last axis
+            is d.
         blocks: in order.
         norm: final normalisation.
         prefix: tokens in front of the patches: class token and registers.

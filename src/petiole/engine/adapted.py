@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -68,6 +68,8 @@ class Adapted(nn.Module):
         with self.backbone.lock:  # so that the depth is this thread's own
             on = attached(self.backbone, self.plan.attach, self.copies, self.plan.swapped)
             with on if self._depth == 0 else nullcontext():
+                if self._depth == 0 and isinstance(self.head, NamedHead):
+                    self.head.forget()  # weights may have changed meanwhile
                 self._depth += 1
                 try:
                     yield
@@ -86,9 +88,24 @@ class Adapted(nn.Module):
         out: Tensor = self.pool(*(values[role] for role in self.plan.reads))
         return out
 
+    def name(self, classes: Sequence[str]) -> None:
+        """Tell the class names to a head that is made of them; others need none."""
+        if isinstance(self.head, NamedHead):
+            self.head.rename(classes)
+
     def forward(self, state: State) -> Output:
-        vector = self.refine(self.pooled(state))
-        return Output(vector, self.head(vector))
+        with self.attached():  # a head of class names runs the text tower
+            vector = self.refine(self.pooled(state))
+            return Output(vector, self.head(vector))
+
+
+@runtime_checkable
+class NamedHead(Protocol):
+    """A head that is computed from class names and keeps the result while weights rest."""
+
+    def rename(self, names: Sequence[str]) -> None: ...
+
+    def forget(self) -> None: ...
 
 
 class Trainee(nn.Module):

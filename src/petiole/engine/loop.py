@@ -90,7 +90,7 @@ def train(
     if isinstance(adapted.head, SolvedHead):
         seed_device(next(adapted.backbone.module.parameters()).device, seed)
         _solve(adapted, adapted.head, data, table, recipe)
-    elif recipe.steps:
+    elif recipe.steps and any(p.requires_grad for p in adapted.parameters()):
         _descend(adapted, data, table, recipe, seed, precision, watch or Watch(), probes)
     adapted.eval()
     return time.perf_counter() - start

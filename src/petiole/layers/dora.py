@@ -46,5 +46,6 @@ class DoRA(LowRank):
         return (gain - 1) * linear(x, self._weight[0]) + gain * super().forward(x)
 
     def merged(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """W' and the same bias."""
-        return self.gain[:, None] * (weight + self.scale * self.b @ self.a), bias
+        """Fold into the linear map that reads the same x: its weight, W or W tuned, changes by W' - W."""
+        update = self.scale * self.b @ self.a
+        return weight + (self.gain[:, None] * (self._weight[0] + update) - self._weight[0]), bias

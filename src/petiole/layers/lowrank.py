@@ -46,3 +46,7 @@ class LowRank(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.scale * linear(linear(self.dropout(x), self.a), self.b)
+
+    def merged(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Fold into the linear map W (out, in), b that reads the same x."""
+        return weight + self.scale * self.b @ self.a, bias

@@ -15,5 +15,5 @@ class BitFit(Tuning):
     """Biases of projections and of normalisation layers."""
 
     def names(self, backbone: Backbone) -> tuple[str, ...]:
-        own = backbone.module.named_parameters()
-        return tuple(name for name, _ in own if name.rpartition(".")[2] == "bias")
+        own = backbone.parameters_under()
+        return tuple(name for name in own if name.rpartition(".")[2] == "bias")

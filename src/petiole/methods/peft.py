@@ -31,6 +31,7 @@ REFUSED = {
     "adaption_prompt": _PROMPTS,
     "cartridge": _PROMPTS,
     "cpt": _PROMPTS,
+    "lily": "its router averages over the batch, so a prediction depends on the images beside it",
     "multitask_prompt_tuning": _PROMPTS,
     "p_tuning": _PROMPTS,
     "prefix_tuning": _PROMPTS,

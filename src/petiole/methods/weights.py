@@ -43,9 +43,10 @@ class Tuning(Method):
 
 def norms(backbone: Backbone) -> tuple[str, ...]:
     """Scales and shifts of every normalisation layer."""
-    return tuple(
+    found = {
         f"{path}.{name}"
         for path, module in backbone.module.named_modules()
         if isinstance(module, _NORMS)
         for name, _ in module.named_parameters(recurse=False)
-    )
+    }
+    return tuple(name for name in backbone.parameters_under() if name in found)

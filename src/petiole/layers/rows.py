@@ -1,0 +1,83 @@
+"""Learned rows in a stream of tokens: contexts of words, deep prompts, and prompts made of others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from petiole.layers.checks import positive
+
+STD = 0.02
+"""Of rows without an initial value (CoOp, MaPLe, PromptSRC)."""
+
+
+class Rows(nn.Module):
+    """n learned rows of width d, N(0, 0.02^2) or given; called, it gives them: (n, d)."""
+
+    def __init__(self, count: int, width: int, start: Tensor | None = None) -> None:
+        super().__init__()
+        positive(count=count, width=width)
+        value = torch.randn(count, width) * STD if start is None else start.detach().clone()
+        self.value = nn.Parameter(value)
+
+    def forward(self) -> Tensor:
+        return self.value
+
+
+class Coupled(nn.Module):
+    """Rows made of other rows, F(P) = P W^T + b; P belongs to another layer and is not held here."""
+
+    def __init__(self, source: nn.Parameter, width: int) -> None:
+        super().__init__()
+        self._source = (source,)
+        self.map = nn.Linear(source.shape[-1], width)
+
+    def forward(self) -> Tensor:
+        out: Tensor = self.map(self._source[0])
+        return out
+
+
+class Append(nn.Module):
+    """(B, N, d) -> (B, N + n, d): put the rows behind the tokens."""
+
+    def __init__(self, rows: Rows | Coupled) -> None:
+        super().__init__()
+        self.rows = rows
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.rows().to(x.dtype).expand(len(x), -1, -1)
+        return torch.cat([x, rows], dim=1)
+
+
+class Overwrite(nn.Module):
+    """(B, N, d) -> (B, N, d): the n tokens from ``start`` on (from the end, if negative) become the rows."""
+
+    def __init__(self, rows: Rows | Coupled, start: int) -> None:
+        super().__init__()
+        self.rows, self.start = rows, start
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.rows().to(x.dtype).expand(len(x), -1, -1)
+        first = self.start % x.shape[1]
+        return torch.cat([x[:, :first], rows, x[:, first + rows.shape[1] :]], dim=1)
+
+
+class Context(nn.Module):
+    """Overwrite the slots of a context in word embeddings: (C, T, d) -> (C, T, d).
+
+    Args:
+        value: (M, d), one context for all classes; (C, M, d), one each; learned.
+        slots: gives the slots (C, M) of the texts at hand.
+    """
+
+    def __init__(self, value: Tensor, slots: Callable[[], Tensor]) -> None:
+        super().__init__()
+        self.value = nn.Parameter(value.detach().clone())
+        self._slots = slots
+
+    def forward(self, x: Tensor) -> Tensor:
+        slots = self._slots()
+        value = self.value.to(x.dtype).expand(len(x), -1, -1)
+        return x.scatter(1, slots[..., None].expand(-1, -1, x.shape[-1]), value)

@@ -1,0 +1,160 @@
+"""A classifier made of class names: what every method with a text tower shares.
+
+    z_c = exp(logit_scale) cos(v, E_c),   E_c = text tower (sentence of class c)
+
+A sentence is a template, or a context of M learned words about the class name (CoOp):
+
+    end      [V]_1 .. [V]_M name .         middle   half of them, name, the other half, .
+    front    name, [V]_1 .. [V]_M .
+
+Texts are encoded in every training step and once per evaluation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from petiole.backbones.base import Backbone
+from petiole.backbones.towers import TwoTowers
+from petiole.errors import ConfigError
+
+Position = Literal["end", "middle", "front"]
+PHRASE = "a photo of a"
+"""What contexts start from."""
+
+
+def towers_of(backbone: Backbone) -> TwoTowers:
+    """The backbone, if it has a text tower.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    if not isinstance(backbone, TwoTowers):
+        raise ConfigError(
+            f"This method reads class names with a text tower, and {backbone.name} has none. Use a "
+            "CLIP (hf/openai/clip-vit-base-patch16, or a model folder)."
+        )
+    return backbone
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """How a class name becomes a text.
+
+    Attributes:
+        templates: with one ``{}`` each; the vectors of several are averaged.
+        context: M, learned words instead of a template.
+        position: of the context.
+        words: fixed ones between context and name.
+    """
+
+    templates: tuple[str, ...] = ("a photo of a {}.",)
+    context: int = 0
+    position: Position = "end"
+    words: str = ""
+
+    def tokens(self, name: str, tower: TwoTowers) -> list[tuple[list[int], list[int]]]:
+        """Ids with start and end, and the slots of the context among them, of each sentence."""
+        tokenizer = tower.text.tokenizer
+        assert tokenizer is not None
+        name = name.replace("_", " ")
+        if not self.context:
+            texts = [tokenizer(template.format(name)) for template in self.templates]
+            return [([tokenizer.start, *ids, tokenizer.end], []) for ids in texts]
+        blank = tokenizer("x")[:1]
+        name_ids = tokenizer(f"{self.words} {name}".strip())
+        before = {"end": self.context, "middle": self.context // 2, "front": 0}[self.position]
+        after = self.context - before
+        ids = [tokenizer.start, *blank * before, *name_ids, *blank * after]
+        slots = [*range(1, 1 + before), *range(len(ids) - after, len(ids))]
+        return [([*ids, *tokenizer(" ."), tokenizer.end], slots)]
+
+
+class TextHead(nn.Module):
+    """Vectors (B, d) -> logits (B, C), from the class names; of its own it has only the towers' scale.
+
+    Args:
+        towers: with the text tower.
+        classes: C.
+        sentence: made of a name.
+    """
+
+    scale: Tensor
+
+    def __init__(self, towers: TwoTowers, classes: int, sentence: Sentence) -> None:
+        super().__init__()
+        self._towers = (towers,)
+        self.sentence = sentence
+        self.register_buffer("scale", towers.scale.clone())
+        self._known: Tensor | None = None
+        self.rename([f"class {i}" for i in range(classes)])
+
+    @property
+    def towers(self) -> TwoTowers:
+        return self._towers[0]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the text tower lives."""
+        return self.towers.text.embed.weight.device
+
+    def rename(self, names: Sequence[str]) -> None:
+        """Set the classes by name; their number may change, e.g. to novel ones."""
+        self.names = tuple(names)
+        self.forget()
+        if self.towers.text.tokenizer is None:  # a shape: lengths as of short names
+            count = self.sentence.context + 8
+            self._ids = torch.zeros(len(names), count, dtype=torch.long, device=self.device)
+            slots = torch.arange(1, 1 + self.sentence.context, device=self.device)
+            self.slots = slots.expand(len(names), -1)
+            return
+        pairs = [pair for name in names for pair in self.sentence.tokens(name, self.towers)]
+        longest = max(len(ids) for ids, _ in pairs)
+        end = self.towers.text.tokenizer.end
+        rows = [ids + [end] * (longest - len(ids)) for ids, _ in pairs]
+        self._ids = torch.tensor(rows, device=self.device)
+        self.slots = torch.tensor([slots for _, slots in pairs], device=self.device)
+
+    def forget(self) -> None:
+        """Encode the texts anew when they are wanted next."""
+        self._known = None
+
+    def train(self, mode: bool = True) -> Self:
+        self.forget()
+        return super().train(mode)
+
+    def embeddings(self) -> Tensor:
+        """E (C, d), unit norm; with gradients, and anew, in training."""
+        if self.training or torch.is_grad_enabled():
+            return self._encode()
+        if self._known is None:
+            self._known = self._encode()
+        return self._known
+
+    def _encode(self) -> Tensor:
+        encoded = normalize(self.towers.encode(self._ids), dim=-1)
+        if len(encoded) == len(self.names):
+            return encoded
+        # Several templates: normalise, average, normalise.
+        each = encoded.reshape(len(self.names), -1, encoded.shape[-1])
+        return normalize(each.mean(dim=1), dim=-1)
+
+    def forward(self, vector: Tensor) -> Tensor:
+        return self.scale * normalize(vector, dim=-1) @ self.embeddings().to(vector.dtype).T
+
+
+def words(towers: TwoTowers, text: str, count: int) -> Tensor:
+    """Word embeddings (count, d_t) of the first words of a text."""
+    embed, tokenizer = towers.text.embed, towers.text.tokenizer
+    if tokenizer is None:
+        return embed.weight.new_zeros(count, towers.text.width)
+    ids = tokenizer(text)
+    if len(ids) < count:
+        raise ConfigError(f"{text!r} has {len(ids)} tokens, fewer than the {count} of the context.")
+    return embed.weight[torch.tensor(ids[:count], device=embed.weight.device)].detach()

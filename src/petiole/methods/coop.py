@@ -1,0 +1,57 @@
+"""CoOp (Zhou et al., 2022): the words around a class name are learned.
+
+    t_c = [start] [V]_1 .. [V]_M name_c . [end],   z_c = s cos(v, text(t_c))
+
+Only the context V is trained. Neither tower changes, so training reads stored image vectors. Trained
+values: M d_t, or C M d_t with a context for each class.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from petiole.backbones.base import Backbone
+from petiole.backbones.hooks import Attach
+from petiole.layers.checks import positive
+from petiole.layers.rows import STD, Context
+from petiole.methods.base import Method, Plan
+from petiole.methods.class_names import PHRASE, Position, Sentence, TextHead, towers_of, words
+from petiole.methods.registry import register
+
+
+@register("coop", "learned words before the class name", lr=2e-3, train_on="target", views=0)
+@dataclass(frozen=True)
+class CoOp(Method):
+    """Context optimisation.
+
+    Attributes:
+        context: M.
+        phrase: words whose embeddings start the context; empty for N(0, 0.02^2).
+        position: end | middle | front.
+        class_specific: one context for each class.
+    """
+
+    context: int = 4
+    phrase: str = PHRASE
+    position: Position = "end"
+    class_specific: bool = False
+
+    def plan(self, backbone: Backbone, classes: int) -> Plan:
+        towers = towers_of(backbone)
+        positive(context=self.context)
+        sentence = Sentence(context=self.context, position=self.position)
+        head = TextHead(towers, classes, sentence)
+        if self.phrase:
+            start = words(towers, self.phrase, self.context)
+        else:
+            start = torch.randn(self.context, towers.text.width) * STD
+        if self.class_specific:
+            start = start.expand(classes, -1, -1)
+        context = Context(start, lambda: head.slots)
+        return Plan(
+            head=head,
+            reads=(backbone.vector,),
+            attach=(Attach("text.embed", context, how="replace"),),
+        )

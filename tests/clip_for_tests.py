@@ -1,0 +1,70 @@
+"""A tiny CLIP with random weights and a tokenizer of letters, built offline and seeded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from safetensors.torch import save_file
+from transformers import CLIPConfig, CLIPModel
+
+import backbones_for_tests as tiny
+from petiole.backbones import clip
+from petiole.backbones.towers import TwoTowers
+
+VOCABULARY, LONGEST = 40, 48
+CONFIG = {
+    "model_type": "clip",
+    "projection_dim": 18,
+    "text_config": {
+        "hidden_size": 20,
+        "intermediate_size": 40,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "vocab_size": VOCABULARY,
+        "max_position_embeddings": LONGEST,
+        "hidden_act": "quick_gelu",
+        "bos_token_id": 38,
+        "eos_token_id": 39,
+        "pad_token_id": 39,
+    },
+    "vision_config": {
+        "hidden_size": 24,
+        "intermediate_size": 48,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 3,
+        "patch_size": 14,
+        "image_size": 28,
+        "hidden_act": "quick_gelu",
+    },
+}
+
+
+class Letters:
+    """One token a letter, 1 to 26; a space is 27, a full stop 28."""
+
+    start, end = 38, 39
+
+    def __call__(self, text: str) -> list[int]:
+        own = {" ": 27, ".": 28}
+        return [own.get(c, 1 + (ord(c) - ord("a")) % 26) for c in text.lower()]
+
+
+def model(seed: int = 0) -> CLIPModel:
+    with tiny.seeded(seed):
+        module = tiny.shaken(CLIPModel(CLIPConfig(**CONFIG)))
+        assert isinstance(module, CLIPModel)
+        return module.eval()
+
+
+def towers(seed: int = 0) -> TwoTowers:
+    return clip.wrap("test/clip", model(seed), tiny.preprocessing(), Letters())
+
+
+def folder(path: Path) -> Path:
+    """As Hugging Face writes it, without a tokenizer."""
+    path.mkdir(parents=True, exist_ok=True)
+    save_file(model().state_dict(), path / "model.safetensors")
+    (path / "config.json").write_text(json.dumps(CONFIG))
+    (path / "preprocessor_config.json").write_text(json.dumps(tiny.HF_PREPROCESSOR))
+    return path
