@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from petiole.backbones.registry import load
     from petiole.engine.adapter import Adapter
     from petiole.ledger import ledger
+    from petiole.serve.bank import Bank
     from petiole.verbs.cache import cache
     from petiole.verbs.compare import compare
     from petiole.verbs.demo import demo
@@ -28,13 +29,18 @@ if TYPE_CHECKING:
     from petiole.verbs.evaluate import evaluate
     from petiole.verbs.fit import fit
     from petiole.verbs.inspect import inspect
+    from petiole.verbs.merge import merge
     from petiole.verbs.params import params
     from petiole.verbs.predict import predict
     from petiole.verbs.report import report
+    from petiole.verbs.reproduce import reproduce
+    from petiole.verbs.sweep import sweep
+    from petiole.verbs.transfer import transfer
 
 _HOMES = {
     "load": "backbones.registry",
     "Adapter": "engine.adapter",
+    "Bank": "serve.bank",
     "ledger": "ledger",
     **{
         verb: f"verbs.{verb}"
@@ -46,15 +52,20 @@ _HOMES = {
             "evaluate",
             "fit",
             "inspect",
+            "merge",
             "params",
             "predict",
             "report",
+            "reproduce",
+            "sweep",
+            "transfer",
         )
     },
 }
 
 __all__ = [
     "Adapter",
+    "Bank",
     "PetioleError",
     "__version__",
     "cache",
@@ -66,9 +77,13 @@ __all__ = [
     "inspect",
     "ledger",
     "load",
+    "merge",
     "params",
     "predict",
     "report",
+    "reproduce",
+    "sweep",
+    "transfer",
 ]
 
 

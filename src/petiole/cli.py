@@ -19,14 +19,18 @@ VERBS = {
     "predict": "Label images with an adapter.",
     "eval": "Score an adapter on labelled images.",
     "compare": "Several methods on the same images, draws and seeds; paired tests, one page.",
+    "transfer": "Data sets x backbones x methods x seeds; wins, ties and costs in one table.",
+    "sweep": "One method at several ranks: how much rank is enough, on how many images.",
     "params": "Count parameters and FLOPs of a method, without weights.",
+    "reproduce": "A published parameter count beside ours.",
+    "merge": "Fold an adapter into the backbone's weights, where mathematics allows.",
     "cache": "List, verify or clean the feature cache.",
     "report": "Write the page of a run or comparison again.",
     "inspect": "Show a backbone's roles, a method's settings, an adapter or a run.",
     "doctor": "Check this machine and installation.",
 }
 _FILES = {"eval": "evaluate"}
-RESUMING = (["demo"], ["fit"], ["compare"])
+RESUMING = (["demo"], ["fit"], ["compare"], ["transfer"], ["sweep"])
 
 app = App(
     name="petiole",

@@ -43,6 +43,8 @@ def test_every_role_can_be_changed_and_comes_off(transformer: Backbone) -> None:
         transformer.fingerprint,
     )
     for role in transformer.sites:
+        if role.startswith("text."):  # beside the image; see test_towers.py
+            continue
         with attached(transformer, [Attach(role, Add(2.0))]):
             changed = vector(transformer, images)
         # The same vector added to every key cancels in the softmax.

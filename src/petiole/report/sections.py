@@ -15,7 +15,7 @@ from petiole.report.diagnosis import Diagnosis
 from petiole.report.runs import Run
 from petiole.report.summary import Summary, SummaryRow
 from petiole.report.tables import VERDICT, Column, columns
-from petiole.report.words import amount, number, percent, seconds
+from petiole.report.words import amount, flops, number, percent, seconds
 
 Value = float | int | str | None
 Labelled = Sequence[tuple[str, Sequence[Run]]]
@@ -117,11 +117,9 @@ _COSTS: dict[str, tuple[Callable[[Record], float], Callable[[float], str]]] = {
     "Scoring the test set, s": (lambda r: r.costs.test_seconds, seconds),
     "Peak memory": (lambda r: 1e6 * r.costs.peak_memory_mb, lambda v: amount(v, "B")),
     "Adapter file": (lambda r: r.costs.adapter_bytes, lambda v: amount(v, "B")),
-    "FLOPs, one image": (lambda r: r.ledger.flops_forward, lambda v: amount(v, "FLOPs")),
-    "of which repeated in training": (
-        lambda r: r.ledger.flops_above_cut,
-        lambda v: amount(v, "FLOPs"),
-    ),
+    "Forward, one image": (lambda r: r.ledger.flops_forward, flops),
+    "of which repeated in training": (lambda r: r.ledger.flops_above_cut, flops),
+    "Training step, one image": (lambda r: r.ledger.flops_training, flops),
 }
 
 

@@ -71,6 +71,11 @@ class SummaryRow:
         inference: those of them that are kept for prediction.
         percent_of_backbone_and_trainable: trained parameters in per cent of the backbone's plus
             the trained ones.
+        stored_bytes: size of the adapter's file of tensors.
+        flops_forward: of one image, from the pixels to the logits.
+        flops_training: of one image in a training step above the cut, forward and backward; 0
+            where nothing is trained by gradient.
+        peak_memory_mb: median over runs of the largest memory while training.
         seconds: median time of training, s.
         gain: this row minus the baseline row; ``None`` for the baseline itself.
         versus: this row minus the reference row; ``None`` for the reference itself.
@@ -88,6 +93,10 @@ class SummaryRow:
     trainable: int
     inference: int
     percent_of_backbone_and_trainable: float
+    stored_bytes: int
+    flops_forward: int
+    flops_training: int
+    peak_memory_mb: float
     seconds: float
     gain: Contrast | None
     versus: Contrast | None
@@ -170,6 +179,10 @@ def _row(
         trainable=ledger.trainable,
         inference=ledger.inference,
         percent_of_backbone_and_trainable=ledger.trainable_percent_of_backbone_and_trainable,
+        stored_bytes=runs.runs[0].record.costs.adapter_bytes,
+        flops_forward=ledger.flops_forward,
+        flops_training=ledger.flops_training,
+        peak_memory_mb=runs.median(lambda r: r.costs.peak_memory_mb),
         seconds=runs.median(lambda r: r.costs.train_seconds),
         gain=gain,
         versus=versus,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -16,9 +15,21 @@ from rich.text import Text
 
 from petiole.report.sentence import sentence
 from petiole.report.summary import Contrast, Summary, SummaryRow, summarise
-from petiole.report.words import bounds, mean_sd, number, p_value, percent, seconds, signed
+from petiole.report.words import (
+    amount,
+    bounds,
+    flops,
+    in_cell,
+    mean_sd,
+    number,
+    p_value,
+    percent,
+    seconds,
+    signed,
+)
 
 __all__ = [
+    "COSTS",
     "Column",
     "Contrast",
     "Summary",
@@ -55,8 +66,25 @@ class Column:
     brief: Literal["", "text", "both"] = ""
 
 
+COSTS = (
+    Column("Kept for prediction", lambda r: f"{r.inference:,}", lambda r: r.inference),
+    Column("Stored", lambda r: amount(r.stored_bytes, "B"), lambda r: r.stored_bytes),
+    Column("Forward, one image", lambda r: flops(r.flops_forward), lambda r: r.flops_forward),
+    Column("Training, one image", lambda r: flops(r.flops_training), lambda r: r.flops_training),
+    Column("Peak memory, MB", lambda r: number(r.peak_memory_mb, 0), lambda r: r.peak_memory_mb),
+    Column("Training, s", lambda r: seconds(r.seconds), lambda r: r.seconds),
+)
+"""What a row costs besides its trained parameters; the page has a table of its own for it."""
+
+ABOUT_COSTS = (
+    "Kept for prediction are parameters beside the backbone's, stored is their file. One image costs "
+    "its forward pass from the pixels on, and in training a step above the frozen half, which is "
+    "computed once; – where nothing is trained by gradient. Memory and seconds are medians over runs."
+)
+
+
 def columns(summary: Summary) -> list[Column]:
-    """The columns that Markdown, terminal and page show, in order."""
+    """The columns that Markdown, terminal and page show, in order; Markdown shows ``COSTS`` too."""
     d = 2 if summary.images >= 1000 else 1  # one image in a thousand is 0.1 %
     table = [
         Column("Method", lambda r: r.label, lambda r: r.label, numeric=False, brief="text"),
@@ -77,7 +105,7 @@ def columns(summary: Summary) -> list[Column]:
             lambda r: r.versus.p if r.versus else None,
             brief="text",
         ),
-        Column(VERDICT, _verdict, _verdict, numeric=False, brief="text"),
+        Column(VERDICT, verdict_of, verdict_of, numeric=False, brief="text"),
         Column(
             "Trained, and % of backbone + trained",
             lambda r: f"{r.trainable:,}",
@@ -85,8 +113,6 @@ def columns(summary: Summary) -> list[Column]:
             detail=lambda r: f"{percent(r.percent_of_backbone_and_trainable)} %",
             brief="text",
         ),
-        Column("Kept for prediction", lambda r: f"{r.inference:,}", lambda r: r.inference),
-        Column("Training, s", lambda r: seconds(r.seconds), lambda r: r.seconds),
     ]
     if any(r.published is not None for r in summary.rows):
         table.append(Column("Published, %", _published, lambda r: r.published))
@@ -117,7 +143,8 @@ def _difference(
     return Column(title, text, value, detail=interval, brief=brief)
 
 
-def _verdict(row: SummaryRow) -> str:
+def verdict_of(row: SummaryRow) -> str:
+    """The verdict on a row, or that it is the one that all others are tested against."""
     return row.versus.verdict if row.versus else "reference"
 
 
@@ -127,22 +154,17 @@ def _published(row: SummaryRow) -> str:
 
 def to_markdown(summary: Summary) -> str:
     """Return a Markdown table, the reference row in bold, with a line on how to read it."""
-    table = columns(summary)
+    table = [*columns(summary), *COSTS]
     lines = [
         "| " + " | ".join(c.title for c in table) + " |",
         "|" + "|".join("---:" if c.numeric else "---" for c in table) + "|",
     ]
     for row in summary.rows:
-        cells = [_markdown(f"{c.text(row)} {c.detail(row)}") for c in table]
+        cells = [in_cell(f"{c.text(row)} {c.detail(row)}") for c in table]
         if row.name == summary.reference:
             cells[0] = f"**{cells[0]}**"
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", legend(summary), ""])
-
-
-def _markdown(text: str) -> str:
-    """Keep a cell in its cell, and a tag a text."""
-    return " ".join(re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text).replace("|", "\\|").split())
+    return "\n".join([*lines, "", f"{legend(summary)} {ABOUT_COSTS}", ""])
 
 
 def to_rich(summary: Summary) -> Table:
@@ -221,15 +243,26 @@ def _flat(row: SummaryRow) -> dict[str, Number]:
         "macro_accuracy": row.macro.mean,
         "macro_accuracy_sd_over_draws": row.macro.sd,
         "ece": row.ece,
-        "trainable": row.trainable,
-        "inference": row.inference,
-        "trainable_percent_of_backbone_and_trainable": row.percent_of_backbone_and_trainable,
-        "train_seconds": row.seconds,
+        **flat_costs(row),
         "published_percent": row.published,
         **_flat_contrast("gain_over_baseline", row.gain),
         **_flat_contrast("versus_reference", row.versus),
     }
     return {k: v if not isinstance(v, float) or math.isfinite(v) else None for k, v in flat.items()}
+
+
+def flat_costs(row: SummaryRow) -> dict[str, Number]:
+    """What a row costs, by the name of the CSV column."""
+    return {
+        "trainable": row.trainable,
+        "inference": row.inference,
+        "trainable_percent_of_backbone_and_trainable": row.percent_of_backbone_and_trainable,
+        "stored_bytes": row.stored_bytes,
+        "flops_forward": row.flops_forward,
+        "flops_training": row.flops_training,
+        "peak_memory_mb": row.peak_memory_mb,
+        "train_seconds": row.seconds,
+    }
 
 
 def _flat_contrast(prefix: str, contrast: Contrast | None) -> dict[str, Number]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 from petiole.metrics.statistics import Interval
@@ -56,6 +57,16 @@ def amount(value: float, unit: str, steps: Sequence[str] = ("", "k", "M", "G", "
         value, power = value / 1000, power + 1
     digits = 0 if value >= 99.95 or power == 0 else 1 if value >= 9.995 else 2
     return f"{value:.{digits}f} {steps[power]}{unit}"
+
+
+def flops(value: float) -> str:
+    """``780 MFLOPs``; a dash for none."""
+    return amount(value, "FLOPs") if value else "–"
+
+
+def in_cell(text: str) -> str:
+    """Text for a Markdown table: it stays in its cell, and a tag stays a text."""
+    return " ".join(re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text).replace("|", "\\|").split())
 
 
 def join(words: Sequence[str]) -> str:

@@ -1,0 +1,118 @@
+"""Old pickles without unpickling: plain containers, texts, whole numbers and numeric arrays only.
+
+A pickle is a program. Of its instructions only those that build containers are carried out as they
+are; the few names that an array's pickle calls are answered by stand-ins of this file, which keep
+bytes, dtype and shape and build the array from them. Every other name is refused before it is looked
+up, so nothing is imported and nothing foreign runs. Check a known checksum first all the same.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from petiole.errors import DataError
+
+_PLAIN = (str, bytes, int)
+_DTYPE = re.compile(r"[biuf][1248]")
+
+
+class _Text:
+    """``_codecs.encode(text, "latin1")``: how Python 3 writes bytes into an old pickle."""
+
+    def __new__(cls, text: str, codec: str) -> Any:
+        if codec != "latin1":
+            raise ValueError(f"text in {codec}")
+        return text.encode("latin1")
+
+    def __setstate__(self, state: object) -> None:
+        raise ValueError("text with a state")
+
+
+class _DType:
+    """``numpy.dtype("u1", ...)``, its byte order set afterwards."""
+
+    def __init__(self, code: str, *_: object) -> None:
+        if not _DTYPE.fullmatch(code):
+            raise ValueError(f"an array of dtype {code}")
+        self.dtype = np.dtype(code)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.dtype = self.dtype.newbyteorder(state[1])
+
+
+class _Array:
+    """``numpy.core.multiarray._reconstruct(...)``, its content set afterwards."""
+
+    def __init__(self, *_: object) -> None:
+        self.array: NDArray[Any] | None = None
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, dtype, fortran, content = state
+        raw = content.encode("latin1") if isinstance(content, str) else content
+        order = "F" if fortran else "C"
+        self.array = np.frombuffer(raw, dtype.dtype).reshape(shape, order=order)  # type: ignore[call-overload]
+
+
+_STAND_INS: dict[tuple[str, str], Any] = {
+    ("_codecs", "encode"): _Text,
+    ("numpy", "dtype"): _DType,
+    ("numpy", "ndarray"): object(),  # handed to _reconstruct, which ignores it
+    ("numpy.core.multiarray", "_reconstruct"): _Array,
+    ("numpy._core.multiarray", "_reconstruct"): _Array,
+}
+
+
+class _Reader(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return _STAND_INS[module, name]
+        except KeyError:
+            raise ValueError(f"it calls {module}.{name}") from None
+
+
+def read_pickle(path: Path) -> Any:
+    """Return what a pickle of dicts, lists, strings, bytes, integers and numeric arrays holds.
+
+    Strings of Python 2 are read as latin-1, so that arrays keep their bytes.
+
+    Raises:
+        DataError: no such file, it is damaged, or it holds or calls anything else.
+    """
+    try:
+        with path.open("rb") as file:
+            return _plain(_Reader(file, encoding="latin1").load(), {})
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}).") from error
+    except Exception as error:  # a damaged pickle can fail in any way
+        raise DataError(
+            f"{path}: refused, since a pickle can run any program and this one is not plain data "
+            f"({error or type(error).__name__}). Get the file again from its origin."
+        ) from error
+
+
+def _plain(value: Any, done: dict[int, Any]) -> Any:
+    """The value with arrays in place of their stand-ins; ``done`` holds shared parts by identity.
+
+    Without it a few bytes of lists within lists could unfold to more than any memory holds.
+    """
+    if id(value) not in done:
+        done[id(value)] = _copied(value, done)
+    return done[id(value)]
+
+
+def _copied(value: Any, done: dict[int, Any]) -> Any:
+    if isinstance(value, _Array) and value.array is not None:
+        return value.array
+    if type(value) is dict:
+        return {_plain(k, done): _plain(v, done) for k, v in value.items()}
+    if type(value) is list:
+        return [_plain(v, done) for v in value]
+    if isinstance(value, _PLAIN):
+        return value
+    raise ValueError(f"it holds a {type(value).__name__.lstrip('_')}")

@@ -1,0 +1,223 @@
+"""Rank as capacity: one method at several ranks, on several shares of the training images.
+
+    sweep.json                  the terms
+    fraction-<share>/           one comparison folder each (see ``petiole.protocols.comparison``)
+    spectrum.json               the shift that the highest rank learned (see ``engine.spectrum``)
+
+Everything is scored on validation images, the same for all runs; the test set stays closed. A seed is
+another draw of the images *and* another start, except with all images, where only the start varies.
+Smaller shares of one seed are part of its larger ones. It holds no result: every number is computed
+from the runs' records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from petiole.backbones.base import Backbone
+from petiole.backbones.registry import load
+from petiole.engine.executor import Executor
+from petiole.engine.record import Frozen
+from petiole.engine.run import Job
+from petiole.engine.session import Bench, session
+from petiole.engine.spectrum import SPECTRUM, measure
+from petiole.errors import ConfigError, RunError
+from petiole.files import write_json
+from petiole.ledger import size_of
+from petiole.methods.registry import create, methods
+from petiole.protocols import domain_shift
+from petiole.protocols.comparison import Comparison, Row
+
+SWEEP = "sweep.json"
+
+
+class RankSweep(Frozen):
+    """What is swept.
+
+    Attributes:
+        method: registered name, of a method that has a ``rank``.
+        settings: the same for every rank.
+        ranks: rising.
+        fractions: shares of each class of the training images, rising.
+        seeds: runs of each rank on each share; at least two, because one has no spread.
+        validation: share of the training images that is held back, and scored.
+    """
+
+    format: int = 1
+    method: str
+    settings: dict[str, Any] = Field(default_factory=dict)
+    ranks: list[int] = Field(min_length=1)
+    fractions: list[float] = Field(min_length=1)
+    seeds: int = Field(ge=2)
+    validation: float = Field(gt=0, lt=1)
+
+    @field_validator("ranks", "fractions")
+    @classmethod
+    def _rising(cls, values: list[Any]) -> list[Any]:
+        return sorted(set(values))
+
+    @model_validator(mode="after")
+    def _in_range(self) -> Self:
+        if len(self.ranks) < 2 or self.ranks[0] < 1:
+            raise ValueError(f"at least 2 ranks are needed, of at least 1, not {self.ranks}")
+        if not 0 < self.fractions[0] <= self.fractions[-1] <= 1:
+            raise ValueError(f"fractions lie in (0, 1], not {self.fractions}")
+        return self
+
+    def comparison(self, fraction: float) -> Comparison:
+        """The comparison that one share of the images is: a row for each rank."""
+        names = [f"r{rank}" for rank in self.ranks]
+        rows = [
+            Row(name=name, label=f"rank {rank}", method=self.method, settings={"rank": rank})
+            for name, rank in zip(names, self.ranks, strict=True)
+        ]
+        whole = fraction == 1.0
+        return Comparison(
+            title=f"{self.method} by rank, {100 * fraction:g} % of the training images",
+            rows=rows,
+            draws=1 if whole else self.seeds,
+            inits=self.seeds if whole else 1,
+            shots=None,
+            fraction=fraction,
+            validation=self.validation,
+            scored="validation",
+            reference=names[-1],
+            baseline=names[0],
+            headline=names[-1],
+        )
+
+    def write(self, folder: Path) -> None:
+        """Write ``sweep.json`` atomically."""
+        write_json(folder / SWEEP, self.model_dump(mode="json"))
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read ``sweep.json``.
+
+        Raises:
+            RunError: there is none, or it is damaged.
+        """
+        file = folder / SWEEP
+        try:
+            return cls.model_validate_json(file.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise RunError(
+                f"{folder} holds no sweep ({SWEEP} is missing). Give the folder that petiole sweep "
+                "wrote."
+            ) from error
+        except (ValidationError, UnicodeDecodeError) as error:
+            raise RunError(
+                f"{file} is damaged or of another version: {error}. Run petiole sweep again."
+            ) from error
+
+
+def plan(method: str, settings: Mapping[str, Any], **terms: Any) -> RankSweep:
+    """Check and state a sweep.
+
+    Args:
+        method: registered name.
+        settings: fields of the method or of its recipe, for every rank.
+        terms: further fields of ``RankSweep``.
+
+    Raises:
+        ConfigError: an unknown method or setting, a method without a rank, or a value out of range.
+    """
+    if "rank" in settings:
+        raise ConfigError("rank is what is swept: give its values with --values, not with --set.")
+    create(method)
+    if not _has_rank(method):
+        ranked = ", ".join(name for name in methods() if _has_rank(name))
+        raise ConfigError(f"{method} has no rank to sweep. Methods with one: {ranked}.")
+    create(method, settings)
+    try:
+        return RankSweep(method=method, settings=dict(settings), **terms)
+    except ValidationError as error:
+        said = "; ".join(f"{'.'.join(map(str, e['loc']))} {e['msg']}" for e in error.errors())
+        raise ConfigError(f"This sweep cannot be: {said}.") from error
+
+
+def _has_rank(name: str) -> bool:
+    """Whether there is such a field, and it decides a size: some presets leave it unused."""
+    if "rank" not in {f.name for f in fields(methods()[name].cls)}:
+        return False
+    try:
+        with torch.device("meta"):
+            plans = [create(name, {"rank": rank}).plan(_shape(), 2) for rank in (1, 2)]
+    except ConfigError:  # a method for other backbones: the field has to do
+        return True
+    one, two = (sum(size_of(module) for module in plan.modules()) for plan in plans)
+    return one != two
+
+
+@cache
+def _shape() -> Backbone:
+    return load("petiole/tiny-vit", device="meta")
+
+
+def place(folder: Path, fraction: float) -> Path:
+    """The comparison folder of one share of the images."""
+    return folder / f"fraction-{fraction:g}"
+
+
+def jobs_of(
+    sweep: RankSweep, fraction: float, bench: Bench, folder: Path, *, resume: bool = False
+) -> list[Job]:
+    """All runs on one share of the images, rank by rank."""
+    own, where = sweep.comparison(fraction), place(folder, fraction)
+    jobs = domain_shift.jobs_of(own, bench, where, sweep.settings, resume=resume)
+    # A draw is the start as well, so that the spread over seeds holds both.
+    return [replace(job, seed=job.draw + job.seed, vectors=False) for job in jobs]
+
+
+def run(
+    sweep: RankSweep,
+    bench: Bench,
+    folder: Path,
+    *,
+    executor: Executor | None = None,
+    resume: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Do what is unfinished of a sweep, then measure the shift that the highest rank learned.
+
+    Raises:
+        RunError: the folder holds another sweep, or this one without ``resume``.
+    """
+    _claim(sweep, folder, resume)
+    for fraction in sweep.fractions:
+        domain_shift.compare(
+            sweep.comparison(fraction),
+            jobs_of(sweep, fraction, bench, folder, resume=resume),
+            place(folder, fraction),
+            executor=executor,
+            resume=resume,
+            quiet=quiet,
+        )
+    if not (folder / SPECTRUM).exists():
+        most = sweep.fractions[-1]
+        teacher = jobs_of(sweep, most, bench, folder)[-sweep.seeds]  # highest rank, first seed
+        measured = measure(session(bench), teacher)
+        if measured is not None:
+            write_json(folder / SPECTRUM, measured.model_dump(mode="json"))
+
+
+def _claim(sweep: RankSweep, folder: Path, resume: bool) -> None:
+    if (folder / SWEEP).exists():
+        if not resume:
+            raise RunError(
+                f"{folder} already holds a sweep. Add --resume to finish it, or choose another --out."
+            )
+        old = RankSweep.read(folder)
+        if changed := [f for f in RankSweep.model_fields if getattr(old, f) != getattr(sweep, f)]:
+            raise RunError(
+                f"{folder} holds another sweep ({', '.join(changed)} differ). Repeat the command as it "
+                "was, or choose another --out."
+            )
+    sweep.write(folder)

@@ -1,0 +1,213 @@
+"""The elbow of a sweep: accuracy by rank and share of the images, every rule, and what to do.
+
+The rules are those of ``petiole.metrics.elbow``. The seed is the unit; how sure the headline rule is of its
+rank is told by drawing seeds and validation images anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from petiole.engine.spectrum import SPECTRUM, ShiftSpectrum
+from petiole.metrics import elbow as rules
+from petiole.metrics.elbow import Curve, Growth, Trend
+from petiole.metrics.statistics import Interval, t_interval
+from petiole.protocols.rank_sweep import RankSweep, place
+from petiole.report.runs import Results, read_results
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a shift's spectrum says for one number of training images.
+
+    Attributes:
+        threshold: r* with n the images.
+        threshold_tokens: the same with n all of their tokens, as if these were independent; the truth
+            lies between.
+        bound: excess-risk bound for r = 1, 2, ... up to the largest rank of the sweep, with n the
+            images, as a share of no adaptation at all.
+    """
+
+    threshold: int
+    threshold_tokens: int
+    bound: list[float]
+
+
+@dataclass(frozen=True)
+class FractionElbow:
+    """One share of the training images.
+
+    Attributes:
+        fraction: the share.
+        images: training images.
+        accuracies: by rank, a fraction with sd and t interval over seeds.
+        errors: standard errors over seeds, by rank.
+        best: rank of the highest mean.
+        one_se: the headline.
+        likely: ranks between which 95 % of the resampled headlines lie.
+        marginal, kneedle: the other measured rules; ``None`` where they find nothing.
+        trend: whether accuracy falls anywhere with rank.
+        predicted: ``None`` without a spectrum.
+    """
+
+    fraction: float
+    images: int
+    accuracies: list[Interval]
+    errors: list[float]
+    best: int
+    one_se: int
+    likely: tuple[int, int]
+    marginal: int | None
+    kneedle: int | None
+    trend: Trend
+    predicted: Prediction | None
+
+
+@dataclass(frozen=True)
+class Shift:
+    """The spectrum, in short.
+
+    Attributes:
+        teacher: whose shift it is.
+        images, tokens: of the probe.
+        enough: whether there were 20 d tokens.
+        energy: r at 90 % of the energy, all blocks together.
+        gradient: the same of the first gradient.
+        blocks: role, energy rank, gradient rank and tau^2 of each block.
+    """
+
+    teacher: str
+    images: int
+    tokens: int
+    enough: bool
+    energy: int
+    gradient: int
+    blocks: list[tuple[str, int, int, float]]
+
+
+@dataclass(frozen=True)
+class ElbowSummary:
+    """A sweep as numbers.
+
+    Attributes:
+        method: that was swept.
+        ranks: rising.
+        trainable: parameters trained, by rank.
+        seeds: runs of each cell.
+        images: validation images.
+        fractions: rising.
+        growth: whether the elbow is larger on all images than on the smallest share, and in what share of
+            the resamples it is; ``None`` with one share.
+        shift: ``None`` where the method moves no tokens.
+    """
+
+    method: str
+    ranks: list[int]
+    trainable: list[int]
+    seeds: int
+    images: int
+    fractions: list[FractionElbow]
+    growth: tuple[Growth, float] | None
+    shift: Shift | None
+
+    @property
+    def whole(self) -> FractionElbow:
+        """The largest share."""
+        return self.fractions[-1]
+
+    def trained(self, rank: int) -> int:
+        """Parameters trained at a rank."""
+        return self.trainable[self.ranks.index(rank)]
+
+
+def summarise(folder: Path) -> ElbowSummary:
+    """Compute the elbows of a sweep folder from its runs' records.
+
+    Raises:
+        RunError: no sweep, or runs that are missing, damaged or scored on different images.
+    """
+    sweep = RankSweep.read(folder)
+    results = [read_results(place(folder, fraction)) for fraction in sweep.fractions]
+    correct = np.stack([[row.correct for row in one.rows] for one in results])
+    resampled = rules.resampled_elbows(sweep.ranks, correct)
+    spectrum = _spectrum(folder)
+    return ElbowSummary(
+        method=sweep.method,
+        ranks=sweep.ranks,
+        trainable=[row.runs[0].record.ledger.trainable for row in results[0].rows],
+        seeds=sweep.seeds,
+        images=correct.shape[-1],
+        fractions=[
+            _fraction(sweep.ranks, fraction, one, elbows, spectrum)
+            for fraction, one, elbows in zip(sweep.fractions, results, resampled, strict=True)
+        ],
+        growth=rules.growth(resampled, sweep.ranks[-1]) if len(results) > 1 else None,
+        shift=_shift(spectrum) if spectrum else None,
+    )
+
+
+def _spectrum(folder: Path) -> ShiftSpectrum | None:
+    file = folder / SPECTRUM
+    return ShiftSpectrum.model_validate_json(file.read_text("utf-8")) if file.exists() else None
+
+
+def _fraction(
+    ranks: Sequence[int],
+    fraction: float,
+    results: Results,
+    elbows: NDArray[np.int64],
+    spectrum: ShiftSpectrum | None,
+) -> FractionElbow:
+    accuracies = np.stack([row.correct.mean(axis=1) for row in results.rows])
+    curve = Curve(tuple(ranks), accuracies)
+    images = results.runs[0].record.request.data.images["train"]
+    low, high = np.quantile(elbows, [0.025, 0.975], method="inverted_cdf")
+    return FractionElbow(
+        fraction=fraction,
+        images=images,
+        accuracies=[t_interval(values) for values in accuracies],
+        errors=curve.error.tolist(),
+        best=curve.best,
+        one_se=rules.one_se(curve),
+        likely=(int(low), int(high)),
+        marginal=rules.marginal(curve),
+        kneedle=rules.kneedle(curve),
+        trend=rules.trend(curve),
+        predicted=_predicted(spectrum, images, ranks) if spectrum else None,
+    )
+
+
+def _predicted(spectrum: ShiftSpectrum, images: int, ranks: Sequence[int]) -> Prediction:
+    terms = spectrum.values, spectrum.width, spectrum.noise
+    none, *bound = rules.excess_risk(*terms, images, range(max(ranks) + 1)).total.tolist()
+    return Prediction(
+        threshold=rules.threshold_rank(*terms, images),
+        threshold_tokens=rules.threshold_rank(*terms, images * spectrum.tokens_per_image),
+        bound=[value / none for value in bound],
+    )
+
+
+def _shift(spectrum: ShiftSpectrum) -> Shift:
+    return Shift(
+        teacher=spectrum.teacher,
+        images=spectrum.images,
+        tokens=spectrum.tokens,
+        enough=spectrum.enough,
+        energy=rules.energy_rank(spectrum.values),
+        gradient=rules.energy_rank(spectrum.gradient),
+        blocks=[
+            (b.role, rules.energy_rank(b.values), rules.energy_rank(b.gradient), b.noise)
+            for b in spectrum.blocks
+        ],
+    )
+
+
+def to_dict(summary: ElbowSummary) -> dict[str, Any]:
+    """Return all numbers unrounded, accuracies as fractions."""
+    return asdict(summary)

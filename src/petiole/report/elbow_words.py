@@ -1,0 +1,256 @@
+"""The elbow of a sweep for people: two tables, and sentences that a practitioner can act on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from petiole.files import write_json, write_text
+from petiole.report.elbow import ElbowSummary, FractionElbow, to_dict
+from petiole.report.elbow_plot import plot
+from petiole.report.words import join, mean_sd, number
+
+PLOT = "elbow.png"
+
+Cells = list[list[str]]
+
+
+def heads(summary: ElbowSummary) -> list[str]:
+    """A column for each share of the images."""
+    return [f"{100 * f.fraction:g} %, n = {f.images:,}" for f in summary.fractions]
+
+
+def accuracy_rows(summary: ElbowSummary) -> Cells:
+    """Rank, trained parameters, and mean ± sd in per cent; the headline rank is marked."""
+    d = _digits(summary)
+    return [
+        [
+            str(rank),
+            f"{trained:,}",
+            *(
+                mean_sd(f.accuracies[i], d) + (" *" if f.one_se == rank else "")
+                for f in summary.fractions
+            ),
+        ]
+        for i, (rank, trained) in enumerate(zip(summary.ranks, summary.trainable, strict=True))
+    ]
+
+
+def _digits(summary: ElbowSummary) -> int:
+    return 2 if summary.images >= 1000 else 1  # one image in a thousand is 0.1 %
+
+
+def rule_rows(summary: ElbowSummary) -> Cells:
+    """Every rule, and the rank that it gives for each share of the images."""
+
+    def row(name: str, of: Callable[[FractionElbow], str]) -> list[str]:
+        return [name, *(of(f) for f in summary.fractions)]
+
+    rows = [
+        row("one-SE * (95 % of resamples)", lambda f: f"{f.one_se} ({_span(*f.likely)})"),
+        row("marginal gain", lambda f: _found(f.marginal, "every step pays")),
+        row("Kneedle", lambda f: _found(f.kneedle, "no knee")),
+        row("highest mean", lambda f: str(f.best)),
+        row("accuracy with rank", _trend),
+    ]
+    if shift := summary.shift:
+        energy, gradient = str(shift.energy), str(shift.gradient)
+        rows += [
+            row("predicted: threshold, n images to tokens", _threshold),
+            row("predicted: 90 % energy of the shift", lambda _: energy),
+            row("predicted: 90 % of the first gradient", lambda _: gradient),
+        ]
+    return rows
+
+
+def _span(low: int, high: int) -> str:
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def _found(rank: int | None, otherwise: str) -> str:
+    return otherwise if rank is None else str(rank)
+
+
+def _threshold(f: FractionElbow) -> str:
+    return _span(f.predicted.threshold, f.predicted.threshold_tokens) if f.predicted else "–"
+
+
+def _trend(f: FractionElbow) -> str:
+    return f"falls after {f.trend.after}" if f.trend.verdict == "falls" else f.trend.verdict
+
+
+def legend(summary: ElbowSummary) -> str:
+    """What the numbers mean."""
+    text = (
+        f"Accuracy in per cent on {summary.images:,} validation images, mean ± sd over "
+        f"{summary.seeds} seeds; the test set stayed closed. * is the one-SE rank: the least whose mean "
+        "is within one standard error of the best. In brackets, where it lies in 95 % of data sets with "
+        "seeds and images drawn anew."
+    )
+    if shift := summary.shift:
+        few = (
+            "" if shift.enough else ", fewer than the 20 for each dimension that a sound fit takes"
+        )
+        text += (
+            f" Predictions are from the shift of {shift.teacher} on {shift.tokens:,} tokens of "
+            f"{shift.images:,} training images{few}."
+        )
+    return text
+
+
+def sentences(summary: ElbowSummary) -> list[str]:
+    """What to set, what the other rules say, whether more rank can hurt, and whether n moves the elbow."""
+    lines = [_action(summary), _others(summary)]
+    lines += [
+        f"At {100 * f.fraction:g} % of the images {_falls(f, summary)}" for f in summary.fractions
+    ]
+    if summary.growth:
+        lines.append(_growth(summary))
+    return lines
+
+
+def _action(summary: ElbowSummary) -> str:
+    f = summary.whole
+    rank, best = f.one_se, f.best
+    reached = f"{mean_sd(f.accuracies[summary.ranks.index(rank)], 1)} %"
+    head = (
+        f"Set rank={rank}: with n = {f.images:,} training images it reaches {reached} (mean ± sd of "
+        f"{summary.seeds} seeds)"
+    )
+    if rank == summary.ranks[-1]:
+        return f"{head}, and it is the largest that was tried: sweep larger ones too."
+    trained = f"{summary.trained(rank):,} trained parameters"
+    if rank == best:
+        return f"{head} with {trained}; no other rank has a higher mean."
+    top = number(100 * f.accuracies[summary.ranks.index(best)].mean, 1)
+    doubt = ""
+    if f.likely[0] != f.likely[1]:
+        doubt = f" Other seeds and images might have said {_span(*f.likely)}."
+    return (
+        f"{head}, within one standard error of the best, rank {best} ({top} %), with {trained} instead "
+        f"of {summary.trained(best):,}.{doubt}"
+    )
+
+
+def _others(summary: ElbowSummary) -> str:
+    f = summary.whole
+    said = [
+        f"marginal gain {_found(f.marginal, 'none (every step pays)')}",
+        f"Kneedle {_found(f.kneedle, 'none (no knee)')}",
+    ]
+    if summary.shift and f.predicted:
+        said += [
+            f"the threshold {_threshold(f)}",
+            f"90 % of the shift's energy {summary.shift.energy}",
+            f"90 % of the first gradient's {summary.shift.gradient}",
+        ]
+    return f"The other rules on the same images: {join(said)}."
+
+
+def _falls(f: FractionElbow, summary: ElbowSummary) -> str:
+    t = f.trend
+    width = number(100 * t.width, 1)
+    if t.verdict == "falls":
+        return (
+            f"accuracy falls after rank {t.after}: by {number(100 * t.fall, 1)} points to rank {t.at}, "
+            f"more than the {width} that the spread over seeds explains."
+        )
+    if t.verdict == "monotone":
+        return "accuracy does not fall with rank: falls of more than 0.2 points are ruled out."
+    seen = (
+        f"the largest fall seen is {number(100 * t.fall, 1)} points"
+        if t.fall
+        else "no fall is seen"
+    )
+    return (
+        f"it cannot be told whether accuracy falls with rank: {seen}, and {summary.seeds} seeds leave "
+        f"one of up to {number(100 * t.open, 1)} points open."
+    )
+
+
+def _growth(summary: ElbowSummary) -> str:
+    assert summary.growth is not None
+    verdict, share = summary.growth
+    ranks = join([f"{f.one_se} (n = {f.images:,})" for f in summary.fractions])
+    said = {
+        "grows": "it does",
+        "does not grow": "it does not",
+        "cannot tell": "this sweep cannot tell",
+    }[verdict]
+    if summary.fractions[0].one_se == summary.ranks[-1]:
+        said = (
+            "this sweep cannot tell, because the largest rank is the elbow already at the least n"
+        )
+    return (
+        f"The elbow should grow with n: {said}. One-SE ranks are {ranks}; from the smallest to the "
+        f"largest n it grows in {100 * share:.0f} % of the resamples."
+    )
+
+
+def to_markdown(summary: ElbowSummary) -> str:
+    """Return the picture, both tables, and the sentences."""
+    columns, blocks, shown = heads(summary), [], "Accuracy by rank"
+    if summary.shift:
+        shown = "Accuracy and predicted excess risk by rank"
+        blocks = [_table(["Block", "90 % energy", "90 % gradient", "tau^2"], _blocks(summary)), ""]
+    return "\n".join(
+        [
+            f"# {summary.method}: accuracy by rank",
+            "",
+            *(f"{line}\n" for line in sentences(summary)),
+            f"![{shown}]({PLOT})",
+            "",
+            _table(["Rank", "Trained", *columns], accuracy_rows(summary)),
+            "",
+            _table(["Rule", *columns], rule_rows(summary)),
+            "",
+            *blocks,
+            legend(summary),
+            "",
+        ]
+    )
+
+
+def _blocks(summary: ElbowSummary) -> Cells:
+    assert summary.shift is not None
+    return [[role, str(e), str(g), f"{noise:.2g}"] for role, e, g, noise in summary.shift.blocks]
+
+
+def _table(columns: list[str], rows: Cells) -> str:
+    lines = ["| " + " | ".join(columns) + " |", "|---|" + "---:|" * (len(columns) - 1)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def to_rich(summary: ElbowSummary) -> list[Table]:
+    """Return accuracies and rules for a terminal."""
+    columns = heads(summary)
+    first = _rich(f"{summary.method}: accuracy by rank", ["Rank", "Trained", *columns])
+    for cells in accuracy_rows(summary):
+        first.add_row(
+            *map(Text, cells), style="bold" if cells[0] == str(summary.whole.one_se) else ""
+        )
+    second = _rich("Which rank is enough", ["Rule", *columns])
+    second.caption, second.caption_justify = legend(summary), "left"
+    for cells in rule_rows(summary):
+        second.add_row(*map(Text, cells))
+    return [first, second]
+
+
+def _rich(title: str, columns: list[str]) -> Table:
+    table = Table(
+        title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
+    )
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="right" if i else "left")
+    return table
+
+
+def write(summary: ElbowSummary, folder: Path) -> None:
+    """Write ``elbow.md``, ``elbow.json`` and ``elbow.png``."""
+    plot(summary, folder / PLOT)
+    write_json(folder / "elbow.json", to_dict(summary))
+    write_text(folder / "elbow.md", to_markdown(summary))
