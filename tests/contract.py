@@ -96,7 +96,9 @@ class Pair:
         """Freshly initialised."""
         with tiny.seeded(seed):
             plan = self.method.plan(self.backbone, len(CLASSES))
-            return Adapted(self.backbone, plan, checkpoint=checkpoint)
+            adapted = Adapted(self.backbone, plan, checkpoint=checkpoint)
+        adapted.name(CLASSES)
+        return adapted
 
     @cached_property
     def trained(self) -> Adapted:

@@ -135,6 +135,7 @@ class Adapter:
             )
         _same_backbone(folder, card, backbone)
         adapted = Adapted(backbone, _plan(folder, manifest, backbone))
+        adapted.name(manifest.classes)
         _fill(folder, manifest, adapted)
         adapted.to(next(backbone.module.parameters()).device).eval()
         adapter = cls(manifest, adapted)

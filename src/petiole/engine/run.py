@@ -121,6 +121,7 @@ def _work(
         bench = job.bench
         adapted = Adapted(backbone, plan, checkpoint=bench.checkpointing, compiled=bench.compiled)
         adapted.to(work.features.device)
+        adapted.name(data.classes)
         table = work.table(data, adapted.cut, method.recipe)
         checkpoint = job.folder / "checkpoint.safetensors"
         fresh = not checkpoint.exists()

@@ -43,8 +43,8 @@ class CLIPLoRA(Method):
     template: str = "a photo of a {}."
 
     def plan(self, backbone: Backbone, classes: int) -> Plan:
-        towers = towers_of(backbone)
         positive(rank=self.rank)
+        towers = towers_of(backbone)
         blocks = [f"block.{i}" for i in range(towers.depth)]
         blocks += [f"text.block.{i}" for i in range(len(towers.text.blocks))]
         return Plan(
