@@ -29,7 +29,7 @@ from petiole.data.image import read_image
 from petiole.data.preprocessing import evaluate_transform
 from petiole.data.sources import open_shift
 from petiole.data.splits import draw_shots
-from petiole.engine import loop
+from petiole.engine import loop, optimiser
 from petiole.engine.adapted import Adapted, Trainee, predict
 from petiole.engine.cache import FeatureCache
 from petiole.engine.features import Features
@@ -99,7 +99,7 @@ def usual_loop(
     sampler = Sampler(train, recipe, seed)
     head = adapted.head
     optimizer = torch.optim.AdamW(
-        loop.parameter_groups(Trainee(adapted, 0.5, 0.0), recipe), lr=recipe.lr
+        optimiser.parameter_groups(Trainee(adapted, 0.5, 0.0), recipe), lr=recipe.lr
     )
     labels = torch.tensor(train.labels.copy())
     for step in range(recipe.steps):
@@ -110,7 +110,7 @@ def usual_loop(
         with torch.no_grad():
             vectors: Tensor = plain(images)
         for group in optimizer.param_groups:
-            group["lr"] = loop.learning_rate(step, recipe)
+            group["lr"] = optimiser.learning_rate(step, recipe)
         cross_entropy(head(vectors), labels[chosen]).backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import backbones_for_tests as tiny
 from petiole.backbones.cnn import ConvNet
 from petiole.data.dataset import Dataset
-from petiole.engine import loop
+from petiole.engine import loop, optimiser
 from petiole.engine.adapted import Adapted, Trainee
 from petiole.engine.features import StoredTable
 from petiole.errors import DataError, RunError
@@ -66,7 +66,7 @@ def test_learning_rate_rises_linearly_and_falls_as_half_a_cosine(
     steps: int, warmup: float, lr: float
 ) -> None:
     recipe = Recipe(steps=steps, warmup=warmup, lr=lr)
-    got = np.array([loop.learning_rate(step, recipe) for step in range(steps)])
+    got = np.array([optimiser.learning_rate(step, recipe) for step in range(steps)])
     rise = round(warmup * steps)
     want = np.empty(steps)
     for t in range(steps):
@@ -82,7 +82,7 @@ def test_learning_rate_rises_linearly_and_falls_as_half_a_cosine(
 def test_only_matrices_decay(kit: SimpleNamespace) -> None:
     plan = create("cls-residual-lora").plan(kit.backbone, 4)
     trainee = Trainee(Adapted(kit.backbone, plan), 0.5, 0.0)
-    groups = loop.parameter_groups(trainee, Recipe(weight_decay=0.3))
+    groups = optimiser.parameter_groups(trainee, Recipe(weight_decay=0.3))
     grouped = [(p, g["weight_decay"]) for g in groups for p in g["params"]]
     assert len(grouped) == len(list(trainee.parameters()))
     assert {p.ndim >= 2: decay for p, decay in grouped} == {True: 0.3, False: 0.0}
@@ -98,7 +98,7 @@ def test_rates_fall_with_depth_and_the_head_has_its_own(decay_all: bool) -> None
         "full", {"layer_decay": 0.5, "head_lr": 10.0, "decay_all": decay_all, "weight_decay": 0.1}
     )
     trainee = Trainee(Adapted(backbone, method.plan(backbone, 3)), 0.5, 0.0)
-    groups = loop.parameter_groups(trainee, method.recipe)
+    groups = optimiser.parameter_groups(trainee, method.recipe)
     factor = {id(p): g["factor"] for g in groups for p in g["params"]}
     decay = {id(p): g["weight_decay"] for g in groups for p in g["params"]}
     copies = trainee.adapted.copies

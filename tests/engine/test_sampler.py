@@ -193,4 +193,4 @@ def test_epochs_are_resolved_to_steps(recipe: dict[str, float], steps: int) -> N
     images = 3680 if steps != 200 else 3312  # Pets without its 10 % of validation
     resolved = Recipe(**recipe).resolved(images, 37)  # type: ignore[arg-type]
     assert resolved.steps == steps
-    assert resolved.epochs == 0
+    assert resolved.resolved(images, 37) == resolved

@@ -115,6 +115,8 @@ class Augmentation:
 AUGMENTATIONS: dict[str, Augmentation] = {
     "none": Augmentation.none(),
     "default": Augmentation(),
+    # The prompt learners' (Dassl): crops of 8 to 100 % of the image, mirrored or not.
+    "crops": Augmentation(scale=(0.08, 1.0), jitter=0.0),
     # A mirrored 2 is no digit, and half a 9 is a 0.
     "digits": Augmentation(scale=(0.75, 1.0), ratio=(0.85, 1 / 0.85), flip=False, jitter=0.0),
 }

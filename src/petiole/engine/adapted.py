@@ -11,8 +11,17 @@ from torch import Tensor, nn
 
 from petiole.backbones.base import Backbone, State
 from petiole.backbones.hooks import attached
-from petiole.methods.base import Plan
+from petiole.methods.base import Plan, Step
 from petiole.objectives.classification import domain_cross_entropy
+
+ANCHOR = "anchor."
+"""Before the names of values in a training state that no adapter changes."""
+
+
+def divided(state: State) -> tuple[State, State]:
+    """The values at the cut, and the anchors beside them under their own names."""
+    anchors = {r.removeprefix(ANCHOR): v for r, v in state.items() if r.startswith(ANCHOR)}
+    return {r: v for r, v in state.items() if not r.startswith(ANCHOR)}, anchors
 
 
 class Output(NamedTuple):
@@ -42,6 +51,7 @@ class Adapted(nn.Module):
         self._backbone = (backbone,)
         self.plan = plan
         self.cut = plan.cut(backbone)
+        self.training_cut = plan.cut(backbone, training=True)
         self.checkpoint, self.compiled = checkpoint, compiled
         self.attach = nn.ModuleDict({_key(plan, i): a.layer for i, a in enumerate(plan.attach)})
         self.injected = plan.injected
@@ -76,15 +86,21 @@ class Adapted(nn.Module):
                 finally:
                     self._depth -= 1
 
-    def pooled(self, state: State) -> Tensor:
-        """The vector before refinement."""
+    def values(self, state: State, reads: Sequence[str]) -> State:
+        """Final roles, with the adapter at work."""
         with self.attached():
-            values = self.backbone.upper(
+            return self.backbone.upper(
                 state,
-                self.plan.reads,
+                reads,
                 checkpoint=self.checkpoint,
                 compiled=self.compiled and self.training,
             )
+
+    def pooled(self, state: State) -> Tensor:
+        """The vector before refinement."""
+        return self._pooled(self.values(state, self.plan.reads))
+
+    def _pooled(self, values: State) -> Tensor:
         out: Tensor = self.pool(*(values[role] for role in self.plan.reads))
         return out
 
@@ -94,8 +110,13 @@ class Adapted(nn.Module):
             self.head.rename(classes)
 
     def forward(self, state: State) -> Output:
+        with self.attached():
+            return self.top(self.values(state, self.plan.reads))
+
+    def top(self, values: State) -> Output:
+        """From final roles on."""
         with self.attached():  # a head of class names runs the text tower
-            vector = self.refine(self.pooled(state))
+            vector = self.refine(self._pooled(values))
             return Output(vector, self.head(vector))
 
 
@@ -111,7 +132,9 @@ class NamedHead(Protocol):
 class Trainee(nn.Module):
     """An adapted model with its extra losses: batch -> total loss.
 
-    L = w CE(target) + (1 - w) CE(source) + sum_j lambda_j L_j
+    L = s (w CE(target) + (1 - w) CE(source)) + sum_j lambda_j L_j
+
+    The state holds the values at the training cut and, with ``ANCHOR`` before their names, anchors.
     """
 
     def __init__(self, adapted: Adapted, target_weight: float, label_smoothing: float) -> None:
@@ -121,13 +144,23 @@ class Trainee(nn.Module):
         self.target_weight, self.label_smoothing = target_weight, label_smoothing
 
     def forward(self, state: State, labels: Tensor, is_target: Tensor) -> Tensor:
-        vector, logits = self.adapted(state)
-        loss = domain_cross_entropy(
-            logits.float(), labels, is_target, self.target_weight, self.label_smoothing
-        )
-        for term in self.adapted.plan.terms:
-            loss = loss + term.weight * term(vector, labels, is_target)
-        return loss
+        adapted, plan = self.adapted, self.adapted.plan
+        own, anchors = divided(state)
+        with adapted.attached():
+            if isinstance(adapted.head, NamedHead):
+                adapted.head.forget()  # the last step has changed the weights
+            values = adapted.values(own, plan.studied)
+            vector, logits = adapted.top(values)
+            step = Step(vector, logits.float(), labels, is_target, values, anchors)
+            losses = [term.weight * term(step) for term in plan.terms]
+        if plan.supervised:
+            losses.append(
+                plan.supervised
+                * domain_cross_entropy(
+                    step.logits, labels, is_target, self.target_weight, self.label_smoothing
+                )
+            )
+        return torch.stack(losses).sum()
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from petiole.backbones.base import State
 from petiole.backbones.hooks import observed
-from petiole.engine.adapted import Adapted
+from petiole.engine.adapted import Adapted, divided
 
 IMAGES = 16
 """Probe images: few, because the probe is repeated."""
@@ -30,7 +30,8 @@ class Drift:
     """
 
     def __init__(self, adapted: Adapted, state: State) -> None:
-        self.adapted, self.state = adapted, state
+        self.adapted, state = adapted, divided(state)[0]
+        self.state = state
         start = int(adapted.cut[0].split(".")[1]) if adapted.cut[0].startswith("block.") else 0
         self.roles = [f"block.{i}.out" for i in range(start, adapted.backbone.depth)]
         with torch.no_grad(), observed(adapted.backbone, self.roles) as seen:
@@ -51,8 +52,8 @@ class Drift:
 
 def moves_tokens(adapted: Adapted) -> bool:
     """Whether there is a stream of tokens that the plan can move."""
-    plan = adapted.plan
-    return bool(adapted.backbone.depth and (plan.attach or plan.tune or plan.swapped))
+    backbone = adapted.backbone
+    return bool(backbone.depth) and not set(adapted.cut) <= set(backbone.finals)
 
 
 def _relative(now: Tensor, bare: Tensor) -> float:

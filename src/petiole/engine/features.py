@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -62,6 +62,20 @@ class StoredTable(Table):
         else:
             state = {role: values[views, rows] for role, values in self._dense.items()}
         return {role: value.to(self.device, torch.float32) for role, value in state.items()}
+
+
+class JoinedTable(Table):
+    """Several tables of the same images side by side; names of a part's values get its prefix."""
+
+    def __init__(self, parts: Mapping[str, Table]) -> None:
+        self.parts = parts
+
+    def fetch(self, rows: Tensor, views: Tensor) -> State:
+        return {
+            prefix + role: value
+            for prefix, table in self.parts.items()
+            for role, value in table.fetch(rows, views).items()
+        }
 
 
 class LiveTable(Table):

@@ -15,14 +15,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 from torch import Tensor, nn
 
-from petiole.backbones.base import IMAGES, Backbone, State
+from petiole.backbones.base import State
 from petiole.data.dataset import Dataset
 from petiole.engine import checkpoint
 from petiole.engine.adapted import Adapted, Trainee
@@ -30,6 +29,7 @@ from petiole.engine.drift import IMAGES as PROBED
 from petiole.engine.drift import Drift, moves_tokens
 from petiole.engine.features import Precision, Table
 from petiole.engine.interrupt import stoppable
+from petiole.engine.optimiser import GaussianAverage, learning_rate, optimiser
 from petiole.engine.progress import progress
 from petiole.engine.sampler import DOMAINS, Sampler, without
 from petiole.errors import ConfigError, RunError
@@ -124,17 +124,19 @@ def _descend(
     accelerator = accelerate(adapted.backbone.module, precision)
     trainee = Trainee(adapted, recipe.target_weight, recipe.label_smoothing)
     trainee.to(accelerator.device)
-    groups = parameter_groups(trainee, recipe)
-    optimizer = torch.optim.AdamW(groups, lr=recipe.lr, fused=True)
+    a_pass = recipe.a_pass(len(data), len(data.classes))
+    optimizer = optimiser(trainee, recipe)
+    average = GaussianAverage(trainee, recipe, int(a_pass)).to(accelerator.device)
+    kept = nn.ModuleDict({"trainee": trainee, "average": average})
     done = 0
     if watch.checkpoint and watch.checkpoint.exists():
-        done = checkpoint.load(watch.checkpoint, watch.request, trainee, optimizer)
+        done = checkpoint.load(watch.checkpoint, watch.request, kept, optimizer)
     elif recipe.imprint:
         _imprint(adapted, data, table)
     # The optimiser stays bare: accelerate's wrapper serves fp16 scaling, which is not used here.
     model = accelerator.prepare(trainee)
     sampler = Sampler(data, recipe, seed)
-    run = _Run(accelerator, model, trainee, optimizer, sampler, table, recipe, seed)
+    run = _Run(accelerator, model, kept, optimizer, sampler, table, recipe, seed, a_pass)
     labels, is_target = (t.to(accelerator.device) for t in labels_of(data))
     if adapted.compiled:
         check_compiler()
@@ -152,6 +154,7 @@ def _descend(
         for step in range(done, recipe.steps):
             measure(step)
             loss, lr = run.step(step, labels, is_target)
+            average.after(step)
             note = ""
             if step % LOG_EVERY == 0 or step == recipe.steps - 1:
                 value = _finite(float(loss), step, recipe)
@@ -164,6 +167,7 @@ def _descend(
                 saved = time.perf_counter()
             if stopped():
                 raise KeyboardInterrupt
+        average.finish()
         measure(recipe.steps)
     if adapted.compiled:
         torch.compiler.reset()  # else code for every earlier run's adapters fills torch's cache
@@ -216,12 +220,13 @@ def _finite(loss: float, step: int, recipe: Recipe) -> float:
 class _Run:
     accelerator: Accelerator
     model: nn.Module
-    trainee: Trainee
+    kept: nn.Module
     optimizer: torch.optim.Optimizer
     sampler: Sampler
     table: Table
     recipe: Recipe
     seed: int
+    a_pass: float
 
     def step(self, step: int, labels: Tensor, is_target: Tensor) -> tuple[Tensor, float]:
         """One optimiser step; returns the loss, not yet read back, and the learning rate."""
@@ -229,7 +234,7 @@ class _Run:
         rows, views = map(self._share, self.sampler(step))
         state: State = self.table.fetch(rows, views)
         where = rows.to(labels.device)
-        lr = learning_rate(step, self.recipe)
+        lr = learning_rate(step, self.recipe, self.a_pass)
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["factor"]
         loss: Tensor = self.model(state, labels[where], is_target[where])
@@ -247,46 +252,7 @@ class _Run:
 
     def save(self, watch: Watch, step: int) -> None:
         if self.accelerator.is_main_process and watch.checkpoint:
-            checkpoint.save(watch.checkpoint, step, watch.request, self.trainee, self.optimizer)
-
-
-def learning_rate(step: int, recipe: Recipe) -> float:
-    """Linear rise over the first ``warmup`` share of the steps, then a half cosine to 0."""
-    rise = round(recipe.warmup * recipe.steps)
-    if step < rise:
-        return recipe.lr * (step + 1) / rise
-    phase = (step - rise) / max(1, recipe.steps - rise)
-    return recipe.lr * (1 + math.cos(math.pi * phase)) / 2
-
-
-def parameter_groups(trainee: Trainee, recipe: Recipe) -> list[dict[str, Any]]:
-    """Parameters by (decayed, factor on the learning rate), in the order of their first member.
-
-    Matrices decay; vectors (biases, norms) and scalars (tau) do not, unless all do.
-    """
-    adapted = trainee.adapted
-    factors = {id(p): recipe.head_lr for p in adapted.head.parameters()}
-    for name, copy in adapted.copies.items():
-        factors[id(copy)] = layer_factor(adapted.backbone, name, recipe.layer_decay)
-    groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
-    for p in trainee.parameters():
-        if p.requires_grad:
-            decays = recipe.decay_all or p.ndim >= 2
-            groups.setdefault((decays, factors.get(id(p), 1.0)), []).append(p)
-    return [
-        {"params": params, "weight_decay": recipe.weight_decay * decays, "factor": factor}
-        for (decays, factor), params in groups.items()
-    ]
-
-
-def layer_factor(backbone: Backbone, parameter: str, decay: float) -> float:
-    """decay^(L - l) for a parameter of block l; decay^(L + 1) below the blocks, 1 above them."""
-    if decay == 1.0:
-        return 1.0
-    role = backbone.role_of(parameter)
-    below = -1 if role == IMAGES else backbone.depth
-    layer = int(role.split(".")[1]) if role.startswith("block.") else below
-    return float(decay ** (backbone.depth - layer))
+            checkpoint.save(watch.checkpoint, step, watch.request, self.kept, self.optimizer)
 
 
 def labels_of(data: Dataset) -> tuple[Tensor, Tensor]:

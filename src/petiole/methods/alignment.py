@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from petiole.methods.base import Term
+from petiole.methods.base import Step, Term
 from petiole.objectives.contrastive import ContrastiveForm, Prototypes, contrastive
 
 
@@ -36,12 +36,12 @@ class Alignment(Term):
         self.projector = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, out))
         self.prototypes = Prototypes(classes, out) if form == "c3" else None
 
-    def forward(self, vector: Tensor, labels: Tensor, is_target: Tensor) -> Tensor:
+    def forward(self, step: Step) -> Tensor:
         return contrastive(
             self.form,
-            self.projector(vector),
-            labels,
-            is_target,
+            self.projector(step.vector),
+            step.labels,
+            step.is_target,
             temperature=self.temperature,
             prototypes=self.prototypes,
         )

@@ -17,6 +17,27 @@ from petiole.layers.pool import First
 from petiole.methods.recipe import Recipe
 
 
+@dataclass(frozen=True)
+class Step:
+    """What a loss sees of a training step.
+
+    Attributes:
+        vector: (B, d), refined.
+        logits: (B, K).
+        labels: (B,).
+        is_target: (B,), the images' domain.
+        values: final roles that the plan reads or studies, as the adapted model gives them.
+        anchors: what stays as it was: final roles of the bare backbone, and a teacher's ``logits``.
+    """
+
+    vector: Tensor
+    logits: Tensor
+    labels: Tensor
+    is_target: Tensor
+    values: Mapping[str, Tensor]
+    anchors: Mapping[str, Tensor]
+
+
 class Term(nn.Module, ABC):
     """An extra loss. Its parameters are trained and then dropped: they do not serve prediction.
 
@@ -27,8 +48,8 @@ class Term(nn.Module, ABC):
     weight: float
 
     @abstractmethod
-    def forward(self, vector: Tensor, labels: Tensor, is_target: Tensor) -> Tensor:
-        """Return the unweighted loss of a batch: vectors (B, d), labels (B,), domains (B,)."""
+    def forward(self, step: Step) -> Tensor:
+        """Return the unweighted loss of a batch."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +67,11 @@ class Plan:
         attach: layers at roles inside the backbone.
         tune: backbone parameters of which a copy is trained.
         injected: modules of another library that answer in the place of the backbone's own.
-        terms: extra losses on the refined vector.
+        terms: extra losses.
+        studies: final roles that the terms read and prediction does not.
+        anchors: final roles of the bare backbone that the terms compare with.
+        teacher: folder of an adapter whose logits the terms read; empty for none.
+        supervised: factor on the cross-entropy of the labels.
         identity: whether fresh layers leave the backbone's function bit-equal; ``None`` where that is
             for another library to say.
     """
@@ -59,6 +84,10 @@ class Plan:
     tune: tuple[str, ...] = ()
     injected: Injected | None = None
     terms: tuple[Term, ...] = ()
+    studies: tuple[str, ...] = ()
+    anchors: tuple[str, ...] = ()
+    teacher: str = ""
+    supervised: float = 1.0
     identity: bool | None = True
 
     @property
@@ -72,12 +101,18 @@ class Plan:
         """Path of a backbone's module -> the module that answers in its place."""
         return self.injected.modules_by_path if self.injected else {}
 
-    def cut(self, backbone: Backbone) -> tuple[str, ...]:
-        """The highest cut below all that this plan touches in the backbone."""
+    @property
+    def studied(self) -> tuple[str, ...]:
+        """All final roles that training reads."""
+        return (*self.reads, *(role for role in self.studies if role not in self.reads))
+
+    def cut(self, backbone: Backbone, *, training: bool = False) -> tuple[str, ...]:
+        """The highest cut below all that this plan touches in the backbone, and reads of it."""
         inside = [a.role for a in self.attach] + [a.reads for a in self.attach if a.reads]
         # A path counts as a parameter of that module: some modules have none of their own.
         weights = (*self.tune, *(f"{path}." for path in self.swapped))
-        return backbone.cut_below([*inside, *map(backbone.role_of, weights)], self.reads)
+        reads = self.studied if training else self.reads
+        return backbone.cut_below([*inside, *map(backbone.role_of, weights)], reads)
 
     def modules(self) -> Iterator[nn.Module]:
         """Every module that the plan owns."""

@@ -93,6 +93,7 @@ class TextHead(nn.Module):
         self.sentence = sentence
         self.register_buffer("scale", towers.scale.clone())
         self._known: Tensor | None = None
+        self._has_graph = False
         self.rename([f"class {i}" for i in range(classes)])
 
     @property
@@ -130,11 +131,10 @@ class TextHead(nn.Module):
         return super().train(mode)
 
     def embeddings(self) -> Tensor:
-        """E (C, d), unit norm; with gradients, and anew, in training."""
-        if self.training or torch.is_grad_enabled():
-            return self._encode()
-        if self._known is None:
-            self._known = self._encode()
+        """E (C, d), unit norm; computed once until ``forget``."""
+        gradients = torch.is_grad_enabled()
+        if self._known is None or (gradients and not self._has_graph):
+            self._known, self._has_graph = self._encode(), gradients
         return self._known
 
     def _encode(self) -> Tensor:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from math import ceil
+from math import ceil, floor
 from typing import Literal
 
 from petiole.errors import ConfigError
 
 TrainOn = Literal["source", "target", "joint", "sequential"]
+FIRST_EPOCH = 1e-5
+"""Learning rate of the first epoch under ``schedule=epochs`` (Dassl's constant warm-up)."""
 
 
 @dataclass(frozen=True)
@@ -21,8 +23,13 @@ class Recipe:
         steps: optimiser steps. 0 leaves the method as initialised.
         epochs: if above 0, the length in passes over the training images instead of steps.
         batch_size: 0 draws class-balanced batches; more shuffles all images into batches of so many.
-        warmup: fraction of the steps with a linear rise; then cosine to 0.
-        lr: peak learning rate of AdamW.
+        drop_last: leave out the images at the end of a pass that fill no whole batch.
+        optimizer: ``adamw`` or ``sgd``.
+        momentum: of SGD.
+        schedule: ``steps``, a linear rise and then cosine to 0; or ``epochs``, the prompt learners'
+            rate, which changes once an epoch: 1e-5 in epoch 0, then lr (1 + cos(pi (e - 1) / T)) / 2.
+        warmup: fraction of the steps with a linear rise, under ``schedule=steps``.
+        lr: peak learning rate.
         head_lr: factor on lr for the head.
         layer_decay: lr of tuned copies of block l is lr * layer_decay^(L - l), L the number of
             blocks; what lies below the blocks counts as l = -1.
@@ -34,6 +41,8 @@ class Recipe:
         target_weight: w in  w CE(target) + (1 - w) CE(source).
         label_smoothing: of the cross-entropy.
         clip: largest norm of the gradient; 0 for none.
+        average_mean, average_sd: keep the average of the weights after each epoch e = 1 .. T, weighted
+            by the density of N(mean, sd^2) at e (PromptSRC); mean 0 keeps the last.
         views: stored random views of every training image; 0 trains on the evaluation view alone.
         augmentation: name of the random view's recipe.
         imprint: start a cosine head from the class means of the training features.
@@ -43,6 +52,10 @@ class Recipe:
     steps: int = 3000
     epochs: float = 0.0
     batch_size: int = 0
+    drop_last: bool = False
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    momentum: float = 0.9
+    schedule: Literal["steps", "epochs"] = "steps"
     warmup: float = 0.1
     lr: float = 1e-3
     head_lr: float = 1.0
@@ -55,21 +68,33 @@ class Recipe:
     target_weight: float = 0.5
     label_smoothing: float = 0.0
     clip: float = 0.0
+    average_mean: float = 0.0
+    average_sd: float = 1.0
     views: int = 4
     augmentation: str = "default"
     imprint: bool = False
 
     def __post_init__(self) -> None:
         floor = ("steps", "epochs", "batch_size", "views", "lr", "head_lr", "weight_decay", "clip")
-        for name in floor:
+        for name in (*floor, "average_mean"):
             if not getattr(self, name) >= 0:  # nan fails too
                 raise ConfigError(f"{name} must not be negative, but is {getattr(self, name)}.")
-        for name in ("warmup", "target_weight", "label_smoothing", "layer_decay"):
+        for name in ("warmup", "target_weight", "label_smoothing", "layer_decay", "momentum"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} must lie in [0, 1], but is {getattr(self, name)}.")
         for name in ("classes_per_batch", "source_per_class", "target_per_class"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, but is {getattr(self, name)}.")
+        if not self.average_sd > 0:
+            raise ConfigError(f"average_sd must be above 0, but is {self.average_sd}.")
+        counts_epochs = self.schedule == "epochs" or self.average_mean
+        whole = self.epochs >= 1 and self.epochs == int(self.epochs) and self.batch_size
+        if counts_epochs and not whole:
+            raise ConfigError(
+                "schedule=epochs and average_mean count whole epochs of shuffled batches: set epochs "
+                f"(now {self.epochs:g}) and batch_size (now {self.batch_size}), or schedule=steps and "
+                "average_mean=0."
+            )
 
     def images_per_step(self, classes: int) -> int:
         """Images of a whole batch, with both domains present."""
@@ -80,7 +105,12 @@ class Recipe:
         """The recipe with its length in steps, for so many training images and classes."""
         if not self.epochs:
             return self
-        a_pass = images / min(images, self.images_per_step(classes))
-        if self.batch_size:  # a shuffled pass ends with what is left
-            a_pass = ceil(a_pass)
-        return replace(self, steps=max(1, ceil(self.epochs * a_pass)), epochs=0.0)
+        return replace(self, steps=max(1, ceil(self.epochs * self.a_pass(images, classes))))
+
+    def a_pass(self, images: int, classes: int) -> float:
+        """Steps of one pass over so many images."""
+        steps = images / min(images, self.images_per_step(classes))
+        if not self.batch_size:
+            return steps
+        # A shuffled pass ends with what is left, or without it.
+        return floor(steps) if self.drop_last else ceil(steps)

@@ -17,6 +17,7 @@ from petiole.methods.base import Method
 from petiole.methods.recipe import Recipe
 
 M = TypeVar("M", bound=Method)
+IN_STEPS = {"epochs": 0.0, "schedule": "steps", "average_mean": 0.0}
 
 
 @dataclass(frozen=True)
@@ -106,8 +107,10 @@ def create(name: str, settings: Mapping[str, Any] | None = None) -> Method:
     Raises:
         ConfigError: unknown name or setting, or a value of the wrong type or out of range.
     """
-    entry = find(name)
-    return configure(entry.cls(), {**entry.preset, **(settings or {})}, name)
+    entry, given = find(name), dict(settings or {})
+    if "steps" in given and "epochs" not in given:  # a length in steps replaces a preset in epochs
+        given = {**IN_STEPS, **given}
+    return configure(entry.cls(), {**entry.preset, **given}, name)
 
 
 def configure(method: M, settings: Mapping[str, Any], name: str = "") -> M:
