@@ -20,7 +20,7 @@ import backbones_for_tests as tiny
 from petiole.backbones.base import IMAGES, Backbone, State
 from petiole.backbones.weights import fingerprint
 from petiole.data.dataset import Dataset, Sample
-from petiole.engine.adapted import Adapted, Trainee
+from petiole.engine.adapted import ANCHOR, Adapted, Trainee
 from petiole.engine.adapter import TENSORS, Adapter, create_adapter
 from petiole.engine.features import Table
 from petiole.engine.loop import Watch, labels_of, train
@@ -64,16 +64,20 @@ class Memory(Table):
     """Images in memory, computed up to ``cut`` when asked (``stored``: once, in advance)."""
 
     def __init__(
-        self, backbone: Backbone, cut: tuple[str, ...], *, stored: bool, count: int = 18
+        self, adapted: Adapted, cut: tuple[str, ...] = (), *, stored: bool, count: int = 18
     ) -> None:
-        self.backbone, self.cut = backbone, cut
-        self.images = tiny.images(backbone, count, seed=5)
-        self.stored = backbone.lower(self.images, cut) if stored else None
+        self.backbone, self.cut = adapted.backbone, cut or adapted.training_cut
+        self.images = tiny.images(self.backbone, count, seed=5)
+        self.stored = self.backbone.lower(self.images, self.cut) if stored else None
+        anchors = adapted.plan.anchors
+        bare = self.backbone.lower(self.images, anchors) if anchors else {}
+        self.anchors = {ANCHOR + role: value for role, value in bare.items()}
 
     def fetch(self, rows: Tensor, views: Tensor) -> State:  # noqa: ARG002 - one view
+        anchors = {role: value[rows] for role, value in self.anchors.items()}
         if self.stored is not None:
-            return {role: value[rows] for role, value in self.stored.items()}
-        return self.backbone.lower(self.images[rows], self.cut)
+            return anchors | {role: value[rows] for role, value in self.stored.items()}
+        return anchors | self.backbone.lower(self.images[rows], self.cut)
 
 
 @dataclass
@@ -122,7 +126,7 @@ class Pair:
     def train(self, seed: int = 0, *, at: tuple[str, ...] = (), stored: bool = True) -> Adapted:
         """A new one after a few steps; ``at`` is the cut where the table lies, by default the plan's own."""
         adapted = self.adapted(seed)
-        table = Memory(self.backbone, at or adapted.cut, stored=stored)
+        table = Memory(adapted, at, stored=stored)
         train(adapted, dataset(), table, self.method.recipe, seed=seed, watch=Watch(quiet=True))
         return adapted
 
@@ -363,7 +367,7 @@ CLAUSES: tuple[Callable[[Pair], None], ...] = (
 def backward(pair: Pair, adapted: Adapted) -> None:
     """Gradients of the whole loss on all images, dropout seeded."""
     labels, is_target = labels_of(dataset())
-    state = Memory(pair.backbone, adapted.cut, stored=True).fetch(torch.arange(18), torch.zeros(18))
+    state = Memory(adapted, stored=True).fetch(torch.arange(18), torch.zeros(18))
     recipe = pair.method.recipe
     trainee = Trainee(adapted, recipe.target_weight, recipe.label_smoothing).train()
     with tiny.seeded(7), adapted.attached():

@@ -210,10 +210,24 @@ def _own_gradients(parameters: Sequence[Tensor]) -> Iterator[None]:
 def _logits(
     backbone: Backbone, plan: Plan, state: State, tuned: Mapping[str, Tensor] | None = None
 ) -> Tensor:
-    with attached(backbone, plan.attach, tuned, plan.swapped):
+    with attached(backbone, plan.attach, tuned, plan.swapped), _one_image(plan):
         values = backbone.upper(state, plan.reads)
         logits: Tensor = plan.head(plan.refine(plan.pool(*(values[role] for role in plan.reads))))
     return logits
+
+
+@contextmanager
+def _one_image(plan: Plan) -> Iterator[None]:
+    """Let batch norms use their stored statistics: one image has none."""
+    norms = [m for part in plan.modules() for m in part.modules() if isinstance(m, nn.BatchNorm1d)]
+    training = [norm.training for norm in norms]
+    for norm in norms:
+        norm.eval()
+    try:
+        yield
+    finally:
+        for norm, was in zip(norms, training, strict=True):
+            norm.train(was)
 
 
 def _device(backbone: Backbone) -> torch.device:

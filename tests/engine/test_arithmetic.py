@@ -115,7 +115,7 @@ def test_a_compiled_run_trains_to_the_same_weights() -> None:
     pair = contract.Pair("adaptertune", tiny.plain(), Path())
     adapted = pair.adapted()
     adapted.compiled = True
-    table = contract.Memory(pair.backbone, adapted.cut, stored=True)
+    table = contract.Memory(adapted, stored=True)
     watch = loop.Watch(quiet=True)
     loop.train(adapted, contract.dataset(), table, pair.method.recipe, seed=0, watch=watch)
     contract.close_states(adapted, pair.trained, 1e-4)

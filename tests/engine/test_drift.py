@@ -73,7 +73,7 @@ def test_a_run_with_the_probe_is_the_run_without_it() -> None:
     pair = contract.Pair("adapter-plus", tiny.plain(), Path())  # has dropout
     seen: dict[int, Mapping[str, float]] = {}
     want, got = pair.train(), pair.adapted()
-    table = contract.Memory(pair.backbone, got.cut, stored=True)
+    table = contract.Memory(got, stored=True)
     watch = Watch(quiet=True, drift=lambda step, values: seen.update({step: values}))
     train(got, contract.dataset(), table, pair.method.recipe, seed=0, watch=watch)
     contract.close_states(got, want, 0.0)

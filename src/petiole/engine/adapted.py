@@ -142,6 +142,8 @@ class Trainee(nn.Module):
         self.adapted = adapted
         self.terms = nn.ModuleList(adapted.plan.terms)
         self.target_weight, self.label_smoothing = target_weight, label_smoothing
+        for term in adapted.plan.terms:
+            term.begin()
 
     def forward(self, state: State, labels: Tensor, is_target: Tensor) -> Tensor:
         adapted, plan = self.adapted, self.adapted.plan

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -16,9 +16,10 @@ from torch import Tensor
 from petiole.backbones.base import IMAGES, Backbone, State
 from petiole.data.dataset import Dataset, Sample
 from petiole.data.image import read_image
-from petiole.data.preprocessing import Augmentation, view
+from petiole.data.preprocessing import Augmentation, augmentation, view
 from petiole.engine.cache import FeatureCache, Key
 from petiole.engine.progress import progress
+from petiole.methods.recipe import Recipe
 
 Precision = Literal["fp32", "bf16"]
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -67,13 +68,13 @@ class StoredTable(Table):
 class JoinedTable(Table):
     """Several tables of the same images side by side; names of a part's values get its prefix."""
 
-    def __init__(self, parts: Mapping[str, Table]) -> None:
+    def __init__(self, parts: Sequence[tuple[str, Table]]) -> None:
         self.parts = parts
 
     def fetch(self, rows: Tensor, views: Tensor) -> State:
         return {
             prefix + role: value
-            for prefix, table in self.parts.items()
+            for prefix, table in self.parts
             for role, value in table.fetch(rows, views).items()
         }
 
@@ -185,6 +186,12 @@ class Features:
                     self.cache.write(key, [s.id for s in shard], state)
         rows = self.cache.read(key, data.ids)
         return [rows[image] for image in data.ids]
+
+
+def views_of(recipe: Recipe | None) -> tuple[int, Augmentation]:
+    """How many random views a recipe stores, and of which kind; none without a recipe."""
+    spec = augmentation(recipe.augmentation) if recipe and recipe.views else Augmentation.none()
+    return (recipe.views if recipe and not spec.identity else 0), spec
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:

@@ -31,7 +31,7 @@ from petiole.engine.features import Precision, Table
 from petiole.engine.interrupt import stoppable
 from petiole.engine.optimiser import GaussianAverage, learning_rate, optimiser
 from petiole.engine.progress import progress
-from petiole.engine.sampler import DOMAINS, Sampler, without
+from petiole.engine.sampler import DOMAINS, Sampler, trained_on, without
 from petiole.errors import ConfigError, RunError
 from petiole.layers.solved import SolvedHead
 from petiole.methods.recipe import Recipe
@@ -86,7 +86,7 @@ def train(
     """
     start = time.perf_counter()
     probes = max(PROBES, math.ceil(recipe.epochs))
-    recipe = recipe.resolved(len(data), len(data.classes))
+    recipe = recipe.resolved(trained_on(data, recipe), len(data.classes))
     if isinstance(adapted.head, SolvedHead):
         seed_device(next(adapted.backbone.module.parameters()).device, seed)
         _solve(adapted, adapted.head, data, table, recipe)
@@ -124,7 +124,7 @@ def _descend(
     accelerator = accelerate(adapted.backbone.module, precision)
     trainee = Trainee(adapted, recipe.target_weight, recipe.label_smoothing)
     trainee.to(accelerator.device)
-    a_pass = recipe.a_pass(len(data), len(data.classes))
+    a_pass = recipe.a_pass(trained_on(data, recipe), len(data.classes))
     optimizer = optimiser(trainee, recipe)
     average = GaussianAverage(trainee, recipe, int(a_pass)).to(accelerator.device)
     kept = nn.ModuleDict({"trainee": trainee, "average": average})

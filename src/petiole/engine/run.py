@@ -122,7 +122,7 @@ def _work(
         adapted = Adapted(backbone, plan, checkpoint=bench.checkpointing, compiled=bench.compiled)
         adapted.to(work.features.device)
         adapted.name(data.classes)
-        table = work.table(data, adapted.cut, method.recipe)
+        table = work.training_table(adapted, data, method.recipe)
         checkpoint = job.folder / "checkpoint.safetensors"
         fresh = not checkpoint.exists()
         log, drift = (_appender(job.folder / name, fresh=fresh) for name in (LOG, DRIFT))

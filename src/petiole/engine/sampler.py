@@ -64,7 +64,8 @@ class Sampler:
         size = self.recipe.batch_size
         groups = (self._groups[domain] for domain in self._shares(step))
         rows = np.sort(np.concatenate([r for group in groups for r in group.values()]))
-        epoch, batch = divmod(step, -(-len(rows) // size))
+        batches = len(rows) // size if self.recipe.drop_last else -(-len(rows) // size)
+        epoch, batch = divmod(step, max(1, batches))
         # A third number keeps this stream apart from that of the views.
         order = np.random.default_rng([self.seed, epoch, 1]).permutation(rows)
         return order[batch * size : (batch + 1) * size]
@@ -91,6 +92,12 @@ class Sampler:
             present = [d for d in ("source", "target") if self._groups[d]]
             return {"source": s, "target": t} if len(present) == 2 else {present[0]: s + t}
         return {mode: s + t}
+
+
+def trained_on(data: Dataset, recipe: Recipe) -> int:
+    """Number of images that a recipe trains on."""
+    wanted = DOMAINS.get(recipe.train_on)
+    return len(data) if wanted is None else sum(domain in wanted for domain in data.domains)
 
 
 def without(domain: str, recipe: Recipe, data: Dataset) -> DataError:

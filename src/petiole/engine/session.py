@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -14,11 +15,12 @@ from petiole.backbones.base import Backbone
 from petiole.backbones.registry import load
 from petiole.data.dataset import Dataset
 from petiole.data.leaks import LeakReport, find_leaks
-from petiole.data.preprocessing import augmentation
 from petiole.data.sources import Shift, open_shift
 from petiole.data.splits import draw_fraction, draw_shots, holdout
+from petiole.engine.adapted import ANCHOR, Adapted
 from petiole.engine.cache import FeatureCache
-from petiole.engine.features import Features, Precision, Table
+from petiole.engine.features import Features, JoinedTable, Precision, Table, views_of
+from petiole.engine.lesson import lesson
 from petiole.methods.recipe import Recipe
 
 
@@ -151,12 +153,21 @@ class Session:
 
     def table(self, data: Dataset, cut: tuple[str, ...], recipe: Recipe | None = None) -> Table:
         """Values of ``data`` at ``cut``: evaluation view, and the recipe's random ones."""
+        return self._timed(lambda: self.features.table(data, cut, *views_of(recipe)))
+
+    def training_table(self, adapted: Adapted, data: Dataset, recipe: Recipe) -> Table:
+        """What training reads: values at its cut, and the anchors of its losses."""
+        plan, parts = adapted.plan, [("", self.table(data, adapted.training_cut, recipe))]
+        if plan.anchors:
+            parts.append((ANCHOR, self.table(data, plan.anchors, recipe)))
+        if plan.teacher:
+            taught = self._timed(lambda: lesson(self.features, adapted, data, recipe))
+            parts.append((ANCHOR, taught))
+        return JoinedTable(parts)
+
+    def _timed(self, make: Callable[[], Table]) -> Table:
         start = time.perf_counter()
-        views = recipe.views if recipe else 0
-        spec = augmentation(recipe.augmentation) if recipe and views else None
-        if spec is not None and spec.identity:
-            views = 0
-        table = self.features.table(data, cut, views, spec)
+        table = make()
         self.feature_seconds += time.perf_counter() - start
         return table
 

@@ -9,9 +9,11 @@ import torch
 
 from petiole.backbones.base import IMAGES, Backbone
 from petiole.backbones.registry import load
+from petiole.data.dataset import Dataset
 from petiole.data.preprocessing import augmentation
 from petiole.engine.features import DTYPES
 from petiole.engine.run import Job
+from petiole.engine.sampler import trained_on
 from petiole.engine.session import Session
 from petiole.layers.solved import SolvedHead
 from petiole.ledger import Ledger, count
@@ -50,7 +52,7 @@ def survey(work: Session, jobs: Sequence[Job]) -> Survey:
         if name not in costs:
             costs[name] = _cost(job, shape, len(work.shift.classes), b.dtype)
         cost = costs[name]
-        length = cost.steps(len(work.parts(job.images)[0]))
+        length = cost.steps(work.parts(job.images)[0])
         steps += length
         trained += cost.ledger.flops_training * length * cost.batch
         fresh = _fresh(work, job, cost, seen)
@@ -70,9 +72,11 @@ class _Cost:
     classes: int
     recipe: Recipe | None
 
-    def steps(self, images: int) -> int:
-        """Optimiser steps on so many images; none where the head is solved."""
-        return self.recipe.resolved(images, self.classes).steps if self.recipe else 0
+    def steps(self, data: Dataset) -> int:
+        """Optimiser steps on these images; none where the head is solved."""
+        if self.recipe is None:
+            return 0
+        return self.recipe.resolved(trained_on(data, self.recipe), self.classes).steps
 
 
 def _cost(job: Job, shape: Backbone, classes: int, dtype: str) -> _Cost:

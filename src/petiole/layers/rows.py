@@ -70,14 +70,22 @@ class Context(nn.Module):
     Args:
         value: (M, d), one context for all classes; (C, M, d), one each; learned.
         slots: gives the slots (C, M) of the texts at hand.
+        shift: gives what is added to every word of a text's context, (C, d).
     """
 
-    def __init__(self, value: Tensor, slots: Callable[[], Tensor]) -> None:
+    def __init__(
+        self,
+        value: Tensor,
+        slots: Callable[[], Tensor],
+        shift: Callable[[], Tensor] | None = None,
+    ) -> None:
         super().__init__()
         self.value = nn.Parameter(value.detach().clone())
-        self._slots = slots
+        self._slots, self._shift = slots, shift
 
     def forward(self, x: Tensor) -> Tensor:
         slots = self._slots()
         value = self.value.to(x.dtype).expand(len(x), -1, -1)
+        if self._shift:
+            value = value + self._shift()[:, None].to(x.dtype)
         return x.scatter(1, slots[..., None].expand(-1, -1, x.shape[-1]), value)

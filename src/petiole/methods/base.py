@@ -47,6 +47,9 @@ class Term(nn.Module, ABC):
 
     weight: float
 
+    def begin(self) -> None:
+        """Called once before training, with nothing on the backbone and the class names known."""
+
     @abstractmethod
     def forward(self, step: Step) -> Tensor:
         """Return the unweighted loss of a batch."""
@@ -125,9 +128,11 @@ class Method(ABC):
 
     Attributes:
         lr_grid: learning rates worth trying, from the most careful up; empty where there is none.
+        transductive: its protocol trains on unlabelled images of the classes that it is tested on.
     """
 
     lr_grid: ClassVar[tuple[float, ...]] = ()
+    transductive: ClassVar[bool] = False
 
     recipe: Recipe = field(default_factory=Recipe, kw_only=True)
 

@@ -111,7 +111,7 @@ class TextHead(nn.Module):
         self.forget()
         if self.towers.text.tokenizer is None:  # a shape: lengths as of short names
             count = self.sentence.context + 8
-            self._ids = torch.zeros(len(names), count, dtype=torch.long, device=self.device)
+            self.ids = torch.zeros(len(names), count, dtype=torch.long, device=self.device)
             slots = torch.arange(1, 1 + self.sentence.context, device=self.device)
             self.slots = slots.expand(len(names), -1)
             return
@@ -119,7 +119,7 @@ class TextHead(nn.Module):
         longest = max(len(ids) for ids, _ in pairs)
         end = self.towers.text.tokenizer.end
         rows = [ids + [end] * (longest - len(ids)) for ids, _ in pairs]
-        self._ids = torch.tensor(rows, device=self.device)
+        self.ids = torch.tensor(rows, device=self.device)
         self.slots = torch.tensor([slots for _, slots in pairs], device=self.device)
 
     def forget(self) -> None:
@@ -137,13 +137,15 @@ class TextHead(nn.Module):
             self._known, self._has_graph = self._encode(), gradients
         return self._known
 
+    def texts(self) -> Tensor:
+        """What the tower makes of every sentence, (C, sentences of a class, d), not normalised."""
+        encoded = self.towers.encode(self.ids)
+        return encoded.reshape(len(self.names), -1, encoded.shape[-1])
+
     def _encode(self) -> Tensor:
-        encoded = normalize(self.towers.encode(self._ids), dim=-1)
-        if len(encoded) == len(self.names):
-            return encoded
+        each = normalize(self.texts(), dim=-1)
         # Several templates: normalise, average, normalise.
-        each = encoded.reshape(len(self.names), -1, encoded.shape[-1])
-        return normalize(each.mean(dim=1), dim=-1)
+        return each[:, 0] if each.shape[1] == 1 else normalize(each.mean(dim=1), dim=-1)
 
     def forward(self, vector: Tensor) -> Tensor:
         return self.scale * normalize(vector, dim=-1) @ self.embeddings().to(vector.dtype).T

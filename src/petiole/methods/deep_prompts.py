@@ -22,6 +22,7 @@ from petiole.layers.checks import positive
 from petiole.layers.rows import Append, Context, Coupled, Overwrite, Rows
 from petiole.methods.base import Method, Plan
 from petiole.methods.class_names import PHRASE, Sentence, TextHead, towers_of, words
+from petiole.methods.recipe import PROMPT_LEARNING
 from petiole.methods.registry import register
 
 
@@ -31,11 +32,13 @@ from petiole.methods.registry import register
     coupled=True,
     text_prompts=2,
     image_prompts=2,
-    lr=3.5e-3,
-    train_on="target",
-    views=0,
+    **PROMPT_LEARNING | {"lr": 3.5e-3, "batch_size": 4, "epochs": 5},
 )
-@register("ivlp", "independent prompts in both towers", lr=2.5e-3, train_on="target", views=0)
+@register(
+    "ivlp",
+    "independent prompts in both towers",
+    **PROMPT_LEARNING | {"lr": 2.5e-3, "batch_size": 4, "epochs": 20},
+)
 @dataclass(frozen=True)
 class DeepPrompts(Method):
     """Deep prompts.

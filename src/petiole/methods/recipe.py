@@ -114,3 +114,18 @@ class Recipe:
             return steps
         # A shuffled pass ends with what is left, or without it.
         return floor(steps) if self.drop_last else ceil(steps)
+
+
+PROMPT_LEARNING = {
+    "optimizer": "sgd",
+    "schedule": "epochs",
+    "lr": 2e-3,
+    "weight_decay": 5e-4,
+    "decay_all": True,
+    "batch_size": 32,
+    "drop_last": True,
+    "train_on": "target",
+    "augmentation": "crops",
+}
+"""What all prompt learners inherit from Dassl (spec prompt.md, section 1): SGD with momentum 0.9, decay
+on everything, a rate by epoch. Views are stored, so that crops repeat after ``views`` of them."""

@@ -12,16 +12,7 @@ from petiole.errors import ConfigError
 from petiole.methods.base import Method, Plan
 from petiole.methods.class_names import Sentence, TextHead, towers_of
 from petiole.methods.registry import register
-
-SEVEN = (
-    "itap of a {}.",
-    "a bad photo of the {}.",
-    "a origami {}.",
-    "a photo of the large {}.",
-    "a {} in a video game.",
-    "art of the {}.",
-    "a photo of the small {}.",
-)
+from petiole.methods.templates import SEVEN
 
 
 @register("zero-shot", "class names through one template", steps=0, views=0)

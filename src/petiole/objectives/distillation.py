@@ -1,0 +1,27 @@
+"""How far a model's answers lie from those of a frozen one."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def distillation(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    """Kullback-Leibler divergence of the student from the teacher, a mean over all logits.
+
+        L = T^2 KL( softmax(z_t / T) || softmax(z_s / T) ) / (B C)
+
+    Args:
+        student, teacher: logits (B, C); the teacher gets no gradient.
+        temperature: T.
+
+    Returns:
+        A scalar, in nats. Divided by B C, not by B, as the code of PromptSRC and PromptKD does; their
+        weights only make sense with this.
+
+    Source: spec prompt.md, 2.5 and 2.6.
+    """
+    ours = F.log_softmax(student.float() / temperature, dim=-1)
+    theirs = F.log_softmax(teacher.detach().float() / temperature, dim=-1)
+    total = F.kl_div(ours, theirs, reduction="sum", log_target=True)
+    return total * temperature**2 / student.numel()
