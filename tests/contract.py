@@ -47,6 +47,8 @@ RECIPE = {
 
 UNUSED = {"embeddings.mask_token"}
 """Backbone parameters that a forward without masking never reads, so they cannot learn."""
+ROUNDING = ("align.first.bias",)
+"""A batch norm takes out the bias before it, so it moves by rounding errors or not at all."""
 
 
 def dataset(source: int = 3, target: int = 3) -> Dataset:
@@ -206,7 +208,7 @@ def moves_all_it_declares_and_nothing_else(pair: Pair) -> None:
     fresh = {**dict(start.named_parameters()), **dict(terms(start).named_parameters())}
     for name, value in [*adapted.named_parameters(), *terms(adapted).named_parameters()]:
         unused = name.removeprefix("tuned.").replace("/", ".") in UNUSED
-        assert torch.equal(value, fresh[name]) == unused, name
+        assert torch.equal(value, fresh[name]) == unused or name.endswith(ROUNDING), name
         assert torch.isfinite(value).all(), name
     if isinstance(adapted.head, SolvedHead):
         assert adapted.head.solution_size

@@ -3,33 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from petiole.data.dataset import Dataset
-from petiole.engine.adapted import Adapted, NamedHead
+from petiole.engine.adapted import Adapted
 from petiole.engine.adapter import Adapter
 from petiole.engine.features import Features, StoredTable, Table, views_of
 from petiole.errors import AdapterError
 from petiole.methods.recipe import Recipe
-
-
-@runtime_checkable
-class Pupil(Protocol):
-    """A head that takes its classes from a teacher's."""
-
-    def learn(self, embeddings: Tensor, scale: Tensor) -> None: ...
-
-
-@runtime_checkable
-class Taught(NamedHead, Protocol):
-    """A head with one vector for each class name."""
-
-    scale: Tensor
-
-    def embeddings(self) -> Tensor: ...
+from petiole.methods.refined_head import ClassVectors, Pupil
 
 
 @torch.no_grad()
@@ -46,7 +30,7 @@ def lesson(features: Features, adapted: Adapted, data: Dataset, recipe: Recipe) 
         AdapterError: the teacher cannot be opened, or is not made of class names.
     """
     teacher = Adapter.load(Path(adapted.plan.teacher), device=str(features.device)).adapted
-    if not isinstance(teacher.head, Taught):
+    if not isinstance(teacher.head, ClassVectors):
         raise AdapterError(
             f"{adapted.plan.teacher} does not classify by class names, so it cannot teach other "
             "classes. Train the teacher with promptsrc, coop, maple or zero-shot."

@@ -88,6 +88,7 @@ class Request(Frozen):
     precision: str
     compiled: bool = False
     dtype: str
+    teacher: str = ""
 
     @property
     def digest(self) -> str:

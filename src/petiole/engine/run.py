@@ -20,7 +20,14 @@ from petiole.data.dataset import Dataset
 from petiole.data.splits import write_split
 from petiole.engine import loop
 from petiole.engine.adapted import Adapted, predict
-from petiole.engine.adapter import TENSORS, Adapter, BackboneCard, create_adapter
+from petiole.engine.adapter import (
+    TENSORS,
+    Adapter,
+    BackboneCard,
+    create_adapter,
+    find,
+    read_manifest,
+)
 from petiole.engine.memory import peak_memory
 from petiole.engine.record import (
     DRIFT,
@@ -201,7 +208,13 @@ def _request(job: Job, work: Session, method: Method, data: Dataset, scored: Dat
         precision=job.bench.precision,
         compiled=job.bench.compiled,
         dtype=job.bench.dtype,
+        teacher=_teacher(settings_of(method).get("teacher", "")),
     )
+
+
+def _teacher(folder: str) -> str:
+    """The digest of a teacher's adapter."""
+    return read_manifest(find(Path(folder))).tensors_sha256 if folder else ""
 
 
 def scored_part(job: Job) -> str:

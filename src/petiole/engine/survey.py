@@ -84,7 +84,7 @@ def _cost(job: Job, shape: Backbone, classes: int, dtype: str) -> _Cost:
     with torch.device("meta"):
         plan = create(job.method, job.settings).plan(shape, classes)
         image = torch.zeros(1, 3, *shape.preprocessing.size)
-    state = shape.lower(image, plan.cut(shape))
+    state = shape.lower(image, plan.cut(shape, training=True))
     return _Cost(
         ledger=count(shape, plan),
         bytes=DTYPES[dtype].itemsize * sum(value.numel() for value in state.values()),

@@ -89,7 +89,7 @@ class TextHead(nn.Module):
 
     def __init__(self, towers: TwoTowers, classes: int, sentence: Sentence) -> None:
         super().__init__()
-        self._towers = (towers,)
+        self._towers, self.width = (towers,), towers.width
         self.sentence = sentence
         self.register_buffer("scale", towers.scale.clone())
         self._known: Tensor | None = None

@@ -51,6 +51,7 @@ class TaughtHead(nn.Module):
 
     def __init__(self, width: int, classes: int, scale: Tensor) -> None:
         super().__init__()
+        self.width = width
         self.register_buffer("matrix", torch.zeros(classes, width))
         self.register_buffer("scale", scale.clone())
         self.taught: tuple[str, ...] = ()

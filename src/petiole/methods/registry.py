@@ -66,6 +66,13 @@ def family(prefix: str, about: str) -> Callable[[Callable[[str], Entry]], Callab
     return add
 
 
+def preset_of(name: str) -> Mapping[str, Any]:
+    """What differs from the defaults in a method of this package, also while files are being read."""
+    if name not in _ENTRIES:  # its file comes later in the walk
+        methods()
+    return _ENTRIES[name].preset
+
+
 def families() -> Mapping[str, str]:
     """One line about each family, by prefix."""
     methods()
