@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from petiole.verbs.doctor import doctor
     from petiole.verbs.evaluate import evaluate
     from petiole.verbs.fit import fit
+    from petiole.verbs.fold import fold
     from petiole.verbs.inspect import inspect
     from petiole.verbs.merge import merge
     from petiole.verbs.params import params
@@ -51,6 +52,7 @@ _HOMES = {
             "doctor",
             "evaluate",
             "fit",
+            "fold",
             "inspect",
             "merge",
             "params",
@@ -74,6 +76,7 @@ __all__ = [
     "doctor",
     "evaluate",
     "fit",
+    "fold",
     "inspect",
     "ledger",
     "load",

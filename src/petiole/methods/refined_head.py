@@ -106,13 +106,16 @@ class RefinedHead(nn.Module):
             raise ConfigError(f"{type(self.host).__name__} learns from no teacher.")
         self.host.learn(embeddings, scale)
 
-    def embeddings(self) -> Tensor:
-        """E^ (C, d), as it meets the image; computed once until ``forget``."""
+    def refined(self) -> Tensor:
+        """E^ (C, d), computed once until ``forget``: the cache may be written to meanwhile."""
         gradients = torch.is_grad_enabled()
         if self._known is None or (gradients and not self._known[1]):
-            refined = self.refiner(self.vectors.embeddings())
-            self._known = (normalize(refined, dim=-1) if self.unit else refined), gradients
+            self._known = self.refiner(self.vectors.embeddings()), gradients
         return self._known[0]
+
+    def embeddings(self) -> Tensor:
+        """E^ as it meets the image."""
+        return normalize(self.refined(), dim=-1) if self.unit else self.refined()
 
     def forward(self, vector: Tensor) -> Tensor:
         return self.scale * normalize(vector, dim=-1) @ self.embeddings().to(vector.dtype).T

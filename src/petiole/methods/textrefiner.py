@@ -113,7 +113,7 @@ class Semantics(Term):
         tokens, chosen = self.samples(step)
         classes = head.vectors.embeddings()
         if self.reading.target == "refined":
-            classes = normalize(head.refiner(classes), dim=-1)
+            classes = normalize(head.refined(), dim=-1)
         if self.reading.unit_tokens:
             chosen = normalize(chosen, dim=-1)
         count = chosen.shape[1]
@@ -137,8 +137,7 @@ class Retention(Term):
 
     def forward(self, step: Step) -> Tensor:  # noqa: ARG002 - of the classes alone
         (head,) = self._head
-        classes = head.vectors.embeddings()
-        return l1_loss(normalize(head.refiner(classes), dim=-1), classes)
+        return l1_loss(normalize(head.refined(), dim=-1), head.vectors.embeddings())
 
 
 class LearnedCache(LocalCache):

@@ -1,0 +1,70 @@
+"""Parameters of the prompt learners on CLIP ViT-B/16 (issue 4; spec prompt.md, 2 and 3.8), without weights."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import pytest
+
+from petiole.backbones.base import Backbone
+from petiole.backbones.registry import load
+from petiole.ledger import Ledger, ledger
+from petiole.methods.registry import create
+
+
+@cache
+def clip() -> Backbone:
+    return load("hf/openai/clip-vit-base-patch16", device="meta")
+
+
+def counted(name: str, **settings: Any) -> Ledger:
+    return ledger(clip(), create(name, settings), 100)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "trainable"),
+    [
+        ("zero-shot", {}, 0),
+        ("coop", {"context": 4}, 2_048),
+        ("coop", {"context": 16, "phrase": ""}, 8_192),
+        ("coop", {"context": 16, "phrase": "", "class_specific": True}, 819_200),
+        ("cocoop", {}, 35_360),
+        ("maple", {}, 3_555_072),
+        ("maple", {"depth": 3}, 1_185_024),
+        ("ivlp", {}, 46_080),
+        ("ivlp", {"depth": 3}, 15_360),
+        ("promptsrc", {}, 46_080),
+        ("promptsrc", {"depth": 3}, 15_360),
+        ("promptkd", {"width": 768}, 1_013_760),
+        ("clip-lora", {}, 184_320),
+    ],
+)
+def test_what_is_trained(name: str, settings: dict[str, Any], trainable: int) -> None:
+    assert counted(name, **settings).trainable == trainable
+
+
+@pytest.mark.parametrize(
+    ("host", "settings", "added", "cache", "kept"),
+    [
+        # Linear and cache serve prediction, the alignment does not.
+        ("coop", {}, 1_050_624, 12_800, 524_288),
+        ("maple", {}, 1_050_624, 12_800, 524_288),
+        ("promptkd", {"width": 768}, 2_165_760, 19_200, 1_179_648),
+    ],
+)
+def test_what_textrefiner_adds(
+    host: str, settings: dict[str, Any], added: int, cache: int, kept: int
+) -> None:
+    alone, refined = (
+        counted(host, **settings),
+        counted(f"{host}+textrefiner", host_settings=settings),
+    )
+    assert refined.trainable - alone.trainable == added
+    assert refined.inference - alone.inference == kept
+    assert refined.fixed - alone.fixed == cache
+
+
+def test_folded_leaves_one_vector_a_class_and_a_scale() -> None:
+    got = counted("folded", method="coop+textrefiner", settings={})
+    assert (got.trainable, got.fixed) == (0, 100 * 512 + 1)
