@@ -61,10 +61,22 @@ def towers(seed: int = 0) -> TwoTowers:
     return clip.wrap("test/clip", model(seed), tiny.preprocessing(), Letters())
 
 
-def folder(path: Path) -> Path:
-    """As Hugging Face writes it, without a tokenizer."""
+def folder(path: Path, *, tokenizer: bool = False) -> Path:
+    """As Hugging Face writes it; its tokenizer knows letters, full stops and no merges."""
     path.mkdir(parents=True, exist_ok=True)
-    save_file(model().state_dict(), path / "model.safetensors")
-    (path / "config.json").write_text(json.dumps(CONFIG))
+    config = json.loads(json.dumps(CONFIG))
+    if tokenizer:
+        letters = "abcdefghijklmnopqrstuvwxyz."
+        words = [*letters, *(c + "</w>" for c in letters), "<|startoftext|>", "<|endoftext|>"]
+        vocabulary = {word: i for i, word in enumerate(words)}
+        (path / "vocab.json").write_text(json.dumps(vocabulary))
+        (path / "merges.txt").write_text("#version: 0.2\n")
+        start, end = len(words) - 2, len(words) - 1
+        own = {"bos_token_id": start, "eos_token_id": end, "pad_token_id": end}
+        config["text_config"] |= {"vocab_size": len(words), **own}
+    with tiny.seeded():
+        module = tiny.shaken(CLIPModel(CLIPConfig(**config)))
+    save_file(module.state_dict(), path / "model.safetensors")
+    (path / "config.json").write_text(json.dumps(config))
     (path / "preprocessor_config.json").write_text(json.dumps(tiny.HF_PREPROCESSOR))
     return path

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from petiole.verbs.evaluate import evaluate
     from petiole.verbs.fit import fit
     from petiole.verbs.fold import fold
+    from petiole.verbs.generalise import generalise
     from petiole.verbs.inspect import inspect
     from petiole.verbs.merge import merge
     from petiole.verbs.params import params
@@ -53,6 +54,7 @@ _HOMES = {
             "evaluate",
             "fit",
             "fold",
+            "generalise",
             "inspect",
             "merge",
             "params",
@@ -77,6 +79,7 @@ __all__ = [
     "evaluate",
     "fit",
     "fold",
+    "generalise",
     "inspect",
     "ledger",
     "load",

@@ -20,6 +20,7 @@ VERBS = {
     "eval": "Score an adapter on labelled images.",
     "compare": "Several methods on the same images, draws and seeds; paired tests, one page.",
     "transfer": "Data sets x backbones x methods x seeds; wins, ties and costs in one table.",
+    "generalise": "Train on some classes, test on others by their names: base to novel, other data.",
     "sweep": "One method at several ranks: how much rank is enough, on how many images.",
     "params": "Count parameters and FLOPs of a method, without weights.",
     "reproduce": "A published parameter count beside ours.",
@@ -31,7 +32,7 @@ VERBS = {
     "doctor": "Check this machine and installation.",
 }
 _FILES = {"eval": "evaluate"}
-RESUMING = (["demo"], ["fit"], ["compare"], ["transfer"], ["sweep"])
+RESUMING = (["demo"], ["fit"], ["compare"], ["transfer"], ["generalise"], ["sweep"])
 
 app = App(
     name="petiole",

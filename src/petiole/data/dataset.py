@@ -119,6 +119,18 @@ class Dataset:
             )
         return replace(self, samples=tuple(self.samples[int(i)] for i in chosen))
 
+    def of_classes(self, names: Sequence[str]) -> "Dataset":
+        """Return the samples of some classes, relabelled from 0 in the order of ``names``.
+
+        Raises:
+            DataError: a name that is no class here.
+        """
+        if missing := [name for name in names if name not in self.classes]:
+            raise DataError(f"{self.name} has no class {missing[0]!r}.")
+        new = {self.classes.index(name): label for label, name in enumerate(names)}
+        kept = (replace(s, label=new[s.label]) for s in self.samples if s.label in new)
+        return replace(self, classes=tuple(names), samples=tuple(kept))
+
     def with_domain(self, domain: Domain) -> "Dataset":
         """Return the same samples, all in ``domain``."""
         return replace(self, samples=tuple(replace(s, domain=domain) for s in self.samples))

@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
+from typing import Literal
 
 from petiole.data.check import build
 from petiole.data.dataset import Dataset, Domain, same_classes
@@ -14,6 +16,7 @@ from petiole.errors import DataError
 
 __all__ = ["Shift", "open_data", "open_folder", "open_shift", "open_table"]
 
+Part = Literal["all", "base", "novel"]
 _PAIR = ("synthetic", "real_train", "real_eval")
 _PARTS = ("train", "test")
 _UNUSED = ("val", "validation")
@@ -42,6 +45,24 @@ class Shift:
     def classes(self) -> tuple[str, ...]:
         """Class names in the order of the labels, the same in all parts."""
         return self.train.classes
+
+    def half(self, part: Part) -> "Shift":
+        """The first half of the classes (``base``, the larger one), the rest (``novel``), or all.
+
+        m = ceil(C / 2) base classes in the order of the labels, as CoOp's code divides them (spec
+        prompt.md, 4.2); both halves are labelled from 0.
+
+        Raises:
+            DataError: fewer than two classes.
+        """
+        if part == "all":
+            return self
+        if len(self.classes) < 2:
+            raise DataError(f"{self.train.name} has one class, too few for base and novel ones.")
+        m = ceil(len(self.classes) / 2)
+        names = self.classes[:m] if part == "base" else self.classes[m:]
+        source = self.source and self.source.of_classes(names)
+        return Shift(source, self.train.of_classes(names), self.test.of_classes(names))
 
 
 def open_data(

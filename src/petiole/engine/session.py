@@ -15,7 +15,7 @@ from petiole.backbones.base import Backbone
 from petiole.backbones.registry import load
 from petiole.data.dataset import Dataset
 from petiole.data.leaks import LeakReport, find_leaks
-from petiole.data.sources import Shift, open_shift
+from petiole.data.sources import Part, Shift, open_shift
 from petiole.data.splits import draw_fraction, draw_shots, holdout
 from petiole.engine.adapted import ANCHOR, Adapted
 from petiole.engine.cache import FeatureCache
@@ -34,6 +34,7 @@ class Bench:
         source: source images, where they lie elsewhere.
         test: held-back target images, where they lie elsewhere.
         test_fraction: held back by content where the layout states no test part.
+        part: all classes, or the base or novel half of them.
         weights, image_size, device: of the backbone.
         precision: ``fp32`` or ``bf16``.
         checkpointing: recompute activations in the backward pass instead of keeping them.
@@ -49,6 +50,7 @@ class Bench:
     source: Path | None = None
     test: Path | None = None
     test_fraction: float = 0.5
+    part: Part = "all"
     weights: Path | None = None
     image_size: int | None = None
     device: str = "cpu"
@@ -103,9 +105,10 @@ class Session:
     def shift(self) -> Shift:
         """Source, pool of shots, and test."""
         b = self.bench
-        return open_shift(
+        whole = open_shift(
             b.images, b.source, test=b.test, test_fraction=b.test_fraction, skip_bad=b.skip_bad
         )
+        return whole.half(b.part)
 
     @cached_property
     def features(self) -> Features:

@@ -90,7 +90,7 @@ def jobs_of(
         ConfigError: a value out of range, or a setting that no row has.
     """
     jobs = []
-    own_by_row = {row.name: _applicable(row, settings) for row in comparison.rows}
+    own_by_row = {row.name: applicable(row, settings) for row in comparison.rows}
     for key in settings:
         if not any(key in own for own in own_by_row.values()):
             create(comparison.row(comparison.headline).method, {key: settings[key]})
@@ -159,13 +159,17 @@ def prepare(work: Session, jobs: Sequence[Job], *, quiet: bool) -> None:
     for job in jobs:
         method = create(job.method, job.settings)
         with torch.random.fork_rng():
-            cut = method.plan(work.backbone, len(work.shift.classes)).cut(work.backbone)
-        if cut != (IMAGES,):
-            recipe = method.recipe
-            data, scored = work.parts(job.images)
-            wanted[cut, recipe.views, recipe.augmentation].append(data)
-            wanted[cut, 0, "none"].append(scored)
+            plan = method.plan(work.backbone, len(work.shift.classes))
+        recipe, (data, scored) = method.recipe, work.parts(job.images)
+        wanted[plan.cut(work.backbone, training=True), recipe.views, recipe.augmentation].append(
+            data
+        )
+        wanted[plan.cut(work.backbone), 0, "none"].append(scored)
+        if plan.anchors:
+            wanted[plan.anchors, recipe.views, recipe.augmentation].append(data)
     for (cut, views, name), parts in wanted.items():
+        if cut == (IMAGES,):
+            continue
         first, *others = parts
         work.table(first.concat(*others), cut, Recipe(views=views, augmentation=name))
     work.features.quiet = True
@@ -188,7 +192,7 @@ def _claim(comparison: Comparison, folder: Path, resume: bool) -> None:
     comparison.write(folder)
 
 
-def _applicable(row: Row, settings: Mapping[str, Any]) -> dict[str, Any]:
+def applicable(row: Row, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that this row's method has; solved heads have no use for steps and views."""
     own: dict[str, Any] = {}
     for key, value in settings.items():

@@ -1,0 +1,239 @@
+"""Train on some classes or images, test on others by their names: base to novel, other data, other domains.
+
+    generalisation.json                what was asked
+    runs/<method>/seed-<i>/            one run folder each; elsewhere/<place>.json holds the other scores
+
+Base to novel (spec prompt.md, 4.2): train on the first half of the classes, test on the test images of that
+half with its names, and on those of the other half with theirs; two label spaces. Cross-data-set and domain
+generalisation (4.3, 4.4): train on all classes of one set, test unchanged on other sets.
+
+A seed is a draw of the shots and a start. A transductive method trains on unlabelled images of all classes
+that it is tested on, so its rows stand apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+from pydantic import Field, ValidationError, model_validator
+
+from petiole.engine.adapted import NamedHead
+from petiole.engine.elsewhere import ELSEWHERE, Elsewhere, score_elsewhere
+from petiole.engine.executor import Executor, Local
+from petiole.engine.progress import progress
+from petiole.engine.record import Frozen, read_record
+from petiole.engine.run import Job, run
+from petiole.engine.session import Bench, Session, session
+from petiole.errors import ConfigError, RunError
+from petiole.files import write_json
+from petiole.methods.registry import create, find
+from petiole.protocols import domain_shift
+from petiole.protocols.comparison import Row
+
+STATE = "generalisation.json"
+NOVEL = "novel"
+
+
+class Generalisation(Frozen):
+    """What is trained, and where it is tested.
+
+    Attributes:
+        kind: ``base-to-novel`` or ``elsewhere``.
+        data: name of the training set.
+        rows: methods.
+        reference: the row that the others are compared with.
+        shots: images drawn from each class; ``None`` for all.
+        seeds: runs of each method.
+        places: names of the other test sets.
+    """
+
+    format: int = 1
+    kind: Literal["base-to-novel", "elsewhere"]
+    data: str
+    rows: list[Row] = Field(min_length=1)
+    reference: str
+    shots: int | None
+    seeds: int = Field(ge=1)
+    places: list[str]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        names = [row.name for row in self.rows]
+        if len(set(names)) < len(names):
+            raise ValueError("a method is named twice")
+        if self.reference not in names:
+            raise ValueError(f"the reference {self.reference!r} is not among {', '.join(names)}")
+        return self
+
+    def folder(self, root: Path, row: Row, seed: int) -> Path:
+        """Where a run lies."""
+        return root / "runs" / row.name / f"seed-{seed}"
+
+    @classmethod
+    def read(cls, root: Path) -> Self:
+        """Read generalisation.json.
+
+        Raises:
+            RunError: there is none, or it is damaged.
+        """
+        file = root / STATE
+        try:
+            return cls.model_validate_json(file.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise RunError(f"{root} holds no {STATE}. Give the folder that was written.") from error
+        except (ValidationError, UnicodeDecodeError) as error:
+            raise RunError(f"{file} is damaged or of another version: {error}.") from error
+
+
+def transductive(method: str) -> bool:
+    """Whether a method's protocol trains on unlabelled test classes; its host's counts too."""
+    entry = find(method)
+    host = entry.preset.get("host", "")
+    return entry.cls.transductive or bool(host and transductive(str(host)))
+
+
+def plan(
+    data: str, rows: Sequence[Row], *, reference: str = "", places: Sequence[str] = (), **terms: Any
+) -> Generalisation:
+    """Check and state what is to be done; without ``places`` base to novel.
+
+    Raises:
+        ConfigError: an unknown method, one named twice, or a value out of range.
+    """
+    try:
+        return Generalisation(
+            kind="elsewhere" if places else "base-to-novel",
+            data=data,
+            rows=list(rows),
+            reference=reference or rows[0].name,
+            places=list(places) or [NOVEL],
+            **terms,
+        )
+    except ValidationError as error:
+        said = "; ".join(e["msg"] for e in error.errors())
+        raise ConfigError(f"This cannot be measured: {said}.") from error
+
+
+def jobs_of(
+    asked: Generalisation,
+    bench: Bench,
+    root: Path,
+    settings: Mapping[str, Any],
+    *,
+    resume: bool = False,
+) -> list[Job]:
+    """All runs, method by method; ``settings`` go to every method that has such a field."""
+    jobs = []
+    for row in asked.rows:
+        own = {**domain_shift.applicable(row, settings), **row.settings}
+        create(row.method, own)
+        whole = asked.kind == "elsewhere" or transductive(row.method)
+        part = replace(bench, part="all" if whole else "base", quiet=True)
+        jobs += [
+            Job(
+                bench=part,
+                method=row.method,
+                settings=own,
+                folder=asked.folder(root, row, seed),
+                shots=asked.shots,
+                draw=seed,
+                seed=seed,
+                resume=resume,
+            )
+            for seed in range(asked.seeds)
+        ]
+    return jobs
+
+
+def generalise(
+    asked: Generalisation,
+    jobs: Sequence[Job],
+    places: Mapping[str, Bench],
+    root: Path,
+    *,
+    executor: Executor | None = None,
+    resume: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Do all runs, then score each adapter once at every place.
+
+    Args:
+        places: where the test images of each place lie.
+
+    Raises:
+        ConfigError: a method cannot name novel classes.
+        RunError: the folder holds another measurement, or this one without ``resume``.
+    """
+    if asked.kind == "base-to-novel":
+        _check_names(jobs)
+    _claim(asked, root, resume=resume)
+    where = executor or Local()
+    for bench in dict.fromkeys(job.bench for job in jobs):
+        domain_shift.prepare(
+            session(bench), [job for job in jobs if job.bench == bench], quiet=quiet
+        )
+    with progress("runs", len(jobs), quiet=quiet) as advance:
+        for job, record in zip(jobs, where.map(run, jobs), strict=True):
+            advance(1, f"{job.method} {100 * record.scores['accuracy']:.1f} %")
+    data = {name: Session(bench).shift.test for name, bench in places.items()}
+    with progress("elsewhere", len(jobs) * len(data), quiet=quiet) as advance:
+        for job in jobs:
+            for name, images in data.items():
+                if name == job.bench.part:  # the run itself was scored on these
+                    advance(1)
+                    continue
+                found = score_elsewhere(job.folder, name, session(job.bench), images)
+                advance(1, f"{job.method} {name} {100 * found.scores['accuracy']:.1f} %")
+
+
+def _check_names(jobs: Sequence[Job]) -> None:
+    """Refuse heads of fixed classes before anything is trained."""
+    for job in {job.method: job for job in jobs}.values():
+        with torch.random.fork_rng():
+            plan = create(job.method, job.settings).plan(session(job.bench).backbone, 2)
+        if not isinstance(plan.head, NamedHead):
+            raise ConfigError(
+                f"{job.method} has a fixed set of classes and cannot name novel ones. Leave it out."
+            )
+
+
+def places_of(asked: Generalisation, bench: Bench, others: Mapping[str, Path]) -> dict[str, Bench]:
+    """The benches of all places; a base-to-novel one has the halves of its own data."""
+    if asked.kind == "base-to-novel":
+        return {"base": replace(bench, part="base"), NOVEL: replace(bench, part="novel")}
+    return {
+        name: replace(bench, images=path, source=None, test=None) for name, path in others.items()
+    }
+
+
+def scores(asked: Generalisation, root: Path, row: Row) -> dict[str, list[float]]:
+    """Accuracy by place and seed; first that on the training classes, ``base`` or ``source``."""
+    own = "source" if asked.kind == "elsewhere" else "base"
+    found: dict[str, list[float]] = {own: []}
+    for seed in range(asked.seeds):
+        folder = asked.folder(root, row, seed)
+        if own == "source" or not transductive(row.method):
+            found[own].append(read_record(folder).scores["accuracy"])
+        for file in sorted((folder / ELSEWHERE).glob("*.json")):
+            place = Elsewhere.model_validate_json(file.read_text(encoding="utf-8"))
+            found.setdefault(place.name, []).append(place.scores["accuracy"])
+    return found
+
+
+def _claim(asked: Generalisation, root: Path, *, resume: bool) -> None:
+    if (root / STATE).exists():
+        if not resume:
+            raise RunError(
+                f"{root} already holds results. Add --resume to finish them, or choose another --out."
+            )
+        if Generalisation.read(root) != asked:
+            raise RunError(
+                f"{root} holds another measurement. Repeat the command as it was, or choose another "
+                "--out."
+            )
+        return
+    write_json(root / STATE, asked.model_dump(mode="json"))

@@ -1,0 +1,131 @@
+"""``petiole generalise`` and ``petiole fold`` through the real command line, on a tiny CLIP folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import clip_for_tests as clips
+from petiole.cli import main
+from petiole.metrics.harmonic import harmonic_mean
+
+NAMES = ("ash", "birch", "cedar", "elm", "fir")
+
+
+def run(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as done:
+        main([str(a) for a in arguments])
+    return int(done.value.code or 0)
+
+
+def write_images(root: Path, names: tuple[str, ...] = NAMES, seed: int = 0, count: int = 6) -> Path:
+    """Class folders below train/ and test/, a colour a class."""
+    rng = np.random.default_rng(seed)
+    for index, name in enumerate(names):
+        for part in ("train", "test"):
+            (root / part / name).mkdir(parents=True)
+            for i in range(count):
+                noise = rng.integers(0, 60, (32, 32, 3))
+                noise[..., index % 3] += 40 * index
+                Image.fromarray(noise.astype(np.uint8)).save(root / part / name / f"{i}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return clips.folder(tmp_path_factory.mktemp("clip") / "model", tokenizer=True)
+
+
+def options(backbone: Path, tmp_path: Path) -> list[object]:
+    return [
+        *("--backbone", backbone, "--cache-dir", tmp_path / "cache", "--quiet"),
+        *("--seeds", 2, "--shots", 4, "--set", "steps=3", "--set", "views=1"),
+    ]
+
+
+def test_base_to_novel(backbone: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images, out = write_images(tmp_path / "trees"), tmp_path / "out"
+    methods = ("zero-shot", "coop", "maple+textrefiner", "promptkd")
+    command = ["generalise", images, "--methods", *methods, "--out", out, "--json"]
+    command += options(backbone, tmp_path)
+    assert run(*command) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert [line["name"] for line in result["lines"]] == list(methods)
+    assert [line["transductive"] for line in result["lines"]] == [False, False, False, True]
+    for line in result["lines"]:
+        base, novel = (line["places"][place]["mean"] for place in ("base", "novel"))
+        assert line["hm_of_means"] == pytest.approx(harmonic_mean(base, novel))
+        folder = out / "runs" / line["name"] / "seed-0"
+        request = json.loads((folder / "request.json").read_text())
+        taught = NAMES if line["transductive"] else NAMES[:3]  # ceil(5 / 2) base classes
+        assert request["data"]["classes"] == list(taught)
+        novel_file = json.loads((folder / "elsewhere" / "novel.json").read_text())
+        assert novel_file["classes"] == list(NAMES[3:])
+        assert novel_file["scores"]["n"] == 12
+        assert novel_file["openings"] == 1
+        opened = (folder / "openings.jsonl").read_text().splitlines()
+        assert len(opened) == 2 + line["transductive"]
+        assert (folder / "elsewhere" / "base.json").exists() == line["transductive"]
+    markdown = (out / "table.md").read_text()
+    assert "promptkd (transductive)" in markdown
+    assert "do not compare them with the others" in markdown
+
+    before = (out / "table.json").read_bytes()
+    assert run(*command, "--resume") == 0
+    assert (out / "table.json").read_bytes() == before
+    capsys.readouterr()
+    assert run(*command) == 1
+    assert "already holds results" in capsys.readouterr().err
+    assert run(*command, "--shots", 3, "--resume") == 1
+
+
+def test_elsewhere(backbone: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = write_images(tmp_path / "trees")
+    other = write_images(tmp_path / "herbs", ("mint", "sage"), seed=1)
+    out = tmp_path / "out"
+    command = ["generalise", images, "--to", other, "--methods", "zero-shot", "coop"]
+    assert run(*command, "--out", out, "--json", *options(backbone, tmp_path)) == 0
+    lines = json.loads(capsys.readouterr().out)["lines"]
+    assert set(lines[0]["places"]) == {"source", "herbs"}
+    herbs = json.loads((out / "runs/coop/seed-1/elsewhere/herbs.json").read_text())
+    assert herbs["classes"] == ["mint", "sage"]
+    zero = [
+        json.loads((out / f"runs/zero-shot/seed-{i}/elsewhere/herbs.json").read_text())
+        for i in (0, 1)
+    ]
+    assert zero[0]["scores"] == zero[1]["scores"]
+
+
+def test_a_fixed_head_cannot_name_novel_classes(
+    backbone: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = write_images(tmp_path / "trees")
+    command = ["generalise", images, "--methods", "linear-probe", "--out", tmp_path / "out"]
+    assert run(*command, *options(backbone, tmp_path)) == 1
+    assert not (tmp_path / "out").exists()
+    assert "linear-probe has a fixed set of classes" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_folded_adapter_predicts_alike_without_the_text_tower(
+    backbone: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = write_images(tmp_path / "trees")
+    fit = ["fit", images, "--method", "coop+textrefiner", "--out", tmp_path / "run", "--shots", 4]
+    machine = ["--backbone", backbone, "--cache-dir", tmp_path / "cache", "--quiet"]
+    assert run(*fit, *machine, "--set", "steps=3", "--set", "views=0") == 0
+    folded = tmp_path / "folded"
+    assert run("fold", tmp_path / "run", "--out", folded) == 0
+    capsys.readouterr()
+    picture = images / "test" / "elm" / "0.png"
+    answers = []
+    for adapter in (tmp_path / "run", folded):
+        assert run("predict", adapter, picture, "--json") == 0
+        answers.append(json.loads(capsys.readouterr().out)["predictions"][0])
+    assert answers[0]["label"] == answers[1]["label"]
+    assert answers[0]["probability"] == pytest.approx(answers[1]["probability"], abs=1e-5)
+    assert run("fold", tmp_path / "run", "--out", folded) == 1
+    assert "exists already" in capsys.readouterr().err
