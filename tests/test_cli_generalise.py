@@ -80,7 +80,7 @@ def test_base_to_novel(backbone: Path, tmp_path: Path, capsys: pytest.CaptureFix
     capsys.readouterr()
     assert run(*command) == 1
     assert "already holds results" in capsys.readouterr().err
-    assert run(*command, "--shots", 3, "--resume") == 1
+    assert run(*command, "--reference", "coop", "--resume") == 1
 
 
 def test_elsewhere(backbone: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
