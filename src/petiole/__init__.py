@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from petiole.verbs.reproduce import reproduce
     from petiole.verbs.sweep import sweep
     from petiole.verbs.transfer import transfer
+    from petiole.verbs.world import world
 
 _HOMES = {
     "load": "backbones.registry",
@@ -63,6 +64,7 @@ _HOMES = {
             "reproduce",
             "sweep",
             "transfer",
+            "world",
         )
     },
 }
@@ -90,6 +92,7 @@ __all__ = [
     "reproduce",
     "sweep",
     "transfer",
+    "world",
 ]
 
 

@@ -13,7 +13,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from petiole.backbones import cnn, tiny_vit, vit
+from petiole.backbones import cnn, tiny_clip, tiny_vit, vit
 from petiole.backbones.base import Backbone
 from petiole.backbones.registry import Request, loader
 from petiole.backbones.weights import load_strictly, read_json, read_safetensors
@@ -30,7 +30,11 @@ def load(request: Request) -> Backbone:
     Raises:
         BackboneError: no such name, or weights that cannot be had or do not fit.
     """
-    known = {"petiole/efficientnet-lite0": efficientnet_lite0, "petiole/tiny-vit": small_vit}
+    known = {
+        "petiole/efficientnet-lite0": efficientnet_lite0,
+        "petiole/tiny-vit": small_vit,
+        "petiole/tiny-clip": tiny_clip.load,
+    }
     if request.name not in known:
         raise unknown("bundled backbone", request.name, known, BackboneError)
     return known[request.name](request)

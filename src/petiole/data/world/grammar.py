@@ -1,0 +1,68 @@
+"""What is said about a scene: captions by a small grammar, and names of classes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from petiole.data.world.scene import COLOURS, SHAPES, TEXTURES, Composition, Scene
+
+NUMBERS = ("one", "two", "three", "four")
+PLURALS = {"cross": "crosses"}
+FRAMES = {
+    "clear": ("a photo of {}.", "a picture of {}.", "{}.", "an image with {}."),
+    "busy": ("a busy photo of {}.", "{} in a busy place.", "a photo of {} with clutter."),
+    "sketch": ("a sketch of {}.", "a drawing of {}.", "{} drawn with lines."),
+    "blurred": ("a blurred photo of {}.", "{} out of focus."),
+}
+"""Sentences around a thing, by style; unseen styles have none of their own."""
+
+PHRASE = "itap of the bad low many good this that there are is"
+"""Words that templates of others use and no caption here does; they stay untrained."""
+
+
+def class_name(kind: Composition) -> str:
+    """``striped red star``."""
+    return " ".join((TEXTURES[kind.texture], list(COLOURS)[kind.colour], SHAPES[kind.shape]))
+
+
+def plural(shape: str) -> str:
+    """Several of a shape."""
+    return PLURALS.get(shape, shape + "s")
+
+
+def thing(scene: Scene, rng: np.random.Generator) -> str:
+    """The things of a scene with article or number; parts that go without saying are often left out."""
+    kind = scene.kind
+    words = [list(COLOURS)[kind.colour]]
+    if kind.texture or rng.random() < 0.5:
+        words.insert(0, TEXTURES[kind.texture])
+    if rng.random() < 0.4:
+        words.insert(0, scene.size)
+    shape = SHAPES[kind.shape]
+    if scene.count == 1:
+        return " ".join(("a", *words, shape))
+    number = NUMBERS[scene.count - 1] if rng.random() < 0.8 else "some"
+    return " ".join((number, *words, plural(shape)))
+
+
+def caption(scene: Scene, rng: np.random.Generator) -> str:
+    """A sentence about a scene; it names colour, shape and, unless plain, texture."""
+    frames = FRAMES.get(scene.style, FRAMES["clear"])
+    return frames[rng.integers(len(frames))].format(thing(scene, rng))
+
+
+def words() -> tuple[str, ...]:
+    """Every word of captions and class names, and some that others' templates use, in order."""
+    frames = " ".join(frame.format("") for kind in FRAMES.values() for frame in kind)
+    known = [
+        *frames.replace(".", " . ").split(),
+        *NUMBERS,
+        "some",
+        "small",
+        "large",
+        "a",
+        "the",
+        "type",
+    ]
+    known += [*COLOURS, *TEXTURES, *SHAPES, *map(plural, SHAPES), *PHRASE.split()]
+    return tuple(sorted(set(known)))
