@@ -9,22 +9,22 @@ set -eu
 data=$1 weights=$2 out=$3
 export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
 
-run() { # name, steps, options of the backbone
-    name=$1 steps=$2
-    shift 2
-    for images in clothing128 caltech101_128; do
-        petiole compare "$data/$images" --out "$out/$name-$images" --resume \
-            --methods adaptertune lora-qkv full head-only --tune --shots 10 --draws 3 \
-            --set batch_size=32 --set steps="$steps" --set views=0 --precision bf16 "$@"
-        steps=$((3 * steps)) # ten times the classes
-    done
+run() { # name, images, steps, methods, options of the backbone
+    name=$1 images=$2 steps=$3 methods=$4
+    shift 4
+    # shellcheck disable=SC2086
+    petiole compare "$data/$images" --out "$out/$name" --resume --methods $methods --tune \
+        --shots 10 --draws 3 --set batch_size=32 --set steps="$steps" --set views=0 \
+        --precision bf16 "$@"
 }
 
-case ${4:-all} in
-tiny-vit | all) run tiny-vit 100 --backbone petiole/tiny-vit ;;
-esac
-case ${4:-all} in
-vit-s | all)
-    run vit-s 100 --backbone timm/vit_small_patch14_dinov2.lvd142m --weights "$weights" --image-size 98
-    ;;
-esac
+all="adaptertune lora-qkv full head-only"
+vit_s="--backbone timm/vit_small_patch14_dinov2.lvd142m --image-size 98"
+run tiny-vit-clothing clothing128 300 "$all" --backbone petiole/tiny-vit
+run tiny-vit-caltech caltech101_128 60 "$all" --backbone petiole/tiny-vit
+run tiny-vit-caltech-long caltech101_128 900 "adaptertune lora-qkv head-only" \
+    --backbone petiole/tiny-vit
+# shellcheck disable=SC2086
+run vit-s-clothing clothing128 60 "$all" $vit_s --weights "$weights"
+# shellcheck disable=SC2086
+run vit-s-caltech caltech101_128 60 "$all" $vit_s --weights "$weights"

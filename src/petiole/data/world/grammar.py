@@ -33,8 +33,8 @@ def plural(shape: str) -> str:
 def thing(scene: Scene, rng: np.random.Generator) -> str:
     """The things of a scene with article or number; parts that go without saying are often left out."""
     kind = scene.kind
-    words = [list(COLOURS)[kind.colour]]
-    if kind.texture or rng.random() < 0.5:
+    words = [list(COLOURS)[kind.colour]] if rng.random() < 0.85 else []
+    if rng.random() < (0.85 if kind.texture else 0.5):
         words.insert(0, TEXTURES[kind.texture])
     if rng.random() < 0.4:
         words.insert(0, scene.size)
@@ -46,7 +46,7 @@ def thing(scene: Scene, rng: np.random.Generator) -> str:
 
 
 def caption(scene: Scene, rng: np.random.Generator) -> str:
-    """A sentence about a scene; it names colour, shape and, unless plain, texture."""
+    """A sentence about a scene: always its shape, mostly its colour and texture, never another's."""
     frames = FRAMES.get(scene.style, FRAMES["clear"])
     return frames[rng.integers(len(frames))].format(thing(scene, rng))
 
