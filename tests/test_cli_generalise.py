@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -129,3 +130,30 @@ def test_a_folded_adapter_predicts_alike_without_the_text_tower(
     assert answers[0]["probability"] == pytest.approx(answers[1]["probability"], abs=1e-5)
     assert run("fold", tmp_path / "run", "--out", folded) == 1
     assert "exists already" in capsys.readouterr().err
+
+
+def test_a_student_learns_from_a_teacher_of_another_backbone(
+    backbone: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The teacher's lesson is computed once; the student alone predicts afterwards."""
+    images = write_images(tmp_path / "trees")
+    machine = ["--backbone", backbone, "--cache-dir", tmp_path / "cache", "--quiet", "--shots", 4]
+    teacher = tmp_path / "teacher"
+    fit = ["fit", images, "--set", "steps=3", "--set", "views=1"]
+    assert run(*fit, "--method", "coop", "--out", teacher, *machine) == 0
+    student = ["--method", "promptkd", "--set", f"teacher={teacher}", "--out", tmp_path / "student"]
+    assert run(*fit, *student, *machine) == 0
+    request = json.loads((tmp_path / "student" / "request.json").read_text())
+    manifest = json.loads((teacher / "adapter" / "adapter.json").read_text())
+    assert request["teacher"] == manifest["tensors_sha256"]
+    shutil.rmtree(teacher)
+    capsys.readouterr()
+    assert run("predict", tmp_path / "student", images / "test" / "elm" / "0.png", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["predictions"][0]["label"] in NAMES
+    assert run(*fit, *student[:-1], tmp_path / "again", *machine) == 1
+    assert "No adapter at" in capsys.readouterr().err
+    wrong = ["--method", "promptkd", "--set", f"teacher={tmp_path / 'probe'}", "--out"]
+    assert run(*fit, "--method", "linear-probe", "--out", tmp_path / "probe", *machine) == 0
+    capsys.readouterr()
+    assert run(*fit, *wrong, tmp_path / "third", *machine) == 1
+    assert "does not classify by class names" in " ".join(capsys.readouterr().err.split())

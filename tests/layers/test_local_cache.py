@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -144,3 +149,50 @@ def test_salient_tokens_of_an_image(mean: bool, count: int) -> None:
         if mean:
             want.append(tokens[b].mean(0))
         torch.testing.assert_close(got[b], torch.stack(want))
+
+
+WRITE = """
+import sys
+import torch
+from petiole.files import write_tensors
+from petiole.layers.local_cache import LocalCache
+from pathlib import Path
+
+rank = int(sys.argv[2])
+torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+torch.manual_seed(0)
+cache = LocalCache(5, 6)
+tokens = torch.randn(31, 6)
+cache.write(tokens[:20] if rank == 0 else tokens[20:])
+write_tensors(Path(sys.argv[1]) / f"rank{rank}", {"entries": cache.entries})
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distribution")
+def test_two_processes_write_what_one_does(tmp_path: Path) -> None:
+    """Each has its own share of a batch, of another size; both end with the same entries."""
+    from safetensors.torch import load_file
+
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = str(s.getsockname()[1])
+    world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo"}
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-c", WRITE, str(tmp_path), str(rank)],
+            env={**os.environ, "OMP_NUM_THREADS": "1", **world},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    errors = [run.communicate(timeout=280)[1] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], errors
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        alone = LocalCache(5, 6)
+        alone.write(torch.randn(31, 6))
+    first, second = (load_file(tmp_path / f"rank{rank}")["entries"] for rank in (0, 1))
+    assert torch.equal(first, second)
+    torch.testing.assert_close(first, alone.entries)
