@@ -98,15 +98,11 @@ def generalise(
     machine = machine or Machine()
     root = Path(out) if out else Path("runs") / f"{Path(images).stem}-generalise"
     bench = machine.bench(images, None, test, test_fraction)
-    rows = (
-        domain_shift.from_table(table, baselines=())["rows"]
-        if table
-        else domain_shift.rows_of(methods)
-    )
+    stated = domain_shift.from_table(table, baselines=()) if table else {}
     asked = protocol.plan(
         Path(images).name,
-        rows,
-        reference=reference,
+        stated.get("rows") or domain_shift.rows_of(methods),
+        reference=reference or stated.get("reference", ""),
         places=[_name(path, to) for path in to],
         shots=None if all_images else shots,
         seeds=seeds,
