@@ -178,7 +178,12 @@ def test_counting_draws_no_random_number_and_needs_no_weights() -> None:
     assert small().is_meta
 
 
-TABLES = [(t, row["name"]) for t in claims.names() for row in claims.table(t)["rows"]]
+TABLES = [
+    (t, row["name"])
+    for t in claims.names()
+    if not t.startswith("textrefiner/")  # on two towers: test_prompt_counts.py
+    for row in claims.table(t)["rows"]
+]
 
 
 @pytest.mark.parametrize(("table", "row"), TABLES)

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from petiole import claims
 from petiole.backbones.base import Backbone
 from petiole.backbones.registry import load
 from petiole.ledger import Ledger, ledger
+from petiole.methods.base import Method
 from petiole.methods.registry import create
 
 
@@ -18,8 +20,13 @@ def clip() -> Backbone:
     return load("hf/openai/clip-vit-base-patch16", device="meta")
 
 
+@cache
+def _counted(method: Method) -> Ledger:
+    return ledger(clip(), method, 100)
+
+
 def counted(name: str, **settings: Any) -> Ledger:
-    return ledger(clip(), create(name, settings), 100)
+    return _counted(create(name, settings))
 
 
 @pytest.mark.parametrize(
@@ -68,3 +75,18 @@ def test_what_textrefiner_adds(
 def test_folded_leaves_one_vector_a_class_and_a_scale() -> None:
     got = counted("folded", method="coop+textrefiner", settings={})
     assert (got.trainable, got.fixed) == (0, 100 * 512 + 1)
+
+
+TABLES = [
+    (t, row["name"])
+    for t in claims.names()
+    if t.startswith("textrefiner/")
+    for row in claims.table(t)["rows"]
+]
+
+
+@pytest.mark.parametrize(("table", "row"), TABLES)
+def test_every_row_of_textrefiner_s_tables_builds(table: str, row: str) -> None:
+    stated = next(r for r in claims.table(table)["rows"] if r["name"] == row)
+    got = counted(stated["method"], **stated.get("settings", {}))
+    assert (got.trainable > 0) == (stated["method"] not in ("zero-shot", "zero-shot-ensemble"))

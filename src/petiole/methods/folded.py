@@ -31,7 +31,7 @@ class Folded(Method):
     """
 
     method: str = ""
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict, hash=False)
 
     def plan(self, backbone: Backbone, classes: int) -> Plan:
         if not self.method:

@@ -153,7 +153,7 @@ class TextRefiner(Method):
         host_settings: of the host.
         entries: M.
         alpha: 0 leaves the host's class vectors as they are.
-        momentum: of the cache.
+        cache_momentum: m, of writing.
         k: patches of S.
         semantic_weight, retention_weight: l_1, l_2.
         read_temperature: T of reading.
@@ -165,10 +165,10 @@ class TextRefiner(Method):
     """
 
     host: str = "coop"
-    host_settings: dict[str, Any] = field(default_factory=dict)
+    host_settings: dict[str, Any] = field(default_factory=dict, hash=False)
     entries: int = 25
     alpha: float = 0.2
-    momentum: float = 0.8
+    cache_momentum: float = 0.8
     k: int = 5
     semantic_weight: float = 0.02
     retention_weight: float = 20.0
@@ -221,7 +221,7 @@ class TextRefiner(Method):
     def _cache(self, width: int) -> LocalCache | None:
         reading = self.reading
         choices: dict[str, Any] = {
-            "momentum": self.momentum,
+            "momentum": self.cache_momentum,
             "temperature": self.read_temperature,
             "start": reading.start,
             "weights": reading.weights,
