@@ -73,6 +73,9 @@ def test_base_to_novel(backbone: Path, tmp_path: Path, capsys: pytest.CaptureFix
         assert (folder / "elsewhere" / "base.json").exists() == line["transductive"]
     markdown = (out / "table.md").read_text()
     assert "promptkd (transductive)" in markdown
+    zero = result["lines"][0]["places"]["base"]
+    row = next(line for line in markdown.splitlines() if line.startswith("| zero-shot"))
+    assert f"| {100 * zero['mean']:.1f} ± {100 * zero['sd']:.1f} |" in row
     assert "do not compare them with the others" in markdown
 
     before = (out / "table.json").read_bytes()

@@ -45,7 +45,7 @@ def test_damaged_weights_are_refused(tmp_path: Path) -> None:
 
 
 def test_it_names_compositions_that_it_never_saw() -> None:
-    """docs/tiny-clip.md has the accuracies; this holds them to ten points on 200 pictures."""
+    """62.5 % in docs/tiny-clip.md, chance 2.5; the bound leaves room for 200 pictures and rounding."""
     towers = petiole.load("petiole/tiny-clip")
     assert isinstance(towers, TwoTowers)
     task, transform = TASKS["compositions"], evaluate_transform(towers.preprocessing)
@@ -61,4 +61,4 @@ def test_it_names_compositions_that_it_never_saw() -> None:
     with torch.no_grad():
         vectors = towers.lower(pictures, ("final.image",))["final.image"]
         accuracy = float((head(vectors).argmax(1) == torch.tensor(labels)).float().mean())
-    assert accuracy > 0.6
+    assert accuracy > 0.5

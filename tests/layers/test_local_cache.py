@@ -112,6 +112,17 @@ def test_entries_start_close_together_as_in_the_authors_code() -> None:
     assert float((normal @ normal.T)[off].mean()) == pytest.approx(0.0, abs=0.01)
 
 
+def test_writing_is_in_full_precision_under_autocast() -> None:
+    torch.manual_seed(0)
+    one, two = LocalCache(4, 6), LocalCache(4, 6)
+    two.entries.copy_(one.entries)
+    x = torch.randn(20, 6)
+    one.write(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        two.write(x)
+    assert torch.equal(one.entries, two.entries)
+
+
 def test_impossible_caches_are_refused() -> None:
     with pytest.raises(ConfigError, match="entries must be at least 1"):
         LocalCache(0, 3)

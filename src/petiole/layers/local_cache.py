@@ -87,8 +87,11 @@ class LocalCache(nn.Module):
 
     @torch.no_grad()
     def write(self, tokens: Tensor) -> None:
-        """Move the entries towards tokens (n, d) of any norm, of all processes together."""
-        tokens = gathered(tokens.detach().float())
+        """Move the entries towards tokens (n, d) of any norm, of all processes together; in fp32."""
+        with torch.autocast(tokens.device.type, enabled=False):
+            self._write(gathered(tokens.detach().float()))
+
+    def _write(self, tokens: Tensor) -> None:
         similarity = self._similarity(tokens)
         chosen = one_hot(similarity.argmax(dim=1), len(self.entries)).to(tokens.dtype)
         if self.weights == "tokens":

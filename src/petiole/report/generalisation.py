@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -132,32 +132,26 @@ def cells(line: Line) -> list[str]:
         low, high = 100 * difference.low, 100 * difference.high
         against = f"{signed(100 * difference.difference, 1)} {bounds(low, high, 1)}"
     if line.hm_of_means is None:
-        head = mean_sd(_percent(line.headline), 1)
+        head = mean_sd(line.headline, 1)
     else:
         head = f"{100 * line.hm_of_means:.1f}"
     return [
         line.label + (" (transductive)" if line.transductive else ""),
         f"{line.trained:,}",
-        *(mean_sd(_percent(interval), 1) for interval in line.places.values()),
+        *(mean_sd(interval, 1) for interval in line.places.values()),
         head,
         against,
         line.verdict or "reference",
     ]
 
 
-def _percent(interval: Interval) -> Interval:
-    return replace(
-        interval,
-        **{k: 100 * getattr(interval, k) for k in ("mean", "sd", "low", "high")},
-    )
-
-
 def notes(summary: Summary) -> list[str]:
     """What a reader must know."""
     asked = summary.asked
+    plural = "1 seed" if asked.seeds == 1 else f"{asked.seeds} seeds"
     shots = "all images" if asked.shots is None else f"{asked.shots} shots a class"
     said = [
-        f"Accuracy in per cent, mean ± sd over {asked.seeds} seeds (a draw of the shots and a start "
+        f"Accuracy in per cent, mean ± sd over {plural} (a draw of the shots and a start "
         f"each), {shots}, the last step's weights. Differences are from {asked.reference}, paired by "
         "seed, with 95 % t intervals; verdicts after Holm's correction, a tie where the interval "
         "holds zero."
