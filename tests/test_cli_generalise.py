@@ -74,6 +74,9 @@ def test_base_to_novel(backbone: Path, tmp_path: Path, capsys: pytest.CaptureFix
     markdown = (out / "table.md").read_text()
     assert "promptkd (transductive)" in markdown
     zero = result["lines"][0]["places"]["base"]
+    pair = result["lines"][1]["difference"]
+    expected = f"[{100 * pair['low']:.1f}, {100 * pair['high']:.1f}]".replace("-", "−")
+    assert expected in markdown
     row = next(line for line in markdown.splitlines() if line.startswith("| zero-shot"))
     assert f"| {100 * zero['mean']:.1f} ± {100 * zero['sd']:.1f} |" in row
     assert "do not compare them with the others" in markdown

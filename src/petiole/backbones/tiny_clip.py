@@ -3,7 +3,7 @@
     image (3, 64, 64) -> 8 x 8 patches -> 6 blocks of width 128
     text -> words -> 3 blocks of width 128;   both -> 128 numbers, cosine
 
-It is transformers' ``CLIPModel`` with NUMBER parameters and a vocabulary of words. `benchmarks/tiny_clip` trained it,
+It is transformers' ``CLIPModel`` with 1,869,953 parameters and a vocabulary of words. `benchmarks/tiny_clip` trained it,
 `docs/tiny-clip.md` says how good it is. The weights are ours, Apache-2.0; it has never seen a photograph.
 """
 

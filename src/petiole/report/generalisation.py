@@ -129,8 +129,8 @@ def cells(line: Line) -> list[str]:
     difference = line.difference
     against = "–"
     if difference is not None:
-        low, high = 100 * difference.low, 100 * difference.high
-        against = f"{signed(100 * difference.difference, 1)} {bounds(low, high, 1)}"
+        interval = bounds(difference.low, difference.high, 1)
+        against = f"{signed(100 * difference.difference, 1)} {interval}"
     if line.hm_of_means is None:
         head = mean_sd(line.headline, 1)
     else:
