@@ -94,7 +94,7 @@ def test_text_roles_carry_layers_and_come_off(role: str) -> None:
 
 
 def test_a_text_that_is_too_long_is_explained() -> None:
-    with pytest.raises(ConfigError, match=r"A text has 50 tokens, and test/clip takes 48"):
+    with pytest.raises(ConfigError, match=r"A text has 50 tokens, and this text tower takes 48"):
         clips.towers().encode(texts("a" * 48))
 
 

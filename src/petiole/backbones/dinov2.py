@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from petiole.backbones.base import Backbone, Site
 from petiole.backbones.preprocessor import read_preprocessor
 from petiole.backbones.registry import Request, folder_loader
 from petiole.backbones.transformer import Branches, Parts, Transformer, first_cut, whole_patches
-from petiole.backbones.weights import load_strictly, read_json, read_safetensors
+from petiole.backbones.weights import load_strictly, read_safetensors
 from petiole.data.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @folder_loader("dinov2")
-def load(request: Request) -> Backbone:
+def load(request: Request, config: dict[str, Any], folder: Path | None) -> Backbone:
     """Load a ``Dinov2Model`` folder; preprocessing comes from its preprocessor_config.json.
 
     Raises:
@@ -28,17 +28,17 @@ def load(request: Request) -> Backbone:
     """
     from transformers import Dinov2Config, Dinov2Model
 
-    folder = Path(request.name)
-    config = Dinov2Config(**read_json(folder / "config.json"))
+    assert folder is not None  # no shape of this family is built in
+    stated = Dinov2Config(**config)
     with torch.device("meta" if request.meta else "cpu"):
-        module = Dinov2Model(config)
+        module = Dinov2Model(stated)
     if not request.meta:
         file = request.weights or folder / "model.safetensors"
         tensors = {k.removeprefix("dinov2."): v for k, v in read_safetensors(file).items()}
         load_strictly(module, {_current(k): v for k, v in tensors.items()}, str(file))
-    stated = read_preprocessor(folder, request.image_size)
-    whole_patches(request.name, stated.size[0], config.patch_size)
-    return wrap(request.name, module, stated)
+    preprocessing = read_preprocessor(folder, request.image_size)
+    whole_patches(request.name, preprocessing.size[0], stated.patch_size)
+    return wrap(request.name, module, preprocessing)
 
 
 def wrap(name: str, module: Dinov2Model, preprocessing: Preprocessing) -> Transformer:
@@ -77,6 +77,7 @@ def wrap(name: str, module: Dinov2Model, preprocessing: Preprocessing) -> Transf
         block_prefix="encoder.layer.",
         top_prefixes=("layernorm.",),
         first_cut=first_cut(len(blocks)),
+        heads=module.config.num_attention_heads,
     )
     return Transformer(name, module, preprocessing, width, parts)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
+from typing import Any
 
 from petiole.backbones.base import Backbone
 from petiole.backbones.weights import read_json
@@ -31,8 +32,14 @@ class Request:
 
 
 Loader = Callable[[Request], Backbone]
+FolderLoader = Callable[[Request, dict[str, Any], Path | None], Backbone]
+"""From a stated configuration, and the folder with its files; without one only the shape."""
+
+CONFIGS = {"open_clip_config.json": "open_clip", "config.json": ""}
+"""Files that state a model, and what they mean where they name no model_type."""
+
 _LOADERS: dict[str, Loader] = {}
-_FOLDERS: dict[str, Loader] = {}
+_FOLDERS: dict[str, FolderLoader] = {}
 
 
 def loader(prefix: str) -> Callable[[Loader], Loader]:
@@ -45,11 +52,11 @@ def loader(prefix: str) -> Callable[[Loader], Loader]:
     return add
 
 
-def folder_loader(model_type: str) -> Callable[[Loader], Loader]:
-    """Register the loader of folders whose config.json states ``model_type``."""
+def folder_loader(*model_types: str) -> Callable[[FolderLoader], FolderLoader]:
+    """Register the loader of folders whose config.json states one of ``model_types``."""
 
-    def add(function: Loader) -> Loader:
-        _FOLDERS[model_type] = function
+    def add(function: FolderLoader) -> FolderLoader:
+        _FOLDERS.update(dict.fromkeys(model_types, function))
         return function
 
     return add
@@ -65,8 +72,9 @@ def load(
     """Load a frozen backbone.
 
     Args:
-        name: ``petiole/tiny-vit``, ``petiole/efficientnet-lite0``, ``timm/<model>``, or a folder
-            with a Hugging Face ``Dinov2Model``.
+        name: ``petiole/tiny-vit``, ``petiole/efficientnet-lite0``, ``petiole/tiny-clip``,
+            ``timm/<model>``, ``hf/<owner>/<model>``, an OpenAI ``.pt`` file, or a folder with a Dinov2, CLIP,
+            SigLIP or open_clip model or a pair.
         weights: local safetensors file with the weights of the named architecture.
         image_size: pixels, where the model accepts other sizes than its own.
         device: ``cpu``, ``cuda`` ...; ``meta`` builds the shape without any weights.
@@ -90,22 +98,36 @@ def load(
 
 
 def _find(name: str) -> Loader:
-    if (folder := Path(name)).is_dir():
-        config = folder / "config.json"
-        if not config.is_file():
-            raise BackboneError(
-                f"{folder} has no config.json, so it is not a model folder. Give the folder that "
-                "holds config.json and model.safetensors."
-            )
-        kind = str(read_json(config).get("model_type", ""))
-        if kind not in _FOLDERS:
-            raise unknown(f"model_type in {config}", kind, _FOLDERS, BackboneError)
-        return _FOLDERS[kind]
+    if Path(name).is_dir():
+        return lambda request: from_folder(request, Path(name))
     prefix = name.split("/")[0]
     if prefix not in _LOADERS or "/" not in name:
         examples = ["petiole/tiny-vit", "petiole/efficientnet-lite0", "timm/<model>", "<folder>"]
         raise unknown("backbone", name, examples, BackboneError)
     return _LOADERS[prefix]
+
+
+def from_folder(request: Request, folder: Path) -> Backbone:
+    """Load what a folder's config.json states.
+
+    Raises:
+        BackboneError: there is none, or it states a model that nobody here knows.
+    """
+    config = next((folder / name for name in CONFIGS if (folder / name).is_file()), None)
+    if config is None:
+        raise BackboneError(
+            f"{folder} has no config.json, so it is not a model folder. Give the folder that "
+            "holds config.json and model.safetensors."
+        )
+    return from_config(request, {"model_type": CONFIGS[config.name], **read_json(config)}, folder)
+
+
+def from_config(request: Request, config: dict[str, Any], folder: Path | None) -> Backbone:
+    """Build what a configuration states; without a folder only its shape."""
+    kind = str(config.get("model_type", ""))
+    if kind not in _FOLDERS:
+        raise unknown(f"model_type in {folder}/config.json", kind, _FOLDERS, BackboneError)
+    return _FOLDERS[kind](request, config, folder)
 
 
 def _import_all() -> None:

@@ -1,136 +1,126 @@
 """Two towers with one joint space: images and texts become vectors whose cosine is a score.
 
-    s(x, t) = exp(logit_scale) cos(v, e),   v = P_v norm(CLS of the image),  e = P_t norm(EOT of the text)
+    s(x, t) = exp(logit_scale) cos(v, e),   v = P_v image(x),   e = P_t text(t)
 
-The image tower is a ``Transformer``. The text tower's roles are ``text.embed`` (the word embeddings of
-a batch of texts, before positions), ``text.block.<i>.…`` as in the image tower, and ``text.tokens`` (all
-normalised tokens). What touches only texts leaves the image's cut where it is, at the final vector.
-
-Texts are causal and pooled at their end token, so what stands behind the longest end token of a batch
-never matters: it is cut off, exactly (spec 8.4).
+Either tower is one of its own: any image backbone, any ``TextTower``. The roles of both are there under their own
+names. What touches only texts leaves the image's cut where it is, at the final vector.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import sqrt
-from typing import Protocol
 
-import torch
 from torch import Tensor, nn
 
-from petiole.backbones.base import Site, State
+from petiole.backbones.attention import Looking
+from petiole.backbones.base import Backbone, Site, State
 from petiole.backbones.hooks import observed
-from petiole.backbones.transformer import Branches, Parts, Transformer, block_sites
-from petiole.data.preprocessing import Preprocessing
+from petiole.backbones.text_tower import TEXT, TextTower
+from petiole.backbones.transformer import Transformer
 from petiole.errors import ConfigError
-
-TEXT = "text."
-
-
-class Tokenizer(Protocol):
-    """Text -> ids, without the tokens that mark start and end."""
-
-    start: int
-    end: int
-
-    def __call__(self, text: str) -> list[int]: ...
 
 
 @dataclass(frozen=True)
-class TextParts:
-    """A causal text tower, named.
+class ImageTower:
+    """The half that sees.
 
     Attributes:
-        embed: ids (C, T) -> word embeddings (C, T, d_t).
-        positions: table (longest, d_t).
-        blocks: in order.
-        step: calls one block, with the causal mask.
-        norm: final normalisation.
-        project: (C, d_t) -> (C, d), into the joint space.
-        width: d_t.
-        tokenizer: ``None`` for a shape without one.
+        backbone: whose vector and local tokens are read.
+        project: into the joint space, one token or many.
+        looking: gives ``final.attention``.
+        patch_count: P, local tokens of an image; learned prompts behind them are left out.
+        prefix: what the names of its parameters start with in the whole module.
     """
 
-    embed: nn.Embedding
-    positions: nn.Embedding
-    blocks: Sequence[Branches]
-    step: Callable[[nn.Module, Tensor], Tensor]
-    norm: nn.Module
+    backbone: Backbone
     project: nn.Module
-    width: int
-    tokenizer: Tokenizer | None
-
-    @property
-    def longest(self) -> int:
-        """Most tokens of a text, start and end included."""
-        return self.positions.num_embeddings
+    looking: Looking
+    patch_count: int
+    prefix: str = ""
 
 
-class TwoTowers(Transformer):
-    """A frozen image transformer and a frozen text transformer.
+class TwoTowers(Backbone):
+    """A frozen image tower and a frozen text tower.
 
-    Final roles: ``final.image`` (B, d) the projected class token, not normalised; ``final.patches``
-    (B, P, d) the other tokens, projected alike; ``final.attention`` (B, P) what the class token
-    attends to in the last block, averaged over heads.
+    Final roles: ``final.image`` (B, d) the image's vector in the joint space, not normalised;
+    ``final.patches`` (B, P, d) its local tokens, projected alike; ``final.attention`` (B, P) how much each of
+    them matters to the vector, see ``Looking``.
 
     Args:
+        module: the frozen network with both towers.
         width: d, of the joint space.
-        stream: width of the image tower.
-        heads: of the image tower.
-        patch_count: P.
         scale: logarithm of the logits' scale, a parameter of ``module``.
-        text_prefix: what the names of the text tower's parameters start with.
+        text_prefixes: what the names of the text tower's parameters start with.
     """
+
+    vector, patches = "final.image", "final.patches"
 
     def __init__(
         self,
         name: str,
         module: nn.Module,
-        preprocessing: Preprocessing,
         width: int,
-        parts: Parts,
-        text: TextParts,
+        image: ImageTower,
+        text: TextTower,
         *,
-        stream: int,
-        heads: int,
-        patch_count: int,
         scale: nn.Parameter,
         text_prefixes: tuple[str, ...],
     ) -> None:
-        super().__init__(name, module, preprocessing, width, parts)
-        self.text, self.stream, self.heads, self.patch_count = text, stream, heads, patch_count
-        self.vector = "final.image"
+        super().__init__(name, module, image.backbone.preprocessing, width)
+        self.image, self.text = image, text
         self._scale, self._text_prefixes = scale, text_prefixes
+        eyes = image.backbone
+        self._sources = {
+            "final.image": (eyes.vector,),
+            "final.patches": (eyes.patches,),
+            "final.attention": (eyes.vector, eyes.patches),
+        }
 
     @property
     def scale(self) -> Tensor:
         """exp(logit_scale), frozen."""
         return self._scale.detach().exp()
 
+    @property
+    def depth(self) -> int:
+        """Number of blocks of the image tower."""
+        return self.image.backbone.depth
+
+    @property
+    def stream(self) -> int:
+        """Width of the image tower's blocks.
+
+        Raises:
+            ConfigError: it has none, so nothing can be prompted.
+        """
+        if not isinstance(self.image.backbone, Transformer):
+            raise ConfigError(
+                f"{self.name} sees with a network without blocks, which takes no prompts. Leave the image "
+                "tower alone (image_prompts=0), or use another method."
+            )
+        return self.image.backbone.stream
+
     @cached_property
     def sites(self) -> Mapping[str, Site]:
-        t = self.text
-        return {
-            **super().sites,
-            f"{TEXT}embed": Site(t.embed, "out", t.width),
-            **block_sites(t.blocks, t.width, TEXT),
-            f"{TEXT}tokens": Site(t.norm, "out", t.width),
-        }
+        return {**self.image.backbone.sites, **self.text.sites}
 
     @property
     def finals(self) -> tuple[str, ...]:
-        return ("final.image", "final.patches", "final.attention")
+        return tuple(self._sources)
+
+    @property
+    def cuts(self) -> tuple[str, ...]:
+        return self.image.backbone.cuts
 
     def width_of(self, role: str) -> int:
-        return self.patch_count if role == "final.attention" else self.width
+        return self.image.patch_count if role == "final.attention" else self.width
 
     def role_of(self, parameter: str) -> str:
         if parameter.startswith(self._text_prefixes):
             return f"{TEXT}tokens"
-        return super().role_of(parameter)
+        return self.image.backbone.role_of(parameter.removeprefix(self.image.prefix))
 
     def parameters_under(self, prefix: str = "") -> tuple[str, ...]:
         """Those of the image tower, unless ``prefix`` names a part of the text tower."""
@@ -149,43 +139,24 @@ class TwoTowers(Transformer):
         Raises:
             ConfigError: a text is longer than the tower's positions.
         """
-        text = self.text
-        ends = (ids == self._end(ids)).int().argmax(dim=1)
-        count = int(ends.max()) + 1 if not ids.is_meta else ids.shape[1]
-        if count > text.longest:
-            raise ConfigError(
-                f"A text has {count} tokens, and {self.name} takes {text.longest}. Shorten the class "
-                "name, the template or the context."
-            )
         with self.lock:
-            tokens = text.embed(ids[:, :count]) + text.positions.weight[:count]
-            for branches in text.blocks:
-                tokens = text.step(branches.block, tokens)
-            tokens = text.norm(tokens)
-        pooled: Tensor = text.project(tokens[torch.arange(len(ids), device=ids.device), ends])
-        return pooled
+            return self.text.encode(ids)
 
-    def _end(self, ids: Tensor) -> int:
-        return self.text.tokenizer.end if self.text.tokenizer else int(ids.shape[1] - 1)
+    def _lower(self, images: Tensor, cut: str) -> Tensor:
+        return self.image.backbone.lower(images, (cut,))[cut]
 
     def _upper(self, cut: str, value: Tensor, reads: Sequence[str], *, checkpoint: bool) -> State:
-        if "final.attention" not in reads:
-            return super()._upper(cut, value, reads, checkpoint=checkpoint)
-        last = f"block.{self.depth - 1}.attn"
-        with observed(self, (f"{last}.q", f"{last}.k")) as seen:
-            others = [role for role in reads if role != "final.attention"] or ["final.image"]
-            values = super()._upper(cut, value, others, checkpoint=checkpoint)
-            values["final.attention"] = self._attention(seen[f"{last}.q"], seen[f"{last}.k"])
-        return {role: values[role] for role in reads}
-
-    def _attention(self, queries: Tensor, keys: Tensor) -> Tensor:
-        """softmax(q_cls k^T / sqrt(d_h)), mean over heads; prompts take part and are left out."""
-        query = queries[:, 0].reshape(len(queries), self.heads, -1)
-        key = keys.reshape(*keys.shape[:2], self.heads, -1)
-        scores = torch.einsum("bhd,bnhd->bhn", query, key) / sqrt(query.shape[-1])
-        return scores.softmax(dim=-1).mean(dim=1)[:, 1 : 1 + self.patch_count]
-
-    def _final(self, role: str, tokens: Tensor) -> Tensor:
-        if role == "final.image":
-            return tokens[:, 0]
-        return tokens[:, 1 : 1 + self.patch_count]  # deep prompts stand behind the patches
+        eyes = self.image.backbone
+        sources = list(dict.fromkeys(source for role in reads for source in self._sources[role]))
+        looks = self.image.looking.roles if "final.attention" in reads else ()
+        with observed(self, looks) as seen:
+            found = eyes.upper({cut: value}, sources, checkpoint=checkpoint)
+            if eyes.patches in found:
+                found[eyes.patches] = found[eyes.patches][:, : self.image.patch_count]
+            joint = {role: self.image.project(value) for role, value in found.items()}
+            values = {role: joint[self._sources[role][0]] for role in reads}
+            if "final.attention" in reads:
+                values["final.attention"] = self.image.looking(
+                    seen, joint[eyes.vector], joint[eyes.patches]
+                )
+        return values

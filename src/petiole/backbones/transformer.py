@@ -64,6 +64,7 @@ class Parts:
             ``None`` where the first token is a class token that stands for the image.
         block_prefix: what the names of block ``i``'s parameters start with, e.g. ``blocks.``.
         top_prefixes: the same for all that comes after the blocks.
+        heads: of each attention.
         first_cut: the lowest block below which so much lies that its tokens are worth storing.
         step: calls one block.
     """
@@ -76,6 +77,7 @@ class Parts:
     pool: Callable[[Tensor], Tensor] | None
     block_prefix: str
     top_prefixes: tuple[str, ...]
+    heads: int
     first_cut: int
     step: Callable[[nn.Module, Tensor], Tensor] = lambda block, tokens: block(tokens)
 
@@ -88,6 +90,10 @@ class Transformer(Backbone):
     registers**; ``final.pooled`` (B, d) what the model itself pools, else the mean of the patches;
     ``final.cls4`` (B, 4 d) the class tokens of the last four blocks, each normalised, the last one
     last (the input of DINOv2's linear probe), where there are class token and blocks enough.
+
+    Args:
+        width: d, of the normalised tokens.
+        stream: width between the blocks, where the norm projects it to another.
     """
 
     patches = "final.patches"
@@ -99,10 +105,12 @@ class Transformer(Backbone):
         preprocessing: Preprocessing,
         width: int,
         parts: Parts,
+        *,
+        stream: int | None = None,
     ) -> None:
         super().__init__(name, module, preprocessing, width)
         self.parts = parts
-        self.stream = width
+        self.stream = stream or width
         self.vector = "final.cls" if parts.pool is None else "final.pooled"
 
     @property

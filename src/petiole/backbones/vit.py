@@ -38,6 +38,7 @@ def wrap(name: str, module: VisionTransformer, preprocessing: Preprocessing) -> 
         pool=None if _reads_class_token(module) else pool,
         block_prefix="blocks.",
         top_prefixes=("norm.", "fc_norm.", "attn_pool."),
+        heads=module.blocks[-1].attn.num_heads,
         first_cut=first_cut(
             len(module.blocks), deep_stem=not isinstance(module.patch_embed, PatchEmbed)
         ),

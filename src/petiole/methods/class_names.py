@@ -59,20 +59,22 @@ class Sentence:
     position: Position = "end"
     words: str = ""
 
-    def tokens(self, name: str, tower: TwoTowers) -> list[tuple[list[int], list[int]]]:
+    def tokens(self, name: str, towers: TwoTowers) -> list[tuple[list[int], list[int]]]:
         """Ids with start and end, and the slots of the context among them, of each sentence."""
-        tokenizer = tower.text.tokenizer
+        tokenizer = towers.text.tokenizer
         assert tokenizer is not None
+        opening = [] if tokenizer.start is None else [tokenizer.start]
         name = name.replace("_", " ")
         if not self.context:
             texts = [tokenizer(template.format(name)) for template in self.templates]
-            return [([tokenizer.start, *ids, tokenizer.end], []) for ids in texts]
+            return [([*opening, *ids, tokenizer.end], []) for ids in texts]
         blank = tokenizer("x")[:1]
         name_ids = tokenizer(f"{self.words} {name}".strip())
         before = {"end": self.context, "middle": self.context // 2, "front": 0}[self.position]
         after = self.context - before
-        ids = [tokenizer.start, *blank * before, *name_ids, *blank * after]
-        slots = [*range(1, 1 + before), *range(len(ids) - after, len(ids))]
+        first = len(opening)
+        ids = [*opening, *blank * before, *name_ids, *blank * after]
+        slots = [*range(first, first + before), *range(len(ids) - after, len(ids))]
         return [([*ids, *tokenizer(" ."), tokenizer.end], slots)]
 
 

@@ -44,7 +44,7 @@ class DeepPrompts(Method):
     """Deep prompts.
 
     Attributes:
-        text_prompts, image_prompts: n of either tower.
+        text_prompts, image_prompts: n of either tower; 0 leaves the image tower alone.
         depth: J, layers with prompts of their own; all, where a tower has fewer.
         coupled: make the image's of the text's (MaPLe).
         phrase: words that layer 0 starts from; those beyond n stay in the sentence.
@@ -65,10 +65,16 @@ class DeepPrompts(Method):
         first = Context(words(towers, self.phrase, n), lambda: head.slots)
         attach = [Attach("text.embed", first, how="replace")]
         source: Context | Rows = first
-        for i in range(min(self.depth, towers.depth, len(towers.text.blocks))):
+        for i in range(min(self.depth, len(towers.text.blocks), towers.depth if m else self.depth)):
             if i:
                 source = Rows(n, towers.text.width)
-                attach.append(Attach(f"text.block.{i}.in", Overwrite(source, 1), how="replace"))
+                attach.append(
+                    Attach(
+                        f"text.block.{i}.in", Overwrite(source, towers.text.first), how="replace"
+                    )
+                )
+            if not m:
+                continue
             visual: Coupled | Rows
             visual = (
                 Coupled(source.value, towers.stream) if self.coupled else Rows(m, towers.stream)
@@ -80,7 +86,9 @@ class DeepPrompts(Method):
         return Plan(head=head, reads=(backbone.vector,), attach=tuple(attach), identity=False)
 
     def _check(self) -> None:
-        positive(text_prompts=self.text_prompts, image_prompts=self.image_prompts, depth=self.depth)
+        positive(text_prompts=self.text_prompts, depth=self.depth)
+        if self.image_prompts < 0:
+            raise ConfigError(f"image_prompts is {self.image_prompts}; use 0 or more.")
         if self.coupled and self.text_prompts != self.image_prompts:
             raise ConfigError(
                 f"Coupled prompts are equally many in both towers, not {self.text_prompts} and "
