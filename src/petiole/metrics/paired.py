@@ -18,6 +18,7 @@ from petiole.metrics.intervals import (
 )
 
 Verdict = Literal["better", "worse", "tie"]
+Outcome = Literal["better", "worse", "tie", "undecided"]
 
 
 @dataclass(frozen=True)
@@ -164,6 +165,16 @@ def verdict(paired: Paired, adjusted_p: float, alpha: float = 0.05) -> Verdict:
     if paired.low > 0:
         return "better"
     return "worse" if paired.high < 0 else "tie"
+
+
+def outcome(low: float, high: float, first: Verdict) -> Outcome:
+    """What may be said of a difference with the interval [low, high] and this verdict.
+
+    A tie where the interval holds 0; undecided where it does not but p, adjusted, is not small enough.
+    """
+    if low <= 0 <= high:
+        return "tie"
+    return "undecided" if first == "tie" else first
 
 
 def runs_needed(

@@ -20,9 +20,11 @@ from petiole.metrics.intervals import (
     t_interval,
 )
 from petiole.metrics.paired import (
+    Outcome,
     Paired,
     Verdict,
     holm,
+    outcome,
     paired_by_image,
     paired_by_seed,
     paired_hierarchical,
@@ -32,11 +34,13 @@ from petiole.metrics.paired import (
 
 __all__ = [
     "Interval",
+    "Outcome",
     "Paired",
     "Verdict",
     "bootstrap_interval",
     "hierarchical_interval",
     "holm",
+    "outcome",
     "paired_by_image",
     "paired_by_seed",
     "paired_hierarchical",

@@ -18,9 +18,10 @@ from petiole.files import write_json, write_text
 from petiole.metrics.harmonic import harmonic_mean, hm_of_means, mean_of_hms
 from petiole.metrics.statistics import (
     Interval,
+    Outcome,
     Paired,
-    Verdict,
     holm,
+    outcome,
     paired_by_seed,
     t_interval,
     verdict,
@@ -55,7 +56,7 @@ class Line:
     hm_of_means: float | None
     mean_of_hms: float | None
     difference: Paired | None
-    verdict: Verdict | None
+    verdict: Outcome | None
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def summarise(root: Path) -> Summary:
     tests = [paired_by_seed(heads[name], heads[asked.reference]) for name in others]
     adjusted = holm([test.p for test in tests]) if tests else []
     judged = {
-        name: (test, verdict(test, p))
+        name: (test, outcome(test.low, test.high, verdict(test, p)))
         for name, test, p in zip(others, tests, adjusted, strict=True)
     }
     lines = []
@@ -152,9 +153,9 @@ def notes(summary: Summary) -> list[str]:
     shots = "all images" if asked.shots is None else f"{asked.shots} shots a class"
     said = [
         f"Accuracy in per cent, mean ± sd over {plural} (a draw of the shots and a start "
-        f"each), {shots}, the last step's weights. Differences are from {asked.reference}, paired by "
-        "seed, with 95 % t intervals; verdicts after Holm's correction, a tie where the interval "
-        "holds zero."
+        f"each), {shots}, the last step's weights. Differences are from {_label(asked)}, paired by "
+        "seed, with 95 % t intervals: a tie where the interval holds zero, undecided where it does not "
+        f"but p after Holm's correction over the rows is 0.05 or more."
     ]
     if asked.kind == "base-to-novel":
         said.append(
@@ -168,6 +169,10 @@ def notes(summary: Summary) -> list[str]:
             "them with the others."
         )
     return said
+
+
+def _label(asked: Generalisation) -> str:
+    return next(row.label for row in asked.rows if row.name == asked.reference)
 
 
 def to_rich(summary: Summary) -> Table:

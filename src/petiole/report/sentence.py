@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from petiole.report.summary import Outcome, Summary, SummaryRow
+from petiole.metrics.statistics import Outcome
+from petiole.report.summary import Summary, SummaryRow
 from petiole.report.words import bounds, join, p_value, seconds, signed
 
 _MOST_NAMES = 5

@@ -12,14 +12,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from petiole.metrics.statistics import (
     Interval,
+    Outcome,
     Paired,
     bootstrap_interval,
     hierarchical_interval,
     holm,
+    outcome,
     paired_by_image,
     paired_by_seed,
     t_interval,
@@ -27,7 +28,6 @@ from petiole.metrics.statistics import (
 )
 from petiole.report.runs import Floats, Results, RowRuns, read_results
 
-Outcome = Literal["better", "worse", "tie", "undecided"]
 SEED = 0  # of the bootstraps: equal records give equal tables
 
 
@@ -217,7 +217,4 @@ def _tests(a: RowRuns, b: RowRuns) -> tuple[Paired | None, Paired, Interval]:
 
 
 def _verdict(by_draw: Paired | None, by_image: Paired, both: Interval, p: float) -> Outcome:
-    if both.low <= 0 <= both.high:
-        return "tie"
-    first = verdict(by_draw or by_image, p)
-    return "undecided" if first == "tie" else first
+    return outcome(both.low, both.high, verdict(by_draw or by_image, p))

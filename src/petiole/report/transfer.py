@@ -23,11 +23,11 @@ from rich.text import Text
 
 from petiole.claims import table as claimed_table
 from petiole.files import write_json, write_text
-from petiole.metrics.statistics import Interval, t_interval
+from petiole.metrics.statistics import Interval, Outcome, t_interval
 from petiole.protocols.transfer import PAPER, Cell, Transfer
 from petiole.report import tables
 from petiole.report.runs import read_results
-from petiole.report.summary import Outcome, SummaryRow, summarise_results
+from petiole.report.summary import SummaryRow, summarise_results
 from petiole.report.words import bounds, in_cell, mean_sd, signed
 
 _OPPOSITE: dict[Outcome, str] = {"worse": "wins", "better": "losses"}
