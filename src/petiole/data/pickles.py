@@ -59,12 +59,25 @@ class _Array:
         self.array = np.frombuffer(raw, dtype.dtype).reshape(shape, order=order)  # type: ignore[call-overload]
 
 
+class _Fields:
+    """An object of plain fields, such as Dassl's ``Datum``; becomes a dict of them."""
+
+    def __init__(self) -> None:
+        self.fields: dict[str, Any] = {}
+
+    def __setstate__(self, state: object) -> None:
+        if type(state) is not dict:
+            raise ValueError("an object with a state of its own")
+        self.fields = state
+
+
 _STAND_INS: dict[tuple[str, str], Any] = {
     ("_codecs", "encode"): _Text,
     ("numpy", "dtype"): _DType,
     ("numpy", "ndarray"): object(),  # handed to _reconstruct, which ignores it
     ("numpy.core.multiarray", "_reconstruct"): _Array,
     ("numpy._core.multiarray", "_reconstruct"): _Array,
+    ("dassl.data.datasets.base_dataset", "Datum"): _Fields,
 }
 
 
@@ -78,6 +91,8 @@ class _Reader(pickle.Unpickler):
 
 def read_pickle(path: Path) -> Any:
     """Return what a pickle of dicts, lists, strings, bytes, integers and numeric arrays holds.
+
+    The records of Dassl's few-shot draws (``Datum``) become dicts of their fields.
 
     Strings of Python 2 are read as latin-1, so that arrays keep their bytes.
 
@@ -109,6 +124,8 @@ def _plain(value: Any, done: dict[int, Any]) -> Any:
 def _copied(value: Any, done: dict[int, Any]) -> Any:
     if isinstance(value, _Array) and value.array is not None:
         return value.array
+    if isinstance(value, _Fields):
+        return _plain(value.fields, done)
     if type(value) is dict:
         return {_plain(k, done): _plain(v, done) for k, v in value.items()}
     if type(value) is list:

@@ -6,10 +6,11 @@ from math import ceil
 from pathlib import Path
 from typing import Literal
 
+from petiole.data import coop
 from petiole.data.check import build
 from petiole.data.dataset import Dataset, Domain, same_classes
 from petiole.data.folder import class_folders, open_folder
-from petiole.data.splits import holdout
+from petiole.data.splits import draw_shots, holdout
 from petiole.data.table import SUFFIXES as TABLES
 from petiole.data.table import open_table, read_rows
 from petiole.errors import DataError
@@ -30,11 +31,13 @@ class Shift:
         source: labelled images of the source domain (synthetic, sketches, ...), if there are any.
         train: real images from which shots are drawn.
         test: real images that are looked at once, at the end.
+        sampler: draws the shots, where the layout has a way of its own.
     """
 
     source: Dataset | None
     train: Dataset
     test: Dataset
+    sampler: coop.Sampler | None = None
 
     def __post_init__(self) -> None:
         same_classes(self.train, self.test)
@@ -45,6 +48,14 @@ class Shift:
     def classes(self) -> tuple[str, ...]:
         """Class names in the order of the labels, the same in all parts."""
         return self.train.classes
+
+    def draw(self, shots: int, seed: int) -> Dataset:
+        """The training images of a draw, ``shots`` of each class.
+
+        Raises:
+            DataError: fewer than one, or a class with too few images.
+        """
+        return (self.sampler or draw_shots)(self.train, shots, seed)
 
     def half(self, part: Part) -> "Shift":
         """The first half of the classes (``base``, the larger one), the rest (``novel``), or all.
@@ -62,7 +73,8 @@ class Shift:
         m = ceil(len(self.classes) / 2)
         names = self.classes[:m] if part == "base" else self.classes[m:]
         source = self.source and self.source.of_classes(names)
-        return Shift(source, self.train.of_classes(names), self.test.of_classes(names))
+        train, test = self.train.of_classes(names), self.test.of_classes(names)
+        return Shift(source, train, test, self.sampler)
 
 
 def open_data(
@@ -112,6 +124,8 @@ def open_shift(
         not used images/<class>/..., or a table                           split here, stratified, by
         image content and seed
 
+        images/split_zhou_<Name>.json, and CoOp's other ones        as ``petiole.data.coop`` says
+
     A table's ``split`` column (train, test or eval, val or validation) and ``domain`` column are
     obeyed.
 
@@ -128,6 +142,8 @@ def open_shift(
         DataError: no such layout, differing classes, bad images, or too few images to split.
     """
     images = Path(images)
+    if images.is_dir() and (lists := coop.read(images)):
+        return _listed(lists, source, test, skip_bad)
     found = (
         _from_table(images, skip_bad)
         if _is_table(images)
@@ -142,6 +158,23 @@ def open_shift(
     if "test" not in found:
         found["train"], found["test"] = holdout(found["train"], test_fraction, seed)
     return Shift(found.get("source"), found["train"], found["test"])
+
+
+def _listed(
+    lists: coop.Lists, source: Path | str | None, test: Path | str | None, skip_bad: bool
+) -> Shift:
+    """A directory in CoOp's format; one without training images is a test set only, and stands for both."""
+    scored = lists.dataset(lists.test, "test", skip_bad=skip_bad)
+    if test is not None:
+        scored = open_data(test, classes=lists.classes, skip_bad=skip_bad)
+    if not lists.train:
+        return Shift(None, scored, scored)
+    train = lists.dataset(lists.train, "train", skip_bad=skip_bad)
+    drawn = None
+    if source is not None:
+        drawn = open_data(source, domain="source", classes=lists.classes, skip_bad=skip_bad)
+        drawn = drawn.with_domain("source")
+    return Shift(drawn, train, scored, coop.Sampler(lists))
 
 
 def _from_folder(root: Path, has_test: bool, skip_bad: bool) -> dict[str, Dataset]:

@@ -16,7 +16,7 @@ from petiole.backbones.registry import load
 from petiole.data.dataset import Dataset
 from petiole.data.leaks import LeakReport, find_leaks
 from petiole.data.sources import Part, Shift, open_shift
-from petiole.data.splits import draw_fraction, draw_shots, holdout
+from petiole.data.splits import draw_fraction, holdout
 from petiole.engine.adapted import ANCHOR, Adapted
 from petiole.engine.cache import FeatureCache
 from petiole.engine.features import Features, JoinedTable, Precision, Table, views_of
@@ -146,7 +146,7 @@ class Session:
         """Training images (source and target in one data set) and those that will be scored."""
         target, scored = self.shift.train, self.shift.test
         if draw.shots is not None:
-            target = draw_shots(target, draw.shots, draw.seed)
+            target = self.shift.draw(draw.shots, draw.seed)
         if draw.validation:
             target, scored = holdout(target, draw.validation, VALIDATION_SEED)
         if draw.fraction != 1.0:
