@@ -4,7 +4,7 @@
 
 e_i: unit sentence vector of a text, w_i: what the image tower should say to it. From a classifier, texts are its
 class names and w_i its rows; from captions, w_i is the unit image vector of the picture that a caption belongs to.
-The logits' scale is a choice: CLIP's own is 100.
+The logits' scale is a choice; CLIP's own is 100.
 """
 
 from __future__ import annotations
