@@ -1,4 +1,4 @@
-"""Where an image's vector looks: one weight for each local token, (B, P), summing to 1.
+"""Where an image's vector looks: one weight for each local token, (B, P), at most 1 in all.
 
 TextRefiner asks for the patches that matter most to the image vector. What answers that differs with how the vector is
 made: from a class token, by a probe that attends to all tokens (SigLIP), or as a plain mean (CNNs).

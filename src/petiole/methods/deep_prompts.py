@@ -60,6 +60,7 @@ class DeepPrompts(Method):
         towers = towers_of(backbone)
         self._check()
         n, m = self.text_prompts, self.image_prompts
+        stream = towers.stream if m else 0
         rest = " ".join(self.phrase.split()[n:])
         head = TextHead(towers, classes, Sentence(context=n, words=rest))
         first = Context(words(towers, self.phrase, n), lambda: head.slots)
@@ -76,9 +77,7 @@ class DeepPrompts(Method):
             if not m:
                 continue
             visual: Coupled | Rows
-            visual = (
-                Coupled(source.value, towers.stream) if self.coupled else Rows(m, towers.stream)
-            )
+            visual = Coupled(source.value, stream) if self.coupled else Rows(m, stream)
             role, layer = (
                 (f"block.{i}.in", Overwrite(visual, -m)) if i else ("embed", Append(visual))
             )
