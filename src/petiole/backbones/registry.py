@@ -40,6 +40,7 @@ CONFIGS = {"open_clip_config.json": "open_clip", "config.json": ""}
 
 _LOADERS: dict[str, Loader] = {}
 _FOLDERS: dict[str, FolderLoader] = {}
+_FILES: dict[str, Loader] = {}
 
 
 def loader(prefix: str) -> Callable[[Loader], Loader]:
@@ -57,6 +58,16 @@ def folder_loader(*model_types: str) -> Callable[[FolderLoader], FolderLoader]:
 
     def add(function: FolderLoader) -> FolderLoader:
         _FOLDERS.update(dict.fromkeys(model_types, function))
+        return function
+
+    return add
+
+
+def file_loader(suffix: str) -> Callable[[Loader], Loader]:
+    """Register the loader of files whose names end so."""
+
+    def add(function: Loader) -> Loader:
+        _FILES[suffix] = function
         return function
 
     return add
@@ -100,6 +111,8 @@ def load(
 def _find(name: str) -> Loader:
     if Path(name).is_dir():
         return lambda request: from_folder(request, Path(name))
+    if Path(name).is_file() and Path(name).suffix in _FILES:
+        return _FILES[Path(name).suffix]
     prefix = name.split("/")[0]
     if prefix not in _LOADERS or "/" not in name:
         examples = ["petiole/tiny-vit", "petiole/efficientnet-lite0", "timm/<model>", "<folder>"]

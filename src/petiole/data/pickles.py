@@ -10,13 +10,17 @@ from __future__ import annotations
 
 import pickle
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from petiole.errors import DataError
+
+Names = Callable[[str, str], Any]
+Storage = Callable[[Any], Any]
 
 _PLAIN = (str, bytes, int)
 _DTYPE = re.compile(r"[biuf][1248]")
@@ -59,7 +63,7 @@ class _Array:
         self.array = np.frombuffer(raw, dtype.dtype).reshape(shape, order=order)  # type: ignore[call-overload]
 
 
-class _Fields:
+class Fields:
     """An object of plain fields, such as Dassl's ``Datum``; becomes a dict of them."""
 
     def __init__(self) -> None:
@@ -77,16 +81,48 @@ _STAND_INS: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): object(),  # handed to _reconstruct, which ignores it
     ("numpy.core.multiarray", "_reconstruct"): _Array,
     ("numpy._core.multiarray", "_reconstruct"): _Array,
-    ("dassl.data.datasets.base_dataset", "Datum"): _Fields,
+    ("dassl.data.datasets.base_dataset", "Datum"): Fields,
 }
 
 
+class Unknown(ValueError):
+    """A name that nothing stands for."""
+
+    def __init__(self, module: str, name: str) -> None:
+        super().__init__(f"it calls {module}.{name}")
+
+
 class _Reader(pickle.Unpickler):
+    """Looks nothing up: ``names`` gives what stands for a name, ``storage`` what for a reference."""
+
+    def __init__(self, file: IO[bytes], names: Names, storage: Storage | None) -> None:
+        super().__init__(file, encoding="latin1")
+        self._names, self._storage = names, storage
+
     def find_class(self, module: str, name: str) -> Any:
-        try:
-            return _STAND_INS[module, name]
-        except KeyError:
-            raise ValueError(f"it calls {module}.{name}") from None
+        return self._names(module, name)
+
+    def persistent_load(self, key: Any) -> Any:
+        if self._storage is None:
+            raise ValueError("it refers to something outside")
+        return self._storage(key)
+
+
+def load_plain(file: IO[bytes], names: Names, storage: Storage | None = None) -> Any:
+    """Build what a pickle describes, out of stand-ins only.
+
+    Args:
+        names: (module, name) -> what stands for it; raises ``Unknown`` for all others.
+        storage: answers references to what lies outside the pickle.
+    """
+    return _Reader(file, names, storage).load()
+
+
+def _stand_in(module: str, name: str) -> Any:
+    try:
+        return _STAND_INS[module, name]
+    except KeyError:
+        raise Unknown(module, name) from None
 
 
 def read_pickle(path: Path) -> Any:
@@ -101,7 +137,7 @@ def read_pickle(path: Path) -> Any:
     """
     try:
         with path.open("rb") as file:
-            return _plain(_Reader(file, encoding="latin1").load(), {})
+            return _plain(load_plain(file, _stand_in), {})
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}).") from error
     except Exception as error:  # a damaged pickle can fail in any way
@@ -124,7 +160,7 @@ def _plain(value: Any, done: dict[int, Any]) -> Any:
 def _copied(value: Any, done: dict[int, Any]) -> Any:
     if isinstance(value, _Array) and value.array is not None:
         return value.array
-    if isinstance(value, _Fields):
+    if isinstance(value, Fields):
         return _plain(value.fields, done)
     if type(value) is dict:
         return {_plain(k, done): _plain(v, done) for k, v in value.items()}

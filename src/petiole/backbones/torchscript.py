@@ -1,0 +1,93 @@
+"""Tensors of a TorchScript archive, without running any of its code.
+
+An archive is a zip file: ``data.pkl`` holds the module's attributes, ``data/<key>`` the bytes of each storage. The
+pickle is read by ``petiole.data.pickles``, which answers the few names that tensors are built of.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from petiole.data.pickles import Fields, Unknown, load_plain
+from petiole.errors import BackboneError
+
+TYPES = {
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "DoubleStorage": torch.float64,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "BoolStorage": torch.bool,
+    "ByteStorage": torch.uint8,
+}
+
+
+def read_torchscript(path: Path) -> dict[str, Tensor]:
+    """Every tensor of a TorchScript module, by its name in the module.
+
+    Raises:
+        BackboneError: the file is missing, damaged, of another kind, or calls for code.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            found = {n.rpartition("/")[2]: n for n in archive.namelist() if n.endswith("/data.pkl")}
+            pickled = found["data.pkl"]
+            root = pickled.removesuffix("data.pkl")
+            if not any(n.startswith(f"{root}code/") for n in archive.namelist()):
+                raise ValueError("it is no TorchScript archive; save its weights as safetensors")
+
+            def storage(key: tuple[Any, ...]) -> Tensor:
+                kind, dtype, number, _, count = key
+                if kind != "storage" or not str(number).isdigit():
+                    raise ValueError(f"it refers to {kind} {number}")
+                content = bytearray(archive.read(f"{root}data/{number}"))
+                return torch.frombuffer(content, dtype=dtype, count=count)
+
+            with archive.open(pickled) as file:
+                module = load_plain(file, _names, storage)
+    except FileNotFoundError as error:
+        raise BackboneError(f"{path}: no such file.") from error
+    except Exception as error:  # a damaged archive can fail in any way
+        raise BackboneError(
+            f"{path} is not a readable TorchScript archive ({error or type(error).__name__}). Fetch it again."
+        ) from error
+    return dict(_tensors(module, ""))
+
+
+def _tensors(module: Any, prefix: str) -> Iterator[tuple[str, Tensor]]:
+    """Tensors by dotted name."""
+    if not isinstance(module, Fields):
+        return
+    for name, value in module.fields.items():
+        if isinstance(value, Tensor):
+            yield prefix + name, value
+        else:
+            yield from _tensors(value, f"{prefix}{name}.")
+
+
+def _tensor(storage: Tensor, offset: int, size: Any, stride: Any, *_: object) -> Tensor:
+    return storage.as_strided(tuple(size), tuple(stride), offset).clone()
+
+
+def _names(module: str, name: str) -> Any:
+    """What stands for a name of the pickle."""
+    if module == "__torch__" or module.startswith("__torch__."):
+        return Fields
+    if module == "torch" and name in TYPES:
+        return TYPES[name]
+    if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+        return _tensor
+    if (module, name) == ("collections", "OrderedDict"):
+        return dict
+    if module == "torch.jit._pickle" and name.startswith("build_"):
+        return list
+    if (module, name) == ("torch.jit._pickle", "restore_type_tag"):
+        return lambda value, _tag: value
+    raise Unknown(module, name)
