@@ -1,0 +1,186 @@
+"""A published table beside ours: for each of its data sets that is there, its rows run as ``generalise`` does.
+
+    <out>/<data set>/          of a base-to-novel table, each as ``petiole generalise`` leaves it
+    <out>/<training set>/      of a table that tests elsewhere
+
+What cannot be run is listed with the reason; nothing is filled in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import isclose
+from pathlib import Path
+from typing import Any, Literal
+
+from petiole.backbones.base import Backbone
+from petiole.backbones.registry import load
+from petiole.data import coop
+from petiole.engine.executor import Executor
+from petiole.engine.session import Bench
+from petiole.errors import ConfigError
+from petiole.metrics.harmonic import harmonic_mean
+from petiole.metrics.statistics import Interval, t_interval
+from petiole.protocols import generalisation
+from petiole.protocols.comparison import Row
+
+KINDS = ("base-to-novel", "elsewhere")
+Verdict = Literal["agrees", "higher", "lower", "another backbone", "one seed"]
+
+
+@dataclass(frozen=True)
+class Found:
+    """One claimed number and ours, fractions.
+
+    Attributes:
+        place: data set.
+        row: label of the method.
+        what: ``base``, ``novel``, ``HM``, or ``accuracy``.
+        claimed: as published.
+        ours: over seeds.
+        verdict: whether the claim lies in our 95 % interval; none where the backbone is another one.
+    """
+
+    place: str
+    row: str
+    what: str
+    claimed: float
+    ours: Interval
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """What could be run, and what is missing for the rest."""
+
+    found: tuple[Found, ...]
+    missing: tuple[str, ...]
+
+
+def reproduce(
+    table: Mapping[str, Any],
+    bench_of: Callable[[Path], Bench],
+    data: Path | None,
+    root: Path,
+    *,
+    methods: Sequence[str] = (),
+    seeds: int = 3,
+    executor: Executor | None = None,
+    resume: bool = False,
+    quiet: bool = False,
+) -> Reproduction:
+    """Run the rows of a claimed table on the data sets below ``data``.
+
+    Args:
+        table: of claims, of one of ``KINDS``.
+        bench_of: a folder of images on this machine.
+        data: folder with data sets in CoOp's format, under their folders' names; ``None`` for none.
+        root: where runs go.
+        methods: names of rows; all that petiole has, if empty.
+
+    Raises:
+        ConfigError: an unknown row.
+    """
+    rows, missing = _rows(table, methods)
+    places = {name: data / folder for name, folder in table["data"].items()} if data else {}
+    there = {name: path for name, path in places.items() if path.is_dir() and coop.read(path)}
+    missing += [
+        f"data set {name}: {folder}/ in CoOp's format" + (f" below {data}" if data else " (--data)")
+        for name, folder in table["data"].items()
+        if name not in there
+    ]
+    first = next(iter(there.values()), None)
+    if not rows or first is None or (table["kind"] == "elsewhere" and table["train"] not in there):
+        return Reproduction((), tuple(missing))
+    same = is_stated(load(bench_of(first).backbone, device="meta"), table["backbone"])
+    if not same:
+        missing.append(f"weights of {table['backbone']}; what follows is another model's")
+    found: list[Found] = []
+    trained = [table["train"]] if table["kind"] == "elsewhere" else list(there)
+    for name in trained:
+        others = {p: there[p] for p in there if p != name} if table["kind"] == "elsewhere" else {}
+        asked = generalisation.plan(
+            name, rows, reference=rows[0].name, places=list(others), shots=16, seeds=seeds
+        )
+        bench = bench_of(there[name])
+        jobs = generalisation.jobs_of(asked, bench, root / name, {}, resume=resume)
+        opened = generalisation.places_of(asked, bench, others)
+        generalisation.generalise(
+            asked, jobs, opened, root / name, executor=executor, resume=resume, quiet=quiet
+        )
+        for row in rows:
+            claimed = next(r["claimed"] for r in table["rows"] if r["name"] == row.name)
+            scores = generalisation.scores(asked, root / name, row)
+            found += _compared(row, name, claimed, scores, same=same)
+    return Reproduction(tuple(found), tuple(missing))
+
+
+def is_stated(backbone: Backbone, stated: str) -> bool:
+    """Whether a backbone has the shape of the one that a table was made with."""
+    shape = load(stated, device="meta")
+    return (backbone.parameter_count, backbone.width, backbone.depth) == (
+        shape.parameter_count,
+        shape.width,
+        shape.depth,
+    )
+
+
+def _rows(table: Mapping[str, Any], methods: Sequence[str]) -> tuple[list[Row], list[str]]:
+    known = {row["name"]: row for row in table["rows"]}
+    if unknown := [name for name in methods if name not in known]:
+        raise ConfigError(f"The table has no row {unknown[0]}; it has {', '.join(known)}.")
+    chosen = [known[name] for name in methods] if methods else list(known.values())
+    rows = [
+        Row(
+            name=row["name"],
+            label=row["label"],
+            method=row["method"],
+            settings=row.get("settings", {}),
+        )
+        for row in chosen
+        if "method" in row
+    ]
+    return rows, [f"{row['label']}: {row['missing']}" for row in chosen if "method" not in row]
+
+
+def _compared(
+    row: Row,
+    place: str,
+    claimed: Mapping[str, Any],
+    scores: Mapping[str, Sequence[float]],
+    *,
+    same: bool,
+) -> list[Found]:
+    if "novel" in scores and "base" in scores:
+        if place not in claimed:
+            return []
+        heads = [harmonic_mean(b, n) for b, n in zip(scores["base"], scores["novel"], strict=True)]
+        ours = {"base": scores["base"], "novel": scores["novel"], "HM": heads}
+        pairs = zip(ours.items(), claimed[place], strict=True)
+        return [_found(place, row, what, c, values, same=same) for (what, values), c in pairs]
+    own = {place if name == "source" else name: values for name, values in scores.items()}
+    return [
+        _found(name, row, "accuracy", claimed[name], values, same=same)
+        for name, values in own.items()
+        if name in claimed
+    ]
+
+
+def _found(
+    place: str, row: Row, what: str, claimed: float, ours: Sequence[float], *, same: bool
+) -> Found:
+    interval = t_interval(ours)
+    return Found(
+        place, row.label, what, claimed / 100, interval, _verdict(claimed / 100, interval, same)
+    )
+
+
+def _verdict(claimed: float, ours: Interval, same: bool) -> Verdict:
+    if not same:
+        return "another backbone"
+    if ours.n < 2:
+        return "one seed"
+    if ours.low <= claimed <= ours.high or isclose(ours.mean, claimed, abs_tol=1e-3):
+        return "agrees"
+    return "higher" if ours.mean > claimed else "lower"
