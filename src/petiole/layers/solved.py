@@ -88,7 +88,29 @@ class ClassMeansHead(SolvedHead):
         return self.scale * cosine.where(self.weight.any(dim=-1), cosine.new_tensor(-1.0))
 
 
-class KNNHead(SolvedHead):
+class MemoryHead(SolvedHead):
+    """A head that keeps the training images' unit vectors (n, d) and labels (n,)."""
+
+    support: Tensor
+    labels: Tensor
+
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__(width, classes)
+        self.register_buffer("support", torch.zeros(0, width))
+        self.register_buffer("labels", torch.zeros(0, dtype=torch.long))
+
+    def solve(self, x: Tensor, y: Tensor, is_target: Tensor) -> None:  # noqa: ARG002 - domains are alike
+        self.support, self.labels = normalize(x, dim=-1), y.clone()
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        for name in ("support", "labels"):
+            # Their size is known only to the file.
+            if (stored := state_dict.get(prefix + name)) is not None:
+                setattr(self, name, getattr(self, name).new_zeros(stored.shape))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+class KNNHead(MemoryHead):
     """Weighted k nearest neighbours on cosine similarity (Wu et al., 2018; as in DINO).
 
         p_k = sum over the k nearest i of exp(s_i / T) [y_i = k], normalised;  z = log p
@@ -100,20 +122,12 @@ class KNNHead(SolvedHead):
         temperature: T.
     """
 
-    support: Tensor
-    labels: Tensor
-
     def __init__(self, width: int, classes: int, k: int = 20, temperature: float = 0.07) -> None:
         super().__init__(width, classes)
         positive(k=k)
         if not temperature > 0:
             raise ConfigError(f"The temperature of kNN must be positive, not {temperature}.")
         self.k, self.temperature = k, temperature
-        self.register_buffer("support", torch.zeros(0, width))
-        self.register_buffer("labels", torch.zeros(0, dtype=torch.long))
-
-    def solve(self, x: Tensor, y: Tensor, is_target: Tensor) -> None:  # noqa: ARG002 - see above
-        self.support, self.labels = normalize(x, dim=-1), y.clone()
 
     def forward(self, x: Tensor) -> Tensor:
         similarity = linear(normalize(x, dim=-1), self.support)
@@ -121,13 +135,6 @@ class KNNHead(SolvedHead):
         votes = (near / self.temperature).softmax(dim=-1)
         share = votes.new_zeros(len(x), self.classes).scatter_add(1, self.labels[index], votes)
         return share.clamp_min(1e-12).log()
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        for name in ("support", "labels"):
-            # Their size is known only to the file.
-            if (stored := state_dict.get(prefix + name)) is not None:
-                setattr(self, name, getattr(self, name).new_zeros(stored.shape))
-        super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
 class LogisticHead(SolvedLinear):
