@@ -163,3 +163,70 @@ def test_a_student_learns_from_a_teacher_of_another_backbone(
     capsys.readouterr()
     assert run(*fit, *wrong, tmp_path / "third", *machine) == 1
     assert "does not classify by class names" in " ".join(capsys.readouterr().err.split())
+
+
+def test_few_shot(backbone: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images, out = write_images(tmp_path / "trees"), tmp_path / "out"
+    command = ["few-shot", images, "--methods", "zero-shot", "tip-adapter", "coop"]
+    command += ["--shots", 4, 1, "--out", out, "--json", "--backbone", backbone, "--quiet"]
+    command += ["--cache-dir", tmp_path / "cache", "--seeds", 2, "--set", "steps=2"]
+    assert run(*command) == 0
+    lines = json.loads(capsys.readouterr().out)["lines"]
+    assert [list(line["places"]) for line in lines] == [["1", "4"]] * 3
+    for shots in (1, 4):
+        request = json.loads((out / f"runs/coop/shots-{shots}/seed-0/request.json").read_text())
+        assert request["data"]["shots"] == shots
+    assert lines[0]["places"]["1"] == lines[0]["places"]["4"], "zero-shot sees no shots"
+    before = (out / "table.json").read_bytes()
+    assert run(*command, "--resume") == 0
+    assert (out / "table.json").read_bytes() == before
+    capsys.readouterr()
+    assert run(*command[:6], 0, 1, *command[8:], "--resume") == 1
+
+
+def test_a_published_table_beside_ours(
+    backbone: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = write_images(tmp_path / "images")
+    data = tmp_path / "data" / "dtd"
+    (data / "images").mkdir(parents=True)
+    parts: dict[str, list[tuple[str, int, str]]] = {"train": [], "val": [], "test": []}
+    for part in ("train", "test"):
+        shutil.copytree(root / part, data / "images" / part)
+        for label, name in enumerate(NAMES):
+            files = sorted((data / "images" / part / name).iterdir())
+            parts[part] += [(f"{part}/{name}/{file.name}", label, name) for file in files]
+    (data / "split_zhou_DescribableTextures.json").write_text(json.dumps(parts))
+    command = ["reproduce", "textrefiner/base-to-novel", "--data", data.parent, "--json", "--quiet"]
+    command += ["--backbone", backbone, "--methods", "zero-shot", "llamp", "--seeds", 2]
+    assert run(*command, "--cache-dir", tmp_path / "cache", "--out", tmp_path / "out") == 0
+    result = json.loads(capsys.readouterr().out)
+    assert [one["what"] for one in result["found"]] == ["base", "novel", "HM"]
+    assert [one["claimed"] for one in result["found"]] == pytest.approx([0.5324, 0.599, 0.5637])
+    assert {one["verdict"] for one in result["found"]} == {"another backbone"}
+    said = "\n".join(result["missing"])
+    assert "LLaMP: not part of petiole" in said
+    assert "data set EuroSAT: eurosat/ in CoOp's format" in said
+    assert "DTD" not in said
+    assert "weights of hf/openai/clip-vit-base-patch16" in said
+
+
+def test_a_pair_is_made_on_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from backbones.test_tower_kinds import encoder_folder
+
+    text = encoder_folder(tmp_path / "text", "bert")
+    images = write_images(tmp_path / "trees")
+    table = tmp_path / "captions.csv"
+    files = sorted((images / "train").rglob("*.png"))
+    rows = [f"{file},a photo of a cat number {i}" for i, file in enumerate(files)]
+    table.write_text("\n".join(["path,label", *rows]) + "\n")
+    command = ["pair", tmp_path / "pair", "--text", text, "--image", "petiole/tiny-vit"]
+    assert run(*command, "--captions", table, "--json", "--quiet") == 0
+    assert json.loads(capsys.readouterr().out)["texts"] == len(files)
+    assert run(*command, "--captions", table, "--quiet") == 1
+    assert "exists already" in capsys.readouterr().err
+    out = tmp_path / "out"
+    command = ["generalise", images, "--backbone", tmp_path / "pair", "--out", out]
+    assert run(*command, *options(backbone, tmp_path)[2:], "--methods", "zero-shot", "coop") == 0

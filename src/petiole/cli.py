@@ -21,6 +21,7 @@ VERBS = {
     "compare": "Several methods on the same images, draws and seeds; paired tests, one page.",
     "transfer": "Data sets x backbones x methods x seeds; wins, ties and costs in one table.",
     "generalise": "Train on some classes, test on others by their names: base to novel, other data.",
+    "few-shot": "Accuracy by the number of labelled images of each class.",
     "sweep": "One method at several ranks: how much rank is enough, on how many images.",
     "params": "Count parameters and FLOPs of a method, without weights.",
     "reproduce": "A published parameter count beside ours.",
@@ -33,8 +34,8 @@ VERBS = {
     "inspect": "Show a backbone's roles, a method's settings, an adapter or a run.",
     "doctor": "Check this machine and installation.",
 }
-_FILES = {"eval": "evaluate"}
-RESUMING = (["demo"], ["fit"], ["compare"], ["transfer"], ["generalise"], ["sweep"])
+_FILES = {"eval": "evaluate", "few-shot": "few_shot"}
+RESUMING = (["demo"], ["fit"], ["compare"], ["transfer"], ["generalise"], ["few-shot"], ["sweep"])
 
 app = App(
     name="petiole",

@@ -5,7 +5,8 @@
 
 Base to novel (spec prompt.md, 4.2): train on the first half of the classes, test on the test images of that
 half with its names, and on those of the other half with theirs; two label spaces. Cross-data-set and domain
-generalisation (4.3, 4.4): train on all classes of one set, test unchanged on other sets.
+generalisation (4.3, 4.4): train on all classes of one set, test unchanged on other sets. Few-shot (4.5): train
+and test on all classes, with 1, 2, 4, ... images of each.
 
 A seed is a draw of the shots and a start. A transductive method trains on unlabelled images of all classes
 that it is tested on, so its rows stand apart.
@@ -42,17 +43,17 @@ class Generalisation(Frozen):
     """What is trained, and where it is tested.
 
     Attributes:
-        kind: ``base-to-novel`` or ``elsewhere``.
+        kind: ``base-to-novel``, ``elsewhere`` or ``few-shot``.
         data: name of the training set.
         rows: methods.
         reference: the row that the others are compared with.
-        shots: images drawn from each class; ``None`` for all.
+        shots: images drawn from each class; ``None`` for all, or where ``places`` state them.
         seeds: runs of each method.
-        places: names of the other test sets.
+        places: names of the other test sets; of few-shot the numbers of shots.
     """
 
     format: int = 1
-    kind: Literal["base-to-novel", "elsewhere"]
+    kind: Literal["base-to-novel", "elsewhere", "few-shot"]
     data: str
     rows: list[Row] = Field(min_length=1)
     reference: str
@@ -69,9 +70,15 @@ class Generalisation(Frozen):
             raise ValueError(f"the reference {self.reference!r} is not among {', '.join(names)}")
         return self
 
-    def folder(self, root: Path, row: Row, seed: int) -> Path:
-        """Where a run lies."""
-        return root / "runs" / row.name / f"seed-{seed}"
+    def folder(self, root: Path, row: Row, seed: int, shots: str = "") -> Path:
+        """Where a run lies; with one of ``places`` for its shots, if it is few-shot."""
+        home = root / "runs" / row.name
+        return (home / f"shots-{shots}" if shots else home) / f"seed-{seed}"
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """Numbers of shots that are runs of their own; one that is empty where there are none."""
+        return tuple(self.places) if self.kind == "few-shot" else ("",)
 
     @classmethod
     def read(cls, root: Path) -> Self:
@@ -118,6 +125,23 @@ def plan(
         raise ConfigError(f"This cannot be measured: {said}.") from error
 
 
+def few_shot(
+    data: str, rows: Sequence[Row], shots: Sequence[int], *, reference: str, seeds: int
+) -> Generalisation:
+    """State a learning curve: all classes, with each of these numbers of shots.
+
+    Raises:
+        ConfigError: a number below 1 or twice, or as ``plan``.
+    """
+    if not shots or min(shots) < 1 or len(set(shots)) < len(shots):
+        raise ConfigError(
+            f"Shots are different numbers from 1 up, not {', '.join(map(str, shots))}."
+        )
+    asked = plan(data, rows, reference=reference, places=["1"], shots=None, seeds=seeds)
+    places = [str(k) for k in sorted(shots)]
+    return asked.model_copy(update={"kind": "few-shot", "places": places})
+
+
 def jobs_of(
     asked: Generalisation,
     bench: Bench,
@@ -131,19 +155,20 @@ def jobs_of(
     for row in asked.rows:
         own = {**domain_shift.applicable(row, settings), **row.settings}
         create(row.method, own)
-        whole = asked.kind == "elsewhere" or transductive(row.method)
+        whole = asked.kind != "base-to-novel" or transductive(row.method)
         part = replace(bench, part="all" if whole else "base", quiet=True)
         jobs += [
             Job(
                 bench=part,
                 method=row.method,
                 settings=own,
-                folder=asked.folder(root, row, seed),
-                shots=asked.shots,
+                folder=asked.folder(root, row, seed, level),
+                shots=int(level) if level else asked.shots,
                 draw=seed,
                 seed=seed,
                 resume=resume,
             )
+            for level in asked.levels
             for seed in range(asked.seeds)
         ]
     return jobs
@@ -205,13 +230,26 @@ def places_of(asked: Generalisation, bench: Bench, others: Mapping[str, Path]) -
     """The benches of all places; a base-to-novel one has the halves of its own data."""
     if asked.kind == "base-to-novel":
         return {"base": replace(bench, part="base"), NOVEL: replace(bench, part="novel")}
+    if asked.kind == "few-shot":
+        return {}
     return {
         name: replace(bench, images=path, source=None, test=None) for name, path in others.items()
     }
 
 
 def scores(asked: Generalisation, root: Path, row: Row) -> dict[str, list[float]]:
-    """Accuracy by place and seed; first that on the training classes, ``base`` or ``source``."""
+    """Accuracy by place and seed; first that on the training classes, ``base`` or ``source``.
+
+    Of few-shot by number of shots.
+    """
+    if asked.kind == "few-shot":
+        return {
+            level: [
+                read_record(asked.folder(root, row, seed, level)).scores["accuracy"]
+                for seed in range(asked.seeds)
+            ]
+            for level in asked.levels
+        }
     own = "source" if asked.kind == "elsewhere" else "base"
     found: dict[str, list[float]] = {own: []}
     for seed in range(asked.seeds):

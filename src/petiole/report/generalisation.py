@@ -115,7 +115,7 @@ def _headline(asked: Generalisation, places: dict[str, list[float]]) -> list[flo
 
 def _trained(asked: Generalisation, root: Path, name: str) -> int:
     row = next(row for row in asked.rows if row.name == name)
-    return read_record(asked.folder(root, row, 0)).ledger.trainable
+    return read_record(asked.folder(root, row, 0, asked.levels[-1])).ledger.trainable
 
 
 def header(summary: Summary) -> list[str]:
@@ -151,6 +151,8 @@ def notes(summary: Summary) -> list[str]:
     asked = summary.asked
     plural = "1 seed" if asked.seeds == 1 else f"{asked.seeds} seeds"
     shots = "all images" if asked.shots is None else f"{asked.shots} shots a class"
+    if asked.kind == "few-shot":
+        shots = "columns by the shots of each class"
     said = [
         f"Accuracy in per cent, mean ± sd over {plural} (a draw of the shots and a start "
         f"each), {shots}, the last step's weights. Differences are from {_label(asked)}, paired by "

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 from rich.console import Group, RenderableType
@@ -12,6 +12,10 @@ from rich.text import Text
 
 from petiole.errors import ConfigError
 from petiole.verbs.common import Machine, Result, Settings, fact, pairs
+
+if TYPE_CHECKING:
+    from petiole.engine.session import Bench
+    from petiole.protocols.generalisation import Generalisation
 
 METHODS = ("zero-shot", "coop", "coop+textrefiner")
 
@@ -88,12 +92,8 @@ def generalise(
     Raises:
         PetioleError: bad images, unknown names, or a folder that holds another measurement.
     """
-    from petiole.engine.executor import Local
-    from petiole.engine.session import reopened
     from petiole.protocols import domain_shift
     from petiole.protocols import generalisation as protocol
-    from petiole.report.generalisation import summarise, write
-    from petiole.verbs.announce import announce
 
     machine = machine or Machine()
     root = Path(out) if out else Path("runs") / f"{Path(images).stem}-generalise"
@@ -107,9 +107,29 @@ def generalise(
         shots=None if all_images else shots,
         seeds=seeds,
     )
+    others = {_name(path, to): Path(path) for path in to}
+    return measured(asked, bench, others, root, settings, resume=resume, processes=processes)
+
+
+def measured(
+    asked: Generalisation,
+    bench: Bench,
+    others: Mapping[str, Path],
+    root: Path,
+    settings: Settings,
+    *,
+    resume: bool,
+    processes: int,
+) -> Generalised:
+    """Say what it will cost, do it, and write the table."""
+    from petiole.engine.executor import Local
+    from petiole.engine.session import reopened
+    from petiole.protocols import generalisation as protocol
+    from petiole.report.generalisation import summarise, write
+    from petiole.verbs.announce import announce
+
     jobs = protocol.jobs_of(asked, bench, root, pairs(settings), resume=resume)
     announce(reopened(jobs[0].bench), jobs)
-    others = {_name(path, to): Path(path) for path in to}
     protocol.generalise(
         asked,
         jobs,
@@ -117,7 +137,7 @@ def generalise(
         root,
         executor=Local(processes),
         resume=resume,
-        quiet=machine.quiet,
+        quiet=bench.quiet,
     )
     summary = summarise(root)
     write(summary, root)
