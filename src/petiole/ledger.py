@@ -111,7 +111,7 @@ def count(backbone: Backbone, plan: Plan) -> Ledger:
     tuned = sum(own[name].numel() for name in plan.tune)
     base = backbone.parameter_count
     adapters = sum(map(size_of, plan.adapters)) + tuned
-    head, extra = size_of(plan.head), sum(map(size_of, plan.terms))
+    head, extra = size_of(plan.head), _beside(plan)
     trainable, inference = adapters + head + extra, adapters + head
     fixed = [value for part in (*plan.adapters, plan.head) for value in _fixed(part)]
     flops = _flops(backbone, plan)
@@ -144,6 +144,13 @@ def size_of(module: nn.Module) -> int:
     if isinstance(module, SolvedHead):
         return module.solution_size
     return sum(p.numel() for p in module.parameters())
+
+
+def _beside(plan: Plan) -> int:
+    """Numbers that only the losses train, which no prediction needs."""
+    kept = {id(p) for part in (*plan.adapters, plan.head) for p in part.parameters()}
+    own = {id(p): p for term in plan.terms for p in term.parameters()}
+    return sum(p.numel() for key, p in own.items() if key not in kept)
 
 
 def _fixed(module: nn.Module) -> list[Tensor]:

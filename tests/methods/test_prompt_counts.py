@@ -90,3 +90,9 @@ def test_every_row_of_textrefiner_s_tables_builds(table: str, row: str) -> None:
     stated = next(r for r in claims.table(table)["rows"] if r["name"] == row)
     got = counted(stated["method"], **stated.get("settings", {}))
     assert (got.trainable > 0) == (stated["method"] not in ("zero-shot", "zero-shot-ensemble"))
+
+
+def test_keeping_the_alignment_trains_nothing_more() -> None:
+    kept = counted("coop+textrefiner", keep_alignment=True)
+    assert kept.trainable == counted("coop+textrefiner").trainable
+    assert kept.inference == kept.trainable

@@ -16,6 +16,7 @@ from torch.nn.functional import normalize
 
 from petiole.errors import ConfigError
 from petiole.layers.local_cache import LocalCache
+from petiole.layers.token_alignment import TokenAlignment
 
 
 @runtime_checkable
@@ -46,11 +47,18 @@ class Refiner(nn.Module):
         width: d.
         alpha: 0 leaves E as it is.
         cache: what is read; ``None`` refines by Linear alone (a control).
+        align: g of the training, kept for looking into the cache; prediction has no use for it.
     """
 
-    def __init__(self, width: int, alpha: float, cache: LocalCache | None) -> None:
+    def __init__(
+        self,
+        width: int,
+        alpha: float,
+        cache: LocalCache | None,
+        align: TokenAlignment | None = None,
+    ) -> None:
         super().__init__()
-        self.alpha, self.cache = alpha, cache
+        self.alpha, self.cache, self.align = alpha, cache, align
         self.map = nn.Linear(width if cache is None else 2 * width, width, bias=False)
 
     def forward(self, embeddings: Tensor) -> Tensor:

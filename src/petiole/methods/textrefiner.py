@@ -159,6 +159,7 @@ class TextRefiner(Method):
         read_temperature: T of reading.
         reduce: how the tokens of an entry are joined in writing.
         raw_tokens: write tokens as the tower gives them.
+        keep_alignment: store g in the adapter, for ``petiole inspect ADAPTER --images FOLDER``.
         cache: what is read: ``tokens``, or for comparison ``zeros``, ``noise`` (fixed), ``mean`` (one entry,
             the mean token) or ``none`` (Linear on E alone).
         mode: ``code`` or ``paper``; each following setting overrules it, see ``Reading``.
@@ -175,6 +176,7 @@ class TextRefiner(Method):
     read_temperature: float = 1.0
     reduce: Reduce = "sum"
     raw_tokens: bool = False
+    keep_alignment: bool = False
     cache: Cache = "tokens"
     mode: Literal["code", "paper"] = "code"
     start: Start | None = None
@@ -202,13 +204,15 @@ class TextRefiner(Method):
             )
         roles = (backbone.vector, backbone.patches, "final.attention")
         width = plan.head.width
-        refiner = Refiner(width, self.alpha, self._cache(width))
+        align = TokenAlignment(backbone.width_of(backbone.patches), width)
+        kept = align if self.keep_alignment else None
+        refiner = Refiner(width, self.alpha, self._cache(width), kept)
         head = RefinedHead(plan.head, refiner, unit=self.reading.unit_refined)
         teachers = [t.teacher_logits for t in plan.terms if isinstance(t, Distillation)]
         semantics = Semantics(
             self.semantic_weight,
             head,
-            TokenAlignment(backbone.width, width),
+            align,
             roles=roles,
             k=self.k,
             reading=self.reading,

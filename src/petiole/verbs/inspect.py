@@ -29,12 +29,18 @@ class Inspection(Result):
         return table
 
 
-def inspect(what: str, /, *, image_size: int | None = None) -> Inspection:
+def inspect(
+    what: str, /, *, image_size: int | None = None, images: Path | None = None
+) -> Inspection:
     """Show a backbone's roles and cuts, a method's settings, an adapter or a run.
+
+    An adapter of TextRefiner shows how its cache is read; with --images, if it was trained with
+    keep_alignment=true, also which patches its entries stand for.
 
     Args:
         what: a backbone's name, a method's name, ``methods``, ``tables``, or a folder.
         image_size: of a backbone.
+        images: whose patches are compared with the entries of an adapter's cache.
 
     Raises:
         PetioleError: nothing of that name.
@@ -55,11 +61,11 @@ def inspect(what: str, /, *, image_size: int | None = None) -> Inspection:
         return Inspection(what=f"{what}: {find(what).about}", facts=settings_of(create(what)))
     folder = Path(what)
     if folder.is_dir() and not (folder / "config.json").is_file():
-        return _folder(folder)
+        return _folder(folder, images)
     return _backbone(what, image_size)
 
 
-def _folder(folder: Path) -> Inspection:
+def _folder(folder: Path, images: Path | None) -> Inspection:
     from petiole.engine.record import RECORD, read_record
 
     if (folder / RECORD).is_file():
@@ -75,6 +81,7 @@ def _folder(folder: Path) -> Inspection:
             "test set opened": f"{record.test_openings}x",
             **{name: f"{value:.4f}" for name, value in record.scores.items()},
             "created": record.created,
+            **_cache(folder, record.request.settings, images),
         }
         return Inspection(what=f"run {folder}", facts=facts)
     from petiole.engine.adapter import find, read_manifest
@@ -88,8 +95,32 @@ def _folder(folder: Path) -> Inspection:
         "preprocessing": manifest.backbone.preprocessing,
         "parameters kept": f"{manifest.ledger.inference:,}",
         "settings": manifest.settings,
+        **_cache(folder, manifest.settings, images),
     }
     return Inspection(what=f"adapter {folder}", facts=facts)
+
+
+def _cache(folder: Path, settings: Any, images: Path | None) -> dict[str, Any]:
+    """What is known of a TextRefiner's cache; nothing for other methods."""
+    if settings.get("cache", "none") == "none" or "entries" not in settings:
+        return {}
+    from petiole.engine.adapter import Adapter
+    from petiole.engine.introspection import describe
+
+    found = describe(Adapter.load(folder), images)
+    facts = {
+        "entries": found.entries,
+        "effective rank": f"{found.effective_rank:.1f}",
+        "mean cosine of entries": f"{found.cosine:.3f}",
+        "entropy of reads": f"{found.read_entropy:.4f} of 1 (all classes read alike)",
+    }
+    for j, (share, nearest) in enumerate(zip(found.usage, found.nearest, strict=True)):
+        places = (
+            f"{path.parent.name}/{path.name} ({row}, {column}) {c:.2f}"
+            for path, row, column, c in nearest
+        )
+        facts[f"entry {j}"] = f"{100 * share:.1f} % of tokens; " + "; ".join(places)
+    return facts
 
 
 def _backbone(name: str, image_size: int | None) -> Inspection:
