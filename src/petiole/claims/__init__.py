@@ -12,13 +12,22 @@ FOLDER = Path(__file__).parent
 
 
 def names(kind: str = "comparison") -> tuple[str, ...]:
-    """All tables of a kind (``comparison`` or ``params``), as ``<paper>/<table>``."""
+    """All tables of a kind (``comparison``, ``params``, ``base-to-novel``, ...), as ``<paper>/<table>``."""
     return tuple(
         f"{file.stem}/{name}"
         for file in sorted(FOLDER.glob("*.toml"))
         for name, table in _read(file).items()
         if table.get("kind", "comparison") == kind
     )
+
+
+def titles() -> dict[str, str]:
+    """Titles of all tables of every kind, by name."""
+    return {
+        f"{file.stem}/{name}": str(stated.get("title", ""))
+        for file in sorted(FOLDER.glob("*.toml"))
+        for name, stated in _read(file).items()
+    }
 
 
 def table(name: str, kind: str = "comparison") -> dict[str, Any]:

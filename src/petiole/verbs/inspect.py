@@ -52,9 +52,9 @@ def inspect(
         facts |= {f"{prefix}:...": about for prefix, about in families().items()}
         return Inspection(what="methods", facts=facts)
     if what == "tables":
-        from petiole.claims import names, table
+        from petiole.claims import titles
 
-        return Inspection(what="tables", facts={n: table(n)["title"] for n in names()})
+        return Inspection(what="tables", facts=titles())
     if what in methods() or what.partition(":")[0] in families():
         from petiole.methods.registry import create, settings_of
 
