@@ -317,6 +317,57 @@ def test_textrefiner_losses_and_where_their_gradients_go() -> None:
     assert grads("retention") == {"context": True, "linear": True, "align": False}
 
 
+def test_textrefiner_refines_the_class_vectors_of_each_image_where_they_differ() -> None:
+    """CoCoOp as host: the equations of the head and of both losses, image by image."""
+    built = shaken(adapted("cocoop+textrefiner", k=2)).train()
+    head = built.head
+    entries = head.refiner.cache.entries.clone()  # type: ignore[union-attr, operator]
+    state, labels = batch(built)
+    trainee = Trainee(built, 0.5, 0.0).train()
+    loss = trainee(state, labels, torch.ones(6, dtype=torch.bool))
+    torch.autograd.backward(loss)
+    assert all(p.grad is not None for p in trainee.parameters() if p.requires_grad)
+
+    semantics = built.plan.terms[0]
+    assert isinstance(semantics, Semantics)
+    weight = head.refiner.map.weight.detach()  # type: ignore[union-attr]
+    tokens = torch.cat([state["final.image"][:, None], state["final.patches"]], 1)
+    with torch.no_grad(), built.attached():
+        aligned = semantics.align(tokens)
+    logits, semantic, distance = [], [], []
+    for b, v in enumerate(normalize(state["final.image"], dim=-1)):
+        with torch.no_grad(), built.attached():
+            (own,) = head.host.embeddings_of(state["final.image"][b : b + 1])  # type: ignore[union-attr, operator]
+        shares = (own @ entries.T).softmax(-1)
+        refined = 0.2 * torch.cat([own, shares @ entries], -1) @ weight.T + own
+        logits.append(scale() * refined @ v)
+        best = state["final.attention"][b].topk(2).indices
+        chosen = torch.stack([aligned[b, 0], *aligned[b, 1 + best], aligned[b].mean(0)])
+        semantic.append(cross_entropy(scale() * chosen @ own.T, labels[b].expand(4)))
+        distance.append((normalize(refined, dim=-1) - own).abs().mean())
+    want = (
+        cross_entropy(torch.stack(logits), labels)
+        + torch.stack(semantic).mean() / 50
+        + 20 * torch.stack(distance).mean()
+    )
+    torch.testing.assert_close(loss.detach(), want, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_refined_cocoop_answers_alike_in_any_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    from petiole.methods import cocoop
+
+    built = shaken(adapted("cocoop+textrefiner"))
+    images = tiny.images(clips.towers(), 5)
+    whole = built({IMAGES: images}).logits
+    monkeypatch.setattr(cocoop, "TEXTS", 2 * len(NAMES))  # two images at once
+    torch.testing.assert_close(built({IMAGES: images}).logits, whole, rtol=1e-4, atol=1e-4)
+    host, zero = adapted("cocoop"), adapted("cocoop+textrefiner", alpha=0.0)
+    torch.testing.assert_close(
+        zero({IMAGES: images}).logits, host({IMAGES: images}).logits, rtol=1e-5, atol=1e-5
+    )
+
+
 @pytest.mark.parametrize("cache", ["zeros", "noise", "mean", "none", "tokens"])
 def test_the_controls_write_only_what_they_should(cache: str) -> None:
     built = adapted("coop+textrefiner", cache=cache)
@@ -339,7 +390,5 @@ def test_both_readings_and_a_host_that_cannot_be_refined() -> None:
     assert own.reading.mean_token  # type: ignore[attr-defined]
     for mode in ("code", "paper"):
         assert torch.isfinite(loss_of(adapted("coop+textrefiner", mode=mode).train()))
-    with pytest.raises(ConfigError, match="depend on the image"):
-        loss_of(adapted("coop+textrefiner", host="cocoop"))
     with pytest.raises(ConfigError, match="needs a host whose head has one vector for each class"):
         adapted("coop+textrefiner", host="linear-probe")

@@ -61,18 +61,24 @@ class ConditionalHead(TextHead):
             "coop, maple or promptsrc where one is wanted."
         )
 
+    @property
+    def images_at_once(self) -> int:
+        """Images whose texts are encoded together."""
+        return max(1, TEXTS // len(self.names))
+
     def forward(self, vector: Tensor) -> Tensor:
-        unit = normalize(vector, dim=-1)
-        images = max(1, TEXTS // len(self.names))
-        parts = [self._logits(unit[i : i + images]) for i in range(0, len(unit), images)]
+        parts = [
+            torch.einsum("bd,bcd->bc", normalize(some, dim=-1), self.embeddings_of(some))
+            for some in torch.split(vector, self.images_at_once)
+        ]
         return self.scale * torch.cat(parts)
 
-    def _logits(self, unit: Tensor) -> Tensor:
-        """Cosines (b, C) of a few images."""
+    def embeddings_of(self, vector: Tensor) -> Tensor:
+        """Unit class vectors (b, C, d) of each of a few images."""
+        unit = normalize(vector, dim=-1)
         self._shift = self.meta(unit).repeat_interleave(len(self.names), 0)
         encoded = normalize(self.towers.encode(self.ids.repeat(len(unit), 1)), dim=-1)
-        classes = encoded.reshape(len(unit), -1, unit.shape[-1]).to(unit.dtype)
-        return torch.einsum("bd,bcd->bc", unit, classes)
+        return encoded.reshape(len(unit), -1, unit.shape[-1]).to(unit.dtype)
 
 
 @register(

@@ -34,6 +34,17 @@ class ClassVectors(Protocol):
 
 
 @runtime_checkable
+class ImageClassVectors(Protocol):
+    """A head whose class vectors depend on the image (CoCoOp): (b, C, d) for each of b images."""
+
+    scale: Tensor
+    width: int
+    images_at_once: int
+
+    def embeddings_of(self, vector: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
 class Pupil(Protocol):
     """A head that takes its classes from a teacher's."""
 
@@ -80,6 +91,7 @@ class RefinedHead(nn.Module):
         super().__init__()
         self.host, self.refiner, self.unit = host, refiner, unit
         self._known: tuple[Tensor, bool] | None = None
+        self._seen: tuple[Tensor, bool, Tensor, Tensor] | None = None
 
     @property
     def vectors(self) -> ClassVectors:
@@ -100,12 +112,12 @@ class RefinedHead(nn.Module):
 
     def rename(self, names: Sequence[str]) -> None:
         """Set the classes by name."""
-        self._known = None
+        self._known = self._seen = None
         self.vectors.rename(names)
 
     def forget(self) -> None:
         """Compute everything anew when it is wanted next."""
-        self._known = None
+        self._known = self._seen = None
         self.vectors.forget()
 
     def learn(self, embeddings: Tensor, scale: Tensor) -> None:
@@ -121,9 +133,34 @@ class RefinedHead(nn.Module):
             self._known = self.refiner(self.vectors.embeddings()), gradients
         return self._known[0]
 
+    def pair(self, vector: Tensor) -> tuple[Tensor, Tensor]:
+        """E and E^: (C, d) each, or (B, C, d) where the host's depend on the image.
+
+        The latter are computed once for the same images, whose loss terms ask again.
+        """
+        if not isinstance(self.host, ImageClassVectors):
+            return self.vectors.embeddings(), self.refined()
+        gradients = torch.is_grad_enabled()
+        if self._seen is None or self._seen[0] is not vector or (gradients and not self._seen[1]):
+            embeddings = self.host.embeddings_of(vector)
+            self._seen = vector, gradients, embeddings, self.refiner(embeddings)
+        return self._seen[2:]
+
     def embeddings(self) -> Tensor:
         """E^ as it meets the image."""
-        return normalize(self.refined(), dim=-1) if self.unit else self.refined()
+        return self._met(self.refined())
 
     def forward(self, vector: Tensor) -> Tensor:
-        return self.scale * normalize(vector, dim=-1) @ self.embeddings().to(vector.dtype).T
+        if not isinstance(self.host, ImageClassVectors):
+            return self.scale * normalize(vector, dim=-1) @ self.embeddings().to(vector.dtype).T
+        few = len(vector) <= self.host.images_at_once
+        parts = [vector] if few else torch.split(vector, self.host.images_at_once)
+        return self.scale * torch.cat(
+            [
+                torch.einsum("bd,bcd->bc", normalize(some, dim=-1), self._met(self.pair(some)[1]))
+                for some in parts
+            ]
+        )
+
+    def _met(self, refined: Tensor) -> Tensor:
+        return normalize(refined, dim=-1) if self.unit else refined

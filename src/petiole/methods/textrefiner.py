@@ -111,13 +111,13 @@ class Semantics(Term):
     def forward(self, step: Step) -> Tensor:
         (head,) = self._head
         tokens, chosen = self.samples(step)
-        classes = head.vectors.embeddings()
+        classes, refined = head.pair(step.values[self.roles[0]])
         if self.reading.target == "refined":
-            classes = normalize(head.refined(), dim=-1)
+            classes = normalize(refined, dim=-1)
         if self.reading.unit_tokens:
             chosen = normalize(chosen, dim=-1)
         count = chosen.shape[1]
-        logits = (head.scale * chosen @ classes.to(chosen.dtype).T).flatten(0, 1).float()
+        logits = (head.scale * chosen @ classes.to(chosen.dtype).mT).flatten(0, 1).float()
         if self._teacher:
             loss = distillation(logits, self._teacher(step).repeat_interleave(count, 0))
         else:
@@ -131,13 +131,14 @@ class Semantics(Term):
 class Retention(Term):
     """l_2 mean| unit(E^) - E |: refined class vectors stay near the host's."""
 
-    def __init__(self, weight: float, head: RefinedHead) -> None:
+    def __init__(self, weight: float, head: RefinedHead, vector: str) -> None:
         super().__init__()
-        self.weight, self._head = weight, (head,)
+        self.weight, self._head, self.vector = weight, (head,), vector
 
-    def forward(self, step: Step) -> Tensor:  # noqa: ARG002 - of the classes alone
+    def forward(self, step: Step) -> Tensor:
         (head,) = self._head
-        return l1_loss(normalize(head.refined(), dim=-1), head.vectors.embeddings())
+        own, refined = head.pair(step.values[self.vector])
+        return l1_loss(normalize(refined, dim=-1), own)
 
 
 class LearnedCache(LocalCache):
@@ -200,7 +201,7 @@ class TextRefiner(Method):
         if not isinstance(plan.head, ClassVectors):
             raise ConfigError(
                 f"TextRefiner needs a host whose head has one vector for each class name; {self.host} "
-                "has none. Use coop, maple, ivlp, promptsrc, promptkd, clip-lora or zero-shot."
+                "has none. Use coop, cocoop, maple, ivlp, promptsrc, promptkd, clip-lora or zero-shot."
             )
         roles = (backbone.vector, backbone.patches, "final.attention")
         width = plan.head.width
@@ -219,7 +220,7 @@ class TextRefiner(Method):
             raw=self.raw_tokens,
             teacher=teachers[0] if teachers else None,
         )
-        terms = (*plan.terms, semantics, Retention(self.retention_weight, head))
+        terms = (*plan.terms, semantics, Retention(self.retention_weight, head, backbone.vector))
         return replace(plan, head=head, terms=terms, studies=roles)
 
     def _cache(self, width: int) -> LocalCache | None:
@@ -254,6 +255,7 @@ def _register(host: str, **preset: Any) -> None:
 
 RECIPE = {f.name for f in fields(Recipe)}
 _register("coop", epochs=10)
+_register("cocoop")
 _register("maple")
 _register("promptsrc")
 _register("promptkd", semantic_weight=10.0)
