@@ -99,7 +99,7 @@ def usual_loop(
     sampler = Sampler(train, recipe, seed)
     head = adapted.head
     optimizer = torch.optim.AdamW(
-        optimiser.parameter_groups(Trainee(adapted, 0.5, 0.0), recipe), lr=recipe.lr
+        optimiser.parameter_groups(Trainee(adapted, 0.5, 0.0), recipe, {}), lr=recipe.lr
     )
     labels = torch.tensor(train.labels.copy())
     for step in range(recipe.steps):

@@ -82,7 +82,7 @@ def test_learning_rate_rises_linearly_and_falls_as_half_a_cosine(
 def test_only_matrices_decay(kit: SimpleNamespace) -> None:
     plan = create("cls-residual-lora").plan(kit.backbone, 4)
     trainee = Trainee(Adapted(kit.backbone, plan), 0.5, 0.0)
-    groups = optimiser.parameter_groups(trainee, Recipe(weight_decay=0.3))
+    groups = optimiser.parameter_groups(trainee, Recipe(weight_decay=0.3), {})
     grouped = [(p, g["weight_decay"]) for g in groups for p in g["params"]]
     assert len(grouped) == len(list(trainee.parameters()))
     assert {p.ndim >= 2: decay for p, decay in grouped} == {True: 0.3, False: 0.0}
@@ -98,7 +98,9 @@ def test_rates_fall_with_depth_and_the_head_has_its_own(decay_all: bool) -> None
         "full", {"layer_decay": 0.5, "head_lr": 10.0, "decay_all": decay_all, "weight_decay": 0.1}
     )
     trainee = Trainee(Adapted(backbone, method.plan(backbone, 3)), 0.5, 0.0)
-    groups = optimiser.parameter_groups(trainee, method.recipe)
+    groups = optimiser.parameter_groups(
+        trainee, method.recipe, optimiser.factors(trainee.adapted, method.recipe)
+    )
     factor = {id(p): g["factor"] for g in groups for p in g["params"]}
     decay = {id(p): g["weight_decay"] for g in groups for p in g["params"]}
     copies = trainee.adapted.copies

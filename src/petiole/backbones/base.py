@@ -52,29 +52,20 @@ class Site:
     rejoin: nn.Module | None = None
 
 
-class Backbone(ABC):
-    """A frozen model. Its module stays in eval mode and none of its parameters asks for gradients.
+class Frozen(ABC):
+    """A frozen network with roles. It stays in eval mode and none of its parameters asks for gradients.
 
     Attributes:
-        name: what ``petiole.load`` was given.
-        module: the frozen network.
-        preprocessing: as the weights' own configuration states it.
-        width: size d of the image vector.
-        vector: the role of the image vector (``final.cls`` or ``final.pooled``), shape (B, d).
-        patches: the role of the local tokens (``final.patches`` or ``final.map``), (B, N, d).
+        name: what it was loaded as.
+        module: the network.
+        width: size d of what it computes in the end: the image vector, or the states of a language model.
         lock: held by whoever uses the module.
         carries: whether an adapter is on it; set by ``hooks.attached``.
     """
 
-    vector: str
-    patches: str
-
-    def __init__(
-        self, name: str, module: nn.Module, preprocessing: Preprocessing, width: int
-    ) -> None:
+    def __init__(self, name: str, module: nn.Module, width: int) -> None:
         self.name = name
         self.module = module.eval().requires_grad_(False)
-        self.preprocessing = preprocessing
         self.width = width
         self.lock = threading.RLock()
         self.carries = False
@@ -103,6 +94,70 @@ class Backbone(ABC):
         """Whether this is only the shape of the model, built without weights."""
         return any(p.is_meta for p in self.module.parameters())
 
+    @property
+    def device(self) -> torch.device:
+        """Where it lives."""
+        return next(self.module.parameters()).device
+
+    @property
+    @abstractmethod
+    def sites(self) -> Mapping[str, Site]:
+        """Roles inside the network, in the order in which data passes them."""
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Every role, in the order in which data passes them."""
+        return tuple(self.sites)
+
+    @abstractmethod
+    def role_of(self, parameter: str) -> str:
+        """Return the lowest role that changes when the named parameter does."""
+
+    def site(self, role: str) -> Site:
+        """Return the site of ``role``.
+
+        Raises:
+            ConfigError: no such role; the message lists the nearest.
+        """
+        if role not in self.sites:
+            raise unknown(f"role of {self.name}", role, self.roles)
+        return self.sites[role]
+
+    def parameters_under(self, prefix: str = "") -> tuple[str, ...]:
+        """Names of the parameters whose role starts with ``prefix`` (all without one).
+
+        Raises:
+            ConfigError: no parameter lies there.
+        """
+        names = tuple(
+            name
+            for name, _ in self.module.named_parameters()
+            if _within(self.role_of(name), prefix)
+        )
+        if not names:
+            parts = {IMAGES} | {_stem(role) for role in self.sites}
+            raise unknown(f"part of {self.name}", prefix, parts)
+        return names
+
+
+class Backbone(Frozen):
+    """A frozen model of images.
+
+    Attributes:
+        preprocessing: as the weights' own configuration states it.
+        vector: the role of the image vector (``final.cls`` or ``final.pooled``), shape (B, d).
+        patches: the role of the local tokens (``final.patches`` or ``final.map``), (B, N, d).
+    """
+
+    vector: str
+    patches: str
+
+    def __init__(
+        self, name: str, module: nn.Module, preprocessing: Preprocessing, width: int
+    ) -> None:
+        super().__init__(name, module, width)
+        self.preprocessing = preprocessing
+
     @abstractmethod
     def width_of(self, role: str) -> int:
         """Size of the last axis of a final role."""
@@ -113,11 +168,6 @@ class Backbone(ABC):
 
     @property
     @abstractmethod
-    def sites(self) -> Mapping[str, Site]:
-        """Roles inside the network, in the order in which data passes them."""
-
-    @property
-    @abstractmethod
     def finals(self) -> tuple[str, ...]:
         """Roles that heads can read."""
 
@@ -125,10 +175,6 @@ class Backbone(ABC):
     @abstractmethod
     def cuts(self) -> tuple[str, ...]:
         """Roles inside the network at which ``lower`` can stop, lowest first."""
-
-    @abstractmethod
-    def role_of(self, parameter: str) -> str:
-        """Return the lowest role that changes when the named parameter does."""
 
     @torch.no_grad()
     def lower(self, images: Tensor, cut: Sequence[str]) -> State:
@@ -210,32 +256,6 @@ class Backbone(ABC):
     @cached_property
     def _order(self) -> Mapping[str, int]:
         return {role: i for i, role in enumerate((IMAGES, *self.roles))}
-
-    def site(self, role: str) -> Site:
-        """Return the site of ``role``.
-
-        Raises:
-            ConfigError: no such role; the message lists the nearest.
-        """
-        if role not in self.sites:
-            raise unknown(f"role of {self.name}", role, self.roles)
-        return self.sites[role]
-
-    def parameters_under(self, prefix: str = "") -> tuple[str, ...]:
-        """Names of the parameters whose role starts with ``prefix`` (all without one).
-
-        Raises:
-            ConfigError: no parameter lies there.
-        """
-        names = tuple(
-            name
-            for name, _ in self.module.named_parameters()
-            if _within(self.role_of(name), prefix)
-        )
-        if not names:
-            parts = {IMAGES} | {_stem(role) for role in self.sites}
-            raise unknown(f"part of {self.name}", prefix, parts)
-        return names
 
     def cut_below(self, touched: Sequence[str], reads: Sequence[str]) -> tuple[str, ...]:
         """The highest cut below every touched role: all that lies under it is frozen.

@@ -12,7 +12,7 @@ modules (layers of the library peft) answer calls in the place of the backbone's
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -20,7 +20,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from petiole.backbones.base import Backbone, Site
+from petiole.backbones.base import Frozen, Site
 from petiole.errors import BackboneError, ConfigError
 
 
@@ -49,7 +49,7 @@ class Attach:
 
 @contextmanager
 def attached(
-    backbone: Backbone,
+    backbone: Frozen,
     attachments: Sequence[Attach],
     tuned: Mapping[str, Tensor] | None = None,
     swapped: Mapping[str, nn.Module] | None = None,
@@ -91,7 +91,7 @@ def attached(
 
 
 @contextmanager
-def observed(backbone: Backbone, roles: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+def observed(backbone: Frozen, roles: Sequence[str]) -> Iterator[dict[str, Tensor]]:
     """Give a table that holds, after each forward, the values at ``roles``.
 
     Values are seen as the adapters leave them that are on already when the context is entered.
@@ -188,15 +188,24 @@ def _answer(original: nn.Module, new: nn.Module) -> Callable[[], None]:
 
 @contextmanager
 def _copies(module: nn.Module, new: Mapping[str, Tensor]) -> Iterator[None]:
-    """Let copies stand in for parameters; the originals come back untouched."""
+    """Let copies stand in for parameters, wherever these are tied to; the originals come back untouched."""
     originals: list[tuple[dict[str, Any], str, Any]] = []
     try:
-        for name, copy in new.items():
-            path, _, leaf = name.rpartition(".")
-            table = module.get_submodule(path)._parameters
+        for name, table, leaf in _places(module, new) if new else ():
             originals.append((table, leaf, table[leaf]))
-            table[leaf] = copy  # type: ignore[assignment]
+            table[leaf] = new[name]
         yield
     finally:
         for table, leaf, original in reversed(originals):
             table[leaf] = original
+
+
+def _places(module: nn.Module, names: Iterable[str]) -> list[tuple[str, dict[str, Any], str]]:
+    """Every (name, table, key) under which a module holds the named parameters, ties included."""
+    named = {id(module.get_parameter(name)): name for name in names}
+    return [
+        (named[id(parameter)], part._parameters, leaf)
+        for part in module.modules()
+        for leaf, parameter in part._parameters.items()
+        if id(parameter) in named
+    ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 
-from petiole.backbones.base import Backbone
+from petiole.backbones.base import Frozen
 from petiole.backbones.registry import Request, from_config, from_folder, loader
 from petiole.errors import BackboneError, unknown
 
@@ -23,7 +23,7 @@ FILES = [
 
 
 @loader("hf")
-def load(request: Request) -> Backbone:
+def load(request: Request) -> Frozen:
     """A model by its hub name.
 
     Raises:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any
 
-from petiole.backbones.base import Backbone
+from petiole.backbones.base import Backbone, Frozen
 from petiole.backbones.weights import read_json
 from petiole.errors import BackboneError, unknown
 
@@ -23,16 +23,21 @@ class Request:
         weights: a safetensors file to use instead of the hub's.
         image_size: pixels; ``None`` takes the weights' own.
         meta: build only the shape, without weights.
+        vision_width: of a language model, the width of the visual features that it shall see; 0 for none
+            (or for the model's own).
+        options: of a language model, see ``VisualOptions``.
     """
 
     name: str
     weights: Path | None = None
     image_size: int | None = None
     meta: bool = False
+    vision_width: int = 0
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
-Loader = Callable[[Request], Backbone]
-FolderLoader = Callable[[Request, dict[str, Any], Path | None], Backbone]
+Loader = Callable[[Request], Frozen]
+FolderLoader = Callable[[Request, dict[str, Any], Path | None], Frozen]
 """From a stated configuration, and the folder with its files; without one only the shape."""
 
 CONFIGS = {"open_clip_config.json": "open_clip", "config.json": ""}
@@ -44,7 +49,7 @@ _FILES: dict[str, Loader] = {}
 
 
 def loader(prefix: str) -> Callable[[Loader], Loader]:
-    """Register the loader of all names ``<prefix>/...``."""
+    """Register the loader of all names ``<prefix>/...``, and of ``prefix`` itself."""
 
     def add(function: Loader) -> Loader:
         _LOADERS[prefix] = function
@@ -80,7 +85,7 @@ def load(
     image_size: int | None = None,
     device: str = "cpu",
 ) -> Backbone:
-    """Load a frozen backbone.
+    """Load a frozen backbone of images.
 
     Args:
         name: ``petiole/tiny-vit``, ``petiole/efficientnet-lite0``, ``petiole/tiny-clip``,
@@ -91,21 +96,41 @@ def load(
         device: ``cpu``, ``cuda`` ...; ``meta`` builds the shape without any weights.
 
     Raises:
+        BackboneError: the name is unknown or that of a language model, or the weights cannot be loaded
+            completely.
+    """
+    request = Request(name, Path(weights) if weights else None, image_size, device == "meta")
+    backbone = load_any(request, device=device)
+    if not isinstance(backbone, Backbone):
+        raise BackboneError(
+            f"{name} is a language model, and an image backbone is wanted here. Use petiole.load_language "
+            "(in Python) or petiole multitask (as a command)."
+        )
+    return backbone
+
+
+def load_any(request: Request, *, device: str = "cpu") -> Frozen:
+    """Load whatever kind of model a request names, on a device.
+
+    Raises:
         BackboneError: the name is unknown, or the weights cannot be loaded completely.
     """
-    _import_all()
-    meta = device == "meta"
-    request = Request(name, Path(weights) if weights else None, image_size, meta)
-    backbone = _find(name)(request)
-    if not meta:
+    frozen = resolve(request)
+    if not request.meta:
         try:
-            backbone.module.to(device)
+            frozen.module.to(device)
         except (RuntimeError, AssertionError) as error:
             raise BackboneError(
-                f"{name} cannot be put on device {device!r}: {error}. Use cpu, or install torch for "
+                f"{request.name} cannot be put on device {device!r}: {error}. Use cpu, or install torch for "
                 "that device."
             ) from error
-    return backbone
+    return frozen
+
+
+def resolve(request: Request) -> Frozen:
+    """Load a model where its loader puts it."""
+    _import_all()
+    return _find(request.name)(request)
 
 
 def _find(name: str) -> Loader:
@@ -114,13 +139,14 @@ def _find(name: str) -> Loader:
     if Path(name).is_file() and Path(name).suffix in _FILES:
         return _FILES[Path(name).suffix]
     prefix = name.split("/")[0]
-    if prefix not in _LOADERS or "/" not in name:
+    if name not in _LOADERS and (prefix not in _LOADERS or "/" not in name):
         examples = ["petiole/tiny-vit", "petiole/efficientnet-lite0", "timm/<model>", "<folder>"]
+        examples += [known for known in _LOADERS if "-" in known]
         raise unknown("backbone", name, examples, BackboneError)
     return _LOADERS[prefix]
 
 
-def from_folder(request: Request, folder: Path) -> Backbone:
+def from_folder(request: Request, folder: Path) -> Frozen:
     """Load what a folder's config.json states.
 
     Raises:
@@ -135,7 +161,7 @@ def from_folder(request: Request, folder: Path) -> Backbone:
     return from_config(request, {"model_type": CONFIGS[config.name], **read_json(config)}, folder)
 
 
-def from_config(request: Request, config: dict[str, Any], folder: Path | None) -> Backbone:
+def from_config(request: Request, config: dict[str, Any], folder: Path | None) -> Frozen:
     """Build what a configuration states; without a folder only its shape."""
     kind = str(config.get("model_type", ""))
     if kind not in _FOLDERS:

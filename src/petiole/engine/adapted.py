@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from petiole.backbones.base import Backbone, State
-from petiole.backbones.hooks import attached
+from petiole.engine.changed import Changed
 from petiole.methods.base import Plan, Step
 from petiole.objectives.classification import domain_cross_entropy
 
@@ -31,11 +30,10 @@ class Output(NamedTuple):
     logits: Tensor
 
 
-class Adapted(nn.Module):
+class Adapted(Changed):
     """Everything that is kept for prediction, over a backbone that stays untouched.
 
     Its ``state_dict`` is the adapter: layers by role, pooling, refinement, head and tuned copies.
-    The backbone is no submodule, so it is never saved, moved or counted.
 
     Args:
         backbone: frozen.
@@ -47,44 +45,22 @@ class Adapted(nn.Module):
     def __init__(
         self, backbone: Backbone, plan: Plan, *, checkpoint: bool = False, compiled: bool = False
     ) -> None:
-        super().__init__()
+        super().__init__(backbone, plan)
         self._backbone = (backbone,)
         self.plan = plan
         self.cut = plan.cut(backbone)
         self.training_cut = plan.cut(backbone, training=True)
         self.checkpoint, self.compiled = checkpoint, compiled
-        self.attach = nn.ModuleDict({_key(plan, i): a.layer for i, a in enumerate(plan.attach)})
-        self.injected = plan.injected
         self.pool, self.refine, self.head = plan.pool, plan.refine, plan.head
-        own = dict(backbone.module.named_parameters())
-        self.tuned = nn.ParameterDict(
-            {name.replace(".", "/"): own[name].detach().clone() for name in plan.tune}
-        )
-        self._depth = 0
 
     @property
     def backbone(self) -> Backbone:
         """The frozen model underneath."""
         return self._backbone[0]
 
-    @property
-    def copies(self) -> dict[str, Tensor]:
-        """Tuned copies by the name of the backbone's parameter."""
-        return {name.replace("/", "."): copy for name, copy in self.tuned.items()}
-
-    @contextmanager
-    def attached(self) -> Iterator[None]:
-        """Keep the adapter on the backbone; needed around a backward pass that recomputes blocks."""
-        with self.backbone.lock:  # so that the depth is this thread's own
-            on = attached(self.backbone, self.plan.attach, self.copies, self.plan.swapped)
-            with on if self._depth == 0 else nullcontext():
-                if self._depth == 0 and isinstance(self.head, NamedHead):
-                    self.head.forget()  # weights may have changed meanwhile
-                self._depth += 1
-                try:
-                    yield
-                finally:
-                    self._depth -= 1
+    def _enter(self) -> None:
+        if isinstance(self.head, NamedHead):
+            self.head.forget()
 
     def values(self, state: State, reads: Sequence[str]) -> State:
         """Final roles, with the adapter at work."""
@@ -178,10 +154,3 @@ def predict(adapted: Adapted, batches: Iterator[State] | Sequence[State]) -> Out
             probabilities.append(logits.float().softmax(-1).cpu())
     adapted.train(was_training)
     return Output(torch.cat(vectors), torch.cat(probabilities))
-
-
-def _key(plan: Plan, index: int) -> str:
-    """``block/3/attn/q``, with a count where several layers share the role."""
-    role = plan.attach[index].role
-    before = sum(a.role == role for a in plan.attach[:index])
-    return role.replace(".", "/") + (f"+{before}" if before else "")

@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 from petiole.backbones.base import IMAGES, Backbone
-from petiole.engine.adapted import Trainee
+from petiole.engine.adapted import Adapted
 from petiole.methods.recipe import FIRST_EPOCH, Recipe
 
 
-def optimiser(trainee: Trainee, recipe: Recipe) -> torch.optim.Optimizer:
-    """AdamW or SGD with momentum over what is trained."""
-    groups = parameter_groups(trainee, recipe)
+def optimiser(
+    trainee: nn.Module, recipe: Recipe, factors: Mapping[int, float] | None = None
+) -> torch.optim.Optimizer:
+    """AdamW or SGD with momentum over what is trained; for ``factors`` see ``parameter_groups``."""
+    groups = parameter_groups(trainee, recipe, factors or {})
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, fused=True)
-    return torch.optim.AdamW(groups, lr=recipe.lr, fused=True)
+    return torch.optim.AdamW(groups, lr=recipe.lr, eps=recipe.epsilon, fused=True)
 
 
 def learning_rate(step: int, recipe: Recipe, a_pass: float = 1.0) -> float:
     """The rate of a step, by the recipe's schedule.
 
     steps     a linear rise over the first ``warmup`` share of the steps, then a half cosine to 0
+    linear    the same rise, then a linear fall to 0 (VL-Adapter)
     epochs    1e-5 in epoch 0; then lr (1 + cos(pi (e - 1) / T)) / 2 all through epoch e of T, which
               never reaches 0 (spec prompt.md, section 1: Dassl's)
 
@@ -38,22 +41,24 @@ def learning_rate(step: int, recipe: Recipe, a_pass: float = 1.0) -> float:
     rise = round(recipe.warmup * recipe.steps)
     if step < rise:
         return recipe.lr * (step + 1) / rise
-    return _cosine(recipe.lr, (step - rise) / max(1, recipe.steps - rise))
+    phase = (step - rise) / max(1, recipe.steps - rise)
+    return recipe.lr * (1 - phase) if recipe.schedule == "linear" else _cosine(recipe.lr, phase)
 
 
 def _cosine(peak: float, phase: float) -> float:
     return peak * (1 + math.cos(math.pi * phase)) / 2
 
 
-def parameter_groups(trainee: Trainee, recipe: Recipe) -> list[dict[str, Any]]:
+def parameter_groups(
+    trainee: nn.Module, recipe: Recipe, factors: Mapping[int, float]
+) -> list[dict[str, Any]]:
     """Parameters by (decayed, factor on the learning rate), in the order of their first member.
 
     Matrices decay; vectors (biases, norms) and scalars (tau) do not, unless all do.
+
+    Args:
+        factors: by ``id`` of a parameter; 1 for all others.
     """
-    adapted = trainee.adapted
-    factors = {id(p): recipe.head_lr for p in adapted.head.parameters()}
-    for name, copy in adapted.copies.items():
-        factors[id(copy)] = layer_factor(adapted.backbone, name, recipe.layer_decay)
     groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
     for p in trainee.parameters():
         if p.requires_grad:
@@ -63,6 +68,14 @@ def parameter_groups(trainee: Trainee, recipe: Recipe) -> list[dict[str, Any]]:
         {"params": params, "weight_decay": recipe.weight_decay * decays, "factor": factor}
         for (decays, factor), params in groups.items()
     ]
+
+
+def factors(adapted: Adapted, recipe: Recipe) -> dict[int, float]:
+    """Of the head, and of tuned copies by their block."""
+    known = {id(p): recipe.head_lr for p in adapted.head.parameters()}
+    for name, copy in adapted.copies.items():
+        known[id(copy)] = layer_factor(adapted.backbone, name, recipe.layer_decay)
+    return known
 
 
 def layer_factor(backbone: Backbone, parameter: str, decay: float) -> float:

@@ -19,6 +19,7 @@ from torch import Tensor
 from petiole.data.dataset import Dataset
 from petiole.data.splits import write_split
 from petiole.engine import loop
+from petiole.engine.descent import Watch
 from petiole.engine.adapted import Adapted, predict
 from petiole.engine.adapter import (
     TENSORS,
@@ -133,7 +134,7 @@ def _work(
         checkpoint = job.folder / "checkpoint.safetensors"
         fresh = not checkpoint.exists()
         log, drift = (_appender(job.folder / name, fresh=fresh) for name in (LOG, DRIFT))
-        watch = loop.Watch(
+        watch = Watch(
             checkpoint=checkpoint,
             request=request.digest,
             every=job.checkpoint_seconds,

@@ -5,7 +5,8 @@ F(h) = s * (W_up act(W_down h + b_down) + b_up)
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from typing import ClassVar, Literal
 
 import torch
 from timm.layers import DropPath
@@ -14,8 +15,12 @@ from torch import Tensor, nn
 from petiole.layers.checks import positive
 from petiole.layers.initial import initialise
 
-Activation = Literal["gelu", "relu"]
-_ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU}
+Activation = Literal["gelu", "gelu_tanh", "relu"]
+_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "gelu": nn.GELU,
+    "gelu_tanh": lambda: nn.GELU(approximate="tanh"),
+    "relu": nn.ReLU,
+}
 
 
 class Bottleneck(nn.Module):
@@ -29,17 +34,20 @@ class Bottleneck(nn.Module):
         size: m, the bottleneck.
         scale: s, fixed; or at the start, if ``learn_scale``.
         learn_scale: s is a trained vector, one number a channel (Adapter+).
-        activation: ``gelu`` (exact) or ``relu``.
+        activation: ``gelu`` (exact), ``gelu_tanh`` or ``relu``.
         init: see ``layers.initial``; ``zero`` starts at exactly 0.
         norm: a new LayerNorm on the input.
         dropout: between activation and up, in training.
         drop_path: chance, in training, that a sample goes without the branch.
+        projection: makes a started projection (in, out); linear ones that start by ``init`` if not given.
 
     Shapes: (..., d) -> (..., d). Parameters: 2 d m + m + d, and d for a learned scale, 2 d for a norm.
 
     Raises:
         ConfigError: a size below 1, an unknown init, or one that can never learn.
     """
+
+    halves: ClassVar[dict[str, tuple[str, ...]]] = {"down": ("down",), "up": ("up",)}
 
     def __init__(
         self,
@@ -53,17 +61,19 @@ class Bottleneck(nn.Module):
         norm: bool = False,
         dropout: float = 0.0,
         drop_path: float = 0.0,
+        projection: Callable[[int, int], nn.Module] | None = None,
     ) -> None:
         super().__init__()
         positive(width=width, bottleneck=size)
         self.scale = nn.Parameter(torch.full((width,), scale)) if learn_scale else scale
         self.norm = nn.LayerNorm(width, eps=1e-6) if norm else nn.Identity()
-        self.down = nn.Linear(width, size)
+        self.down = (projection or nn.Linear)(width, size)
         self.activation = _ACTIVATIONS[activation]()
         self.dropout = nn.Dropout(dropout)
-        self.up = nn.Linear(size, width)
+        self.up = (projection or nn.Linear)(size, width)
         self.drop_path = DropPath(drop_path)
-        initialise(init, self.down, self.up)
+        if projection is None:
+            initialise(init, self.down, self.up)
 
     def forward(self, h: Tensor) -> Tensor:
         hidden = self.activation(self.down(self.norm(h)))

@@ -8,6 +8,8 @@ As what is added to W x:  (g - 1) W x + g s B A x,  g = m / |V|,  with no gradie
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
@@ -25,6 +27,8 @@ class DoRA(LowRank):
 
     Shapes: (..., width) -> (..., out). Parameters: r (width + out) + out.
     """
+
+    halves: ClassVar[dict[str, tuple[str, ...]]] = {"down": ("a",), "up": ("b", "magnitude")}
 
     def __init__(
         self, weight: Tensor, rank: int, *, scale: float = 1.0, dropout: float = 0.0

@@ -75,11 +75,19 @@ def starts_at_zero(init: str) -> bool:
     return projections(init)[1] == "zero"
 
 
-def initialise(init: str, down: nn.Linear, up: nn.Linear) -> None:
+def normal(layer: nn.Linear | nn.Embedding, std: float) -> None:
+    """N(0, std^2) weights and no bias, as transformers starts BERT's and BART's layers."""
+    nn.init.normal_(layer.weight, std=std)
+    if isinstance(layer, nn.Linear) and layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
+
+def initialise(init: str, down: nn.Module, up: nn.Module) -> None:
     """Fill both projections in place.
 
     Raises:
         ConfigError: as ``projections``.
     """
     for name, layer in zip(projections(init), (down, up), strict=True):
+        assert isinstance(layer, nn.Linear)
         INITS[name](layer)

@@ -6,6 +6,7 @@ F(x) = (a / r) * B A x,   A in R^{r x in} Kaiming-uniform(sqrt 5),  B in R^{out 
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,8 @@ class LowRank(nn.Module):
 
     Shapes: (..., width) -> (..., out).
     """
+
+    halves: ClassVar[dict[str, tuple[str, ...]]] = {"down": ("a",), "up": ("b",)}
 
     def __init__(
         self,

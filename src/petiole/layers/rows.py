@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from petiole.layers.checks import positive
+from petiole.layers.initial import normal
 
 STD = 0.02
 """Of rows without an initial value (CoOp, MaPLe, PromptSRC)."""
@@ -37,6 +39,51 @@ class Coupled(nn.Module):
     def forward(self) -> Tensor:
         out: Tensor = self.map(self._source[0])
         return out
+
+
+class Reparametrised(nn.Module):
+    """Rows made of an embedding by an MLP, W_2 tanh(W_1 e + b_1) + b_2: (n, d); by ``fold`` plain rows.
+
+    Parameters: n d + d m + m + m d + d (prefix tuning, Li & Liang, 2021; VL-Adapter, spec 2.5).
+
+    Args:
+        count: n.
+        width: d.
+        hidden: m.
+    """
+
+    def __init__(self, count: int, width: int, hidden: int) -> None:
+        super().__init__()
+        positive(count=count, width=width, hidden=hidden)
+        self.value = nn.Parameter(torch.randn(count, width) * STD)
+        narrow, wide = nn.Linear(width, hidden), nn.Linear(hidden, width)
+        for layer in (narrow, wide):
+            normal(layer, STD)
+        self.mlp = nn.Sequential(narrow, nn.Tanh(), wide)
+
+    def forward(self) -> Tensor:
+        out: Tensor = self.mlp(self.value)
+        return out
+
+    @torch.no_grad()
+    def fold(self) -> Rows:
+        """The rows that it gives now, without the MLP."""
+        out = self()
+        return Rows(len(out), out.shape[1], out)
+
+
+class Prepend(nn.Module):
+    """(B, N, d) -> (B, n + N, d): put the rows before the tokens."""
+
+    halves: ClassVar[dict[str, tuple[str, ...]]] = {"down": ("rows.value",), "up": ("rows.mlp",)}
+
+    def __init__(self, rows: Rows | Reparametrised) -> None:
+        super().__init__()
+        self.rows = rows
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.rows().to(x.dtype).expand(len(x), -1, -1)
+        return torch.cat([rows, x], dim=1)
 
 
 class Append(nn.Module):

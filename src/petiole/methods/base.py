@@ -55,9 +55,43 @@ class Term(nn.Module, ABC):
         """Return the unweighted loss of a batch."""
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What a method puts onto a backbone.
+@dataclass(frozen=True, kw_only=True)
+class Changes:
+    """What a method changes inside a frozen network.
+
+    Attributes:
+        attach: layers at roles.
+        tune: parameters of the network of which a copy is trained.
+        kept: parameters of the network of which a copy is stored untrained, because they are drawn and not
+            pretrained.
+        shared: modules that several attached layers use and none of them holds.
+        injected: modules of another library that answer in the place of the network's own.
+        identity: whether fresh layers leave the network's function bit-equal; ``None`` where that is
+            for another library to say.
+    """
+
+    attach: tuple[Attach, ...] = ()
+    tune: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+    shared: tuple[nn.Module, ...] = ()
+    injected: Injected | None = None
+    identity: bool | None = True
+
+    @property
+    def adapters(self) -> tuple[nn.Module, ...]:
+        """Every trained module inside the network."""
+        inside = (self.injected,) if self.injected else ()
+        return (*(a.layer for a in self.attach), *self.shared, *inside)
+
+    @property
+    def swapped(self) -> Mapping[str, nn.Module]:
+        """Path of a network's module -> the module that answers in its place."""
+        return self.injected.modules_by_path if self.injected else {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(Changes):
+    """What a method puts onto a backbone of images.
 
     An image becomes  logits = head(refine(pool(values of ``reads``))), with ``attach`` and ``tune``
     at work inside the backbone.
@@ -67,42 +101,27 @@ class Plan:
         reads: final roles that ``pool`` receives, in order.
         pool: values of ``reads`` -> one vector (B, d).
         refine: corrects the vector, (B, d) -> (B, d).
-        attach: layers at roles inside the backbone.
-        tune: backbone parameters of which a copy is trained.
-        injected: modules of another library that answer in the place of the backbone's own.
         terms: extra losses.
         studies: final roles that the terms read and prediction does not.
         anchors: final roles of the bare backbone that the terms compare with.
         teacher: folder of an adapter whose logits the terms read; empty for none.
         supervised: factor on the cross-entropy of the labels.
-        identity: whether fresh layers leave the backbone's function bit-equal; ``None`` where that is
-            for another library to say.
     """
 
     head: nn.Module
     reads: tuple[str, ...]
     pool: nn.Module = field(default_factory=First)
     refine: nn.Module = field(default_factory=nn.Identity)
-    attach: tuple[Attach, ...] = ()
-    tune: tuple[str, ...] = ()
-    injected: Injected | None = None
     terms: tuple[Term, ...] = ()
     studies: tuple[str, ...] = ()
     anchors: tuple[str, ...] = ()
     teacher: str = ""
     supervised: float = 1.0
-    identity: bool | None = True
 
     @property
     def adapters(self) -> tuple[nn.Module, ...]:
         """All that is neither head nor training-only."""
-        inside = (self.injected,) if self.injected else ()
-        return (*(a.layer for a in self.attach), *inside, self.pool, self.refine)
-
-    @property
-    def swapped(self) -> Mapping[str, nn.Module]:
-        """Path of a backbone's module -> the module that answers in its place."""
-        return self.injected.modules_by_path if self.injected else {}
+        return (*super().adapters, self.pool, self.refine)
 
     @property
     def studied(self) -> tuple[str, ...]:

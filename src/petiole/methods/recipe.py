@@ -26,15 +26,17 @@ class Recipe:
         drop_last: leave out the images at the end of a pass that fill no whole batch.
         optimizer: ``adamw`` or ``sgd``.
         momentum: of SGD.
-        schedule: ``steps``, a linear rise and then cosine to 0; or ``epochs``, the prompt learners'
-            rate, which changes once an epoch: 1e-5 in epoch 0, then lr (1 + cos(pi (e - 1) / T)) / 2.
-        warmup: fraction of the steps with a linear rise, under ``schedule=steps``.
+        schedule: ``steps``, a linear rise and then cosine to 0; ``linear``, a linear fall instead; or
+            ``epochs``, the prompt learners' rate, which changes once an epoch: 1e-5 in epoch 0, then
+            lr (1 + cos(pi (e - 1) / T)) / 2.
+        warmup: fraction of the steps with a linear rise, but under ``schedule=epochs``.
         lr: peak learning rate.
         head_lr: factor on lr for the head.
         layer_decay: lr of tuned copies of block l is lr * layer_decay^(L - l), L the number of
             blocks; what lies below the blocks counts as l = -1.
         weight_decay: on matrices only; vectors and scales are never decayed ...
         decay_all: ... unless this says so, as AdapterTune's code does.
+        epsilon: of AdamW.
         classes_per_batch: P; fewer if the task has fewer.
         source_per_class, target_per_class: images of each drawn class; target ones are drawn with
             replacement.
@@ -55,13 +57,14 @@ class Recipe:
     drop_last: bool = False
     optimizer: Literal["adamw", "sgd"] = "adamw"
     momentum: float = 0.9
-    schedule: Literal["steps", "epochs"] = "steps"
+    schedule: Literal["steps", "linear", "epochs"] = "steps"
     warmup: float = 0.1
     lr: float = 1e-3
     head_lr: float = 1.0
     layer_decay: float = 1.0
     weight_decay: float = 1e-4
     decay_all: bool = False
+    epsilon: float = 1e-8
     classes_per_batch: int = 16
     source_per_class: int = 8
     target_per_class: int = 4

@@ -116,7 +116,8 @@ def create(name: str, settings: Mapping[str, Any] | None = None) -> Method:
     """
     entry, given = find(name), dict(settings or {})
     if "steps" in given and "epochs" not in given:  # a length in steps replaces a preset in epochs
-        given = {**IN_STEPS, **given}
+        counted = entry.preset.get("schedule") == "epochs"
+        given = {**(IN_STEPS if counted else {"epochs": 0.0}), **given}
     return configure(entry.cls(), {**entry.preset, **given}, name)
 
 

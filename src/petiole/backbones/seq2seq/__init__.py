@@ -1,0 +1,23 @@
+"""Encoder-decoder language models that can see: CLIP-BART, CLIP-T5, and BART or T5 of any size.
+
+visual     frozen features of images -> tokens of the encoder (the V->L block)
+model      the joint model: roles, encoding, logits, generation
+bart, t5   what differs between the two families
+loading    names, folders and shapes
+tokens     texts <-> ids
+"""
+
+from petiole.backbones.seq2seq import loading
+from petiole.backbones.seq2seq.model import Encoded, Inputs, Seq2Seq
+from petiole.backbones.seq2seq.tokens import Tokenizer
+from petiole.backbones.seq2seq.visual import VisualEmbedding, VisualOptions
+
+__all__ = [
+    "Encoded",
+    "Inputs",
+    "Seq2Seq",
+    "Tokenizer",
+    "VisualEmbedding",
+    "VisualOptions",
+    "loading",
+]
