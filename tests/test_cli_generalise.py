@@ -162,7 +162,7 @@ def test_a_student_learns_from_a_teacher_of_another_backbone(
     assert run(*fit, "--method", "linear-probe", "--out", tmp_path / "probe", *machine) == 0
     capsys.readouterr()
     assert run(*fit, *wrong, tmp_path / "third", *machine) == 1
-    assert "does not classify by class names" in " ".join(capsys.readouterr().err.split())
+    assert "has no one vector for each class name" in " ".join(capsys.readouterr().err.split())
 
 
 def test_few_shot(backbone: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

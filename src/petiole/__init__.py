@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from petiole.engine.adapter import Adapter
     from petiole.ledger import ledger
     from petiole.serve.bank import Bank
+    from petiole.verbs.ask import ask
     from petiole.verbs.cache import cache
     from petiole.verbs.compare import compare
     from petiole.verbs.demo import demo
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from petiole.verbs.generalise import generalise
     from petiole.verbs.inspect import inspect
     from petiole.verbs.merge import merge
+    from petiole.verbs.multitask import multitask
     from petiole.verbs.params import params
     from petiole.verbs.predict import predict
     from petiole.verbs.report import report
@@ -48,6 +50,7 @@ _HOMES = {
     **{
         verb: f"verbs.{verb}"
         for verb in (
+            "ask",
             "cache",
             "compare",
             "demo",
@@ -58,6 +61,7 @@ _HOMES = {
             "generalise",
             "inspect",
             "merge",
+            "multitask",
             "params",
             "predict",
             "report",
@@ -74,6 +78,7 @@ __all__ = [
     "Bank",
     "PetioleError",
     "__version__",
+    "ask",
     "cache",
     "compare",
     "demo",
@@ -86,6 +91,7 @@ __all__ = [
     "ledger",
     "load",
     "merge",
+    "multitask",
     "params",
     "predict",
     "report",

@@ -22,6 +22,8 @@ VERBS = {
     "transfer": "Data sets x backbones x methods x seeds; wins, ties and costs in one table.",
     "generalise": "Train on some classes, test on others by their names: base to novel, other data.",
     "few-shot": "Accuracy by the number of labelled images of each class.",
+    "multitask": "Many vision-language tasks in one model: methods x seeds, one table.",
+    "ask": "Put a question about a picture to a trained language model.",
     "sweep": "One method at several ranks: how much rank is enough, on how many images.",
     "params": "Count parameters and FLOPs of a method, without weights.",
     "reproduce": "A published parameter count beside ours.",
@@ -35,7 +37,7 @@ VERBS = {
     "doctor": "Check this machine and installation.",
 }
 _FILES = {"eval": "evaluate", "few-shot": "few_shot"}
-RESUMING = (["demo"], ["fit"], ["compare"], ["transfer"], ["generalise"], ["few-shot"], ["sweep"])
+RESUMING = (["demo"], ["fit"], ["compare"], ["transfer"], ["generalise"], ["few-shot"], ["sweep"], ["multitask"])
 
 app = App(
     name="petiole",

@@ -36,8 +36,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def fitted(world: Path, out: Path, *settings: str) -> Path:
-    command = ["fit", world, "--backbone", "petiole/tiny-clip", "--method", "coop+textrefiner"]
+def fitted(world: Path, out: Path, *settings: str, host: str = "coop") -> Path:
+    command = ["fit", world, "--backbone", "petiole/tiny-clip", "--method", f"{host}+textrefiner"]
     command += ["--shots", 2, "--out", out, "--quiet", "--cache-dir", out.parent / "cache"]
     for one in ("steps=3", "views=1", "entries=4", *settings):
         command += ["--set", one]
@@ -65,3 +65,19 @@ def test_an_adapters_cache_can_be_looked_into(
     assert same["mean cosine of entries"] == facts["mean cosine of entries"]
     assert run("inspect", plain, "--images", world / "test") == 1
     assert "keep_alignment=true" in capsys.readouterr().err
+
+
+def test_class_vectors_that_depend_on_the_image_read_by_images_and_are_not_folded(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = fitted(world, tmp_path / "kept", "keep_alignment=true", host="cocoop")
+    capsys.readouterr()
+    assert run("inspect", kept, "--json") == 0
+    assert "give --images" in json.loads(capsys.readouterr().out)["facts"]["entropy of reads"]
+    assert run("inspect", kept, "--images", world / "test", "--json") == 0
+    facts = json.loads(capsys.readouterr().out)["facts"]
+    assert 0.5 < float(facts["entropy of reads"].split()[0]) <= 1
+    assert run("fold", kept, "--out", tmp_path / "folded") == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "their vectors depend on the image (CoCoOp)" in said
+    assert not (tmp_path / "folded").exists()

@@ -354,13 +354,11 @@ def test_textrefiner_refines_the_class_vectors_of_each_image_where_they_differ()
 
 
 @torch.no_grad()
-def test_a_refined_cocoop_answers_alike_in_any_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    from petiole.methods import cocoop
-
+def test_a_refined_cocoop_answers_alike_in_any_batch() -> None:
     built = shaken(adapted("cocoop+textrefiner"))
     images = tiny.images(clips.towers(), 5)
     whole = built({IMAGES: images}).logits
-    monkeypatch.setattr(cocoop, "TEXTS", 2 * len(NAMES))  # two images at once
+    built.head.host.at_once = 2 * len(NAMES)  # type: ignore[union-attr] - two images at once
     torch.testing.assert_close(built({IMAGES: images}).logits, whole, rtol=1e-4, atol=1e-4)
     host, zero = adapted("cocoop"), adapted("cocoop+textrefiner", alpha=0.0)
     torch.testing.assert_close(

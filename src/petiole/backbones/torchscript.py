@@ -1,13 +1,14 @@
-"""Tensors of a TorchScript archive, without running any of its code.
+"""Tensors of a TorchScript archive or of a file of ``torch.save``, without running any of its code.
 
-An archive is a zip file: ``data.pkl`` holds the module's attributes, ``data/<key>`` the bytes of each storage. The
-pickle is read by ``petiole.data.pickles``, which answers the few names that tensors are built of.
+An archive is a zip file: ``data.pkl`` holds the module's attributes or the state dict, ``data/<key>`` the bytes of
+each storage. The pickle is read by ``petiole.data.pickles``, which answers the few names that tensors are built of.
 """
 
 from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +36,35 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
     Raises:
         BackboneError: the file is missing, damaged, of another kind, or calls for code.
     """
+    return dict(_tensors(_content(path, script=True), ""))
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """The tensors of a state dict that ``torch.save`` wrote (.pth, .bin), by name.
+
+    Raises:
+        BackboneError: the file is missing, damaged, holds more than named tensors, or calls for code.
+    """
+    content = _content(path, script=False)
+    if not isinstance(content, dict) or not all(isinstance(t, Tensor) for t in content.values()):
+        raise BackboneError(
+            f"{path} holds more than a table of named tensors. Save the model's state_dict() alone."
+        )
+    return dict(content)
+
+
+def _content(path: Path, *, script: bool) -> Any:
+    """What an archive's pickle describes, out of stand-ins and tensors."""
+    kind = "TorchScript archive" if script else "archive of torch.save"
     try:
         with zipfile.ZipFile(path) as archive:
             found = {n.rpartition("/")[2]: n for n in archive.namelist() if n.endswith("/data.pkl")}
             pickled = found["data.pkl"]
             root = pickled.removesuffix("data.pkl")
-            if not any(n.startswith(f"{root}code/") for n in archive.namelist()):
-                raise ValueError("it is no TorchScript archive; save its weights as safetensors")
+            if script != any(n.startswith(f"{root}code/") for n in archive.namelist()):
+                raise ValueError(f"it is no {kind}; save its weights as safetensors")
 
+            @cache  # tied tensors refer to one storage
             def storage(key: tuple[Any, ...]) -> Tensor:
                 kind, dtype, number, _, count = key
                 if kind != "storage" or not str(number).isdigit():
@@ -51,14 +73,20 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
                 return torch.frombuffer(content, dtype=dtype, count=count)
 
             with archive.open(pickled) as file:
-                module = load_plain(file, _names, storage)
+                return load_plain(file, _names, storage)
     except FileNotFoundError as error:
         raise BackboneError(f"{path}: no such file.") from error
     except Exception as error:  # a damaged archive can fail in any way
         raise BackboneError(
-            f"{path} is not a readable TorchScript archive ({error or type(error).__name__}). Fetch it again."
+            f"{path} is not a readable {kind} ({error or type(error).__name__}). Fetch it again."
         ) from error
-    return dict(_tensors(module, ""))
+
+
+class _Table(dict[str, Any]):
+    """An ordered dict; what torch hangs onto it (versions of modules) is dropped."""
+
+    def __setstate__(self, state: object) -> None:
+        pass
 
 
 def _tensors(module: Any, prefix: str) -> Iterator[tuple[str, Tensor]]:
@@ -84,8 +112,10 @@ def _names(module: str, name: str) -> Any:
         return TYPES[name]
     if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
         return _tensor
+    if (module, name) == ("torch._utils", "_rebuild_parameter"):
+        return lambda tensor, *_: tensor
     if (module, name) == ("collections", "OrderedDict"):
-        return dict
+        return _Table
     if module == "torch.jit._pickle" and name.startswith("build_"):
         return list
     if (module, name) == ("torch.jit._pickle", "restore_type_tag"):

@@ -32,6 +32,8 @@ from petiole.errors import DataError
 Item = tuple[Path, int, str]
 """File, label and class name, in the order of a list."""
 
+SPLIT = "split_zhou_"
+
 IMAGE_ROOTS = {
     "Caltech101": "101_ObjectCategories",
     "OxfordPets": "images",
@@ -44,18 +46,6 @@ IMAGE_ROOTS = {
     "UCF101": "UCF-101-midframes",
 }
 """Folder of the images by the name in split_zhou_<Name>.json; other names are looked for."""
-
-TEMPLATES = {
-    "oxford_pets": "a photo of a {}, a type of pet.",
-    "oxford_flowers": "a photo of a {}, a type of flower.",
-    "fgvc_aircraft": "a photo of a {}, a type of aircraft.",
-    "dtd": "{} texture.",
-    "eurosat": "a centered satellite photo of {}.",
-    "food-101": "a photo of {}, a type of food.",
-    "ucf101": "a photo of a person doing {}.",
-}
-"""The family's zero-shot templates by folder (CoOp, zsclip.py); all others have "a photo of a {}."."""
-
 
 @dataclass(frozen=True)
 class Lists:
@@ -140,7 +130,7 @@ def read(root: Path) -> Lists | None:
     Raises:
         DataError: its lists are damaged.
     """
-    splits = sorted(root.glob("split_zhou_*.json"))
+    splits = sorted(root.glob(f"{SPLIT}*.json"))
     if len(splits) > 1:
         raise DataError(
             f"{root} holds several splits: {', '.join(f.name for f in splits)}. Keep one of them."
@@ -152,6 +142,16 @@ def read(root: Path) -> Lists | None:
     if (root / "classnames.txt").is_file():
         return _imagenet(root)
     return None
+
+
+def name_of(root: Path) -> str:
+    """The published data set that a directory says it is, by its list: the <Name> of a split, ``FGVCAircraft``,
+    ``ImageNet`` (its variants too); empty for any other folder."""
+    for file in sorted(root.glob(f"{SPLIT}*.json")):
+        return file.stem.removeprefix(SPLIT)
+    if (root / "variants.txt").is_file():
+        return "FGVCAircraft"
+    return "ImageNet" if (root / "classnames.txt").is_file() else ""
 
 
 def _from_split(root: Path, file: Path) -> Lists:
@@ -169,7 +169,7 @@ def _from_split(root: Path, file: Path) -> Lists:
     listed = [*parts["train"], *parts["test"]]
     if not parts["train"] or not parts["test"]:
         raise DataError(f"{file} lists no training or no test images.")
-    images = _image_root(root, file.stem.removeprefix("split_zhou_"), listed[0][0])
+    images = _image_root(root, file.stem.removeprefix(SPLIT), listed[0][0])
     train, test = (
         [(images / PurePosixPath(path), label, name) for path, label, name in parts[part]]
         for part in ("train", "test")

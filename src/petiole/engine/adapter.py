@@ -22,7 +22,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from petiole.backbones.base import IMAGES, Backbone
 from petiole.backbones.registry import load as load_backbone
@@ -136,7 +136,7 @@ class Adapter:
         _same_backbone(folder, card, backbone)
         adapted = Adapted(backbone, _plan(folder, manifest, backbone))
         adapted.name(manifest.classes)
-        _fill(folder, manifest, adapted)
+        fill(folder, manifest.tensors_sha256, adapted)
         adapted.to(next(backbone.module.parameters()).device).eval()
         adapter = cls(manifest, adapted)
         adapter.replay(folder)
@@ -251,7 +251,10 @@ def read_manifest(folder: Path) -> Manifest:
         AdapterError: damaged, or written by a newer petiole.
     """
     try:
-        return Manifest.model_validate_json((folder / MANIFEST).read_text(encoding="utf-8"))
+        text = (folder / MANIFEST).read_text(encoding="utf-8")
+        if '"kind": "language"' in text:
+            raise AdapterError(f"{folder} holds an adapter for a language model. Use petiole ask.")
+        return Manifest.model_validate_json(text)
     except (ValidationError, UnicodeDecodeError) as error:
         raise AdapterError(
             f"{folder / MANIFEST} is damaged or of another version: {str(error).splitlines()[0]}. "
@@ -271,15 +274,20 @@ def _plan(folder: Path, manifest: Manifest, backbone: Backbone) -> Plan:
         ) from error
 
 
-def _fill(folder: Path, manifest: Manifest, adapted: Adapted) -> None:
+def fill(folder: Path, digest: str, module: nn.Module) -> None:
+    """Load the tensors of an adapter file into what they were saved from.
+
+    Raises:
+        AdapterError: missing, not those of the manifest, or not fitting.
+    """
     file = folder / TENSORS
-    if not file.is_file() or sha256(file) != manifest.tensors_sha256:
+    if not file.is_file() or sha256(file) != digest:
         raise AdapterError(
             f"{file} is missing or not the one that {MANIFEST} describes (checksum differs). "
             "Copy the adapter folder again, whole."
         )
     try:
-        adapted.load_state_dict(load_file(file), strict=True)
+        module.load_state_dict(load_file(file), strict=True)
     except (RuntimeError, SafetensorError, KeyError) as error:
         raise AdapterError(
             f"{file} does not fit its own {MANIFEST}: {error}. Copy the adapter folder again, whole."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -169,23 +169,50 @@ class Features:
     ) -> list[State]:
         assert self.cache is not None
         key = self.key(cut, index, spec)
-        missing = set(self.cache.missing(key, data.ids))
-        if missing:
-            by_id = {s.id: s for s in data.samples}
-            todo = [by_id[image] for image in sorted(missing)]
-            label = f"features of {data.name}" + (f", view {index}" if index else "")
-            with progress(label, len(todo), quiet=self.quiet) as advance:
-                for start in range(0, len(todo), SHARD):
-                    shard = todo[start : start + SHARD]
-                    parts = []
-                    for first in range(0, len(shard), BATCH):
-                        batch = [(s, index) for s in shard[first : first + BATCH]]
-                        parts.append(self.compute(batch, cut, spec))
-                        advance(len(batch))
-                    state = {role: torch.cat([p[role] for p in parts]).cpu() for role in parts[0]}
-                    self.cache.write(key, [s.id for s in shard], state)
+        by_id = {sample.id: sample for sample in data.samples}
+        label = f"features of {data.name}" + (f", view {index}" if index else "")
+
+        def run(ids: Sequence[str]) -> State:
+            return self.compute([(by_id[image], index) for image in ids], cut, spec)
+
+        fill(self.cache, key, sorted(by_id), run, label=label, quiet=self.quiet)
         rows = self.cache.read(key, data.ids)
         return [rows[image] for image in data.ids]
+
+
+def fill(
+    cache: FeatureCache,
+    key: Key,
+    ids: Sequence[str],
+    run: Callable[[Sequence[str]], State],
+    *,
+    label: str,
+    quiet: bool = False,
+) -> None:
+    """Compute and store what a key lacks, batch by batch in the order of ``ids``, a shard at a time.
+
+    Args:
+        cache: where it is stored.
+        key: whose values ``run`` gives.
+        ids: of the images; one that occurs twice is computed once.
+        run: ids -> values by role, one row each.
+        label: of the progress bar.
+        quiet: no progress bar.
+    """
+    missing = set(cache.missing(key, ids))
+    todo = [image for image in dict.fromkeys(ids) if image in missing]
+    if not todo:
+        return
+    with progress(label, len(todo), quiet=quiet) as advance:
+        for start in range(0, len(todo), SHARD):
+            shard = todo[start : start + SHARD]
+            parts = []
+            for first in range(0, len(shard), BATCH):
+                batch = shard[first : first + BATCH]
+                parts.append(run(batch))
+                advance(len(batch))
+            state = {role: torch.cat([p[role] for p in parts]).cpu() for role in parts[0]}
+            cache.write(key, shard, state)
 
 
 def views_of(recipe: Recipe | None) -> tuple[int, Augmentation]:

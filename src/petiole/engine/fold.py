@@ -8,8 +8,8 @@ from petiole.engine.adapted import Adapted
 from petiole.engine.adapter import Adapter, create_adapter
 from petiole.errors import AdapterError
 from petiole.layers.matrix import ClassMatrix
+from petiole.methods.class_vectors import ClassVectors
 from petiole.methods.folded import Folded
-from petiole.methods.refined_head import ClassVectors
 
 
 def fold(adapter: Adapter) -> Adapter:
@@ -21,8 +21,9 @@ def fold(adapter: Adapter) -> Adapter:
     adapted, manifest = adapter.adapted, adapter.manifest
     if not isinstance(adapted.head, ClassVectors):
         raise AdapterError(
-            f"{manifest.method} does not classify by class names, so there is nothing to fold. Only "
-            "prompt learners, CLIP-LoRA, TextRefiner and zero-shot have class vectors."
+            f"{manifest.method} has no one vector for each class name that could be stored: its classes are "
+            "not made of names, or their vectors depend on the image (CoCoOp). Only the other prompt "
+            "learners, with or without TextRefiner, CLIP-LoRA and zero-shot can be folded."
         )
     method = Folded(method=manifest.method, settings=manifest.settings)
     folded = Adapted(adapted.backbone, method.plan(adapted.backbone, len(manifest.classes)))

@@ -1,7 +1,8 @@
 """What a TextRefiner's cache holds, how it is read, and which patches its entries stand for.
 
     effective rank   exp(H(p)),  p_i = s_i / Σ s, s the singular values of the entries (Roy & Vetterli, 2007); at most M
-    read entropy     mean over classes of H(W_c) / log M: 1 where every class reads the same mean of all entries
+    read entropy     mean over classes of H(W_c) / log M: 1 where every class reads the same mean of all entries;
+                     where class vectors depend on the image (CoCoOp), over some images too
     cosine           mean over pairs of entries
     usage            share of an image set's local tokens whose nearest entry is j
     nearest          the patches most like entry j
@@ -24,9 +25,11 @@ from petiole.engine.adapter import Adapter
 from petiole.engine.features import Features
 from petiole.errors import AdapterError
 from petiole.layers.local_cache import LocalCache
-from petiole.methods.refined_head import RefinedHead, Refiner
+from petiole.methods.refined_head import Refined, RefinedByImage, RefinedHead, Refiner
 
 NEAREST = 3
+READERS = 16
+"""Images by which the reads of a host are measured whose class vectors depend on the image."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +38,14 @@ class CacheReport:
 
     Attributes:
         entries: M.
+        read_entropy: ``None`` where it depends on images and there are none.
         nearest: of each entry (image, row, column, cosine), best first.
     """
 
     entries: int
     effective_rank: float
     cosine: float
-    read_entropy: float
+    read_entropy: float | None
     usage: tuple[float, ...] = ()
     nearest: tuple[tuple[tuple[Path, int, int, float], ...], ...] = ()
 
@@ -58,20 +62,35 @@ def describe(adapter: Adapter, images: Path | None = None) -> CacheReport:
         AdapterError: it has no cache; or images are given and its alignment was not kept.
     """
     head = adapter.adapted.head
-    if not isinstance(head, RefinedHead) or head.refiner.cache is None:
+    if not isinstance(head, Refined) or head.refiner.cache is None:
         raise AdapterError(f"{adapter.manifest.method} has no cache of local tokens.")
     cache = head.refiner.cache
-    with adapter.adapted.attached():
-        shares = cache.shares(head.vectors.embeddings().float())
+    queries = _queries(adapter, images)
     used, nearest = ((), ()) if images is None else _among(adapter, head.refiner, cache, images)
     return CacheReport(
         entries=len(cache.entries),
         effective_rank=effective_rank(cache.entries),
         cosine=mean_cosine(cache.entries),
-        read_entropy=read_entropy(shares),
+        read_entropy=None if queries is None else read_entropy(cache.shares(queries)),
         usage=used,
         nearest=nearest,
     )
+
+
+def _queries(adapter: Adapter, images: Path | None) -> Tensor | None:
+    """The class vectors that read, (n, d)."""
+    head, backbone = adapter.adapted.head, adapter.adapted.backbone
+    with adapter.adapted.attached():
+        if isinstance(head, RefinedHead):
+            return head.named.embeddings().float()
+        if images is None or not isinstance(head, RefinedByImage):
+            return None
+        data = open_data(images)
+        step = -(-len(data) // READERS)
+        some = data.select(list(range(0, len(data), step)))
+        states = Features(backbone, None, quiet=True).table(some, (backbone.vector,)).batches(1)
+        vectors = [head.named.embeddings_of(state[backbone.vector].float()) for state in states]
+        return torch.cat(vectors).flatten(0, 1).float()
 
 
 def effective_rank(entries: Tensor) -> float:

@@ -12,8 +12,8 @@ from petiole.engine.adapted import Adapted
 from petiole.engine.adapter import Adapter
 from petiole.engine.features import Features, StoredTable, Table, views_of
 from petiole.errors import AdapterError
+from petiole.methods.class_vectors import ClassVectors, Pupil
 from petiole.methods.recipe import Recipe
-from petiole.methods.refined_head import ClassVectors, Pupil
 
 
 @torch.no_grad()
@@ -32,7 +32,7 @@ def lesson(features: Features, adapted: Adapted, data: Dataset, recipe: Recipe) 
     teacher = Adapter.load(Path(adapted.plan.teacher), device=str(features.device)).adapted
     if not isinstance(teacher.head, ClassVectors):
         raise AdapterError(
-            f"{adapted.plan.teacher} does not classify by class names, so it cannot teach other "
+            f"{adapted.plan.teacher} has no one vector for each class name, so it cannot teach other "
             "classes. Train the teacher with promptsrc, coop, maple or zero-shot."
         )
     teacher.name(data.classes)

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
-from pydantic import ValidationError
 from torch import Tensor
 
 from petiole.data.dataset import Dataset
 from petiole.data.splits import write_split
 from petiole.engine import loop
-from petiole.engine.descent import Watch
 from petiole.engine.adapted import Adapted, predict
 from petiole.engine.adapter import (
     TENSORS,
@@ -29,11 +24,12 @@ from petiole.engine.adapter import (
     find,
     read_manifest,
 )
+from petiole.engine.claim import appender, claim, locked
+from petiole.engine.descent import Watch
 from petiole.engine.memory import peak_memory
 from petiole.engine.record import (
     DRIFT,
     LOG,
-    RECORD,
     REQUEST,
     Costs,
     DataCard,
@@ -46,7 +42,7 @@ from petiole.engine.record import (
 )
 from petiole.engine.session import Bench, Draw, Session, session
 from petiole.errors import RunError
-from petiole.files import write_json, write_tensors
+from petiole.files import write_tensors
 from petiole.layers.solved import SolvedHead
 from petiole.methods.base import Method
 from petiole.methods.registry import create, settings_of
@@ -109,7 +105,7 @@ def run(job: Job) -> Record:
         )
     work = session(job.bench)
     work.feature_seconds = 0.0
-    with _locked(job.folder):
+    with locked(job.folder):
         method = create(job.method, job.settings)
         data, scored = work.parts(job.images)
         request = _request(job, work, method, data, scored)
@@ -133,7 +129,7 @@ def _work(
         table = work.training_table(adapted, data, method.recipe)
         checkpoint = job.folder / "checkpoint.safetensors"
         fresh = not checkpoint.exists()
-        log, drift = (_appender(job.folder / name, fresh=fresh) for name in (LOG, DRIFT))
+        log, drift = (appender(job.folder / name, fresh=fresh) for name in (LOG, DRIFT))
         watch = Watch(
             checkpoint=checkpoint,
             request=request.digest,
@@ -225,49 +221,13 @@ def scored_part(job: Job) -> str:
 
 def _claim(job: Job, data: Dataset, scored: Dataset, request: Request) -> Record | None:
     """Check what the folder holds; returns its record if the run is already done."""
-    file = job.folder / REQUEST
-    if file.exists():
-        if not job.resume:
-            raise RunError(
-                f"{job.folder} already holds a run. Add --resume to finish or reuse it, or choose "
-                "another --out."
-            )
-        old = _read_request(file)
-        if old.digest != request.digest:
-            raise RunError(
-                f"{job.folder} holds a run with other settings ({_differences(old, request)}). "
-                "Repeat the command as it was, or choose another --out."
-            )
-        if (job.folder / RECORD).exists():
-            return read_record(job.folder)
-    else:
+    fresh = not (job.folder / REQUEST).exists()
+    if claim(job.folder, request, resume=job.resume):
+        return read_record(job.folder)
+    if fresh:
         meta = asdict(job.images)
         write_split(job.folder / "split.csv", {"train": data, scored_part(job): scored}, meta=meta)
-        write_json(file, request.model_dump(mode="json"))
     return None
-
-
-def _read_request(file: Path) -> Request:
-    try:
-        return Request.model_validate_json(file.read_text(encoding="utf-8"))
-    except (ValidationError, UnicodeDecodeError) as error:
-        raise RunError(
-            f"{file} is damaged or of another version, so the run cannot be resumed. Delete the run "
-            "folder, or choose another --out."
-        ) from error
-
-
-def _differences(old: Request, new: Request) -> str:
-    a, b = (json.loads(r.model_dump_json()) for r in (old, new))
-    rows = [f"{k}: {a[k]!r} -> {b[k]!r}" for k in a if a[k] != b[k] and not isinstance(a[k], dict)]
-    rows += [
-        f"{k}.{n}: {a[k].get(n)!r} -> {b[k].get(n)!r}"
-        for k in a
-        if isinstance(a[k], dict)
-        for n in sorted(a[k].keys() | b[k].keys())
-        if a[k].get(n) != b[k].get(n)
-    ]
-    return "; ".join(row if len(row) < 120 else row[:117] + "..." for row in rows[:4])
 
 
 def _save(job: Job, method: Method, adapted: Adapted, request: Request) -> Adapter:
@@ -309,36 +269,3 @@ def _write_vectors(folder: Path, work: Session, adapted: Adapted, scored: Datase
         parts.append({**vectors, "labels": labels, "is_target": domain})
     joined = {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
     write_tensors(folder / VECTORS, joined)
-
-
-def _appender(file: Path, *, fresh: bool) -> Callable[[int, Mapping[str, float]], None]:
-    """Appends one line of JSON a call."""
-    if fresh:
-        file.unlink(missing_ok=True)
-
-    def append(step: int, values: Mapping[str, float]) -> None:
-        with open(file, "a", encoding="utf-8") as out:
-            out.write(json.dumps({"step": step, **values}) + "\n")
-
-    return append
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One process a run folder; the operating system frees the lock of a killed one."""
-    lock = FileLock(folder / ".lock")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise RunError(
-            f"Another process works in {folder}. Wait for it, or choose another --out."
-        ) from error
-    except OSError as error:
-        raise RunError(
-            f"{folder} cannot be the run folder: {error.strerror}. Choose another --out."
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()

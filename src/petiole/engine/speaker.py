@@ -15,6 +15,7 @@ from petiole.backbones.seq2seq import Inputs, Seq2Seq
 from petiole.backbones.seq2seq.tokens import IGNORED, padded
 from petiole.engine.changed import Changed
 from petiole.errors import ConfigError
+from petiole.layers.answer_head import AnswerHead
 from petiole.layers.tasks import routed
 from petiole.methods.base import Changes
 from petiole.tasks.task import Task
@@ -73,6 +74,7 @@ class Speaker(Changed):
         changes: of one method.
         dropout: let the language model drop out in training.
         eyes: trained with it; without, it is given features.
+        head: chooses every answer from a closed list, so that nothing is generated.
     """
 
     def __init__(
@@ -82,10 +84,11 @@ class Speaker(Changed):
         *,
         dropout: bool = False,
         eyes: Eyes | None = None,
+        head: AnswerHead | None = None,
     ) -> None:
         super().__init__(model, changes)
         self._model = (model,)
-        self.dropout, self.eyes = dropout, eyes
+        self.dropout, self.eyes, self.head = dropout, eyes, head
         visual = model.module.visual
         if visual is not None and not model.trained_eyes:
             fresh = dict(visual.again().named_parameters(prefix="visual"))
@@ -98,6 +101,11 @@ class Speaker(Changed):
     def model(self) -> Seq2Seq:
         """The frozen model underneath."""
         return self._model[0]
+
+    @property
+    def changes(self) -> Changes:
+        """What one method changed in it."""
+        return self._changes
 
     @contextmanager
     def _at_work(self, tasks: Sequence[int]) -> Iterator[None]:
@@ -119,6 +127,14 @@ class Speaker(Changed):
         with self._at_work(tasks):
             return self.model.logits(self.model.encode(self._seen(inputs)), labels)
 
+    def judge(self, inputs: Inputs, tasks: Sequence[int]) -> Tensor:
+        """Scores (B, A) of every answer of the head's list."""
+        assert self.head is not None
+        with self._at_work(tasks):
+            encoded = self.model.encode(self._seen(inputs))
+            scores: Tensor = self.head(encoded.states[:, encoded.front])
+            return scores
+
     @torch.no_grad()
     def answer(self, inputs: Inputs, task: Task, number: int) -> list[str]:
         """What the model says to each row, as the task decodes it.
@@ -133,7 +149,9 @@ class Speaker(Changed):
         self.eval()
         with self._at_work([number] * len(inputs.ids)):
             encoded = model.encode(self._seen(inputs))
-            if task.choices:
+            if self.head is not None:
+                said = self._chosen(self.head(encoded.states[:, encoded.front]), task)
+            elif task.choices:
                 place, prefix, options = _told_apart(model, task)
                 labels = torch.tensor(prefix, device=model.device).expand(len(inputs.ids), -1)
                 scores = model.logits(encoded, labels)[:, place, options]
@@ -143,6 +161,18 @@ class Speaker(Changed):
                 said = [model.tokenizer.decode(row) for row in rows]
         self.train(was_training)
         return said
+
+    def _chosen(self, scores: Tensor, task: Task) -> list[str]:
+        """The best answer of each row, of the task's choices where it has any."""
+        assert self.head is not None
+        known = self.head.answers
+        places = [i for i, answer in enumerate(known) if answer in (task.choices or known)]
+        if not places:
+            raise ConfigError(
+                f"None of the choices of {task.name} ({', '.join(task.choices)}) is in the head's list of "
+                "answers. Train it with these in its list."
+            )
+        return [known[places[i]] for i in scores[:, places].argmax(dim=1).tolist()]
 
 
 def _told_apart(model: Seq2Seq, task: Task) -> tuple[int, list[int], list[int]]:

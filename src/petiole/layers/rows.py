@@ -112,27 +112,31 @@ class Overwrite(nn.Module):
 
 
 class Context(nn.Module):
-    """Overwrite the slots of a context in word embeddings: (C, T, d) -> (C, T, d).
+    """Overwrite the slots of a context in word embeddings: (n, T, d) -> (n, T, d).
 
     Args:
         value: (M, d), one context for all classes; (C, M, d), one each; learned.
-        slots: gives the slots (C, M) of the texts at hand.
-        shift: gives what is added to every word of a text's context, (C, d).
+        slots: gives the slots (n, M) of the texts at hand.
+        own: gives which of the C contexts each text takes, (n,), where each class has its own.
+        shift: gives what is added to every word of a text's context, (n, d).
     """
 
     def __init__(
         self,
         value: Tensor,
         slots: Callable[[], Tensor],
+        *,
+        own: Callable[[], Tensor] | None = None,
         shift: Callable[[], Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.value = nn.Parameter(value.detach().clone())
-        self._slots, self._shift = slots, shift
+        self._slots, self._own, self._shift = slots, own, shift
 
     def forward(self, x: Tensor) -> Tensor:
         slots = self._slots()
-        value = self.value.to(x.dtype).expand(len(x), -1, -1)
+        value = self.value[self._own()] if self._own else self.value
+        value = value.to(x.dtype).expand(len(x), -1, -1)
         if self._shift:
             value = value + self._shift()[:, None].to(x.dtype)
         return x.scatter(1, slots[..., None].expand(-1, -1, x.shape[-1]), value)

@@ -19,6 +19,7 @@ from typing import Literal, Self
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
+from torch.utils.checkpoint import checkpoint
 
 from petiole.backbones.base import Backbone
 from petiole.backbones.towers import TwoTowers
@@ -27,6 +28,8 @@ from petiole.errors import ConfigError
 Position = Literal["end", "middle", "front"]
 PHRASE = "a photo of a"
 """What contexts start from."""
+AT_ONCE = 256
+"""Most texts in one pass of the text tower."""
 
 
 def towers_of(backbone: Backbone) -> TwoTowers:
@@ -78,8 +81,12 @@ class Sentence:
         return [([*ids, *tokenizer(" ."), tokenizer.end], slots)]
 
 
-class TextHead(nn.Module):
-    """Vectors (B, d) -> logits (B, C), from the class names; of its own it has only the towers' scale.
+class NamedTexts(nn.Module):
+    """Class names as sentences, and the tower that reads them.
+
+    More than ``at_once`` texts pass the tower in parts, and with gradients a part's activations are computed
+    again in the backward pass instead of being kept. So memory grows with ``at_once`` and not with the classes,
+    for a third more computation; values and gradients are the same.
 
     Args:
         towers: with the text tower.
@@ -92,10 +99,9 @@ class TextHead(nn.Module):
     def __init__(self, towers: TwoTowers, classes: int, sentence: Sentence) -> None:
         super().__init__()
         self._towers, self.width = (towers,), towers.width
-        self.sentence = sentence
+        self.sentence, self.at_once = sentence, AT_ONCE
         self.register_buffer("scale", towers.scale.clone())
-        self._known: Tensor | None = None
-        self._has_graph = False
+        self.at_hand: tuple[Tensor, ...] = ()
         self.rename([f"class {i}" for i in range(classes)])
 
     @property
@@ -106,6 +112,11 @@ class TextHead(nn.Module):
     def device(self) -> torch.device:
         """Where the text tower lives."""
         return self.towers.text.embed.weight.device
+
+    @property
+    def slots_at_hand(self) -> Tensor:
+        """Slots (n, M) of the context in the texts that the tower reads now."""
+        return self.slots[self.at_hand[0]]
 
     def rename(self, names: Sequence[str]) -> None:
         """Set the classes by name; their number may change, e.g. to novel ones."""
@@ -126,6 +137,45 @@ class TextHead(nn.Module):
 
     def forget(self) -> None:
         """Encode the texts anew when they are wanted next."""
+
+    def encode(self, rows: Tensor, *beside: Tensor) -> Tensor:
+        """What the tower makes of some of the sentences, (n, d), not normalised.
+
+        Args:
+            rows: which ones (n,).
+            beside: what else belongs to each of them, (n, ...); at hand while they are read.
+        """
+        given = (rows, *beside)
+        with self.towers.lock:
+            if not 0 < self.at_once < len(rows):
+                return self._read(*given)
+            again = torch.is_grad_enabled()
+            parts = zip(*(torch.split(each, self.at_once) for each in given), strict=True)
+            return torch.cat(
+                [
+                    checkpoint(self._read, *part, use_reentrant=False)
+                    if again
+                    else self._read(*part)
+                    for part in parts
+                ]
+            )
+
+    def _read(self, *given: Tensor) -> Tensor:
+        self.at_hand = given
+        try:
+            # Not through the lock: on a GPU the backward pass comes back here in another thread.
+            return self.towers.text.encode(self.ids[given[0]])
+        finally:
+            self.at_hand = ()
+
+
+class TextHead(NamedTexts):
+    """Vectors (B, d) -> logits (B, C), from the class names; of its own it has only the towers' scale."""
+
+    _known: Tensor | None = None
+    _has_graph = False
+
+    def forget(self) -> None:
         self._known = None
 
     def train(self, mode: bool = True) -> Self:
@@ -141,7 +191,7 @@ class TextHead(nn.Module):
 
     def texts(self) -> Tensor:
         """What the tower makes of every sentence, (C, sentences of a class, d), not normalised."""
-        encoded = self.towers.encode(self.ids)
+        encoded = self.encode(torch.arange(len(self.ids), device=self.device))
         return encoded.reshape(len(self.names), -1, encoded.shape[-1])
 
     def _encode(self) -> Tensor:

@@ -17,19 +17,16 @@ from torch.nn.functional import normalize
 from petiole.backbones.base import Backbone
 from petiole.backbones.hooks import Attach
 from petiole.backbones.towers import TwoTowers
-from petiole.errors import ConfigError
 from petiole.layers.checks import positive
 from petiole.layers.rows import Context
 from petiole.methods.base import Method, Plan
-from petiole.methods.class_names import PHRASE, Sentence, TextHead, towers_of, words
+from petiole.methods.class_names import PHRASE, NamedTexts, Sentence, towers_of, words
+from petiole.methods.class_vectors import cosines
 from petiole.methods.recipe import PROMPT_LEARNING
 from petiole.methods.registry import register
 
-TEXTS = 512
-"""Most texts in one pass of the text tower."""
 
-
-class ConditionalHead(TextHead):
+class ConditionalHead(NamedTexts):
     """z_ic = s cos(v_i, E_c(v_i)): a text of every class for every image.
 
     Args:
@@ -42,43 +39,26 @@ class ConditionalHead(TextHead):
         self.meta = nn.Sequential(
             nn.Linear(towers.width, hidden), nn.ReLU(), nn.Linear(hidden, towers.text.width)
         )
-        self._shift: Tensor | None = None
 
     @property
-    def all_slots(self) -> Tensor:
-        """Slots of the context in the texts at hand, for each image those of every class."""
-        return self.slots.repeat(len(self.shift) // len(self.names), 1)
-
-    @property
-    def shift(self) -> Tensor:
-        """pi(v) of the images at hand, once for each class."""
-        assert self._shift is not None
-        return self._shift
-
-    def embeddings(self) -> Tensor:
-        raise ConfigError(
-            "The class vectors of CoCoOp depend on the image; there is no one matrix of them. Use "
-            "coop, maple or promptsrc where one is wanted."
-        )
+    def shift_at_hand(self) -> Tensor:
+        """pi(v) of the image of each text that the tower reads now."""
+        return self.at_hand[1]
 
     @property
     def images_at_once(self) -> int:
         """Images whose texts are encoded together."""
-        return max(1, TEXTS // len(self.names))
-
-    def forward(self, vector: Tensor) -> Tensor:
-        parts = [
-            torch.einsum("bd,bcd->bc", normalize(some, dim=-1), self.embeddings_of(some))
-            for some in torch.split(vector, self.images_at_once)
-        ]
-        return self.scale * torch.cat(parts)
+        return max(1, self.at_once // len(self.names))
 
     def embeddings_of(self, vector: Tensor) -> Tensor:
         """Unit class vectors (b, C, d) of each of a few images."""
-        unit = normalize(vector, dim=-1)
-        self._shift = self.meta(unit).repeat_interleave(len(self.names), 0)
-        encoded = normalize(self.towers.encode(self.ids.repeat(len(unit), 1)), dim=-1)
-        return encoded.reshape(len(unit), -1, unit.shape[-1]).to(unit.dtype)
+        unit, count = normalize(vector, dim=-1), len(self.names)
+        rows = torch.arange(count, device=self.device).repeat(len(unit))
+        encoded = self.encode(rows, self.meta(unit).repeat_interleave(count, 0))
+        return normalize(encoded, dim=-1).reshape(len(unit), count, -1).to(unit.dtype)
+
+    def forward(self, vector: Tensor) -> Tensor:
+        return self.scale * cosines(vector, self.embeddings_of, self.images_at_once)
 
 
 @register(
@@ -105,7 +85,9 @@ class CoCoOp(Method):
         towers = towers_of(backbone)
         head = ConditionalHead(towers, classes, Sentence(context=self.context), self.squeeze)
         context = Context(
-            words(towers, self.phrase, self.context), lambda: head.all_slots, lambda: head.shift
+            words(towers, self.phrase, self.context),
+            lambda: head.slots_at_hand,
+            shift=lambda: head.shift_at_hand,
         )
         return Plan(
             head=head,

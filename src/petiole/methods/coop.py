@@ -14,9 +14,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from petiole.backbones.base import Backbone
 from petiole.backbones.hooks import Attach
+from petiole.errors import ConfigError
 from petiole.layers.checks import positive
 from petiole.layers.rows import STD, Context
 from petiole.methods.base import Method, Plan
@@ -53,9 +55,23 @@ class CoOp(Method):
             start = torch.randn(self.context, towers.text.width) * STD
         if self.class_specific:
             start = start.expand(classes, -1, -1)
-        context = Context(start, lambda: head.slots)
+        context = Context(
+            start,
+            lambda: head.slots_at_hand,
+            own=(lambda: _own(head, classes)) if self.class_specific else None,
+        )
         return Plan(
             head=head,
             reads=(backbone.vector,),
             attach=(Attach("text.embed", context, how="replace"),),
         )
+
+
+def _own(head: TextHead, classes: int) -> Tensor:
+    """Which class's context each text takes that is read now."""
+    if len(head.names) != classes:
+        raise ConfigError(
+            f"Each of the {classes} classes has learned its own context; the {len(head.names)} named now "
+            "have none. Train with class_specific=false to name other classes."
+        )
+    return head.at_hand[0]

@@ -63,7 +63,7 @@ class DeepPrompts(Method):
         stream = towers.stream if m else 0
         rest = " ".join(self.phrase.split()[n:])
         head = TextHead(towers, classes, Sentence(context=n, words=rest))
-        first = Context(words(towers, self.phrase, n), lambda: head.slots)
+        first = Context(words(towers, self.phrase, n), lambda: head.slots_at_hand)
         attach = [Attach("text.embed", first, how="replace")]
         source: Context | Rows = first
         for i in range(min(self.depth, len(towers.text.blocks), towers.depth if m else self.depth)):

@@ -14,7 +14,7 @@ from petiole.backbones.base import Backbone
 from petiole.errors import ConfigError
 from petiole.layers.matrix import ClassMatrix
 from petiole.methods.base import Method, Plan
-from petiole.methods.refined_head import ClassVectors
+from petiole.methods.class_vectors import ClassVectors
 from petiole.methods.registry import create, register
 
 TEXT = "text."

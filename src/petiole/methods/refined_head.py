@@ -7,8 +7,8 @@ R_c is what the cache gives for E_c. E^ is a pure function of E, the cache and L
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -17,38 +17,7 @@ from torch.nn.functional import normalize
 from petiole.errors import ConfigError
 from petiole.layers.local_cache import LocalCache
 from petiole.layers.token_alignment import TokenAlignment
-
-
-@runtime_checkable
-class ClassVectors(Protocol):
-    """What a host's head must give: one unit vector for each class name."""
-
-    scale: Tensor
-    width: int
-
-    def embeddings(self) -> Tensor: ...
-
-    def rename(self, names: Sequence[str]) -> None: ...
-
-    def forget(self) -> None: ...
-
-
-@runtime_checkable
-class ImageClassVectors(Protocol):
-    """A head whose class vectors depend on the image (CoCoOp): (b, C, d) for each of b images."""
-
-    scale: Tensor
-    width: int
-    images_at_once: int
-
-    def embeddings_of(self, vector: Tensor) -> Tensor: ...
-
-
-@runtime_checkable
-class Pupil(Protocol):
-    """A head that takes its classes from a teacher's."""
-
-    def learn(self, embeddings: Tensor, scale: Tensor) -> None: ...
+from petiole.methods.class_vectors import ClassVectors, ImageClassVectors, Named, Pupil, cosines
 
 
 class Refiner(nn.Module):
@@ -78,8 +47,8 @@ class Refiner(nn.Module):
         return self.alpha * mapped + embeddings
 
 
-class RefinedHead(nn.Module):
-    """The host's head with refined class vectors.
+class Refined(nn.Module, ABC):
+    """A host's head with refined class vectors.
 
     Args:
         host: of the host method.
@@ -90,35 +59,53 @@ class RefinedHead(nn.Module):
     def __init__(self, host: nn.Module, refiner: Refiner, *, unit: bool) -> None:
         super().__init__()
         self.host, self.refiner, self.unit = host, refiner, unit
-        self._known: tuple[Tensor, bool] | None = None
-        self._seen: tuple[Tensor, bool, Tensor, Tensor] | None = None
 
     @property
-    def vectors(self) -> ClassVectors:
-        """The host's class vectors."""
-        if not isinstance(self.host, ClassVectors):
-            raise ConfigError(f"{type(self.host).__name__} has no class vectors to refine.")
-        return self.host
+    @abstractmethod
+    def named(self) -> Named:
+        """The host, as what it offers."""
 
     @property
     def scale(self) -> Tensor:
         """s, the host's."""
-        return self.vectors.scale
+        return self.named.scale
 
     @property
     def width(self) -> int:
         """d, the host's."""
-        return self.vectors.width
+        return self.named.width
 
     def rename(self, names: Sequence[str]) -> None:
         """Set the classes by name."""
-        self._known = self._seen = None
-        self.vectors.rename(names)
+        self.forget()
+        self.named.rename(names)
 
     def forget(self) -> None:
-        """Compute everything anew when it is wanted next."""
-        self._known = self._seen = None
-        self.vectors.forget()
+        """Compute everything anew when it is wanted next: the cache may be written to meanwhile."""
+        self.named.forget()
+
+    @abstractmethod
+    def pair(self, vector: Tensor) -> tuple[Tensor, Tensor]:
+        """E and E^ for these images, (C, d) each or (B, C, d), computed once until ``forget``."""
+
+    def met(self, refined: Tensor) -> Tensor:
+        """E^ as it meets the image."""
+        return normalize(refined, dim=-1) if self.unit else refined
+
+
+class RefinedHead(Refined):
+    """Over a host with one vector for each class."""
+
+    _known: tuple[Tensor, bool] | None = None
+
+    @property
+    def named(self) -> ClassVectors:
+        assert isinstance(self.host, ClassVectors)
+        return self.host
+
+    def forget(self) -> None:
+        self._known = None
+        super().forget()
 
     def learn(self, embeddings: Tensor, scale: Tensor) -> None:
         """Hand a teacher's class vectors to a host that wants them."""
@@ -127,40 +114,58 @@ class RefinedHead(nn.Module):
         self.host.learn(embeddings, scale)
 
     def refined(self) -> Tensor:
-        """E^ (C, d), computed once until ``forget``: the cache may be written to meanwhile."""
+        """E^ (C, d)."""
         gradients = torch.is_grad_enabled()
         if self._known is None or (gradients and not self._known[1]):
-            self._known = self.refiner(self.vectors.embeddings()), gradients
+            self._known = self.refiner(self.named.embeddings()), gradients
         return self._known[0]
 
-    def pair(self, vector: Tensor) -> tuple[Tensor, Tensor]:
-        """E and E^: (C, d) each, or (B, C, d) where the host's depend on the image.
-
-        The latter are computed once for the same images, whose loss terms ask again.
-        """
-        if not isinstance(self.host, ImageClassVectors):
-            return self.vectors.embeddings(), self.refined()
-        gradients = torch.is_grad_enabled()
-        if self._seen is None or self._seen[0] is not vector or (gradients and not self._seen[1]):
-            embeddings = self.host.embeddings_of(vector)
-            self._seen = vector, gradients, embeddings, self.refiner(embeddings)
-        return self._seen[2:]
+    def pair(self, vector: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG002 - the same for all
+        return self.named.embeddings(), self.refined()
 
     def embeddings(self) -> Tensor:
         """E^ as it meets the image."""
-        return self._met(self.refined())
+        return self.met(self.refined())
 
     def forward(self, vector: Tensor) -> Tensor:
-        if not isinstance(self.host, ImageClassVectors):
-            return self.scale * normalize(vector, dim=-1) @ self.embeddings().to(vector.dtype).T
-        few = len(vector) <= self.host.images_at_once
-        parts = [vector] if few else torch.split(vector, self.host.images_at_once)
-        return self.scale * torch.cat(
-            [
-                torch.einsum("bd,bcd->bc", normalize(some, dim=-1), self._met(self.pair(some)[1]))
-                for some in parts
-            ]
-        )
+        return self.scale * normalize(vector, dim=-1) @ self.embeddings().to(vector.dtype).T
 
-    def _met(self, refined: Tensor) -> Tensor:
-        return normalize(refined, dim=-1) if self.unit else refined
+
+class RefinedByImage(Refined):
+    """Over a host whose class vectors depend on the image, so these are refined for each image."""
+
+    _known: tuple[Tensor, bool, Tensor, Tensor] | None = None
+
+    @property
+    def named(self) -> ImageClassVectors:
+        assert isinstance(self.host, ImageClassVectors)
+        return self.host
+
+    @property
+    def images_at_once(self) -> int:
+        """The host's."""
+        return self.named.images_at_once
+
+    def forget(self) -> None:
+        self._known = None
+        super().forget()
+
+    def pair(self, vector: Tensor) -> tuple[Tensor, Tensor]:
+        gradients, known = torch.is_grad_enabled(), self._known
+        if known is None or known[0] is not vector or (gradients and not known[1]):
+            own = self.named.embeddings_of(vector)
+            known = self._known = vector, gradients, own, self.refiner(own)
+        return known[2:]
+
+    def embeddings_of(self, vector: Tensor) -> Tensor:
+        """E^ as it meets each image."""
+        return self.met(self.pair(vector)[1])
+
+    def forward(self, vector: Tensor) -> Tensor:
+        return self.scale * cosines(vector, self.embeddings_of, self.images_at_once)
+
+
+def refine(host: nn.Module, refiner: Refiner, *, unit: bool) -> RefinedHead | RefinedByImage:
+    """The head that fits the host."""
+    kind = RefinedByImage if isinstance(host, ImageClassVectors) else RefinedHead
+    return kind(host, refiner, unit=unit)

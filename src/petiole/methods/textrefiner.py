@@ -6,7 +6,7 @@
 
 S: of each image the class token, its k most attended patches and the mean of all, out of X^. In prediction neither g nor
 tokens are needed, and E^ can be stored (``petiole fold``). The host is any method whose head gives a unit vector for
-each class name.
+each class name, or for each class name and image (CoCoOp: refined image by image, nothing to store).
 
 ``mode=code`` is the released code, ``mode=paper`` its slides' equations; every difference is a setting of
 its own, which wins over the mode (spec prompt.md, 3.4). Where the slides are silent the two agree. Hosts that learn
@@ -31,9 +31,10 @@ from petiole.layers.checks import positive
 from petiole.layers.local_cache import LocalCache, Reduce, Start, WriteWeights
 from petiole.layers.token_alignment import TokenAlignment, salient
 from petiole.methods.base import Method, Plan, Step, Term
+from petiole.methods.class_vectors import ClassVectors, ImageClassVectors
 from petiole.methods.promptkd import Distillation
 from petiole.methods.recipe import PROMPT_LEARNING, Recipe
-from petiole.methods.refined_head import ClassVectors, RefinedHead, Refiner
+from petiole.methods.refined_head import Refined, Refiner, refine
 from petiole.methods.registry import create, preset_of, register
 from petiole.objectives.distillation import distillation
 
@@ -86,7 +87,7 @@ class Semantics(Term):
     def __init__(
         self,
         weight: float,
-        head: RefinedHead,
+        head: Refined,
         align: TokenAlignment,
         *,
         roles: tuple[str, str, str],
@@ -131,7 +132,7 @@ class Semantics(Term):
 class Retention(Term):
     """l_2 mean| unit(E^) - E |: refined class vectors stay near the host's."""
 
-    def __init__(self, weight: float, head: RefinedHead, vector: str) -> None:
+    def __init__(self, weight: float, head: Refined, vector: str) -> None:
         super().__init__()
         self.weight, self._head, self.vector = weight, (head,), vector
 
@@ -198,7 +199,7 @@ class TextRefiner(Method):
     def plan(self, backbone: Backbone, classes: int) -> Plan:
         positive(k=self.k, entries=self.entries)
         plan = create(self.host, self.host_settings).plan(backbone, classes)
-        if not isinstance(plan.head, ClassVectors):
+        if not isinstance(plan.head, ClassVectors | ImageClassVectors):
             raise ConfigError(
                 f"TextRefiner needs a host whose head has one vector for each class name; {self.host} "
                 "has none. Use coop, cocoop, maple, ivlp, promptsrc, promptkd, clip-lora or zero-shot."
@@ -208,7 +209,7 @@ class TextRefiner(Method):
         align = TokenAlignment(backbone.width_of(backbone.patches), width)
         kept = align if self.keep_alignment else None
         refiner = Refiner(width, self.alpha, self._cache(width), kept)
-        head = RefinedHead(plan.head, refiner, unit=self.reading.unit_refined)
+        head = refine(plan.head, refiner, unit=self.reading.unit_refined)
         teachers = [t.teacher_logits for t in plan.terms if isinstance(t, Distillation)]
         semantics = Semantics(
             self.semantic_weight,

@@ -32,7 +32,7 @@ from petiole.engine.session import Bench, Session, session
 from petiole.errors import ConfigError, RunError
 from petiole.files import write_json
 from petiole.methods.registry import create, find
-from petiole.protocols import domain_shift
+from petiole.protocols import domain_shift, published
 from petiole.protocols.comparison import Row
 
 STATE = "generalisation.json"
@@ -50,6 +50,8 @@ class Generalisation(Frozen):
         shots: images drawn from each class; ``None`` for all, or where ``places`` state them.
         seeds: runs of each method.
         places: names of the other test sets; of few-shot the numbers of shots.
+        known: the published data set that the training set is, by the name of CoOp's list; empty for another.
+        published: train as published for each number of shots, see ``published``.
     """
 
     format: int = 1
@@ -60,6 +62,8 @@ class Generalisation(Frozen):
     shots: int | None
     seeds: int = Field(ge=1)
     places: list[str]
+    known: str = ""
+    published: bool = False
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -68,6 +72,10 @@ class Generalisation(Frozen):
             raise ValueError("a method is named twice")
         if self.reference not in names:
             raise ValueError(f"the reference {self.reference!r} is not among {', '.join(names)}")
+        if self.published and not {row.method for row in self.rows} & set(published.FEW_SHOT):
+            raise ValueError(
+                f"few-shot training was published for {', '.join(published.FEW_SHOT)}, of which none is here"
+            )
         return self
 
     def folder(self, root: Path, row: Row, seed: int, shots: str = "") -> Path:
@@ -94,6 +102,34 @@ class Generalisation(Frozen):
             raise RunError(f"{root} holds no {STATE}. Give the folder that was written.") from error
         except (ValidationError, UnicodeDecodeError) as error:
             raise RunError(f"{file} is damaged or of another version: {error}.") from error
+
+
+    def settings(self, row: Row, given: Mapping[str, Any], shots: str = "") -> dict[str, Any]:
+        """Of a row's runs: what was published for the data set, then what the user states, then the row's own.
+
+        Zero-shot rows read the data set's templates where they are tested on it alone.
+        """
+        stated = {**domain_shift.applicable(row, given), **row.settings}
+        own: dict[str, Any] = {}
+        if self.kind != "elsewhere":
+            own |= published.sentences(row.method, self.known, stated)
+        if self.published and shots:
+            own |= published.training(row.method, self.known, int(shots))
+        return {**own, **stated}
+
+    def notes(self, given: Mapping[str, Any]) -> list[str]:
+        """What the data set and the shots decide of the settings, a line each method."""
+        said = []
+        for row in self.rows:
+            stated = {**domain_shift.applicable(row, given), **row.settings}
+            for level in self.levels:
+                own = self.settings(row, given, level)
+                new = {k: v for k, v in own.items() if k not in stated}
+                if new:
+                    at = f" with {level} shots" if level else ""
+                    facts = ", ".join(f"{k}={v}" for k, v in new.items())
+                    said.append(f"{row.name}{at}: as published for {self.known or 'few shots'}: {facts}")
+        return list(dict.fromkeys(said))
 
 
 def transductive(method: str) -> bool:
@@ -126,7 +162,7 @@ def plan(
 
 
 def few_shot(
-    data: str, rows: Sequence[Row], shots: Sequence[int], *, reference: str, seeds: int
+    data: str, rows: Sequence[Row], shots: Sequence[int], **terms: Any
 ) -> Generalisation:
     """State a learning curve: all classes, with each of these numbers of shots.
 
@@ -137,7 +173,7 @@ def few_shot(
         raise ConfigError(
             f"Shots are different numbers from 1 up, not {', '.join(map(str, shots))}."
         )
-    asked = plan(data, rows, reference=reference, places=["1"], shots=None, seeds=seeds)
+    asked = plan(data, rows, places=["1"], shots=None, **terms)
     places = [str(k) for k in sorted(shots)]
     return asked.model_copy(update={"kind": "few-shot", "places": places})
 
@@ -153,15 +189,13 @@ def jobs_of(
     """All runs, method by method; ``settings`` go to every method that has such a field."""
     jobs = []
     for row in asked.rows:
-        own = {**domain_shift.applicable(row, settings), **row.settings}
-        create(row.method, own)
         whole = asked.kind != "base-to-novel" or transductive(row.method)
         part = replace(bench, part="all" if whole else "base", quiet=True)
         jobs += [
             Job(
                 bench=part,
                 method=row.method,
-                settings=own,
+                settings=asked.settings(row, settings, level),
                 folder=asked.folder(root, row, seed, level),
                 shots=int(level) if level else asked.shots,
                 draw=seed,

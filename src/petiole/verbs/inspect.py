@@ -112,7 +112,9 @@ def _cache(folder: Path, settings: Any, images: Path | None) -> dict[str, Any]:
         "entries": found.entries,
         "effective rank": f"{found.effective_rank:.1f}",
         "mean cosine of entries": f"{found.cosine:.3f}",
-        "entropy of reads": f"{found.read_entropy:.4f} of 1 (all classes read alike)",
+        "entropy of reads": "differs by image: give --images"
+        if found.read_entropy is None
+        else f"{found.read_entropy:.4f} of 1 (all classes read alike)",
     }
     for j, (share, nearest) in enumerate(zip(found.usage, found.nearest, strict=True)):
         places = (

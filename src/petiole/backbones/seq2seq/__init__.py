@@ -4,10 +4,11 @@ visual     frozen features of images -> tokens of the encoder (the V->L block)
 model      the joint model: roles, encoding, logits, generation
 bart, t5   what differs between the two families
 loading    names, folders and shapes
+stored     files: transformers', ours, and VL-T5's
 tokens     texts <-> ids
 """
 
-from petiole.backbones.seq2seq import loading
+from petiole.backbones.seq2seq import loading, stored
 from petiole.backbones.seq2seq.model import Encoded, Inputs, Seq2Seq
 from petiole.backbones.seq2seq.tokens import Tokenizer
 from petiole.backbones.seq2seq.visual import VisualEmbedding, VisualOptions
@@ -20,4 +21,5 @@ __all__ = [
     "VisualEmbedding",
     "VisualOptions",
     "loading",
+    "stored",
 ]

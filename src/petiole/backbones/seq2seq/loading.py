@@ -4,25 +4,28 @@
     clip-bart-base-video, clip-t5-base-video   with eyes for 512-d frame features (CLIP ViT-B/32)
     hf/facebook/bart-large, or a folder        BART or T5 of any size; eyes if a vision width is asked for
 
-A folder may hold ``visual.safetensors`` beside the language model: a V->L block that was trained with it.
+A folder may hold ``visual.safetensors`` beside the language model: a V->L block that was trained with it. ``weights``
+is one file with both, also a checkpoint of VL-T5 (see ``stored``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from safetensors import SafetensorError
+from torch import Tensor, nn
 
-from petiole.backbones.registry import Request, folder_loader, loader, resolve
-from petiole.backbones.seq2seq import bart, t5
+from petiole.backbones.registry import Request, folder_loader, load_any, loader, resolve
+from petiole.backbones.seq2seq import bart, stored, t5
 from petiole.backbones.seq2seq.model import Family, Joint, Seq2Seq
+from petiole.backbones.seq2seq.stored import Stored
 from petiole.backbones.seq2seq.tokens import FastTokenizer, Tokenizer
 from petiole.backbones.seq2seq.visual import VisualEmbedding, VisualOptions
-from petiole.backbones.weights import load_strictly, read_safetensors
+from petiole.backbones.weights import load_strictly
 from petiole.errors import BackboneError
 
 GRID, FRAME = 2048, 512
@@ -34,7 +37,41 @@ PUBLISHED = {
     "clip-t5-base": ("hf/google-t5/t5-base", GRID),
     "clip-t5-base-video": ("hf/google-t5/t5-base", FRAME),
 }
-EYES = "visual.safetensors"
+
+
+def load_language(
+    name: str,
+    *,
+    weights: str | Path | None = None,
+    vision_width: int = 0,
+    options: Mapping[str, Any] | None = None,
+    device: str = "cpu",
+) -> Seq2Seq:
+    """Load a frozen encoder-decoder, with or without eyes.
+
+    Args:
+        name: ``clip-bart-base``, ``clip-t5-base``, either with ``-video``, ``hf/<owner>/<model>``, or a folder with a
+            BART or T5.
+        weights: a file to use instead of the hub's or the folder's: safetensors, or a checkpoint of VL-T5 with
+            the V->L block in it.
+        vision_width: width D_v of the visual features that it shall see; 0 for none, or for the stored
+            V->L block's.
+        options: of the V->L block, see ``VisualOptions``.
+        device: ``cpu``, ``cuda`` ...; ``meta`` builds the shape without any weights.
+
+    Raises:
+        BackboneError: the name is unknown or that of an image backbone, or weights or tokenizer are missing, incomplete
+            or of another model.
+        ConfigError: no such option.
+    """
+    file = Path(weights) if weights else None
+    request = Request(
+        name, file, meta=device == "meta", vision_width=vision_width, options=options or {}
+    )
+    model = load_any(request, device=device)
+    if not isinstance(model, Seq2Seq):
+        raise BackboneError(f"{name} is no encoder-decoder. Load it with petiole.load.")
+    return model
 
 
 def published(request: Request) -> Seq2Seq:
@@ -58,19 +95,29 @@ def from_folder(request: Request, config: dict[str, Any], folder: Path | None) -
     Raises:
         BackboneError: weights or tokenizer are missing, or do not fit.
     """
+    if request.image_size:
+        raise BackboneError(
+            f"{request.name} sees features, not images, and has no image size. Leave it out."
+        )
     if request.meta or folder is None:
         with torch.device("meta"):
             language, family = architecture(config)
             eyes = _eyes(request, language, family)
         return Seq2Seq(request.name, Joint(language, eyes), family, None)
-    language, family = _pretrained(config, folder)
-    eyes = _eyes(request, language, family)
-    stored = folder / EYES
-    if eyes is not None and stored.is_file():
-        load_strictly(eyes, read_safetensors(stored), str(stored))
-    tokenizer: Tokenizer = FastTokenizer(folder)
+    configuration, _, family = _classes(config)
+    vocabulary = configuration(**config).vocab_size
+    tokenizer = FastTokenizer(folder, vocabulary)
+    kept = stored.read(request.weights, vocabulary) if request.weights else stored.beside(folder)
+    language = _pretrained(config, folder, kept)
+    eyes = _eyes(request, language, family, kept.visual)
+    if eyes is not None and kept.visual:
+        load_strictly(eyes, kept.visual, kept.origin)
     return Seq2Seq(
-        request.name, Joint(language, eyes), family, tokenizer, trained_eyes=stored.is_file()
+        request.name,
+        Joint(language, eyes),
+        family,
+        tokenizer,
+        trained_eyes=bool(kept.visual),
     )
 
 
@@ -80,11 +127,10 @@ def architecture(config: dict[str, Any]) -> tuple[nn.Module, Family]:
     Raises:
         BackboneError: neither BART nor T5.
     """
-    given = {k: v for k, v in config.items() if k != "model_type"}
     configuration, model, family = _classes(config)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return model(configuration(**given)), family
+        return model(configuration(**config)), family
 
 
 def _classes(config: dict[str, Any]) -> tuple[Any, Any, Family]:
@@ -100,28 +146,38 @@ def _classes(config: dict[str, Any]) -> tuple[Any, Any, Family]:
             raise BackboneError(f"{other!r} is no encoder-decoder known here. Use bart or t5.")
 
 
-def _pretrained(config: dict[str, Any], folder: Path) -> tuple[nn.Module, Family]:
-    """The language model of a folder, complete or not at all.
+def _pretrained(config: dict[str, Any], folder: Path, kept: Stored) -> nn.Module:
+    """The stored language model, or else the folder's, complete or not at all.
 
     Raises:
-        BackboneError: the weights are missing, damaged or incomplete.
+        BackboneError: the weights are missing, damaged, incomplete, or of another architecture.
     """
-    _, model, family = _classes(config)
+    configuration, model, _ = _classes(config)
+    origin = kept.origin if kept.language else str(folder)
+    options: dict[str, Any] = {"output_loading_info": True, "dtype": torch.float32}
     try:
-        language, info = model.from_pretrained(
-            folder, use_safetensors=True, output_loading_info=True, dtype=torch.float32
-        )
-    except (OSError, RuntimeError, ValueError) as error:
+        if kept.language:
+            language, info = model.from_pretrained(
+                None, config=configuration(**config), state_dict=dict(kept.language), **options
+            )
+        else:
+            language, info = model.from_pretrained(folder, use_safetensors=True, **options)
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise BackboneError(
-            f"{folder} holds no complete model.safetensors ({str(error).splitlines()[0]}). Copy the "
-            "model folder again, whole."
+            f"{origin} holds no complete weights of this {config['model_type']} "
+            f"({type(error).__name__}: {error}). Copy the model again, whole."
         ) from error
-    if info["missing_keys"]:
-        raise BackboneError(
-            f"{folder} lacks {len(info['missing_keys'])} tensors, e.g. {min(info['missing_keys'])}. "
-            "Copy the model folder again, whole."
-        )
-    return language, family
+    for what, names in (
+        ("lacks", info["missing_keys"]),
+        ("holds what the architecture has no place for:", info["unexpected_keys"]),
+    ):
+        if names:
+            raise BackboneError(
+                f"{origin} {what} {len(names)} tensors, e.g. {min(names)}. Copy the model again, whole, with the "
+                "config.json that belongs to it."
+            )
+    loaded: nn.Module = language
+    return loaded
 
 
 def with_eyes(
@@ -134,27 +190,42 @@ def with_eyes(
     options: VisualOptions | None = None,
 ) -> Seq2Seq:
     """Put a language model in memory together with a fresh V->L block (none for width 0)."""
-    request = Request(name, vision_width=vision_width)
-    return Seq2Seq(
-        name, Joint(language, _eyes(request, language, family, options)), family, tokenizer
-    )
+    request = Request(name, vision_width=vision_width, options=vars(options or VisualOptions()))
+    return Seq2Seq(name, Joint(language, _eyes(request, language, family)), family, tokenizer)
 
 
 def _eyes(
-    request: Request, language: nn.Module, family: Family, options: VisualOptions | None = None
+    request: Request, language: nn.Module, family: Family, kept: Mapping[str, Tensor] | None = None
 ) -> VisualEmbedding | None:
-    """Drawn from a fixed seed, so that the fingerprint says only what the model is."""
-    if not request.vision_width:
+    """A V->L block as it is asked for, or shaped as the stored one.
+
+    It is drawn from a fixed seed, so that the fingerprint says only what the model is.
+
+    Raises:
+        BackboneError: another one is stored than is asked for.
+    """
+    asked, options = request.vision_width, dict(request.options)
+    codes = family.codes
+    if kept and "features.weight" in kept and "codes" in kept:
+        width, norms = kept["features.weight"].shape[1], "sum" if "norm.weight" in kept else "each"
+        if asked not in (0, width) or options.setdefault("norms", norms) != norms:
+            raise BackboneError(
+                f"{request.name} is stored with a V->L block for features of width {width} and norms={norms}, not "
+                f"{asked or width} and {options.get('norms', norms)}. Ask for what is stored, or take a language "
+                "model without one."
+            )
+        asked, codes = width, len(kept["codes"])
+    if not asked:
         return None
     model: Any = language
     norm: Callable[[int], nn.Module] = family.norms[0]
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return VisualEmbedding(
-            request.vision_width,
+            asked,
             int(model.config.d_model),
-            codes=family.codes,
+            codes=codes,
             norm=norm,
             std=family.std,
-            options=options or VisualOptions(**request.options),
+            options=VisualOptions.of(options),
         )

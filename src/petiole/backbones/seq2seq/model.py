@@ -60,10 +60,11 @@ class Inputs:
 
 
 class Encoded(NamedTuple):
-    """States (B, S, d) and mask (B, S) bool of what the decoder attends to."""
+    """States (B, S, d) and mask (B, S) bool of what the decoder attends to; the text starts at ``front``."""
 
     states: Tensor
     mask: Tensor
+    front: int = 0
 
 
 class Joint(nn.Module):
@@ -135,6 +136,8 @@ class Seq2Seq(Frozen):
     """
 
     module: Joint
+    eyes: str = ""
+    """Name of the image backbone that its V->L block was trained with; empty for none."""
 
     def __init__(
         self,
@@ -188,7 +191,7 @@ class Seq2Seq(Frozen):
             visual = self._visual(inputs)
             if visual is not None:
                 mask = torch.cat([mask, self._seen(inputs, visual)], dim=1)
-            return Encoded(self.family.encode(language, text, visual, mask), mask)
+            return Encoded(self.family.encode(language, text, visual, mask), mask, front)
 
     def _visual(self, inputs: Inputs) -> Tensor | None:
         if self.module.visual is None or inputs.visual is None:
@@ -224,14 +227,22 @@ class Seq2Seq(Frozen):
 
     def shifted(self, labels: Tensor) -> Tensor:
         """What the decoder reads: the labels one place later, behind the start token."""
-        start, pad = self.config.decoder_start_token_id, self.config.pad_token_id
-        first = labels.new_full((len(labels), 1), start)
+        first = labels.new_full((len(labels), 1), self.start)
         moved = torch.cat([first, labels[:, :-1]], dim=1)
-        return moved.masked_fill(moved == IGNORED, pad)
+        return moved.masked_fill(moved == IGNORED, self.config.pad_token_id)
+
+    @property
+    def start(self) -> int:
+        """Id before an answer's first: the configuration's, or the pad token where it states none (T5)."""
+        stated = getattr(self.config, "decoder_start_token_id", None)
+        return int(self.config.pad_token_id if stated is None else stated)
 
     @torch.no_grad()
     def generate(self, encoded: Encoded, *, beams: int = 1, longest: int = 20) -> list[list[int]]:
         """Ids of an answer for every row, by greedy or beam search.
+
+        What is not stated here is as the model's own generation settings have it: BART-base says no 3-gram
+        twice, and ends with the end token.
 
         Args:
             beams: 1 is greedy.
@@ -240,16 +251,13 @@ class Seq2Seq(Frozen):
         from transformers import GenerationConfig
         from transformers.modeling_outputs import BaseModelOutput
 
-        config = self.config
         settings = GenerationConfig(
             num_beams=beams,
             max_length=longest,
             do_sample=False,
-            early_stopping=beams > 1,
-            decoder_start_token_id=config.decoder_start_token_id,
-            bos_token_id=config.bos_token_id,
-            eos_token_id=config.eos_token_id,
-            pad_token_id=config.pad_token_id,
+            decoder_start_token_id=self.start,
+            eos_token_id=self.config.eos_token_id,
+            pad_token_id=self.config.pad_token_id,
         )
         language: Any = self.module.language
         with self.lock:
@@ -264,7 +272,7 @@ class Seq2Seq(Frozen):
 def attention_sites(
     at: str, q: nn.Linear, k: nn.Module, v: nn.Module, out: nn.Linear
 ) -> dict[str, Site]:
-    """Roles of one attention."""
+    """Roles of one attention; ``in`` is the stream as q reads it, ``memory`` as v does."""
     width, inner = q.in_features, q.out_features
     return {
         f"{at}.in": Site(q, "in", width),

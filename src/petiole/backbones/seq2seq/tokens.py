@@ -29,23 +29,42 @@ class Tokenizer(Protocol):
         ...
 
 
+FILES = ("tokenizer.json", "vocab.json", "spiece.model")
+"""One of them is there where a folder has a tokenizer of BART or T5."""
+
+
 class FastTokenizer:
     """The tokenizer of a model folder, through transformers.
 
+    Args:
+        folder: of the model.
+        vocabulary: V, number of the model's embeddings.
+
     Raises:
-        BackboneError: the folder has none.
+        BackboneError: the folder has none, or it is another model's.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, vocabulary: int) -> None:
         from transformers import AutoTokenizer
 
+        # Where there is no file, transformers makes a tokenizer that knows no words.
+        if not any((folder / name).is_file() for name in FILES):
+            raise BackboneError(
+                f"{folder} has no tokenizer. Put tokenizer.json beside config.json."
+            )
         try:
             self.inner: Any = AutoTokenizer.from_pretrained(folder)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # the library tokenizers raises bare ones
             raise BackboneError(
-                f"{folder} has no tokenizer that transformers can read ({str(error).splitlines()[0]}). "
-                "Put tokenizer.json beside config.json."
+                f"{folder} has no tokenizer that transformers can read ({type(error).__name__}: {error}). "
+                "Copy tokenizer.json and tokenizer_config.json again."
             ) from error
+        if self.inner.pad_token_id is None or len(self.inner) > vocabulary:
+            raise BackboneError(
+                f"The tokenizer in {folder} has {len(self.inner)} tokens"
+                f"{' and no pad token' if self.inner.pad_token_id is None else ''}, the model {vocabulary}. "
+                "Give the tokenizer that belongs to the model."
+            )
         self.pad = int(self.inner.pad_token_id)
 
     def __call__(self, text: str, most: int | None = None) -> list[int]:

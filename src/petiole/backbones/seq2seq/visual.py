@@ -10,15 +10,18 @@ parameter of this block, so that an adapter file can hold them. They count alike
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
 
-from petiole.errors import ConfigError
+from petiole.errors import ConfigError, unknown
 from petiole.layers.initial import normal
+
+Boxes = Literal["zero", "grid", "given"]
+Norms = Literal["each", "sum"]
 
 
 @dataclass(frozen=True)
@@ -30,11 +33,35 @@ class VisualOptions:
             ``grid`` the cells of a square grid; ``given`` those of a detector, with its features.
         mask_padding: let attention pass over the zero rows that fill up a short video; published: no.
         norms: ``each`` term its own LN_a, LN_b; ``sum`` one LN on the sum, as VL-T5's own BART.
+
+    Raises:
+        ConfigError: another value.
     """
 
-    boxes: Literal["zero", "grid", "given"] = "zero"
+    boxes: Boxes = "zero"
     mask_padding: bool = False
-    norms: Literal["each", "sum"] = "each"
+    norms: Norms = "each"
+
+    def __post_init__(self) -> None:
+        for name, value, known in (
+            ("boxes", self.boxes, get_args(Boxes)),
+            ("norms", self.norms, get_args(Norms)),
+        ):
+            if value not in known:
+                raise unknown(name, value, known)
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Self:
+        """From options by name.
+
+        Raises:
+            ConfigError: no such option, or no such value.
+        """
+        known = [field.name for field in fields(cls)]
+        for name in options:
+            if name not in known:
+                raise unknown("option of a V->L block", name, known)
+        return cls(**options)
 
 
 class VisualEmbedding(nn.Module):

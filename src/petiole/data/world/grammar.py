@@ -32,16 +32,20 @@ def plural(shape: str) -> str:
 
 def thing(scene: Scene, rng: np.random.Generator) -> str:
     """The things of a scene with article or number; parts that go without saying are often left out."""
-    kind = scene.kind
+    return phrase(scene.kind, scene.count, rng, size=scene.size)
+
+
+def phrase(kind: Composition, count: int, rng: np.random.Generator, *, size: str = "") -> str:
+    """So many things of a kind with article or number, some parts left out."""
     words = [list(COLOURS)[kind.colour]] if rng.random() < 0.85 else []
     if rng.random() < (0.85 if kind.texture else 0.5):
         words.insert(0, TEXTURES[kind.texture])
-    if rng.random() < 0.4:
-        words.insert(0, scene.size)
+    if size and rng.random() < 0.4:
+        words.insert(0, size)
     shape = SHAPES[kind.shape]
-    if scene.count == 1:
+    if count == 1:
         return " ".join(("a", *words, shape))
-    number = NUMBERS[scene.count - 1] if rng.random() < 0.8 else "some"
+    number = NUMBERS[count - 1] if rng.random() < 0.8 else "some"
     return " ".join((number, *words, plural(shape)))
 
 

@@ -1,18 +1,20 @@
-"""How a scene looks: PIL and numpy, anti-aliased, a pure function of scene and seed."""
+"""How scenes and things look: PIL and numpy, anti-aliased, a pure function of them and a seed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import cos, pi, sin
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from petiole.data.world.scene import COLOURS, SHAPES, SIZES, TEXTURES, Scene
+from petiole.data.world.scene import COLOURS, SHAPES, SIZES, TEXTURES, Composition, Scene, Thing
 
 Floats = NDArray[np.floating]
 Points = list[tuple[float, float]]
+Place = tuple[float, float, float]
+"""Centre and radius, as shares of the side."""
 SIDE, FINE = 64, 2
 """Pixels of a picture, and how much finer it is drawn."""
 
@@ -20,28 +22,61 @@ SIDE, FINE = 64, 2
 def render(scene: Scene, seed: int) -> Image.Image:
     """An RGB picture of 64 x 64."""
     rng = np.random.default_rng([seed, 7])
-    side = SIDE * FINE
-    picture = _background(scene, rng, side)
-    ink = np.array(list(COLOURS.values())[scene.kind.colour], dtype=np.float32)
-    ink = np.clip(ink + rng.normal(0, 12, 3), 0, 255).astype(np.float32)
-    for x, y, radius in _places(scene, rng):
-        turn = rng.uniform(-0.35, 0.35)
-        mask = _mask(SHAPES[scene.kind.shape], x * side, y * side, radius * side, turn, side)
-        share = _texture(TEXTURES[scene.kind.texture], mask, radius * side, rng)
-        if scene.style == "sketch":
-            share = np.maximum(_outline(mask, 2), 0.35 * share)
-        other = ink * 0.35 + 0.65 * 255 if scene.kind.texture < 5 else picture
+    picture = _background(scene.style, rng)
+    ink = _ink(scene.kind, rng)
+    for place in _places(scene, rng):
+        picture = _painted(picture, scene.kind, ink, place, scene.style, rng)
+    return _finished(picture, scene.style, rng)
+
+
+def render_things(things: Sequence[Thing], style: str, seed: int) -> Image.Image:
+    """An RGB picture of 64 x 64 of things in their places.
+
+    A thing of radius 0 is not seen. The rest is as it would be with it, so that pictures of one seed and so many
+    things make a film.
+    """
+    rng = np.random.default_rng([seed, 8])
+    picture = _background(style, rng)
+    for thing in things:
+        ink = _ink(thing.kind, rng)
+        picture = _painted(picture, thing.kind, ink, (thing.x, thing.y, thing.radius), style, rng)
+    return _finished(picture, style, rng)
+
+
+def _ink(kind: Composition, rng: np.random.Generator) -> Floats:
+    ink = np.array(list(COLOURS.values())[kind.colour], dtype=np.float32)
+    return np.clip(ink + rng.normal(0, 12, 3), 0, 255).astype(np.float32)
+
+
+def _painted(
+    picture: Floats, kind: Composition, ink: Floats, place: Place, style: str, rng: np.random.Generator
+) -> Floats:
+    """The picture with one thing more."""
+    side = len(picture)
+    x, y, radius = (share * side for share in place)
+    turn = rng.uniform(-0.35, 0.35)
+    mask = _mask(SHAPES[kind.shape], x, y, radius, turn, side)
+    share = _texture(TEXTURES[kind.texture], mask, radius, rng)
+    if not radius:
+        return picture
+    if style == "sketch":
+        share = np.maximum(_outline(mask, 2), 0.35 * share)
+        alpha = (share * mask)[..., None]
+        painted: Floats = np.broadcast_to(ink, picture.shape)
+    else:
+        other = ink * 0.35 + 0.65 * 255 if kind.texture < 5 else picture
         painted = share[..., None] * ink + (1 - share[..., None]) * other
         alpha = mask[..., None]
-        if scene.style == "sketch":
-            alpha = (share * mask)[..., None]
-            painted = np.broadcast_to(ink, picture.shape)
-        picture = picture * (1 - alpha) + painted * alpha
+    return picture * (1 - alpha) + painted * alpha
+
+
+def _finished(picture: Floats, style: str, rng: np.random.Generator) -> Image.Image:
+    """Made small and put in style."""
     image = Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8))
-    return _styled(image.resize((SIDE, SIDE), Image.Resampling.BOX), scene.style, rng)
+    return _styled(image.resize((SIDE, SIDE), Image.Resampling.BOX), style, rng)
 
 
-def _places(scene: Scene, rng: np.random.Generator) -> list[tuple[float, float, float]]:
+def _places(scene: Scene, rng: np.random.Generator) -> list[Place]:
     """Centres and radii as shares of the side, far enough from each other."""
     radius = SIZES[scene.size] * (1.0 if scene.count == 1 else 0.62) * rng.uniform(0.9, 1.1)
     if scene.count == 1:
@@ -53,15 +88,16 @@ def _places(scene: Scene, rng: np.random.Generator) -> list[tuple[float, float, 
     return [(float(x), float(y), radius) for x, y in centres]
 
 
-def _background(scene: Scene, rng: np.random.Generator, side: int) -> Floats:
-    if scene.style == "sketch":
+def _background(style: str, rng: np.random.Generator) -> Floats:
+    side = SIDE * FINE
+    if style == "sketch":
         return np.full((side, side, 3), 250, dtype=np.float32)
     base = rng.uniform(200, 245) + rng.normal(0, 6, 3)
     picture = np.broadcast_to(base, (side, side, 3)).astype(np.float32).copy()
     slope = rng.normal(0, 22, 2)
     ramp = np.linspace(-1, 1, side, dtype=np.float32)
     picture += (slope[0] * ramp[:, None] + slope[1] * ramp[None, :])[..., None].astype(np.float32)
-    if scene.style == "busy":
+    if style == "busy":
         coarse = Image.fromarray(rng.integers(90, 256, (9, 9, 3), dtype=np.uint8))
         field = np.asarray(coarse.resize((side, side), Image.Resampling.BICUBIC), dtype=np.float32)
         picture = 0.35 * picture + 0.65 * field

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 
 import numpy as np
@@ -71,6 +73,16 @@ class Scene:
     style: str
 
 
+@dataclass(frozen=True)
+class Thing:
+    """One thing in its place; x, y and radius are shares of the picture's side, y points down."""
+
+    kind: Composition
+    x: float
+    y: float
+    radius: float
+
+
 def held_out(kind: Composition) -> bool:
     """Whether a composition is kept from pre-training: 104 of 720.
 
@@ -80,11 +92,18 @@ def held_out(kind: Composition) -> bool:
     return (kind.shape + 3 * kind.colour + 5 * kind.texture) % 7 == 0
 
 
+@cache
 def compositions(*, held: bool | None = None) -> tuple[Composition, ...]:
     """All kinds, in order; only those held out, or only the others."""
     everything = product(range(len(SHAPES)), range(len(COLOURS)), range(len(TEXTURES)))
     kinds = (Composition(*indices) for indices in everything)
     return tuple(kind for kind in kinds if held is None or held_out(kind) == held)
+
+
+def draw_kind(rng: np.random.Generator, fits: Callable[[Composition], bool]) -> Composition:
+    """A kind that pre-training may have seen and that fits, each as often as any other."""
+    kinds = [kind for kind in compositions(held=False) if fits(kind)]
+    return kinds[rng.integers(len(kinds))]
 
 
 def draw_scene(

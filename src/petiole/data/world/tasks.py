@@ -21,6 +21,7 @@ from petiole.data.world.scene import (
     Composition,
     Scene,
     compositions,
+    draw_kind,
 )
 from petiole.errors import DataError, unknown
 
@@ -55,16 +56,9 @@ def _one(kind: Composition, rng: np.random.Generator) -> Scene:
     return Scene(kind, 1, str(rng.choice(list(SIZES))), "clear")
 
 
-def _any(rng: np.random.Generator, **fixed: int) -> Composition:
-    """A composition that pre-training may have seen, with some parts fixed."""
-    kinds = compositions(held=False)
-    fitting = [k for k in kinds if all(getattr(k, part) == value for part, value in fixed.items())]
-    return fitting[rng.integers(len(fitting))]
-
-
 def _counted(label: int, rng: np.random.Generator) -> Scene:
     shape, count = divmod(label, len(NUMBERS))
-    return replace(_one(_any(rng, shape=shape), rng), count=count + 1)
+    return replace(_one(draw_kind(rng, lambda kind: kind.shape == shape), rng), count=count + 1)
 
 
 KINDS = _chosen()
@@ -78,12 +72,12 @@ TASKS = {
     "shapes": Task(
         "12 shapes in all colours",
         SHAPES,
-        lambda label, rng: _one(_any(rng, shape=label), rng),
+        lambda label, rng: _one(draw_kind(rng, lambda kind: kind.shape == label), rng),
     ),
     "colours": Task(
         "10 colours in all shapes",
         tuple(COLOURS),
-        lambda label, rng: _one(_any(rng, colour=label), rng),
+        lambda label, rng: _one(draw_kind(rng, lambda kind: kind.colour == label), rng),
     ),
     "counts": Task(
         "one to four of 12 shapes",

@@ -1,0 +1,395 @@
+"""One training of a language model on one or more tasks, from request to record.
+
+request.json               everything that decides the result, and its digest
+metrics.jsonl              step, loss, learning rate
+predictions/<task>.jsonl   key, text, prediction, references and score of every scored sample
+adapter/                   the adapter file
+record.json                scores by task, costs, environment, checksums: written last
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+
+from petiole.backbones.seq2seq import Seq2Seq
+from petiole.data.vl.batches import Mode, TaskBatches
+from petiole.data.vl.sample import Sample
+from petiole.engine.adapter import MANIFEST, TENSORS
+from petiole.engine.claim import appender, claim, locked
+from petiole.engine.descent import Descent, Watch, accelerate
+from petiole.engine.features import Precision
+from petiole.engine.language_adapter import LanguageAdapter, ModelCard, describe, method_of
+from petiole.engine.lessons import Lessons, TaskData
+from petiole.engine.memory import peak_memory
+from petiole.engine.optimiser import optimiser
+from petiole.engine.progress import progress
+from petiole.engine.record import (
+    LOG,
+    OPENINGS,
+    RECORD,
+    REQUEST,
+    Costs,
+    Frozen,
+    environment,
+    now,
+)
+from petiole.engine.speaker import Batch, Eyes, Speaker, SpeakerTrainee
+from petiole.errors import RunError
+from petiole.files import sha256, write_json, write_text
+from petiole.methods.language import LanguageMethod
+from petiole.methods.recipe import Recipe
+from petiole.methods.registry import settings_of
+
+PREDICTIONS = "predictions"
+ROWS = 64
+"""Samples that are answered at a time."""
+
+
+class TaskCard(Frozen):
+    """One task's part in a run.
+
+    Attributes:
+        name: of the task.
+        digest: of its samples and of what is seen of its images.
+        samples: by part.
+        fraction: share of the training samples that is used.
+    """
+
+    name: str
+    digest: str
+    samples: dict[str, int]
+    fraction: float = 1.0
+
+
+class CourseRequest(Frozen):
+    """Everything that decides a result on one machine.
+
+    Attributes:
+        scored: ``test`` or ``val``.
+        mode: how batches of tasks follow each other.
+        eyes: which of the image backbone's parameters are trained too; empty for none.
+    """
+
+    method: str
+    settings: dict[str, Any]
+    model: ModelCard
+    tasks: list[TaskCard]
+    scored: str
+    mode: str
+    seed: int
+    precision: str
+    eyes: str = ""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all of it but the model's name, for which its fingerprint stands."""
+        value = self.model_dump(mode="json")
+        value["model"].pop("name")
+        return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+class CourseRecord(Frozen):
+    """What a run was and gave.
+
+    Attributes:
+        scores: task -> metric -> per cent, the headline first.
+        trainable, total: parameters trained, and of the model with them.
+        costs: seconds, memory, bytes.
+    """
+
+    format: int = 1
+    id: str
+    created: str
+    request: CourseRequest
+    scores: dict[str, dict[str, float]]
+    trainable: int
+    total: int
+    costs: Costs
+    environment: dict[str, str]
+    files: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Course:
+    """A model with its tasks opened, and how it is trained on them.
+
+    Attributes:
+        model: frozen.
+        tasks: in the order of their numbers.
+        method: registered name.
+        settings: what differs from its defaults.
+        folder: where the record goes.
+        seed: of start, batches, drawn targets and dropout.
+        mode: ``proportional`` or ``balanced``, one task a batch, or ``mixed``.
+        prefixes: hard prompts before texts, for every method alike.
+        fraction: share of every task's training samples, the same for all methods.
+        scored: the part that is scored, once, at the end.
+        eyes: trained with the model; see ``Eyes``. ``eyes_trained`` says what of them.
+        resume: go on where an interrupted run stopped; a finished one is returned as it is.
+    """
+
+    model: Seq2Seq
+    tasks: Sequence[TaskData]
+    method: str
+    folder: Path
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    mode: Mode = "proportional"
+    prefixes: bool = True
+    fraction: float = 1.0
+    scored: str = "test"
+    precision: Precision = "fp32"
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    eyes: Eyes | None = None
+    eyes_trained: str = ""
+    resume: bool = False
+    quiet: bool = False
+    checkpoint_seconds: float = 20.0
+
+
+def run(course: Course) -> CourseRecord:
+    """Train, score once, write record and adapter.
+
+    Raises:
+        RunError: the folder is in use, complete, or holds a run with another request.
+    """
+    with locked(course.folder):
+        method = method_of(course.method, {**course.settings, "tasks": len(course.tasks)})
+        request = _request(course, method)
+        if claim(course.folder, request, resume=course.resume):
+            return read_record(course.folder)
+        return _work(course, method, request)
+
+
+def _work(course: Course, method: LanguageMethod, request: CourseRequest) -> CourseRecord:
+    model, folder = course.model, course.folder
+    with peak_memory(model.device) as peak, torch.random.fork_rng():
+        torch.manual_seed(course.seed)
+        speaker = Speaker(model, method.changes(model), dropout=method.dropout, eyes=course.eyes)
+        speaker.to(model.device)
+        checkpoint = folder / "checkpoint.safetensors"
+        log = appender(folder / LOG, fresh=not checkpoint.exists())
+        watch = Watch(
+            checkpoint=checkpoint,
+            request=request.digest,
+            every=course.checkpoint_seconds,
+            log=lambda step, loss, lr: log(step, {"loss": loss, "lr": lr}),
+            quiet=course.quiet,
+        )
+        lessons = Lessons(model, course.tasks, prefixes=course.prefixes)
+        seconds = train(course, speaker, lessons, method.recipe, watch)
+    start = time.perf_counter()
+    scores = {
+        data.task.name: _score(course, speaker, lessons, number)
+        for number, data in enumerate(course.tasks)
+    }
+    test_seconds = time.perf_counter() - start
+    adapter = _save(course, method, speaker)
+    names = [REQUEST, LOG, *(f"{PREDICTIONS}/{name}.jsonl" for name in scores)]
+    names += [f"adapter/{MANIFEST}", f"adapter/{TENSORS}"]
+    record = CourseRecord(
+        id=request.digest[:16],
+        created=now(),
+        request=request,
+        scores=scores,
+        trainable=adapter.manifest.trainable,
+        total=_total(speaker),
+        costs=Costs(
+            feature_seconds=0.0,
+            train_seconds=seconds,
+            test_seconds=test_seconds,
+            peak_memory_mb=peak(),
+            adapter_bytes=(folder / "adapter" / TENSORS).stat().st_size,
+        ),
+        environment=environment(),
+        files={name: sha256(folder / name) for name in names if (folder / name).is_file()},
+    )
+    write_json(folder / RECORD, record.model_dump(mode="json"))
+    checkpoint.unlink(missing_ok=True)
+    return record
+
+
+def train(
+    course: Course, speaker: Speaker, lessons: Lessons, recipe: Recipe, watch: Watch
+) -> float:
+    """Train a speaker in place; returns the seconds that it took.
+
+    Under several processes each takes a run of every batch's rows, and the step is that of one process.
+
+    Raises:
+        RunError: the loss became NaN or infinite, or the checkpoint cannot be used.
+    """
+    start = time.perf_counter()
+    parts = [_training_part(data, course.fraction) for data in course.tasks]
+    names = [data.task.name for data in course.tasks]
+    base = recipe.batch_size or 32
+    batches = TaskBatches(
+        {name: len(part) for name, part in zip(names, parts, strict=True)},
+        {data.task.name: data.task.batch_size(base) for data in course.tasks},
+        course.seed,
+        course.mode,
+    )
+    steps = max(1, ceil(recipe.epochs * len(batches))) if recipe.epochs else recipe.steps
+    recipe = replace(recipe, steps=steps)
+    accelerator = accelerate(course.model.module, course.precision)
+
+    def feed(step: int) -> tuple[Batch]:
+        rows = [
+            (names.index(name), parts[names.index(name)][i])
+            for name, chosen in batches(step)
+            for i in chosen
+        ]
+        lesson = lessons.lesson(
+            rows,
+            np.random.default_rng([course.seed, step]),
+            process=accelerator.process_index,
+            processes=accelerator.num_processes,
+        )
+        return (lesson,)
+
+    trainee = SpeakerTrainee(speaker, recipe.label_smoothing)
+    if recipe.steps and any(p.requires_grad for p in trainee.parameters()):
+        Descent(
+            accelerator,
+            trainee,
+            speaker,
+            feed,
+            optimiser(trainee, recipe),
+            recipe,
+            float(len(batches)),
+            course.seed,
+        ).run(watch)
+    speaker.eval()
+    return time.perf_counter() - start
+
+
+def _training_part(data: TaskData, fraction: float) -> tuple[Sample, ...]:
+    """The training samples, or a share of them: smaller ones are part of larger ones."""
+    part = data.parts["train"]
+    if fraction >= 1:
+        return part
+    order = np.random.default_rng(0).permutation(len(part))
+    return tuple(part[i] for i in order[: max(1, round(fraction * len(part)))])
+
+
+def answers(
+    speaker: Speaker,
+    lessons: Lessons,
+    number: int,
+    samples: Sequence[Sample],
+    *,
+    quiet: bool = True,
+) -> list[str]:
+    """What a speaker says to samples of one task."""
+    data = lessons.tasks[number]
+    said: list[str] = []
+    with progress(f"answers {data.task.name}", len(samples), quiet=quiet) as advance:
+        for start in range(0, len(samples), ROWS):
+            rows = samples[start : start + ROWS]
+            said += speaker.answer(lessons.inputs([data] * len(rows), rows), data.task, number)
+            advance(len(rows))
+    return said
+
+
+def _score(course: Course, speaker: Speaker, lessons: Lessons, number: int) -> dict[str, float]:
+    data = course.tasks[number]
+    samples = data.parts[course.scored]
+    if course.scored == "test":
+        line = {"when": now(), "task": data.task.name, "samples": len(samples)}
+        with open(course.folder / OPENINGS, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+    said = answers(speaker, lessons, number, samples, quiet=course.quiet)
+    each = data.task.by_sample(samples, said)
+    rows = [
+        {
+            "key": sample.key,
+            "text": sample.text,
+            "prediction": text,
+            "references": list(sample.references),
+            "score": score,
+        }
+        for sample, text, score in zip(samples, said, each, strict=True)
+    ]
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    write_text(course.folder / PREDICTIONS / f"{data.task.name}.jsonl", lines)
+    return data.task.score(samples, said)
+
+
+def _save(course: Course, method: LanguageMethod, speaker: Speaker) -> LanguageAdapter:
+    """Write the adapter file, open it again and compare, before anything is called done."""
+    names = [data.task.name for data in course.tasks]
+    facts = {"prefixes": course.prefixes, "options": {}, **course.facts}
+    adapter = describe(speaker, course.method, settings_of(method), names, **facts)
+    folder = course.folder / "adapter"
+    adapter.save(folder)
+    if course.eyes is None:
+        again = LanguageAdapter.load(folder, model=course.model).speaker.state_dict()
+        for name, tensor in speaker.state_dict().items():
+            if not torch.equal(tensor, again[name]):
+                raise RunError(
+                    f"{folder}: {name} did not survive saving. Please report this as a bug."
+                )
+    return adapter
+
+
+def _total(speaker: Speaker) -> int:
+    """Parameters of the model with everything added; copies stand for their originals."""
+    copies = sum(copy.numel() for copy in speaker.copies.values())
+    own = sum(p.numel() for p in speaker.parameters()) - copies
+    return speaker.model.parameter_count + own
+
+
+def _request(course: Course, method: LanguageMethod) -> CourseRequest:
+    model = course.model
+    return CourseRequest(
+        method=course.method,
+        settings=settings_of(method),
+        model=ModelCard(
+            name=model.name,
+            fingerprint=model.fingerprint,
+            vision_width=model.vision_width,
+            **{"prefixes": course.prefixes, "options": {}, **course.facts},
+        ),
+        tasks=[
+            TaskCard(
+                name=data.task.name,
+                digest=data.digest,
+                samples={part: len(samples) for part, samples in data.parts.items()},
+                fraction=course.fraction,
+            )
+            for data in course.tasks
+        ],
+        scored=course.scored,
+        mode=course.mode,
+        seed=course.seed,
+        precision=course.precision,
+        eyes=course.eyes_trained,
+    )
+
+
+def read_record(folder: Path) -> CourseRecord:
+    """Read a run's record.
+
+    Raises:
+        RunError: there is none, or it is damaged.
+    """
+    try:
+        return CourseRecord.model_validate_json((folder / RECORD).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RunError(
+            f"{folder} holds no complete run ({RECORD} is missing). Finish it with --resume."
+        ) from error
+    except (ValidationError, UnicodeDecodeError) as error:
+        reason = str(error).splitlines()[0]
+        raise RunError(f"{folder / RECORD} is damaged: {reason}. Run it again.") from error

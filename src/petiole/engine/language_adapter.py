@@ -1,0 +1,218 @@
+"""The adapter file of a language model: everything trained, the V->L block with its codes, and the tasks.
+
+    adapter.json          method and settings, tasks in the order of their numbers, model and its fingerprint, what its
+                          images were seen with, the golden scores
+    adapter.safetensors   every tensor that prediction needs
+
+Opening compares the fingerprint and replays the golden input, as for images. Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor
+
+from petiole.backbones.registry import Request, load_any
+from petiole.backbones.seq2seq import Inputs, Seq2Seq
+from petiole.engine.adapter import MANIFEST, TENSORS, TOLERANCE, fill, find
+from petiole.engine.speaker import Speaker
+from petiole.errors import AdapterError, ConfigError
+from petiole.files import sha256, write_json, write_tensors
+from petiole.methods.language import LanguageMethod, language_of
+from petiole.methods.registry import create
+from petiole.methods.registry import find as registered
+from petiole.version import __version__
+
+WORDS, PLACES, SCORES = 8, 4, 64
+"""Of the golden input: ids, visual features, scores that are kept."""
+
+
+class ModelCard(BaseModel):
+    """What is needed to find the language model again, and to know that it is the same.
+
+    Attributes:
+        name: as it was loaded.
+        vision_width: of the features that it sees; 0 for none.
+        options: of its V->L block.
+        eyes: name of the image backbone that makes the features; empty where they were given.
+        places: features of an image after pooling.
+        prefixes: whether tasks put their hard prompts before texts.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    fingerprint: str
+    vision_width: int
+    options: dict[str, Any]
+    eyes: str = ""
+    places: int = 36
+    prefixes: bool = True
+
+
+class LanguageManifest(BaseModel):
+    """The JSON part."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["language"] = "language"
+    format: Literal[1] = 1
+    petiole: str
+    method: str
+    settings: dict[str, Any]
+    tasks: list[str]
+    model: ModelCard
+    trainable: int
+    golden: list[float]
+    tensors_sha256: str
+
+
+class LanguageAdapter:
+    """A trained speaker and what its file says.
+
+    Attributes:
+        manifest: the JSON part.
+        speaker: the model that it makes of the frozen one.
+    """
+
+    def __init__(self, manifest: LanguageManifest, speaker: Speaker) -> None:
+        self.manifest, self.speaker = manifest, speaker
+
+    @classmethod
+    def load(cls, path: str | Path, *, model: Seq2Seq | None = None, device: str = "cpu") -> Self:
+        """Open an adapter file, or the one inside a run folder.
+
+        Raises:
+            AdapterError: missing, damaged, of an image model, or made for other weights.
+        """
+        folder = find(Path(path))
+        manifest = read(folder)
+        card = manifest.model
+        if model is None:
+            request = Request(card.name, vision_width=card.vision_width, options=card.options)
+            model = language_of(load_any(request, device=device))
+        if model.fingerprint != card.fingerprint:
+            raise AdapterError(
+                f"{folder} was trained on {card.name} with fingerprint {card.fingerprint[:12]}, but "
+                f"{model.name} has {model.fingerprint[:12]}. Load the original weights or train a new "
+                "adapter."
+            )
+        try:
+            with torch.random.fork_rng():
+                speaker = Speaker(
+                    model, method_of(manifest.method, manifest.settings).changes(model)
+                )
+        except ConfigError as error:
+            raise AdapterError(
+                f"{folder / MANIFEST} asks for what this petiole ({__version__}; the file is from "
+                f"{manifest.petiole}) cannot build: {error}"
+            ) from error
+        fill(folder, manifest.tensors_sha256, speaker)
+        speaker.to(model.device).eval()
+        adapter = cls(manifest, speaker)
+        adapter.replay(folder)
+        return adapter
+
+    def save(self, folder: Path) -> None:
+        """Write the file; the manifest comes last, so a folder with one is complete."""
+        write_tensors(folder / TENSORS, self.speaker.state_dict())
+        digest = sha256(folder / TENSORS)
+        self.manifest = self.manifest.model_copy(update={"tensors_sha256": digest})
+        write_json(folder / MANIFEST, self.manifest.model_dump(mode="json"))
+
+    def replay(self, folder: Path) -> None:
+        """Raise AdapterError unless the golden input gives the golden scores."""
+        got, want = golden_scores(self.speaker), torch.tensor(self.manifest.golden)
+        same = got.shape == want.shape
+        worst = float(((got - want).abs() / (1 + want.abs())).max()) if same else float("inf")
+        if not worst <= TOLERANCE:
+            raise AdapterError(
+                f"{folder}: the golden input gives scores that differ by {worst:.2g} (relative; allowed "
+                f"{TOLERANCE:g}), so answers would not be those of the training. The model, its library "
+                "or the arithmetic differs: train again on this one."
+            )
+
+
+def describe(
+    speaker: Speaker,
+    method: str,
+    settings: Mapping[str, Any],
+    tasks: Sequence[str],
+    **facts: Any,
+) -> LanguageAdapter:
+    """Describe a trained speaker as an adapter, with its golden scores.
+
+    Args:
+        facts: further fields of ``ModelCard``.
+    """
+    model = speaker.model
+    card = ModelCard(
+        name=model.name, fingerprint=model.fingerprint, vision_width=model.vision_width, **facts
+    )
+    manifest = LanguageManifest(
+        petiole=__version__,
+        method=method,
+        settings=dict(settings),
+        tasks=list(tasks),
+        model=card,
+        trainable=sum(p.numel() for p in speaker.parameters() if p.requires_grad),
+        golden=golden_scores(speaker).tolist(),
+        tensors_sha256="",
+    )
+    return LanguageAdapter(manifest, speaker)
+
+
+def method_of(name: str, settings: Mapping[str, Any]) -> LanguageMethod:
+    """A method for language models by name.
+
+    Raises:
+        ConfigError: no such method, or one for images.
+    """
+    if not issubclass(registered(name).cls, LanguageMethod):
+        raise ConfigError(
+            f"{name} adapts image backbones. For a language model use one of the vl- methods "
+            "(petiole inspect methods)."
+        )
+    method = create(name, settings)
+    assert isinstance(method, LanguageMethod)
+    return method
+
+
+def read(folder: Path) -> LanguageManifest:
+    """Read and check adapter.json.
+
+    Raises:
+        AdapterError: damaged, of an image model, or written by a newer petiole.
+    """
+    text = (folder / MANIFEST).read_text(encoding="utf-8", errors="replace")
+    if '"kind": "language"' not in text:
+        raise AdapterError(f"{folder} holds an adapter for images. Use petiole predict.")
+    try:
+        return LanguageManifest.model_validate_json(text)
+    except ValidationError as error:
+        raise AdapterError(
+            f"{folder / MANIFEST} is damaged or of another version: {str(error).splitlines()[0]}. "
+            "Copy the adapter folder again, or update petiole."
+        ) from error
+
+
+@torch.no_grad()
+def golden_scores(speaker: Speaker) -> Tensor:
+    """Scores of the first tokens for a fixed input, drawn by numpy's PCG64, as the first task."""
+    model = speaker.model
+    rng = np.random.default_rng(0)
+    ids = torch.from_numpy(rng.integers(0, model.config.vocab_size, (2, WORDS)))
+    seen = rng.standard_normal((1, PLACES, max(1, model.vision_width))).astype(np.float32)
+    visual = torch.from_numpy(seen) if model.vision_width and speaker.eyes is None else None
+    inputs = Inputs(ids[:1], torch.ones(1, WORDS, dtype=torch.bool), visual).to(model.device)
+    training = speaker.training
+    speaker.eval()
+    scores: Tensor = speaker(inputs, ids[1:, :2].to(model.device), (0,))
+    speaker.train(training)
+    return scores[0, -1, :SCORES].float().cpu()

@@ -1,0 +1,187 @@
+"""A language model and its tasks, opened once for any number of runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from petiole.backbones.registry import Request, load, load_any
+from petiole.backbones.seq2seq import Seq2Seq
+from petiole.data.vl.batches import Mode
+from petiole.data.vl.parts import VLData
+from petiole.data.vl.plain import open_plain
+from petiole.data.vl.registry import open_features, open_task
+from petiole.engine import course
+from petiole.engine.course import Course, CourseRecord
+from petiole.engine.features import Precision
+from petiole.engine.lessons import TaskData
+from petiole.engine.sight import BackboneSight, FeatureSight, Sight
+from petiole.errors import ConfigError
+from petiole.methods.language import language_of
+from petiole.tasks.registry import find
+from petiole.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class School:
+    """What runs share; small and plain, so that it can be sent to another process.
+
+    Attributes:
+        model: name of an encoder-decoder.
+        tasks: folders in the plain format, or ``NAME=FOLDER`` for a public layout.
+        eyes: image backbone that makes the features; empty for the model's own.
+        features: stored features instead, a file or folder.
+        places: features of an image after pooling.
+        options: of the V->L block, (name, value) each.
+        device, precision: where and how it runs.
+        cache: folder of the feature cache; ``None`` for none.
+        skip_bad: leave samples of unreadable images out and say so.
+        quiet: no progress.
+    """
+
+    model: str
+    tasks: tuple[str, ...]
+    eyes: str = ""
+    features: Path | None = None
+    places: int = 36
+    options: tuple[tuple[str, Any], ...] = ()
+    device: str = "cpu"
+    precision: Precision = "fp32"
+    cache: Path | None = None
+    skip_bad: bool = False
+    quiet: bool = field(default=False, compare=False)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """Model and tasks, and what the adapter file says of them."""
+
+    model: Seq2Seq
+    tasks: tuple[TaskData, ...]
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One run to do.
+
+    Attributes:
+        school: model and tasks.
+        method, settings, folder, seed, mode, prefixes, fraction, scored, resume: see ``Course``.
+    """
+
+    school: School
+    method: str
+    folder: Path
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    mode: Mode = "proportional"
+    prefixes: bool = True
+    fraction: float = 1.0
+    scored: str = "test"
+    resume: bool = False
+
+
+def run(lesson: Lesson) -> CourseRecord:
+    """Do one run; see ``course.run``."""
+    opened = attend(lesson.school)
+    own = {name: value for name, value in vars(lesson).items() if name != "school"}
+    return course.run(
+        Course(
+            model=opened.model,
+            tasks=opened.tasks,
+            facts=opened.facts,
+            precision=lesson.school.precision,
+            quiet=lesson.school.quiet,
+            **own,
+        )
+    )
+
+
+@lru_cache(maxsize=2)
+def attend(school: School) -> Opened:
+    """Open model and tasks, and compute what features are missing.
+
+    Raises:
+        BackboneError, DataError, ConfigError: what cannot be opened, by name.
+    """
+    data = [opened_data(task) for task in school.tasks]
+    shape = language_of(load_any(Request(school.model, meta=True), device="meta"))
+    eyes = school.eyes or shape.eyes
+    sighted = [_sighted(one, school, eyes) for one in data]
+    widths = {sight.width for _, sight, _ in sighted if sight}
+    if len(widths) > 1:
+        raise ConfigError(f"The tasks' features have different widths: {sorted(widths)}.")
+    request = Request(
+        school.model, vision_width=max(widths, default=0), options=dict(school.options)
+    )
+    model = language_of(load_any(request, device=school.device))
+    taken: set[str] = set()
+    tasks = tuple(
+        TaskData(_named(find(one.task), one, taken), one.parts, sight, digest, one.notes)
+        for one, sight, digest in sighted
+    )
+    facts = {
+        "eyes": "" if school.features else eyes,
+        "places": school.places,
+        "options": dict(school.options),
+    }
+    return Opened(model, tasks, facts)
+
+
+def opened_data(task: str) -> VLData:
+    """Samples of a folder in the plain format, or of ``NAME=FOLDER`` in a public layout.
+
+    Raises:
+        DataError: no such folder, or one that says no task.
+    """
+    name, sign, folder = task.partition("=")
+    return open_task(name, Path(folder)) if sign else open_plain(Path(task))
+
+
+def _sighted(data: VLData, school: School, eyes: str) -> tuple[VLData, Sight | None, str]:
+    """Samples whose images can be seen, how they are, and the digest of both."""
+    if not data.images:
+        return data, None, data.digest()
+    if school.features:
+        stored = FeatureSight(open_features(data.task, school.features), places=school.places)
+        return data, stored, f"{data.digest()}:{stored.digest}"
+    if not eyes:
+        raise ConfigError(
+            f"{school.model} has no eyes of its own, and {data.root} has images. Name an image backbone "
+            "(--eyes petiole/efficientnet-lite0), or stored features (--features FOLDER)."
+        )
+    sight = BackboneSight(
+        data.root,
+        load(eyes, device=school.device),
+        school.cache,
+        school.places,
+        precision=school.precision,
+    )
+    prepared = sight.prepare(data.images, skip_bad=school.skip_bad, quiet=school.quiet)
+    if prepared.left_out:
+        gone = set(prepared.left_out)
+        parts = {
+            part: tuple(s for s in samples if gone.isdisjoint(s.images))
+            for part, samples in data.parts.items()
+        }
+        data = replace(data, parts=parts, notes=(*data.notes, *prepared.notes))
+    return data, sight, f"{data.digest()}:{prepared.digest}"
+
+
+def _named(task: Task, data: VLData, taken: set[str]) -> Task:
+    """The task, under its folder's name where another has its own already."""
+    if task.name in taken:
+        task = replace(task, name=data.root.name)
+    if task.name in taken:
+        raise ConfigError(f"Two tasks are called {task.name}. Rename one of the folders.")
+    taken.add(task.name)
+    return task
+
+
+def tasks_named(tasks: Sequence[TaskData]) -> list[str]:
+    """Their names."""
+    return [data.task.name for data in tasks]

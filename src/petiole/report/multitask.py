@@ -1,0 +1,204 @@
+"""The table of a multi-task comparison: every task's headline, their average, and what may be said of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from petiole.engine.course import CourseRecord
+from petiole.files import write_json, write_text
+from petiole.metrics.statistics import (
+    Interval,
+    Outcome,
+    Paired,
+    holm,
+    outcome,
+    paired_by_seed,
+    t_interval,
+    verdict,
+)
+from petiole.protocols.multitask import MAJORITY, Multitask, average, headlines, records
+from petiole.report.words import bounds, in_cell, mean_sd, percent, seconds, signed
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row.
+
+    Attributes:
+        name, label: of the row.
+        trainable, total: parameters.
+        tasks: headline by task with sd and t interval over seeds, fractions.
+        average: of the tasks, by seed.
+        seconds, megabytes: of training, and peak memory; means over seeds.
+        difference: of the average from the reference's, paired by seed; ``None`` for the reference.
+        verdict: after Holm's correction over the rows.
+    """
+
+    name: str
+    label: str
+    trainable: int
+    total: int
+    tasks: dict[str, Interval]
+    average: Interval
+    seconds: float
+    megabytes: float
+    difference: Paired | None
+    verdict: Outcome | None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All rows, and what was asked.
+
+    Attributes:
+        metrics: headline by task.
+        majority: what the commonest training answer scores, by task, fractions.
+    """
+
+    asked: Multitask
+    lines: tuple[Line, ...]
+    metrics: dict[str, str]
+    majority: dict[str, float]
+
+
+def summarise(root: Path) -> Summary:
+    """Compute the table from the records below ``root``."""
+    asked = Multitask.read(root)
+    found = {row.name: records(asked, root, row) for row in asked.rows}
+    heads = {name: [average(r) / 100 for r in runs] for name, runs in found.items()}
+    others = [row.name for row in asked.rows if row.name != asked.reference]
+    tests = [paired_by_seed(heads[name], heads[asked.reference]) for name in others]
+    adjusted = holm([test.p for test in tests]) if tests else []
+    judged = {
+        name: (test, outcome(test.low, test.high, verdict(test, p)))
+        for name, test, p in zip(others, tests, adjusted, strict=True)
+    }
+    lines = tuple(
+        _line(
+            row.name,
+            row.label,
+            found[row.name],
+            heads[row.name],
+            *judged.get(row.name, (None, None)),
+        )
+        for row in asked.rows
+    )
+    first = next(iter(found.values()))[0]
+    metrics = {task: next(iter(scores)) for task, scores in first.scores.items()}
+    stated = json.loads((root / MAJORITY).read_text(encoding="utf-8"))
+    return Summary(
+        asked, lines, metrics, {task: stated[task][name] / 100 for task, name in metrics.items()}
+    )
+
+
+def _line(
+    name: str,
+    label: str,
+    runs: Sequence[CourseRecord],
+    head: Sequence[float],
+    difference: Paired | None,
+    said: Outcome | None,
+) -> Line:
+    by_task = [headlines(run) for run in runs]
+    return Line(
+        name=name,
+        label=label,
+        trainable=runs[0].trainable,
+        total=runs[0].total,
+        tasks={task: t_interval([h[task] / 100 for h in by_task]) for task in by_task[0]},
+        average=t_interval(head),
+        seconds=sum(run.costs.train_seconds for run in runs) / len(runs),
+        megabytes=sum(run.costs.peak_memory_mb for run in runs) / len(runs),
+        difference=difference,
+        verdict=said,
+    )
+
+
+def header(summary: Summary) -> list[str]:
+    """Names of the columns."""
+    tasks = [f"{task} {summary.metrics[task]}" for task in summary.metrics]
+    return ["Method", "Trained", "% of total", *tasks, "Avg", "difference of Avg", "Verdict", "s"]
+
+
+def cells(line: Line) -> list[str]:
+    """One row as text; scores in per cent, CIDEr x 100."""
+    against = "–"
+    if line.difference is not None:
+        interval = bounds(line.difference.low, line.difference.high, 1)
+        against = f"{signed(100 * line.difference.difference, 1)} {interval}"
+    return [
+        line.label,
+        f"{line.trainable:,}",
+        percent(100 * line.trainable / line.total),
+        *(mean_sd(interval, 1) for interval in line.tasks.values()),
+        mean_sd(line.average, 1),
+        against,
+        line.verdict or "reference",
+        seconds(line.seconds),
+    ]
+
+
+def baseline(summary: Summary) -> list[str]:
+    """The row of the commonest answer."""
+    scores = [f"{100 * value:.1f}" for value in summary.majority.values()]
+    mean = 100 * sum(summary.majority.values()) / len(summary.majority)
+    return ["the commonest answer", "0", "0", *scores, f"{mean:.1f}", "–", "–", "–"]
+
+
+def notes(summary: Summary) -> list[str]:
+    """What a reader must know."""
+    asked = summary.asked
+    seeds = "1 seed" if asked.seeds == 1 else f"{asked.seeds} seeds"
+    share = "" if asked.fraction >= 1 else f" {100 * asked.fraction:g} % of the training samples;"
+    prompts = "with" if asked.prefixes else "without"
+    reference = next(row.label for row in asked.rows if row.name == asked.reference)
+    return [
+        f"{asked.model}, {seeds} (a start and an order of batches each), mean ± sd;{share} the last step's "
+        f"weights, scored once on {asked.scored}; every method {prompts} the same hard prompts.",
+        f"Avg is the mean of the tasks' headlines, CIDEr x 100 among accuracies as in the paper. Differences "
+        f"are from {reference}, paired by seed, with 95 % t intervals: a tie where the interval holds zero, "
+        "undecided where it does not but p after Holm's correction over the rows is 0.05 or more.",
+        "Trained is counted without what is only stored; per cent of the model with everything added.",
+    ]
+
+
+def to_rich(summary: Summary) -> Table:
+    """For the terminal."""
+    table = Table(*header(summary), box=SIMPLE_HEAD)
+    for row in (*map(cells, summary.lines), baseline(summary)):
+        table.add_row(*row)
+    return table
+
+
+def to_markdown(summary: Summary) -> str:
+    """With its notes."""
+    rows = [header(summary), *map(cells, summary.lines), baseline(summary)]
+    head, *body = ("| " + " | ".join(in_cell(c) for c in row) + " |" for row in rows)
+    rule = "|---|" + "---:|" * (len(rows[0]) - 3) + "---|---:|"
+    return "\n".join([head, rule, *body, "", *notes(summary), ""])
+
+
+def to_dict(summary: Summary) -> dict[str, Any]:
+    """Every number."""
+    return {
+        "model": summary.asked.model,
+        "metrics": summary.metrics,
+        "majority": summary.majority,
+        "lines": [asdict(line) for line in summary.lines],
+        "notes": notes(summary),
+    }
+
+
+def write(summary: Summary, root: Path) -> Sequence[Path]:
+    """Write table.md and table.json; returns their paths."""
+    files = [root / "table.md", root / "table.json"]
+    write_text(files[0], to_markdown(summary))
+    write_json(files[1], to_dict(summary))
+    return files

@@ -1,0 +1,157 @@
+"""Static weights give the scores of the layers that made them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import seq2seq_for_tests as tiny
+from petiole.backbones.hooks import Attach
+from petiole.backbones.seq2seq import Seq2Seq
+from petiole.engine.fold_language import fold
+from petiole.engine.speaker import Speaker
+from petiole.layers.bottleneck import Bottleneck
+from petiole.layers.dora import DoRA
+from petiole.layers.hypernetwork import Hypernetwork, Written
+from petiole.layers.lowrank import LowRank
+from petiole.layers.phm import PHM, Rule
+from petiole.layers.rows import Prepend, Reparametrised, Rows
+from petiole.layers.tasks import PerTask, shared
+from petiole.methods.base import Changes
+from petiole.methods.language import blocks
+
+TASKS = (0, 2, 1)
+
+
+def speaker_of(model: Seq2Seq, changes: Changes) -> Speaker:
+    """Trained, as far as numbers can tell."""
+    made = Speaker(model, changes)
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) / 5)
+    return made.eval()
+
+
+def scores(speaker: Speaker) -> Tensor:
+    labels = torch.arange(3, 7).repeat(3, 1)
+    with torch.no_grad():
+        return speaker(tiny.inputs(), labels, TASKS)
+
+
+def hypernetwork(model: Seq2Seq) -> Changes:
+    encoder, decoder = model.depths
+    streams = {
+        "encoder": (encoder, ("attn", "mlp")),
+        "decoder": (decoder, ("attn", "cross", "mlp")),
+    }
+    writer = Hypernetwork(3, dict(streams), model.width, 4, 2)
+    attach = tuple(
+        Attach(f"{stream}.block.{i}.{place}.out", Written(writer, stream, i, place))
+        for stream, i, place in blocks(model)
+    )
+    return Changes(attach=attach, shared=(writer,))
+
+
+def phm(model: Seq2Seq) -> Changes:
+    rule = Rule(2)
+
+    def make() -> nn.Module:
+        return Bottleneck(model.width, 4, projection=lambda a, b: PHM(a, b, 2, rank=1, rule=rule))
+
+    one = Attach("encoder.block.0.mlp.out", shared(make, 3, "half_up"))
+    return Changes(attach=(one, Attach("decoder.block.0.cross.out", make())), shared=(rule,))
+
+
+def prompts(model: Seq2Seq) -> Changes:
+    def make() -> nn.Module:
+        return Prepend(Reparametrised(3, model.width, 5))
+
+    return Changes(attach=(Attach("encoder.text", shared(make, 3, "multiple"), how="replace"),))
+
+
+def low_rank(model: Seq2Seq) -> Changes:
+    module = model.module
+    attach = []
+    for at in ("encoder.block.1.attn", "decoder.block.0.attn", "decoder.block.0.cross"):
+        for value, source in (("q", "in"), ("v", "memory")):
+            maker = model.site(f"{at}.{value}").module
+            assert isinstance(maker, nn.Linear)
+            width, out = maker.in_features, maker.out_features
+            layer = LowRank(width, 2, out=out, scale=0.5)
+            attach.append(Attach(f"{at}.{value}", layer, reads=f"{at}.{source}"))
+            dora = DoRA(maker.weight, 2)
+            attach.append(Attach(f"{at}.{value}", dora, reads=f"{at}.{source}"))
+    names = [name for name, _ in module.named_parameters() if "encoder" in name and "norm" in name]
+    q = model.site("decoder.block.0.cross.q").module
+    tuned = next(name for name, p in module.named_parameters() if p is q.weight)
+    return Changes(attach=tuple(attach), tune=(*names, tuned))
+
+
+MADE = {"hypernetwork": hypernetwork, "phm": phm, "prompts": prompts, "low rank": low_rank}
+LEFT = (Written, PHM, Reparametrised, LowRank, Hypernetwork, Rule)
+
+
+@pytest.mark.parametrize("kind", list(tiny.CONFIGS))
+@pytest.mark.parametrize("layers", list(MADE))
+def test_folded_layers_give_the_same_scores_and_nothing_is_left_to_make(
+    kind: str, layers: str
+) -> None:
+    model = tiny.model(kind)
+    speaker = speaker_of(model, MADE[layers](model))
+    want = scores(speaker)
+    bare = scores(Speaker(model, Changes()).eval())
+    folded = fold(speaker)
+    torch.testing.assert_close(scores(folded), want, rtol=1e-5, atol=2e-5)
+    assert not torch.allclose(want, bare, atol=1e-2), "the layers must matter"
+    assert not [m for m in folded.modules() if isinstance(m, LEFT)]
+    assert torch.equal(scores(speaker), want)
+    assert {k.removeprefix("tuned.") for k in speaker.state_dict() if "tuned" in k} <= {
+        k.removeprefix("tuned.") for k in folded.state_dict()
+    }
+
+
+def test_a_folded_speaker_needs_only_its_own_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny.model("bart")
+    speaker = speaker_of(model, hypernetwork(model))
+    folded = fold(speaker)
+    want = scores(folded)
+    monkeypatch.setattr(Hypernetwork, "weights", None)
+    torch.testing.assert_close(scores(folded), want)
+    assert len(folded.state_dict()) == 7 * 3 * 4  # places, tasks, weights and biases
+
+
+def test_low_rank_layers_of_several_tasks_and_of_other_places_stay() -> None:
+    model = tiny.model("bart")
+    width, at = model.width, "encoder.block.0"
+
+    def make() -> nn.Module:
+        return LowRank(width, 2)
+
+    several = Attach(f"{at}.attn.q", shared(make, 3, "multiple"), reads=f"{at}.attn.in")
+    behind = Attach(f"{at}.mlp.out", make())
+    speaker = speaker_of(model, Changes(attach=(several, behind)))
+    folded = fold(speaker)
+    assert isinstance(folded.attach["encoder/block/0/attn/q"], PerTask)
+    assert isinstance(folded.attach["encoder/block/0/mlp/out"], LowRank)
+    torch.testing.assert_close(scores(folded), scores(speaker))
+
+
+def test_a_layer_that_changes_what_a_merged_one_reads_is_still_right() -> None:
+    model = tiny.model("t5")
+    at = "decoder.block.0.attn"
+    first = Attach(f"{at}.in", Bottleneck(model.width, 2))
+    second = Attach(f"{at}.q", LowRank(model.width, 2, out=15), reads=f"{at}.in")
+    speaker = speaker_of(model, Changes(attach=(first, second)))
+    torch.testing.assert_close(scores(fold(speaker)), scores(speaker), rtol=1e-5, atol=2e-5)
+
+
+def test_plain_prompts_stay_as_they_are() -> None:
+    model = tiny.model("bart")
+    rows = Prepend(Rows(2, model.width))
+    attach = Attach("encoder.text", rows, how="replace")
+    folded = fold(speaker_of(model, replace(Changes(), attach=(attach,))))
+    assert folded.attach["encoder/text"] is rows

@@ -1,0 +1,118 @@
+"""Tiny language models with eyes, a tokenizer of words, and tasks that live in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+
+from petiole.backbones.seq2seq import Seq2Seq
+from petiole.backbones.seq2seq.loading import architecture, with_eyes
+from petiole.backbones.seq2seq.visual import VisualOptions
+from petiole.data.vl.sample import Sample
+from petiole.engine.lessons import TaskData
+from petiole.engine.sight import Remembered
+from petiole.tasks.registry import find
+
+Family = Literal["bart", "t5"]
+WIDTH, SEEN, PLACES, IMAGES = 32, 16, 4, 6
+VOCABULARY = ["red", "blue", "two", "true", "false", "a", "dog", "what", "is", "it", "both", "are"]
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    "bart": {
+        "d_model": WIDTH,
+        "encoder_layers": 2,
+        "decoder_layers": 2,
+        "encoder_attention_heads": 4,
+        "decoder_attention_heads": 4,
+        "encoder_ffn_dim": 48,
+        "decoder_ffn_dim": 48,
+        "max_position_embeddings": 64,
+    },
+    "t5": {
+        "d_model": WIDTH,
+        "d_kv": 8,
+        "d_ff": 48,
+        "num_layers": 2,
+        "num_heads": 4,
+        "pad_token_id": 1,
+        "eos_token_id": 2,
+        "bos_token_id": 0,
+        "decoder_start_token_id": 1,
+    },
+}
+
+
+class Words:
+    """0 starts, 1 pads, 2 ends; then the vocabulary; 3 is everything else."""
+
+    pad = 1
+
+    def __init__(self) -> None:
+        self.ids = {word: i for i, word in enumerate(VOCABULARY, start=4)}
+
+    def __len__(self) -> int:
+        return len(self.ids) + 4
+
+    def __call__(self, text: str, most: int | None = None) -> list[int]:
+        ids = [self.ids.get(word, 3) for word in text.split()]
+        return [0, *ids[: None if most is None else most - 2], 2]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        names = {i: word for word, i in self.ids.items()}
+        return " ".join(names[i] for i in ids if i in names)
+
+
+def model(family: Family = "bart", *, seen: int = SEEN, **options: Any) -> Seq2Seq:
+    """Random weights, the same at every call."""
+    words = Words()
+    config = {"model_type": family, "vocab_size": len(words), **CONFIGS[family]}
+    language, reading = architecture(config)
+    return with_eyes(
+        f"tiny-{family}",
+        language,
+        reading,
+        words,
+        vision_width=seen,
+        options=VisualOptions(**options),
+    )
+
+
+def sight(images: int = IMAGES) -> Remembered:
+    """Random features of images i0, i1, ..."""
+    generator = torch.Generator().manual_seed(7)
+    return Remembered(
+        {f"i{k}": torch.randn(PLACES, SEEN, generator=generator) for k in range(images)}, "made up"
+    )
+
+
+def tasks(images: int = IMAGES) -> list[TaskData]:
+    """VQA, pairs with true or false, captions: one sample for each image."""
+    seen = sight(images)
+    colours = [VOCABULARY[k % 2] for k in range(images)]
+    vqa = tuple(
+        Sample(str(k), "what is it", (f"i{k}",), {colours[k]: 1.0, "two": 0.3}, (colours[k],) * 10)
+        for k in range(images)
+    )
+    pairs = tuple(
+        Sample(
+            str(k),
+            "both are red",
+            (f"i{k}", f"i{(k + 1) % images}"),
+            {("true", "false")[k % 2]: 1.0},
+            (("true", "false")[k % 2],),
+            group=str(k // 2),
+        )
+        for k in range(images)
+    )
+    captions = tuple(
+        Sample(
+            str(k), "", (f"i{k}",), {f"a {colours[k]} dog": 1.0}, (f"a {colours[k]} dog", "a dog")
+        )
+        for k in range(images)
+    )
+    return [
+        TaskData(find(name), {"train": part, "val": part, "test": part}, seen, name)
+        for name, part in (("vqa", vqa), ("nlvr", pairs), ("caption", captions))
+    ]
