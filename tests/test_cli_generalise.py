@@ -36,6 +36,21 @@ def write_images(root: Path, names: tuple[str, ...] = NAMES, seed: int = 0, coun
     return root
 
 
+def textures(tmp_path: Path) -> Path:
+    """The class folders laid out as CoOp's dtd/."""
+    root = write_images(tmp_path / "images")
+    data = tmp_path / "data" / "dtd"
+    (data / "images").mkdir(parents=True)
+    parts: dict[str, list[tuple[str, int, str]]] = {"train": [], "val": [], "test": []}
+    for part in ("train", "test"):
+        shutil.copytree(root / part, data / "images" / part)
+        for label, name in enumerate(NAMES):
+            files = sorted((data / "images" / part / name).iterdir())
+            parts[part] += [(f"{part}/{name}/{file.name}", label, name) for file in files]
+    (data / "split_zhou_DescribableTextures.json").write_text(json.dumps(parts))
+    return data
+
+
 @pytest.fixture(scope="module")
 def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return clips.folder(tmp_path_factory.mktemp("clip") / "model", tokenizer=True)
@@ -184,19 +199,33 @@ def test_few_shot(backbone: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert run(*command[:6], 0, 1, *command[8:], "--resume") == 1
 
 
+def test_few_shot_as_published(
+    backbone: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The announcement, the records and the table's notes say what was taken from the papers."""
+    images, out = textures(tmp_path), tmp_path / "out"
+    command = ["few-shot", images, "--methods", "zero-shot", "coop", "--shots", 1, "--published"]
+    command += ["--out", out, "--backbone", backbone, "--cache-dir", tmp_path / "cache"]
+    assert run(*command, "--seeds", 1, "--set", "views=0") == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "zero-shot: templates=['{} texture.'], as published" in said
+    assert "coop, 1 shots: context=16, phrase='', epochs=50, as published" in said
+    settings = [
+        json.loads((out / f"runs/{name}/shots-1/seed-0/request.json").read_text())["settings"]
+        for name in ("zero-shot", "coop")
+    ]
+    assert settings[0]["templates"] == ["{} texture."]
+    assert (settings[1]["epochs"], settings[1]["context"]) == (50, 16)
+    assert json.loads((out / "generalisation.json").read_text())["published"]
+    markdown = (out / "table.md").read_text()
+    assert "the template published for DescribableTextures" in markdown
+    assert "trained as published for each number of shots" in markdown
+
+
 def test_a_published_table_beside_ours(
     backbone: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    root = write_images(tmp_path / "images")
-    data = tmp_path / "data" / "dtd"
-    (data / "images").mkdir(parents=True)
-    parts: dict[str, list[tuple[str, int, str]]] = {"train": [], "val": [], "test": []}
-    for part in ("train", "test"):
-        shutil.copytree(root / part, data / "images" / part)
-        for label, name in enumerate(NAMES):
-            files = sorted((data / "images" / part / name).iterdir())
-            parts[part] += [(f"{part}/{name}/{file.name}", label, name) for file in files]
-    (data / "split_zhou_DescribableTextures.json").write_text(json.dumps(parts))
+    data = textures(tmp_path)
     command = ["reproduce", "textrefiner/base-to-novel", "--data", data.parent, "--json", "--quiet"]
     command += ["--backbone", backbone, "--methods", "zero-shot", "llamp", "--seeds", 2]
     assert run(*command, "--cache-dir", tmp_path / "cache", "--out", tmp_path / "out") == 0

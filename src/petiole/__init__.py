@@ -1,4 +1,4 @@
-"""Petiole: adapt frozen vision models with few trained parameters.
+"""Petiole: adapt frozen vision and vision-language models with few trained parameters.
 
     >>> import petiole
     >>> run = petiole.fit("photos/", source="renders/", method="cls-residual-lora", shots=10)
@@ -19,7 +19,9 @@ from petiole.version import __version__
 
 if TYPE_CHECKING:
     from petiole.backbones.registry import load
+    from petiole.backbones.seq2seq.loading import load_language
     from petiole.engine.adapter import Adapter
+    from petiole.engine.language_adapter import LanguageAdapter
     from petiole.ledger import ledger
     from petiole.serve.bank import Bank
     from petiole.verbs.ask import ask
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from petiole.verbs.demo import demo
     from petiole.verbs.doctor import doctor
     from petiole.verbs.evaluate import evaluate
+    from petiole.verbs.features import features
     from petiole.verbs.fit import fit
     from petiole.verbs.fold import fold
     from petiole.verbs.generalise import generalise
@@ -44,7 +47,9 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "load": "backbones.registry",
+    "load_language": "backbones.seq2seq.loading",
     "Adapter": "engine.adapter",
+    "LanguageAdapter": "engine.language_adapter",
     "Bank": "serve.bank",
     "ledger": "ledger",
     **{
@@ -56,6 +61,7 @@ _HOMES = {
             "demo",
             "doctor",
             "evaluate",
+            "features",
             "fit",
             "fold",
             "generalise",
@@ -76,6 +82,7 @@ _HOMES = {
 __all__ = [
     "Adapter",
     "Bank",
+    "LanguageAdapter",
     "PetioleError",
     "__version__",
     "ask",
@@ -84,12 +91,14 @@ __all__ = [
     "demo",
     "doctor",
     "evaluate",
+    "features",
     "fit",
     "fold",
     "generalise",
     "inspect",
     "ledger",
     "load",
+    "load_language",
     "merge",
     "multitask",
     "params",

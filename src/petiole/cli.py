@@ -31,17 +31,27 @@ VERBS = {
     "fold": "Store a prompt learner's class vectors: no text tower in prediction.",
     "pair": "Join an image backbone and a sentence encoder into two towers.",
     "world": "Draw a data set of the generated world, to try things offline.",
+    "features": "Run images through a frozen backbone into the feature cache, ahead of training.",
     "cache": "List, verify or clean the feature cache.",
     "report": "Write the page of a run or comparison again.",
     "inspect": "Show a backbone's roles, a method's settings, an adapter or a run.",
     "doctor": "Check this machine and installation.",
 }
 _FILES = {"eval": "evaluate", "few-shot": "few_shot"}
-RESUMING = (["demo"], ["fit"], ["compare"], ["transfer"], ["generalise"], ["few-shot"], ["sweep"], ["multitask"])
+RESUMING = (
+    ["demo"],
+    ["fit"],
+    ["compare"],
+    ["transfer"],
+    ["generalise"],
+    ["few-shot"],
+    ["sweep"],
+    ["multitask"],
+)
 
 app = App(
     name="petiole",
-    help="Adapt frozen vision models with few trained parameters.",
+    help="Adapt frozen vision and vision-language models with few trained parameters.",
     help_epilogue="Every command takes --json to print its result as JSON.",
     version=__version__,
     result_action="return_value",

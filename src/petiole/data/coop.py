@@ -47,6 +47,7 @@ IMAGE_ROOTS = {
 }
 """Folder of the images by the name in split_zhou_<Name>.json; other names are looked for."""
 
+
 @dataclass(frozen=True)
 class Lists:
     """What a directory lists, in its own order.

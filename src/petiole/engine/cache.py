@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -56,7 +57,7 @@ class Key:
     view: int = 0
     augmentation: str = ""
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 over the fields."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()

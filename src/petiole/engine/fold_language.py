@@ -131,19 +131,16 @@ def _check(speaker: Speaker, folded: Speaker) -> None:
     """Scores of both for one drawn input, as every task."""
     model, generator = speaker.model, torch.Generator().manual_seed(0)
     eyes = model.module.visual
-    counts = [len(m.layers) for m in folded.modules() if isinstance(m, PerTask)]
-    tasks = tuple(range(max(counts, default=1)))
-    ids = torch.randint(0, model.config.vocab_size, (2, 8), generator=generator)
-    ids = ids.repeat_interleave(len(tasks), dim=0)
-    inputs = Inputs(ids[: len(tasks)], torch.ones(len(tasks), 8, dtype=torch.bool))
+    count = max((len(m.layers) for m in folded.modules() if isinstance(m, PerTask)), default=1)
+    ids = torch.randint(0, model.config.vocab_size, (2, 1, 8), generator=generator)
+    words, labels = ids.expand(2, count, 8).to(model.device)
+    inputs = Inputs(words, torch.ones_like(words, dtype=torch.bool))
     if eyes and speaker.eyes is None and eyes.options.boxes != "given":
-        seen = torch.randn(1, 4, eyes.width, generator=generator)
-        inputs = replace(inputs, visual=seen.repeat(len(tasks), 1, 1))
-    inputs, training = inputs.to(model.device), speaker.training
+        seen = torch.randn(1, 4, eyes.width, generator=generator).to(words.device)
+        inputs = replace(inputs, visual=seen.expand(count, -1, -1))
+    training = speaker.training
     speaker.eval()
-    want, got = (
-        one(inputs, ids[len(tasks) :].to(model.device), tasks) for one in (speaker, folded)
-    )
+    want, got = (one(inputs, labels, range(count)) for one in (speaker, folded))
     speaker.train(training)
     worst = float(((got - want).abs() / (1 + want.abs())).max())
     if not worst <= TOLERANCE:

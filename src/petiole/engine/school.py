@@ -13,7 +13,7 @@ from petiole.backbones.seq2seq import Seq2Seq
 from petiole.data.vl.batches import Mode
 from petiole.data.vl.parts import VLData
 from petiole.data.vl.plain import open_plain
-from petiole.data.vl.registry import open_features, open_task
+from petiole.data.vl.registry import VIDEO_TASKS, open_features, open_task
 from petiole.engine import course
 from petiole.engine.course import Course, CourseRecord
 from petiole.engine.features import Precision
@@ -23,6 +23,9 @@ from petiole.errors import ConfigError
 from petiole.methods.language import language_of
 from petiole.tasks.registry import find
 from petiole.tasks.task import Task
+
+FRAMES = 64
+"""Rows of a video (spec vladapter.md, 1.1)."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +150,14 @@ def _sighted(data: VLData, school: School, eyes: str) -> tuple[VLData, Sight | N
     if not data.images:
         return data, None, data.digest()
     if school.features:
-        stored = FeatureSight(open_features(data.task, school.features), places=school.places)
+        video = data.task in VIDEO_TASKS
+        stored = FeatureSight(
+            open_features(data.task, school.features),
+            places=None if video else school.places,
+            rows=FRAMES if video else None,
+            cache=school.cache,
+        )
+        stored.prepare(data.images, quiet=school.quiet)
         return data, stored, f"{data.digest()}:{stored.digest}"
     if not eyes:
         raise ConfigError(

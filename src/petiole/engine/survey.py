@@ -54,7 +54,8 @@ def survey(work: Session, jobs: Sequence[Job]) -> Survey:
         cost = costs[name]
         length = cost.steps(work.parts(job.images)[0])
         steps += length
-        trained += cost.ledger.flops_training * length * cost.batch
+        ledger = cost.ledger
+        trained += length * (ledger.flops_training * cost.batch + ledger.flops_classes_training)
         fresh = _fresh(work, job, cost, seen)
         images += fresh
         flops += fresh * (cost.ledger.flops_forward - cost.ledger.flops_above_cut)

@@ -19,7 +19,7 @@ from torch.nn.functional import gelu, linear
 
 from petiole.layers.checks import positive
 from petiole.layers.initial import normal
-from petiole.layers.tasks import rows_by_task
+from petiole.layers.tasks import by_task, check_task
 
 EMBEDDING, HIDDEN = 512, 128
 """Sizes of the embeddings and of the projector's middle, as published."""
@@ -101,7 +101,12 @@ class Hypernetwork(nn.Module):
     def weights(
         self, task: int, stream: str, layer: int, kind: str
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Of the adapter of a task at a place; see ``Controller``."""
+        """Of the adapter of a task at a place; see ``Controller``.
+
+        Raises:
+            ConfigError: no such task.
+        """
+        check_task(task, self.tasks.num_embeddings)
         made: tuple[Tensor, Tensor, Tensor, Tensor] = self.streams[stream](
             self.tasks.weight[task], layer, kind
         )
@@ -120,9 +125,8 @@ class Written(nn.Module):
         self.place = (stream, layer, kind)
 
     def forward(self, h: Tensor) -> Tensor:
-        out = torch.empty_like(h)
-        for task, rows in rows_by_task(len(h)).items():
-            down, b, up, c = self._hypernetwork[0].weights(task, *self.place)
-            hidden = gelu(linear(h[rows], down, b), approximate="tanh")
-            out[rows] = linear(hidden, up, c).to(out.dtype)
-        return out
+        return by_task(h, self._branch)
+
+    def _branch(self, task: int, h: Tensor) -> Tensor:
+        down, b, up, c = self._hypernetwork[0].weights(task, *self.place)
+        return linear(gelu(linear(h, down, b), approximate="tanh"), up, c)

@@ -72,12 +72,24 @@ class Reparametrised(nn.Module):
         return Rows(len(out), out.shape[1], out)
 
 
+class Blank(nn.Module):
+    """n rows of zeros, (n, d): places whose content others write."""
+
+    def __init__(self, count: int, width: int) -> None:
+        super().__init__()
+        positive(count=count, width=width)
+        self.register_buffer("value", torch.zeros(count, width), persistent=False)
+
+    def forward(self) -> Tensor:
+        return self.get_buffer("value")
+
+
 class Prepend(nn.Module):
     """(B, N, d) -> (B, n + N, d): put the rows before the tokens."""
 
     halves: ClassVar[dict[str, tuple[str, ...]]] = {"down": ("rows.value",), "up": ("rows.mlp",)}
 
-    def __init__(self, rows: Rows | Reparametrised) -> None:
+    def __init__(self, rows: Rows | Reparametrised | Blank) -> None:
         super().__init__()
         self.rows = rows
 

@@ -57,6 +57,21 @@ def rows_by_task(count: int) -> dict[int, Tensor]:
     return {task: (each == task).nonzero()[:, 0] for task in dict.fromkeys(tasks)}
 
 
+def by_task(x: Tensor, layer: Callable[[int, Tensor], Tensor]) -> Tensor:
+    """Each row as its task's layer gives it: (B, ..., in) -> (B, ..., out).
+
+    Args:
+        x: rows of any tasks, in any order.
+        layer: (task, its rows) -> their values.
+    """
+    rows = rows_by_task(len(x))
+    if len(rows) == 1:
+        return layer(next(iter(rows)), x)
+    parts = [layer(task, x[index.to(x.device)]) for task, index in rows.items()]
+    order = torch.cat(list(rows.values())).to(x.device)
+    return torch.cat(parts)[order.argsort()]
+
+
 class PerTask(nn.Module):
     """Each row through the layer of its task: (B, ..., in) -> (B, ..., out).
 
@@ -69,18 +84,18 @@ class PerTask(nn.Module):
         self.layers = nn.ModuleList(layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = rows_by_task(len(x))
-        if max(rows) >= len(self.layers):
-            raise ConfigError(
-                f"Task {max(rows)} is asked for, and this layer has {len(self.layers)} (from 0)."
-            )
-        if len(rows) == 1:
-            (task,) = rows
-            one: Tensor = self.layers[task](x)
-            return one
-        order = torch.cat(list(rows.values())).to(x.device)
-        parts = [self.layers[task](x[index.to(x.device)]) for task, index in rows.items()]
-        return torch.cat(parts)[order.argsort()]
+        return by_task(x, self._one)
+
+    def _one(self, task: int, rows: Tensor) -> Tensor:
+        check_task(task, len(self.layers))
+        out: Tensor = self.layers[task](rows)
+        return out
+
+
+def check_task(task: int, count: int) -> None:
+    """Raise ConfigError unless there is such a task."""
+    if not 0 <= task < count:
+        raise ConfigError(f"Task {task} is asked for, and this layer has {count} (from 0).")
 
 
 def shared(make: Callable[[], nn.Module], tasks: int, sharing: Sharing) -> nn.Module:

@@ -14,7 +14,14 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 
-class Named(Protocol):
+@runtime_checkable
+class Keeper(Protocol):
+    """A head that keeps what it computed of the class names until it is told to forget it."""
+
+    def forget(self) -> None: ...
+
+
+class Named(Keeper, Protocol):
     """What both kinds have.
 
     Attributes:
@@ -26,8 +33,6 @@ class Named(Protocol):
     width: int
 
     def rename(self, names: Sequence[str]) -> None: ...
-
-    def forget(self) -> None: ...
 
 
 @runtime_checkable

@@ -21,10 +21,11 @@ from petiole.errors import ConfigError
 from petiole.layers.tasks import Sharing, shared
 from petiole.methods.base import Changes, Method, Plan
 
-Also = Literal["nothing", "norms", "biases"]
-"""What of the language model's own is trained beside the layers."""
+Also = Literal["nothing", "norms", "biases", "everything"]
+"""What of the language model's own is trained beside the layers; with everything, the codes of places too."""
 
-PLACES = ("attn", "cross", "mlp")
+PLACES = {"encoder": ("attn", "mlp"), "decoder": ("attn", "cross", "mlp")}
+"""Branches that join the stream, of every block of encoder and decoder."""
 CODES = "visual.codes"
 
 LANGUAGE: dict[str, Any] = {
@@ -65,6 +66,8 @@ class LanguageMethod(Method):
     """
 
     lr_grid: ClassVar[tuple[float, ...]] = (3e-4, 1e-3, 3e-3)
+    shares: ClassVar[bool] = True
+    """Whether there are layers that tasks can have in common or each for itself."""
 
     tasks: int = 4
     sharing: Sharing = "single"
@@ -81,16 +84,27 @@ class LanguageMethod(Method):
         """Fresh layers for this model, and what of it is trained and kept.
 
         Raises:
-            ConfigError: a size is impossible, or the model lacks what is asked for.
+            ConfigError: a size or a sharing is impossible, or nothing is left to train.
         """
+        if self.sharing != "single" and not self.shares:
+            raise ConfigError(
+                f"{type(self).__name__} has no layers of single tasks, so sharing={self.sharing} means nothing. "
+                "Leave it at single."
+            )
         attach, common = self.layers(model)
         eyes = [name for name, _ in model.module.named_parameters() if name.startswith("visual.")]
-        own = also(model, self.also)
+        whole = self.also == "everything"
+        tune = tuple(name for name in eyes if whole or name != CODES) + also(model, self.also)
+        if not attach and not tune:
+            raise ConfigError(
+                f"{model.name} has no V->L block and also={self.also}, so nothing would be trained. Give the model "
+                "a vision width, or train norms, biases or layers."
+            )
         return Changes(
             attach=attach,
             shared=common,
-            tune=tuple(name for name in (*eyes, *own) if name != CODES),
-            kept=(CODES,) if CODES in eyes else (),
+            tune=tune,
+            kept=(CODES,) if CODES in eyes and not whole else (),
             identity=self.starts_as_it_was(),
         )
 
@@ -106,22 +120,40 @@ class LanguageMethod(Method):
         """A layer of this kind as the method shares it."""
         return shared(make, self.tasks, self.sharing)
 
+    def on_branches(self, model: Seq2Seq, make: Callable[[], nn.Module]) -> tuple[Attach, ...]:
+        """A layer added to what every branch gives, before dropout, residual and norm."""
+        return tuple(
+            Attach(f"{stream}.block.{i}.{place}.out", self.for_tasks(make))
+            for stream, i, place in blocks(model)
+        )
+
 
 def also(model: Seq2Seq, what: Also) -> tuple[str, ...]:
     """Names of the language model's own parameters that are trained beside the layers."""
-    if what == "norms":
-        return model.norm_parameters()
-    if what == "biases":
-        # T5 has none but the relative ones of position.
-        names = (name for name, _ in model.module.language.named_parameters(prefix="language"))
-        return tuple(n for n in names if n.endswith(".bias") or "attention_bias" in n)
-    return ()
+    match what:
+        case "nothing":
+            return ()
+        case "norms":
+            return model.norm_parameters()
+    own = (name for name, _ in model.module.language.named_parameters(prefix="language"))
+    return tuple(name for name in own if what == "everything" or is_bias(name))
+
+
+def is_bias(name: str) -> bool:
+    """Whether a parameter is a bias; T5 has none but those of relative positions."""
+    return name.endswith(".bias") or "attention_bias" in name
 
 
 def blocks(model: Seq2Seq) -> Iterator[tuple[str, int, str]]:
     """(stream, block, place) of every branch that joins a stream: 30 in BART-base, 60 in T5-base."""
-    for stream, depth in zip(("encoder", "decoder"), model.depths, strict=True):
+    for (stream, places), depth in zip(PLACES.items(), model.depths, strict=True):
         for i in range(depth):
-            for place in PLACES:
-                if place != "cross" or stream == "decoder":
-                    yield stream, i, place
+            for place in places:
+                yield stream, i, place
+
+
+def attentions(model: Seq2Seq) -> Iterator[str]:
+    """Every attention, cross-attention too, as the beginning of its roles: 18 in BART-base, 36 in T5-base."""
+    for stream, i, place in blocks(model):
+        if place != "mlp":
+            yield f"{stream}.block.{i}.{place}"

@@ -16,7 +16,7 @@ from petiole.backbones.hooks import Attach
 from petiole.backbones.seq2seq import Seq2Seq
 from petiole.layers.bottleneck import Bottleneck
 from petiole.layers.initial import starts_at_zero
-from petiole.methods.language import LANGUAGE, LanguageMethod, blocks
+from petiole.methods.language import LANGUAGE, LanguageMethod
 from petiole.methods.registry import register
 
 
@@ -43,10 +43,7 @@ class VLAdapter(LanguageMethod):
         def make() -> Bottleneck:
             return Bottleneck(model.width, size, activation="gelu_tanh", init=self.init)
 
-        return tuple(
-            Attach(f"{stream}.block.{i}.{place}.out", self.for_tasks(make))
-            for stream, i, place in blocks(model)
-        ), ()
+        return self.on_branches(model, make), ()
 
     def starts_as_it_was(self) -> bool:
         return starts_at_zero(self.init)

@@ -103,7 +103,6 @@ class Generalisation(Frozen):
         except (ValidationError, UnicodeDecodeError) as error:
             raise RunError(f"{file} is damaged or of another version: {error}.") from error
 
-
     def settings(self, row: Row, given: Mapping[str, Any], shots: str = "") -> dict[str, Any]:
         """Of a row's runs: what was published for the data set, then what the user states, then the row's own.
 
@@ -113,23 +112,22 @@ class Generalisation(Frozen):
         own: dict[str, Any] = {}
         if self.kind != "elsewhere":
             own |= published.sentences(row.method, self.known, stated)
-        if self.published and shots:
+        if self.published and shots and not {"steps", "epochs"} & stated.keys():
             own |= published.training(row.method, self.known, int(shots))
         return {**own, **stated}
 
     def notes(self, given: Mapping[str, Any]) -> list[str]:
-        """What the data set and the shots decide of the settings, a line each method."""
-        said = []
+        """What of the settings was published for the data set or the number of shots, a line each."""
+        said: dict[str, None] = {}
         for row in self.rows:
-            stated = {**domain_shift.applicable(row, given), **row.settings}
             for level in self.levels:
+                stated = {**domain_shift.applicable(row, given), **row.settings}
                 own = self.settings(row, given, level)
-                new = {k: v for k, v in own.items() if k not in stated}
+                new = ", ".join(f"{k}={v!r}" for k, v in own.items() if k not in stated)
+                by_shots = f", {level} shots" if row.method in published.FEW_SHOT else ""
                 if new:
-                    at = f" with {level} shots" if level else ""
-                    facts = ", ".join(f"{k}={v}" for k, v in new.items())
-                    said.append(f"{row.name}{at}: as published for {self.known or 'few shots'}: {facts}")
-        return list(dict.fromkeys(said))
+                    said[f"{row.name}{by_shots}: {new}, as published"] = None
+        return list(said)
 
 
 def transductive(method: str) -> bool:
@@ -161,9 +159,7 @@ def plan(
         raise ConfigError(f"This cannot be measured: {said}.") from error
 
 
-def few_shot(
-    data: str, rows: Sequence[Row], shots: Sequence[int], **terms: Any
-) -> Generalisation:
+def few_shot(data: str, rows: Sequence[Row], shots: Sequence[int], **terms: Any) -> Generalisation:
     """State a learning curve: all classes, with each of these numbers of shots.
 
     Raises:
@@ -191,6 +187,8 @@ def jobs_of(
     for row in asked.rows:
         whole = asked.kind != "base-to-novel" or transductive(row.method)
         part = replace(bench, part="all" if whole else "base", quiet=True)
+        for level in asked.levels:
+            create(row.method, asked.settings(row, settings, level))
         jobs += [
             Job(
                 bench=part,

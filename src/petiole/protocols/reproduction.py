@@ -25,8 +25,9 @@ from petiole.metrics.statistics import Interval, t_interval
 from petiole.protocols import generalisation
 from petiole.protocols.comparison import Row
 
-KINDS = ("base-to-novel", "elsewhere")
 Verdict = Literal["agrees", "higher", "lower", "another backbone", "one seed"]
+TOLERANCE = 1e-3
+"""How far a mean may lie from a claim that is printed with one decimal, as a fraction."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,11 @@ class Found:
     Attributes:
         place: data set.
         row: label of the method.
-        what: ``base``, ``novel``, ``HM``, or ``accuracy``.
+        what: ``base``, ``novel``, ``HM``, or the metric.
         claimed: as published.
         ours: over seeds.
-        verdict: whether the claim lies in our 95 % interval; none where the backbone is another one.
+        verdict: whether the claim lies in our 95 % interval, or our mean within a tolerance of it; none
+            where the backbone is another one.
     """
 
     place: str
@@ -82,7 +84,7 @@ def reproduce(
     Raises:
         ConfigError: an unknown row.
     """
-    rows, missing = _rows(table, methods)
+    rows, missing = rows_of(table, methods)
     places = {name: data / folder for name, folder in table["data"].items()} if data else {}
     there = {name: path for name, path in places.items() if path.is_dir() and coop.read(path)}
     missing += [
@@ -101,7 +103,13 @@ def reproduce(
     for name in trained:
         others = {p: there[p] for p in there if p != name} if table["kind"] == "elsewhere" else {}
         asked = generalisation.plan(
-            name, rows, reference=rows[0].name, places=list(others), shots=16, seeds=seeds
+            name,
+            rows,
+            reference=rows[0].name,
+            places=list(others),
+            shots=16,
+            seeds=seeds,
+            known=coop.name_of(there[name]),
         )
         bench = bench_of(there[name])
         jobs = generalisation.jobs_of(asked, bench, root / name, {}, resume=resume)
@@ -126,7 +134,15 @@ def is_stated(backbone: Backbone, stated: str) -> bool:
     )
 
 
-def _rows(table: Mapping[str, Any], methods: Sequence[str]) -> tuple[list[Row], list[str]]:
+def rows_of(table: Mapping[str, Any], methods: Sequence[str]) -> tuple[list[Row], list[str]]:
+    """Rows of a claimed table that can be run, and what is missing for the others.
+
+    Settings of the whole table go to all of them.
+
+    Raises:
+        ConfigError: the table has no row of this name.
+    """
+    common = table.get("settings", {})
     known = {row["name"]: row for row in table["rows"]}
     if unknown := [name for name in methods if name not in known]:
         raise ConfigError(f"The table has no row {unknown[0]}; it has {', '.join(known)}.")
@@ -136,7 +152,7 @@ def _rows(table: Mapping[str, Any], methods: Sequence[str]) -> tuple[list[Row], 
             name=row["name"],
             label=row["label"],
             method=row["method"],
-            settings=row.get("settings", {}),
+            settings={**common, **row.get("settings", {})},
         )
         for row in chosen
         if "method" in row
@@ -158,29 +174,44 @@ def _compared(
         heads = [harmonic_mean(b, n) for b, n in zip(scores["base"], scores["novel"], strict=True)]
         ours = {"base": scores["base"], "novel": scores["novel"], "HM": heads}
         pairs = zip(ours.items(), claimed[place], strict=True)
-        return [_found(place, row, what, c, values, same=same) for (what, values), c in pairs]
+        return [compared(place, row, what, c, values, same=same) for (what, values), c in pairs]
     own = {place if name == "source" else name: values for name, values in scores.items()}
     return [
-        _found(name, row, "accuracy", claimed[name], values, same=same)
+        compared(name, row, "accuracy", claimed[name], values, same=same)
         for name, values in own.items()
         if name in claimed
     ]
 
 
-def _found(
-    place: str, row: Row, what: str, claimed: float, ours: Sequence[float], *, same: bool
+def compared(
+    place: str,
+    row: Row,
+    what: str,
+    claimed: float,
+    ours: Sequence[float],
+    *,
+    same: bool,
+    tolerance: float = TOLERANCE,
 ) -> Found:
-    interval = t_interval(ours)
+    """Put a claim beside ours.
+
+    Args:
+        claimed: per cent.
+        ours: by seed, fractions.
+        same: whether the backbone is the claim's own.
+        tolerance: of the claim, a fraction.
+    """
+    interval, stated = t_interval(ours), claimed / 100
     return Found(
-        place, row.label, what, claimed / 100, interval, _verdict(claimed / 100, interval, same)
+        place, row.label, what, stated, interval, _verdict(stated, interval, same, tolerance)
     )
 
 
-def _verdict(claimed: float, ours: Interval, same: bool) -> Verdict:
+def _verdict(claimed: float, ours: Interval, same: bool, tolerance: float) -> Verdict:
     if not same:
         return "another backbone"
     if ours.n < 2:
         return "one seed"
-    if ours.low <= claimed <= ours.high or isclose(ours.mean, claimed, abs_tol=1e-3):
+    if ours.low <= claimed <= ours.high or isclose(ours.mean, claimed, abs_tol=tolerance):
         return "agrees"
     return "higher" if ours.mean > claimed else "lower"

@@ -165,6 +165,15 @@ def notes(summary: Summary) -> list[str]:
             "with its own names only. HM is that of the mean accuracies, as the papers print it; "
             "differences are means of the seeds' HMs."
         )
+    if asked.known and asked.kind != "elsewhere":
+        said.append(
+            f"Zero-shot rows read the template published for {asked.known}, unless told otherwise."
+        )
+    if asked.published:
+        said.append(
+            "CoOp, PromptSRC and CLIP-LoRA trained as published for each number of shots, unless told "
+            "otherwise."
+        )
     if any(line.transductive for line in summary.lines):
         said.append(
             "Transductive rows trained on unlabelled images of the novel classes too: do not compare "

@@ -12,8 +12,13 @@ if TYPE_CHECKING:
     from petiole.engine.session import Session
 
 
-def announce(work: Session, jobs: Sequence[Job]) -> None:
+def announce(work: Session, jobs: Sequence[Job], notes: Sequence[str] = ()) -> None:
     """Print data, frozen work still to do, storage and training steps, on standard error.
+
+    Args:
+        work: an opened bench.
+        jobs: what will be done on it.
+        notes: what else a reader must know.
 
     Raises:
         ConfigError: an unknown method or setting, before any work was done.
@@ -30,7 +35,7 @@ def announce(work: Session, jobs: Sequence[Job]) -> None:
     lines = [
         f"data     {source}{len(shift.classes)} classes, {len(shift.train):,} target images to draw "
         f"from ({drawn}), {len(shift.test):,} held back",
-        *(f"note     {note}" for note in work.notes),
+        *(f"note     {note}" for note in (*work.notes, *notes)),
         f"frozen   {work.backbone.name}, {seen.images:,} images through the frozen half "
         f"({seen.flops / 1e12:.2f} TFLOPs), {seen.megabytes:,.0f} MB to store in "
         f"{work.bench.cache or 'no cache: repeated in every epoch'}",

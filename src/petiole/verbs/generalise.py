@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -92,6 +93,7 @@ def generalise(
     Raises:
         PetioleError: bad images, unknown names, or a folder that holds another measurement.
     """
+    from petiole.data import coop
     from petiole.protocols import domain_shift
     from petiole.protocols import generalisation as protocol
 
@@ -106,6 +108,7 @@ def generalise(
         places=[_name(path, to) for path in to],
         shots=None if all_images else shots,
         seeds=seeds,
+        known=coop.name_of(Path(images)),
     )
     others = {_name(path, to): Path(path) for path in to}
     return measured(asked, bench, others, root, settings, resume=resume, processes=processes)
@@ -128,8 +131,10 @@ def measured(
     from petiole.report.generalisation import summarise, write
     from petiole.verbs.announce import announce
 
-    jobs = protocol.jobs_of(asked, bench, root, pairs(settings), resume=resume)
-    announce(reopened(jobs[0].bench), jobs)
+    given = pairs(settings)
+    jobs = protocol.jobs_of(asked, bench, root, given, resume=resume)
+    first = replace(jobs[0].bench, quiet=bench.quiet)  # of the classes that are trained on
+    announce(reopened(first), jobs, asked.notes(given))
     protocol.generalise(
         asked,
         jobs,

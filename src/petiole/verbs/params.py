@@ -35,7 +35,8 @@ class Params(Result):
         for name, value in self.counts.items():
             words = name.replace("_", " ")
             if name.startswith("flops"):
-                table.add_row(words + " (G, one image)", f"{value / 1e9:,.4f}")
+                whose = "all class names" if "classes" in name else "one image"
+                table.add_row(f"{words} (G, {whose})", f"{value / 1e9:,.4f}")
             elif isinstance(value, float):
                 table.add_row(words.replace("percent of", "% of"), f"{value:.3f}")
             elif isinstance(value, int):

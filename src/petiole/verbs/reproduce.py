@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 from rich.box import SIMPLE_HEAD
@@ -12,7 +12,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from petiole.verbs.common import Machine, Result, fact
+from petiole.verbs.common import Machine, Result, default_cache, fact
+
+if TYPE_CHECKING:
+    from petiole.engine.school import School
 
 
 class Reproduced(Result):
@@ -55,6 +58,56 @@ class Reproduced(Result):
         )
 
 
+class ReproducedShares(Result):
+    """Claimed shares of trained parameters beside ours.
+
+    Attributes:
+        name, title: of the table.
+        source, doubt: where it stands, and what is not said there.
+        rows: claim, count, both shares and verdict of each.
+        missing: what the rest would need.
+        sources: what the tags mean.
+    """
+
+    name: str
+    title: str
+    source: str
+    doubt: str
+    rows: Any
+    missing: tuple[str, ...]
+    sources: dict[str, str]
+
+    def model_dump(self, **options: Any) -> dict[str, Any]:
+        """Every number."""
+        from dataclasses import asdict
+
+        plain = super().model_dump(exclude={"rows"}, **options)
+        rows = [
+            {**asdict(row), "percent": row.percent, "percent_alone": row.percent_alone}
+            for row in self.rows
+        ]
+        return {**plain, "rows": rows}
+
+    def text(self) -> RenderableType:
+        table = Table("method", "claimed", box=SIMPLE_HEAD)
+        for name in ("trained", "total", "% of total", "% of LM alone"):
+            table.add_column(name, justify="right")
+        table.add_column("verdict")
+        for row in self.rows:
+            claimed = "–" if row.claimed is None else f"{row.claimed:.2f} {_tagged(row.tags)}"
+            shares = f"{row.percent:.3f}", f"{row.percent_alone:.3f}"
+            table.add_row(
+                row.row, claimed, f"{row.trainable:,}", f"{row.total:,}", *shares, row.verdict
+            )
+        return Group(
+            *_heading(self.name, self.title, self.source, self.doubt),
+            table,
+            *(Text(f"note     {row.row}: {row.note}") for row in self.rows if row.note),
+            *_legend(self.sources),
+            *(Text(f"missing  {what}") for what in self.missing),
+        )
+
+
 class ReproducedTable(Result):
     """A claimed table of accuracies beside ours.
 
@@ -62,9 +115,11 @@ class ReproducedTable(Result):
         name, title: of the table.
         source, doubt: where it stands, and what is not said there.
         found: claimed number, ours and verdict, fractions.
-        claims: all claimed numbers, per cent, by row and data set.
+        claims: all claimed numbers, per cent, by row and data set; with the standard deviation over seeds as
+            ``{mean, sd}``, where there is one, and the tags of their sources.
         missing: what the rest would need.
         folder: of the runs.
+        sources: what the tags mean.
     """
 
     name: str
@@ -75,6 +130,7 @@ class ReproducedTable(Result):
     claims: dict[str, dict[str, Any]]
     missing: tuple[str, ...]
     folder: Path
+    sources: dict[str, str] = {}
 
     def model_dump(self, **options: Any) -> dict[str, Any]:
         """Every number."""
@@ -90,27 +146,45 @@ class ReproducedTable(Result):
         for one in self.found:
             claimed = f"{100 * one.claimed:.2f}"
             table.add_row(one.place, one.row, one.what, claimed, mean_sd(one.ours, 2), one.verdict)
-        lines = [
-            Text(f"{self.name}: {self.title}"),
-            Text(f"claimed  {self.source}"),
-            Text(f"note     {self.doubt}"),
-        ]
+        lines = _heading(self.name, self.title, self.source, self.doubt)
         done: list[RenderableType] = [table, fact("runs", self.folder)] if self.found else []
         lacking = [Text(f"missing  {what}") for what in self.missing]
-        return Group(*lines, self._claims(), *done, *lacking)
+        return Group(*lines, self._claims(), *_legend(self.sources), *done, *lacking)
 
     def _claims(self) -> Table:
-        """The averages, or all places where there are none."""
-        averages = all("average" in places for places in self.claims.values())
-        names = ["average"] if averages else list(next(iter(self.claims.values())))
+        """All places, or the averages alone where the table would be too wide."""
+        names = list(dict.fromkeys(name for places in self.claims.values() for name in places))
+        if len(names) > WIDE and all("average" in places for places in self.claims.values()):
+            names = ["average"]
         table = Table("claimed", *names, box=SIMPLE_HEAD)
         for label, places in self.claims.items():
-            cells = (places[name] for name in names)
-            table.add_row(
-                label,
-                *(" / ".join(map(str, c)) if isinstance(c, list) else str(c) for c in cells),
-            )
+            table.add_row(label, *(_cell(places.get(name, "–")) for name in names))
         return table
+
+
+WIDE = 8
+"""Columns of claims that fit into a terminal."""
+
+
+def _cell(claimed: Any) -> str:
+    match claimed:
+        case {"mean": mean, "sd": sd}:
+            return f"{mean} ± {sd}"
+        case list():
+            return " / ".join(map(str, claimed))
+    return str(claimed)
+
+
+def _heading(name: str, title: str, source: str, doubt: str) -> list[Text]:
+    return [Text(f"{name}: {title}"), Text(f"claimed  {source}"), Text(f"note     {doubt}")]
+
+
+def _tagged(tags: Sequence[str]) -> str:
+    return f"({', '.join(tags)})" if tags else ""
+
+
+def _legend(sources: Mapping[str, str]) -> list[Text]:
+    return [Text(f"source   {tag}: {meaning}") for tag, meaning in sources.items()]
 
 
 def reproduce(
@@ -124,13 +198,15 @@ def reproduce(
     resume: bool = False,
     processes: int = 1,
     machine: Machine | None = None,
-) -> Reproduced | ReproducedTable:
+) -> Reproduced | ReproducedShares | ReproducedTable:
     """Print what was claimed, ours, and the verdict; and what is missing for the rest.
 
-    Shares of trained parameters (adaptertune/params) are counted again without any weights. Accuracies
-    (textrefiner/base-to-novel, /domain-generalisation, /cross-data-set) are measured on the data sets that lie below
-    --data in CoOp's format, with --backbone; a verdict needs the backbone of the claim. Other tables of accuracy need
-    images of their own: petiole compare IMAGES --table NAME.
+    Shares of trained parameters (adaptertune/params, vl-adapter/params) are counted again without any weights.
+    Accuracies (textrefiner/base-to-novel, /domain-generalisation, /cross-data-set) are measured on the data sets that
+    lie below --data in CoOp's format, with --backbone; those of many tasks in one model (vl-adapter/table1,
+    /replication, /video and others) on --data in VL-Adapter's layout, with the table's own model or a folder of it. A
+    verdict needs the backbone of the claim. Other tables of accuracy need images of their own: petiole compare
+    IMAGES --table NAME.
 
     Args:
         name: e.g. textrefiner/base-to-novel.
@@ -146,44 +222,109 @@ def reproduce(
         ConfigError: no such table or row; the nearest are listed.
     """
     from petiole import claims
-    from petiole.protocols import reproduction
+    from petiole.engine.executor import Local
+    from petiole.errors import unknown
+    from petiole.protocols import reproduction, reproduction_tasks
 
-    if any(name in claims.names(kind) for kind in reproduction.KINDS):
-        from petiole.engine.executor import Local
-
-        kind = next(kind for kind in reproduction.KINDS if name in claims.names(kind))
-        table = claims.table(name, kind)
-        machine = machine or Machine()
-        root = Path(out) if out else Path("runs") / name.replace("/", "-")
+    tables = {table: kind for kind in KINDS for table in claims.names(kind)}
+    if name not in tables:
+        raise unknown("table", name, tables)
+    kind = tables[name]
+    table = claims.table(name, kind)
+    if kind == "params":
+        return _share(name, table)
+    if kind == "shares":
+        return _shares(name, table)
+    machine = machine or Machine()
+    root = Path(out) if out else Path("runs") / name.replace("/", "-")
+    terms: dict[str, Any] = {"methods": methods, "seeds": seeds, "resume": resume}
+    terms["executor"] = Local(processes)
+    if kind == reproduction_tasks.KIND:
+        school = _school(table, machine)
+        done = reproduction_tasks.reproduce(table, school, data, root, **terms)
+    else:
         done = reproduction.reproduce(
             table,
             lambda images: machine.bench(images, None, None, 0.5),
             data,
             root,
-            methods=methods,
-            seeds=seeds,
-            executor=Local(processes),
-            resume=resume,
             quiet=machine.quiet,
+            **terms,
         )
-        return ReproducedTable(
-            name=name,
-            title=table["title"],
-            source=table["source"],
-            doubt=table["doubt"],
-            found=done.found,
-            claims={row["label"]: row["claimed"] for row in table["rows"]},
-            missing=done.missing,
-            folder=root,
-        )
-    return _share(name)
+    return ReproducedTable(
+        name=name,
+        title=table["title"],
+        source=table["source"],
+        doubt=table["doubt"],
+        found=done.found,
+        claims={row["label"]: _claimed(row) for row in table["rows"]},
+        missing=done.missing,
+        folder=root,
+        sources=_sources(name, table),
+    )
 
 
-def _share(name: str) -> Reproduced:
+KINDS = ("params", "shares", "base-to-novel", "elsewhere", "multitask")
+"""Kinds of tables that can be reproduced."""
+
+
+def _school(table: Mapping[str, Any], machine: Machine) -> School:
+    """The model of the claim, unless another one is named, on this machine."""
+    from petiole.engine.school import School
+
+    own = machine.backbone == Machine().backbone
+    return School(
+        model=table["backbone"] if own else machine.backbone,
+        tasks=(),
+        device=machine.device,
+        precision=machine.precision,
+        cache=Path(machine.cache_dir) if machine.cache_dir else default_cache(),
+        skip_bad=machine.skip_bad,
+        quiet=machine.quiet,
+    )
+
+
+def _claimed(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What was published of a row, with its sources and spread."""
+    told = {"seen in": ", ".join(row["tags"])} if "tags" in row else {}
+    share = {"% trained": row["percent"]} if "percent" in row else {}
+    spread = row.get("sd", {})
+    numbers = {
+        place: {"mean": value, "sd": spread[place]} if place in spread else value
+        for place, value in row["claimed"].items()
+    }
+    return {**told, **share, **numbers}
+
+
+def _sources(name: str, table: Mapping[str, Any]) -> dict[str, str]:
+    """What the tags of a table's rows mean."""
     from petiole import claims
+
+    used = dict.fromkeys(tag for row in table["rows"] for tag in row.get("tags", ()))
+    if not used:
+        return {}
+    meaning = claims.table(f"{name.partition('/')[0]}/sources", "sources")
+    return {tag: meaning[tag] for tag in used}
+
+
+def _shares(name: str, table: Mapping[str, Any]) -> ReproducedShares:
+    from petiole.protocols import shares
+
+    rows, missing = shares.count(table)
+    return ReproducedShares(
+        name=name,
+        title=table["title"],
+        source=table["source"],
+        doubt=table["doubt"],
+        rows=rows,
+        missing=missing,
+        sources=_sources(name, table),
+    )
+
+
+def _share(name: str, table: dict[str, Any]) -> Reproduced:
     from petiole.protocols.accounting import HEADLINE, account
 
-    table = claims.table(name, "params")
     counted = account(table)
     ours, claimed = counted.shares[HEADLINE], table["claimed"]
     places = len(str(claimed).partition(".")[2])

@@ -1,4 +1,4 @@
-"""``petiole world``: a data set of the generated world, as class folders."""
+"""``petiole world``: a data set of the generated world, as class folders or as questions in JSON Lines."""
 
 from __future__ import annotations
 
@@ -9,30 +9,36 @@ from rich.console import Group, RenderableType
 
 from petiole.verbs.common import Result, fact
 
+PER_CLASS = (32, 40)
+QUESTIONS = (2000, 500)
+"""Pictures of each class, or questions, for training and for a test."""
+
 
 class World(Result):
     """A written data set.
 
     Attributes:
-        folder: with train/ and test/.
-        task, style: what was drawn.
-        classes: number of them.
-        images: number of pictures.
+        folder: with train/ and test/, or train.jsonl, val.jsonl, test.jsonl and their pictures.
+        task, style: what was drawn; no style where every sample has its own.
+        classes: number of them; 0 for questions.
+        samples: pictures that have a class, or questions, sentences and sets of captions.
+        images: number of pictures, counting each frame of a clip.
     """
 
     folder: Path
     task: str
     style: str
     classes: int
+    samples: int
     images: int
 
     def text(self) -> RenderableType:
+        parts = f"{self.classes} classes" if self.classes else f"{self.samples:,} samples"
+        follows = f"petiole generalise {quote(str(self.folder))} --backbone petiole/tiny-clip"
         return Group(
-            fact("folder", f"{self.folder} ({self.classes} classes, {self.images:,} pictures)"),
-            fact("drawn", f"{self.task}, {self.style}"),
-            fact(
-                "next", f"petiole generalise {quote(str(self.folder))} --backbone petiole/tiny-clip"
-            ),
+            fact("folder", f"{self.folder} ({parts}, {self.images:,} pictures)"),
+            fact("drawn", f"{self.task}, {self.style or 'in the styles of pre-training'}"),
+            *([fact("next", follows)] if self.classes else []),
         )
 
 
@@ -42,21 +48,24 @@ def world(
     *,
     task: str = "compositions",
     style: str = "",
-    train: int = 32,
-    test: int = 40,
+    train: int | None = None,
+    test: int | None = None,
     seed: int = 0,
     quiet: bool = False,
 ) -> World:
-    """Draw a data set of the generated world: train/ and test/ with a folder for each class.
+    """Draw a data set of the generated world.
 
-    Tasks: compositions, shapes, colours, counts. Styles: clear, busy, sketch, blurred, which petiole/tiny-clip saw
-    in its training, and dark, pixelated, tinted, noisy, which it did not.
+    Tasks of classes: compositions, shapes, colours, counts; train/ and test/ get a folder for each class. Tasks of
+    questions: vqa, gqa, nlvr, caption, video-qa, video-caption; they are written as train.jsonl, val.jsonl and
+    test.jsonl with pictures beside them. Styles: clear, busy, sketch, blurred, which petiole/tiny-clip saw in its training,
+    and dark, pixelated, tinted, noisy, which it did not.
 
     Args:
         folder: must not exist yet.
-        task: what is to be told apart.
-        style: how it looks; by default the task's own.
-        train, test: pictures of each class.
+        task: what is to be told apart, or asked.
+        style: how it looks; by default the task's own, for questions any of the first four.
+        train: pictures of each class (32), or questions (2,000).
+        test: the same for test (40 or 500); val.jsonl gets as many.
         seed: of the drawing.
         quiet: no progress bar.
 
@@ -64,21 +73,28 @@ def world(
         ConfigError: an unknown task or style.
         DataError: the folder exists.
     """
-    from petiole.data.world import TASKS, write_task
+    from petiole.data.world import QUESTIONS as ASKED
+    from petiole.data.world import TASKS, write_questions, write_task
     from petiole.engine.progress import progress
+    from petiole.errors import unknown
 
-    count = train + test
-    chosen = TASKS.get(task)
-    total = count * len(chosen.classes) if chosen else 0
-    with progress("drawing", total, quiet=quiet) as advance:
-        write_task(
-            Path(folder), task, style=style, train=train, test=test, seed=seed, advance=advance
-        )
-    assert chosen is not None
+    if task not in TASKS and task not in ASKED:
+        raise unknown("task of the generated world", task, [*TASKS, *ASKED])
+    usual = PER_CLASS if task in TASKS else QUESTIONS
+    counts = {
+        "train": usual[0] if train is None else train,
+        "test": usual[1] if test is None else test,
+    }
+    classes = len(TASKS[task].classes) if task in TASKS else 0
+    samples = sum(counts.values()) * classes or counts["train"] + 2 * counts["test"]
+    write = write_task if classes else write_questions
+    with progress("drawing", samples, quiet=quiet) as advance:
+        write(Path(folder), task, style=style, **counts, seed=seed, advance=advance)
     return World(
         folder=Path(folder),
         task=task,
-        style=style or chosen.style,
-        classes=len(chosen.classes),
-        images=total,
+        style=style or (TASKS[task].style if classes else ""),
+        classes=classes,
+        samples=samples,
+        images=samples * (1 if classes else ASKED[task].pictures),
     )

@@ -7,7 +7,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from petiole.backbones.base import Site
-from petiole.backbones.seq2seq.model import Family, attention_sites, block_role, joined, mlp_sites
+from petiole.backbones.seq2seq.model import (
+    Family,
+    attention_sites,
+    bars,
+    block_role,
+    joined,
+    mlp_sites,
+)
 
 
 class Bart(Family):
@@ -31,16 +38,13 @@ class Bart(Family):
 
     def encode(self, language: Any, text: Tensor, visual: Tensor | None, mask: Tensor) -> Tensor:
         """Norm on the text alone, then the blocks over everything."""
-        from transformers.masking_utils import create_bidirectional_mask
-
         encoder = language.model.encoder
         text = encoder.layernorm_embedding(text)
         states = joined(text, visual, encoder.dropout, training=encoder.training)
-        attend = create_bidirectional_mask(
-            config=encoder.config, inputs_embeds=states, attention_mask=mask
-        )
+        barred = bars(mask, states.dtype)
         for layer in encoder.layers:
-            states = layer(states, attend)
+            out = layer(states, barred)
+            states = out[0] if isinstance(out, tuple) else out  # a tuple in early transformers 5
         return states
 
     def sites(self, language: Any) -> dict[str, Site]:

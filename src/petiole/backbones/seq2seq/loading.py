@@ -130,7 +130,9 @@ def architecture(config: dict[str, Any]) -> tuple[nn.Module, Family]:
     configuration, model, family = _classes(config)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return model(configuration(**config)), family
+        language = model(configuration(**config))
+    language.tie_weights()  # on the meta device early transformers 5 does not
+    return language, family
 
 
 def _classes(config: dict[str, Any]) -> tuple[Any, Any, Family]:

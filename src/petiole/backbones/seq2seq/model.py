@@ -299,6 +299,12 @@ def joined(text: Tensor, visual: Tensor | None, rate: float, *, training: bool) 
     return dropout(tokens, rate, training)
 
 
+def bars(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """What attention adds to its scores, (B, 1, 1, S): 0 where the mask (B, S) is true, else the lowest number."""
+    barred = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
+    return barred.masked_fill(~mask, torch.finfo(dtype).min)[:, None, None]
+
+
 def block_role(parts: Sequence[str], stream: str, blocks: str) -> str:
     """``encoder.block.3`` for a parameter under ``<blocks>.3``; the whole stream for others."""
     if blocks in parts:

@@ -8,7 +8,14 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from petiole.backbones.base import Site
-from petiole.backbones.seq2seq.model import Family, attention_sites, block_role, joined, mlp_sites
+from petiole.backbones.seq2seq.model import (
+    Family,
+    attention_sites,
+    bars,
+    block_role,
+    joined,
+    mlp_sites,
+)
 
 
 class T5(Family):
@@ -34,19 +41,16 @@ class T5(Family):
 
     def encode(self, language: Any, text: Tensor, visual: Tensor | None, mask: Tensor) -> Tensor:
         """The blocks over everything; biases of position between texts only, 0 for all else."""
-        from transformers.masking_utils import create_bidirectional_mask
-
         encoder = language.encoder
         states = joined(text, visual, encoder.dropout.p, training=encoder.training)
         rest = states.shape[1] - text.shape[1]
         attention = encoder.block[0].layer[0].SelfAttention
         bias = attention.compute_bias(text.shape[1], text.shape[1], device=states.device)
         bias = pad(bias, (0, rest, 0, rest)).to(states.dtype)
-        attend = create_bidirectional_mask(
-            config=encoder.config, inputs_embeds=states, attention_mask=mask
-        )
+        # With the bias given, early transformers 5 looks at no mask; a bias that bars serves all.
+        bias = bias + bars(mask, states.dtype)
         for block in encoder.block:
-            states = block(states, attention_mask=attend, position_bias=bias)[0]
+            states = block(states, position_bias=bias)[0]
         normed: Tensor = encoder.dropout(encoder.final_layer_norm(states))
         return normed
 

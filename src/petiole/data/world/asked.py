@@ -48,16 +48,16 @@ class Asked:
 
 
 def humans(answer: str, choices: Sequence[str], rng: np.random.Generator) -> tuple[str, ...]:
-    """Ten human answers: 4 of 5 say ``answer``, 1 of 8 a synonym where there is one, the others are mistaken.
+    """Ten human answers: on average 8 say ``answer``, 1.2 a synonym where there is one, the others guess.
 
-    Most say ``answer`` in any case: at least four of the ten, so that it alone is wholly right.
+    Six say ``answer`` in any case, so that it alone is the majority's and surely wholly right.
     """
-    said = [answer] * 4
+    said = [answer] * 6
     for luck in rng.random(HUMANS - len(said)):
-        if luck < 0.67:
+        if luck < 0.5:
             said.append(answer)
-        elif luck < 0.88:
+        elif luck < 0.8:
             said.append(SYNONYMS.get(answer, answer))
         else:
-            said.append(choices[rng.integers(len(choices))])
+            said.append(choices[int(rng.integers(len(choices)))])
     return tuple(str(word) for word in rng.permutation(said))

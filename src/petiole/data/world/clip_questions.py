@@ -1,6 +1,6 @@
 """Questions about clips with four choices, put as TVQA and How2QA put them.
 
-    [Q] which way does the star move? [Choices] a0: up. a1: left. a2: down. a3: right.
+[Q] which way does the star move? [Choices] a0: up. a1: left. a2: down. a3: right.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ def _change(rng: np.random.Generator) -> Choice:
     actor = clip.actors[0]
     colours = list(COLOURS)
     used = (actor.kind.colour, actor.becomes)
-    other = used[1] if actor.changes else rng.choice([i for i in range(len(colours)) if i != used[0]])
+    other = (
+        used[1] if actor.changes else rng.choice([i for i in range(len(colours)) if i != used[0]])
+    )
     pair = (colours[used[0]], colours[other])
     choices = [f"it {verb} {colour}" for verb in ("stays", "turns") for colour in pair]
     right = f"it turns {pair[1]}" if actor.changes else f"it stays {pair[0]}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from PIL import Image
 from petiole.data.vl.sample import Sample
 from petiole.data.vl.vqa import soft_targets
 from petiole.data.world.asked import Asked
-from petiole.data.world.clip import Clip, draw_clip, film
+from petiole.data.world.clip import LENGTH, Clip, draw_clip, film
 from petiole.data.world.clip_questions import video_qa
 from petiole.data.world.pairs import nlvr
 from petiole.data.world.questions import gqa, vqa
@@ -34,7 +34,7 @@ class Questions(NamedTuple):
         scored: the name of the task by which it is learned and scored.
         draw: a generator -> samples that belong together, in a style that is chosen elsewhere.
         together: how many they are.
-        film: whether it is about clips.
+        pictures: of one sample.
         told: whether five captions are wanted in place of an answer.
     """
 
@@ -42,8 +42,13 @@ class Questions(NamedTuple):
     scored: str
     draw: Callable[[np.random.Generator], tuple[Asked, ...]]
     together: int = 1
-    film: bool = False
+    pictures: int = 1
     told: bool = False
+
+    @property
+    def film(self) -> bool:
+        """Whether it is about clips."""
+        return self.pictures == LENGTH
 
 
 def _silent(rng: np.random.Generator) -> tuple[Asked]:
@@ -57,11 +62,15 @@ def _silent_clip(rng: np.random.Generator) -> tuple[Asked]:
 QUESTIONS = {
     "vqa": Questions("questions about a picture, ten human answers", "vqa", vqa),
     "gqa": Questions("questions of two steps, one answer", "gqa", gqa),
-    "nlvr": Questions("sentences about two pictures, true or false", "nlvr", nlvr, together=2),
+    "nlvr": Questions(
+        "sentences about two pictures, true or false", "nlvr", nlvr, together=2, pictures=2
+    ),
     "caption": Questions("five captions of a picture", "caption", _silent, told=True),
-    "video-qa": Questions("questions about clips, four choices", "how2qa", video_qa, film=True),
+    "video-qa": Questions(
+        "questions about clips, four choices", "how2qa", video_qa, pictures=LENGTH
+    ),
     "video-caption": Questions(
-        "five captions of a clip", "yc2c", _silent_clip, film=True, told=True
+        "five captions of a clip", "yc2c", _silent_clip, pictures=LENGTH, told=True
     ),
 }
 """By name."""
@@ -127,9 +136,7 @@ def draw(task: str, part: str, index: int, seed: int = 0, *, style: str = "") ->
     references = asked.references
     if known.told:
         references = captions(asked.shown[0], looks, rng)
-    told = [account(shown, rng) for shown in asked.shown]
-    if len(told) == 2:
-        told = [f"{side} picture: {text}" for side, text in zip(("left", "right"), told, strict=True)]
+    context = accounts(asked, rng)
     sample = Sample(
         key=f"{part}-{index}",
         text=asked.text,
@@ -138,7 +145,15 @@ def draw(task: str, part: str, index: int, seed: int = 0, *, style: str = "") ->
         references=references,
         group=f"{part}-{number}" if known.together > 1 else "",
     )
-    return Drawn(sample, " ".join(told), asked.shown, looks, int(rng.integers(2**31)))
+    return Drawn(sample, context, asked.shown, looks, int(rng.integers(2**31)))
+
+
+def accounts(asked: Asked, rng: np.random.Generator) -> str:
+    """All there is in what is asked about, in words."""
+    told = [account(shown, rng) for shown in asked.shown]
+    if len(told) == 1:
+        return told[0]
+    return "left picture: {} right picture: {}".format(*told)
 
 
 def _names(task: Questions, key: str, count: int) -> tuple[str, ...]:

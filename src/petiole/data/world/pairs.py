@@ -31,9 +31,7 @@ def nlvr(rng: np.random.Generator) -> tuple[Asked, Asked]:
     return true, false
 
 
-def _pair(
-    rng: np.random.Generator, holds: Holds, about: Fits, truth: bool
-) -> tuple[View, View]:
+def _pair(rng: np.random.Generator, holds: Holds, about: Fits, truth: bool) -> tuple[View, View]:
     """Views drawn until they fit; each is about the sentence's things three times out of five."""
     while True:
         one, two = (anything(rng, about if rng.random() < 0.6 else _all) for _ in SIDES)

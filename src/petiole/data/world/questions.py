@@ -195,9 +195,7 @@ def _more(rng: np.random.Generator) -> tuple[str, str, View]:
     more, less = sorted(rng.permutation(FEW)[:2] + 1, reverse=True)
     first = draw_group(rng, lambda _: True)
     kinds = draw_pair(rng, first, lambda kind: kind.shape != first.kind.shape)
-    a, b = (
-        Group(group.kind, int(n)) for group, n in zip(kinds.groups, (more, less), strict=True)
-    )
+    a, b = (Group(group.kind, int(n)) for group, n in zip(kinds.groups, (more, less), strict=True))
     yes = bool(rng.random() < 0.5)
     asked = (a, b) if yes else (b, a)
     text = "are there more {} than {}?".format(*(noun(group.kind, 2) for group in asked))

@@ -49,7 +49,12 @@ def _ink(kind: Composition, rng: np.random.Generator) -> Floats:
 
 
 def _painted(
-    picture: Floats, kind: Composition, ink: Floats, place: Place, style: str, rng: np.random.Generator
+    picture: Floats,
+    kind: Composition,
+    ink: Floats,
+    place: Place,
+    style: str,
+    rng: np.random.Generator,
 ) -> Floats:
     """The picture with one thing more."""
     side = len(picture)
@@ -62,12 +67,13 @@ def _painted(
     if style == "sketch":
         share = np.maximum(_outline(mask, 2), 0.35 * share)
         alpha = (share * mask)[..., None]
-        painted: Floats = np.broadcast_to(ink, picture.shape)
+        painted = np.broadcast_to(ink, picture.shape)
     else:
         other = ink * 0.35 + 0.65 * 255 if kind.texture < 5 else picture
         painted = share[..., None] * ink + (1 - share[..., None]) * other
         alpha = mask[..., None]
-    return picture * (1 - alpha) + painted * alpha
+    covered: Floats = picture * (1 - alpha) + painted * alpha
+    return covered
 
 
 def _finished(picture: Floats, style: str, rng: np.random.Generator) -> Image.Image:

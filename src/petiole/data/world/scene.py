@@ -102,8 +102,11 @@ def compositions(*, held: bool | None = None) -> tuple[Composition, ...]:
 
 def draw_kind(rng: np.random.Generator, fits: Callable[[Composition], bool]) -> Composition:
     """A kind that pre-training may have seen and that fits, each as often as any other."""
-    kinds = [kind for kind in compositions(held=False) if fits(kind)]
-    return kinds[rng.integers(len(kinds))]
+    kinds = compositions(held=False)
+    while True:
+        kind = kinds[rng.integers(len(kinds))]
+        if fits(kind):
+            return kind
 
 
 def draw_scene(

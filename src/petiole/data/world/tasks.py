@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -21,9 +19,9 @@ from petiole.data.world.scene import (
     Composition,
     Scene,
     compositions,
-    draw_kind,
 )
-from petiole.errors import DataError, unknown
+from petiole.data.world.whole import appearing
+from petiole.errors import unknown
 
 CLASSES = 40
 
@@ -56,9 +54,16 @@ def _one(kind: Composition, rng: np.random.Generator) -> Scene:
     return Scene(kind, 1, str(rng.choice(list(SIZES))), "clear")
 
 
+def _any(rng: np.random.Generator, **fixed: int) -> Composition:
+    """A composition that pre-training may have seen, with some parts fixed."""
+    kinds = compositions(held=False)
+    fitting = [k for k in kinds if all(getattr(k, part) == value for part, value in fixed.items())]
+    return fitting[rng.integers(len(fitting))]
+
+
 def _counted(label: int, rng: np.random.Generator) -> Scene:
     shape, count = divmod(label, len(NUMBERS))
-    return replace(_one(draw_kind(rng, lambda kind: kind.shape == shape), rng), count=count + 1)
+    return replace(_one(_any(rng, shape=shape), rng), count=count + 1)
 
 
 KINDS = _chosen()
@@ -72,12 +77,12 @@ TASKS = {
     "shapes": Task(
         "12 shapes in all colours",
         SHAPES,
-        lambda label, rng: _one(draw_kind(rng, lambda kind: kind.shape == label), rng),
+        lambda label, rng: _one(_any(rng, shape=label), rng),
     ),
     "colours": Task(
         "10 colours in all shapes",
         tuple(COLOURS),
-        lambda label, rng: _one(draw_kind(rng, lambda kind: kind.colour == label), rng),
+        lambda label, rng: _one(_any(rng, colour=label), rng),
     ),
     "counts": Task(
         "one to four of 12 shapes",
@@ -121,20 +126,16 @@ def write_task(
     task = TASKS[name]
     if (style or task.style) not in STYLES:
         raise unknown("style of the generated world", style, STYLES)
-    if folder.exists():
-        raise DataError(f"{folder} exists already. Move it away, or choose another folder.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=folder.parent, prefix=".tmp-") as staging:
+    with appearing(folder) as whole:
         for part, (which, count) in enumerate((("train", train), ("test", test))):
             for label, title in enumerate(task.classes):
-                place = Path(staging) / "whole" / which / title.replace(" ", "_")
+                place = whole / which / title.replace(" ", "_")
                 place.mkdir(parents=True)
                 for i in range(count):
                     rng = np.random.default_rng([seed, part, label, i])
                     scene = replace(task.draw(label, rng), style=style or task.style)
                     render(scene, int(rng.integers(2**31))).save(place / f"{i:04d}.png")
                 advance(count)
-        os.replace(Path(staging) / "whole", folder)
     return folder
 
 

@@ -81,16 +81,18 @@ def anything(rng: np.random.Generator, fits: Fits = lambda _: True) -> View:
 def places(view: View, rng: np.random.Generator) -> list[Thing]:
     """Where the things of a view are; every group is a row along the border between the two."""
     things: list[Thing] = []
+    lone = len(view.groups) == 1
     for i, group in enumerate(view.groups):
-        middle = 0.5 if len(view.groups) == 1 else (0.26, 0.74)[i]
-        room = 0.2 if len(view.groups) == 1 else 0.05
-        radius = (0.2, 0.15, 0.13, 0.105)[group.count - 1] * rng.uniform(0.9, 1.1)
-        middle += rng.uniform(-room, room)
+        largest = 0.22 if lone else 0.18
+        radius = min(largest, (0.25, 0.15, 0.13, 0.105)[group.count - 1]) * rng.uniform(0.9, 1.1)
+        middle = (
+            0.5 + rng.uniform(-0.2, 0.2) if lone else (0.26, 0.74)[i] + rng.uniform(-0.02, 0.02)
+        )
         step = 0.94 / group.count
         slack = max(0.0, 0.45 * (step - 2.1 * radius))
         for j in range(group.count):
             along = 0.03 + step * (j + 0.5) + rng.uniform(-slack, slack)
-            across = middle + rng.uniform(-0.03, 0.03)
+            across = float(np.clip(middle + rng.uniform(-0.03, 0.03), radius, 1 - radius))
             x, y = (across, along) if view.beside else (along, across)
             things.append(Thing(group.kind, x, y, radius))
     return things

@@ -1,14 +1,11 @@
-"""Parameters and FLOPs by role, counted on a meta device, without weights.
-
-A percentage is never bare: its name says of what. FLOPs are 2 x multiply-accumulates for one image,
-as torch's FlopCounterMode sees them (matrix products, convolutions, attention).
-"""
+"""The ledger of a method on a backbone of images; FLOPs are those of one image."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -19,9 +16,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from petiole.backbones.base import IMAGES, Backbone, State
 from petiole.backbones.hooks import attached
 from petiole.backbones.registry import load
-from petiole.errors import ConfigError
-from petiole.layers.solved import SolvedHead
+from petiole.ledger.counting import by_shape, fixed_of, own_gradients, own_randomness, size_of
 from petiole.methods.base import Method, Plan
+from petiole.methods.class_vectors import Keeper
 
 
 class Ledger(BaseModel):
@@ -44,6 +41,8 @@ class Ledger(BaseModel):
         flops_above_cut: the part of ``flops_forward`` that training repeats in every epoch.
         flops_training: one image through a training step above the cut, forward and backward, as
             counted (extra losses are not); 0 where nothing is trained by gradient.
+        flops_classes: class vectors out of all class names, once for an evaluation, however many images.
+        flops_classes_training: the same forward and backward, once in each training step.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -68,6 +67,8 @@ class Ledger(BaseModel):
     flops_forward: int
     flops_above_cut: int
     flops_training: int = 0  # records of before it was counted have none
+    flops_classes: int = 0  # in older records part of the above
+    flops_classes_training: int = 0
 
 
 def ledger(backbone: Backbone, method: Method, classes: int) -> Ledger:
@@ -78,18 +79,10 @@ def ledger(backbone: Backbone, method: Method, classes: int) -> Ledger:
     Raises:
         ConfigError: the method does not fit, or computes with weights that a meta backbone lacks.
     """
-    device = _device(backbone)
-    try:
-        with _own_randomness(device), device:
+    with by_shape(backbone, method):
+        with own_randomness(backbone.device), backbone.device:
             plan = method.plan(backbone, classes)
         return count(backbone, plan)
-    except RuntimeError as error:  # torch's, at the first value that is not there
-        if not backbone.is_meta:
-            raise
-        raise ConfigError(
-            f"{type(method).__name__} computes with the weights, so it cannot be counted on the shape "
-            f"of {backbone.name} alone ({str(error).splitlines()[0]})."
-        ) from error
 
 
 def params(
@@ -113,8 +106,9 @@ def count(backbone: Backbone, plan: Plan) -> Ledger:
     adapters = sum(map(size_of, plan.adapters)) + tuned
     head, extra = size_of(plan.head), _beside(plan)
     trainable, inference = adapters + head + extra, adapters + head
-    fixed = [value for part in (*plan.adapters, plan.head) for value in _fixed(part)]
+    fixed = [value for part in (*plan.adapters, plan.head) for value in fixed_of(part)]
     flops = _flops(backbone, plan)
+    training = _training_flops(backbone, plan, names=bool(flops.classes))
     return Ledger(
         backbone=base,
         adapters=adapters,
@@ -132,18 +126,13 @@ def count(backbone: Backbone, plan: Plan) -> Ledger:
         fixed=sum(b.numel() for b in fixed),
         stored_bytes=4 * inference + sum(b.nbytes for b in fixed),
         cut=plan.cut(backbone),
-        flops_backbone=flops[0],
-        flops_forward=flops[1],
-        flops_above_cut=flops[2],
-        flops_training=_training_flops(backbone, plan),
+        flops_backbone=flops.backbone,
+        flops_forward=flops.below + flops.above,
+        flops_above_cut=flops.above,
+        flops_training=training[0],
+        flops_classes=flops.classes,
+        flops_classes_training=training[1],
     )
-
-
-def size_of(module: nn.Module) -> int:
-    """Numbers that a part consists of: its parameters, or the solution where it is solved."""
-    if isinstance(module, SolvedHead):
-        return module.solution_size
-    return sum(p.numel() for p in module.parameters())
 
 
 def _beside(plan: Plan) -> int:
@@ -153,74 +142,90 @@ def _beside(plan: Plan) -> int:
     return sum(p.numel() for key, p in own.items() if key not in kept)
 
 
-def _fixed(module: nn.Module) -> list[Tensor]:
-    """What is stored with a part although it is neither trained nor solved."""
-    if isinstance(module, SolvedHead):
-        return []
-    trained = {name for name, _ in module.named_parameters()}
-    return [value for name, value in module.state_dict().items() if name not in trained]
+class _Forward(NamedTuple):
+    """FLOPs of one image through the bare backbone, and adapted below and above the cut; of all class names once."""
+
+    backbone: int
+    below: int
+    above: int
+    classes: int
 
 
-def _flops(backbone: Backbone, plan: Plan) -> tuple[int, int, int]:
-    """FLOPs of one image: bare backbone, adapted forward, and the part of it above the cut."""
-    device, cut = _device(backbone), plan.cut(backbone)
+def _flops(backbone: Backbone, plan: Plan) -> _Forward:
+    device, cut = backbone.device, plan.cut(backbone)
     image = torch.zeros(1, 3, *backbone.preprocessing.size, device=device)
     # Fused attention is not counted on every device; dropout draws random numbers.
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), _own_randomness(device):
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), own_randomness(device):
         with FlopCounterMode(display=False) as counter:
             state = backbone.lower(image, cut)
         below = counter.get_total_flops()
         # With gradients: the counter cannot follow a layer whose output is its own parameter without.
-        with FlopCounterMode(display=False) as counter, torch.enable_grad():
-            _logits(backbone, plan, state)
-        above = counter.get_total_flops()
+        with torch.enable_grad(), _worn(backbone, plan):
+            with FlopCounterMode(display=False) as counter:
+                _logits(backbone, plan, state)
+            first = counter.get_total_flops()
+            # What is made of class names is kept, so another image does not pay for it again.
+            with FlopCounterMode(display=False) as counter:
+                _logits(backbone, plan, state)
+            above = counter.get_total_flops()
         if cut == plan.reads:
-            return below, below + above, above
+            return _Forward(below, below, above, first - above)
         with FlopCounterMode(display=False) as counter:
             backbone.upper({IMAGES: image}, plan.reads)
-    return counter.get_total_flops(), below + above, above
+    return _Forward(counter.get_total_flops(), below, above, first - above)
 
 
-def _training_flops(backbone: Backbone, plan: Plan) -> int:
-    """FLOPs of forward and backward above the cut, for one image."""
+def _training_flops(backbone: Backbone, plan: Plan, *, names: bool) -> tuple[int, int]:
+    """FLOPs of forward and backward above the cut, for one image and, if there are any, for class names."""
     own = dict(backbone.module.named_parameters())
     tuned = {name: own[name].detach().requires_grad_() for name in plan.tune}
     trained = [*tuned.values(), *(p for part in plan.adapters for p in part.parameters())]
     trained += plan.head.parameters()
     trained = [p for p in trained if p.requires_grad]
     if not trained:
-        return 0
-    device = _device(backbone)
-    image = torch.zeros(1, 3, *backbone.preprocessing.size, device=device)
-    with sdpa_kernel(SDPBackend.MATH), _own_randomness(device):
-        state = backbone.lower(image, plan.cut(backbone))
-        with FlopCounterMode(display=False) as counter, torch.enable_grad():
-            total = _logits(backbone, plan, state, tuned).sum()
-            with _own_gradients(trained):
-                torch.autograd.backward(total)
-    return int(counter.get_total_flops())
+        return 0, 0
+    device = backbone.device
+
+    def step(images: int) -> int:
+        batch = torch.zeros(images, 3, *backbone.preprocessing.size, device=device)
+        with sdpa_kernel(SDPBackend.MATH), own_randomness(device):
+            state = backbone.lower(batch, plan.cut(backbone))
+            with (
+                FlopCounterMode(display=False) as counter,
+                torch.enable_grad(),
+                _worn(backbone, plan, tuned),
+                own_gradients(trained),
+            ):
+                torch.autograd.backward(_logits(backbone, plan, state).sum())
+        return int(counter.get_total_flops())
+
+    one = step(1)
+    image = step(2) - one if names else one
+    return image, one - image
+
+
+def _logits(backbone: Backbone, plan: Plan, state: State) -> Tensor:
+    values = backbone.upper(state, plan.reads)
+    logits: Tensor = plan.head(plan.refine(plan.pool(*(values[role] for role in plan.reads))))
+    return logits
 
 
 @contextmanager
-def _own_gradients(parameters: Sequence[Tensor]) -> Iterator[None]:
-    """Leave the gradients of a real adapter as they were."""
-    before = [p.grad for p in parameters]
-    for p in parameters:
-        p.grad = None
-    try:
-        yield
-    finally:
-        for p, gradient in zip(parameters, before, strict=True):
-            p.grad = gradient
-
-
-def _logits(
-    backbone: Backbone, plan: Plan, state: State, tuned: Mapping[str, Tensor] | None = None
-) -> Tensor:
+def _worn(
+    backbone: Backbone, plan: Plan, tuned: Mapping[str, Tensor] | None = None
+) -> Iterator[None]:
+    """Put the plan on, with nothing kept of the class names before or after."""
     with attached(backbone, plan.attach, tuned, plan.swapped), _one_image(plan):
-        values = backbone.upper(state, plan.reads)
-        logits: Tensor = plan.head(plan.refine(plan.pool(*(values[role] for role in plan.reads))))
-    return logits
+        _forget(plan)
+        try:
+            yield
+        finally:
+            _forget(plan)
+
+
+def _forget(plan: Plan) -> None:
+    if isinstance(plan.head, Keeper):
+        plan.head.forget()
 
 
 @contextmanager
@@ -235,12 +240,3 @@ def _one_image(plan: Plan) -> Iterator[None]:
     finally:
         for norm, was in zip(norms, training, strict=True):
             norm.train(was)
-
-
-def _device(backbone: Backbone) -> torch.device:
-    return next(backbone.module.parameters()).device
-
-
-def _own_randomness(device: torch.device) -> AbstractContextManager[object]:
-    """Leave the global generators as they were."""
-    return torch.random.fork_rng([device] if device.type == "cuda" else [])

@@ -1,0 +1,67 @@
+"""What is counted as a parameter, and how a value is counted without drawing or leaving anything behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from petiole.backbones.base import Frozen
+from petiole.errors import ConfigError
+from petiole.layers.solved import SolvedHead
+from petiole.methods.base import Method
+
+
+def size_of(module: nn.Module) -> int:
+    """Numbers that a part consists of: its parameters, or the solution where it is solved."""
+    if isinstance(module, SolvedHead):
+        return module.solution_size
+    return sum(p.numel() for p in module.parameters())
+
+
+def fixed_of(module: nn.Module) -> list[Tensor]:
+    """What is stored with a part although it is neither trained nor solved."""
+    if isinstance(module, SolvedHead):
+        return []
+    trained = {name for name, _ in module.named_parameters()}
+    return [value for name, value in module.state_dict().items() if name not in trained]
+
+
+@contextmanager
+def own_randomness(device: torch.device) -> Iterator[None]:
+    """Leave the global generators as they were."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        yield
+
+
+@contextmanager
+def own_gradients(parameters: Sequence[Tensor]) -> Iterator[None]:
+    """Leave the gradients of a real adapter as they were."""
+    before = [p.grad for p in parameters]
+    for p in parameters:
+        p.grad = None
+    try:
+        yield
+    finally:
+        for p, gradient in zip(parameters, before, strict=True):
+            p.grad = gradient
+
+
+@contextmanager
+def by_shape(frozen: Frozen, method: Method) -> Iterator[None]:
+    """Say it plainly where a method needs values that a shape does not have.
+
+    Raises:
+        ConfigError: torch found no values on a meta device.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # torch's, at the first value that is not there
+        if not frozen.is_meta:
+            raise
+        raise ConfigError(
+            f"{type(method).__name__} computes with the weights, so it cannot be counted on the shape "
+            f"of {frozen.name} alone ({str(error).splitlines()[0]})."
+        ) from error

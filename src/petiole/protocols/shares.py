@@ -1,0 +1,104 @@
+"""Published shares of trained parameters of a language model, counted again on a meta device.
+
+    share        = 100 trained / (language model + V->L block + what was added)     VL-Adapter's, CVPR
+    share, alone = 100 trained / language model as it was pre-trained               arXiv v1's
+
+CLIP counts nowhere. Two of the paper's rows (1.14 and 1.18) were left over from the second (spec vladapter.md, 3.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+
+from petiole.backbones.registry import Request, load_any
+from petiole.backbones.seq2seq import Seq2Seq
+from petiole.engine.language_adapter import method_of
+from petiole.methods.language import language_of
+
+
+@dataclass(frozen=True)
+class Share:
+    """One row.
+
+    Attributes:
+        row: its label.
+        tags: of the sources of the claim.
+        claimed: per cent as published; ``None`` where no claim was seen.
+        trainable, total: parameters, with everything added and without CLIP.
+        alone: of the language model without V->L block, added words and layers.
+        verdict: ``reproduced``, that over the language model alone, by how much it differs, or ``no claim``.
+        note: what is known of the difference.
+    """
+
+    row: str
+    tags: tuple[str, ...]
+    claimed: float | None
+    trainable: int
+    total: int
+    alone: int
+    verdict: str
+    note: str = ""
+
+    @property
+    def percent(self) -> float:
+        """Trained, in per cent of the total."""
+        return 100 * self.trainable / self.total
+
+    @property
+    def percent_alone(self) -> float:
+        """Trained, in per cent of the language model alone."""
+        return 100 * self.trainable / self.alone
+
+
+def count(table: Mapping[str, Any]) -> tuple[tuple[Share, ...], tuple[str, ...]]:
+    """Count a ``shares`` table of the claims.
+
+    Returns:
+        Its rows, and what is missing for those that cannot be counted.
+    """
+    rows = table["rows"]
+    missing = tuple(f"{row['label']}: {row['missing']}" for row in rows if "missing" in row)
+    return tuple(_share(row, table["digits"]) for row in rows if "method" in row), missing
+
+
+def _share(row: Mapping[str, Any], digits: int) -> Share:
+    model = _shape(row["backbone"])
+    own = dict(model.module.named_parameters())
+    with torch.device("meta"):
+        changes = method_of(row["method"], row.get("settings", {})).changes(model)
+    layers = {id(p): p.numel() for layer in changes.adapters for p in layer.parameters()}
+    added = sum(layers.values())
+    trainable = added + sum(own[name].numel() for name in changes.tune)
+    total = model.parameter_count + added
+    alone = sum(p.numel() for p in model.module.language.parameters())
+    claimed = row.get("claimed")
+    return Share(
+        row=row["label"],
+        tags=tuple(row.get("tags", ())),
+        claimed=claimed,
+        trainable=trainable,
+        total=total,
+        alone=alone,
+        verdict=_verdict(claimed, 100 * trainable / total, 100 * trainable / alone, digits),
+        note=row.get("note", ""),
+    )
+
+
+def _verdict(claimed: float | None, percent: float, alone: float, digits: int) -> str:
+    if claimed is None:
+        return "no claim"
+    if round(percent, digits) == claimed:
+        return "reproduced"
+    if round(alone, digits) == claimed:
+        return "reproduced over the language model alone"
+    return f"not reproduced: {percent - claimed:+.3f}"
+
+
+@cache
+def _shape(name: str) -> Seq2Seq:
+    return language_of(load_any(Request(name, meta=True), device="meta"))
