@@ -156,7 +156,8 @@ def folded(model: TinyGrid) -> dict[str, Tensor]:
     for name, module in model.named_modules():
         if isinstance(module, Layer):
             own, norm = plain.get_submodule(name), module.norm
-            assert isinstance(own, Layer) and isinstance(norm, nn.BatchNorm2d)
+            assert isinstance(own, Layer)
+            assert isinstance(norm, nn.BatchNorm2d)
             own.conv.weight, bias = fuse_conv_bn_weights(
                 module.conv.weight,
                 module.conv.bias,
@@ -189,7 +190,9 @@ def main() -> None:
     model.to(memory_format=torch.channels_last)
     parameters = [*model.parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=chosen.lr, weight_decay=0.02)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, chosen.lr, chosen.steps, pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, chosen.lr, chosen.steps, pct_start=0.1
+    )
     begun = time.time()
     for step in range(chosen.steps):
         rng = np.random.default_rng([chosen.seed, 1, step])

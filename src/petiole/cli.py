@@ -26,9 +26,10 @@ VERBS = {
     "ask": "Put a question about a picture to a trained language model.",
     "sweep": "One method at several ranks: how much rank is enough, on how many images.",
     "params": "Count parameters and FLOPs of a method, without weights.",
-    "reproduce": "A published parameter count beside ours.",
+    "reproduce": "A published table beside ours: claimed, ours, verdict, and what is missing.",
     "merge": "Put an adapter into the backbone's weights, where mathematics allows.",
     "fold": "Store a prompt learner's class vectors: no text tower in prediction.",
+    "import-dassl": "A checkpoint of CoOp, CoCoOp, MaPLe, IVLP or PromptSRC as an adapter.",
     "pair": "Join an image backbone and a sentence encoder into two towers.",
     "world": "Draw a data set of the generated world, to try things offline.",
     "features": "Run images through a frozen backbone into the feature cache, ahead of training.",
@@ -37,7 +38,7 @@ VERBS = {
     "inspect": "Show a backbone's roles, a method's settings, an adapter or a run.",
     "doctor": "Check this machine and installation.",
 }
-_FILES = {"eval": "evaluate", "few-shot": "few_shot"}
+_FILES = {"eval": "evaluate", "few-shot": "few_shot", "import-dassl": "import_dassl"}
 RESUMING = (
     ["demo"],
     ["fit"],

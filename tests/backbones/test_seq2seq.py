@@ -297,9 +297,6 @@ def test_text_and_images_are_encoded_together(kind: str, length: int, prompted: 
     close(encoded.states[encoded.mask], want[encoded.mask], 1e-4)
 
 
-# What must not be seen
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_text_behind_the_mask_does_not_matter_nor_how_much_of_it_there_is(kind: str) -> None:
     made, batch = tiny.model(kind), tiny.inputs()
@@ -348,9 +345,6 @@ def test_rows_that_fill_up_a_video_are_seen_unless_they_are_masked(kind: str) ->
             for seen in (batch.visual, other)
         )
         assert torch.equal(one, two) == masked
-
-
-# Roles
 
 
 class Ramp(nn.Module):

@@ -160,7 +160,7 @@ def answer(task: str, drawn: Drawn) -> str:
 
 @pytest.mark.parametrize("task", ["vqa", "gqa", "nlvr", "video-qa"])
 def test_the_account_of_a_picture_holds_the_answer(task: str) -> None:
-    for index in range(1500):
+    for index in range(1000):
         drawn = draw(task, "test", index)
         most = Counter(drawn.sample.references).most_common(1)[0][0]
         assert answer(task, drawn) == most, (drawn.context, drawn.sample.text)
@@ -180,7 +180,9 @@ def test_ten_people_mostly_agree_with_what_is_there() -> None:
     assert all(len(humans) == 10 for humans in people)
     assert all(accuracy(a, humans) == 1 for a, humans in zip(right, people, strict=True))
     agree = sum(humans.count(a) for a, humans in zip(right, people, strict=True)) / 10000
-    assert agree == pytest.approx(0.87, abs=0.02)  # 0.80, and the synonyms of words that have none
+    assert agree == pytest.approx(
+        0.88, abs=0.02
+    )  # 0.80, lucky guesses, and words without a synonym
     known = [(a, h) for a, h in zip(right, people, strict=True) if a in SYNONYMS]
     synonym = sum(accuracy(SYNONYMS[a], humans) for a, humans in known) / len(known)
     assert 0.2 < synonym < 0.5

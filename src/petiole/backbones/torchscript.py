@@ -7,7 +7,7 @@ each storage. The pickle is read by ``petiole.data.pickles``, which answers the 
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,24 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     return dict(content)
 
 
-def _content(path: Path, *, script: bool) -> Any:
+def read_training_state(path: Path) -> dict[str, Any]:
+    """What a training program saved with ``torch.save``: a table with tensors, and whatever else it kept.
+
+    Objects of optimisers, schedulers and the like are left out unseen: a dead stand-in takes their place.
+
+    Raises:
+        BackboneError: the file is missing, damaged, or holds no table.
+    """
+    content = _content(path, script=False, names=_names_or_dead)
+    if not isinstance(content, dict):
+        raise BackboneError(f"{path} holds no table, so it is no training program's checkpoint.")
+    return dict(content)
+
+
+Names = Callable[[str, str], Any]
+
+
+def _content(path: Path, *, script: bool, names: Names | None = None) -> Any:
     """What an archive's pickle describes, out of stand-ins and tensors."""
     kind = "TorchScript archive" if script else "archive of torch.save"
     try:
@@ -73,7 +90,7 @@ def _content(path: Path, *, script: bool) -> Any:
                 return torch.frombuffer(content, dtype=dtype, count=count)
 
             with archive.open(pickled) as file:
-                return load_plain(file, _names, storage)
+                return load_plain(file, names or _names, storage)
     except FileNotFoundError as error:
         raise BackboneError(f"{path}: no such file.") from error
     except Exception as error:  # a damaged archive can fail in any way
@@ -121,3 +138,27 @@ def _names(module: str, name: str) -> Any:
     if (module, name) == ("torch.jit._pickle", "restore_type_tag"):
         return lambda value, _tag: value
     raise Unknown(module, name)
+
+
+class _Dead:
+    """Stands for an object that nobody asks for: takes anything and keeps nothing."""
+
+    def __init__(self, *_: object) -> None: ...
+
+    def __call__(self, *_: object) -> _Dead:
+        return self
+
+    def __setstate__(self, state: object) -> None: ...
+
+    def __setitem__(self, key: object, value: object) -> None: ...
+
+    def append(self, item: object) -> None: ...
+
+    def extend(self, items: object) -> None: ...
+
+
+def _names_or_dead(module: str, name: str) -> Any:
+    try:
+        return _names(module, name)
+    except Unknown:
+        return _Dead

@@ -78,7 +78,6 @@ class CourseRequest(Frozen):
     Attributes:
         scored: ``test`` or ``val``.
         mode: how batches of tasks follow each other.
-        eyes: which of the image backbone's parameters are trained too; empty for none.
     """
 
     method: str
@@ -89,7 +88,6 @@ class CourseRequest(Frozen):
     mode: str
     seed: int
     precision: str
-    eyes: str = ""
 
     @property
     def digest(self) -> str:
@@ -135,7 +133,8 @@ class Course:
         prefixes: hard prompts before texts, for every method alike.
         fraction: share of every task's training samples, the same for all methods.
         scored: the part that is scored, once, at the end.
-        eyes: trained with the model; see ``Eyes``. ``eyes_trained`` says what of them.
+        facts: further fields of ``ModelCard``.
+        eyes: trained with the model, where the method says so; the tasks' sights then give pictures.
         resume: go on where an interrupted run stopped; a finished one is returned as it is.
     """
 
@@ -152,7 +151,6 @@ class Course:
     precision: Precision = "fp32"
     facts: Mapping[str, Any] = field(default_factory=dict)
     eyes: Eyes | None = None
-    eyes_trained: str = ""
     resume: bool = False
     quiet: bool = False
     checkpoint_seconds: float = 20.0
@@ -333,13 +331,11 @@ def _save(course: Course, method: LanguageMethod, speaker: Speaker) -> LanguageA
     adapter = describe(speaker, course.method, settings_of(method), names, **facts)
     folder = course.folder / "adapter"
     adapter.save(folder)
-    if course.eyes is None:
-        again = LanguageAdapter.load(folder, model=course.model).speaker.state_dict()
-        for name, tensor in speaker.state_dict().items():
-            if not torch.equal(tensor, again[name]):
-                raise RunError(
-                    f"{folder}: {name} did not survive saving. Please report this as a bug."
-                )
+    eyes = course.eyes.backbone if course.eyes else None
+    again = LanguageAdapter.load(folder, model=course.model, eyes=eyes).speaker.state_dict()
+    for name, tensor in speaker.state_dict().items():
+        if not torch.equal(tensor, again[name]):
+            raise RunError(f"{folder}: {name} did not survive saving. Please report this as a bug.")
     return adapter
 
 
@@ -374,7 +370,6 @@ def _request(course: Course, method: LanguageMethod) -> CourseRequest:
         mode=course.mode,
         seed=course.seed,
         precision=course.precision,
-        eyes=course.eyes_trained,
     )
 
 

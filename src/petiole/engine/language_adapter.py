@@ -18,9 +18,11 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
-from petiole.backbones.registry import Request, load_any
+from petiole.backbones.base import Backbone
+from petiole.backbones.registry import Request, load, load_any
 from petiole.backbones.seq2seq import Inputs, Seq2Seq
 from petiole.engine.adapter import MANIFEST, TENSORS, TOLERANCE, fill, find
+from petiole.engine.sight import open_eyes
 from petiole.engine.speaker import Speaker
 from petiole.errors import AdapterError, ConfigError
 from petiole.files import sha256, write_json, write_tensors
@@ -41,6 +43,7 @@ class ModelCard(BaseModel):
         vision_width: of the features that it sees; 0 for none.
         options: of its V->L block.
         eyes: name of the image backbone that makes the features; empty where they were given.
+        eyes_fingerprint: of its weights.
         places: features of an image after pooling.
         prefixes: whether tasks put their hard prompts before texts.
     """
@@ -52,6 +55,7 @@ class ModelCard(BaseModel):
     vision_width: int
     options: dict[str, Any]
     eyes: str = ""
+    eyes_fingerprint: str = ""
     places: int = 36
     prefixes: bool = True
 
@@ -85,8 +89,20 @@ class LanguageAdapter:
         self.manifest, self.speaker = manifest, speaker
 
     @classmethod
-    def load(cls, path: str | Path, *, model: Seq2Seq | None = None, device: str = "cpu") -> Self:
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        model: Seq2Seq | None = None,
+        eyes: Backbone | None = None,
+        device: str = "cpu",
+    ) -> Self:
         """Open an adapter file, or the one inside a run folder.
+
+        Args:
+            path: folder with adapter.json, or a run folder.
+            model, eyes: already loaded ones, to share them; ``eyes`` is needed where they were trained.
+            device: for what is loaded here.
 
         Raises:
             AdapterError: missing, damaged, of an image model, or made for other weights.
@@ -104,10 +120,12 @@ class LanguageAdapter:
                 "adapter."
             )
         try:
+            method = method_of(manifest.method, manifest.settings)
+            seeing = None
+            if method.eyes != "frozen":
+                seeing = open_eyes(eyes or load(card.eyes, device=device), card.places, method.eyes)
             with torch.random.fork_rng():
-                speaker = Speaker(
-                    model, method_of(manifest.method, manifest.settings).changes(model)
-                )
+                speaker = Speaker(model, method.changes(model), eyes=seeing)
         except ConfigError as error:
             raise AdapterError(
                 f"{folder / MANIFEST} asks for what this petiole ({__version__}; the file is from "

@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from petiole.backbones.base import Backbone
 from petiole.backbones.registry import Request, load, load_any
 from petiole.backbones.seq2seq import Seq2Seq
 from petiole.data.vl.batches import Mode
@@ -17,8 +18,10 @@ from petiole.data.vl.registry import VIDEO_TASKS, open_features, open_task
 from petiole.engine import course
 from petiole.engine.course import Course, CourseRecord
 from petiole.engine.features import Precision
+from petiole.engine.language_adapter import method_of
 from petiole.engine.lessons import TaskData
-from petiole.engine.sight import BackboneSight, FeatureSight, Sight
+from petiole.engine.sight import BackboneSight, FeatureSight, PictureSight, Sight, open_eyes
+from petiole.engine.speaker import Eyes
 from petiole.errors import ConfigError
 from petiole.methods.language import language_of
 from petiole.tasks.registry import find
@@ -65,6 +68,8 @@ class Opened:
     model: Seq2Seq
     tasks: tuple[TaskData, ...]
     facts: Mapping[str, Any]
+    roots: tuple[Path, ...]
+    eyes: Backbone | None
 
 
 @dataclass(frozen=True)
@@ -92,16 +97,33 @@ def run(lesson: Lesson) -> CourseRecord:
     """Do one run; see ``course.run``."""
     opened = attend(lesson.school)
     own = {name: value for name, value in vars(lesson).items() if name != "school"}
+    eyes, tasks = _trained_eyes(lesson, opened)
     return course.run(
         Course(
             model=opened.model,
-            tasks=opened.tasks,
+            tasks=tasks,
             facts=opened.facts,
+            eyes=eyes,
             precision=lesson.school.precision,
             quiet=lesson.school.quiet,
             **own,
         )
     )
+
+
+def _trained_eyes(lesson: Lesson, opened: Opened) -> tuple[Eyes | None, Sequence[TaskData]]:
+    """Fresh eyes where the method trains them too, and tasks that show them pictures."""
+    trained = method_of(lesson.method, lesson.settings).eyes
+    if trained == "frozen":
+        return None, opened.tasks
+    if opened.eyes is None:
+        raise ConfigError(f"eyes={trained} trains an image backbone, and none was named (--eyes).")
+    places = lesson.school.places
+    shown = tuple(
+        replace(data, sight=PictureSight(root, opened.eyes, places)) if data.sight else data
+        for root, data in zip(opened.roots, opened.tasks, strict=True)
+    )
+    return open_eyes(opened.eyes, places, trained), shown
 
 
 @lru_cache(maxsize=2)
@@ -114,7 +136,8 @@ def attend(school: School) -> Opened:
     data = [opened_data(task) for task in school.tasks]
     shape = language_of(load_any(Request(school.model, meta=True), device="meta"))
     eyes = school.eyes or shape.eyes
-    sighted = [_sighted(one, school, eyes) for one in data]
+    backbone = load(eyes, device=school.device) if eyes and not school.features else None
+    sighted = [_sighted(one, school, backbone) for one in data]
     widths = {sight.width for _, sight, _ in sighted if sight}
     if len(widths) > 1:
         raise ConfigError(f"The tasks' features have different widths: {sorted(widths)}.")
@@ -128,11 +151,12 @@ def attend(school: School) -> Opened:
         for one, sight, digest in sighted
     )
     facts = {
-        "eyes": "" if school.features else eyes,
+        "eyes": eyes if backbone else "",
+        "eyes_fingerprint": backbone.fingerprint if backbone else "",
         "places": school.places,
         "options": dict(school.options),
     }
-    return Opened(model, tasks, facts)
+    return Opened(model, tasks, facts, tuple(one.root for one in data), backbone)
 
 
 def opened_data(task: str) -> VLData:
@@ -145,7 +169,9 @@ def opened_data(task: str) -> VLData:
     return open_task(name, Path(folder)) if sign else open_plain(Path(task))
 
 
-def _sighted(data: VLData, school: School, eyes: str) -> tuple[VLData, Sight | None, str]:
+def _sighted(
+    data: VLData, school: School, eyes: Backbone | None
+) -> tuple[VLData, Sight | None, str]:
     """Samples whose images can be seen, how they are, and the digest of both."""
     if not data.images:
         return data, None, data.digest()
@@ -159,14 +185,14 @@ def _sighted(data: VLData, school: School, eyes: str) -> tuple[VLData, Sight | N
         )
         stored.prepare(data.images, quiet=school.quiet)
         return data, stored, f"{data.digest()}:{stored.digest}"
-    if not eyes:
+    if eyes is None:
         raise ConfigError(
             f"{school.model} has no eyes of its own, and {data.root} has images. Name an image backbone "
             "(--eyes petiole/efficientnet-lite0), or stored features (--features FOLDER)."
         )
     sight = BackboneSight(
         data.root,
-        load(eyes, device=school.device),
+        eyes,
         school.cache,
         school.places,
         precision=school.precision,

@@ -53,9 +53,14 @@ class Eyes(Changed):
         self._backbone = (backbone,)
         self.pool = pool
 
+    @property
+    def backbone(self) -> Backbone:
+        """The image backbone underneath."""
+        return self._backbone[0]
+
     def forward(self, pictures: Tensor) -> Tensor:
         """(B, K, 3, H, W) preprocessed -> (B, K N, D)."""
-        backbone = self._backbone[0]
+        backbone = self.backbone
         rows = pictures.flatten(0, 1)
         with self.attached():
             tokens: Tensor = self.pool(

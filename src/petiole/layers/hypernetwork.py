@@ -11,7 +11,7 @@ everything but their embedding.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -83,7 +83,7 @@ class Hypernetwork(nn.Module):
     def __init__(
         self,
         tasks: int,
-        streams: dict[str, tuple[int, Sequence[str]]],
+        streams: Mapping[str, tuple[int, Sequence[str]]],
         width: int,
         size: int,
         code: int,

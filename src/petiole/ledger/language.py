@@ -102,7 +102,7 @@ def count_language(model: Seq2Seq, changes: Changes) -> LanguageLedger:
     language, total = sum(own.values()) - visual, sum(own.values()) + adapters
     fixed = sum(own[name] for name in changes.kept)
     fixed += sum(value.numel() for part in changes.adapters for value in fixed_of(part))
-    seen = SEEN if model.vision_width else 0
+    flops = _flops(model, changes)
     return LanguageLedger(
         language=language,
         visual=visual - codes,
@@ -116,11 +116,11 @@ def count_language(model: Seq2Seq, changes: Changes) -> LanguageLedger:
         fixed=fixed,
         stored_bytes=4 * (trainable + fixed),
         text_tokens=TEXT,
-        visual_tokens=seen,
+        visual_tokens=SEEN if model.vision_width else 0,
         target_tokens=TARGET,
-        flops_model=_flops(model, Changes()),
-        flops_forward=_flops(model, changes),
-        flops_training=_flops(model, changes, backward=True),
+        flops_model=_flops(model, Changes())[0],
+        flops_forward=flops[0],
+        flops_training=flops[1],
     )
 
 
@@ -139,8 +139,8 @@ def _by_kind(model: Seq2Seq, names: tuple[str, ...]) -> dict[str, int]:
     return found
 
 
-def _flops(model: Seq2Seq, changes: Changes, *, backward: bool = False) -> int:
-    """FLOPs of one sample of the first task, forward or forward and backward."""
+def _flops(model: Seq2Seq, changes: Changes) -> tuple[int, int]:
+    """FLOPs of one sample of the first task: forward; forward and backward, where anything is trained."""
     tuned = {n: model.module.get_parameter(n).detach().requires_grad_() for n in changes.tune}
     trained = [*tuned.values(), *(p for part in changes.adapters for p in part.parameters())]
     with (
@@ -151,9 +151,10 @@ def _flops(model: Seq2Seq, changes: Changes, *, backward: bool = False) -> int:
         FlopCounterMode(display=False) as counter,
     ):
         scores = _scores(model, changes, tuned)
-        if backward:
+        forward = int(counter.get_total_flops())
+        if trained:
             torch.autograd.backward(scores.sum())
-    return int(counter.get_total_flops())
+    return forward, int(counter.get_total_flops())
 
 
 @contextmanager

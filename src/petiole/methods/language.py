@@ -63,6 +63,8 @@ class LanguageMethod(Method):
         sharing: single | multiple | half_up | half_down, see ``layers.tasks``.
         also: what of the language model's own is trained too.
         dropout: let the language model drop out in training, at the rates of its configuration.
+        eyes: what of the image backbone is trained too: nothing (``frozen``), ``all``, its ``last`` block or
+            stage, its ``norms``.
     """
 
     lr_grid: ClassVar[tuple[float, ...]] = (3e-4, 1e-3, 3e-3)
@@ -73,6 +75,7 @@ class LanguageMethod(Method):
     sharing: Sharing = "single"
     also: Also = "norms"
     dropout: bool = True
+    eyes: Literal["frozen", "all", "last", "norms"] = "frozen"
 
     def plan(self, backbone: Backbone, classes: int) -> Plan:  # noqa: ARG002 - no image model will do
         language_of(backbone)

@@ -17,6 +17,7 @@ from petiole import claims
 from petiole.backbones.registry import Request, load_any
 from petiole.backbones.seq2seq import Seq2Seq
 from petiole.data.vl.registry import open_features, open_task
+from petiole.engine.course import CourseRecord
 from petiole.engine.executor import Executor
 from petiole.engine.school import School, attend
 from petiole.errors import BackboneError, DataError
@@ -70,7 +71,7 @@ def reproduce(
     rows, missing = rows_of(table, methods)
     lacking = [f"data set {label}: {why}" for label, why in _lacking(table["data"], data)]
     if data is None or lacking or not rows:
-        weights = f"weights of {school.model}: looked for when the data are there"
+        weights = f"weights of {school.model}: not looked for until the data are there"
         return Reproduction((), (*missing, *lacking, weights) if rows else (*missing, *lacking))
     school = replace(
         school,
@@ -146,7 +147,7 @@ def _lacking(tasks: Mapping[str, str], data: Path | None) -> Iterator[tuple[str,
 
 
 def _compared(
-    table: Mapping[str, Any], row: Row, records: Sequence[multitask.CourseRecord], *, same: bool
+    table: Mapping[str, Any], row: Row, records: Sequence[CourseRecord], *, same: bool
 ) -> list[Found]:
     """Each claimed number of a row beside ours."""
     claimed = next(stated["claimed"] for stated in table["rows"] if stated["name"] == row.name)

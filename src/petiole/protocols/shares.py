@@ -11,14 +11,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from petiole.backbones.registry import Request, load_any
 from petiole.backbones.seq2seq import Seq2Seq
 from petiole.engine.language_adapter import method_of
+from petiole.ledger import size_of
 from petiole.methods.language import language_of
+
+Verdict = Literal["reproduced", "other denominator", "differs", "no claim"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Share:
         claimed: per cent as published; ``None`` where no claim was seen.
         trainable, total: parameters, with everything added and without CLIP.
         alone: of the language model without V->L block, added words and layers.
-        verdict: ``reproduced``, that over the language model alone, by how much it differs, or ``no claim``.
+        verdict: whether ours rounds to the claim, or would over the language model alone.
         note: what is known of the difference.
     """
 
@@ -41,7 +44,7 @@ class Share:
     trainable: int
     total: int
     alone: int
-    verdict: str
+    verdict: Verdict
     note: str = ""
 
     @property
@@ -67,15 +70,14 @@ def count(table: Mapping[str, Any]) -> tuple[tuple[Share, ...], tuple[str, ...]]
 
 
 def _share(row: Mapping[str, Any], digits: int) -> Share:
-    model = _shape(row["backbone"])
-    own = dict(model.module.named_parameters())
+    model, method = _shape(row["backbone"]), method_of(row["method"], row.get("settings", {}))
     with torch.device("meta"):
-        changes = method_of(row["method"], row.get("settings", {})).changes(model)
-    layers = {id(p): p.numel() for layer in changes.adapters for p in layer.parameters()}
-    added = sum(layers.values())
-    trainable = added + sum(own[name].numel() for name in changes.tune)
-    total = model.parameter_count + added
-    alone = sum(p.numel() for p in model.module.language.parameters())
+        changes = method.changes(model)
+    own = {name: p.numel() for name, p in model.module.named_parameters()}
+    added = sum(map(size_of, changes.adapters))
+    trainable = added + sum(own[name] for name in changes.tune)
+    total = added + sum(own.values())
+    alone = sum(n for name, n in own.items() if name.startswith("language."))
     claimed = row.get("claimed")
     return Share(
         row=row["label"],
@@ -89,14 +91,14 @@ def _share(row: Mapping[str, Any], digits: int) -> Share:
     )
 
 
-def _verdict(claimed: float | None, percent: float, alone: float, digits: int) -> str:
+def _verdict(claimed: float | None, of_total: float, of_language: float, digits: int) -> Verdict:
     if claimed is None:
         return "no claim"
-    if round(percent, digits) == claimed:
+    if round(of_total, digits) == claimed:
         return "reproduced"
-    if round(alone, digits) == claimed:
-        return "reproduced over the language model alone"
-    return f"not reproduced: {percent - claimed:+.3f}"
+    if round(of_language, digits) == claimed:
+        return "other denominator"
+    return "differs"
 
 
 @cache

@@ -9,25 +9,37 @@ from rich.table import Table
 
 from petiole.verbs.common import Result, Settings, pairs
 
+DENOMINATORS = (
+    "VL-Adapter's tables are in % of total; its first version, and perhaps the rows of 1.14 and 1.18 % (V->L block "
+    "alone, with norms), in % of language model."
+)
+
 
 class Params(Result):
-    """The ledger's fields, with what they were counted for."""
+    """The ledger's fields, with what they were counted for: of so many classes, or tasks."""
 
     of_backbone: str
     of_method: str
-    classes: int
+    of: dict[str, int]
     counts: dict[str, Any]
 
     def model_dump(self, **options: Any) -> dict[str, Any]:
         """Flat: names first, then every number of the ledger."""
         flat = super().model_dump(**options)
-        counts = flat.pop("counts")
-        return {**flat, **counts}
+        of, counts = flat.pop("of"), flat.pop("counts")
+        return {**flat, **of, **counts}
+
+    @property
+    def _one(self) -> str:
+        return "one sample" if "language" in self.counts else "one image"
 
     def text(self) -> RenderableType:
+        many = ", ".join(f"{n} {what}" for what, n in self.of.items())
         table = Table(
-            title=f"{self.of_method} on {self.of_backbone}, {self.classes} classes",
+            title=f"{self.of_method} on {self.of_backbone}, {many}",
             title_justify="left",
+            caption=DENOMINATORS if "language" in self.counts else None,
+            caption_justify="left",
             show_header=False,
         )
         table.add_column()
@@ -35,7 +47,7 @@ class Params(Result):
         for name, value in self.counts.items():
             words = name.replace("_", " ")
             if name.startswith("flops"):
-                whose = "all class names" if "classes" in name else "one image"
+                whose = "all class names" if "classes" in name else self._one
                 table.add_row(f"{words} (G, {whose})", f"{value / 1e9:,.4f}")
             elif isinstance(value, float):
                 table.add_row(words.replace("percent of", "% of"), f"{value:.3f}")
@@ -57,9 +69,9 @@ def params(
     """Count parameters and FLOPs by role, without loading any weights.
 
     Args:
-        backbone: name or folder, as for fit.
+        backbone: name or folder, as for fit or multitask.
         method: registered name; see petiole inspect methods.
-        classes: number of classes of the task.
+        classes: number of classes of the task; of a language model, set tasks=4 by --set.
         settings: fields of the method that differ from its defaults.
         image_size: for FLOPs, where it differs from the weights' own.
 
@@ -67,14 +79,23 @@ def params(
         BackboneError: unknown backbone.
         ConfigError: unknown method or setting.
     """
-    from petiole.backbones.registry import load
+    from petiole.backbones.base import Backbone
+    from petiole.backbones.registry import Request, load_any
+    from petiole.engine.language_adapter import method_of
     from petiole.errors import ConfigError
-    from petiole.ledger import ledger
+    from petiole.ledger import language_ledger, ledger
+    from petiole.methods.language import language_of
     from petiole.methods.registry import create
 
     if classes < 1:
         raise ConfigError(f"classes must be at least 1, not {classes}.")
-    chosen = create(method, pairs(settings))
-    shape = load(backbone, image_size=image_size, device="meta")
-    counts = ledger(shape, chosen, classes).model_dump(mode="json")
-    return Params(of_backbone=backbone, of_method=method, classes=classes, counts=counts)
+    given = pairs(settings)
+    shape = load_any(Request(backbone, image_size=image_size, meta=True), device="meta")
+    if isinstance(shape, Backbone):
+        counts = ledger(shape, create(method, given), classes).model_dump(mode="json")
+        of = {"classes": classes}
+    else:
+        several = method_of(method, given)
+        counts = language_ledger(language_of(shape), several).model_dump(mode="json")
+        of = {"tasks": several.tasks}
+    return Params(of_backbone=backbone, of_method=method, of=of, counts=counts)

@@ -89,15 +89,22 @@ class ReproducedShares(Result):
         return {**plain, "rows": rows}
 
     def text(self) -> RenderableType:
-        table = Table("method", "claimed", box=SIMPLE_HEAD)
-        for name in ("trained", "total", "% of total", "% of LM alone"):
-            table.add_column(name, justify="right")
+        from petiole.report.words import signed
+
+        table = Table("method", box=None, pad_edge=False)
+        for name in ("claimed", "trained", "total", "% total", "% LM alone"):
+            table.add_column(name, justify="right", no_wrap=True)
         table.add_column("verdict")
         for row in self.rows:
-            claimed = "–" if row.claimed is None else f"{row.claimed:.2f} {_tagged(row.tags)}"
-            shares = f"{row.percent:.3f}", f"{row.percent_alone:.3f}"
+            claimed = "–" if row.claimed is None else f"{row.claimed:.2f}"
+            counts, shares = (row.trainable, row.total), (row.percent, row.percent_alone)
+            off = f" {signed(row.percent - row.claimed, 3)}" if row.verdict == "differs" else ""
             table.add_row(
-                row.row, claimed, f"{row.trainable:,}", f"{row.total:,}", *shares, row.verdict
+                " ".join((row.row, *_tagged(row.tags))),
+                claimed,
+                *(f"{count:,}" for count in counts),
+                *(f"{share:.3f}" for share in shares),
+                row.verdict + off,
             )
         return Group(
             *_heading(self.name, self.title, self.source, self.doubt),
@@ -130,7 +137,7 @@ class ReproducedTable(Result):
     claims: dict[str, dict[str, Any]]
     missing: tuple[str, ...]
     folder: Path
-    sources: dict[str, str] = {}
+    sources: dict[str, str]
 
     def model_dump(self, **options: Any) -> dict[str, Any]:
         """Every number."""
@@ -179,8 +186,8 @@ def _heading(name: str, title: str, source: str, doubt: str) -> list[Text]:
     return [Text(f"{name}: {title}"), Text(f"claimed  {source}"), Text(f"note     {doubt}")]
 
 
-def _tagged(tags: Sequence[str]) -> str:
-    return f"({', '.join(tags)})" if tags else ""
+def _tagged(tags: Sequence[str]) -> tuple[str, ...]:
+    return (f"({', '.join(tags)})",) if tags else ()
 
 
 def _legend(sources: Mapping[str, str]) -> list[Text]:

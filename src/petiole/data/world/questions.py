@@ -1,7 +1,8 @@
 """Questions about one picture: single ones as in VQA, and ones of two steps as in GQA.
 
 Every family draws the answer first, evenly, and then a view that it fits, so that a question says little about its
-answer. ``docs/tiny-clip.md`` has the world; the tests have the shares that guessing reaches.
+answer: the most frequent answer to questions of the same form is right for 19 % of VQA's (8 % without the question)
+and for 37 % of GQA's (21 %), where more of them are answered by yes or no.
 """
 
 from __future__ import annotations

@@ -1,0 +1,176 @@
+"""How good petiole/tiny-grid and petiole/tiny-vl are, each alone: probes of pictures, and answers from text.
+
+OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python benchmarks/tiny_vl/measure.py [--grid FILE] [--language FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from language import denoising, sentences
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from petiole.backbones.base import Backbone
+from petiole.backbones.registry import load
+from petiole.backbones.seq2seq import Inputs, Seq2Seq
+from petiole.backbones.seq2seq.loading import load_language
+from petiole.backbones.seq2seq.tokens import IGNORED, padded
+from petiole.backbones.tiny_vl import Words
+from petiole.data.preprocessing import evaluate_transform
+from petiole.data.world.language import Reading, readings
+from petiole.data.world.render import render_things
+from petiole.data.world.scene import MOST, SEEN, UNSEEN, Thing, compositions
+from petiole.data.world.view import Group, View, places
+
+PARTS = ("shape", "colour", "texture", "count", "quadrant")
+TRAIN, TEST = 2500, 600
+FRESH = 10**6
+"""Seeds from here on are nobody's."""
+
+
+def scene(rng: np.random.Generator, held: bool) -> tuple[list[Thing], list[int]]:
+    """One group, a lone thing anywhere every second time; and its labels, the quadrant -1 for several."""
+    kinds = compositions(held=held)
+    kind = kinds[rng.integers(len(kinds))]
+    if rng.random() < 0.5:
+        view = View((Group(kind, int(rng.integers(2, MOST + 1))),), beside=bool(rng.random() < 0.5))
+        there = places(view, rng)
+        return there, [kind.shape, kind.colour, kind.texture, len(there) - 1, -1]
+    radius = float(rng.uniform(0.13, 0.24))
+    x, y = (float(at) for at in rng.uniform(radius, 1 - radius, 2))
+    where = 2 * (y > 0.5) + (x > 0.5)
+    return [Thing(kind, x, y, radius)], [kind.shape, kind.colour, kind.texture, 0, where]
+
+
+@torch.no_grad()
+def seen(
+    eyes: Backbone, styles: tuple[str, ...], count: int, seed: int, held: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Mean and maximum over the map's positions (count, 2 D), and labels (count, 5)."""
+    transform = evaluate_transform(eyes.preprocessing)
+    values, labels = [], []
+    for start in range(0, count, 100):
+        rows = []
+        for i in range(start, min(count, start + 100)):
+            rng = np.random.default_rng([FRESH, seed, i])
+            there, told = scene(rng, held)
+            rows.append(transform(render_things(there, styles[i % len(styles)], FRESH + i)))
+            labels.append(told)
+        tokens = eyes.lower(torch.stack(rows), (eyes.patches,))[eyes.patches]  # type: ignore[no-untyped-call]
+        values.append(torch.cat([tokens.mean(1), tokens.amax(1)], dim=1))
+    return torch.cat(values), torch.tensor(labels)
+
+
+def probe(values: Tensor, labels: Tensor) -> nn.Linear:
+    """A multinomial logistic regression, with weight decay 1e-3."""
+    linear = nn.Linear(values.shape[1], int(labels.max()) + 1)
+    optimizer = torch.optim.LBFGS(linear.parameters(), max_iter=150, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = cross_entropy(linear(values), labels) + 1e-3 * linear.weight.square().sum()
+        torch.autograd.backward(loss)
+        return loss
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    return linear
+
+
+def eyesight(eyes: Backbone) -> dict[str, dict[str, float]]:
+    """Per cent right by style, of linear probes that learned in seen styles and compositions."""
+    values, labels = seen(eyes, SEEN, TRAIN, 0)
+    shift, scale = values.mean(0), values.std(0) + 1e-3
+    probes = []
+    for i in range(len(PARTS)):
+        known = labels[:, i] >= 0
+        probes.append(probe((values[known] - shift) / scale, labels[known, i]))
+    table: dict[str, dict[str, float]] = {}
+    cases = {f"{style}": ((style,), False) for style in (*SEEN, *UNSEEN)}
+    for name, (styles, held) in {**cases, "held-out compositions": (SEEN, True)}.items():
+        values, labels = seen(eyes, styles, TEST, 1, held)
+        row = {}
+        for i, part in enumerate(PARTS):
+            known = labels[:, i] >= 0
+            said = probes[i]((values[known] - shift) / scale).argmax(1)
+            row[part] = percent((said == labels[known, i]).float().mean())
+        table[name] = row
+    return table
+
+
+def percent(share: Tensor | float) -> float:
+    return round(100 * float(share), 1)
+
+
+@torch.no_grad()
+def said(model: Seq2Seq, texts: list[str]) -> list[str]:
+    """Greedy answers."""
+    assert model.tokenizer is not None
+    out: list[str] = []
+    for start in range(0, len(texts), 100):
+        ids = padded([model.tokenizer(text) for text in texts[start : start + 100]], Words.pad)
+        encoded = model.encode(Inputs(ids, ids != Words.pad))
+        out += [model.tokenizer.decode(row) for row in model.generate(encoded, longest=12)]
+    return out
+
+
+def reading(model: Seq2Seq, each: int = 300) -> dict[str, dict[str, float]]:
+    """Per cent of answers right, beside the commonest answer and the question without its context."""
+    asked: dict[str, list[Reading]] = {}
+    for one in islice(readings(np.random.default_rng(FRESH)), 8 * each):
+        asked.setdefault(one.task, []).append(one)
+    table = {}
+    for task, rows in sorted(asked.items()):
+        rows = rows[:each]
+        right = [row.answer for row in rows]
+        full = said(model, [f"{task}: {row.question} {row.context}" for row in rows])
+        blind = said(model, [f"{task}: {row.question}" for row in rows])
+        table[task] = {
+            "with context": percent(np.mean([a == b for a, b in zip(full, right, strict=True)])),
+            "question only": percent(np.mean([a == b for a, b in zip(blind, right, strict=True)])),
+            "commonest answer": percent(Counter(right).most_common(1)[0][1] / len(right)),
+        }
+    return table
+
+
+@torch.no_grad()
+def restoring(model: Seq2Seq, count: int = 300) -> float:
+    """Per cent of all tokens of sentences with hidden words that are right, each given those before it."""
+    words, rng = Words(), np.random.default_rng(FRESH + 1)
+    texts, targets = zip(
+        *(denoising(words, pair, rng) for pair in sentences(rng, count)), strict=True
+    )
+    ids, labels = padded(texts, Words.pad), padded(targets, IGNORED)
+    guesses = model.logits(model.encode(Inputs(ids, ids != Words.pad)), labels).argmax(-1)
+    known = labels != IGNORED
+    known[:, 0] = False  # the start token
+    return percent((guesses == labels)[known].float().mean())
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("--grid", type=Path)
+    options.add_argument("--language", type=Path)
+    options.add_argument("--random", action="store_true", help="tiny-grid's random twin too")
+    chosen = options.parse_args()
+    eyes = load("petiole/tiny-grid", weights=chosen.grid)
+    print(json.dumps({"tiny-grid, probes, %": eyesight(eyes)}, indent=1), flush=True)
+    if chosen.random:
+        torch.manual_seed(0)
+        for module in eyes.module.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight)
+        print(json.dumps({"random twin": eyesight(eyes)}, indent=1), flush=True)
+    model = load_language("petiole/tiny-vl", weights=chosen.language)
+    print(json.dumps({"tiny-vl, text questions, %": reading(model)}, indent=1))
+    print(json.dumps({"tiny-vl, denoised tokens, %": restoring(model)}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,157 @@
+"""The packaged language model and its eyes: that they load as they were trained, and what each knows alone."""
+
+from __future__ import annotations
+
+import hashlib
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import petiole
+from petiole.backbones import tiny_grid, tiny_vl
+from petiole.backbones.registry import Request, load_any
+from petiole.backbones.seq2seq import Inputs, Seq2Seq
+from petiole.backbones.seq2seq.loading import load_language
+from petiole.backbones.seq2seq.tokens import padded
+from petiole.backbones.tiny_vl import LONGEST, Words
+from petiole.data.preprocessing import evaluate_transform
+from petiole.data.world.language import readings, statements
+from petiole.data.world.render import render_things
+from petiole.data.world.scene import SEEN, Thing, compositions
+from petiole.errors import BackboneError, ConfigError
+
+
+@pytest.fixture(scope="module")
+def model() -> Seq2Seq:
+    return load_language("petiole/tiny-vl")
+
+
+def said(model: Seq2Seq, texts: list[str]) -> list[str]:
+    assert model.tokenizer is not None
+    ids = padded([model.tokenizer(text) for text in texts], Words.pad)
+    rows = model.generate(model.encode(Inputs(ids, ids != Words.pad)), longest=8)
+    return [model.tokenizer.decode(row) for row in rows]
+
+
+def test_every_text_of_the_world_survives_the_tokenizer() -> None:
+    words = Words()
+    rng = np.random.default_rng(0)
+    texts = list(islice(statements(rng), 200))
+    for one in islice(readings(rng), 200):
+        texts += [one.question.lower().strip(), one.context, one.answer]
+        assert len(words(f"how2qa: {one.question} {one.context}")) <= LONGEST
+    for text in texts:
+        ids = words(text)
+        assert words.decode(ids) == text
+        assert words.other not in ids
+        assert (ids[0], ids[-1]) == (words.start, words.end)
+
+
+def test_other_words_are_spelt_and_come_back() -> None:
+    words = Words()
+    assert words.decode(words("A zebra, 42 red x7!")) == "a zebra, 42 red x7"
+    assert len(words("zebra")) == 2 + 5
+    assert words.decode([words.start, words.pad, words.end]) == ""
+    assert words.decode(words("zebra")[2:]) == "ebra"
+
+
+def test_a_text_that_is_cut_keeps_its_end() -> None:
+    words = Words()
+    ids = words("one two three four red blue", 5)
+    assert len(ids) == 5
+    assert ids[-1] == words.end
+    assert ids[:4] == words("one two three four red blue")[:4]
+    assert len(words("star " * 500, 600)) == len(words("star " * 500)) == LONGEST
+
+
+def test_the_ids_are_those_of_the_training() -> None:
+    """The weights know words by number only, so a word more in the middle of the list would spoil them."""
+    listed = "\n".join(Words().words)
+    assert len(Words()) == 231
+    assert hashlib.sha256(listed.encode()).hexdigest()[:16] == "748501d6c3670efe"
+
+
+def test_both_are_small() -> None:
+    assert tiny_grid.WEIGHTS.stat().st_size + tiny_vl.WEIGHTS.stat().st_size <= 8_000_000
+    assert petiole.load("petiole/tiny-grid", device="meta").parameter_count == 563_120
+    alone = load_language("petiole/tiny-vl", device="meta")
+    assert alone.module.visual is not None
+    eyes = sum(p.numel() for p in alone.module.visual.parameters())
+    assert alone.parameter_count - eyes == 989_056
+
+
+def test_the_eyes_fit_the_language_model(model: Seq2Seq) -> None:
+    eyes = petiole.load(model.eyes)
+    tokens = eyes.lower(torch.zeros(2, 3, 64, 64), ("final.map",))["final.map"]
+    assert tokens.shape == (2, 64, model.vision_width)
+    assert bool((tokens >= 0).all())
+    assert eyes.width_of(eyes.vector) == eyes.width_of(eyes.patches)
+    assert not model.trained_eyes
+
+
+def test_other_features_can_be_seen_too() -> None:
+    model = load_any(Request("petiole/tiny-vl", vision_width=320, options={"norms": "sum"}))
+    assert isinstance(model, Seq2Seq)
+    assert model.vision_width == 320
+    with pytest.raises(ConfigError, match="colour"):
+        load_language("petiole/tiny-vl", options={"colour": 1})
+
+
+@pytest.mark.parametrize("name", ["petiole/tiny-vl", "petiole/tiny-grid"])
+def test_another_image_size_and_damaged_weights_are_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(BackboneError, match="eave"):
+        load_any(Request(name, image_size=96))
+    file = (tiny_vl if name.endswith("vl") else tiny_grid).WEIGHTS
+    damaged = tmp_path / "w.safetensors"
+    damaged.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(BackboneError, match=r"w\.safetensors"):
+        load_any(Request(name, weights=damaged))
+
+
+def test_weights_of_the_one_are_not_the_others() -> None:
+    with pytest.raises(BackboneError, match="do not fit"):
+        load_any(Request("petiole/tiny-vl", weights=tiny_grid.WEIGHTS))
+
+
+def test_it_reads_answers_from_texts_and_cannot_guess_them(model: Seq2Seq) -> None:
+    """docs/tiny-vl.md has the numbers of single questions; the bounds leave room for 80 of them."""
+    found = (one for one in readings(np.random.default_rng(77)) if one.task == "vqa")
+    asked = list(islice(found, 80))
+    right = [one.answer for one in asked]
+    full = said(model, [f"{one.question} {one.context}" for one in asked])
+    blind = said(model, [one.question for one in asked])
+    assert np.mean([a == b for a, b in zip(full, right, strict=True)]) > 0.9
+    assert np.mean([a == b for a, b in zip(blind, right, strict=True)]) < 0.5
+
+
+def pictures(label: int, part: str, held: bool, count: int) -> Tensor:
+    """Lone things of one colour or shape, anywhere."""
+    transform = evaluate_transform(tiny_grid.preprocessing())
+    kinds = [k for k in compositions(held=held) if getattr(k, part) == label]
+    rows = []
+    for i in range(count):
+        rng = np.random.default_rng([label, held, i])
+        x, y = rng.uniform(0.25, 0.75, 2)
+        thing = Thing(kinds[rng.integers(len(kinds))], float(x), float(y), 0.2)
+        rows.append(transform(render_things([thing], SEEN[i % 4], i)))
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize(("part", "classes"), [("colour", 10), ("shape", 12)])
+def test_the_eyes_tell_colours_and_shapes_of_unseen_compositions(part: str, classes: int) -> None:
+    """Nearest mean of 16 pictures of seen compositions, by the largest value of each channel."""
+    eyes = petiole.load("petiole/tiny-grid")
+
+    def largest(images: Tensor) -> Tensor:
+        return eyes.lower(images, ("final.map",))["final.map"].amax(1)
+
+    means = torch.stack([largest(pictures(c, part, False, 16)).mean(0) for c in range(classes)])
+    right = []
+    for label in range(classes):
+        distances = torch.cdist(largest(pictures(label, part, True, 8)), means)
+        right += (distances.argmin(1) == label).tolist()
+    assert np.mean(right) > 0.7

@@ -1,0 +1,228 @@
+"""The ledger of language models against the published rows (spec vladapter.md, 3.1), to the last parameter."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+
+import language_for_tests as tiny
+from petiole.backbones.registry import Request, resolve
+from petiole.backbones.seq2seq import Seq2Seq
+from petiole.cli import main
+from petiole.errors import ConfigError
+from petiole.ledger import LanguageLedger, language_ledger
+from petiole.methods.language import LanguageMethod, attentions, blocks
+from petiole.methods.registry import create
+from petiole.verbs.params import params
+
+BART, VIDEO, T5 = "clip-bart-base", "clip-bart-base-video", "clip-t5-base"
+BART_ALONE, T5_ALONE = 139_420_416, 222_903_552
+
+Row = tuple[str, str, dict[str, Any], int, int, float]
+ROWS: list[Row] = [
+    (BART, "vl-full", {}, 141_156_864, 141_156_864, 100),
+    (BART, "vl-adapters", {}, 19_430_400, 158_955_264, 12.224),
+    (BART, "vl-half-shared", {}, 12_725_760, 152_250_624, 8.358),
+    (BART, "vl-half-shared", {"sharing": "half_down"}, 12_786_240, 152_311_104, 8.395),
+    (BART, "vl-adapter", {}, 6_081_600, 145_606_464, 4.177),
+    (BART, "vl-hyperformer", {}, 8_579_088, 148_103_952, 5.793),
+    (BART, "vl-compacters", {}, 10_584_960, 150_109_824, 7.051),
+    (BART, "vl-compacter", {}, 3_870_240, 143_395_104, 2.699),
+    (BART, "vl-loras", {}, 30_020_352, 169_468_416, 17.714),
+    (BART, "vl-lora", {}, 8_786_688, 148_234_752, 5.928),
+    (BART, "vl-prompts", {}, 6_627_200, 146_201_216, 4.533),
+    (BART, "vl-prompt", {}, 2_843_936, 142_417_952, 1.997),
+    (BART, "vl-bitfit", {}, 1_708_800, 141_156_864, 1.211),
+    (BART, "vl-projection", {}, 1_582_848, 141_156_864, 1.121),
+    (BART, "vl-layernorm", {}, 1_632_000, 141_156_864, 1.156),
+    (VIDEO, "vl-adapter", {}, 4_901_952, 144_426_816, 3.394),
+    (VIDEO, "vl-lora", {}, 7_607_040, 147_055_104, 5.173),
+    (VIDEO, "vl-prompt", {}, 1_664_288, 141_238_304, 1.178),
+    (T5, "vl-adapter", {"reduction": 4, "also": "nothing"}, 19_333_632, 242_292_480, 7.980),
+    (T5, "vl-adapter", {"reduction": 4}, 19_381_248, 242_292_480, 7.999),
+    (T5, "vl-lora", {"rank": 150}, 18_170_880, 241_128_960, 7.536),
+    (T5, "vl-prompt", {}, 2_842_400, 225_801_248, 1.259),
+    # Beside the table: what the spec's script prints, and rows of other papers.
+    (BART, "vl-compacter-original", {}, 1_709_824, 141_234_688, 1.2106),
+    (T5, "vl-adapter", {"also": "nothing"}, 10_480_512, 233_439_360, 4.4896),
+    (VIDEO, "vl-dora", {}, 7_634_688, 147_082_752, 5.19),
+]
+
+
+@cache
+def shape(name: str) -> Seq2Seq:
+    model = resolve(Request(name, meta=True))
+    assert isinstance(model, Seq2Seq)
+    return model
+
+
+def method(name: str, **settings: Any) -> LanguageMethod:
+    made = create(name, settings)
+    assert isinstance(made, LanguageMethod)
+    return made
+
+
+@cache
+def counted(backbone: str, made: LanguageMethod) -> LanguageLedger:
+    return language_ledger(shape(backbone), made)
+
+
+def digits(percent: float) -> int:
+    return len(str(percent).partition(".")[2].rstrip("0")) or 1
+
+
+@pytest.mark.parametrize(
+    ("backbone", "name", "settings", "trainable", "total", "percent"),
+    ROWS,
+    ids=[" ".join([row[0], row[1], *map(str, row[2].values())]) for row in ROWS],
+)
+def test_published_rows(
+    backbone: str, name: str, settings: dict[str, Any], trainable: int, total: int, percent: float
+) -> None:
+    got = counted(backbone, method(name, **settings))
+    assert (got.trainable, got.total) == (trainable, total)
+    assert round(got.trainable_percent_of_total, digits(percent)) == percent
+    alone = T5_ALONE if backbone == T5 else BART_ALONE
+    assert got.language == alone
+    assert got.trainable_percent_of_language_model == pytest.approx(100 * trainable / alone)
+    assert got.total == got.language + got.visual + got.codes + got.adapters
+    parts = got.trained_visual + got.trained_norms + got.trained_biases + got.trained_weights
+    assert got.trainable == got.adapters + parts
+    assert got.fixed == (0 if name == "vl-full" else got.codes)
+    assert got.stored_bytes == 4 * (got.trainable + got.fixed)
+
+
+@pytest.mark.parametrize(
+    ("size", "of_total", "of_language"),
+    [(24, 1.941, 1.981), (48, 2.698, 2.775), (64, 3.196, 3.304)]
+    + [(96, 4.177, 4.362), (128, 5.138, 5.420), (192, 7.004, 7.537), (384, 12.186, 13.887)],
+)
+def test_widths_of_the_single_adapter(size: int, of_total: float, of_language: float) -> None:
+    got = counted(BART, method("vl-adapter", reduction=768 / size))
+    assert round(got.trainable_percent_of_total, 3) == of_total
+    assert round(got.trainable_percent_of_language_model, 3) == of_language
+
+
+@pytest.mark.parametrize(
+    ("code", "percent"), [(4, 3.866), (8, 5.793), (16, 9.422), (32, 15.903), (64, 26.43)]
+)
+def test_codes_of_the_hyperformer(code: int, percent: float) -> None:
+    got = counted(BART, method("vl-hyperformer", code=code))
+    assert round(got.trainable_percent_of_total, digits(percent)) == percent
+
+
+def test_two_published_rows_are_of_the_older_denominator_or_of_none() -> None:
+    alone, norms = (counted(BART, method(name)) for name in ("vl-projection", "vl-layernorm"))
+    assert round(alone.trainable_percent_of_language_model, 2) == 1.14
+    assert round(alone.trainable_percent_of_total, 2) == 1.12
+    assert round(norms.trainable_percent_of_language_model, 2) == 1.17, "and not 1.18, as published"
+
+
+def test_parts_of_the_models() -> None:
+    image, video, t5 = (counted(name, method("vl-full")) for name in (BART, VIDEO, T5))
+    assert (image.visual, video.visual, t5.visual) == (1_582_848, 403_200, 1_581_312)
+    assert (image.codes, video.codes, t5.codes) == (153_600, 153_600, 55_296)
+    assert (image.trained_norms, t5.trained_norms) == (49_152, 47_616)
+    biases = counted(BART, method("vl-bitfit"))
+    assert biases.trained_norms == 49_152 // 2  # the shifts
+    assert biases.trained_norms + biases.trained_biases == 125_952
+    assert counted(T5, method("vl-bitfit")).trained_biases == 768
+    assert len(list(blocks(shape(BART)))) == 30
+    assert len(list(blocks(shape(T5)))) == 60
+    assert (len(list(attentions(shape(BART)))), len(list(attentions(shape(T5))))) == (18, 36)
+
+
+@pytest.mark.parametrize("tasks", [1, 7])
+def test_a_method_of_any_number_of_tasks(tasks: int) -> None:
+    one = 30 * (2 * 768 * 96 + 96 + 768)
+    assert counted(BART, method("vl-adapters", tasks=tasks)).adapters == tasks * one
+    prefix = counted(BART, method("vl-prefix", tasks=tasks, sharing="multiple"))
+    assert prefix.adapters == tasks * 12 * 2 * 40 * 768
+
+
+def test_flops_are_those_of_the_products_written_out() -> None:
+    got = counted(BART, method("vl-adapter"))
+    d, f, text, seen, out, words = 768, 3072, 20, 36, 10, 50_265
+    read = text + seen
+    encoder = 6 * (read * (4 * d * d + 2 * d * f) + 2 * read * read * d)
+    cross = out * 2 * d * d + read * 2 * d * d + 2 * out * read * d
+    decoder = 6 * (out * (4 * d * d + 2 * d * f) + 2 * out * out * d + cross)
+    eyes = seen * (2048 + 5) * d
+    assert got.flops_model == 2 * (encoder + decoder + eyes + out * d * words)
+    branches = 12 * read + 18 * out
+    assert got.flops_forward - got.flops_model == 2 * branches * 2 * d * 96
+    assert (got.text_tokens, got.visual_tokens, got.target_tokens) == (text, seen, out)
+    assert got.flops_forward < got.flops_training < 3 * got.flops_forward
+
+
+@pytest.mark.parametrize("family", ["bart", "t5"])
+@pytest.mark.parametrize("name", ["vl-adapters", "vl-dora", "vl-prefix", "vl-hyperformer"])
+def test_the_shape_counts_as_the_weights_do_and_nothing_is_left_behind(
+    family: tiny.Family, name: str
+) -> None:
+    settings = {"rank": 3} if name == "vl-dora" else {}
+    real, meta = tiny.model(family), tiny.model(family)
+    meta.module.to("meta")
+    state, before = torch.random.get_rng_state(), real.fingerprint
+    want = language_ledger(real, method(name, **settings))
+    assert language_ledger(meta, method(name, **settings)) == want
+    assert torch.equal(torch.random.get_rng_state(), state)
+    del real.__dict__["fingerprint"]
+    assert real.fingerprint == before
+    assert real.config._attn_implementation == "sdpa"
+    assert not any(p.grad is not None or p.requires_grad for p in real.module.parameters())
+
+
+def test_a_model_without_eyes_has_none_to_train() -> None:
+    got = language_ledger(tiny.model(seen=0), method("vl-layernorm"))
+    assert (got.visual, got.codes, got.trained_visual, got.fixed, got.visual_tokens) == (0,) * 5
+    assert got.trainable == got.trained_norms > 0
+    with pytest.raises(ConfigError, match=r"tiny-bart has no V->L block and also=nothing"):
+        language_ledger(tiny.model(seen=0), method("vl-projection"))
+
+
+def test_params_of_a_language_model(capsys: pytest.CaptureFixture[str]) -> None:
+    result = params(backbone=BART, method="vl-adapter", settings=["tasks=3"])
+    flat = result.model_dump(mode="json")
+    assert (flat["tasks"], flat["trainable"], flat["total"]) == (3, 6_081_600, 145_606_464)
+    assert "classes" not in flat
+    for key, value in flat.items():
+        assert isinstance(value, float) == ("_percent_of_" in key)
+    code = main(["params", "--backbone", BART, "--method", "vl-adapter", "--json"])
+    assert code == 0
+    assert json.loads(capsys.readouterr().out) == {**flat, "tasks": 4}
+    code = main(["params", "--backbone", BART, "--method", "vl-projection"])
+    text = capsys.readouterr().out
+    assert code == 0
+    for words in ("vl-projection on clip-bart-base, 4 tasks", "trainable % of total", "1.135"):
+        assert words in text
+    assert "1.14 and 1.18 %" in " ".join(text.split())
+
+
+@pytest.mark.parametrize(
+    ("backbone", "name", "settings", "words"),
+    [
+        (BART, "lora-qkv", {}, "lora-qkv adapts image backbones"),
+        ("petiole/tiny-vit", "vl-lora", {}, "petiole/tiny-vit has none. Use a CLIP-BART"),
+        (BART, "vl-lora", {"rank": 0}, "rank must be at least 1"),
+        (BART, "vl-adapter", {"reduction": 1000}, "bottleneck must be at least 1"),
+        (BART, "vl-adapters", {"tasks": 0}, "tasks must be at least 1"),
+        (BART, "vl-compacter", {"k": 5}, "k=5 must divide both widths"),
+        (BART, "vl-prompt", {"prompts": 0}, "count must be at least 1"),
+        (BART, "vl-prefix", {"prefix": 0}, "count must be at least 1"),
+        (BART, "vl-prefix", {"sharing": "half_up"}, "no up part to share"),
+        (BART, "vl-hyperformer", {"sharing": "multiple"}, "sharing=multiple means nothing"),
+        (BART, "vl-full", {"sharing": "half_up"}, "sharing=half_up means nothing"),
+        (BART, "vl-adapter", {"sharing": "some"}, "sharing='some'"),
+    ],
+)
+def test_what_cannot_be_counted_says_why(
+    backbone: str, name: str, settings: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        params(backbone=backbone, method=name, settings=settings)
+    assert words in str(caught.value)
