@@ -28,7 +28,7 @@ VERBS = {
     "params": "Count parameters and FLOPs of a method, without weights.",
     "reproduce": "A published table beside ours: claimed, ours, verdict, and what is missing.",
     "merge": "Put an adapter into the backbone's weights, where mathematics allows.",
-    "fold": "Store a prompt learner's class vectors: no text tower in prediction.",
+    "fold": "Store what prediction needs of an adapter: class vectors, or static weights.",
     "import-dassl": "A checkpoint of CoOp, CoCoOp, MaPLe, IVLP or PromptSRC as an adapter.",
     "pair": "Join an image backbone and a sentence encoder into two towers.",
     "world": "Draw a data set of the generated world, to try things offline.",

@@ -1,14 +1,15 @@
 """Learning a closed list of answers: binary cross-entropy of every answer against its soft score.
 
-    L = 1/B sum_i sum_a BCE(z_ia, s_ia)
+    L = sum_i w_i sum_a BCE(z_ia, s_ia),   w_i = 1/B
 
 s_ia is the soft score of answer a to sample i, 0 where it was not given; answers outside the list are dropped
 (LXMERT, CLIP-ViL; spec vladapter.md, 1.4). VL-T5's own variant averages over the answers, which only scales
-the learning rate.
+the learning rate. Several tasks have one list and one head in common.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,10 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from petiole.backbones.seq2seq import Inputs
+from petiole.backbones.seq2seq import Inputs, Seq2Seq
 from petiole.data.vl.sample import Sample
-from petiole.engine.lessons import Lessons
+from petiole.engine.lessons import Lessons, TaskData, part_of
 from petiole.engine.speaker import Speaker
+from petiole.errors import ConfigError
+from petiole.layers.answer_head import AnswerHead
+from petiole.methods.language import LanguageMethod
 
 
 @dataclass(frozen=True)
@@ -29,24 +33,77 @@ class Judged:
     Attributes:
         inputs: of the encoder.
         scores: (B, A) soft score of each answer, in 0..1.
+        weights: (B,) w; where several processes share a batch, times their number.
         tasks: number of each row's task.
     """
 
     inputs: Inputs
     scores: Tensor
+    weights: Tensor
     tasks: tuple[int, ...]
 
 
-def judged(lessons: Lessons, rows: Sequence[tuple[int, Sample]], answers: Sequence[str]) -> Judged:
-    """A training batch of (number of the task, sample) each."""
-    owners = [lessons.tasks[number] for number, _ in rows]
-    samples = [sample for _, sample in rows]
-    scores = torch.tensor([[s.targets.get(answer, 0.0) for answer in answers] for s in samples])
+def judged(
+    lessons: Lessons,
+    rows: Sequence[tuple[int, Sample]],
+    answers: Sequence[str],
+    process: int = 0,
+    processes: int = 1,
+) -> Judged:
+    """A training batch of (number of the task, sample) each, or one process's part of it."""
+    mine = [rows[i] for i in part_of(len(rows), process, processes)]
+    owners, samples = [lessons.tasks[number] for number, _ in mine], [one for _, one in mine]
+    place = {answer: a for a, answer in enumerate(answers)}
+    scores = torch.zeros(len(mine), len(answers))
+    for row, sample in zip(scores, samples, strict=True):
+        for answer in sample.targets.keys() & place.keys():
+            row[place[answer]] = sample.targets[answer]
+    device = lessons.model.device
     return Judged(
         inputs=lessons.inputs(owners, samples),
-        scores=scores.to(lessons.model.device),
-        tasks=tuple(number for number, _ in rows),
+        scores=scores.to(device),
+        weights=torch.full((len(mine),), processes / len(rows), device=device),
+        tasks=tuple(number for number, _ in mine),
     )
+
+
+def answer_head(
+    method: LanguageMethod, model: Seq2Seq, tasks: Sequence[TaskData], fraction: float = 1.0
+) -> AnswerHead | None:
+    """A fresh head over the answers of the tasks, if the method has one.
+
+    Raises:
+        ConfigError: a task that is not answered from a list, or a recipe that smooths labels.
+    """
+    if not method.classifier:
+        return None
+    if method.recipe.label_smoothing:
+        raise ConfigError(
+            "A classifier learns soft scores as they are. Leave label_smoothing at 0."
+        )
+    return AnswerHead(model.width, listed(tasks, method.classifier, fraction))
+
+
+def listed(tasks: Sequence[TaskData], count: int, fraction: float = 1.0) -> list[str]:
+    """The tasks' fixed choices, then the answers of most training samples, ``count`` in all.
+
+    Of answers as frequent as each other, the first in the alphabet.
+
+    Raises:
+        ConfigError: a task is not answered from a list, or nothing has an answer.
+    """
+    frequency: Counter[str] = Counter()
+    for data in tasks:
+        if data.task.loss == "token" or data.task.beams > 1:
+            raise ConfigError(
+                f"The answers of {data.task.name} are sentences, and a classifier chooses from a list. Train "
+                "this task without one (classifier=0)."
+            )
+        for sample in data.training(fraction):
+            frequency.update(answer for answer, score in sample.targets.items() if score > 0)
+    choices = dict.fromkeys(choice for data in tasks for choice in data.task.choices)
+    others = sorted(frequency.keys() - choices, key=lambda answer: (-frequency[answer], answer))
+    return [*choices, *others[: max(0, count - len(choices))]]
 
 
 class AnswerTrainee(nn.Module):
@@ -62,5 +119,5 @@ class AnswerTrainee(nn.Module):
 
     def forward(self, batch: Judged) -> Tensor:
         z = self.speaker.judge(batch.inputs, batch.tasks).float()
-        total = binary_cross_entropy_with_logits(z, batch.scores, reduction="sum")
-        return total / len(z)
+        each = binary_cross_entropy_with_logits(z, batch.scores, reduction="none")
+        return (each.sum(dim=1) * batch.weights).sum()

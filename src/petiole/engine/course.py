@@ -26,10 +26,17 @@ from petiole.backbones.seq2seq import Seq2Seq
 from petiole.data.vl.batches import Mode, TaskBatches
 from petiole.data.vl.sample import Sample
 from petiole.engine.adapter import MANIFEST, TENSORS
+from petiole.engine.answers import AnswerTrainee, Judged, answer_head, judged
 from petiole.engine.claim import appender, claim, locked
 from petiole.engine.descent import Descent, Watch, accelerate
 from petiole.engine.features import Precision
-from petiole.engine.language_adapter import LanguageAdapter, ModelCard, describe, method_of
+from petiole.engine.language_adapter import (
+    LanguageAdapter,
+    ModelCard,
+    TaskName,
+    describe,
+    method_of,
+)
 from petiole.engine.lessons import Lessons, TaskData
 from petiole.engine.memory import peak_memory
 from petiole.engine.optimiser import optimiser
@@ -161,7 +168,11 @@ def run(course: Course) -> CourseRecord:
 
     Raises:
         RunError: the folder is in use, complete, or holds a run with another request.
+        DataError: nothing to learn, or to score.
     """
+    for data in course.tasks:
+        for part in ("train", course.scored):
+            data.part(part)
     with locked(course.folder):
         method = method_of(course.method, {**course.settings, "tasks": len(course.tasks)})
         request = _request(course, method)
@@ -174,7 +185,13 @@ def _work(course: Course, method: LanguageMethod, request: CourseRequest) -> Cou
     model, folder = course.model, course.folder
     with peak_memory(model.device) as peak, torch.random.fork_rng():
         torch.manual_seed(course.seed)
-        speaker = Speaker(model, method.changes(model), dropout=method.dropout, eyes=course.eyes)
+        speaker = Speaker(
+            model,
+            method.changes(model),
+            dropout=method.dropout,
+            eyes=course.eyes,
+            head=answer_head(method, model, course.tasks, course.fraction),
+        )
         speaker.to(model.device)
         checkpoint = folder / "checkpoint.safetensors"
         log = appender(folder / LOG, fresh=not checkpoint.exists())
@@ -189,7 +206,7 @@ def _work(course: Course, method: LanguageMethod, request: CourseRequest) -> Cou
         seconds = train(course, speaker, lessons, method.recipe, watch)
     start = time.perf_counter()
     scores = {
-        data.task.name: _score(course, speaker, lessons, number)
+        data.name: _score(course, speaker, lessons, number)
         for number, data in enumerate(course.tasks)
     }
     test_seconds = time.perf_counter() - start
@@ -229,34 +246,31 @@ def train(
         RunError: the loss became NaN or infinite, or the checkpoint cannot be used.
     """
     start = time.perf_counter()
-    parts = [_training_part(data, course.fraction) for data in course.tasks]
-    names = [data.task.name for data in course.tasks]
+    parts = [data.training(course.fraction) for data in course.tasks]
+    names = [data.name for data in course.tasks]
     base = recipe.batch_size or 32
     batches = TaskBatches(
         {name: len(part) for name, part in zip(names, parts, strict=True)},
-        {data.task.name: data.task.batch_size(base) for data in course.tasks},
+        {data.name: data.task.batch_size(base) for data in course.tasks},
         course.seed,
         course.mode,
     )
     steps = max(1, ceil(recipe.epochs * len(batches))) if recipe.epochs else recipe.steps
     recipe = replace(recipe, steps=steps)
-    accelerator = accelerate(course.model.module, course.precision)
+    accelerator, head = accelerate(course.model.module, course.precision), speaker.head
 
-    def feed(step: int) -> tuple[Batch]:
+    def feed(step: int) -> tuple[Batch | Judged]:
         rows = [
             (names.index(name), parts[names.index(name)][i])
             for name, chosen in batches(step)
             for i in chosen
         ]
-        lesson = lessons.lesson(
-            rows,
-            np.random.default_rng([course.seed, step]),
-            process=accelerator.process_index,
-            processes=accelerator.num_processes,
-        )
-        return (lesson,)
+        mine = (accelerator.process_index, accelerator.num_processes)
+        if head:
+            return (judged(lessons, rows, head.answers, *mine),)
+        return (lessons.lesson(rows, np.random.default_rng([course.seed, step]), *mine),)
 
-    trainee = SpeakerTrainee(speaker, recipe.label_smoothing)
+    trainee = AnswerTrainee(speaker) if head else SpeakerTrainee(speaker, recipe.label_smoothing)
     if recipe.steps and any(p.requires_grad for p in trainee.parameters()):
         Descent(
             accelerator,
@@ -272,15 +286,6 @@ def train(
     return time.perf_counter() - start
 
 
-def _training_part(data: TaskData, fraction: float) -> tuple[Sample, ...]:
-    """The training samples, or a share of them: smaller ones are part of larger ones."""
-    part = data.parts["train"]
-    if fraction >= 1:
-        return part
-    order = np.random.default_rng(0).permutation(len(part))
-    return tuple(part[i] for i in order[: max(1, round(fraction * len(part)))])
-
-
 def answers(
     speaker: Speaker,
     lessons: Lessons,
@@ -292,7 +297,7 @@ def answers(
     """What a speaker says to samples of one task."""
     data = lessons.tasks[number]
     said: list[str] = []
-    with progress(f"answers {data.task.name}", len(samples), quiet=quiet) as advance:
+    with progress(f"answers {data.name}", len(samples), quiet=quiet) as advance:
         for start in range(0, len(samples), ROWS):
             rows = samples[start : start + ROWS]
             said += speaker.answer(lessons.inputs([data] * len(rows), rows), data.task, number)
@@ -302,9 +307,9 @@ def answers(
 
 def _score(course: Course, speaker: Speaker, lessons: Lessons, number: int) -> dict[str, float]:
     data = course.tasks[number]
-    samples = data.parts[course.scored]
+    samples = data.part(course.scored)
     if course.scored == "test":
-        line = {"when": now(), "task": data.task.name, "samples": len(samples)}
+        line = {"when": now(), "task": data.name, "samples": len(samples)}
         with open(course.folder / OPENINGS, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
     said = answers(speaker, lessons, number, samples, quiet=course.quiet)
@@ -320,13 +325,13 @@ def _score(course: Course, speaker: Speaker, lessons: Lessons, number: int) -> d
         for sample, text, score in zip(samples, said, each, strict=True)
     ]
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    write_text(course.folder / PREDICTIONS / f"{data.task.name}.jsonl", lines)
+    write_text(course.folder / PREDICTIONS / f"{data.name}.jsonl", lines)
     return data.task.score(samples, said)
 
 
 def _save(course: Course, method: LanguageMethod, speaker: Speaker) -> LanguageAdapter:
     """Write the adapter file, open it again and compare, before anything is called done."""
-    names = [data.task.name for data in course.tasks]
+    names = [TaskName(name=data.name, kind=data.task.name) for data in course.tasks]
     facts = {"prefixes": course.prefixes, "options": {}, **course.facts}
     adapter = describe(speaker, course.method, settings_of(method), names, **facts)
     folder = course.folder / "adapter"
@@ -359,7 +364,7 @@ def _request(course: Course, method: LanguageMethod) -> CourseRequest:
         ),
         tasks=[
             TaskCard(
-                name=data.task.name,
+                name=data.name,
                 digest=data.digest,
                 samples={part: len(samples) for part, samples in data.parts.items()},
                 fraction=course.fraction,

@@ -6,8 +6,9 @@
     LoRA, DoRA of one   into the weight that it stands beside      W x + F(x)     -> (W + dW) x
     layer for all tasks
 
-What belongs to one task of several stays a layer of its own, and so does what no weight can stand for. Files grow:
-a merged weight is kept whole, and a hypernetwork becomes an adapter for each task and place.
+What belongs to one task of several stays a layer of its own, and so does what no weight can stand for. Prompts and
+shared rules make a file smaller; a merged weight is kept whole, and a hypernetwork becomes an adapter for
+each task and place, which is smaller where tasks and places are few beside its own size.
 """
 
 from __future__ import annotations
@@ -35,13 +36,20 @@ SOURCES = {"q": "in", "k": "memory", "v": "memory", "hidden": "in"}
 """Role of a linear map's value -> role of what the map reads."""
 
 
-@torch.no_grad()
 def fold(speaker: Speaker) -> Speaker:
     """Return a speaker of the same scores with static weights; layers that stay are common to both.
 
     Raises:
         AdapterError: the scores would change.
     """
+    folded = static(speaker)
+    _check(speaker, folded)
+    return folded
+
+
+@torch.no_grad()
+def static(speaker: Speaker) -> Speaker:
+    """The same without a look at the scores: of fresh layers, what a folded file is loaded into."""
     changes, model = speaker.changes, speaker.model
     merged: dict[str, Tensor] = {}
     attach: list[Attach] = []
@@ -55,7 +63,7 @@ def fold(speaker: Speaker) -> Speaker:
         assert isinstance(layer, LowRank)
         now = merged.get(weight, speaker.copies.get(weight, model.module.get_parameter(weight)))
         merged[weight] = layer.merged(now, now.new_zeros(()))[0]
-    static = replace(
+    left = replace(
         changes,
         attach=tuple(attach),
         tune=tuple(dict.fromkeys((*changes.tune, *merged))),
@@ -63,14 +71,10 @@ def fold(speaker: Speaker) -> Speaker:
         identity=False,
     )
     with torch.random.fork_rng():  # the V->L block is drawn, and then filled
-        folded = Speaker(
-            model, static, dropout=speaker.dropout, eyes=speaker.eyes, head=speaker.head
-        )
+        folded = Speaker(model, left, dropout=speaker.dropout, eyes=speaker.eyes, head=speaker.head)
     for name, value in folded.copies.items():
         value.copy_(merged.get(name, speaker.copies.get(name, value)))
-    folded.to(model.device).eval()
-    _check(speaker, folded)
-    return folded
+    return folded.to(model.device).eval()
 
 
 def _weight_beside(model: Seq2Seq, attachment: Attach) -> str | None:
@@ -127,6 +131,7 @@ def _filled(layer: nn.Linear, weight: Tensor, bias: Tensor) -> nn.Linear:
     return layer
 
 
+@torch.no_grad()
 def _check(speaker: Speaker, folded: Speaker) -> None:
     """Scores of both for one drawn input, as every task."""
     model, generator = speaker.model, torch.Generator().manual_seed(0)

@@ -21,11 +21,13 @@ from torch import Tensor
 from petiole.backbones.base import Backbone
 from petiole.backbones.registry import Request, load, load_any
 from petiole.backbones.seq2seq import Inputs, Seq2Seq
+from petiole.engine import fold_language
 from petiole.engine.adapter import MANIFEST, TENSORS, TOLERANCE, fill, find
-from petiole.engine.sight import open_eyes
+from petiole.engine.sight import BackboneSight, PictureSight, Sight, open_eyes
 from petiole.engine.speaker import Speaker
 from petiole.errors import AdapterError, ConfigError
 from petiole.files import sha256, write_json, write_tensors
+from petiole.layers.answer_head import AnswerHead
 from petiole.methods.language import LanguageMethod, language_of
 from petiole.methods.registry import create
 from petiole.methods.registry import find as registered
@@ -60,8 +62,23 @@ class ModelCard(BaseModel):
     prefixes: bool = True
 
 
+class TaskName(BaseModel):
+    """One task of an adapter: its name there, and which of ``tasks.registry`` it is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    kind: str
+
+
 class LanguageManifest(BaseModel):
-    """The JSON part."""
+    """The JSON part.
+
+    Attributes:
+        trainable: parameters that training had.
+        answers: list of the head that chooses among them; empty where answers are written.
+        folded: the tensors are those of ``fold_language``'s layers in place of the method's own.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -70,9 +87,11 @@ class LanguageManifest(BaseModel):
     petiole: str
     method: str
     settings: dict[str, Any]
-    tasks: list[str]
+    tasks: list[TaskName]
     model: ModelCard
     trainable: int
+    answers: list[str] = []
+    folded: bool = False
     golden: list[float]
     tensors_sha256: str
 
@@ -123,16 +142,20 @@ class LanguageAdapter:
             method = method_of(manifest.method, manifest.settings)
             seeing = None
             if method.eyes != "frozen":
-                seeing = open_eyes(eyes or load(card.eyes, device=device), card.places, method.eyes)
+                seeing = open_eyes(_eyes(card, eyes, device), card.places, method.eyes)
+            answers = manifest.answers
             with torch.random.fork_rng():
-                speaker = Speaker(model, method.changes(model), eyes=seeing)
+                head = AnswerHead(model.width, answers) if answers else None
+                speaker = Speaker(model, method.changes(model), eyes=seeing, head=head)
         except ConfigError as error:
             raise AdapterError(
                 f"{folder / MANIFEST} asks for what this petiole ({__version__}; the file is from "
                 f"{manifest.petiole}) cannot build: {error}"
             ) from error
-        fill(folder, manifest.tensors_sha256, speaker)
         speaker.to(model.device).eval()
+        if manifest.folded:
+            speaker = fold_language.static(speaker)
+        fill(folder, manifest.tensors_sha256, speaker)
         adapter = cls(manifest, speaker)
         adapter.replay(folder)
         return adapter
@@ -143,6 +166,42 @@ class LanguageAdapter:
         digest = sha256(folder / TENSORS)
         self.manifest = self.manifest.model_copy(update={"tensors_sha256": digest})
         write_json(folder / MANIFEST, self.manifest.model_dump(mode="json"))
+
+    def fold(self) -> Self:
+        """The same scores from static weights, for serving; see ``fold_language``.
+
+        Raises:
+            AdapterError: its weights are static already, or the scores would change.
+        """
+        folded, manifest = fold_language.fold(self.speaker), self.manifest
+        if folded.state_dict().keys() == self.speaker.state_dict().keys():
+            raise AdapterError(
+                f"Nothing of this {manifest.method} can be folded{' again' * manifest.folded}: its weights are "
+                "static, or belong to one task of several. Use the adapter as it is."
+            )
+        known = {"folded": True, "golden": golden_scores(folded).tolist()}
+        return type(self)(manifest.model_copy(update=known), folded)
+
+    def sight(self, root: Path) -> Sight:
+        """How pictures below a folder were shown to the model in training.
+
+        Raises:
+            AdapterError: it saw none, or given features, or its eyes have other weights now.
+        """
+        card, seeing = self.manifest.model, self.speaker.eyes
+        if not card.vision_width:
+            raise AdapterError(
+                f"This {self.manifest.method} was trained on text alone, so it sees no pictures. Ask without one."
+            )
+        if not card.eyes:
+            raise AdapterError(
+                f"This {self.manifest.method} was trained on given features, so it does not say how pictures are "
+                "seen. Ask it in Python, with features of the same kind (petiole.engine.course.answers)."
+            )
+        if seeing is not None:
+            return PictureSight(root, seeing.backbone, card.places)
+        eyes = _eyes(card, None, str(self.speaker.model.device))
+        return BackboneSight(root, eyes, None, card.places)
 
     def replay(self, folder: Path) -> None:
         """Raise AdapterError unless the golden input gives the golden scores."""
@@ -157,11 +216,26 @@ class LanguageAdapter:
             )
 
 
+def _eyes(card: ModelCard, given: Backbone | None, device: str) -> Backbone:
+    """The image backbone of the training.
+
+    Raises:
+        AdapterError: it has other weights.
+    """
+    eyes = given or load(card.eyes, device=device)
+    if card.eyes_fingerprint not in ("", eyes.fingerprint):
+        raise AdapterError(
+            f"The training saw through {card.eyes} with fingerprint {card.eyes_fingerprint[:12]}, but "
+            f"{eyes.name} has {eyes.fingerprint[:12]}. Load the original weights or train a new adapter."
+        )
+    return eyes
+
+
 def describe(
     speaker: Speaker,
     method: str,
     settings: Mapping[str, Any],
-    tasks: Sequence[str],
+    tasks: Sequence[TaskName],
     **facts: Any,
 ) -> LanguageAdapter:
     """Describe a trained speaker as an adapter, with its golden scores.
@@ -180,6 +254,7 @@ def describe(
         tasks=list(tasks),
         model=card,
         trainable=sum(p.numel() for p in speaker.parameters() if p.requires_grad),
+        answers=list(speaker.head.answers) if speaker.head else [],
         golden=golden_scores(speaker).tolist(),
         tensors_sha256="",
     )
@@ -202,17 +277,23 @@ def method_of(name: str, settings: Mapping[str, Any]) -> LanguageMethod:
     return method
 
 
+def is_language(path: Path) -> bool:
+    """Whether there is an adapter of a language model in this folder, or in the run folder that it is."""
+    files = (folder / MANIFEST for folder in (path, path / "adapter"))
+    texts = (f.read_text(encoding="utf-8", errors="replace") for f in files if f.is_file())
+    return any('"kind": "language"' in text for text in texts)
+
+
 def read(folder: Path) -> LanguageManifest:
     """Read and check adapter.json.
 
     Raises:
         AdapterError: damaged, of an image model, or written by a newer petiole.
     """
-    text = (folder / MANIFEST).read_text(encoding="utf-8", errors="replace")
-    if '"kind": "language"' not in text:
+    if not is_language(folder):
         raise AdapterError(f"{folder} holds an adapter for images. Use petiole predict.")
     try:
-        return LanguageManifest.model_validate_json(text)
+        return LanguageManifest.model_validate_json((folder / MANIFEST).read_bytes())
     except ValidationError as error:
         raise AdapterError(
             f"{folder / MANIFEST} is damaged or of another version: {str(error).splitlines()[0]}. "
@@ -222,7 +303,7 @@ def read(folder: Path) -> LanguageManifest:
 
 @torch.no_grad()
 def golden_scores(speaker: Speaker) -> Tensor:
-    """Scores of the first tokens for a fixed input, drawn by numpy's PCG64, as the first task."""
+    """Scores of the first tokens, or answers, for a fixed input, drawn by numpy's PCG64, as the first task."""
     model = speaker.model
     rng = np.random.default_rng(0)
     ids = torch.from_numpy(rng.integers(0, model.config.vocab_size, (2, WORDS)))
@@ -231,6 +312,7 @@ def golden_scores(speaker: Speaker) -> Tensor:
     inputs = Inputs(ids[:1], torch.ones(1, WORDS, dtype=torch.bool), visual).to(model.device)
     training = speaker.training
     speaker.eval()
-    scores: Tensor = speaker(inputs, ids[1:, :2].to(model.device), (0,))
+    labels = ids[1:, :2].to(model.device)
+    scores = speaker.judge(inputs, (0,)) if speaker.head else speaker(inputs, labels, (0,))[:, -1]
     speaker.train(training)
-    return scores[0, -1, :SCORES].float().cpu()
+    return scores[0, :SCORES].float().cpu()

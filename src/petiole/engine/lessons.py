@@ -25,6 +25,7 @@ from petiole.backbones.seq2seq.tokens import IGNORED, Tokenizer, padded
 from petiole.data.vl.sample import Sample
 from petiole.engine.sight import Sight
 from petiole.engine.speaker import Batch
+from petiole.errors import DataError
 from petiole.tasks.task import Task
 from petiole.tasks.training import drawn_target
 
@@ -38,6 +39,8 @@ class TaskData:
         parts: samples by part: train, val, test.
         sight: gives what the model sees of an image; ``None`` for text alone.
         digest: of everything that decides these samples.
+        notes: what was decided while reading, one sentence each.
+        called: its name in a run, where that is not the task's own.
     """
 
     task: Task
@@ -45,6 +48,34 @@ class TaskData:
     sight: Sight | None = None
     digest: str = ""
     notes: tuple[str, ...] = field(default=())
+    called: str = ""
+
+    @property
+    def name(self) -> str:
+        """Unique among the tasks of a run."""
+        return self.called or self.task.name
+
+    def part(self, part: str) -> tuple[Sample, ...]:
+        """The samples of a part.
+
+        Raises:
+            DataError: there are none.
+        """
+        if not self.parts.get(part):
+            has = ", ".join(p for p, samples in self.parts.items() if samples) or "nothing"
+            raise DataError(
+                f"Task {self.name!r} has no samples of the part {part!r}, only of {has}. Add its file, or score "
+                "val (--validation) where test is what is missing."
+            )
+        return self.parts[part]
+
+    def training(self, fraction: float = 1.0) -> tuple[Sample, ...]:
+        """The training samples, or a share of them: smaller ones are part of larger ones."""
+        part = self.part("train")
+        if fraction >= 1:
+            return part
+        order = np.random.default_rng(0).permutation(len(part))
+        return tuple(part[i] for i in order[: max(1, round(fraction * len(part)))])
 
 
 class Lessons:
@@ -81,7 +112,6 @@ class Lessons:
         self,
         rows: Sequence[tuple[int, Sample]],
         rng: np.random.Generator,
-        *,
         process: int = 0,
         processes: int = 1,
     ) -> Batch:
@@ -97,9 +127,7 @@ class Lessons:
             for (number, _), (text, _) in zip(rows, drawn, strict=True)
         ]
         weights = self._weights([n for n, _ in rows], targets, [score for _, score in drawn])
-        mine = range(len(rows))[
-            len(rows) * process // processes : len(rows) * (process + 1) // processes
-        ]
+        mine = part_of(len(rows), process, processes)
         owners = [self.tasks[rows[i][0]] for i in mine]
         device = self.model.device
         return Batch(
@@ -123,6 +151,11 @@ class Lessons:
             else:
                 weights.append(numbers.count(number) / total / tokens[number])
         return torch.tensor(weights)
+
+
+def part_of(rows: int, process: int, processes: int) -> range:
+    """The run of a batch's rows that one of several processes takes."""
+    return range(rows * process // processes, rows * (process + 1) // processes)
 
 
 def _seen(owners: Sequence[TaskData], samples: Sequence[Sample]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from petiole.engine.language_adapter import method_of
 from petiole.engine.lessons import TaskData
 from petiole.engine.sight import BackboneSight, FeatureSight, PictureSight, Sight, open_eyes
 from petiole.engine.speaker import Eyes
-from petiole.errors import ConfigError
+from petiole.errors import ConfigError, DataError
 from petiole.methods.language import language_of
 from petiole.tasks.registry import find
 from petiole.tasks.task import Task
@@ -134,6 +134,7 @@ def attend(school: School) -> Opened:
         BackboneError, DataError, ConfigError: what cannot be opened, by name.
     """
     data = [opened_data(task) for task in school.tasks]
+    kinds = [_kind(one) for one in data]
     shape = language_of(load_any(Request(school.model, meta=True), device="meta"))
     eyes = school.eyes or shape.eyes
     backbone = load(eyes, device=school.device) if eyes and not school.features else None
@@ -147,8 +148,8 @@ def attend(school: School) -> Opened:
     model = language_of(load_any(request, device=school.device))
     taken: set[str] = set()
     tasks = tuple(
-        TaskData(_named(find(one.task), one, taken), one.parts, sight, digest, one.notes)
-        for one, sight, digest in sighted
+        TaskData(kind, one.parts, sight, digest, one.notes, _called(one, taken))
+        for kind, (one, sight, digest) in zip(kinds, sighted, strict=True)
     )
     facts = {
         "eyes": eyes if backbone else "",
@@ -159,6 +160,12 @@ def attend(school: School) -> Opened:
     return Opened(model, tasks, facts, tuple(one.root for one in data), backbone)
 
 
+def reopened(school: School) -> Opened:
+    """Open anew: files may have changed since an earlier call in this process."""
+    attend.cache_clear()
+    return attend(school)
+
+
 def opened_data(task: str) -> VLData:
     """Samples of a folder in the plain format, or of ``NAME=FOLDER`` in a public layout.
 
@@ -166,7 +173,12 @@ def opened_data(task: str) -> VLData:
         DataError: no such folder, or one that says no task.
     """
     name, sign, folder = task.partition("=")
-    return open_task(name, Path(folder)) if sign else open_plain(Path(task))
+    if sign:
+        return open_task(name, Path(folder))
+    root = Path(task)
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder of data. Check the path.")
+    return open_plain(root)
 
 
 def _sighted(
@@ -208,16 +220,22 @@ def _sighted(
     return data, sight, f"{data.digest()}:{prepared.digest}"
 
 
-def _named(task: Task, data: VLData, taken: set[str]) -> Task:
-    """The task, under its folder's name where another has its own already."""
-    if task.name in taken:
-        task = replace(task, name=data.root.name)
-    if task.name in taken:
-        raise ConfigError(f"Two tasks are called {task.name}. Rename one of the folders.")
-    taken.add(task.name)
-    return task
+def _kind(data: VLData) -> Task:
+    try:
+        return find(data.task)
+    except ConfigError as error:
+        raise ConfigError(f"{data.root}: {error}") from error
+
+
+def _called(data: VLData, taken: set[str]) -> str:
+    """The task's name, or its folder's where another task has that already."""
+    name = data.root.resolve().name if data.task in taken else data.task
+    if name in taken:
+        raise ConfigError(f"Two tasks are called {name}. Rename one of the folders.")
+    taken.add(name)
+    return name
 
 
 def tasks_named(tasks: Sequence[TaskData]) -> list[str]:
     """Their names."""
-    return [data.task.name for data in tasks]
+    return [data.name for data in tasks]

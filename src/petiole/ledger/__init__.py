@@ -10,10 +10,17 @@ sees them (matrix products, convolutions, attention).
 
 from petiole.ledger.counting import size_of
 from petiole.ledger.image import Ledger, count, ledger, params
-from petiole.ledger.language import LanguageLedger, count_language, language_ledger
+from petiole.ledger.language import (
+    LanguageLedger,
+    LanguageSizes,
+    count_language,
+    language_ledger,
+    sizes,
+)
 
 __all__ = [
     "LanguageLedger",
+    "LanguageSizes",
     "Ledger",
     "count",
     "count_language",
@@ -21,4 +28,5 @@ __all__ = [
     "ledger",
     "params",
     "size_of",
+    "sizes",
 ]

@@ -31,7 +31,7 @@ TEXT, SEEN, TARGET = 20, 36, 10
 """Tokens of the sample whose FLOPs are counted: text, visual, target."""
 
 
-class LanguageLedger(BaseModel):
+class LanguageSizes(BaseModel):
     """What a method trains in an encoder-decoder.
 
     Attributes:
@@ -47,10 +47,6 @@ class LanguageLedger(BaseModel):
         total: language + visual + codes + adapters; a tuned copy replaces its original.
         fixed: numbers that are stored but not trained (the codes).
         stored_bytes: of the adapter's tensors, fp32.
-        text_tokens, visual_tokens, target_tokens: of the sample below.
-        flops_model: one sample through encoder and decoder, nothing changed.
-        flops_forward: the same with the method's layers.
-        flops_training: one sample through a training step, forward and backward.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -69,6 +65,18 @@ class LanguageLedger(BaseModel):
     trainable_percent_of_language_model: float
     fixed: int
     stored_bytes: int
+
+
+class LanguageLedger(LanguageSizes):
+    """Sizes, and what one sample costs.
+
+    Attributes:
+        text_tokens, visual_tokens, target_tokens: of the sample.
+        flops_model: it through encoder and decoder, nothing changed.
+        flops_forward: the same with the method's layers.
+        flops_training: it through a training step, forward and backward.
+    """
+
     text_tokens: int
     visual_tokens: int
     target_tokens: int
@@ -92,7 +100,21 @@ def language_ledger(model: Seq2Seq, method: LanguageMethod) -> LanguageLedger:
 
 
 def count_language(model: Seq2Seq, changes: Changes) -> LanguageLedger:
-    """Count a method's changes."""
+    """Count a method's changes, FLOPs too."""
+    flops = _flops(model, changes)
+    return LanguageLedger(
+        **sizes(model, changes).model_dump(),
+        text_tokens=TEXT,
+        visual_tokens=SEEN if model.vision_width else 0,
+        target_tokens=TARGET,
+        flops_model=_flops(model, Changes())[0],
+        flops_forward=flops[0],
+        flops_training=flops[1],
+    )
+
+
+def sizes(model: Seq2Seq, changes: Changes) -> LanguageSizes:
+    """Count the parameters of a method's changes."""
     own = {name: p.numel() for name, p in model.module.named_parameters()}
     trained = _by_kind(model, changes.tune)
     visual = sum(n for name, n in own.items() if name.startswith("visual."))
@@ -102,8 +124,7 @@ def count_language(model: Seq2Seq, changes: Changes) -> LanguageLedger:
     language, total = sum(own.values()) - visual, sum(own.values()) + adapters
     fixed = sum(own[name] for name in changes.kept)
     fixed += sum(value.numel() for part in changes.adapters for value in fixed_of(part))
-    flops = _flops(model, changes)
-    return LanguageLedger(
+    return LanguageSizes(
         language=language,
         visual=visual - codes,
         codes=codes,
@@ -115,12 +136,6 @@ def count_language(model: Seq2Seq, changes: Changes) -> LanguageLedger:
         trainable_percent_of_language_model=100 * trainable / language,
         fixed=fixed,
         stored_bytes=4 * (trainable + fixed),
-        text_tokens=TEXT,
-        visual_tokens=SEEN if model.vision_width else 0,
-        target_tokens=TARGET,
-        flops_model=_flops(model, Changes())[0],
-        flops_forward=flops[0],
-        flops_training=flops[1],
     )
 
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
+from pydantic import Field
 from torch import nn
 
 from petiole.backbones.base import Backbone, Frozen
@@ -26,7 +27,7 @@ Also = Literal["nothing", "norms", "biases", "everything"]
 
 PLACES = {"encoder": ("attn", "mlp"), "decoder": ("attn", "cross", "mlp")}
 """Branches that join the stream, of every block of encoder and decoder."""
-CODES = "visual.codes"
+CODES, DECODER = "visual.codes", "decoder"
 
 LANGUAGE: dict[str, Any] = {
     "schedule": "linear",
@@ -65,6 +66,8 @@ class LanguageMethod(Method):
         dropout: let the language model drop out in training, at the rates of its configuration.
         eyes: what of the image backbone is trained too: nothing (``frozen``), ``all``, its ``last`` block or
             stage, its ``norms``.
+        classifier: choose from a list of so many answers by a head on the encoder, without a decoder (the
+            discriminative variant; published: 3129); 0 writes answers.
     """
 
     lr_grid: ClassVar[tuple[float, ...]] = (3e-4, 1e-3, 3e-3)
@@ -76,6 +79,7 @@ class LanguageMethod(Method):
     also: Also = "norms"
     dropout: bool = True
     eyes: Literal["frozen", "all", "last", "norms"] = "frozen"
+    classifier: Annotated[int, Field(ge=0)] = 0
 
     def plan(self, backbone: Backbone, classes: int) -> Plan:  # noqa: ARG002 - no image model will do
         language_of(backbone)
@@ -98,6 +102,9 @@ class LanguageMethod(Method):
         eyes = [name for name, _ in model.module.named_parameters() if name.startswith("visual.")]
         whole = self.also == "everything"
         tune = tuple(name for name in eyes if whole or name != CODES) + also(model, self.also)
+        if self.classifier:
+            attach = tuple(a for a in attach if not a.role.startswith(DECODER))
+            tune = tuple(name for name in tune if not model.role_of(name).startswith(DECODER))
         if not attach and not tune:
             raise ConfigError(
                 f"{model.name} has no V->L block and also={self.also}, so nothing would be trained. Give the model "

@@ -94,7 +94,7 @@ def plan(rows: Sequence[Row], *, reference: str = "", **terms: Any) -> Multitask
     try:
         return Multitask(rows=list(rows), reference=reference or rows[0].name, **terms)
     except ValidationError as error:
-        said = "; ".join(e["msg"] for e in error.errors())
+        said = "; ".join(": ".join([*map(str, e["loc"]), e["msg"]]) for e in error.errors())
         raise ConfigError(f"This cannot be measured: {said}.") from error
 
 
@@ -156,10 +156,10 @@ def work(
             raise RunError(
                 f"{root} already holds results. Add --resume to finish them, or choose another --out."
             )
-        if Multitask.read(root) != asked:
+        if (old := Multitask.read(root)) != asked:
             raise RunError(
-                f"{root} holds another measurement. Repeat the command as it was, or choose another "
-                "--out."
+                f"{root} holds another measurement ({_differences(old, asked)}). Repeat the command as "
+                "it was, or choose another --out."
             )
     else:
         write_json(root / STATE, asked.model_dump(mode="json"))
@@ -171,13 +171,20 @@ def work(
             advance(1, f"{lesson.method} {average(record):.1f}")
 
 
+def _differences(old: Multitask, new: Multitask) -> str:
+    """Which terms differ; rows by their names."""
+    a, b = ({**vars(one), "rows": [row.name for row in one.rows]} for one in (old, new))
+    said = [f"{term}: {a[term]!r} -> {b[term]!r}" for term in a if a[term] != b[term]]
+    return "; ".join(said) or "settings of a row"
+
+
 def commonest(tasks: Sequence[TaskData], scored: str, root: Path) -> None:
     """Write what it would score to give every sample the commonest target of its task."""
     scores = {}
     for data in tasks:
-        samples = data.parts[scored]
-        said = [majority(data.parts["train"])] * len(samples)
-        scores[data.task.name] = data.task.score(samples, said)
+        samples = data.part(scored)
+        said = [majority(data.part("train"))] * len(samples)
+        scores[data.name] = data.task.score(samples, said)
     write_json(root / MAJORITY, scores)
 
 

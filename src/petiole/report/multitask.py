@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -157,11 +158,11 @@ def notes(summary: Summary) -> list[str]:
     asked = summary.asked
     seeds = "1 seed" if asked.seeds == 1 else f"{asked.seeds} seeds"
     share = "" if asked.fraction >= 1 else f" {100 * asked.fraction:g} % of the training samples;"
-    prompts = "with" if asked.prefixes else "without"
+    prompts = "with the same" if asked.prefixes else "without"
     reference = next(row.label for row in asked.rows if row.name == asked.reference)
     return [
         f"{asked.model}, {seeds} (a start and an order of batches each), mean ± sd;{share} the last step's "
-        f"weights, scored once on {asked.scored}; every method {prompts} the same hard prompts.",
+        f"weights, scored once on {asked.scored}; all methods {prompts} hard prompts.",
         f"Avg is the mean of the tasks' headlines, CIDEr x 100 among accuracies as in the paper. Differences "
         f"are from {reference}, paired by seed, with 95 % t intervals: a tie where the interval holds zero, "
         "undecided where it does not but p after Holm's correction over the rows is 0.05 or more.",
@@ -170,10 +171,13 @@ def notes(summary: Summary) -> list[str]:
 
 
 def to_rich(summary: Summary) -> Table:
-    """For the terminal."""
-    table = Table(*header(summary), box=SIMPLE_HEAD)
+    """For the terminal: what fits into 80 columns; table.md has all of it."""
+    names = ["Method", "%", *summary.metrics, "Avg", "Verdict"]
+    table = Table(*names, box=SIMPLE_HEAD, pad_edge=False)
+    table.columns[0].overflow = "fold"
     for row in (*map(cells, summary.lines), baseline(summary)):
-        table.add_row(*row)
+        method, _, share, *scores, mean, _, verdict, _ = row
+        table.add_row(method, share, *scores, mean, verdict)
     return table
 
 
@@ -191,9 +195,16 @@ def to_dict(summary: Summary) -> dict[str, Any]:
         "model": summary.asked.model,
         "metrics": summary.metrics,
         "majority": summary.majority,
-        "lines": [asdict(line) for line in summary.lines],
+        "lines": [_finite(asdict(line)) for line in summary.lines],
         "notes": notes(summary),
     }
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity: the spread of one value is null."""
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 def write(summary: Summary, root: Path) -> Sequence[Path]:

@@ -9,7 +9,6 @@ from cyclopts import Parameter
 from rich.console import RenderableType
 from rich.text import Text
 
-from petiole.errors import ConfigError
 from petiole.verbs.common import Result
 
 
@@ -49,33 +48,21 @@ def ask(
     Raises:
         PetioleError: no such adapter or task, or an image that cannot be read.
     """
-    from petiole.backbones.registry import load
     from petiole.data.vl.sample import Sample
+    from petiole.engine.course import answers
     from petiole.engine.language_adapter import LanguageAdapter
     from petiole.engine.lessons import Lessons, TaskData
-    from petiole.engine.sight import BackboneSight
     from petiole.errors import unknown
-    from petiole.tasks.registry import TASKS, find
+    from petiole.tasks.registry import find
 
     opened = LanguageAdapter.load(adapter, device=device)
-    card, names = opened.manifest.model, opened.manifest.tasks
-    chosen = task or names[0]
-    if chosen not in names:
-        raise unknown("task of this adapter", chosen, names)
-    sight = None
-    if images:
-        if not card.eyes:
-            raise ConfigError(
-                f"{adapter} was trained on given features, so it does not say how pictures are seen. Ask it "
-                "through petiole.engine.speaker with features of the same kind."
-            )
-        sight = BackboneSight(Path("/"), load(card.eyes, device=device), None, card.places)
-    described = find(chosen if chosen in TASKS else "answers")
-    data = TaskData(described, {}, sight)
-    model = opened.speaker.model
-    lessons = Lessons(model, [data], prefixes=card.prefixes)
+    kinds = {one.name: one.kind for one in opened.manifest.tasks}
+    chosen = task or next(iter(kinds))
+    if chosen not in kinds:
+        raise unknown("task of this adapter", chosen, kinds)
+    sight = opened.sight(Path("/")) if images else None
+    tasks = [TaskData(find(kind), {}, sight, called=name) for name, kind in kinds.items()]
+    lessons = Lessons(opened.speaker.model, tasks, prefixes=opened.manifest.model.prefixes)
     sample = Sample("asked", question, tuple(str(Path(p).resolve()) for p in images or ()))
-    answer = opened.speaker.answer(
-        lessons.inputs([data], [sample]), described, names.index(chosen)
-    )[0]
+    answer = answers(opened.speaker, lessons, list(kinds).index(chosen), [sample])[0]
     return Asked(task=chosen, question=question, answer=answer)

@@ -1,4 +1,4 @@
-"""``petiole fold``: an adapter of class names as a matrix of class vectors."""
+"""``petiole fold``: an adapter as what prediction needs of it: class vectors, or static weights."""
 
 from __future__ import annotations
 
@@ -31,25 +31,56 @@ class FoldedAdapter(Result):
         )
 
 
-def fold(adapter: Path, /, *, out: Path, weights: Path | None = None) -> FoldedAdapter:
-    """Store the class vectors of a prompt learner: prediction without a text tower, equal logits.
+class FoldedSpeaker(Result):
+    """An adapter of a language model whose weights are static.
 
-    The class names are settled by it. Prompts or LoRA in the image tower stay part of the adapter.
+    Attributes:
+        adapter: its folder.
+        tasks: names.
+        values: numbers stored.
+        before: numbers that the adapter stored.
+    """
+
+    adapter: Path
+    tasks: list[str]
+    values: int
+    before: int
+
+    def text(self) -> RenderableType:
+        return Group(
+            fact("adapter", f"{self.adapter} ({self.values:,} numbers; before {self.before:,})"),
+            fact("next", f'petiole ask {quote(str(self.adapter))} "a question" --image IMAGE'),
+        )
+
+
+def fold(
+    adapter: Path, /, *, out: Path, weights: Path | None = None
+) -> FoldedAdapter | FoldedSpeaker:
+    """Store what prediction needs, with equal scores: class vectors, or static weights.
+
+    Of a prompt learner: its class vectors, so that no text tower is needed. The class names are settled by
+    it. Prompts or LoRA in the image tower stay part of the adapter.
+
+    Of a language model: what a hypernetwork, an MLP of prompts or a sum of Kronecker products makes; LoRA goes
+    into the weights, unless each task has its own.
 
     Args:
         adapter: adapter folder, or the run folder around it.
         out: folder of the new adapter.
-        weights: where the backbone's weights lie now, if they were moved.
+        weights: where the weights of an image backbone lie now, if they were moved.
 
     Raises:
-        AdapterError: the adapter is damaged, or its class vectors depend on the image.
-        ConfigError: ``out`` is there already.
+        AdapterError: the adapter is damaged, its class vectors depend on the image, or nothing can be folded.
+        ConfigError: ``out`` is there already, or ``weights`` for a language model.
     """
     from petiole.engine.adapter import Adapter
     from petiole.engine.fold import fold as fold_adapter
+    from petiole.engine.language_adapter import is_language
 
     if Path(out).exists():
         raise ConfigError(f"{out} exists already. Move it away, or choose another --out.")
+    if is_language(Path(adapter)):
+        return _speaker(Path(adapter), Path(out), weights)
     folded = fold_adapter(Adapter.load(Path(adapter), weights=weights))
     folded.save(Path(out))
     ledger = folded.manifest.ledger
@@ -57,4 +88,21 @@ def fold(adapter: Path, /, *, out: Path, weights: Path | None = None) -> FoldedA
         adapter=Path(out),
         classes=len(folded.classes),
         values=ledger.inference + ledger.fixed,
+    )
+
+
+def _speaker(adapter: Path, out: Path, weights: Path | None) -> FoldedSpeaker:
+    from petiole.engine.language_adapter import LanguageAdapter
+
+    if weights:
+        raise ConfigError(f"{adapter} names its language model; --weights is for image backbones.")
+    opened = LanguageAdapter.load(adapter)
+    folded = opened.fold()
+    folded.save(out)
+    values, before = (
+        sum(value.numel() for value in one.speaker.state_dict().values())
+        for one in (folded, opened)
+    )
+    return FoldedSpeaker(
+        adapter=out, tasks=[one.name for one in folded.manifest.tasks], values=values, before=before
     )

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from petiole.verbs.common import Result
+
+if TYPE_CHECKING:
+    from petiole.backbones.base import Frozen
 
 
 class Inspection(Result):
@@ -32,13 +35,13 @@ class Inspection(Result):
 def inspect(
     what: str, /, *, image_size: int | None = None, images: Path | None = None
 ) -> Inspection:
-    """Show a backbone's roles and cuts, a method's settings, an adapter or a run.
+    """Show a backbone's or language model's roles, a method's settings, an adapter or a run.
 
     An adapter of TextRefiner shows how its cache is read; with --images, if it was trained with
     keep_alignment=true, also which patches its entries stand for.
 
     Args:
-        what: a backbone's name, a method's name, ``methods``, ``tables``, or a folder.
+        what: the name of a backbone, of a language model or of a method, ``methods``, ``tables``, or a folder.
         image_size: of a backbone.
         images: whose patches are compared with the entries of an adapter's cache.
 
@@ -66,8 +69,12 @@ def inspect(
 
 
 def _folder(folder: Path, images: Path | None) -> Inspection:
+    from petiole.engine.adapter import find, read_manifest
+    from petiole.engine.language_adapter import is_language
     from petiole.engine.record import RECORD, read_record
 
+    if is_language(folder):
+        return _speaker(folder)
     if (folder / RECORD).is_file():
         record = read_record(folder)
         facts: dict[str, Any] = {
@@ -84,8 +91,6 @@ def _folder(folder: Path, images: Path | None) -> Inspection:
             **_cache(folder, record.request.settings, images),
         }
         return Inspection(what=f"run {folder}", facts=facts)
-    from petiole.engine.adapter import find, read_manifest
-
     manifest = read_manifest(find(folder))
     facts = {
         "method": manifest.method,
@@ -98,6 +103,38 @@ def _folder(folder: Path, images: Path | None) -> Inspection:
         **_cache(folder, manifest.settings, images),
     }
     return Inspection(what=f"adapter {folder}", facts=facts)
+
+
+def _speaker(folder: Path) -> Inspection:
+    """Of a language model: a run with its scores, or an adapter."""
+    from petiole.engine.adapter import find
+    from petiole.engine.course import read_record
+    from petiole.engine.language_adapter import read
+    from petiole.engine.record import RECORD
+
+    manifest = read(find(folder))
+    card = manifest.model
+    facts: dict[str, Any] = {
+        "method": manifest.method,
+        "folded": "yes" if manifest.folded else "no",
+        "tasks": [task.name for task in manifest.tasks],
+        "language model": card.name,
+        "fingerprint": card.fingerprint,
+        "images seen by": card.eyes or ("given features" if card.vision_width else "none"),
+        "answers": f"{len(manifest.answers):,}, chosen" if manifest.answers else "written",
+        "parameters trained": f"{manifest.trainable:,}",
+        "settings": manifest.settings,
+    }
+    if not (folder / RECORD).is_file():
+        return Inspection(what=f"adapter {folder}", facts=facts)
+    record = read_record(folder)
+    scores = {
+        f"{task} {name}": f"{value:.2f} %"
+        for task, metrics in record.scores.items()
+        for name, value in metrics.items()
+    }
+    facts |= {"seed": record.request.seed, "scored": record.request.scored, **scores}
+    return Inspection(what=f"run {folder}", facts={**facts, "created": record.created})
 
 
 def _cache(folder: Path, settings: Any, images: Path | None) -> dict[str, Any]:
@@ -126,9 +163,12 @@ def _cache(folder: Path, settings: Any, images: Path | None) -> dict[str, Any]:
 
 
 def _backbone(name: str, image_size: int | None) -> Inspection:
-    from petiole.backbones.registry import load
+    from petiole.backbones.base import Backbone
+    from petiole.backbones.registry import Request, load_any
 
-    shape = load(name, image_size=image_size, device="meta")
+    shape = load_any(Request(name, image_size=image_size, meta=True), device="meta")
+    if not isinstance(shape, Backbone):
+        return Inspection(what=name, facts=_language(shape))
     block = [role for role in shape.sites if role.startswith("block.0.")]
     facts = {
         "parameters": f"{shape.parameter_count:,}",
@@ -140,3 +180,23 @@ def _backbone(name: str, image_size: int | None) -> Inspection:
         "cuts": ("images", *shape.cuts, *shape.finals),
     }
     return Inspection(what=name, facts=facts)
+
+
+def _language(shape: Frozen) -> dict[str, Any]:
+    """Of an encoder-decoder, whose roles are those of its first blocks."""
+    from petiole.methods.language import language_of
+
+    model = language_of(shape)
+    firsts = ("encoder.block.0.", "decoder.block.0.")
+    roles = [[role for role in model.roles if role.startswith(first)] for first in firsts]
+    return {
+        "parameters": f"{model.parameter_count:,}",
+        "width": model.width,
+        "blocks": "{} in the encoder, {} in the decoder".format(*model.depths),
+        "visual features": f"{model.vision_width} wide" if model.vision_width else "none",
+        "images seen by": model.eyes or "a backbone to be named (--eyes)",
+        "vocabulary": f"{model.config.vocab_size:,}",
+        "roles of the input": [role for role in model.roles if ".block." not in role],
+        "roles of an encoder block": roles[0],
+        "roles of a decoder block": roles[1],
+    }

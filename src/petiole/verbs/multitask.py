@@ -43,7 +43,7 @@ class Multitasked(Result):
             *(Text(line) for line in notes(self.summary)),
             fact("table", self.folder / "table.md"),
             fact("adapter", adapter),
-            fact("next", f'petiole ask {adapter} IMAGE "a question"'),
+            fact("next", f'petiole ask {adapter} "a question" --image IMAGE'),
         )
 
 
@@ -76,14 +76,15 @@ def multitask(
     """Train methods on the same tasks in one language model, several seeds each, and compare them.
 
     A task is a folder with train.jsonl, val.jsonl, test.jsonl and images/ (lines such as
-    {"image": "a.jpg", "question": "...", "answer": "..."}), or NAME=FOLDER for a public layout
-    (vqa, gqa, nlvr, caption, tvqa, how2qa, tvc, yc2c, nlvr-v1, daquar, coco-mini).
+    {"image": "a.jpg", "question": "...", "answer": "..."}) and task.json, or TASK=FOLDER for a public
+    layout: vqa, gqa, nlvr, caption, tvqa, how2qa, tvc and yc2c in VL-Adapter's datasets/ folder; or a
+    folder of DAQUAR (answers=FOLDER), NLVR, or photographs with captions.
 
     Args:
-        tasks: folders, or NAME=FOLDER.
+        tasks: folders, or TASK=FOLDER.
         backbone: petiole/tiny-vl, clip-bart-base, clip-t5-base, or a BART or T5 by folder or hf/NAME.
         eyes: image backbone that makes the features; by default the model's own.
-        features: stored features instead: a folder of .h5, .npz or .parquet files.
+        features: stored features instead: VL-Adapter's datasets/ folder with .h5, .npz or .parquet files.
         places: visual features an image, after pooling.
         methods: registered names (vl-...); the first is what the others are compared with.
         table: instead of methods, a table of rows, e.g. vl-adapter/methods, or a TOML file of one's own.
@@ -108,7 +109,7 @@ def multitask(
         PetioleError: bad data, unknown names, or a folder that holds another measurement.
     """
     from petiole.engine.executor import Local
-    from petiole.engine.school import School, attend, tasks_named
+    from petiole.engine.school import School, reopened, tasks_named
     from petiole.protocols import domain_shift
     from petiole.protocols import multitask as protocol
     from petiole.report.multitask import summarise, write
@@ -128,9 +129,10 @@ def multitask(
         quiet=quiet,
     )
     stated = domain_shift.from_table(table, baselines=()) if table else {}
-    opened = attend(school)
+    rows = stated.get("rows") or domain_shift.rows_of(methods)
+    opened = reopened(school)
     asked = protocol.plan(
-        stated.get("rows") or domain_shift.rows_of(methods),
+        rows,
         reference=reference or stated.get("reference", ""),
         model=backbone,
         tasks=tasks_named(opened.tasks),
@@ -155,7 +157,7 @@ def _announce(opened: Opened, lessons: Sequence[Lesson]) -> None:
 
     for data in opened.tasks:
         counts = ", ".join(f"{len(samples):,} {part}" for part, samples in data.parts.items())
-        console.print(f"task     {data.task.name}: {counts}", highlight=False, markup=False)
+        console.print(f"task     {data.name}: {counts}", highlight=False, markup=False)
         for note in data.notes:
             console.print(f"note     {note}", style="yellow", highlight=False, markup=False)
     console.print(
