@@ -18,16 +18,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from PIL import Image
 from safetensors.torch import load_file, save_file
 
-import seq2seq_for_tests as tiny
-from petiole.backbones.seq2seq import stored
+from multitask_for_tests import COLOURS, COUNTS, TASKS, draw, language, rows_of, task, text_task
 from petiole.cli import main
-
-TASKS = {"colours": "answers", "pairs": "choice", "tell": "caption"}
-COLOURS = {"red": (220, 30, 30), "two": (30, 60, 200)}
-COUNTS = {"train": 8, "val": 4, "test": 6}
 
 
 class Said(NamedTuple):
@@ -54,43 +48,6 @@ def changed(command: Sequence[object], change: Sequence[object]) -> list[object]
         return [*command, *change]
     place = list(command).index(change[0])
     return [*command[:place], *change, *command[place + 2 :]]
-
-
-def language(folder: Path) -> Path:
-    stored.write(tiny.model("bart", eyes=False), folder)
-    tiny.save_tokenizer(folder, "bart")
-    return folder
-
-
-def draw(file: Path, colour: str, rng: np.random.Generator) -> None:
-    noise = rng.integers(0, 30, (40, 40, 3)) + np.array(COLOURS[colour])
-    file.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(noise.clip(0, 255).astype(np.uint8)).save(file)
-
-
-def line(kind: str, images: Sequence[str], colours: Sequence[str]) -> dict[str, object]:
-    if kind == "choice":
-        same = "true" if colours[0] == colours[1] else "false"
-        return {"images": list(images), "question": "is a dog red", "answer": same}
-    if kind == "caption":
-        return {"image": images[0], "captions": [f"a {colours[0]} dog", "a dog"]}
-    return {"image": images[0], "question": "what is a dog", "answer": colours[0]}
-
-
-def task(folder: Path, kind: str, seed: int = 0) -> Path:
-    """A folder of one task in the plain format."""
-    rng, names = np.random.default_rng(seed), list(COLOURS)
-    for part, count in COUNTS.items():
-        lines = []
-        for i in range(count):
-            chosen = [names[int(k)] for k in rng.integers(0, 2, 1 + (kind == "choice"))]
-            images = [f"{part}{i}{'ab'[k]}.png" for k in range(len(chosen))]
-            for image, colour in zip(images, chosen, strict=True):
-                draw(folder / "images" / image, colour, rng)
-            lines.append(json.dumps(line(kind, images, chosen)))
-        (folder / f"{part}.jsonl").write_text("\n".join(lines) + "\n")
-    (folder / "task.json").write_text(json.dumps({"task": kind}))
-    return folder
 
 
 class World(NamedTuple):
@@ -123,10 +80,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     command = ["multitask", *bare.tasks(*TASKS), *bare.options(), "--out", out]
     command += ["--methods", "vl-adapter", "vl-lora", "--seeds", 2]
     return bare._replace(command=command, said=say(*command, "--json"))
-
-
-def rows_of(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(row) for row in file.read_text().splitlines()]
 
 
 def test_a_measurement_leaves_a_table_runs_and_the_commonest_answer(world: World) -> None:
@@ -184,7 +137,7 @@ def test_results_are_not_written_over(world: World) -> None:
         (["--seeds", 3], "another measurement (seeds: 2 -> 3)"),
         (["--mode", "mixed"], "another measurement (mode: 'proportional' -> 'mixed')"),
         (["--set", "lr=0.5"], "other settings (settings.lr: "),
-        (["--places", 16], "other settings (model.places: 25 -> 16"),
+        (["--places", 16], "model.places: 25 -> 16"),
     ],
 )
 def test_another_request_is_refused_and_the_difference_named(
@@ -556,12 +509,7 @@ def test_stored_features_are_used_in_the_references_layout(
 
 
 def test_a_model_of_text_alone_is_shown_no_picture(world: World, tmp_path: Path) -> None:
-    data = tmp_path / "text"
-    data.mkdir()
-    rows = [{"question": f"what is {w}", "answer": w} for w in ("red", "two", "no", "yes")]
-    for part in COUNTS:
-        (data / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (data / "task.json").write_text('{"task": "answers"}')
+    data = text_task(tmp_path / "text")
     out = tmp_path / "out"
     assert say("multitask", data, *world.options(), "--seeds", 1, "--out", out).code == 0
     run = out / "runs" / "vl-adapter" / "seed-0"

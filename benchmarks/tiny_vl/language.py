@@ -29,7 +29,7 @@ from torch.nn.functional import cross_entropy
 
 from petiole.backbones.seq2seq.loading import architecture
 from petiole.backbones.seq2seq.tokens import IGNORED, padded
-from petiole.backbones.tiny_vl import Words, config, fill, stored
+from petiole.backbones.tiny_vl import Words, config, stored
 from petiole.data.world.language import readings, statements
 from petiole.files import write_tensors
 
@@ -103,9 +103,7 @@ def main() -> None:
     options.add_argument("out", type=Path)
     options.add_argument("--readings", type=int, default=80000)
     options.add_argument("--steps", type=int, default=2200)
-    options.add_argument("--short", type=int, default=64, help="readings of one picture, a step")
-    options.add_argument("--long", type=int, default=32, help="readings of more, a step")
-    options.add_argument("--start", type=Path, help="weights to go on from")
+    options.add_argument("--batch", type=int, default=128)
     options.add_argument("--lr", type=float, default=1.5e-3)
     options.add_argument("--seed", type=int, default=0)
     chosen = options.parse_args()
@@ -116,17 +114,14 @@ def main() -> None:
     short, long = (
         [one for one in asked if (one[0] in SHORT) == is_short] for is_short in (True, False)
     )
-    # Of an answer's three tokens only one is open, so its mean counts three times.
-    parts: list[tuple[str, Callable[..., Ids], Sequence[Any], int, float]] = [
-        ("reading", reading, short, chosen.short, 3.0),
-        ("reading more", reading, long, chosen.long, 3.0),
-        ("denoising", denoising, told, 16, 1.0),
-        ("telling", telling, told, 16, 1.0),
+    parts: list[tuple[str, Callable[..., Ids], Sequence[Any], int]] = [
+        ("reading", reading, short, chosen.batch // 2),
+        ("reading more", reading, long, chosen.batch // 4),
+        ("denoising", denoising, told, chosen.batch // 8),
+        ("telling", telling, told, chosen.batch // 8),
     ]
     torch.manual_seed(chosen.seed)
     model, _ = architecture(config())
-    if chosen.start:
-        fill(model, chosen.start)
     model.set_attn_implementation("eager")  # twice as fast on short texts
     # Without dropout: every text is fresh or nearly so, and steps are few.
     model.eval()
@@ -140,13 +135,11 @@ def main() -> None:
     for step in range(chosen.steps):
         rng = np.random.default_rng([chosen.seed, 3, step])
         terms = {}
-        loss = torch.zeros(())
-        for name, make, pool, count, weight in parts:
+        for name, make, pool, count in parts:
             rows = [make(words, pool[i], rng) for i in rng.integers(len(pool), size=count)]
             with torch.autocast("cpu", torch.bfloat16):
                 terms[name] = loss_of(model, rows)
-            loss = loss + weight * terms[name]
-        torch.autograd.backward(loss)
+        torch.autograd.backward(sum(terms.values(), torch.zeros(())))
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -157,7 +150,7 @@ def main() -> None:
             with open(chosen.out / "log.jsonl", "a", encoding="utf-8") as log:
                 log.write(json.dumps({**line, "seconds": round(time.time() - begun)}) + "\n")
         if step % 250 == 249 or step == chosen.steps - 1:
-            terms_of = {k: v for k, v in vars(chosen).items() if k not in ("out", "start")}
+            terms_of = {k: v for k, v in vars(chosen).items() if k != "out"}
             training = {"training": json.dumps(terms_of, sort_keys=True)}
             write_tensors(chosen.out / "tiny_vl.safetensors", stored(model), training)
 

@@ -124,8 +124,8 @@ def test_it_reads_answers_from_texts_and_cannot_guess_them(model: Seq2Seq) -> No
     right = [one.answer for one in asked]
     full = said(model, [f"{one.question} {one.context}" for one in asked])
     blind = said(model, [one.question for one in asked])
-    assert np.mean([a == b for a, b in zip(full, right, strict=True)]) > 0.9
-    assert np.mean([a == b for a, b in zip(blind, right, strict=True)]) < 0.5
+    assert np.mean([a == b for a, b in zip(full, right, strict=True)]) > 0.7
+    assert np.mean([a == b for a, b in zip(blind, right, strict=True)]) < 0.4
 
 
 def pictures(label: int, part: str, held: bool, count: int) -> Tensor:
@@ -143,15 +143,17 @@ def pictures(label: int, part: str, held: bool, count: int) -> Tensor:
 
 @pytest.mark.parametrize(("part", "classes"), [("colour", 10), ("shape", 12)])
 def test_the_eyes_tell_colours_and_shapes_of_unseen_compositions(part: str, classes: int) -> None:
-    """Nearest mean of 16 pictures of seen compositions, by the largest value of each channel."""
+    """By ridge regression from the largest value of each channel, learned on 20 pictures a class of seen compositions."""
     eyes = petiole.load("petiole/tiny-grid")
 
-    def largest(images: Tensor) -> Tensor:
-        return eyes.lower(images, ("final.map",))["final.map"].amax(1)
+    def largest(held: bool, count: int) -> Tensor:
+        images = torch.cat([pictures(label, part, held, count) for label in range(classes)])
+        values = eyes.lower(images, ("final.map",))["final.map"].amax(1).double()
+        return torch.cat([values, torch.ones(len(values), 1)], dim=1)
 
-    means = torch.stack([largest(pictures(c, part, False, 16)).mean(0) for c in range(classes)])
-    right = []
-    for label in range(classes):
-        distances = torch.cdist(largest(pictures(label, part, True, 8)), means)
-        right += (distances.argmin(1) == label).tolist()
-    assert np.mean(right) > 0.7
+    known = largest(held=False, count=20)
+    wanted = torch.eye(classes).double().repeat_interleave(20, dim=0)
+    gram = known.T @ known + torch.eye(known.shape[1])
+    scores = largest(held=True, count=8) @ torch.linalg.solve(gram, known.T @ wanted)
+    right = scores.argmax(1) == torch.arange(classes).repeat_interleave(8)
+    assert float(right.float().mean()) > 0.8

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+import language_for_tests as language
 import seq2seq_for_tests as tiny
 from petiole.backbones.seq2seq import Inputs, Seq2Seq
 from petiole.data.vl.sample import Sample
-from petiole.engine.answers import AnswerTrainee, judged
+from petiole.engine.answers import AnswerTrainee, judged, listed
+from petiole.engine.course import Course, run
+from petiole.engine.language_adapter import LanguageAdapter
 from petiole.engine.lessons import Lessons, TaskData
 from petiole.engine.sight import Remembered
 from petiole.engine.speaker import Speaker
@@ -147,3 +153,73 @@ def test_the_head_has_the_published_size() -> None:
         AnswerHead(8, ["yes", "yes"])
     with pytest.raises(ConfigError):
         AnswerHead(8, [])
+
+
+def test_the_list_has_fixed_choices_and_then_the_commonest_answers() -> None:
+    def data(name: str, *answers: str) -> TaskData:
+        samples = (Sample(str(i), "", (), {a: 1.0}, (a,)) for i, a in enumerate(answers))
+        return TaskData(TASKS[name], {"train": tuple(samples)})
+
+    asked = data("gqa", "cat", "two", "red", "cat", "two", "cat", "true")
+    pairs = data("nlvr", "false", "false")
+    assert listed([asked], 3) == ["cat", "two", "red"]
+    assert listed([asked], 100) == ["cat", "two", "red", "true"]
+    assert listed([asked, pairs], 4) == ["true", "false", "cat", "two"]
+    assert listed([asked, pairs], 1) == ["true", "false"]
+    half = listed([asked], 100, 0.5)
+    assert set(half) == {next(iter(s.targets)) for s in asked.training(0.5)}
+    with pytest.raises(ConfigError, match="caption"):
+        listed([asked, data("caption", "a cat")], 3)
+
+
+def test_the_loss_of_a_batch_is_the_mean_of_what_its_processes_have(model: Seq2Seq) -> None:
+    speaker, data = speaker_of(model).eval(), toy()
+    rows = [(0, sample) for sample in data.parts["train"][:5]]
+    lessons, trainee = Lessons(model, [data]), AnswerTrainee(speaker)
+    with torch.no_grad():
+        whole = float(trainee(judged(lessons, rows, ANSWERS)))
+        parts = [float(trainee(judged(lessons, rows, ANSWERS, p, 2))) for p in range(2)]
+    assert sum(parts) / 2 == pytest.approx(whole, rel=1e-5)
+    assert parts[0] != pytest.approx(whole, rel=1e-3)
+
+
+@pytest.mark.parametrize("method", ["vl-adapters", "vl-full"])
+def test_a_run_chooses_its_answers_from_the_list_and_needs_no_decoder(
+    method: str, tmp_path: Path
+) -> None:
+    model, tasks = language.model(), language.tasks()[:2]
+    settings = {"steps": 3, "batch_size": 4, "lr": 1e-3, "classifier": 3}
+    record = run(Course(model, tasks, method, tmp_path, settings, quiet=True))
+    adapter = LanguageAdapter.load(tmp_path, model=language.model())
+    assert adapter.manifest.answers == ["true", "false", "two"]
+    said = {
+        name: {json.loads(row)["prediction"] for row in lines.splitlines()}
+        for name in ("vqa", "nlvr")
+        for lines in [(tmp_path / "predictions" / f"{name}.jsonl").read_text()]
+    }
+    assert said["vqa"] <= {"true", "false", "two"}
+    assert said["nlvr"] <= {"true", "false"}
+    names = load_file(tmp_path / "adapter" / "adapter.safetensors")
+    assert [n for n in names if "encoder" in n]
+    assert not [n for n in names if "decoder" in n]
+    head = 2 * model.width**2 + 6 * model.width + 3 * (2 * model.width + 1)
+    assert sum(t.numel() for n, t in names.items() if n.startswith("head.")) == head
+    assert record.trainable == sum(
+        p.numel() for p in adapter.speaker.parameters() if p.requires_grad
+    )
+
+
+def test_a_run_that_cannot_choose_says_so_before_it_trains(tmp_path: Path) -> None:
+    for folder, tasks, more in (("a", slice(2, 3), {}), ("b", slice(1), {"label_smoothing": 0.1})):
+        settings = {"steps": 1, "classifier": 3, **more}
+        made = Course(
+            language.model(),
+            language.tasks()[tasks],
+            "vl-adapter",
+            tmp_path / folder,
+            settings,
+            quiet=True,
+        )
+        with pytest.raises(ConfigError, match="classifier"):
+            run(made)
+        assert not (tmp_path / folder / "metrics.jsonl").exists()

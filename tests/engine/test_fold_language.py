@@ -1,8 +1,10 @@
-"""Static weights give the scores of the layers that made them."""
+"""Static weights give the scores of the layers that made them, in memory and in files."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,9 +12,14 @@ from torch import Tensor, nn
 
 import seq2seq_for_tests as tiny
 from petiole.backbones.hooks import Attach
-from petiole.backbones.seq2seq import Seq2Seq
+from petiole.backbones.registry import Request, load_any
+from petiole.backbones.seq2seq import Seq2Seq, stored
+from petiole.cli import main
 from petiole.engine.fold_language import fold
+from petiole.engine.language_adapter import LanguageAdapter, TaskName, describe, method_of
 from petiole.engine.speaker import Speaker
+from petiole.errors import AdapterError
+from petiole.layers.answer_head import AnswerHead
 from petiole.layers.bottleneck import Bottleneck
 from petiole.layers.dora import DoRA
 from petiole.layers.hypernetwork import Hypernetwork, Written
@@ -21,14 +28,14 @@ from petiole.layers.phm import PHM, Rule
 from petiole.layers.rows import Prepend, Reparametrised, Rows
 from petiole.layers.tasks import PerTask, shared
 from petiole.methods.base import Changes
-from petiole.methods.language import blocks
+from petiole.methods.language import blocks, language_of
 
 TASKS = (0, 2, 1)
 
 
-def speaker_of(model: Seq2Seq, changes: Changes) -> Speaker:
+def speaker_of(model: Seq2Seq, changes: Changes, head: AnswerHead | None = None) -> Speaker:
     """Trained, as far as numbers can tell."""
-    made = Speaker(model, changes)
+    made = Speaker(model, changes, head=head)
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in made.parameters():
@@ -155,3 +162,89 @@ def test_plain_prompts_stay_as_they_are() -> None:
     attach = Attach("encoder.text", rows, how="replace")
     folded = fold(speaker_of(model, replace(Changes(), attach=(attach,))))
     assert folded.attach["encoder/text"] is rows
+
+
+@pytest.fixture(scope="module")
+def stored_model(tmp_path_factory: pytest.TempPathFactory) -> Seq2Seq:
+    """One that loads by its name, as adapter files need it."""
+    folder = tmp_path_factory.mktemp("model")
+    stored.write(tiny.model("bart"), folder)
+    tiny.save_tokenizer(folder, "bart")
+    return language_of(load_any(Request(str(folder), vision_width=tiny.SEEN)))
+
+
+SETTINGS = {
+    "vl-hyperformer": {"reduction": 4, "code": 3},
+    "vl-prompts": {"prompts": 3, "hidden": 50},
+    "vl-compacter-original": {"reduction": 4, "k": 2},
+    "vl-lora": {"rank": 2},
+    "vl-dora": {"rank": 2},
+}
+
+
+def saved(model: Seq2Seq, method: str, folder: Path, head: AnswerHead | None = None) -> Path:
+    settings = {"tasks": 3, **SETTINGS.get(method, {})}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        changes = method_of(method, settings).changes(model)
+        made = speaker_of(model, changes, head)
+    tasks = [TaskName(name=name, kind="answers") for name in "abc"]
+    describe(made, method, settings, tasks, options={}).save(folder)
+    return folder
+
+
+def command(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as done:
+        main([str(a) for a in arguments])
+    return int(done.value.code or 0)
+
+
+@pytest.mark.parametrize("method", list(SETTINGS))
+def test_a_folded_file_gives_the_same_scores_for_every_task(
+    method: str, stored_model: Seq2Seq, tmp_path: Path
+) -> None:
+    adapter = saved(stored_model, method, tmp_path / "adapter")
+    assert command("fold", adapter, "--out", tmp_path / "folded") == 0
+    before = LanguageAdapter.load(adapter, model=stored_model)
+    after = LanguageAdapter.load(tmp_path / "folded", model=stored_model)
+    torch.testing.assert_close(scores(after.speaker), scores(before.speaker), rtol=1e-4, atol=1e-4)
+    assert not [m for m in after.speaker.modules() if isinstance(m, LEFT)]
+    assert after.manifest.tasks == before.manifest.tasks
+    sizes = [(f / "adapter.safetensors").stat().st_size for f in (tmp_path / "folded", adapter)]
+    assert (sizes[0] < sizes[1]) == (method in ("vl-hyperformer", "vl-prompts"))
+
+
+def test_a_folded_file_keeps_its_head(stored_model: Seq2Seq, tmp_path: Path) -> None:
+    head = AnswerHead(stored_model.width, ("red", "blue"))
+    adapter = saved(stored_model, "vl-prompts", tmp_path / "adapter", head)
+    assert command("fold", adapter, "--out", tmp_path / "folded") == 0
+    both = [LanguageAdapter.load(f, model=stored_model) for f in (adapter, tmp_path / "folded")]
+    assert both[1].manifest.answers == ["red", "blue"]
+    with torch.no_grad():
+        one, two = (a.speaker.judge(tiny.inputs(), TASKS) for a in both)
+    torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)
+
+
+def test_what_cannot_be_folded_is_said_and_writes_nothing(
+    stored_model: Seq2Seq, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapter = saved(stored_model, "vl-adapter", tmp_path / "adapter")
+    assert command("fold", adapter, "--out", tmp_path / "folded") == 1
+    assert "static" in capsys.readouterr().err
+    assert command("fold", adapter, "--out", tmp_path / "folded", "--weights", "x") == 1
+    assert "--weights" in capsys.readouterr().err
+    assert not (tmp_path / "folded").exists()
+
+
+def test_inspect_says_what_a_folded_file_is(
+    stored_model: Seq2Seq, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapter = saved(stored_model, "vl-prompts", tmp_path / "adapter")
+    folded = LanguageAdapter.load(adapter, model=stored_model).fold()
+    folded.save(tmp_path / "folded")
+    assert command("inspect", tmp_path / "folded", "--json") == 0
+    facts = json.loads(capsys.readouterr().out)["facts"]
+    assert (facts["method"], facts["folded"], facts["tasks"]) == ("vl-prompts", "yes", [*"abc"])
+    assert facts["language model"] == stored_model.name
+    with pytest.raises(AdapterError, match="again"):
+        folded.fold()

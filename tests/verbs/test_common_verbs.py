@@ -20,6 +20,10 @@ from petiole.verbs.common import Machine, default_cache, fact, pairs, plural
         (["blocks=last:2"], {"blocks": "last:2"}),
         (["grid=(0.1,1)"], {"grid": ["0.1", "1"]}),
         (["part=a=b"], {"part": "a=b"}),
+        (
+            ["host-settings.width=768", "alpha=0", "host_settings.depth=3"],
+            {"host_settings": {"width": "768", "depth": "3"}, "alpha": "0"},
+        ),
     ],
 )
 def test_settings_are_pairs(given: object, wanted: dict[str, object]) -> None:
@@ -30,6 +34,23 @@ def test_settings_are_pairs(given: object, wanted: dict[str, object]) -> None:
 def test_a_setting_without_a_value_is_explained(bad: str) -> None:
     with pytest.raises(ConfigError, match=r"key=value.*--set rank=16"):
         pairs([bad])
+
+
+def test_a_setting_is_not_both_a_value_and_parts() -> None:
+    with pytest.raises(ConfigError, match=r"gives part a value and 'part\.one=2' a part"):
+        pairs(["part=1", "part.one=2"])
+
+
+def test_settings_of_a_host_reach_it() -> None:
+    """Issue 4: TextRefiner's parameters on PromptKD, whose student is as wide as its teacher."""
+    from petiole.ledger import params
+    from petiole.methods.registry import create
+
+    clip = "hf/openai/clip-vit-base-patch16"
+    host = create("promptkd", pairs(["width=768"]))
+    refined = create("promptkd+textrefiner", pairs(["host_settings.width=768"]))
+    added = params(clip, refined, 10).trainable - params(clip, host, 10).trainable
+    assert added == 2_165_760
 
 
 def test_settings_reach_the_method_with_its_own_types() -> None:

@@ -22,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from petiole.backbones.hooks import attached
 from petiole.backbones.seq2seq import Inputs, Seq2Seq
 from petiole.backbones.seq2seq.model import bars
+from petiole.errors import ConfigError
 from petiole.layers.tasks import routed
 from petiole.ledger.counting import by_shape, fixed_of, own_gradients, own_randomness, size_of
 from petiole.methods.base import Changes
@@ -91,8 +92,14 @@ def language_ledger(model: Seq2Seq, method: LanguageMethod) -> LanguageLedger:
     No random number is drawn from the global generator.
 
     Raises:
-        ConfigError: the method does not fit, or computes with weights that a meta model lacks.
+        ConfigError: the method does not fit, computes with weights that a meta model lacks, or chooses answers.
     """
+    if method.classifier:
+        d, answers = model.width, method.classifier
+        raise ConfigError(
+            f"Only written answers are counted here. A head over {answers:,} answers adds "
+            f"{2 * d * d + 6 * d + answers * (2 * d + 1):,} parameters to the encoder's share (classifier=0 without)."
+        )
     with by_shape(model, method):
         with own_randomness(model.device), model.device:
             changes = method.changes(model)

@@ -107,7 +107,7 @@ def default_cache() -> Path:
 
 
 def pairs(settings: Settings) -> dict[str, Any]:
-    """Turn ``["rank=16", ...]`` or a mapping into a dict.
+    """Turn ``["rank=16", "host_settings.width=768", ...]`` or a mapping into a dict; a dot leads into a setting.
 
     Raises:
         ConfigError: an item without ``=``.
@@ -116,12 +116,18 @@ def pairs(settings: Settings) -> dict[str, Any]:
         return {}
     if isinstance(settings, Mapping):
         return dict(settings)
-    found = {}
+    found: dict[str, Any] = {}
     for item in settings:
         key, sign, value = item.partition("=")
         if not sign or not key:
             raise ConfigError(f"--set takes key=value, not {item!r}. For example: --set rank=16")
-        found[key.strip().replace("-", "_")] = _literal(value.strip())
+        name, dot, inner = key.strip().replace("-", "_").partition(".")
+        if not dot:
+            found[name] = _literal(value.strip())
+        elif isinstance(within := found.setdefault(name, {}), dict):
+            within[inner] = _literal(value.strip())
+        else:
+            raise ConfigError(f"--set gives {name} a value and {item!r} a part. Leave one out.")
     return found
 
 

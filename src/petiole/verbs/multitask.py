@@ -89,7 +89,8 @@ def multitask(
         methods: registered names (vl-...); the first is what the others are compared with.
         table: instead of methods, a table of rows, e.g. vl-adapter/methods, or a TOML file of one's own.
         reference: name of another row to compare with.
-        settings: applied to every method that has such a field.
+        settings: applied to every method that has such a field; classifier=3129 chooses from the commonest answers
+            by a head on the encoder instead of writing them.
         seeds: runs of each method.
         mode: one task a batch in proportion to their sizes, balanced, or all tasks mixed in every batch.
         fraction: share of every task's training samples.

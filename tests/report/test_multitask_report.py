@@ -1,0 +1,235 @@
+"""The multi-task table against recomputation from the records, and verdicts on constructed rows."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from scipy import stats
+
+from petiole.engine.course import CourseRecord, CourseRequest, TaskCard
+from petiole.engine.language_adapter import ModelCard
+from petiole.engine.record import Costs
+from petiole.errors import RunError
+from petiole.files import write_json
+from petiole.protocols.comparison import Row
+from petiole.protocols.multitask import MAJORITY, STATE, Multitask
+from petiole.report.multitask import notes, summarise, to_dict, to_markdown, to_rich, write
+
+SEEDS = 5
+STUDENT_4 = 2.7764451051977987  # t quantile of 0.975, four degrees of freedom
+VQA = [40.0, 43.0, 41.0, 42.0, 39.0]
+CIDER = [110.0, 112.0, 111.0, 109.0, 113.0]
+MAJORITIES = {"vqa": {"vqa_accuracy": 25.5, "soft_score": 99.0}, "caption": {"cider": 1.25}}
+SHIFTS = {
+    # What each row's average is above the reference's, by seed, in per cent.
+    "vl-adapter": [0.0, 0.0, 0.0, 0.0, 0.0],
+    "vl-adapters": [5.0, 5.1, 4.9, 5.2, 4.8],
+    "vl-lora": [-5.0, -5.1, -4.9, -5.2, -4.8],
+    "vl-prompt": [0.3, -0.2, 0.1, -0.3, 0.2],
+    "vl-prefix": [1.0, 1.0, 0.1, 1.0, 0.1],
+}
+VERDICTS = {
+    "vl-adapter": None,
+    "vl-adapters": "better",
+    "vl-lora": "worse",
+    "vl-prompt": "tie",
+    "vl-prefix": "undecided",
+}
+
+
+def scores_of(row: str, seed: int) -> dict[str, dict[str, float]]:
+    shift = SHIFTS[row][seed]
+    vqa, cider = VQA[seed] + 2 * shift, CIDER[seed]
+    return {
+        "vqa": {"vqa_accuracy": vqa, "vqa_accuracy_vlt5": 0.0},
+        "caption": {"cider": cider, "bleu4": 77.0},
+    }
+
+
+def record(row: str, seed: int) -> CourseRecord:
+    card = ModelCard(name="tiny", fingerprint="f", vision_width=4, options={})
+    request = CourseRequest(
+        method=row,
+        settings={},
+        model=card,
+        tasks=[TaskCard(name="vqa", digest="d", samples={"train": 1})],
+        scored="test",
+        mode="proportional",
+        seed=seed,
+        precision="fp32",
+    )
+    costs = Costs(
+        feature_seconds=0,
+        train_seconds=10.0 + seed,
+        test_seconds=1,
+        peak_memory_mb=100.0 * (1 + seed),
+        adapter_bytes=1,
+    )
+    return CourseRecord(
+        id="i",
+        created="now",
+        request=request,
+        scores=scores_of(row, seed),
+        trainable=418,
+        total=10_000,
+        costs=costs,
+        environment={},
+        files={},
+    )
+
+
+def build(root: Path, *, seeds: int = SEEDS, rows: tuple[str, ...] = tuple(SHIFTS)) -> Path:
+    asked = Multitask(
+        model="tiny",
+        tasks=["vqa", "caption"],
+        rows=[Row(name=name, label=name.upper(), method=name) for name in rows],
+        reference="vl-adapter",
+        seeds=seeds,
+    )
+    write_json(root / STATE, asked.model_dump(mode="json"))
+    write_json(root / MAJORITY, MAJORITIES)
+    for row in asked.rows:
+        for seed in range(seeds):
+            made = record(row.name, seed)
+            write_json(asked.folder(root, row, seed) / "record.json", made.model_dump(mode="json"))
+    return root
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return build(tmp_path)
+
+
+def test_every_number_is_that_of_the_records(folder: Path) -> None:
+    found = to_dict(summarise(folder))
+    assert found["metrics"] == {"vqa": "vqa_accuracy", "caption": "cider"}
+    assert found["majority"] == pytest.approx({"vqa": 0.255, "caption": 0.0125})
+    for line in found["lines"]:
+        heads: dict[str, list[float]] = {"vqa": [], "caption": []}
+        for seed in range(SEEDS):
+            file = folder / "runs" / line["name"] / f"seed-{seed}" / "record.json"
+            scores = json.loads(file.read_text())["scores"]
+            heads["vqa"].append(scores["vqa"]["vqa_accuracy"] / 100)
+            heads["caption"].append(scores["caption"]["cider"] / 100)
+        averages = [(a + b) / 2 for a, b in zip(heads["vqa"], heads["caption"], strict=True)]
+        for interval, values in (
+            *((line["tasks"][task], values) for task, values in heads.items()),
+            (line["average"], averages),
+        ):
+            mean, sd = statistics.mean(values), statistics.stdev(values)
+            half = STUDENT_4 * sd / math.sqrt(SEEDS)
+            assert interval["mean"] == pytest.approx(mean)
+            assert interval["sd"] == pytest.approx(sd)
+            assert interval["low"] == pytest.approx(mean - half)
+            assert interval["high"] == pytest.approx(mean + half)
+        assert (line["trainable"], line["total"]) == (418, 10_000)
+        assert (line["seconds"], line["megabytes"]) == (12.0, 300.0)
+
+
+def test_differences_are_paired_by_seed_and_corrected_over_the_rows(folder: Path) -> None:
+    lines = {line.name: line for line in summarise(folder).lines}
+    tested = [name for name in SHIFTS if name != "vl-adapter"]
+    p = {n: float(stats.ttest_1samp(SHIFTS[n], 0).pvalue) for n in tested}
+    ranked, worst = sorted(tested, key=p.__getitem__), 0.0
+    for rank, name in enumerate(ranked):
+        worst = max(worst, min(1.0, (len(ranked) - rank) * p[name]))
+        difference = lines[name].difference
+        assert difference is not None
+        values = [shift / 100 for shift in SHIFTS[name]]
+        half = STUDENT_4 * statistics.stdev(values) / math.sqrt(SEEDS)
+        assert difference.difference == pytest.approx(statistics.mean(values))
+        assert difference.low == pytest.approx(statistics.mean(values) - half)
+        assert difference.high == pytest.approx(statistics.mean(values) + half)
+        holds_zero = difference.low <= 0 <= difference.high
+        sure = worst < 0.05
+        assert (lines[name].verdict == "tie") == holds_zero
+        assert (lines[name].verdict in ("better", "worse")) == (sure and not holds_zero)
+    assert {name: line.verdict for name, line in lines.items()} == VERDICTS
+    # The undecided row would be called better without the correction.
+    assert p["vl-prefix"] < 0.05
+    assert lines["vl-adapter"].difference is None
+
+
+def test_the_markdown_states_the_rows_the_baseline_and_its_terms(folder: Path) -> None:
+    text = to_markdown(summarise(folder))
+    rows = [
+        [cell.strip() for cell in row.strip("|").split("|")]
+        for row in text.splitlines()
+        if row.startswith("| ")
+    ]
+    head, *body = rows
+    assert head[3:5] == ["vqa vqa_accuracy", "caption cider"]
+    assert {len(row) for row in rows} == {len(head)}
+    table = {row[0]: dict(zip(head, row, strict=True)) for row in body}
+    reference = table["VL-ADAPTER"]
+    assert reference["vqa vqa_accuracy"] == f"41.0 ± {statistics.stdev(VQA):.1f}"
+    assert reference["% of total"] == "4.18"
+    assert (reference["difference of Avg"], reference["Verdict"]) == ("–", "reference")
+    assert table["VL-PROMPT"]["Verdict"] == "tie"
+    assert table["VL-LORA"]["difference of Avg"].startswith("−5.0 [−5.2, −4.8]")
+    assert table["the commonest answer"]["vqa vqa_accuracy"] == "25.5"
+    assert table["the commonest answer"]["caption cider"] == "1.2"
+    assert table["the commonest answer"]["Avg"] == "13.4"
+    assert "differences are from VL-ADAPTER" in text or "Differences are from VL-ADAPTER" in text
+
+
+def test_the_terminal_shows_the_same_cells(folder: Path) -> None:
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(to_rich(summarise(folder)))
+    shown = console.export_text()
+    assert "41.0 ± 1.6" in shown
+    assert "the commonest answer" in shown
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({}, "5 seeds"),
+        ({"fraction": 0.25}, "25 % of the training samples"),
+        ({"prefixes": False}, "all methods without hard prompts"),
+        ({"prefixes": True}, "all methods with the same hard prompts"),
+        ({"scored": "val"}, "scored once on val"),
+    ],
+)
+def test_the_notes_say_how_it_was_measured(
+    folder: Path, change: dict[str, Any], words: str
+) -> None:
+    state = json.loads((folder / STATE).read_text())
+    write_json(folder / STATE, {**state, **change})
+    assert words in " ".join(notes(summarise(folder)))
+
+
+def test_one_seed_has_no_spread_and_no_verdict_and_its_json_is_json(tmp_path: Path) -> None:
+    root = build(tmp_path, seeds=1)
+    summary = summarise(root)
+    assert {line.verdict for line in summary.lines} == {None, "tie"}
+    files = write(summary, root)
+    found = json.loads(files[1].read_text(), parse_constant=pytest.fail)
+    assert found["lines"][1]["average"]["sd"] is None
+    assert found["lines"][1]["difference"]["high"] is None
+    assert "| unknown |" not in files[0].read_text()
+    assert "+5.0 unknown" in files[0].read_text()
+
+
+def test_a_lone_row_is_the_reference(tmp_path: Path) -> None:
+    (line,) = summarise(build(tmp_path, rows=("vl-adapter",))).lines
+    assert (line.difference, line.verdict) == (None, None)
+
+
+def test_an_unfinished_measurement_is_no_table(folder: Path) -> None:
+    (folder / "runs" / "vl-lora" / "seed-3" / "record.json").unlink()
+    with pytest.raises(RunError, match=r"vl-lora/seed-3 holds no complete run.*--resume"):
+        summarise(folder)
+    (folder / STATE).write_text("{")
+    with pytest.raises(RunError, match=r"multitask\.json is damaged"):
+        summarise(folder)
+    (folder / STATE).unlink()
+    with pytest.raises(RunError, match=r"holds no multitask\.json"):
+        summarise(folder)
