@@ -1,18 +1,22 @@
-"""A tiny BART and tasks in the plain format, as folders on disk."""
+"""A tiny BART and tasks in the plain format as folders on disk, and the commands over them."""
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
 import seq2seq_for_tests as tiny
 from petiole.backbones.seq2seq import stored
+from petiole.cli import main
 
 TASKS = {"colours": "answers", "pairs": "choice", "tell": "caption"}
 """Folder -> task."""
@@ -79,3 +83,54 @@ def _line(kind: str, images: Sequence[str], colours: Sequence[str]) -> dict[str,
     if kind == "caption":
         return {"image": images[0], "captions": [f"a {colours[0]} dog", "a dog"]}
     return {"image": images[0], "question": "what is a dog", "answer": colours[0]}
+
+
+class Said(NamedTuple):
+    """What a command left: its exit code, standard output, and standard error on one line."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """What was printed, which must be JSON as the standard has it: no NaN, no Infinity."""
+        return json.loads(self.out, parse_constant=pytest.fail)
+
+
+def say(*arguments: object) -> Said:
+    """Run the command line in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as done:
+        main([str(a) for a in arguments])
+    return Said(int(done.value.code or 0), out.getvalue(), " ".join(err.getvalue().split()))
+
+
+class World(NamedTuple):
+    """A model, tasks, and a measurement that was made of them."""
+
+    root: Path
+    model: Path
+    command: list[object]
+    out: Path
+    said: Said
+
+    def tasks(self, *names: str) -> list[Path]:
+        return [self.root / name for name in names]
+
+    def options(self, model: Path | None = None) -> list[object]:
+        seen = ["--eyes", "petiole/tiny-vit", "--places", 25, "--cache-dir", self.root / "cache"]
+        return [*("--backbone", model or self.model), *seen, "--set", "steps=3", "--quiet"]
+
+    def run(self, row: str = "vl-adapter", seed: int = 0) -> Path:
+        return self.out / "runs" / row / f"seed-{seed}"
+
+
+def measured(root: Path, *more: object) -> World:
+    """Three tasks, and what ``petiole multitask`` makes of them."""
+    out = root / "out"
+    for seed, (name, kind) in enumerate(TASKS.items()):
+        task(root / name, kind, seed)
+    bare = World(root, language(root / "model"), [], out, Said(0, "", ""))
+    command = ["multitask", *bare.tasks(*TASKS), *bare.options(), "--out", out, *more]
+    return bare._replace(command=command, said=say(*command, "--json"))

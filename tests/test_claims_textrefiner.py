@@ -46,3 +46,6 @@ def test_every_row_names_a_method_or_why_not(kind: str) -> None:
             assert set(row["claimed"]) - {"average"} <= set(stated["data"])
             if "method" in row:
                 create(row["method"], row.get("settings", {}))
+                for place, own in row.get("by_data", {}).items():
+                    assert place in stated["data"]
+                    create(row["method"], {**row.get("settings", {}), **own})

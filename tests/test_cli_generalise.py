@@ -11,8 +11,11 @@ import pytest
 from PIL import Image
 
 import clip_for_tests as clips
+from petiole import claims
 from petiole.cli import main
 from petiole.metrics.harmonic import harmonic_mean
+from petiole.protocols import domain_shift
+from petiole.protocols.reproduction import on_data
 
 NAMES = ("ash", "birch", "cedar", "elm", "fir")
 
@@ -238,6 +241,16 @@ def test_a_published_table_beside_ours(
     assert "data set EuroSAT: eurosat/ in CoOp's format" in said
     assert "DTD" not in said
     assert "weights of hf/openai/clip-vit-base-patch16" in said
+    zero = tmp_path / "out" / "DTD" / "runs" / "zero-shot" / "seed-0" / "request.json"
+    assert json.loads(zero.read_text())["settings"]["templates"] == ["{} texture."]
+
+
+def test_a_row_takes_what_was_published_for_one_data_set_alone() -> None:
+    """Spec prompt.md, 2.2: CoOp trains 50 epochs on ImageNet, 200 on the others."""
+    table = claims.table("textrefiner/base-to-novel", "base-to-novel")
+    (row,) = domain_shift.rows_of(["coop"])
+    assert on_data("ImageNet", row, table).settings == {"epochs": 50}
+    assert on_data("EuroSAT", row, table).settings == {}
 
 
 def test_a_pair_is_made_on_the_command_line(

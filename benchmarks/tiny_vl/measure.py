@@ -157,16 +157,9 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--grid", type=Path)
     options.add_argument("--language", type=Path)
-    options.add_argument("--random", action="store_true", help="tiny-grid's random twin too")
     chosen = options.parse_args()
     eyes = load("petiole/tiny-grid", weights=chosen.grid)
     print(json.dumps({"tiny-grid, probes, %": eyesight(eyes)}, indent=1), flush=True)
-    if chosen.random:
-        torch.manual_seed(0)
-        for module in eyes.module.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight)
-        print(json.dumps({"random twin": eyesight(eyes)}, indent=1), flush=True)
     model = load_language("petiole/tiny-vl", weights=chosen.language)
     print(json.dumps({"tiny-vl, text questions, %": reading(model)}, indent=1))
     print(json.dumps({"tiny-vl, denoised tokens, %": restoring(model)}))

@@ -104,7 +104,7 @@ def reproduce(
         others = {p: there[p] for p in there if p != name} if table["kind"] == "elsewhere" else {}
         asked = generalisation.plan(
             name,
-            rows,
+            [on_data(name, row, table) for row in rows],
             reference=rows[0].name,
             places=list(others),
             shots=16,
@@ -158,6 +158,13 @@ def rows_of(table: Mapping[str, Any], methods: Sequence[str]) -> tuple[list[Row]
         if "method" in row
     ]
     return rows, [f"{row['label']}: {row['missing']}" for row in chosen if "method" not in row]
+
+
+def on_data(place: str, row: Row, table: Mapping[str, Any]) -> Row:
+    """The row with what was published for one data set alone."""
+    stated = next(r for r in table["rows"] if r["name"] == row.name)
+    own = stated.get("by_data", {}).get(place, {})
+    return row.model_copy(update={"settings": {**row.settings, **own}})
 
 
 def _compared(
