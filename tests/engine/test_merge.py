@@ -54,7 +54,9 @@ def build(backbone: Backbone, method: str, seed: int = 0) -> Adapted:
 def custom(backbone: Backbone, *attach: Attach, tune: tuple[str, ...] = ()) -> Adapted:
     with tiny.seeded(2):
         head = LinearHead(backbone.width, 3)
-        adapted = Adapted(backbone, Plan(head=head, reads=(backbone.vector,), attach=attach, tune=tune))
+        adapted = Adapted(
+            backbone, Plan(head=head, reads=(backbone.vector,), attach=attach, tune=tune)
+        )
         tiny.shaken(adapted)
     return adapted.eval()
 
