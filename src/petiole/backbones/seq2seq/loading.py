@@ -154,6 +154,9 @@ def _pretrained(config: dict[str, Any], folder: Path, kept: Stored) -> nn.Module
     Raises:
         BackboneError: the weights are missing, damaged, incomplete, or of another architecture.
     """
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # the models are small, and --quiet means quiet
     configuration, model, _ = _classes(config)
     origin = kept.origin if kept.language else str(folder)
     options: dict[str, Any] = {"output_loading_info": True, "dtype": torch.float32}
