@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import ValidationError
 
 from petiole.backbones.seq2seq import Seq2Seq
 from petiole.data.vl.batches import Mode, TaskBatches
@@ -50,6 +49,7 @@ from petiole.engine.record import (
     Frozen,
     environment,
     now,
+    read_complete,
 )
 from petiole.engine.speaker import Batch, Eyes, Speaker, SpeakerTrainee
 from petiole.errors import RunError
@@ -379,17 +379,5 @@ def _request(course: Course, method: LanguageMethod) -> CourseRequest:
 
 
 def read_record(folder: Path) -> CourseRecord:
-    """Read a run's record.
-
-    Raises:
-        RunError: there is none, or it is damaged.
-    """
-    try:
-        return CourseRecord.model_validate_json((folder / RECORD).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise RunError(
-            f"{folder} holds no complete run ({RECORD} is missing). Finish it with --resume."
-        ) from error
-    except (ValidationError, UnicodeDecodeError) as error:
-        reason = str(error).splitlines()[0]
-        raise RunError(f"{folder / RECORD} is damaged: {reason}. Run it again.") from error
+    """Read a run's record; see ``read_complete``."""
+    return read_complete(folder, CourseRecord)

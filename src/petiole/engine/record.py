@@ -26,7 +26,7 @@ from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -43,6 +43,9 @@ from petiole.version import __version__
 RECORD, REQUEST = "record.json", "request.json"
 LOG, DRIFT = "metrics.jsonl", "drift.jsonl"
 PREDICTIONS, OPENINGS = "predictions.safetensors", "openings.jsonl"
+
+
+R = TypeVar("R", bound=BaseModel)
 
 
 class Frozen(BaseModel):
@@ -211,13 +214,18 @@ def write_record(folder: Path, **fields: Any) -> Record:
 
 
 def read_record(folder: Path) -> Record:
-    """Read a run's record.
+    """Read a run's record; see ``read_complete``."""
+    return read_complete(folder, Record)
+
+
+def read_complete(folder: Path, kind: type[R]) -> R:
+    """Read the record of a run of this kind.
 
     Raises:
         RunError: there is none, or it is damaged.
     """
     try:
-        return Record.model_validate_json((folder / RECORD).read_text(encoding="utf-8"))
+        return kind.model_validate_json((folder / RECORD).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise RunError(
             f"{folder} holds no complete run ({RECORD} is missing). Finish it with --resume."

@@ -177,6 +177,24 @@ def outcome(low: float, high: float, first: Verdict) -> Outcome:
     return "undecided" if first == "tie" else first
 
 
+def judged(
+    scores: Mapping[str, Sequence[float]], reference: str
+) -> dict[str, tuple[Paired, Outcome]]:
+    """Compare every row with the reference over the same seeds, with Holm's correction over the rows.
+
+    Args:
+        scores: row -> one score a seed.
+        reference: the row that the others are compared with; it has no entry in the result.
+    """
+    others = [name for name in scores if name != reference]
+    tests = [paired_by_seed(scores[name], scores[reference]) for name in others]
+    adjusted = holm([test.p for test in tests]) if tests else []
+    return {
+        name: (test, outcome(test.low, test.high, verdict(test, p)))
+        for name, test, p in zip(others, tests, adjusted, strict=True)
+    }
+
+
 def runs_needed(
     sd_difference: float, effect: float, power: float = 0.8, alpha: float = 0.05
 ) -> int:

@@ -17,61 +17,51 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import Field, ValidationError, model_validator
+from pydantic import model_validator
 
 from petiole.engine.adapted import NamedHead
 from petiole.engine.elsewhere import ELSEWHERE, Elsewhere, score_elsewhere
 from petiole.engine.executor import Executor, Local
 from petiole.engine.progress import progress
-from petiole.engine.record import Frozen, read_record
+from petiole.engine.record import read_record
 from petiole.engine.run import Job, run
 from petiole.engine.session import Bench, Session, session
-from petiole.errors import ConfigError, RunError
-from petiole.files import write_json
+from petiole.errors import ConfigError
 from petiole.methods.registry import create, find
 from petiole.protocols import domain_shift, published
 from petiole.protocols.comparison import Row
+from petiole.protocols.stated import Stated
 
 STATE = "generalisation.json"
 NOVEL = "novel"
 
 
-class Generalisation(Frozen):
+class Generalisation(Stated):
     """What is trained, and where it is tested.
 
     Attributes:
         kind: ``base-to-novel``, ``elsewhere`` or ``few-shot``.
         data: name of the training set.
-        rows: methods.
-        reference: the row that the others are compared with.
         shots: images drawn from each class; ``None`` for all, or where ``places`` state them.
-        seeds: runs of each method.
         places: names of the other test sets; of few-shot the numbers of shots.
         known: the published data set that the training set is, by the name of CoOp's list; empty for another.
         published: train as published for each number of shots, see ``published``.
     """
 
-    format: int = 1
+    STATE: ClassVar[str] = STATE
+
     kind: Literal["base-to-novel", "elsewhere", "few-shot"]
     data: str
-    rows: list[Row] = Field(min_length=1)
-    reference: str
     shots: int | None
-    seeds: int = Field(ge=1)
     places: list[str]
     known: str = ""
     published: bool = False
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        names = [row.name for row in self.rows]
-        if len(set(names)) < len(names):
-            raise ValueError("a method is named twice")
-        if self.reference not in names:
-            raise ValueError(f"the reference {self.reference!r} is not among {', '.join(names)}")
+    def _was_published(self) -> Self:
         if self.published and not {row.method for row in self.rows} & set(published.FEW_SHOT):
             raise ValueError(
                 f"few-shot training was published for {', '.join(published.FEW_SHOT)}, of which none is here"
@@ -87,21 +77,6 @@ class Generalisation(Frozen):
     def levels(self) -> tuple[str, ...]:
         """Numbers of shots that are runs of their own; one that is empty where there are none."""
         return tuple(self.places) if self.kind == "few-shot" else ("",)
-
-    @classmethod
-    def read(cls, root: Path) -> Self:
-        """Read generalisation.json.
-
-        Raises:
-            RunError: there is none, or it is damaged.
-        """
-        file = root / STATE
-        try:
-            return cls.model_validate_json(file.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise RunError(f"{root} holds no {STATE}. Give the folder that was written.") from error
-        except (ValidationError, UnicodeDecodeError) as error:
-            raise RunError(f"{file} is damaged or of another version: {error}.") from error
 
     def settings(self, row: Row, given: Mapping[str, Any], shots: str = "") -> dict[str, Any]:
         """Of a row's runs: what was published for the data set, then what the user states, then the row's own.
@@ -145,18 +120,14 @@ def plan(
     Raises:
         ConfigError: an unknown method, one named twice, or a value out of range.
     """
-    try:
-        return Generalisation(
-            kind="elsewhere" if places else "base-to-novel",
-            data=data,
-            rows=list(rows),
-            reference=reference or rows[0].name,
-            places=list(places) or [NOVEL],
-            **terms,
-        )
-    except ValidationError as error:
-        said = "; ".join(e["msg"] for e in error.errors())
-        raise ConfigError(f"This cannot be measured: {said}.") from error
+    return Generalisation.checked(
+        kind="elsewhere" if places else "base-to-novel",
+        data=data,
+        rows=list(rows),
+        reference=reference or rows[0].name,
+        places=list(places) or [NOVEL],
+        **terms,
+    )
 
 
 def few_shot(data: str, rows: Sequence[Row], shots: Sequence[int], **terms: Any) -> Generalisation:
@@ -227,7 +198,7 @@ def generalise(
     """
     if asked.kind == "base-to-novel":
         _check_names(jobs)
-    _claim(asked, root, resume=resume)
+    asked.claim(root, resume=resume)
     where = executor or Local()
     for bench in dict.fromkeys(job.bench for job in jobs):
         domain_shift.prepare(
@@ -292,18 +263,3 @@ def scores(asked: Generalisation, root: Path, row: Row) -> dict[str, list[float]
             place = Elsewhere.model_validate_json(file.read_text(encoding="utf-8"))
             found.setdefault(place.name, []).append(place.scores["accuracy"])
     return found
-
-
-def _claim(asked: Generalisation, root: Path, *, resume: bool) -> None:
-    if (root / STATE).exists():
-        if not resume:
-            raise RunError(
-                f"{root} already holds results. Add --resume to finish them, or choose another --out."
-            )
-        if Generalisation.read(root) != asked:
-            raise RunError(
-                f"{root} holds another measurement. Repeat the command as it was, or choose another "
-                "--out."
-            )
-        return
-    write_json(root / STATE, asked.model_dump(mode="json"))

@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Self
+from typing import Any, ClassVar
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field
 
 from petiole.data.vl.batches import Mode
 from petiole.engine.course import CourseRecord, read_record
@@ -22,67 +22,37 @@ from petiole.engine.executor import Executor, Local
 from petiole.engine.language_adapter import method_of
 from petiole.engine.lessons import TaskData
 from petiole.engine.progress import progress
-from petiole.engine.record import Frozen
 from petiole.engine.school import Lesson, School, attend, run
-from petiole.errors import ConfigError, RunError
 from petiole.files import write_json
 from petiole.methods.registry import settings_of
 from petiole.protocols.comparison import Row
+from petiole.protocols.stated import Stated
 from petiole.tasks.training import majority
 
 STATE, MAJORITY = "multitask.json", "majority.json"
 
 
-class Multitask(Frozen):
+class Multitask(Stated):
     """What is trained on what.
 
     Attributes:
         model: name.
         tasks: names, in the order of the columns.
-        rows: methods.
-        reference: the row that the others are compared with.
-        seeds: runs of each.
         mode, fraction, prefixes, scored: see ``Course``.
     """
 
-    format: int = 1
+    STATE: ClassVar[str] = STATE
+
     model: str
     tasks: list[str]
-    rows: list[Row] = Field(min_length=1)
-    reference: str
-    seeds: int = Field(ge=1)
     mode: Mode = "proportional"
     fraction: float = Field(default=1.0, gt=0, le=1)
     prefixes: bool = True
     scored: str = "test"
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        names = [row.name for row in self.rows]
-        if len(set(names)) < len(names):
-            raise ValueError("a row is named twice")
-        if self.reference not in names:
-            raise ValueError(f"the reference {self.reference!r} is not among {', '.join(names)}")
-        return self
-
     def folder(self, root: Path, row: Row, seed: int) -> Path:
         """Where a run lies."""
         return root / "runs" / row.name / f"seed-{seed}"
-
-    @classmethod
-    def read(cls, root: Path) -> Self:
-        """Read multitask.json.
-
-        Raises:
-            RunError: there is none, or it is damaged.
-        """
-        file = root / STATE
-        try:
-            return cls.model_validate_json(file.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise RunError(f"{root} holds no {STATE}. Give the folder that was written.") from error
-        except (ValidationError, UnicodeDecodeError) as error:
-            raise RunError(f"{file} is damaged or of another version: {error}.") from error
 
 
 def plan(rows: Sequence[Row], *, reference: str = "", **terms: Any) -> Multitask:
@@ -91,11 +61,7 @@ def plan(rows: Sequence[Row], *, reference: str = "", **terms: Any) -> Multitask
     Raises:
         ConfigError: a row named twice, an unknown reference, or a value out of range.
     """
-    try:
-        return Multitask(rows=list(rows), reference=reference or rows[0].name, **terms)
-    except ValidationError as error:
-        said = "; ".join(": ".join([*map(str, e["loc"]), e["msg"]]) for e in error.errors())
-        raise ConfigError(f"This cannot be measured: {said}.") from error
+    return Multitask.checked(rows=list(rows), reference=reference or rows[0].name, **terms)
 
 
 def lessons_of(
@@ -151,31 +117,13 @@ def work(
     Raises:
         RunError: the folder holds another measurement, or this one without ``resume``.
     """
-    if (root / STATE).exists():
-        if not resume:
-            raise RunError(
-                f"{root} already holds results. Add --resume to finish them, or choose another --out."
-            )
-        if (old := Multitask.read(root)) != asked:
-            raise RunError(
-                f"{root} holds another measurement ({_differences(old, asked)}). Repeat the command as "
-                "it was, or choose another --out."
-            )
-    else:
-        write_json(root / STATE, asked.model_dump(mode="json"))
+    asked.claim(root, resume=resume)
     opened = attend(lessons[0].school)  # features once, before processes share them
     commonest(opened.tasks, asked.scored, root)
     where = executor or Local()
     with progress("runs", len(lessons), quiet=quiet) as advance:
         for lesson, record in zip(lessons, where.map(run, lessons), strict=True):
             advance(1, f"{lesson.method} {average(record):.1f}")
-
-
-def _differences(old: Multitask, new: Multitask) -> str:
-    """Which terms differ; rows by their names."""
-    a, b = ({**vars(one), "rows": [row.name for row in one.rows]} for one in (old, new))
-    said = [f"{term}: {a[term]!r} -> {b[term]!r}" for term in a if a[term] != b[term]]
-    return "; ".join(said) or "settings of a row"
 
 
 def commonest(tasks: Sequence[TaskData], scored: str, root: Path) -> None:

@@ -20,11 +20,8 @@ from petiole.metrics.statistics import (
     Interval,
     Outcome,
     Paired,
-    holm,
-    outcome,
-    paired_by_seed,
+    judged,
     t_interval,
-    verdict,
 )
 from petiole.protocols.generalisation import Generalisation, scores, transductive
 from petiole.report.words import bounds, in_cell, mean_sd, signed
@@ -77,18 +74,12 @@ def summarise(root: Path) -> Summary:
     asked = Generalisation.read(root)
     found = {row.name: scores(asked, root, row) for row in asked.rows}
     heads = {name: _headline(asked, places) for name, places in found.items()}
-    others = [row.name for row in asked.rows if row.name != asked.reference]
-    tests = [paired_by_seed(heads[name], heads[asked.reference]) for name in others]
-    adjusted = holm([test.p for test in tests]) if tests else []
-    judged = {
-        name: (test, outcome(test.low, test.high, verdict(test, p)))
-        for name, test, p in zip(others, tests, adjusted, strict=True)
-    }
+    against = judged(heads, asked.reference)
     lines = []
     for row in asked.rows:
         places = found[row.name]
         pair = asked.kind == "base-to-novel"
-        difference, said = judged.get(row.name, (None, None))
+        difference, said = against.get(row.name, (None, None))
         lines.append(
             Line(
                 name=row.name,

@@ -18,11 +18,8 @@ from petiole.metrics.statistics import (
     Interval,
     Outcome,
     Paired,
-    holm,
-    outcome,
-    paired_by_seed,
+    judged,
     t_interval,
-    verdict,
 )
 from petiole.protocols.multitask import MAJORITY, Multitask, average, headlines, records
 from petiole.report.words import bounds, in_cell, mean_sd, percent, seconds, signed
@@ -74,20 +71,14 @@ def summarise(root: Path) -> Summary:
     asked = Multitask.read(root)
     found = {row.name: records(asked, root, row) for row in asked.rows}
     heads = {name: [average(r) / 100 for r in runs] for name, runs in found.items()}
-    others = [row.name for row in asked.rows if row.name != asked.reference]
-    tests = [paired_by_seed(heads[name], heads[asked.reference]) for name in others]
-    adjusted = holm([test.p for test in tests]) if tests else []
-    judged = {
-        name: (test, outcome(test.low, test.high, verdict(test, p)))
-        for name, test, p in zip(others, tests, adjusted, strict=True)
-    }
+    against = judged(heads, asked.reference)
     lines = tuple(
         _line(
             row.name,
             row.label,
             found[row.name],
             heads[row.name],
-            *judged.get(row.name, (None, None)),
+            *against.get(row.name, (None, None)),
         )
         for row in asked.rows
     )
