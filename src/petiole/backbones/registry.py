@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from pkgutil import iter_modules
+from pkgutil import walk_packages
 from typing import Any
 
 from petiole.backbones.base import Backbone, Frozen
@@ -172,5 +172,5 @@ def from_config(request: Request, config: dict[str, Any], folder: Path | None) -
 def _import_all() -> None:
     """Import every family file, so that adding one edits no other."""
     package = import_module("petiole.backbones")
-    for module in iter_modules(package.__path__):
-        import_module(f"petiole.backbones.{module.name}")
+    for module in walk_packages(package.__path__, "petiole.backbones."):
+        import_module(module.name)

@@ -9,9 +9,6 @@ The weights are ours, Apache-2.0.
 
 from __future__ import annotations
 
-import re
-import string
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +21,7 @@ from petiole.backbones.seq2seq.loading import architecture, with_eyes
 from petiole.backbones.seq2seq.model import Seq2Seq
 from petiole.backbones.seq2seq.visual import VisualOptions
 from petiole.backbones.weights import load_strictly, read_safetensors
+from petiole.backbones.words import WordList
 from petiole.data.world.language import language_words
 from petiole.errors import BackboneError
 
@@ -36,39 +34,23 @@ TIED = ("model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight"
 """The word embedding's other names, which files leave out."""
 
 
-class Words:
-    """One token a word or sign of the world's language; other words are spelt in letters.
+class Words(WordList):
+    """The words of the world's language, between a start and an end.
 
         red zebra.  ->  <s> red z ##e ##b ##r ##a . </s>
 
-    Texts are read without regard to case. 3 stands for a sign that is not known, 4 for what denoising has hidden.
+    3 stands for a sign that is not known, 4 for what denoising has hidden.
     """
 
-    start, pad, end, other, mask = range(5)
+    start, pad, end, unknown, mask = range(5)
 
     def __init__(self) -> None:
-        letters = string.ascii_lowercase + string.digits
-        known = language_words()
-        spelt = [letter for letter in letters if letter not in known]
-        self.words = [*known, *spelt, *(f"##{letter}" for letter in letters)]
-        self.ids = {word: i for i, word in enumerate(self.words, start=self.mask + 1)}
-
-    def __len__(self) -> int:
-        return len(self.words) + self.mask + 1
+        super().__init__(language_words(), self.mask + 1, self.unknown)
 
     def __call__(self, text: str, most: int | None = None) -> list[int]:
         """Ids from ``start`` to ``end``, at most LONGEST of them."""
-        ids = [self.start]
-        for word in re.findall(r"[a-z0-9]+|[^a-z0-9\s]", text.lower()):
-            parts = [word] if word in self.ids else [word[0], *(f"##{c}" for c in word[1:])]
-            ids += [self.ids.get(part, self.other) for part in parts]
+        ids = [self.start, *self.split(text)]
         return [*ids[: min(most or LONGEST, LONGEST) - 1], self.end]
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text in small letters, spaced as one writes."""
-        first = self.mask + 1
-        text = " ".join(self.words[i - first] for i in ids if i >= first)
-        return re.sub(r" (##|(?=[],.:?]))|(?<=\[) ", "", text).removeprefix("##")
 
 
 def config() -> dict[str, Any]:

@@ -19,6 +19,11 @@ def wrap(name: str, module: VisionTransformer, preprocessing: Preprocessing) -> 
     Raises:
         BackboneError: its blocks are not plain pre-norm ones with a fused qkv.
     """
+    return Transformer(name, module, preprocessing, module.embed_dim, parts_of(name, module))
+
+
+def parts_of(name: str, module: VisionTransformer) -> Parts:
+    """Name the modules of a timm ViT; see ``wrap``."""
 
     def tokenise(images: Tensor) -> Tensor:
         tokens = module._pos_embed(module.patch_embed(images))
@@ -29,7 +34,7 @@ def wrap(name: str, module: VisionTransformer, preprocessing: Preprocessing) -> 
         vector: Tensor = module.forward_head(tokens, pre_logits=True)
         return vector
 
-    parts = Parts(
+    return Parts(
         tokenise=tokenise,
         embed=module.patch_embed,
         blocks=[_branches(name, block) for block in module.blocks],
@@ -43,7 +48,6 @@ def wrap(name: str, module: VisionTransformer, preprocessing: Preprocessing) -> 
             len(module.blocks), deep_stem=not isinstance(module.patch_embed, PatchEmbed)
         ),
     )
-    return Transformer(name, module, preprocessing, module.embed_dim, parts)
 
 
 def _reads_class_token(module: VisionTransformer) -> bool:

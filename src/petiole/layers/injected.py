@@ -25,6 +25,7 @@ class Injected(nn.Module):
     Args:
         network: frozen; stays as it is.
         inject: changes the copy in place, and returns what the library made of it.
+        at: path of ``network`` in what is adapted, where it is only a part.
 
     Attributes:
         product: what ``inject`` returned.
@@ -34,7 +35,9 @@ class Injected(nn.Module):
         ConfigError: the library rewrote a frozen weight, or added nothing.
     """
 
-    def __init__(self, network: nn.Module, inject: Callable[[nn.Module], Any]) -> None:
+    def __init__(
+        self, network: nn.Module, inject: Callable[[nn.Module], Any], at: str = ""
+    ) -> None:
         super().__init__()
         memo: dict[int, Any] = {}
         twin = copy.deepcopy(network, memo)
@@ -42,7 +45,9 @@ class Injected(nn.Module):
         # Neither is a submodule: the network's tensors are not this module's.
         self._hidden = (inject(twin), twin)
         self._places: dict[str, tuple[nn.Module, str]] = {}
-        self.modules_by_path = self._take(twin, network, originals)
+        prefix = f"{at}." if at else ""
+        taken = self._take(twin, network, originals)
+        self.modules_by_path = {prefix + path: module for path, module in taken.items()}
         if not self.modules_by_path:
             raise ConfigError("The library added nothing to the network: no module was a target.")
 

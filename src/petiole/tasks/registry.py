@@ -1,9 +1,10 @@
-"""The tasks by name: those of VL-Adapter, and three for one's own data.
+"""The tasks by name: those of VL-Adapter, three for one's own data, and ``question`` of a domain.
 
 Text formats, limits, losses and decoding are those of spec vladapter.md, 1.4; batch shares those of 4.2.
 One thing differs on purpose: GQA's prefix is spelt ``gqa: ``. The reference wrote ``gpa: ``, which
 ``spelling="vl-t5"`` brings back for its checkpoints. One oddity is kept, since the published numbers came
 about so: captions are learned up to 40 tokens and generated up to 20.
+``question`` is put as it stands, and its answer may have a reason (spec craft.md, 5 and 9).
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ _ALL = (
     Task("answers", "exact_match", scoring.answer_scores, prefix="answer: "),
     Task("choice", "accuracy", scoring.accuracy_scores, prefix="choose: ", choices=TRUE_FALSE),
     Task("text", "exact_match", scoring.text_scores, loss="token", max_length=128),
+    Task("question", "exact_match", scoring.question_scores, max_length=40),
 )
 TASKS = {task.name: task for task in _ALL}
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from petiole.data.vl.sample import Sample
 from petiole.errors import DataError
-from petiole.metrics import vqa
+from petiole.metrics import explanations, vqa
 from petiole.metrics.answers import choice_index, consistency, error_rate, matches
 from petiole.metrics.captions import bleu, cider, rouge
 
@@ -105,6 +105,16 @@ def text_scores(samples: Sequence[Sample], predictions: Sequence[str]) -> Scores
         "character_error_rate": 100 * error_rate(joined, joined_known),
     }
     return Scores(metrics, _percent(right))
+
+
+def question_scores(samples: Sequence[Sample], predictions: Sequence[str]) -> Scores:
+    """Exact match of the short answer, and what is said of its reason (`petiole.metrics.explanations`)."""
+    judgements = [
+        explanations.judge(said, s.references, s.text, s.facts)
+        for said, s in zip(predictions, samples, strict=True)
+    ]
+    right = [float(judgement.right) for judgement in judgements]
+    return Scores(explanations.summary(judgements), _percent(right))
 
 
 def _percent(fractions: Sequence[float]) -> list[float]:

@@ -11,7 +11,8 @@ from petiole.verbs.common import Result, fact
 
 PER_CLASS = (32, 40)
 QUESTIONS = (2000, 500)
-"""Pictures of each class, or questions, for training and for a test."""
+BOARD = (2000, 1000)
+"""Pictures of each class, questions, or questions about a board, for training and for a test."""
 
 
 class World(Result):
@@ -57,15 +58,16 @@ def world(
 
     Tasks of classes: compositions, shapes, colours, counts; train/ and test/ get a folder for each class. Tasks of
     questions: vqa, gqa, nlvr, caption, video-qa, video-caption; they are written as train.jsonl, val.jsonl and
-    test.jsonl with pictures beside them. Styles: clear, busy, sketch, blurred, which petiole/tiny-clip saw in its training,
+    test.jsonl with pictures beside them. So is board, questions about a board of things that a model of the base domain
+    answers with reasons; its styles are its domains: base, sketch, false, xray, leaf, tail, novel. Other styles: clear, busy, sketch, blurred, which petiole/tiny-clip saw in its training,
     and dark, pixelated, tinted, noisy, which it did not.
 
     Args:
         folder: must not exist yet.
         task: what is to be told apart, or asked.
-        style: how it looks; by default the task's own, for questions any of the first four.
+        style: how it looks; by default the task's own, for questions any of the first four, for board base.
         train: pictures of each class (32), or questions (2,000).
-        test: the same for test (40 or 500); val.jsonl gets as many.
+        test: the same for test (40, 500, or 1,000 of board); val.jsonl gets as many, of board half as many.
         seed: of the drawing.
         quiet: no progress bar.
 
@@ -78,8 +80,10 @@ def world(
     from petiole.engine.progress import progress
     from petiole.errors import unknown
 
+    if task == "board":
+        return _board(Path(folder), style or "base", train, test, seed, quiet=quiet)
     if task not in TASKS and task not in ASKED:
-        raise unknown("task of the generated world", task, [*TASKS, *ASKED])
+        raise unknown("task of the generated world", task, [*TASKS, *ASKED, "board"])
     usual = PER_CLASS if task in TASKS else QUESTIONS
     counts = {
         "train": usual[0] if train is None else train,
@@ -97,4 +101,20 @@ def world(
         classes=classes,
         samples=samples,
         images=samples * (1 if classes else ASKED[task].pictures),
+    )
+
+
+def _board(
+    folder: Path, domain: str, train: int | None, test: int | None, seed: int, *, quiet: bool
+) -> World:
+    from petiole.data.board import write
+    from petiole.engine.progress import progress
+
+    count = BOARD[0] if train is None else train
+    tested = BOARD[1] if test is None else test
+    samples = count + tested // 2 + tested
+    with progress("drawing", samples, quiet=quiet) as advance:
+        write(folder, domain, count, tested // 2, tested, seed, advance)
+    return World(
+        folder=folder, task="board", style=domain, classes=0, samples=samples, images=samples
     )

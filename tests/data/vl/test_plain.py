@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -27,6 +28,9 @@ samples = st.builds(
     references=st.lists(words, max_size=10).map(tuple),
     group=words | st.just(""),
     key=words,
+    caption=words | st.just(""),
+    label=words | st.just(""),
+    facts=st.lists(words, max_size=2).map(tuple),
 )
 
 
@@ -71,6 +75,33 @@ def test_every_form_of_line_is_read(write: Write, tmp_path: Path) -> None:
         Sample("5", "Two and two?", (), {"4": 1.0}, ("4",)),
         Sample("6", "", ("stored name",), {"p": 0.5}, ("p", "q")),
     )
+
+
+def test_a_line_may_tell_of_its_image(write: Write, tmp_path: Path) -> None:
+    about = {"caption": " A ring. ", "label": 3, "facts": ["there is a ring "]}
+    train = read(
+        write,
+        tmp_path,
+        "train",
+        {"image": "a", "question": "What?", "answer": "ring"} | about,
+        {"image": "a", "captions": ["One.", "Two."]} | about,
+        {"image": "a", "answer": "ring", "facts": [], "caption": None},
+    )
+    told = [(s.caption, s.label, s.facts) for s in train]
+    assert told == [("A ring.", "3", ("there is a ring",))] * 3 + [("", "", ())]
+
+
+def test_the_digest_is_that_of_before_where_nothing_is_told() -> None:
+    plain = Sample("1", "Who?", ("a",), {"I": 1.0}, ("I",), "g")
+    data = VLData("vqa", Path(), {"train": (plain,)})
+    assert data.digest() == ("eefd7b8c9f12b3715aa54d927d9de57889b2ee7e6521e259ebe5e84a86a9eab6")
+    changed = (
+        replace(plain, caption="x"),
+        replace(plain, label="x"),
+        replace(plain, facts=("x",)),
+    )
+    digests = {VLData("vqa", Path(), {"train": (s,)}).digest() for s in (plain, *changed)}
+    assert len(digests) == 4
 
 
 def test_captions_train_one_by_one(write: Write, tmp_path: Path) -> None:
@@ -156,6 +187,16 @@ def test_the_task_comes_from_the_caller_or_from_the_folder(write: Write, tmp_pat
         ({"image": "a", "captions": ["x", " "]}, r"line 2: field 'captions' .*no empty one"),
         ({"image": "a", "targets": {"x": -1}}, r"line 2: field 'targets' must give each answer"),
         ({"image": ["a"], "answer": "x"}, r"line 2: field 'image' must be a text"),
+        (
+            {"answer": "x", "question": "?", "caption": ["y"]},
+            r"line 2: field 'caption' must be a str",
+        ),
+        ({"answer": "x", "question": "?", "label": True}, r"line 2: field 'label' must be a text"),
+        (
+            {"answer": "x", "question": "?", "facts": "y"},
+            r"line 2: field 'facts' must be a list of",
+        ),
+        ({"answer": "x", "question": "?", "facts": [" "]}, r"line 2: field 'facts' .*no empty one"),
         ({"answer": "x"}, r"line 2: has neither an image nor a question\. Add one"),
         ([1], r"line 2: must be a JSON object"),
     ],

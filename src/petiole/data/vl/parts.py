@@ -16,6 +16,8 @@ from petiole.errors import DataError
 PARTS = ("train", "val", "test")
 """Names of the parts, in order."""
 
+_LATER = ("caption", "label", "facts")  # fields that came after runs had been recorded
+
 
 @dataclass(frozen=True)
 class VLData:
@@ -66,9 +68,14 @@ class VLData:
 
     def digest(self) -> str:
         """SHA-256 (hex) over task and samples in order: equal wherever the files lie."""
-        content = {part: [asdict(s) for s in samples] for part, samples in self.parts.items()}
+        content = {part: [_content(s) for s in samples] for part, samples in self.parts.items()}
         text = json.dumps([self.task, content], sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _content(sample: Sample) -> dict[str, object]:
+    """Its fields; later ones only where they are set, so that digests from before them stay as they were."""
+    return {k: v for k, v in asdict(sample).items() if v or k not in _LATER}
 
 
 def gather(

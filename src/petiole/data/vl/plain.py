@@ -14,6 +14,14 @@ is, for it may name stored features. A video is a folder of frames, or such a na
 VQA's rule (`petiole.data.vl.vqa.soft_targets`). In full, ``targets`` (answer -> weight) and
 ``references`` say what the decoder learns and what it is scored against. Only lines of train must say
 what is right. ``task.json`` may hold ``{"task": "vqa"}``. Other fields are ignored.
+
+About the image beside what is asked, for losses and metrics that use it:
+
+    {"image": "a.jpg", "question": "What is shown?", "answer": "rust",
+     "caption": "a photo of rust.", "label": "rust", "facts": ["there is an orange spot"]}
+
+``caption`` is a text for losses between image and text (not ``captions``, which are learnt and scored),
+``label`` its class, ``facts`` a list of single statements that are true of it.
 """
 
 from __future__ import annotations
@@ -21,6 +29,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from petiole.data.vl.captions import captioned
@@ -86,10 +95,22 @@ def _samples(row: Row, root: Path, part: str) -> list[Sample]:
             f"it has {', '.join(row.values)}."
         )
     if said == "captions":
-        return captioned(key, images, _filled(row, "captions"), part, text)
-    targets, references = _right(row, said)
-    group = row.name("group") if "group" in row else ""
-    return [Sample(key, text, images, targets, references, group)]
+        samples = captioned(key, images, _filled(row, "captions"), part, text)
+    else:
+        targets, references = _right(row, said)
+        group = row.name("group") if "group" in row else ""
+        samples = [Sample(key, text, images, targets, references, group)]
+    return [_described(sample, row) for sample in samples]
+
+
+def _described(sample: Sample, row: Row) -> Sample:
+    """The sample with what the line says about its image."""
+    return replace(
+        sample,
+        caption=row.text("caption") if "caption" in row else "",
+        label=row.name("label") if "label" in row else "",
+        facts=_filled(row, "facts") if row.values.get("facts") else (),
+    )
 
 
 def _right(row: Row, said: str | None) -> tuple[dict[str, float], tuple[str, ...]]:
@@ -140,7 +161,8 @@ def _line(sample: Sample, video: bool) -> dict[str, object]:
         line["question"] = sample.text
     if sample.group:
         line["group"] = sample.group
-    return line | _saying(sample)
+    about = {"caption": sample.caption, "label": sample.label, "facts": list(sample.facts)}
+    return line | _saying(sample) | {field: value for field, value in about.items() if value}
 
 
 def _saying(sample: Sample) -> dict[str, object]:

@@ -15,9 +15,11 @@ from petiole.data.vl.nlvr import open_nlvr, open_nlvr2
 from petiole.data.vl.npz import FrameFiles
 from petiole.data.vl.parts import PARTS, VLData
 from petiole.data.vl.plain import open_plain
+from petiole.data.vl.questions import TASK, open_questions
 from petiole.data.vl.shards import Shards
 from petiole.data.vl.video import Order, open_how2qa, open_tvc, open_tvqa, open_yc2c
 from petiole.data.vl.vqa import open_vqa
+from petiole.data.vl.vqa_rad import ANNOTATIONS, open_vqa_rad
 from petiole.errors import DataError, unknown
 
 IMAGE_TASKS: Mapping[str, Callable[[Path], VLData]] = {
@@ -41,6 +43,7 @@ OWN_LAYOUTS: Mapping[str, Callable[[Path], VLData]] = {
     "train2017.json": open_coco_folder,
     "val2017.json": open_coco_folder,
     "dev.json": open_nlvr,
+    ANNOTATIONS: open_vqa_rad,
 }
 """Layouts of a folder of its own, by a file that only they have."""
 
@@ -61,8 +64,9 @@ def open_task(name: str, root: Path | str, order: Order = "reference") -> VLData
     """Open a task's data.
 
     Args:
-        name: of the task; for a folder in one's own layout (JSON Lines, DAQUAR, NLVR, photographs with
-            captions) any name, else one of `IMAGE_TASKS` or `VIDEO_TASKS`.
+        name: of the task; for a folder in one's own layout (JSON Lines, DAQUAR, NLVR, VQA-RAD, photographs
+            with captions) any name, else one of `IMAGE_TASKS` or `VIDEO_TASKS`, or ``question`` for class
+            folders.
         root: that folder, or the reference's ``datasets/``.
         order: of a video's text.
 
@@ -82,7 +86,9 @@ def open_task(name: str, root: Path | str, order: Order = "reference") -> VLData
         return IMAGE_TASKS[name](root)
     if name in VIDEO_TASKS:
         return VIDEO_TASKS[name](root, order)
-    raise unknown("task", name, [*IMAGE_TASKS, *VIDEO_TASKS])
+    if name == TASK:
+        return open_questions(root)
+    raise unknown("task", name, [*IMAGE_TASKS, *VIDEO_TASKS, TASK])
 
 
 def open_features(name: str, root: Path | str) -> FeatureSource:

@@ -20,6 +20,10 @@ class Sample:
         references: what a prediction is scored against: ten human answers, all captions of the image, or
             the one answer.
         group: samples that are scored together (a sentence of NLVR2 with its image pairs); empty for none.
+        caption: a text about the image, which losses between image and text compare with it; empty for none.
+        label: class of the image: two samples of one label are no negatives of each other. Empty for none.
+        facts: statements that are true of the image, one of them each ("there is a red circle"), which an
+            explanation is checked against.
     """
 
     key: str
@@ -28,3 +32,6 @@ class Sample:
     targets: Mapping[str, float] = field(default_factory=dict)
     references: tuple[str, ...] = ()
     group: str = ""
+    caption: str = ""
+    label: str = ""
+    facts: tuple[str, ...] = ()

@@ -1,0 +1,99 @@
+"""Any causal language model of transformers behind one face: its blocks as roles, its linear layers by purpose."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from petiole.backbones.base import Site
+from petiole.errors import BackboneError
+
+PROJECTORS = ("linear", "mlp2x_gelu")
+ATTENTION = re.compile(
+    r"\.(q_proj|k_proj|v_proj|o_proj|out_proj|c_attn|query_key_value|qkv_proj|Wqkv|"
+    r"(?:attn|attention|self_attention)\.(?:c_proj|dense))$"
+)
+"""Names of the projections of an attention, in the families of transformers."""
+
+
+def projector(kind: str, d: int, width: int) -> nn.Module:
+    """Codes' width d -> the language model's width.
+
+    Raises:
+        BackboneError: no such kind.
+    """
+    if kind == "linear":
+        return nn.Linear(d, width)
+    if kind == "mlp2x_gelu":
+        return nn.Sequential(nn.Linear(d, width), nn.GELU(), nn.Linear(width, width))
+    raise BackboneError(f"No projector {kind!r}. Known are {', '.join(PROJECTORS)}.")
+
+
+def build(config: Mapping[str, Any]) -> nn.Module:
+    """A ``...ForCausalLM`` with fresh weights, as its configuration states it.
+
+    Raises:
+        BackboneError: transformers knows no causal language model of that kind, or the values do not fit.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    values = dict(config)
+    try:
+        stated = AutoConfig.for_model(values.pop("model_type"), **values)
+        model: nn.Module = AutoModelForCausalLM.from_config(stated, attn_implementation="sdpa")
+    except (KeyError, ValueError, TypeError) as error:
+        raise BackboneError(
+            f"model_type {config.get('model_type')!r} gives no causal language model: {error}. Name one that "
+            "transformers has, e.g. llama, gpt2, qwen2."
+        ) from error
+    return model
+
+
+def blocks(language: nn.Module) -> tuple[str, nn.ModuleList]:
+    """Path and list of the model's blocks: its longest list of modules.
+
+    Raises:
+        BackboneError: it has none.
+    """
+    lists = [(name, m) for name, m in language.named_modules() if isinstance(m, nn.ModuleList)]
+    if not lists:
+        raise BackboneError(f"{type(language).__name__} has no list of blocks.")
+    return max(lists, key=lambda item: len(item[1]))
+
+
+def sites(language: nn.Module, width: int) -> dict[str, Site]:
+    """What every block takes and gives."""
+    table: dict[str, Site] = {}
+    for i, block in enumerate(blocks(language)[1]):
+        table[f"language.block.{i}.in"] = Site(block, "in", width)
+        table[f"language.block.{i}.out"] = Site(block, "out", width)
+    return table
+
+
+def attention_layers(language: nn.Module) -> tuple[str, ...]:
+    """Paths of the linear layers of every attention.
+
+    Raises:
+        BackboneError: none is known by its name.
+    """
+    found = tuple(
+        name
+        for name, module in language.named_modules()
+        if ATTENTION.search(f".{name}") and getattr(module, "weight", torch.zeros(1)).ndim == 2
+    )
+    if not found:
+        raise BackboneError(
+            f"No projection of an attention is known in {type(language).__name__}. Name the modules to adapt."
+        )
+    return found
+
+
+def accepts_positions(language: nn.Module) -> bool:
+    """Whether places can be told it; a model without positions takes them in order."""
+    from inspect import signature
+
+    return "position_ids" in signature(language.forward).parameters

@@ -1,0 +1,332 @@
+"""One adaptation of a vision-language model over a codebook, from request to record.
+
+request.json              everything that decides the result, and its digest
+metrics.jsonl             step, loss, learning rate
+diagnostics.jsonl         step, and of the same images each time: flip rate, perplexity of codes, mean residual
+predictions/<model>.jsonl key, text, prediction, references and score of every scored sample, by language model
+adapter/                  the encoder's file
+record.json               scores by language model, costs, environment, checksums: written last
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from petiole.backbones.lvlm import LVLM
+from petiole.data.vl.batches import TaskBatches
+from petiole.data.vl.parts import VLData
+from petiole.engine.adapter import MANIFEST, TENSORS
+from petiole.engine.answering import answers, count_opening, lines_of, plain
+from petiole.engine.claim import appender, claim, locked
+from petiole.engine.codes import Probe, counts
+from petiole.engine.descent import Descent, Watch, accelerate
+from petiole.engine.encoder_file import (
+    EncoderFile,
+    Frequencies,
+    ModelCard,
+    describe,
+    method_of,
+    viewer_of,
+)
+from petiole.engine.features import Precision
+from petiole.engine.feed import Feed
+from petiole.engine.gallery import Gallery
+from petiole.engine.memory import peak_memory
+from petiole.engine.optimiser import optimiser
+from petiole.engine.record import (
+    LOG,
+    RECORD,
+    REQUEST,
+    Costs,
+    Frozen,
+    environment,
+    now,
+    read_complete,
+)
+from petiole.engine.viewer import Viewer, ViewerTrainee
+from petiole.errors import DataError, RunError
+from petiole.files import sha256, write_json, write_text
+from petiole.layers.token_pruning import Pruning
+from petiole.methods.lvlm import LVLMMethod
+from petiole.methods.registry import settings_of
+from petiole.tasks.registry import find
+
+DIAGNOSTICS, PREDICTIONS = "diagnostics.jsonl", "predictions"
+EVERY = 50
+"""Steps between two diagnoses."""
+
+
+class InquiryRequest(Frozen):
+    """Everything that decides a result on one machine.
+
+    Attributes:
+        others: language models that are scored beside the surrogate.
+        data, general: digests.
+        samples: by part.
+        pruning: at scoring; ``None`` for none.
+    """
+
+    method: str
+    settings: dict[str, Any]
+    model: ModelCard
+    others: list[ModelCard]
+    data: str
+    general: str
+    samples: dict[str, int]
+    scored: str
+    pruning: dict[str, Any] | None
+    seed: int
+    precision: str
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all of it but the models' names, for which their fingerprints stand."""
+        value = self.model_dump(mode="json")
+        for card in (value["model"], *value["others"]):
+            card.pop("name")
+        return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+class InquiryRecord(Frozen):
+    """What a run was and gave.
+
+    Attributes:
+        scores: language model -> metric -> per cent, the headline first; the surrogate is the first model.
+        diagnosis: at the start and at the end: flip_rate, perplexity, residual.
+        trainable: parameters trained.
+        notes: of the data.
+    """
+
+    format: int = 1
+    id: str
+    created: str
+    request: InquiryRequest
+    scores: dict[str, dict[str, float]]
+    diagnosis: dict[str, dict[str, float]]
+    trainable: int
+    costs: Costs
+    notes: list[str]
+    environment: dict[str, str]
+    files: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Inquiry:
+    """A model with its questions, and how it is adapted to them.
+
+    Attributes:
+        model: the surrogate; frozen.
+        data: train, and the part that is scored.
+        method: registered name.
+        folder: where the record goes.
+        settings: what differs from its defaults.
+        seed: of start, batches and dropout.
+        others: further language models over the same codebook that the encoder is scored with.
+        general: images of no domain, for terms that hold against forgetting.
+        pruning: of image tokens at scoring.
+        scored: the part that is scored, once, at the end.
+        resume: go on where an interrupted run stopped; a finished one is returned as it is.
+    """
+
+    model: LVLM
+    data: VLData
+    method: str
+    folder: Path
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    others: Sequence[LVLM] = ()
+    general: VLData | None = None
+    pruning: Pruning | None = None
+    scored: str = "test"
+    precision: Precision = "fp32"
+    resume: bool = False
+    quiet: bool = False
+    checkpoint_seconds: float = 20.0
+
+
+def run(inquiry: Inquiry) -> InquiryRecord:
+    """Train, score once, write record and encoder.
+
+    Raises:
+        RunError: the folder is in use, complete, or holds a run with another request.
+        DataError: nothing to learn or to score.
+        ConfigError: the method is for other models.
+        BackboneError: a language model has another codebook.
+    """
+    method = method_of(inquiry.method, inquiry.settings)
+    method.check(inquiry.model)
+    for other in inquiry.others:
+        inquiry.model.spec.check(other.spec, inquiry.model.name, other.name)
+    for part in ("train", inquiry.scored):
+        samples = inquiry.data[part]
+        if any(len(sample.images) != 1 for sample in samples):
+            raise DataError(f"{inquiry.data.root}: {part} has a sample without one image.")
+    with locked(inquiry.folder):
+        request = _request(inquiry, method)
+        if claim(inquiry.folder, request, resume=inquiry.resume):
+            return read_record(inquiry.folder)
+        return _work(inquiry, method, request)
+
+
+def _work(inquiry: Inquiry, method: LVLMMethod, request: InquiryRequest) -> InquiryRecord:
+    model, folder = inquiry.model, inquiry.folder
+    gallery = Gallery(inquiry.data.root, model.tower)
+    with peak_memory(model.device) as peak, torch.random.fork_rng():
+        torch.manual_seed(inquiry.seed)
+        viewer = viewer_of(method, model)
+        checkpoint = folder / "checkpoint.safetensors"
+        fresh = not checkpoint.exists()
+        log = appender(folder / LOG, fresh=fresh)
+        watch = Watch(
+            checkpoint=checkpoint,
+            request=request.digest,
+            every=inquiry.checkpoint_seconds,
+            log=lambda step, loss, lr: log(step, {"loss": loss, "lr": lr}),
+            quiet=inquiry.quiet,
+        )
+        probe = Probe(viewer, gallery, inquiry.data["train"])
+        first = probe.diagnosis()
+        note = appender(folder / DIAGNOSTICS, fresh=fresh)
+
+        def measure(step: int) -> None:
+            if step % EVERY == 0:
+                note(step, probe.diagnosis())
+
+        seconds = train(inquiry, viewer, method, gallery, watch, measure)
+    counted = counts(viewer, gallery, inquiry.data["train"], quiet=inquiry.quiet)
+    start = time.perf_counter()
+    scores = _score(inquiry, viewer, gallery, counted)
+    test_seconds = time.perf_counter() - start
+    saved = _save(inquiry, method, viewer, counted)
+    names = [REQUEST, LOG, DIAGNOSTICS, *(f"{PREDICTIONS}/{plain(n)}.jsonl" for n in scores)]
+    names += [f"adapter/{MANIFEST}", f"adapter/{TENSORS}"]
+    record = InquiryRecord(
+        id=request.digest[:16],
+        created=now(),
+        request=request,
+        scores=scores,
+        diagnosis={"start": first, "end": probe.diagnosis()},
+        trainable=saved.manifest.trainable,
+        costs=Costs(
+            feature_seconds=0.0,
+            train_seconds=seconds,
+            test_seconds=test_seconds,
+            peak_memory_mb=peak(),
+            adapter_bytes=(folder / "adapter" / TENSORS).stat().st_size,
+        ),
+        notes=list(inquiry.data.notes),
+        environment=environment(),
+        files={name: sha256(folder / name) for name in names if (folder / name).is_file()},
+    )
+    write_json(folder / RECORD, record.model_dump(mode="json"))
+    checkpoint.unlink(missing_ok=True)
+    return record
+
+
+def train(
+    inquiry: Inquiry,
+    viewer: Viewer,
+    method: LVLMMethod,
+    gallery: Gallery,
+    watch: Watch,
+    measure: Callable[[int], None] = lambda _: None,
+) -> float:
+    """Train a viewer in place; returns the seconds that it took.
+
+    Under several processes each takes a run of every batch's rows; the step averages their losses, and contrasts see
+    their own process's rows.
+
+    Raises:
+        RunError: the loss became NaN or infinite, or the checkpoint cannot be used.
+    """
+    start = time.perf_counter()
+    samples, recipe = inquiry.data["train"], method.recipe
+    batches = TaskBatches({"all": len(samples)}, {"all": recipe.batch_size or 64}, inquiry.seed)
+    steps = max(1, ceil(recipe.epochs * len(batches))) if recipe.epochs else recipe.steps
+    recipe = replace(recipe, steps=steps)
+    accelerator = accelerate(inquiry.model.module, inquiry.precision)
+    feed = Feed(viewer, method, gallery, samples, inquiry.seed, inquiry.general)
+    mine = (accelerator.process_index, accelerator.num_processes)
+    trainee = ViewerTrainee(viewer, method.terms(inquiry.model))
+    if recipe.steps and any(p.requires_grad for p in trainee.parameters()):
+        Descent(
+            accelerator,
+            trainee,
+            viewer,
+            lambda step: (feed(step, [int(i) for i in batches(step)[0][1]], *mine),),
+            optimiser(trainee, recipe),
+            recipe,
+            float(len(batches)),
+            inquiry.seed,
+        ).run(watch, measure=measure)
+    viewer.eval()
+    return time.perf_counter() - start
+
+
+def _score(
+    inquiry: Inquiry, viewer: Viewer, gallery: Gallery, counted: Frequencies
+) -> dict[str, dict[str, float]]:
+    """Open the scored part once, for all language models."""
+    samples = inquiry.data[inquiry.scored]
+    if inquiry.scored == "test":
+        count_opening(inquiry.folder, inquiry.data, len(samples))
+    viewers = [viewer, *(viewer.on(other) for other in inquiry.others)]
+    scores = {}
+    for one in viewers:
+        said = answers(one, gallery, samples, inquiry.pruning, counted.tuned, quiet=inquiry.quiet)
+        name = one.model.name
+        write_text(
+            inquiry.folder / PREDICTIONS / f"{plain(name)}.jsonl",
+            lines_of(inquiry.data.task, samples, said),
+        )
+        scores[name] = find(inquiry.data.task).score(samples, said)
+    return scores
+
+
+def _save(
+    inquiry: Inquiry, method: LVLMMethod, viewer: Viewer, counted: Frequencies
+) -> EncoderFile:
+    """Write the file, open it again and compare, before anything is called done."""
+    saved = describe(viewer, inquiry.method, settings_of(method), counted)
+    folder = inquiry.folder / "adapter"
+    saved.save(folder)
+    again = EncoderFile.load(folder, model=inquiry.model).viewer.state_dict()
+    for name, tensor in viewer.state_dict().items():
+        if not torch.equal(tensor, again[name]):
+            raise RunError(f"{folder}: {name} did not survive saving. Please report this as a bug.")
+    return saved
+
+
+def _request(inquiry: Inquiry, method: LVLMMethod) -> InquiryRequest:
+    cards = [
+        ModelCard(name=model.name, fingerprint=model.fingerprint)
+        for model in (inquiry.model, *inquiry.others)
+    ]
+    data, general, pruning = inquiry.data, inquiry.general, inquiry.pruning
+    return InquiryRequest(
+        method=inquiry.method,
+        settings=settings_of(method),
+        model=cards[0],
+        others=cards[1:],
+        data=data.digest(),
+        general=general.digest() if general else "",
+        samples={part: len(samples) for part, samples in data.parts.items()},
+        scored=inquiry.scored,
+        pruning=asdict(pruning) if pruning else None,
+        seed=inquiry.seed,
+        precision=inquiry.precision,
+    )
+
+
+def read_record(folder: Path) -> InquiryRecord:
+    """Read a run's record; see ``read_complete``."""
+    return read_complete(folder, InquiryRecord)

@@ -1,0 +1,183 @@
+"""A vision-language model with one method on it: images and questions -> answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from petiole.backbones.hooks import observed
+from petiole.backbones.lvlm import LVLM, Look
+from petiole.engine.changed import Changed
+from petiole.layers.token_pruning import Positions, Pruning
+from petiole.methods.base import Changes
+from petiole.methods.lvlm import Glance, LookTerm
+
+
+class Viewer(nn.Module):
+    """Everything kept for prediction, over a model that stays untouched.
+
+    Args:
+        model: frozen.
+        eye: changes in its encoder.
+        language: changes in its projector and language model.
+    """
+
+    def __init__(self, model: LVLM, eye: Changes, language: Changes) -> None:
+        super().__init__()
+        self._model = (model,)
+        self._tower = (model.tower,)  # whose encoder it is, also before other language models
+        self.eye = Changed(model.tower.eye, eye)
+        self.language = Changed(model, language)
+
+    @property
+    def model(self) -> LVLM:
+        """The frozen model underneath."""
+        return self._model[0]
+
+    @property
+    def changes_eye(self) -> bool:
+        """Whether images are seen otherwise than by the frozen encoder."""
+        return bool(list(self.eye.parameters()) or list(self.eye.buffers()))
+
+    @property
+    def changes_language(self) -> bool:
+        """Whether codes are read otherwise than by the frozen language model."""
+        return bool(list(self.language.parameters()) or list(self.language.buffers()))
+
+    def on(self, model: LVLM) -> Viewer:
+        """This encoder before another language model over the same codebook; shares its parameters.
+
+        Raises:
+            BackboneError: the codebooks differ.
+        """
+        self.model.spec.check(model.spec, self.model.name, model.name)
+        other = Viewer(model, Changes(), Changes())
+        other.eye, other._tower = self.eye, self._tower
+        return other.eval()
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Keep the changes in the language model on.
+
+        Those in the encoder are on only while it looks, because losses compare it with the encoder as it was.
+        """
+        with self.language.attached():
+            yield
+
+    def look(self, pictures: Tensor) -> Look:
+        """See preprocessed images (B, 3, H, W)."""
+        model = self.model
+        with self.eye.attached():
+            z = self._tower[0].tokens(pictures)
+        return model.tower.quantised(z, discrete=model.discrete)
+
+    @torch.no_grad()
+    def answer(
+        self,
+        look: Look,
+        questions: Sequence[str],
+        *,
+        pruning: Pruning | None = None,
+        frequencies: Tensor | None = None,
+        longest: int = 40,
+    ) -> list[str]:
+        """What the model says, greedily.
+
+        Args:
+            look: at the image of each question.
+            questions: as texts.
+            pruning: of image tokens before the language model; ``None`` keeps all.
+            frequencies: (K,) of codes in the domain, for the pruning; by default those of general images.
+            longest: tokens of an answer.
+        """
+        model = self.model
+        assert model.tokenizer is not None
+        kept: Tensor | None = None
+        positions: Positions = "keep"
+        if pruning is not None and pruning.keep < 1:
+            usual = model.tower.frequencies if frequencies is None else frequencies
+            kept = pruning.select(look.codes, look.residual, usual, model.spec.grid)
+            positions = pruning.positions
+        asked = [model.tokenizer.split(question) for question in questions]
+        with self.language.attached():
+            turns = model.turns(look.seen, asked, kept=kept, positions=positions)
+            rows = model.generate(turns, longest)
+        return [model.tokenizer.decode(row) for row in rows]
+
+
+@dataclass(frozen=True)
+class Lookout:
+    """A batch to learn from.
+
+    Attributes:
+        pictures: (B, 3, H, W); empty where looks are given.
+        look: at them, where the encoder does not change.
+        questions, answers, captions, texts, groups: as in ``Glance``.
+        general: pictures of no domain.
+    """
+
+    pictures: Tensor
+    look: Look | None
+    questions: list[list[int]]
+    answers: list[list[int]]
+    captions: list[list[int]]
+    texts: list[list[int]]
+    groups: list[str]
+    general: Tensor | None = None
+
+
+class ViewerTrainee(nn.Module):
+    """Batch -> loss: the sum of the terms, each with its weight.
+
+    Args:
+        viewer: trained in place.
+        terms: of the method.
+    """
+
+    def __init__(self, viewer: Viewer, terms: Sequence[LookTerm]) -> None:
+        super().__init__()
+        self.viewer = viewer
+        self.terms = nn.ModuleList(terms)
+        self.roles = tuple(dict.fromkeys(role for term in terms for role in term.studies))
+
+    def forward(self, batch: Lookout) -> Tensor:
+        glance = self._glance(batch)
+        losses = [term.weight * term(glance) for term in self.terms]
+        return torch.stack(losses).sum()
+
+    def _glance(self, batch: Lookout) -> Glance:
+        viewer, model = self.viewer, self.viewer.model
+        look, values = (batch.look, {}) if batch.look else self._seen(viewer.look, batch.pictures)
+        anchors: dict[str, Tensor] = {}
+        if self.roles:
+            with torch.no_grad():
+                _, anchors = self._seen(model.tower.look, batch.pictures)
+        general = None
+        if batch.general is not None:
+            with torch.no_grad():
+                before = model.tower.look(batch.general)
+            general = viewer.look(batch.general), before
+        return Glance(
+            model,
+            look,
+            values,
+            anchors,
+            batch.questions,
+            batch.answers,
+            batch.captions,
+            batch.texts,
+            batch.groups,
+            general,
+        )
+
+    def _seen(
+        self, looks: Callable[[Tensor], Look], pictures: Tensor
+    ) -> tuple[Look, dict[str, Tensor]]:
+        """A look at pictures, and the values at the roles that terms study."""
+        with observed(self.viewer.model.tower.eye, self.roles) as seen:
+            look = looks(pictures)
+            return look, dict(seen)

@@ -1,0 +1,118 @@
+"""The losses of CRAFT and of the rows beside it (spec craft.md, sections 3 and 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, mse_loss
+
+from petiole.backbones.lvlm import LVLM
+from petiole.backbones.lvlm.model import IGNORED
+from petiole.errors import DataError
+from petiole.layers.residual_quantiser import commitment
+from petiole.methods.lvlm import Glance, LookTerm
+from petiole.objectives.sigmoid import sigmoid_contrastive
+
+
+def spoken(
+    model: LVLM,
+    seen: Tensor,
+    questions: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int]],
+    *,
+    learn_questions: bool = False,
+) -> Tensor:
+    """-1/|A| sum_{t in A} log p(w_t | P(seen), w_<t), A the answers' tokens (and the questions')."""
+    turns = model.turns(seen, questions, answers, learn_questions=learn_questions)
+    logits = model.logits(turns).float()
+    return cross_entropy(logits.flatten(0, 1), turns.labels.flatten(), ignore_index=IGNORED)
+
+
+class Alignment(LookTerm):
+    """L_SAL, surrogate alignment: the frozen language model's loss on the answers.
+
+    Args:
+        weight: 1 in the paper.
+        questions: learn the questions' tokens too.
+    """
+
+    def __init__(self, weight: float, *, questions: bool = False) -> None:
+        super().__init__(weight)
+        self.questions = questions
+
+    def forward(self, glance: Glance) -> Tensor:
+        return spoken(
+            glance.model,
+            glance.look.seen,
+            glance.questions,
+            glance.answers,
+            learn_questions=self.questions,
+        )
+
+
+class Captioning(LookTerm):
+    """The same loss on captions, for rows whose trained part no contrastive loss reaches."""
+
+    def __init__(self, weight: float, wish: Sequence[int]) -> None:
+        super().__init__(weight)
+        self.wish = list(wish)
+
+    def forward(self, glance: Glance) -> Tensor:
+        rows = [i for i, caption in enumerate(glance.captions) if caption]
+        if not rows:
+            raise DataError(
+                "No sample of this batch has a caption. Add captions, or set describe=0."
+            )
+        captions = [glance.captions[i] for i in rows]
+        return spoken(glance.model, glance.look.seen[rows], [self.wish] * len(rows), captions)
+
+
+class Commitment(LookTerm):
+    """L_commit = 1/D sum_d mean( (z - sg[z^(<=d)])^2 )."""
+
+    def forward(self, glance: Glance) -> Tensor:
+        return commitment(glance.look.z, glance.look.partials)
+
+
+class Contrastive(LookTerm):
+    """L_con between quantised tokens and texts, both through the tower's frozen heads."""
+
+    def forward(self, glance: Glance) -> Tensor:
+        heads = glance.model.tower.aligned
+        if not any(glance.texts):
+            raise DataError("No sample has a caption or a label. Add captions, or set contrast=0.")
+        same = torch.tensor([[a == b for b in glance.groups] for a in glance.groups])
+        images = heads.image(glance.look.seen)
+        texts = heads.texts(glance.texts)
+        return sigmoid_contrastive(images, texts, heads.scale, heads.bias, same.to(images.device))
+
+
+class FeatureAnchor(LookTerm):
+    """LDIFS (Mukhoti et al., 2023): mean over layers l of || Phi_l - Phi_l at the start ||^2, as a mean over elements."""
+
+    def __init__(self, weight: float, roles: tuple[str, ...]) -> None:
+        super().__init__(weight)
+        self.studies = roles
+
+    def forward(self, glance: Glance) -> Tensor:
+        each = [mse_loss(glance.values[role], glance.anchors[role]) for role in self.studies]
+        return torch.stack(each).mean()
+
+
+class Remembrance(LookTerm):
+    """Against forgetting: commit general images to the codes that the encoder gave them at the start."""
+
+    def forward(self, glance: Glance) -> Tensor:
+        if glance.general is None:
+            raise DataError(
+                "There are no general images. Name a folder of them, or set remember=0."
+            )
+        now, before = glance.general
+        return commitment(now.z, before.partials)
+
+
+def weighed(*terms: LookTerm) -> tuple[LookTerm, ...]:
+    """Those that weigh anything."""
+    return tuple(term for term in terms if term.weight)
