@@ -30,7 +30,12 @@ from petiole.backbones.lvlm.tower import Tower
 from petiole.backbones.words import WordList
 from petiole.data.board import text_only_sentences
 
-TOKENS: dict[str, Any] = {"bos_token_id": START, "eos_token_id": END, "pad_token_id": PAD}
+COMMON: dict[str, Any] = {
+    "bos_token_id": START,
+    "eos_token_id": END,
+    "pad_token_id": PAD,
+    "attn_implementation": "eager",  # faster than sdpa for so few tokens
+}
 LLAMA = {
     "model_type": "llama",
     "num_key_value_heads": 2,
@@ -126,8 +131,7 @@ def train(
     name = sorted(LANGUAGES).index(chosen.language)
     rng = np.random.default_rng([chosen.seed, 2, name, int(chosen.continuous)])
     log, begun = [], time.time()
-    language: Any = model.module.language.train()
-    language.set_attn_implementation("eager")  # faster than sdpa for so few tokens
+    model.module.language.train()
     for step in range(chosen.steps):
         if step % 20 == 19:
             said = [str(rng.choice(text_only_sentences(rng))) for _ in range(chosen.batch)]
@@ -166,7 +170,7 @@ def fresh(tower: Tower, words: WordList, chosen: argparse.Namespace) -> LVLM:
     name = sorted(LANGUAGES).index(chosen.language)
     torch.manual_seed(1000 * chosen.seed + 10 * name + int(chosen.continuous))
     config, kind = LANGUAGES[chosen.language]
-    language = causal.build(config | TOKENS | {"vocab_size": len(words)})
+    language = causal.build(config | COMMON | {"vocab_size": len(words)})
     width = language.get_input_embeddings().embedding_dim
     projector = causal.projector(kind, tower.spec.width, width)
     return LVLM(
@@ -198,7 +202,7 @@ def main() -> None:
     log = train(model, pool, z if chosen.continuous else codes, chosen)
     config, kind = LANGUAGES[chosen.language]
     folder = home / (chosen.language + "-continuous" * chosen.continuous)
-    save_language(model, config | TOKENS, kind, folder)
+    save_language(model, config | COMMON, kind, folder)
     (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
 
 

@@ -11,12 +11,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import SiglipConfig, SiglipModel
 
+import vila_u_for_tests as tiny
 from petiole.backbones.lvlm import LVLM
 from petiole.backbones.lvlm.model import IMAGE
 from petiole.backbones.lvlm.vila_u import SIGLIP, Heads
 from petiole.backbones.registry import Request, load_any
 from petiole.errors import BackboneError
-from tests import vila_u_for_tests as tiny
 
 
 def loaded(folder: Path, **asked: Any) -> LVLM:
@@ -76,9 +76,9 @@ def test_look_is_siglip_before_its_last_block_quantised(
     model = loaded(tmp_path)
     with torch.no_grad():
         look = model.tower.look(pictures())
-    if shared:  # tables are drawn after SigLIP, so that its weights are the same either way
-        seen = siglip.vision_model(pictures(), output_hidden_states=True).hidden_states[-2]
-        assert torch.allclose(look.z, seen, atol=1e-5)
+    # Tables are drawn after SigLIP, whose weights are so the same either way.
+    seen = siglip.vision_model(pictures(), output_hidden_states=True).hidden_states[-2]
+    assert torch.allclose(look.z, seen, atol=1e-5)
     stored = load_file(tmp_path / "vision_tower/model.safetensors")
     tables = [
         stored[f"rqvaesiglip.quantizer.codebooks.{0 if shared else d}.weight"][:-1].double()
@@ -135,8 +135,8 @@ def test_texts_fill_all_slots_and_end(model: LVLM, siglip: SiglipModel) -> None:
     full = torch.tensor([[2, 3, 4, 1, 1, 1, 1], [2, 5, 6, 2, 3, 4, 1]])
     expected = siglip.text_model(input_ids=full).pooler_output
     assert torch.allclose(heads.texts(rows), expected, atol=1e-5)
-    assert float(heads.scale) == float(siglip.logit_scale)
-    assert float(heads.bias) == float(siglip.logit_bias)
+    assert heads.scale.item() == siglip.logit_scale.item()
+    assert heads.bias.item() == siglip.logit_bias.item()
 
 
 @pytest.mark.parametrize("without", ["text", "words"])
@@ -167,7 +167,8 @@ def test_no_marks_where_none_are_stated(tmp_path: Path) -> None:
     tiny.write(tmp_path)
     tiny.put(tmp_path / "config.json", {"model_type": "vila_u_llama"})
     model = loaded(tmp_path)
-    marks = {model.tokenizer.inner.convert_tokens_to_ids(f"<im_{m}>") for m in ("start", "end")}  # type: ignore[union-attr]
+    words: Any = model.tokenizer
+    marks = {words.inner.convert_tokens_to_ids(f"<im_{m}>") for m in ("start", "end")}
     assert not marks & {*model.prompt.before, *model.prompt.between}
 
 
@@ -199,7 +200,7 @@ def test_projector_and_language_are_the_stored_ones(model: LVLM, folder: Path) -
     assert all(torch.equal(own[n], t) for n, t in language.items() if not n.endswith("inv_freq"))
 
 
-def test_bin_files_and_tied_names(tmp_path: Path, folder: Path, model: LVLM) -> None:
+def test_bin_files_and_tied_names(tmp_path: Path, model: LVLM) -> None:
     tiny.write(tmp_path)
     file = tmp_path / "vision_tower/model.safetensors"
     stored = load_file(file)
@@ -322,6 +323,12 @@ def test_shape_of_the_published_model(tmp_path: Path) -> None:
     assert all(t.is_meta for t in [*model.module.parameters(), *model.module.buffers()])
     assert model.tokenizer is None
     assert (model.spec.grid, model.spec.tap, model.spec.width) == ((16, 16), 22, 1024)
-    assert len(model.tower.eye.parts.blocks) == 23  # type: ignore[attr-defined]
-    assert model.tower.look(torch.zeros(1, 3, 256, 256, device="meta")).codes.shape == (1, 256, 4)
+    assert len(model.tower.encoder.layers) == 23
+    eye = model.tower.eye
+    images = torch.zeros(1, 3, 256, 256, device="meta")
+    assert eye.upper({"images": images}, ("final.patches",))["final.patches"].shape == (
+        1,
+        256,
+        1024,
+    )
     assert set(SIGLIP) > {"google/siglip-large-patch16-256"}

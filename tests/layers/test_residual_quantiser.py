@@ -29,7 +29,8 @@ def naive(codebooks: Tensor, z: Tensor, depth: int) -> tuple[list[list[int]], li
         for d in range(depth):
             table = codebooks[min(d, len(codebooks) - 1)].double()
             distances = [
-                float(sum((a - b) ** 2 for a, b in zip(rest, c, strict=True))) for c in table
+                sum((a - b) ** 2 for a, b in zip(rest.tolist(), c, strict=True))
+                for c in table.tolist()
             ]
             k = distances.index(min(distances))
             chosen.append(k)

@@ -26,6 +26,8 @@ from petiole.protocols import generalisation
 from petiole.protocols.comparison import Row
 
 Verdict = Literal["agrees", "higher", "lower", "another backbone", "one seed"]
+PUBLISHED = "published"
+"""Kind of a table that stands as claimed: its model and data are in nobody's reach, or its protocol is not stated."""
 TOLERANCE = 1e-3
 """How far a mean may lie from a claim that is printed with one decimal, as a fraction."""
 
@@ -142,11 +144,7 @@ def rows_of(table: Mapping[str, Any], methods: Sequence[str]) -> tuple[list[Row]
     Raises:
         ConfigError: the table has no row of this name.
     """
-    common = table.get("settings", {})
-    known = {row["name"]: row for row in table["rows"]}
-    if unknown := [name for name in methods if name not in known]:
-        raise ConfigError(f"The table has no row {unknown[0]}; it has {', '.join(known)}.")
-    chosen = [known[name] for name in methods] if methods else list(known.values())
+    common, chosen = table.get("settings", {}), _chosen(table, methods)
     rows = [
         Row(
             name=row["name"],
@@ -158,6 +156,24 @@ def rows_of(table: Mapping[str, Any], methods: Sequence[str]) -> tuple[list[Row]
         if "method" in row
     ]
     return rows, [f"{row['label']}: {row['missing']}" for row in chosen if "method" not in row]
+
+
+def unmeasured(table: Mapping[str, Any], methods: Sequence[str] = ()) -> Reproduction:
+    """What a table of kind ``PUBLISHED`` would need: nothing here measures it.
+
+    Raises:
+        ConfigError: the table has no row of this name.
+    """
+    own = [f"{row['label']}: {row['missing']}" for row in _chosen(table, methods) if "missing" in row]
+    return Reproduction((), (*table["missing"], *own))
+
+
+def _chosen(table: Mapping[str, Any], methods: Sequence[str]) -> list[Mapping[str, Any]]:
+    """Rows by name, all if no name is given."""
+    known = {row["name"]: row for row in table["rows"]}
+    if unknown := [name for name in methods if name not in known]:
+        raise ConfigError(f"The table has no row {unknown[0]}; it has {', '.join(known)}.")
+    return [known[name] for name in methods] if methods else list(known.values())
 
 
 def on_data(place: str, row: Row, table: Mapping[str, Any]) -> Row:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 
 from petiole.verbs.common import Result, Settings, pairs
@@ -13,10 +13,24 @@ DENOMINATORS = (
     "VL-Adapter's tables are in % of total; its first version, and perhaps the rows of 1.14 and 1.18 % (V->L block "
     "alone, with norms), in % of language model."
 )
+QUESTION = (
+    "An image is seen once, whatever the tokens kept. Prefill gives the first token of the answer, decoding the others; "
+    "attention is counted as full squares."
+)
+FLOPS = (
+    "encoder",
+    "quantiser",
+    "projector",
+    "prefill",
+    "per_token",
+    "decoding",
+    "language",
+    "total",
+)
 
 
 class Params(Result):
-    """The ledger's fields, with what they were counted for: of so many classes, or tasks."""
+    """The ledger's fields, with what they were counted for: so many classes, tasks, or tokens of text."""
 
     of_backbone: str
     of_method: str
@@ -34,11 +48,11 @@ class Params(Result):
         return "one sample" if "language" in self.counts else "one image"
 
     def text(self) -> RenderableType:
-        many = ", ".join(f"{n} {what}" for what, n in self.of.items())
+        many = ", ".join(f"{n} {what.replace('_', ' ')}" for what, n in self.of.items())
         table = Table(
             title=f"{self.of_method} on {self.of_backbone}, {many}",
             title_justify="left",
-            caption=DENOMINATORS if "language" in self.counts else None,
+            caption=DENOMINATORS if "codes" in self.counts else None,
             caption_justify="left",
             show_header=False,
         )
@@ -46,6 +60,8 @@ class Params(Result):
         table.add_column(justify="right")
         for name, value in self.counts.items():
             words = name.replace("_", " ")
+            if isinstance(value, dict):
+                continue
             if name.startswith("flops"):
                 whose = "all class names" if "classes" in name else self._one
                 table.add_row(f"{words} (G, {whose})", f"{value / 1e9:,.4f}")
@@ -55,7 +71,32 @@ class Params(Result):
                 table.add_row(words, f"{value:,}")
             else:
                 table.add_row(words, ", ".join(value))
-        return table
+        if "flops_pruned" not in self.counts:
+            return table
+        return Group(table, _question(self.counts["flops"], self.counts["flops_pruned"]))
+
+
+def _question(whole: dict[str, Any], pruned: dict[str, Any]) -> Table:
+    """FLOPs of one question with all image tokens beside those that are kept."""
+    table = Table(
+        title="GFLOPs of one question",
+        title_justify="left",
+        caption=QUESTION,
+        caption_justify="left",
+    )
+    table.add_column()
+    for heading in ("all tokens", f"keep {pruned['keep']:g}", "change in % of all"):
+        table.add_column(heading, justify="right")
+    for name in ("image_tokens", "text_tokens", "answer_tokens"):
+        table.add_row(name.replace("_", " "), str(whole[name]), str(pruned[name]), "")
+    for name in FLOPS:
+        before, after = whole[name], pruned[name]
+        change = f"{100 * (after / before - 1):+.1f}" if before else ""
+        words = name.replace("_", " ")
+        table.add_row(words, f"{before / 1e9:,.6f}", f"{after / 1e9:,.6f}", change)
+    share = "image_percent_of_language_flops"
+    table.add_row("image tokens, % of language", f"{whole[share]:.1f}", f"{pruned[share]:.1f}", "")
+    return table
 
 
 def params(
@@ -65,6 +106,9 @@ def params(
     classes: int = 10,
     settings: Settings = None,
     image_size: int | None = None,
+    keep: float = 0.8,
+    text_tokens: int = 32,
+    answer_tokens: int = 8,
 ) -> Params:
     """Count parameters and FLOPs by role, without loading any weights.
 
@@ -74,16 +118,21 @@ def params(
         classes: number of classes of the task; of a language model, set tasks=4 by --set.
         settings: fields of the method that differ from its defaults.
         image_size: for FLOPs, where it differs from the weights' own.
+        keep: share of image tokens that a vision-language model over a codebook reads, beside all.
+        text_tokens: of the question to such a model, with everything around the image.
+        answer_tokens: of its answer, with the end.
 
     Raises:
         BackboneError: unknown backbone.
-        ConfigError: unknown method or setting.
+        ConfigError: unknown method or setting, a number out of range.
     """
     from petiole.backbones.base import Backbone
+    from petiole.backbones.lvlm import LVLM
     from petiole.backbones.registry import Request, load_any
+    from petiole.engine import encoder_file
     from petiole.engine.language_adapter import method_of
     from petiole.errors import ConfigError
-    from petiole.ledger import language_ledger, ledger
+    from petiole.ledger import language_ledger, ledger, lvlm_ledger
     from petiole.methods.language import language_of
     from petiole.methods.registry import create
 
@@ -94,6 +143,11 @@ def params(
     if isinstance(shape, Backbone):
         counts = ledger(shape, create(method, given), classes).model_dump(mode="json")
         of = {"classes": classes}
+    elif isinstance(shape, LVLM):
+        text = {"text_tokens": text_tokens, "answer_tokens": answer_tokens}
+        own = encoder_file.method_of(method, given)
+        counts = lvlm_ledger(shape, own, keep=keep, **text).model_dump(mode="json")
+        of = text
     else:
         several = method_of(method, given)
         counts = language_ledger(language_of(shape), several).model_dump(mode="json")

@@ -159,10 +159,12 @@ class ReproducedTable(Result):
         return Group(*lines, self._claims(), *_legend(self.sources), *done, *lacking)
 
     def _claims(self) -> Table:
-        """All places, or the averages alone where the table would be too wide."""
+        """All places, or the averages alone where the table would be too wide; sources where they differ."""
         names = list(dict.fromkeys(name for places in self.claims.values() for name in places))
         if len(names) > WIDE and all("average" in places for places in self.claims.values()):
             names = ["average"]
+        if len({places["seen in"] for places in self.claims.values() if "seen in" in places}) == 1:
+            names.remove("seen in")  # the legend says it of all
         table = Table("claimed", *names, box=SIMPLE_HEAD)
         for label, places in self.claims.items():
             table.add_row(label, *(_cell(places.get(name, "–")) for name in names))
@@ -212,7 +214,8 @@ def reproduce(
     Accuracies (textrefiner/base-to-novel, /domain-generalisation, /cross-data-set) are measured on the data sets that
     lie below --data in CoOp's format, with --backbone; those of many tasks in one model (vl-adapter/table1,
     /replication, /video and others) on --data in VL-Adapter's layout, with the table's own model or a folder of it. A
-    verdict needs the backbone of the claim. Other tables of accuracy need images of their own: petiole compare
+    verdict needs the backbone of the claim. Those of craft/table1 to /table6, /pruning and /derived are told as quoted,
+    with what they would need: nothing is run. Other tables of accuracy need images of their own: petiole compare
     IMAGES --table NAME.
 
     Args:
@@ -246,7 +249,9 @@ def reproduce(
     root = Path(out) if out else Path("runs") / name.replace("/", "-")
     terms: dict[str, Any] = {"methods": methods, "seeds": seeds, "resume": resume}
     terms["executor"] = Local(processes)
-    if kind == reproduction_tasks.KIND:
+    if kind == reproduction.PUBLISHED:
+        done = reproduction.unmeasured(table, methods)
+    elif kind == reproduction_tasks.KIND:
         school = _school(table, machine)
         done = reproduction_tasks.reproduce(table, school, data, root, **terms)
     else:
@@ -271,7 +276,7 @@ def reproduce(
     )
 
 
-KINDS = ("params", "shares", "base-to-novel", "elsewhere", "multitask")
+KINDS = ("params", "shares", "base-to-novel", "elsewhere", "multitask", "published")
 """Kinds of tables that can be reproduced."""
 
 

@@ -36,6 +36,9 @@ def projector(kind: str, d: int, width: int) -> nn.Module:
 def build(config: Mapping[str, Any]) -> nn.Module:
     """A ``...ForCausalLM`` with fresh weights, as its configuration states it.
 
+    Args:
+        config: of transformers; ``attn_implementation`` is ``sdpa`` where it states none.
+
     Raises:
         BackboneError: transformers knows no causal language model of that kind, or the values do not fit.
     """
@@ -43,8 +46,9 @@ def build(config: Mapping[str, Any]) -> nn.Module:
 
     values = dict(config)
     try:
+        attention = values.pop("attn_implementation", "sdpa")
         stated = AutoConfig.for_model(values.pop("model_type"), **values)
-        model: nn.Module = AutoModelForCausalLM.from_config(stated, attn_implementation="sdpa")
+        model: nn.Module = AutoModelForCausalLM.from_config(stated, attn_implementation=attention)
     except (KeyError, ValueError, TypeError) as error:
         raise BackboneError(
             f"model_type {config.get('model_type')!r} gives no causal language model: {error}. Name one that "

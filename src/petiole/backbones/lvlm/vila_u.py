@@ -63,7 +63,11 @@ def _siglip(width: int, mlp: int, blocks: int, size: int, patch: int) -> dict[st
         "num_hidden_layers": blocks,
         "num_attention_heads": 16,
     }
-    return {"text_config": same, "vision_config": {**same, "image_size": size, "patch_size": patch}}
+    return {
+        # transformers' defaults for these two lie outside SigLIP's 32,000 words; it has neither.
+        "text_config": {**same, "bos_token_id": None, "eos_token_id": None},
+        "vision_config": {**same, "image_size": size, "patch_size": patch},
+    }
 
 
 SIGLIP = {

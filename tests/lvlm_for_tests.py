@@ -1,0 +1,160 @@
+"""Tiny vision-language models over one codebook, with random weights, and a board to ask them about."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from petiole.backbones.lvlm import LVLM, CodebookSpec, Prompt, Tower, causal, small
+from petiole.backbones.lvlm.bundle import (
+    END,
+    IMAGE,
+    IMAGE_END,
+    OTHER,
+    PAD,
+    PROMPT,
+    SPECIALS,
+    START,
+    save_language,
+    save_tower,
+)
+from petiole.backbones.lvlm.model import Joint
+from petiole.backbones.words import WordList
+from petiole.data import board
+from petiole.data.vl.parts import VLData
+from petiole.data.vl.plain import open_plain
+from petiole.layers.residual_quantiser import ResidualQuantiser
+
+Family = Literal["llama", "gpt2", "lfm2"]
+FAMILIES: tuple[Family, ...] = ("llama", "gpt2", "lfm2")
+D, ENTRIES, DEPTH, WIDTH, GRID = 16, 32, 2, 32, (4, 4)
+TOKENS = GRID[0] * GRID[1]
+EYES: dict[str, Any] = {
+    "size": 24,
+    "patch": 6,
+    "width": 32,
+    "blocks": 2,
+    "d": D,
+    "space": 8,
+    "text_width": 16,
+    "longest": 24,
+}
+SAME = {"bos_token_id": START, "eos_token_id": END, "pad_token_id": PAD}
+LANGUAGES: dict[Family, dict[str, Any]] = {
+    "llama": {
+        "model_type": "llama",
+        "hidden_size": WIDTH,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 128,
+        **SAME,
+    },
+    "gpt2": {
+        "model_type": "gpt2",
+        "n_embd": WIDTH,
+        "n_layer": 1,
+        "n_head": 4,
+        "n_positions": 128,
+        "resid_pdrop": 0.0,
+        "embd_pdrop": 0.0,
+        "attn_pdrop": 0.0,
+        **SAME,
+    },
+    "lfm2": {
+        "model_type": "lfm2",
+        "hidden_size": WIDTH,
+        "intermediate_size": 48,
+        "block_auto_adjust_ff_dim": False,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "layer_types": ["conv", "full_attention"],
+        "max_position_embeddings": 128,
+        **SAME,
+    },
+}
+PROJECTORS: dict[Family, str] = {"llama": "mlp2x_gelu", "gpt2": "linear", "lfm2": "linear"}
+LONG_PROMPT = Prompt((START, IMAGE), (IMAGE_END, OTHER), (OTHER, START), END, PAD)
+"""With something at every place, unlike that of the bundles."""
+
+
+def words() -> WordList:
+    """Of the board."""
+    return WordList(board.words(), SPECIALS, OTHER)
+
+
+def tower(seed: int = 0, *, contrast: bool = True) -> Tower:
+    """Random weights, the same at every call; entries scattered as z is."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        eye = small.encoder("tiny:tower", EYES)
+        quantiser = ResidualQuantiser(ENTRIES, D, DEPTH)
+        z = eye.upper({"images": torch.randn(8, 3, 24, 24)}, (eye.patches,))[eye.patches]
+        spread = z.flatten(0, 1).std(0), z.flatten(0, 1).mean(0)
+        quantiser.codebooks.copy_(torch.randn(1, ENTRIES, D) * spread[0] + spread[1])
+        heads = small.contrast(EYES, len(words()), PAD) if contrast else None
+        spec = CodebookSpec.of(
+            quantiser.codebooks, DEPTH, tap=2, grid=GRID, preprocessing=eye.preprocessing
+        )
+        made = Tower(eye, quantiser, spec, heads)
+        made.frequencies.copy_(torch.rand(ENTRIES) + 0.1)
+        made.frequencies /= made.frequencies.sum()
+    return made
+
+
+def model(
+    family: Family = "llama",
+    over: Tower | None = None,
+    *,
+    seed: int = 1,
+    discrete: bool = True,
+    prompt: Prompt = PROMPT,
+) -> LVLM:
+    """A language model whose large random weights give every image an answer of its own."""
+    over = over or tower()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        projector = causal.projector(PROJECTORS[family], D, WIDTH)
+        language = causal.build({**LANGUAGES[family], "vocab_size": len(words())})
+        with torch.no_grad():
+            for part, scale in ((language, 4.0), (projector, 2.0)):
+                for parameter in part.parameters():
+                    if parameter.ndim > 1:
+                        parameter *= scale
+    return LVLM(
+        f"tiny-{family}", Joint(over, projector, language), words(), prompt, discrete=discrete
+    )
+
+
+def pictures(count: int = 3, seed: int = 3) -> Tensor:
+    """Preprocessed images, made up."""
+    return torch.randn(count, 3, 24, 24, generator=torch.Generator().manual_seed(seed))
+
+
+def data(folder: Path, domain: str = "sketch", train: int = 12, test: int = 6) -> VLData:
+    """Questions of a domain of the board."""
+    return open_plain(board.write(folder, domain, train=train, val=2, test=test))
+
+
+def save(folder: Path, over: Tower | None = None) -> dict[Family, Path]:
+    """Bundles over one tower, by family."""
+    over = over or tower()
+    save_tower(over, EYES, words(), folder / "tower")
+    for family in FAMILIES:
+        made = model(family, over)
+        save_language(made, LANGUAGES[family], PROJECTORS[family], folder / family)
+    return {family: folder / family for family in FAMILIES}
+
+
+def hashes(lvlm: LVLM, *parts: str) -> dict[str, bytes]:
+    """Bytes of every tensor below these parts of the model; of all without any."""
+    return {
+        name: value.numpy().tobytes()
+        for name, value in lvlm.module.state_dict().items()
+        if not parts or name.startswith(parts)
+    }
