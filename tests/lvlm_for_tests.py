@@ -97,7 +97,7 @@ def tower(seed: int = 0, *, contrast: bool = True) -> Tower:
         z = eye.upper({"images": torch.randn(8, 3, 24, 24)}, (eye.patches,))[eye.patches]
         spread = z.flatten(0, 1).std(0), z.flatten(0, 1).mean(0)
         quantiser.codebooks.copy_(torch.randn(1, ENTRIES, D) * spread[0] + spread[1])
-        heads = small.contrast(EYES, len(words()), PAD) if contrast else None
+        heads = small.contrast(EYES, words(), PAD) if contrast else None
         spec = CodebookSpec.of(
             quantiser.codebooks, DEPTH, tap=2, grid=GRID, preprocessing=eye.preprocessing
         )
@@ -122,10 +122,10 @@ def model(
         projector = causal.projector(PROJECTORS[family], D, WIDTH)
         language = causal.build({**LANGUAGES[family], "vocab_size": len(words())})
         with torch.no_grad():
-            for part, scale in ((language, 4.0), (projector, 2.0)):
-                for parameter in part.parameters():
-                    if parameter.ndim > 1:
-                        parameter *= scale
+            words_at = language.get_input_embeddings().weight  # type: ignore[operator]
+            for parameter in (*language.parameters(), *projector.parameters()):
+                if parameter.ndim > 1:  # strong blocks, or tied words repeat themselves
+                    parameter *= 4.0 if parameter is words_at else 8.0
     return LVLM(
         f"tiny-{family}", Joint(over, projector, language), words(), prompt, discrete=discrete
     )

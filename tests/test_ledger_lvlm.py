@@ -119,7 +119,7 @@ def test_the_tower_and_the_projector_are_those_of_a_real_look(family: tiny.Famil
     assert found.projector == counter.get_total_flops()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     keep=st.floats(0.05, 1),
     text=st.integers(0, 60),
@@ -135,7 +135,7 @@ def test_fewer_image_tokens_never_cost_more(keep: float, text: int, answer: int)
 
 
 def vila() -> LVLM:
-    """LLaMA-2-7B over 256 image tokens, as a shape; the encoder before it is a tiny one."""
+    """Four blocks of LLaMA-2-7B over 256 image tokens, as a shape; the encoder before them is a tiny one."""
     eyes = {**tiny.EYES, "size": 32, "patch": 2}
     with torch.device("meta"):
         eye = tiny.small.encoder("eye", eyes)
@@ -144,7 +144,7 @@ def vila() -> LVLM:
                 "model_type": "llama",
                 "hidden_size": 4096,
                 "intermediate_size": 11008,
-                "num_hidden_layers": 32,
+                "num_hidden_layers": 4,
                 "num_attention_heads": 32,
                 "vocab_size": 32000,
             }
@@ -169,8 +169,8 @@ def test_a_fifth_of_the_image_tokens_is_16_per_cent_where_they_are_80() -> None:
     model = vila()
     whole, pruned = (flops(model, keep, text_tokens=64, answer_tokens=1) for keep in (1.0, 0.8))
     assert (whole.image_tokens, pruned.image_tokens) == (256, 205)
-    # 6.476e9 numbers in the blocks, two FLOPs each
-    assert whole.prefill == pytest.approx(2 * 320 * 6.476e9, rel=0.015)
+    # 4 x 202.4e6 numbers in the blocks, two FLOPs each
+    assert whole.prefill == pytest.approx(2 * 320 * 4 * 202.4e6, rel=0.015)
     assert whole.image_percent_of_language_flops == pytest.approx(80, abs=0.5)
     assert 100 * (1 - pruned.language / whole.language) == pytest.approx(16, abs=0.5)
 

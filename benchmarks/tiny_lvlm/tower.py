@@ -124,7 +124,7 @@ def fresh(seed: int) -> tuple[Tower, WordList]:
     quantiser = ResidualQuantiser(ENTRIES, CONFIG["d"], DEPTH, shared=True)
     eye = encoder("tower", CONFIG)
     spec = spec_of(quantiser)
-    return Tower(eye, quantiser, spec, contrast(CONFIG, len(known), PAD)), known
+    return Tower(eye, quantiser, spec, contrast(CONFIG, known, PAD)), known
 
 
 def spec_of(quantiser: ResidualQuantiser) -> CodebookSpec:

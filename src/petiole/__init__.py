@@ -18,9 +18,11 @@ from petiole.errors import PetioleError
 from petiole.version import __version__
 
 if TYPE_CHECKING:
+    from petiole.backbones.lvlm.loading import load_lvlm
     from petiole.backbones.registry import load
     from petiole.backbones.seq2seq.loading import load_language
     from petiole.engine.adapter import Adapter
+    from petiole.engine.encoder_file import EncoderFile
     from petiole.engine.language_adapter import LanguageAdapter
     from petiole.ledger import ledger
     from petiole.serve.bank import Bank
@@ -48,7 +50,9 @@ if TYPE_CHECKING:
 _HOMES = {
     "load": "backbones.registry",
     "load_language": "backbones.seq2seq.loading",
+    "load_lvlm": "backbones.lvlm.loading",
     "Adapter": "engine.adapter",
+    "EncoderFile": "engine.encoder_file",
     "LanguageAdapter": "engine.language_adapter",
     "Bank": "serve.bank",
     "ledger": "ledger",
@@ -82,6 +86,7 @@ _HOMES = {
 __all__ = [
     "Adapter",
     "Bank",
+    "EncoderFile",
     "LanguageAdapter",
     "PetioleError",
     "__version__",
@@ -99,6 +104,7 @@ __all__ = [
     "ledger",
     "load",
     "load_language",
+    "load_lvlm",
     "merge",
     "multitask",
     "params",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from petiole.data.vl.parts import VLData
 from petiole.data.vl.sample import Sample
-from petiole.engine.gallery import Gallery
+from petiole.engine.gallery import Looks
 from petiole.engine.progress import progress
 from petiole.engine.record import OPENINGS, now
 from petiole.engine.viewer import Viewer
@@ -24,7 +24,7 @@ ROWS = 100
 
 def answers(
     viewer: Viewer,
-    gallery: Gallery,
+    looks: Looks,
     samples: Sequence[Sample],
     pruning: Pruning | None = None,
     frequencies: Tensor | None = None,
@@ -35,11 +35,10 @@ def answers(
 
     Args:
         viewer: with its language model.
-        gallery: of the samples' images.
+        looks: at the samples' images.
         samples: with one image each.
         pruning, frequencies: see ``Viewer.answer``.
     """
-    looks = gallery.looks(viewer, [sample.images[0] for sample in samples], quiet=quiet)
     said: list[str] = []
     with progress(f"answers {viewer.model.name}", len(samples), quiet=quiet) as advance:
         for start in range(0, len(samples), ROWS):

@@ -21,12 +21,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 
 from petiole.backbones.lvlm import LVLM, CodebookSpec
-from petiole.backbones.registry import Request, load_any
+from petiole.backbones.lvlm.loading import load_lvlm
 from petiole.engine.adapter import MANIFEST, TENSORS, TOLERANCE, fill, find
 from petiole.engine.viewer import Viewer
 from petiole.errors import AdapterError, BackboneError, ConfigError
 from petiole.files import sha256, write_json, write_tensors
-from petiole.methods.lvlm import LVLMMethod, lvlm_of
+from petiole.methods.lvlm import LVLMMethod
 from petiole.methods.registry import create
 from petiole.methods.registry import find as registered
 from petiole.version import __version__
@@ -116,8 +116,7 @@ class EncoderFile:
         folder = find(Path(path))
         manifest = read(folder)
         if not isinstance(model, LVLM):
-            name = model or manifest.surrogate.name
-            model = lvlm_of(load_any(Request(name), device=device))
+            model = load_lvlm(model or manifest.surrogate.name, device=device)
         _fits(folder, manifest, model)
         try:
             viewer = viewer_of(method_of(manifest.method, manifest.settings), model)

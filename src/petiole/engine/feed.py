@@ -40,6 +40,8 @@ class Feed:
     ) -> None:
         assert viewer.model.tokenizer is not None
         self.words, self.seed, self.gallery = viewer.model.tokenizer, seed, gallery
+        heads = viewer.model.tower.contrast
+        self.read = heads.tokenise if heads else None
         self.method, self.samples = method, samples
         self.looks: Looks | None = None
         if not viewer.changes_eye:  # then nothing is looked at twice
@@ -64,7 +66,9 @@ class Feed:
             questions=[ids.split(sample.text) for sample in chosen],
             answers=[ids.split(said[i]) for i in part],
             captions=[ids.split(sample.caption) for sample in chosen],
-            texts=[ids.split(self.method.text_of(sample)) for sample in chosen],
+            texts=[self.read(self.method.text_of(sample)) for sample in chosen]
+            if self.read
+            else [],
             groups=[sample.label or sample.caption or sample.images[0] for sample in chosen],
             general=self.general(rng, len(chosen)) if self.general else None,
         )

@@ -9,9 +9,12 @@ import torch
 from torch import Tensor
 
 from petiole.backbones.lvlm import Look, Tower
+from petiole.engine.encoder_file import Frequencies
 from petiole.engine.progress import progress
+from petiole.engine.routing import routed
 from petiole.engine.sight_eyes import PictureSight
 from petiole.engine.viewer import Viewer
+from petiole.methods.base import Changes
 
 ROWS = 100
 """Images that are looked at together where nothing is learnt."""
@@ -51,16 +54,29 @@ class Gallery:
                 advance(len(chosen))
         return Looks(joined(parts), {name: i for i, name in enumerate(unique)})
 
+    def routed(
+        self, tuned: Looks, viewer: Viewer, frequencies: Frequencies, names: Sequence[str]
+    ) -> tuple[Looks, float]:
+        """Looks by the tuned encoder at what looks like its domain, by the original one elsewhere; see ``routing``.
+
+        Returns:
+            The looks, and the share of images that the tuned encoder has seen.
+        """
+        bare = Viewer(viewer.model, Changes(), Changes())
+        original = self.looks(bare, names)
+        chosen, own = routed(tuned.all, original.all, frequencies, viewer.model.tower)
+        return Looks(chosen, tuned.places), float(own.float().mean())
+
 
 class Looks:
     """Looks at many images, by name."""
 
-    def __init__(self, all_of_them: Look, places: dict[str, int]) -> None:
-        self.all, self._places = all_of_them, places
+    def __init__(self, everything: Look, places: dict[str, int]) -> None:
+        self.all, self.places = everything, places
 
     def __call__(self, names: Sequence[str]) -> Look:
         """Those at the named images, in order."""
-        rows = torch.tensor([self._places[name] for name in names], device=self.all.z.device)
+        rows = torch.tensor([self.places[name] for name in names], device=self.all.z.device)
         look = self.all
         return Look(
             look.z[rows],

@@ -166,6 +166,7 @@ def run(inquiry: Inquiry) -> InquiryRecord:
     method.check(inquiry.model)
     for other in inquiry.others:
         inquiry.model.spec.check(other.spec, inquiry.model.name, other.name)
+        method.check(other)
     for part in ("train", inquiry.scored):
         samples = inquiry.data[part]
         if any(len(sample.images) != 1 for sample in samples):
@@ -280,9 +281,10 @@ def _score(
     if inquiry.scored == "test":
         count_opening(inquiry.folder, inquiry.data, len(samples))
     viewers = [viewer, *(viewer.on(other) for other in inquiry.others)]
+    looks = gallery.looks(viewer, [s.images[0] for s in samples], quiet=inquiry.quiet)
     scores = {}
     for one in viewers:
-        said = answers(one, gallery, samples, inquiry.pruning, counted.tuned, quiet=inquiry.quiet)
+        said = answers(one, looks, samples, inquiry.pruning, counted.tuned, quiet=inquiry.quiet)
         name = one.model.name
         write_text(
             inquiry.folder / PREDICTIONS / f"{plain(name)}.jsonl",

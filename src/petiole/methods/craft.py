@@ -34,6 +34,8 @@ class Craft(LVLMMethod):
     Attributes:
         sal: factor of L_SAL.
         targets: which tokens carry it.
+        end: whether the end of an answer does. How long answers are is the language model's habit; an encoder that has to
+            teach brevity loses sight of the rest (docs/craft.md).
         commit: lambda_commit.
         contrast: lambda_con; needs captions or labels, and a tower with heads.
         remember: factor of the commitment of general images to their old codes; ours, against forgetting.
@@ -42,6 +44,7 @@ class Craft(LVLMMethod):
     encoder: str = "full"
     sal: float = 1.0
     targets: Literal["answer", "answer+question"] = "answer"
+    end: bool = False
     commit: float = 0.1
     contrast: float = 0.1
     remember: float = 0.0
@@ -52,7 +55,7 @@ class Craft(LVLMMethod):
 
     def terms(self, model: LVLM) -> tuple[LookTerm, ...]:  # noqa: ARG002
         return weighed(
-            Alignment(self.sal, questions=self.targets == "answer+question"),
+            Alignment(self.sal, questions=self.targets == "answer+question", end=self.end),
             Commitment(self.commit),
             Contrastive(self.contrast),
             Remembrance(self.remember),

@@ -25,6 +25,7 @@ class VisionFT(LVLMMethod):
 
     Attributes:
         anchor: lambda.
+        end: as for CRAFT.
         contrast: factor of the contrastive loss on captions, so that it sees what CRAFT sees.
     """
 
@@ -32,6 +33,7 @@ class VisionFT(LVLMMethod):
 
     encoder: str = "full"
     anchor: float = 0.0
+    end: bool = False
     contrast: float = 0.1
 
     def terms(self, model: LVLM) -> tuple[LookTerm, ...]:
@@ -39,5 +41,7 @@ class VisionFT(LVLMMethod):
         ends = sorted({max(1, round(depth * quarter / 4)) for quarter in (1, 2, 3, 4)})
         roles = tuple(f"block.{end - 1}.out" for end in ends)
         return weighed(
-            Alignment(1.0), Contrastive(self.contrast), FeatureAnchor(self.anchor, roles)
+            Alignment(1.0, end=self.end),
+            Contrastive(self.contrast),
+            FeatureAnchor(self.anchor, roles),
         )

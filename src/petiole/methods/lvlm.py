@@ -15,8 +15,9 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
-from petiole.backbones.base import Backbone, Frozen
+from petiole.backbones.base import Backbone
 from petiole.backbones.lvlm import LVLM, Look
+from petiole.backbones.lvlm.loading import lvlm_of
 from petiole.data.vl.sample import Sample
 from petiole.errors import ConfigError
 from petiole.methods.base import Changes, Method, Plan
@@ -45,7 +46,7 @@ class Glance:
         anchors: the same of the encoder as it was.
         questions, answers: ids of each row.
         captions: ids of what is known of each image; empty where nothing is.
-        texts: ids for the text tower, caption and label in words.
+        texts: ids for the text tower; empty where it has no heads.
         groups: rows with the same one mean the same.
         general: what the encoder sees now in images of no domain, and what it saw in them at the start.
     """
@@ -156,17 +157,3 @@ class LVLMMethod(Method):
                 f"{type(self).__name__} is for language models that see {kinds[self.discrete]}, and {model.name} "
                 f"sees {kinds[model.discrete]}."
             )
-
-
-def lvlm_of(frozen: Frozen) -> LVLM:
-    """The model, if it is a vision-language model over a codebook.
-
-    Raises:
-        ConfigError: it is not.
-    """
-    if not isinstance(frozen, LVLM):
-        raise ConfigError(
-            f"This method adapts a vision-language model over a codebook, and {frozen.name} is none. Use "
-            "petiole/tiny-lvlm, a folder of VILA-U, or a bundle."
-        )
-    return frozen

@@ -27,16 +27,18 @@ class LanguageSide(LVLMMethod):
     Attributes:
         describe: factor of the loss on captions.
         wish: question that asks for one.
+        end: learn where answers end, as fine-tuning of a language model does.
     """
 
     discrete: ClassVar[bool | None] = None
 
     describe: float = 1.0
     wish: str = "describe ."
+    end: bool = True
 
     def terms(self, model: LVLM) -> tuple[LookTerm, ...]:
         asked = model.tokenizer.split(self.wish) if model.tokenizer else []
-        return weighed(Alignment(1.0), Captioning(self.describe, asked))
+        return weighed(Alignment(1.0, end=self.end), Captioning(self.describe, asked))
 
 
 @register("lvlm-zero-shot", "the vision-language model as it is", **CRAFT | {"steps": 0})

@@ -23,9 +23,12 @@ def spoken(
     answers: Sequence[Sequence[int]],
     *,
     learn_questions: bool = False,
+    learn_end: bool = True,
 ) -> Tensor:
     """-1/|A| sum_{t in A} log p(w_t | P(seen), w_<t), A the answers' tokens (and the questions')."""
-    turns = model.turns(seen, questions, answers, learn_questions=learn_questions)
+    turns = model.turns(
+        seen, questions, answers, learn_questions=learn_questions, learn_end=learn_end
+    )
     logits = model.logits(turns).float()
     return cross_entropy(logits.flatten(0, 1), turns.labels.flatten(), ignore_index=IGNORED)
 
@@ -36,11 +39,12 @@ class Alignment(LookTerm):
     Args:
         weight: 1 in the paper.
         questions: learn the questions' tokens too.
+        end: learn where answers end.
     """
 
-    def __init__(self, weight: float, *, questions: bool = False) -> None:
+    def __init__(self, weight: float, *, questions: bool = False, end: bool = False) -> None:
         super().__init__(weight)
-        self.questions = questions
+        self.questions, self.end = questions, end
 
     def forward(self, glance: Glance) -> Tensor:
         return spoken(
@@ -49,6 +53,7 @@ class Alignment(LookTerm):
             glance.questions,
             glance.answers,
             learn_questions=self.questions,
+            learn_end=self.end,
         )
 
 
@@ -81,11 +86,13 @@ class Contrastive(LookTerm):
 
     def forward(self, glance: Glance) -> Tensor:
         heads = glance.model.tower.aligned
-        if not any(glance.texts):
-            raise DataError("No sample has a caption or a label. Add captions, or set contrast=0.")
-        same = torch.tensor([[a == b for b in glance.groups] for a in glance.groups])
-        images = heads.image(glance.look.seen)
-        texts = heads.texts(glance.texts)
+        rows = [i for i, text in enumerate(glance.texts) if text]
+        if not rows:
+            raise DataError("No sample of this batch has a text. Add captions, or set contrast=0.")
+        groups = [glance.groups[i] for i in rows]
+        same = torch.tensor([[a == b for b in groups] for a in groups])
+        images = heads.image(glance.look.seen[rows])
+        texts = heads.texts([glance.texts[i] for i in rows])
         return sigmoid_contrastive(images, texts, heads.scale, heads.bias, same.to(images.device))
 
 

@@ -164,7 +164,9 @@ def unmeasured(table: Mapping[str, Any], methods: Sequence[str] = ()) -> Reprodu
     Raises:
         ConfigError: the table has no row of this name.
     """
-    own = [f"{row['label']}: {row['missing']}" for row in _chosen(table, methods) if "missing" in row]
+    own = [
+        f"{row['label']}: {row['missing']}" for row in _chosen(table, methods) if "missing" in row
+    ]
     return Reproduction((), (*table["missing"], *own))
 
 

@@ -76,4 +76,6 @@ def demo(
     comparison = Comparison.read(out)
     adapter = comparison.runs(out, comparison.headline)[0] / "adapter"
     one_of_each = [sorted((images / "real_eval" / str(digit)).iterdir())[0] for digit in (3, 5, 8)]
-    return Demo(compared=compared, prediction=predict(adapter, one_of_each))
+    prediction = predict(adapter, one_of_each)
+    assert isinstance(prediction, Predictions)
+    return Demo(compared=compared, prediction=prediction)

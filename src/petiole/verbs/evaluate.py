@@ -8,6 +8,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from petiole.verbs.common import Result, plural
+from petiole.verbs.questions import Asking, Languages, Scored, evaluate_encoder
 
 
 class Evaluation(Result):
@@ -57,8 +58,12 @@ def evaluate(
     weights: Path | None = None,
     device: str = "cpu",
     skip_bad: bool = False,
-) -> Evaluation:
+    lm: Languages = (),
+    asking: Asking | None = None,
+) -> Evaluation | Scored:
     """Score an adapter on labelled images; the opening of the set is written beside the adapter.
+
+    A tuned encoder (craft) is scored on questions about images, before each language model named.
 
     Args:
         adapter: adapter folder, or the run folder around it.
@@ -66,11 +71,24 @@ def evaluate(
         weights: where the backbone's weights lie now, if they were moved.
         device: cpu, cuda, ...
         skip_bad: leave unreadable images out, and count them.
+        lm: language models to put a tuned encoder before; by default that of its training.
+        asking: how questions are put.
 
     Raises:
         AdapterError: the adapter is damaged or does not fit the backbone.
         DataError: bad images, or classes that the adapter does not know.
     """
+    from petiole.engine.encoder_file import is_encoder
+
+    if is_encoder(Path(adapter)):
+        return evaluate_encoder(
+            adapter,
+            images,
+            languages=lm,
+            asking=asking or Asking(),
+            device=device,
+            skip_bad=skip_bad,
+        )
     from petiole.data.sources import open_data
     from petiole.engine.adapted import predict
     from petiole.engine.adapter import Adapter, find

@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from petiole.verbs.common import Machine, Result, Settings, fact, pairs, plural
+from petiole.verbs.questions import Asking, FittedEncoder, Languages, fit_encoder
 
 
 class Fitted(Result):
@@ -65,11 +66,18 @@ def fit(
     resume: bool = False,
     machine: Machine | None = None,
     checkpoint_seconds: float = 20.0,
-) -> Fitted:
+    lm: Languages = (),
+    general: Path | None = None,
+    asking: Asking | None = None,
+) -> Fitted | FittedEncoder:
     """Train one adapter and score it once on held-back images.
 
     IMAGES is a folder with one folder a class, a CSV or Parquet list, or a root with synthetic/,
     real_train/ and real_eval/.
+
+    With craft and its rivals (vision-ft, ldifs, projector-ft, llm-lora, lvlm-zero-shot) IMAGES are questions about images
+    (JSON Lines, VQA-RAD, or class folders, which are asked as questions), and BACKBONE is the vision-language model that
+    the encoder is trained before.
 
     Args:
         images: the target (real) images.
@@ -86,10 +94,29 @@ def fit(
         resume: go on where an interrupted run stopped, to the same numbers.
         machine: where and how the backbone runs.
         checkpoint_seconds: between two checkpoints.
+        lm: further language models over the codebook, to be scored with the encoder (craft and its rivals).
+        general: questions of no domain, whose images remember=1 keeps at their codes (craft).
+        asking: how the scored questions are put (craft and its rivals).
 
     Raises:
         PetioleError: bad images, unknown names, or a folder that holds another run.
     """
+    from petiole.engine.encoder_file import is_lvlm_method
+
+    if is_lvlm_method(method):
+        return fit_encoder(
+            images,
+            method=method,
+            settings=pairs(settings),
+            seed=seed,
+            out=out,
+            resume=resume,
+            machine=machine or Machine(),
+            others=lm,
+            general=general,
+            asking=asking or Asking(),
+            checkpoint_seconds=checkpoint_seconds,
+        )
     from petiole.engine.run import Job, run
     from petiole.engine.session import reopened
     from petiole.methods.registry import create

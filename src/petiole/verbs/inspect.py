@@ -70,11 +70,14 @@ def inspect(
 
 def _folder(folder: Path, images: Path | None) -> Inspection:
     from petiole.engine.adapter import find, read_manifest
+    from petiole.engine.encoder_file import is_encoder
     from petiole.engine.language_adapter import is_language
     from petiole.engine.record import RECORD, read_record
 
     if is_language(folder):
         return _speaker(folder)
+    if is_encoder(folder):
+        return _encoder(folder)
     if (folder / RECORD).is_file():
         record = read_record(folder)
         facts: dict[str, Any] = {
@@ -103,6 +106,28 @@ def _folder(folder: Path, images: Path | None) -> Inspection:
         **_cache(folder, manifest.settings, images),
     }
     return Inspection(what=f"adapter {folder}", facts=facts)
+
+
+def _encoder(folder: Path) -> Inspection:
+    """A tuned encoder: what it was trained with, and which language models it fits."""
+    from petiole.engine.adapter import find
+    from petiole.engine.encoder_file import read
+
+    manifest = read(find(folder))
+    spec = manifest.codebook
+    only = (
+        f"{manifest.surrogate.name} only" if manifest.language else "every one over this codebook"
+    )
+    facts = {
+        "method": manifest.method,
+        "trained before": manifest.surrogate.name,
+        "language models": only,
+        "codebook": f"{spec.depth} x {spec.entries} entries of width {spec.width}, {spec.sha256[:12]}",
+        "image tokens": f"{spec.grid[0]} x {spec.grid[1]}, after block {spec.tap}",
+        "trained parameters": manifest.trainable,
+        "settings": manifest.settings,
+    }
+    return Inspection(what=str(folder), facts=facts)
 
 
 def _speaker(folder: Path) -> Inspection:

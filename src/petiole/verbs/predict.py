@@ -11,7 +11,9 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from petiole.errors import ConfigError
 from petiole.verbs.common import Result
+from petiole.verbs.questions import Answer, Asking, ask_encoder
 
 
 class Labelled(Result):
@@ -47,19 +49,43 @@ def predict(
     *,
     weights: Path | None = None,
     device: str = "cpu",
-) -> Predictions:
+    lm: str = "",
+    asking: Asking | None = None,
+) -> Predictions | Answer:
     """Label image files with an adapter.
+
+    With a tuned encoder (craft): petiole predict ENCODER --lm NAME IMAGE "QUESTION" answers a question about an image.
 
     Args:
         adapter: adapter folder, or the run folder around it.
-        images: image files.
+        images: image files; for a tuned encoder an image file and a question.
         weights: where the backbone's weights lie now, if they were moved.
         device: cpu, cuda, ...
+        lm: language model to put a tuned encoder before; by default that of its training.
+        asking: how the question is put.
 
     Raises:
         AdapterError: the adapter is damaged or does not fit the backbone.
+        ConfigError: an image without a question, for a tuned encoder.
         DataError: an image cannot be read.
     """
+    from petiole.engine.encoder_file import is_encoder
+
+    if is_encoder(Path(adapter)):
+        if len(images) != 2:
+            raise ConfigError(
+                f"{adapter} is a tuned encoder, which needs one image and one question: petiole predict ENCODER "
+                '--lm NAME IMAGE "QUESTION".'
+            )
+        image, question = images
+        return ask_encoder(
+            adapter,
+            Path(image),
+            str(question),
+            language=lm,
+            asking=asking or Asking(),
+            device=device,
+        )
     from petiole.engine.adapter import Adapter
 
     opened = Adapter.load(Path(adapter), weights=weights, device=device)

@@ -161,10 +161,10 @@ class ReproducedTable(Result):
     def _claims(self) -> Table:
         """All places, or the averages alone where the table would be too wide; sources where they differ."""
         names = list(dict.fromkeys(name for places in self.claims.values() for name in places))
-        if len(names) > WIDE and all("average" in places for places in self.claims.values()):
-            names = ["average"]
         if len({places["seen in"] for places in self.claims.values() if "seen in" in places}) == 1:
             names.remove("seen in")  # the legend says it of all
+        if len(names) > WIDE and all("average" in places for places in self.claims.values()):
+            names = ["average"]
         table = Table("claimed", *names, box=SIMPLE_HEAD)
         for label, places in self.claims.items():
             table.add_row(label, *(_cell(places.get(name, "–")) for name in names))

@@ -99,7 +99,7 @@ def fresh_tower(name: str, config: Mapping[str, Any], words: WordList) -> Tower:
     spec = _stated(config, Path(name))
     eye = small.encoder(f"{name}:tower", config)
     quantiser = ResidualQuantiser(spec.entries, spec.width, spec.depth, shared=spec.shared)
-    return Tower(eye, quantiser, spec, small.contrast(config, len(words), PAD))
+    return Tower(eye, quantiser, spec, small.contrast(config, words, PAD))
 
 
 def load_eye(request: Request) -> Backbone:

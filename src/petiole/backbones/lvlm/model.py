@@ -144,6 +144,7 @@ class LVLM(Frozen):
         kept: Tensor | None = None,
         positions: Positions = "keep",
         learn_questions: bool = False,
+        learn_end: bool = True,
     ) -> Turns:
         """Lay out a batch.
 
@@ -154,6 +155,7 @@ class LVLM(Frozen):
             kept: (B, M) rising numbers of the image tokens that stay; ``None`` for all.
             positions: whether these keep their places, or close up.
             learn_questions: give the question's tokens labels too.
+            learn_end: give the end of an answer a label.
         """
         count = seen.shape[1]
         numbers = torch.arange(count).expand(len(seen), -1)
@@ -163,7 +165,7 @@ class LVLM(Frozen):
         after = count if positions == "keep" else seen.shape[1]
         spoken = answers if answers is not None else [None] * len(questions)
         rows = [
-            _row(self.prompt, own, after, question, answer, learn_questions)
+            _row(self.prompt, own, after, question, answer, learn_questions, learn_end)
             for own, question, answer in zip(numbers.tolist(), questions, spoken, strict=True)
         ]
         longest = max(len(row.ids) for row in rows)
@@ -240,6 +242,7 @@ def _row(
     question: Sequence[int],
     answer: Sequence[int] | None,
     learn_question: bool,
+    learn_end: bool,
 ) -> _Row:
     """One row, not yet filled up: image tokens at ``numbers``, text from place ``after`` behind them."""
     said = [*answer, prompt.end] if answer is not None else []
@@ -253,7 +256,7 @@ def _row(
     ]
     labels = [IGNORED] * len(ids)
     if said:
-        labels[-len(said) :] = said
+        labels[-len(said) :] = [*said[:-1], prompt.end if learn_end else IGNORED]
     if learn_question:
         at = first + len(numbers) + len(prompt.between)
         labels[at : at + len(question)] = question

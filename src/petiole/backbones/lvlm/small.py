@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from petiole.backbones import vit
 from petiole.backbones.lvlm.tower import Contrast
 from petiole.backbones.transformer import Transformer
+from petiole.backbones.words import WordList
 from petiole.data.preprocessing import Preprocessing
 
 HEADS = 4
@@ -99,17 +100,18 @@ class TextTower(nn.Module):
         return vector
 
 
-def contrast(config: Mapping[str, Any], vocabulary: int, pad: int) -> Contrast:
+def contrast(config: Mapping[str, Any], words: WordList, pad: int) -> Contrast:
     """The heads of the contrastive loss, with fresh weights.
 
     Args:
         config: as for ``encoder``, and space e, text width, longest text.
-        vocabulary: ids that there are.
+        words: of the text tower.
         pad: id that fills up.
     """
     return Contrast(
         ImageHead(config["d"], config["width"], config["space"]),
-        TextTower(vocabulary, config["longest"], config["text_width"], config["space"]),
+        TextTower(len(words), config["longest"], config["text_width"], config["space"]),
         pad,
         config["longest"],
+        words.split,
     )

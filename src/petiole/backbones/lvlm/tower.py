@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -43,9 +43,16 @@ class Contrast(nn.Module):
         longest: ids of a text at most.
     """
 
-    def __init__(self, image: nn.Module, text: nn.Module, pad: int, longest: int) -> None:
+    def __init__(
+        self,
+        image: nn.Module,
+        text: nn.Module,
+        pad: int,
+        longest: int,
+        tokenise: Callable[[str], list[int]] | None = None,
+    ) -> None:
         super().__init__()
-        self.image, self.text = image, text
+        self.image, self.text, self.tokenise = image, text, tokenise
         self.scale = nn.Parameter(torch.tensor(10.0).log())  # t', as SigLIP starts it
         self.bias = nn.Parameter(torch.tensor(-10.0))
         self.pad, self.longest = pad, longest
@@ -126,7 +133,7 @@ class Tower(nn.Module):
         """
         if self.contrast is None:
             raise BackboneError(
-                f"{self.eye.name} came without image head and text tower, so there is no contrastive loss. "
-                "Set contrast=0."
+                f"{self.eye.name} came without image head, text tower or the text tower's tokenizer, so there is no "
+                "contrastive loss. Set contrast=0."
             )
         return self.contrast

@@ -199,21 +199,16 @@ class TextTower(nn.Module):
 
 
 class Heads(Contrast):
-    """SigLIP's heads.
-
-    Attributes:
-        tokenise: a text -> ids of SigLIP, which are not the language model's; ``None`` in a shape.
-    """
+    """SigLIP's heads; its ids are not the language model's."""
 
     def __init__(
         self, siglip: SiglipModel, end: int, tokenise: Callable[[str], list[int]] | None
     ) -> None:
         longest = int(siglip.config.text_config.max_position_embeddings)
         text = TextTower(siglip.text_model, longest, end)
-        super().__init__(ImageHead(siglip.vision_model), text, end, longest)
+        super().__init__(ImageHead(siglip.vision_model), text, end, longest, tokenise)
         self.scale = nn.Parameter(siglip.logit_scale.detach().reshape(()))
         self.bias = nn.Parameter(siglip.logit_bias.detach().reshape(()))
-        self.tokenise = tokenise
 
 
 def wrap(name: str, siglip: SiglipModel, preprocessing: Preprocessing) -> Transformer:

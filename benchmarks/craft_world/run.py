@@ -1,0 +1,133 @@
+"""CRAFT and its rivals on three domains of the board: every run of docs/craft.md.
+
+Runs are records of `petiole.engine.inquiry`; what is there already is left as it is, so that the command can be repeated, and
+shared by several processes (``--part 0/2``).
+
+    OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python benchmarks/craft_world/run.py MODELS OUT --base 0
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from petiole.backbones.lvlm import LVLM
+from petiole.backbones.lvlm.loading import load_lvlm
+from petiole.data.board import write
+from petiole.data.vl.parts import VLData
+from petiole.data.vl.plain import open_plain
+from petiole.engine.inquiry import Inquiry, run
+
+DOMAINS = ("sketch", "false", "xray")
+A, B, C = "llama", "gpt2", "lfm2"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table: a method, the model that it is trained with, and those that it is scored with too."""
+
+    method: str
+    model: str = A
+    others: tuple[str, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
+    general: bool = False
+
+
+MAIN = {
+    "zero-shot": Row("lvlm-zero-shot", A, (B, C)),
+    "zero-shot-continuous": Row("lvlm-zero-shot", "llama-continuous", ("gpt2-continuous",)),
+    "craft": Row("craft", A, (B, C)),
+    "vision-ft": Row("vision-ft", "llama-continuous", ("gpt2-continuous",)),
+    "craft-gpt2": Row("craft", B, (A, C)),
+    "projector-ft": Row("projector-ft"),
+    "llm-lora": Row("llm-lora"),
+    "craft-lfm2": Row("craft", C, (A, B)),
+    "vision-ft-gpt2": Row("vision-ft", "gpt2-continuous", ("llama-continuous",)),
+    "ldifs": Row("ldifs", "llama-continuous", ("gpt2-continuous",)),
+}
+"""On every domain, with every base."""
+
+MORE = {
+    "craft-small": Row("craft", "small", (A, B, C)),
+    "no-captions": Row("craft", A, (B, C), {"contrast": 0.0}),
+    "no-commitment": Row("craft", A, (B, C), {"commit": 0.0}),
+    "no-alignment": Row("craft", A, (B, C), {"sal": 0.0, "contrast": 1.0}),
+    "discrete-bare": Row("vision-ft-discrete", A, (B, C)),
+    "contrast-1": Row("craft", A, (B, C), {"contrast": 1.0}),
+    "remember": Row("craft", A, (B, C), {"remember": 1.0}, general=True),
+    "encoder-lora": Row("craft", A, (B, C), {"encoder": "lora-qkv", "lr": 3e-3}),
+    "vision-ft-no-captions": Row(
+        "vision-ft", "llama-continuous", ("gpt2-continuous",), {"contrast": 0.0}
+    ),
+}
+"""On one domain, with one base."""
+
+
+@cache
+def model(home: Path) -> LVLM:
+    """A language model with its tower."""
+    return load_lvlm(str(home))
+
+
+@cache
+def domain(out: Path, name: str) -> VLData:
+    """Questions of a domain, drawn when they are first wanted."""
+    folder = out / "data" / name
+    if not folder.exists():
+        write(folder, name, train=2000, val=500, test=1000)
+    return open_plain(folder)
+
+
+def work(chosen: argparse.Namespace, base: int, name: str, row: Row, where: str, seed: int) -> None:
+    """One run, unless it is there."""
+    folder = chosen.out / f"base{base}" / where / name / f"seed{seed}"
+    if (folder / "record.json").exists():
+        return
+    home = chosen.models / f"base{base}"
+    steps = {} if row.method == "lvlm-zero-shot" else {"steps": chosen.steps}
+    rate = {"lr": chosen.lr} if row.method in ("craft", "vision-ft", "ldifs") else {}
+    record = run(
+        Inquiry(
+            model(home / row.model),
+            domain(chosen.out, where),
+            row.method,
+            folder,
+            steps | rate | row.settings,
+            seed=seed,
+            others=[model(home / other) for other in row.others],
+            general=domain(chosen.out, "base") if row.general else None,
+            precision="bf16",
+            resume=True,
+            quiet=True,
+        )
+    )
+    scores = {Path(k).name: round(v["exact_match"], 1) for k, v in record.scores.items()}
+    print(base, where, name, seed, scores, f"{record.costs.train_seconds:.0f} s", flush=True)
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("models", type=Path, help="what benchmarks/tiny_lvlm made")
+    options.add_argument("out", type=Path)
+    options.add_argument("--base", type=int, nargs="+", default=[0, 1])
+    options.add_argument("--seeds", type=int, default=3)
+    options.add_argument("--steps", type=int, default=200)
+    options.add_argument("--lr", type=float, default=1e-3)
+    options.add_argument("--domains", nargs="+", default=[*DOMAINS])
+    options.add_argument("--rows", nargs="+", default=[*MAIN])
+    options.add_argument("--part", default="0/1")
+    chosen = options.parse_args()
+    part, parts = map(int, chosen.part.split("/"))
+    table = MAIN | MORE
+    jobs = list(product(range(chosen.seeds), chosen.base, chosen.domains, chosen.rows))
+    for seed, base, where, name in jobs[part::parts]:
+        if table[name].method != "lvlm-zero-shot" or seed == 0:
+            work(chosen, base, name, table[name], where, seed)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""``petiole.load_lvlm(name)``."""
+
+from __future__ import annotations
+
+from petiole.backbones.base import Frozen
+from petiole.backbones.lvlm.model import LVLM
+from petiole.backbones.registry import Request, load_any
+from petiole.errors import ConfigError
+
+
+def load_lvlm(name: str, *, device: str = "cpu") -> LVLM:
+    """Load a vision-language model over a codebook, with its tower.
+
+    Args:
+        name: ``petiole/tiny-lvlm``, ``-gpt2``, ``-lfm2`` or ``-small``, or the folder of a bundle or of VILA-U.
+        device: ``cpu``, ``cuda`` ...; ``meta`` builds the shape without any weights.
+
+    Raises:
+        BackboneError: the name is unknown, or the weights cannot be loaded completely.
+        ConfigError: it is a model of another kind.
+    """
+    return lvlm_of(load_any(Request(name, meta=device == "meta"), device=device))
+
+
+def lvlm_of(frozen: Frozen) -> LVLM:
+    """The model, if it is a vision-language model over a codebook.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if not isinstance(frozen, LVLM):
+        raise ConfigError(
+            f"This method adapts a vision-language model over a codebook, and {frozen.name} is none. Use "
+            "petiole/tiny-lvlm, a folder of VILA-U, or a bundle."
+        )
+    return frozen

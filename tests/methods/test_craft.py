@@ -1,0 +1,402 @@
+"""CRAFT and the rows beside it: what they train, and every loss against its equation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import lvlm_for_tests as tiny
+from petiole.backbones.lvlm import LVLM
+from petiole.backbones.lvlm.model import IGNORED
+from petiole.data.vl.parts import VLData
+from petiole.data.vl.sample import Sample
+from petiole.engine.encoder_file import is_lvlm_method, method_of, viewer_of
+from petiole.engine.feed import Feed
+from petiole.engine.gallery import Gallery
+from petiole.engine.viewer import Lookout, Viewer, ViewerTrainee
+from petiole.errors import BackboneError, ConfigError, DataError
+from petiole.methods.lvlm import Glance, LookTerm
+from petiole.methods.lvlm_terms import (
+    Alignment,
+    Captioning,
+    Commitment,
+    Contrastive,
+    FeatureAnchor,
+    Remembrance,
+)
+from petiole.methods.registry import create, methods, settings_of
+
+METHODS = [name for name in methods() if is_lvlm_method(name)]
+ENCODERS: dict[str, dict[str, Any]] = {
+    "full": {},
+    "lora-qkv": {"rank": 2},
+    "adaptertune": {"rank": 4},
+    "vpt-deep": {"prompts": 2},
+    "peft:lora": {"r": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> VLData:
+    return tiny.data(tmp_path_factory.mktemp("craft") / "sketch", train=8, test=2)
+
+
+def viewer(name: str, model: LVLM, **settings: Any) -> Viewer:
+    torch.manual_seed(0)
+    return viewer_of(method_of(name, settings), model)
+
+
+def lookout(viewer: Viewer, name: str, data: VLData, *, rows: int = 4, **settings: Any) -> Lookout:
+    gallery = Gallery(data.root, viewer.model.tower)
+    method = method_of(name, settings)
+    feed = Feed(viewer, method, gallery, data["train"], 0, data)
+    return feed(0, range(rows), 0, 1)
+
+
+def trained(name: str, model: LVLM, data: VLData, steps: int = 2, **settings: Any) -> Viewer:
+    """A few steps of plain descent on everything that asks for gradients."""
+    made = viewer(name, model, **settings)
+    method = method_of(name, settings)
+    trainee = ViewerTrainee(made, method.terms(model)).train()
+    own = [p for p in trainee.parameters() if p.requires_grad]
+    if not own:
+        return made.eval()
+    optimizer = torch.optim.Adam(own, lr=1e-2)
+    batch = lookout(made, name, data, **settings)
+    with made.attached():
+        for _ in range(steps):
+            optimizer.zero_grad()
+            trainee(batch).backward()
+            optimizer.step()
+    return made.eval()
+
+
+def gradients(viewer: Viewer, terms: Sequence[LookTerm], batch: Lookout) -> tuple[Tensor, Any]:
+    """Loss and gradients of everything trained."""
+    viewer.zero_grad()
+    with viewer.attached():
+        loss = ViewerTrainee(viewer, terms)(batch)
+        loss.backward()
+    return loss.detach(), {n: p.grad.clone() for n, p in viewer.named_parameters() if p.grad is not None}
+
+
+def glance(model: LVLM, seen: Viewer, batch: Lookout, **changes: Any) -> Glance:
+    look = batch.look or seen.look(batch.pictures)
+    plain = Glance(
+        model,
+        look,
+        {},
+        {},
+        batch.questions,
+        batch.answers,
+        batch.captions,
+        batch.texts,
+        batch.groups,
+    )
+    return replace(plain, **changes)
+
+
+def continuous(name: str) -> bool:
+    return methods()[name].cls.discrete is False  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_only_what_is_declared_moves_and_all_of_it(name: str, data: VLData) -> None:
+    """Codebook, projector, language model and the bare encoder keep every bit; nothing of them asks for gradients."""
+    model = tiny.model(discrete=not continuous(name))
+    before = tiny.hashes(model)
+    start = viewer(name, model).state_dict()
+    made = trained(name, model, data)
+    assert tiny.hashes(model) == before
+    assert not any(p.grad is not None or p.requires_grad for p in model.module.parameters())
+    moved = {n for n, value in made.state_dict().items() if not torch.equal(value, start[n])}
+    assert moved == {n for n, p in made.named_parameters() if p.requires_grad}
+    assert bool(moved) == (name != "lvlm-zero-shot")
+    assert all(n.startswith("eye.") for n in moved) == (name not in ("projector-ft", "llm-lora"))
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_the_encoder_takes_any_layers_for_images(encoder: str, data: VLData) -> None:
+    model = tiny.model()
+    before, pictures = tiny.hashes(model), tiny.pictures()
+    settings = {"encoder": encoder, "encoder_settings": ENCODERS[encoder]}
+    start = viewer("craft", model, **settings)
+    bare = model.tower.look(pictures).z
+    with torch.no_grad():
+        first = start.look(pictures).z
+    if encoder != "vpt-deep":  # prompts are there from the start
+        assert torch.equal(first, bare)
+    made = trained("craft", model, data, **settings)
+    assert tiny.hashes(model) == before
+    declared = {n for n, p in made.named_parameters() if p.requires_grad}
+    assert declared
+    for n, p in start.named_parameters():
+        assert torch.equal(p, made.get_parameter(n)) != (n in declared), n
+    with torch.no_grad():
+        now = made.look(pictures)
+    assert now.z.shape == bare.shape
+    assert not torch.equal(now.z, first)
+    assert torch.equal(model.tower.look(pictures).z, bare)  # taken off without a trace
+
+
+@pytest.mark.parametrize("encoder", ["linear-probe", "zero-shot"])
+def test_a_method_that_leaves_the_encoder_alone_is_refused(encoder: str) -> None:
+    if encoder not in methods():
+        pytest.skip(f"no {encoder}")
+    with pytest.raises(ConfigError):
+        viewer("craft", tiny.model(), encoder=encoder)
+
+
+def test_other_wrong_requests_are_refused() -> None:
+    model, twin = tiny.model(), tiny.model(discrete=False)
+    for name in METHODS:
+        right, wrong = (twin, model) if continuous(name) else (model, twin)
+        method_of(name, {}).check(right)
+        if methods()[name].cls.discrete is not None:  # type: ignore[attr-defined]
+            with pytest.raises(ConfigError, match="codes|continuous"):
+                method_of(name, {}).check(wrong)
+    with pytest.raises(ConfigError, match="no method for images"):
+        viewer("craft", model, encoder="vision-ft-discrete")
+    with pytest.raises(ConfigError, match="craft, vision-ft"):
+        method_of("houlsby", {})
+    with pytest.raises(ConfigError, match="questions"):
+        create("craft").plan(model.tower.eye, 3)
+
+
+def test_settings_are_the_published_ones_and_survive_their_record() -> None:
+    craft = method_of("craft", {})
+    weights = {type(t).__name__: t.weight for t in craft.terms(tiny.model())}
+    assert weights == {"Alignment": 1.0, "Commitment": 0.1, "Contrastive": 0.1}
+    bare = method_of("vision-ft-discrete", {})
+    assert [type(t) for t in bare.terms(tiny.model())] == [Alignment]
+    for name in METHODS:
+        method = method_of(name, {"lr": 1e-2})
+        assert method_of(name, settings_of(method)) == method
+
+
+def test_alignment_reaches_the_patches_and_nothing_else(data: VLData) -> None:
+    """SAL alone: a gradient at the copy of the patch embedding, none at language model, projector, codebook."""
+    model = tiny.model()
+    made = viewer("vision-ft-discrete", model)
+    _, got = gradients(made, (Alignment(1.0),), lookout(made, "craft", data))
+    assert got.keys() == {n for n, _ in made.named_parameters()}
+    assert all(float(g.abs().max()) > 0 for n, g in got.items() if "patch_embed" in n)
+    assert sum("patch_embed" in n for n in got) == 2
+    tensors = [*model.module.parameters(), *model.module.buffers()]
+    assert all(t.grad is None and not t.requires_grad for t in tensors)
+
+
+@pytest.mark.parametrize(
+    ("off", "left"),
+    [
+        ({"commit": 0, "contrast": 0}, (Alignment(1.0),)),
+        ({"sal": 0, "contrast": 0}, (Commitment(0.1),)),
+        ({"sal": 0, "commit": 0}, (Contrastive(0.1),)),
+    ],
+    ids=str,
+)
+def test_a_weight_of_zero_is_the_absence_of_a_term(
+    data: VLData, off: dict[str, float], left: tuple[LookTerm, ...]
+) -> None:
+    """To the bit, in loss and gradients; and the weights are factors."""
+    model = tiny.model()
+    made = viewer("craft", model)
+    batch = lookout(made, "craft", data)
+    loss, own = gradients(made, method_of("craft", off).terms(model), batch)
+    want, theirs = gradients(made, left, batch)
+    assert torch.equal(loss, want)
+    assert own.keys() == theirs.keys()
+    assert all(torch.equal(own[n], theirs[n]) for n in own)
+    full, _ = gradients(made, method_of("craft", {}).terms(model), batch)
+    assert not torch.equal(full, want)
+    twice, _ = gradients(made, tuple(type(t)(2 * t.weight) for t in left), batch)
+    torch.testing.assert_close(twice, 2 * want)
+
+
+@pytest.mark.parametrize("questions", [False, True])
+def test_alignment_is_the_mean_over_tokens(data: VLData, questions: bool) -> None:
+    """Of all rows together, so that long answers weigh more; in float64, row by row without padding."""
+    model = tiny.model("gpt2")
+    made = viewer("craft", model)
+    batch = lookout(made, "craft", data)
+    seen = glance(model, made, batch)
+    with torch.no_grad():
+        got = Alignment(1.0, questions=questions)(seen)
+        losses = []
+        for i, (question, answer) in enumerate(zip(batch.questions, batch.answers, strict=True)):
+            row = model.turns(
+                seen.look.seen[i : i + 1], [question], [answer], learn_questions=questions
+            )
+            scores = model.logits(row)[0].double().log_softmax(-1)
+            losses += [
+                -float(scores[t, w]) for t, w in enumerate(row.labels[0].tolist()) if w != IGNORED
+            ]
+    count = sum(len(a) + 1 for a in batch.answers)
+    assert len(losses) == count + (sum(map(len, batch.questions)) if questions else 0)
+    assert float(got) == pytest.approx(sum(losses) / len(losses), rel=1e-4)
+
+
+def test_captions_are_learnt_where_there_are_some(data: VLData) -> None:
+    model = tiny.model("gpt2")
+    made = viewer("projector-ft", model)
+    batch = lookout(made, "projector-ft", data)
+    some = glance(model, made, batch, captions=[batch.captions[0], [], batch.captions[2], []])
+    term = Captioning(1.0, [9, 8])
+    with torch.no_grad():
+        rows = torch.tensor([0, 2])
+        wanted = Alignment(1.0)(
+            replace(
+                some,
+                look=some.look._replace(seen=some.look.seen[rows]),
+                questions=[[9, 8]] * 2,
+                answers=[batch.captions[0], batch.captions[2]],
+            )
+        )
+        torch.testing.assert_close(term(some), wanted)
+        with pytest.raises(DataError, match="describe=0"):
+            term(replace(some, captions=[[]] * 4))
+    assert method_of("projector-ft", {"describe": 0}).terms(model)[1:] == ()
+
+
+def test_commitment_is_its_loop(data: VLData) -> None:
+    model = tiny.model()
+    made = viewer("craft", model)
+    seen = glance(model, made, lookout(made, "craft", data))
+    z, total = seen.look.z.double(), 0.0
+    table = model.tower.quantiser.codebooks[0].double()
+    for depth in range(1, tiny.DEPTH + 1):
+        square = 0.0
+        for b in range(z.shape[0]):
+            for i in range(z.shape[1]):
+                entry = sum(table[k] for k in seen.look.codes[b, i, :depth].tolist())
+                square += float((z[b, i] - entry).square().sum())
+        total += square / z.numel()
+    loss = Commitment(1.0)(seen)
+    assert float(loss.detach()) == pytest.approx(total / tiny.DEPTH, rel=1e-5)
+    assert loss.requires_grad
+
+
+def test_contrast_is_its_double_sum_without_false_negatives(data: VLData) -> None:
+    model = tiny.model()
+    made = viewer("craft", model)
+    batch = lookout(made, "craft", data)
+    groups = ["a", "b", "a", "c"]
+    seen, heads = glance(model, made, batch, groups=groups), model.tower.aligned
+    with torch.no_grad():
+        got = Contrastive(1.0)(seen)
+        u = heads.image(seen.look.seen).double()
+        v = torch.cat([heads.texts([row]) for row in batch.texts]).double()
+    total = 0.0
+    for i in range(4):
+        for j in range(4):
+            if i != j and groups[i] == groups[j]:
+                continue
+            cosine = float(u[i] @ v[j] / u[i].norm() / v[j].norm())
+            logit = math.exp(float(heads.scale)) * cosine + float(heads.bias)
+            total += math.log1p(math.exp(-logit if i == j else logit))
+    assert float(got) == pytest.approx(total / 4, rel=1e-4)
+    with torch.no_grad():
+        assert not torch.equal(Contrastive(1.0)(replace(seen, groups=list("abcd"))), got)
+    with pytest.raises(DataError, match="contrast=0"):
+        Contrastive(1.0)(replace(seen, texts=[[]] * 4))
+    blind = tiny.model(over=tiny.tower(contrast=False))
+    with pytest.raises(BackboneError, match="contrast=0"):
+        Contrastive(1.0)(replace(seen, model=blind))
+
+
+@pytest.mark.parametrize("encoder", ["full", "adaptertune"])
+def test_ldifs_is_zero_at_the_start_and_then_its_equation(data: VLData, encoder: str) -> None:
+    """Phi_l as the changed encoder gives it, with whatever is added after block l."""
+    model = tiny.model(discrete=False)
+    settings = {"encoder": encoder, "encoder_settings": ENCODERS[encoder]}
+    made = viewer("ldifs", model, **settings).eval()
+    batch = lookout(made, "ldifs", data, **settings)
+    anchor = method_of("ldifs", {}).terms(model)[-1]
+    assert isinstance(anchor, FeatureAnchor)
+    assert anchor.weight == 1.0
+    assert anchor.studies == ("block.0.out", "block.1.out")
+    trainee = ViewerTrainee(made, (anchor,))
+    assert float(trainee(batch)) == 0
+    last = [p for n, p in made.named_parameters() if "block/1" in n or "blocks/1/" in n]
+    with torch.no_grad():
+        for p in last:  # the last block alone
+            p += 0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(0))
+        got = float(trainee(batch))
+        outs: list[list[Tensor]] = []
+        for changed in (True, False):
+            values: list[Tensor] = []
+            norm = model.tower.encoder.norm
+            remove = norm.register_forward_pre_hook(lambda _, args, to=values: to.append(args[0]))
+            if changed:
+                made.look(batch.pictures)
+            else:
+                model.tower.look(batch.pictures)
+            remove.remove()
+            outs.append(values)
+    # What comes after the last block is what the last layer reads.
+    want = float((outs[0][0].double() - outs[1][0].double()).square().mean()) / 2
+    assert want > 0
+    assert got == pytest.approx(want, rel=1e-4)
+
+
+def test_remembrance_commits_to_the_codes_of_the_start(data: VLData) -> None:
+    model = tiny.model()
+    made = viewer("craft", model, remember=0.5)
+    batch = lookout(made, "craft", data, remember=0.5)
+    assert batch.general is not None
+    assert batch.general.shape == batch.pictures.shape
+    terms = method_of("craft", {"sal": 0, "commit": 0, "contrast": 0, "remember": 0.5}).terms(model)
+    with torch.no_grad():
+        for p in made.parameters():
+            p += 0.02 * torch.randn(p.shape, generator=torch.Generator().manual_seed(0))
+    loss, got = gradients(made, terms, batch)
+    with torch.no_grad():
+        now, before = made.look(batch.general), model.tower.look(batch.general)
+    want = sum(float((now.z - p).double().square().mean()) for p in before.partials) / tiny.DEPTH
+    assert not torch.equal(now.codes, before.codes)
+    assert float(loss) == pytest.approx(0.5 * want, rel=1e-5)
+    assert got
+    without = lookout(made, "craft", data)
+    assert without.general is None
+    with pytest.raises(DataError, match="remember=0"):
+        ViewerTrainee(made, (Remembrance(1.0),))(without)
+
+
+def test_what_the_text_tower_reads() -> None:
+    known = Sample("0", "what is it ?", ("i",), {"star": 1.0}, caption="a red star .")
+    plain = method_of("craft", {})
+    assert plain.text_of(known) == "a red star ."
+    assert method_of("craft", {"texts": "caption+answer"}).text_of(known) == (
+        "a red star . what is it ? star"
+    )
+    assert plain.text_of(replace(known, caption="")) == "what is it ? star"
+    assert plain.text_of(Sample("0", "", ("i",))) == ""
+
+
+def test_pictures_are_looked_at_once_where_the_encoder_rests(data: VLData) -> None:
+    model = tiny.model()
+    still = viewer("projector-ft", model)
+    batch = lookout(still, "projector-ft", data)
+    assert batch.look is not None
+    moving = viewer("craft", model)
+    pictures = lookout(moving, "craft", data).pictures
+    with torch.no_grad():
+        torch.testing.assert_close(batch.look.z, model.tower.look(pictures).z)
+    assert torch.equal(batch.look.codes, model.tower.look(pictures).codes)
+
+
+def test_a_folder_without_captions_has_nothing_to_contrast(data: VLData, tmp_path: Path) -> None:
+    assert tmp_path.is_dir()
+    bare = replace(
+        data, parts={"train": tuple(replace(s, caption="", text="", targets={"": 1.0}) for s in data["train"])}
+    )
+    made = viewer("craft", tiny.model())
+    with pytest.raises(DataError, match="contrast=0"):
+        ViewerTrainee(made, (Contrastive(1.0),))(lookout(made, "craft", bare))
