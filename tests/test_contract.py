@@ -31,7 +31,7 @@ def test_contract(method: str, backbone: str, tmp_path: Path) -> None:
     ("method", "backbone"), [pair for pair in ALL if pair not in WALK and pair[1] in FRESH]
 )
 def test_a_method_that_a_backbone_cannot_carry_says_so(method: str, backbone: str) -> None:
-    with pytest.raises(ConfigError, match=r"has none\. Use a (ViT|CLIP)"):
+    with pytest.raises(ConfigError, match=r"has none\. Use a (ViT|CLIP|codebook)"):
         create(method).plan(FRESH[backbone], 3)
 
 

@@ -220,9 +220,9 @@ def test_a_shape_counts_what_a_real_model_trains(
 def test_layers_cost_what_they_compute(folders: dict[tiny.Family, Path]) -> None:
     model = shape(folders["llama"])
     bare = flops(model, 1.0, TEXT, 4)
-    rank, ways = 16, tiny.LANGUAGES["llama"]["num_hidden_layers"] * (3 * 2 * 32 + 2 * 16)
+    rank, ways = 16, tiny.LANGUAGES["llama"]["num_hidden_layers"] * (2 * (32 + 32) + 2 * (32 + 16))
     wide = lvlm_ledger(model, method("llm-lora"), keep=1.0, text_tokens=TEXT, answer_tokens=4)
-    assert wide.trained_language == rank * (ways + 32 * 2 * 2)
+    assert wide.trained_language == rank * ways
     assert wide.flops.prefill - bare.prefill == 2 * (N + TEXT) * wide.trained_language
     assert wide.flops.encoder == bare.encoder
     assert wide.flops == wide.flops_pruned

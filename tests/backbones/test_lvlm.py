@@ -29,6 +29,7 @@ def one(
     kept: list[int],
     positions: str,
     learn: bool,
+    end: bool = True,
 ) -> tuple[list[Tensor], list[int], list[int]]:
     """One row: what is embedded, its place, its label; token by token."""
     prompt, language = model.prompt, model.module.language
@@ -49,7 +50,8 @@ def one(
         (prompt.between, False),
         (question, learn),
         (prompt.after, False),
-        (said, True),
+        (said[:-1], True),
+        (said[-1:], end),
     ):
         for token in tokens:
             vectors.append(table[token])
@@ -64,12 +66,19 @@ def one(
     count=st.integers(0, tiny.TOKENS),
     positions=st.sampled_from(["keep", "compact"]),
     learn=st.booleans(),
+    end=st.booleans(),
     asked=st.booleans(),
     seed=st.integers(0, 1000),
 )
 @settings(max_examples=60, deadline=None)
 def test_rows_are_laid_out_as_one_by_one(
-    sizes: list[tuple[int, int]], count: int, positions: Any, learn: bool, asked: bool, seed: int
+    sizes: list[tuple[int, int]],
+    count: int,
+    positions: Any,
+    learn: bool,
+    end: bool,
+    asked: bool,
+    seed: int,
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
 
@@ -84,7 +93,13 @@ def test_rows_are_laid_out_as_one_by_one(
         order = torch.rand(len(sizes), tiny.TOKENS, generator=generator).argsort(1)
         kept = order[:, :count].sort(1).values
     turns = LAID.turns(
-        seen, questions, answers, kept=kept, positions=positions, learn_questions=learn
+        seen,
+        questions,
+        answers,
+        kept=kept,
+        positions=positions,
+        learn_questions=learn,
+        learn_end=end,
     )
     rows = [
         one(
@@ -95,6 +110,7 @@ def test_rows_are_laid_out_as_one_by_one(
             list(range(tiny.TOKENS)) if kept is None else kept[i].tolist(),
             positions,
             learn,
+            end,
         )
         for i in range(len(sizes))
     ]
@@ -105,8 +121,8 @@ def test_rows_are_laid_out_as_one_by_one(
         size = len(vectors)
         assert turns.mask[i].tolist() == [False] * (longest - size) + [True] * size
         torch.testing.assert_close(
-                turns.embedded[i, -size:], torch.stack(vectors), rtol=1e-4, atol=1e-4
-            )
+            turns.embedded[i, -size:], torch.stack(vectors), rtol=1e-4, atol=1e-4
+        )
         assert turns.positions[i, -size:].tolist() == places
         whole[i, -size:] = torch.tensor(labels)
     learnt = (whole != IGNORED).any(0).nonzero().flatten().tolist()
@@ -120,7 +136,9 @@ def bare_logits(model: LVLM, vectors: list[Tensor], places: list[int]) -> Tensor
     told = {"attention_mask": torch.ones(1, len(vectors), dtype=torch.long)}
     if causal.accepts_positions(model.module.language):
         told["position_ids"] = torch.tensor([places])
-    scores = model.module.language(inputs_embeds=torch.stack(vectors)[None], use_cache=False, **told)
+    scores = model.module.language(
+        inputs_embeds=torch.stack(vectors)[None], use_cache=False, **told
+    )
     return scores.logits[0]
 
 

@@ -16,6 +16,7 @@ from petiole.errors import ConfigError
 from petiole.ledger import Ledger, ledger, params
 from petiole.methods.base import Method
 from petiole.methods.language import LanguageMethod
+from petiole.methods.lvlm import LVLMMethod
 from petiole.methods.registry import create, methods
 
 SMALL = "timm/vit_small_patch14_dinov2.lvd142m"
@@ -216,7 +217,7 @@ def test_the_factorial_is_whole() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [n for n, entry in methods().items() if not issubclass(entry.cls, LanguageMethod)]
+    "name", [n for n, entry in methods().items() if not issubclass(entry.cls, (LanguageMethod, LVLMMethod))]
 )
 def test_impossible_sizes_are_refused_by_name(name: str) -> None:
     sizes = {"rank", "bottleneck", "k"} & set(methods()[name].cls.__dataclass_fields__)

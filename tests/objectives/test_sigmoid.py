@@ -53,7 +53,10 @@ def test_a_pair_of_one_meaning_pushes_nothing() -> None:
     scale, bias = torch.tensor(1.0), torch.tensor(-1.0)
     loss = sigmoid_contrastive(images, texts, scale, bias, one)
     assert float(loss.detach()) == pytest.approx(
-        sum(naive([a], [b], 1.0, -1.0, [0]) for a, b in zip(images.tolist(), texts.tolist(), strict=True))
+        sum(
+            naive([a], [b], 1.0, -1.0, [0])
+            for a, b in zip(images.tolist(), texts.tolist(), strict=True)
+        )
         / 3
     )
     apart = sigmoid_contrastive(images, texts, scale, bias, torch.eye(3, dtype=torch.bool))

@@ -31,7 +31,9 @@ class Probe:
     @torch.no_grad()
     def diagnosis(self) -> dict[str, float]:
         """Share of codes that differ from the start's, perplexity of first codes, mean residual."""
-        look = self.viewer.look(self.pictures)
+        learning = self.viewer.training
+        look = self.viewer.eval().look(self.pictures)  # dropout would count as movement
+        self.viewer.train(learning)
         return {
             "flip_rate": float((look.codes != self.before.codes).float().mean()),
             "perplexity": perplexity(look.codes[..., 0], self.viewer.model.spec.entries),

@@ -151,7 +151,12 @@ class ViewerTrainee(nn.Module):
 
     def _glance(self, batch: Lookout) -> Glance:
         viewer, model = self.viewer, self.viewer.model
-        look, values = (batch.look, {}) if batch.look else self._seen(viewer.look, batch.pictures)
+        look, values = batch.look, dict[str, Tensor]()
+        if look is None:
+            with (
+                viewer.eye.attached()
+            ):  # before the observers, which else see roles without what is added there
+                look, values = self._seen(viewer.look, batch.pictures)
         anchors: dict[str, Tensor] = {}
         if self.roles:
             with torch.no_grad():

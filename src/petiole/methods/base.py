@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -148,10 +148,12 @@ class Method(ABC):
     Attributes:
         lr_grid: learning rates worth trying, from the most careful up; empty where there is none.
         transductive: its protocol trains on unlabelled images of the classes that it is tested on.
+        adapts: backbones of images, encoder-decoders, or vision-language models over a codebook.
     """
 
     lr_grid: ClassVar[tuple[float, ...]] = ()
     transductive: ClassVar[bool] = False
+    adapts: ClassVar[Literal["images", "language", "codebook"]] = "images"
 
     recipe: Recipe = field(default_factory=Recipe, kw_only=True)
 

@@ -71,6 +71,7 @@ class LanguageMethod(Method):
     """
 
     lr_grid: ClassVar[tuple[float, ...]] = (3e-4, 1e-3, 3e-3)
+    adapts: ClassVar[Literal["images", "language", "codebook"]] = "language"
     shares: ClassVar[bool] = True
     """Whether there are layers that tasks can have in common or each for itself."""
 

@@ -94,6 +94,7 @@ class LVLMMethod(Method):
     """
 
     lr_grid: ClassVar[tuple[float, ...]] = (1e-4, 3e-4, 1e-3)
+    adapts: ClassVar[Literal["images", "language", "codebook"]] = "codebook"
     discrete: ClassVar[bool | None] = True
     """Which models it is for: those that see codes, their continuous twins (False), both (None)."""
 

@@ -27,7 +27,7 @@ from petiole.protocols.comparison import Row
 
 Verdict = Literal["agrees", "higher", "lower", "another backbone", "one seed"]
 PUBLISHED = "published"
-"""Kind of a table that stands as claimed: its model and data are in nobody's reach, or its protocol is not stated."""
+"""Kind of a table that is told and not run: its model, its data or its protocol cannot be had."""
 TOLERANCE = 1e-3
 """How far a mean may lie from a claim that is printed with one decimal, as a fraction."""
 

@@ -122,7 +122,11 @@ def _chosen(methods: Sequence[str], has_source: bool) -> dict[str, Any]:
 
     names = list(methods) or ["cls-residual-lora", "linear-probe", "cosine"]
     if names == ["all"]:
-        names = [n for n in registered() if n not in domain_shift.BASELINES]
+        names = [
+            name
+            for name, entry in registered().items()
+            if entry.cls.adapts == "images" and name not in domain_shift.BASELINES
+        ]
     first = names[0]
     baseline = "source-only" if has_source or "source-only" in names else "class-means"
     extra = [baseline, *domain_shift.BASELINES]

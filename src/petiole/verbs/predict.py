@@ -45,7 +45,6 @@ class Predictions(Result):
 def predict(
     adapter: Path,
     images: Annotated[Sequence[Path], Parameter(consume_multiple=True)],
-    /,
     *,
     weights: Path | None = None,
     device: str = "cpu",

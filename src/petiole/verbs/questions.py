@@ -25,7 +25,8 @@ Languages = Annotated[
     Parameter(
         name="--lm",
         negative=(),
-        help="a language model over the same codebook; repeatable.",
+        consume_multiple=True,
+        help="language models over the same codebook.",
     ),
 ]
 
@@ -130,14 +131,15 @@ class Answer(Result):
 
 
 def scores_of(scores: Mapping[str, Mapping[str, float]]) -> Table:
-    """A line for each language model."""
-    names = list(dict.fromkeys(name for row in scores.values() for name in row))
+    """A column for each language model."""
     table = Table(box=None, pad_edge=False)
-    table.add_column("language model")
-    for name in names:
-        table.add_column(name.replace("_", " "), justify="right")
-    for model, row in scores.items():
-        table.add_row(model, *(f"{row[n]:.1f}" if n in row else "" for n in names))
+    table.add_column("")
+    for model in scores:
+        table.add_column(Path(model).name, justify="right", overflow="fold")
+    for name in dict.fromkeys(name for row in scores.values() for name in row):
+        label = name.removesuffix("_given").replace("_", " ")
+        known = [f"{row[name]:.1f}" if name in row else "" for row in scores.values()]
+        table.add_row(label + ", where explained" * name.endswith("_given"), *known)
     return table
 
 

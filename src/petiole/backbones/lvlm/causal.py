@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -14,8 +15,8 @@ from petiole.errors import BackboneError
 
 PROJECTORS = ("linear", "mlp2x_gelu")
 ATTENTION = re.compile(
-    r"\.(q_proj|k_proj|v_proj|o_proj|out_proj|c_attn|query_key_value|qkv_proj|Wqkv|"
-    r"(?:attn|attention|self_attention)\.(?:c_proj|dense))$"
+    r"\.(?:self_)?att(?:ention|n)\."
+    r"(?:[qkvo]_proj|out_proj|qkv_proj|query_key_value|Wqkv|c_attn|c_proj|dense)$"
 )
 """Names of the projections of an attention, in the families of transformers."""
 
@@ -43,6 +44,9 @@ def build(config: Mapping[str, Any]) -> nn.Module:
         BackboneError: transformers knows no causal language model of that kind, or the values do not fit.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
+
+    # What it says of kernels that no processor has is nothing that a user could act on.
+    logging.getLogger("transformers.integrations.hub_kernels").setLevel(logging.ERROR)
 
     values = dict(config)
     try:

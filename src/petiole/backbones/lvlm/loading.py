@@ -30,7 +30,7 @@ def lvlm_of(frozen: Frozen) -> LVLM:
     """
     if not isinstance(frozen, LVLM):
         raise ConfigError(
-            f"This method adapts a vision-language model over a codebook, and {frozen.name} is none. Use "
-            "petiole/tiny-lvlm, a folder of VILA-U, or a bundle."
+            f"This method needs a frozen codebook before a language model, and {frozen.name} has none. Use a codebook "
+            "model: petiole/tiny-lvlm, a folder of VILA-U, or a bundle."
         )
     return frozen

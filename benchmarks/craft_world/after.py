@@ -1,0 +1,129 @@
+"""What is asked of CRAFT's encoders once they are trained: pruning, fewer codebook entries, the base domain, a probe.
+
+    OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python benchmarks/craft_world/after.py MODELS OUT --base 0
+
+Writes ``after.json`` beside each record: which questions were answered right in each condition. Answers are cut after
+four tokens, because the short part is all that is scored.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from run import DOMAINS, A, domain, model
+
+from petiole.data.vl.sample import Sample
+from petiole.engine.encoder_file import EncoderFile
+from petiole.engine.gallery import Gallery, Looks
+from petiole.engine.routing import routed
+from petiole.engine.viewer import Viewer
+from petiole.files import write_json
+from petiole.layers.token_pruning import Pruning
+from petiole.methods.base import Changes
+from petiole.tasks.registry import find
+
+KEPT = (0.9, 0.8, 0.6, 0.4, 0.2)
+MODES = ("random", "rarity", "rarity+residual", "full", "uniform")
+SHARES = (0.5, 0.25, 0.1)
+ROWS = 200
+
+
+def right(
+    viewer: Viewer,
+    looks: Looks,
+    samples: Sequence[Sample],
+    pruning: Pruning | None = None,
+    frequencies: torch.Tensor | None = None,
+) -> list[int]:
+    """Which samples are answered right, 1 or 0 each."""
+    said: list[str] = []
+    for start in range(0, len(samples), ROWS):
+        rows = samples[start : start + ROWS]
+        said += viewer.answer(
+            looks([s.images[0] for s in rows]),
+            [s.text for s in rows],
+            pruning=pruning,
+            frequencies=frequencies,
+            longest=4,
+        )
+    return [int(score > 0) for score in find("question").by_sample(samples, said)]
+
+
+def pruned(file: EncoderFile, looks: Looks, samples: Sequence[Sample]) -> dict[str, list[int]]:
+    """All modes at 0.8, and the full one at every share."""
+    wanted = [(mode, 0.8) for mode in MODES] + [("full", keep) for keep in KEPT if keep != 0.8]
+    return {
+        f"{mode} {keep}": right(
+            file.viewer, looks, samples, Pruning(keep, mode), file.frequencies.tuned
+        )
+        for mode, keep in wanted
+    }
+
+
+def restricted(file: EncoderFile, looks: Looks, samples: Sequence[Sample]) -> dict[str, list[int]]:
+    """Only the most frequent entries of the domain may be chosen."""
+    tower, whole = file.viewer.model.tower, file.viewer.model.tower.quantiser
+    found = {}
+    for share in SHARES:
+        tower.quantiser = whole.keep(file.frequencies.tuned.mean(dim=0), share)
+        fewer = Looks(tower.quantised(looks.all.z), looks.places)
+        found[f"entries {share}"] = right(file.viewer, fewer, samples)
+    tower.quantiser = whole
+    return found
+
+
+def work(chosen: argparse.Namespace, base: int, where: str, row: str, seed: int) -> None:
+    """One encoder."""
+    folder = chosen.out / f"base{base}" / where / row / f"seed{seed}"
+    if (folder / "after.json").exists() or not (folder / "record.json").exists():
+        return
+    surrogate = model(chosen.models / f"base{base}" / A)
+    file = EncoderFile.load(folder, model=surrogate)
+    viewer, bare = file.viewer, Viewer(surrogate, Changes(), Changes())
+    found: dict[str, list[int] | float] = {}
+    for name in (where, "base"):
+        data = domain(chosen.out, name)
+        samples = data["test"]
+        names = [s.images[0] for s in samples]
+        gallery = Gallery(data.root, surrogate.tower)
+        tuned, original = gallery.looks(viewer, names), gallery.looks(bare, names)
+        both, own = routed(tuned.all, original.all, file.frequencies, surrogate.tower)
+        found |= {
+            f"{name} tuned": right(viewer, tuned, samples),
+            f"{name} original": right(viewer, original, samples),
+            f"{name} routed": right(viewer, Looks(both, tuned.places), samples),
+            f"{name} share": float(own.float().mean()),
+        }
+        if name == where and row == "craft":
+            found |= pruned(file, tuned, samples)
+            found |= restricted(file, tuned, samples)
+    write_json(folder / "after.json", found)
+    print(base, where, row, seed, {k: _mean(v) for k, v in found.items()}, flush=True)
+
+
+def _mean(value: list[int] | float) -> float:
+    return round(value if isinstance(value, float) else 100 * sum(value) / len(value), 3)
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("models", type=Path)
+    options.add_argument("out", type=Path)
+    options.add_argument("--base", type=int, nargs="+", default=[0, 1])
+    options.add_argument("--seeds", type=int, default=3)
+    options.add_argument("--rows", nargs="+", default=["craft"])
+    options.add_argument("--domains", nargs="+", default=[*DOMAINS])
+    chosen = options.parse_args()
+    with torch.no_grad():
+        for base in chosen.base:
+            for seed in range(chosen.seeds):
+                for where in chosen.domains:
+                    for row in chosen.rows:
+                        work(chosen, base, where, row, seed)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,261 @@
+"""A viewer: looking, answering, pruning, other language models; and what feeds and measures it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import lvlm_for_tests as tiny
+from petiole.backbones.lvlm import LVLM, Look
+from petiole.data.vl.parts import VLData
+from petiole.engine.answering import answers
+from petiole.engine.codes import Probe, code_frequencies, counts
+from petiole.engine.encoder_file import method_of, viewer_of
+from petiole.engine.feed import Feed
+from petiole.engine.gallery import Gallery
+from petiole.engine.viewer import Viewer, ViewerTrainee
+from petiole.errors import BackboneError
+from petiole.layers.token_pruning import Pruning
+from petiole.methods.base import Changes
+
+QUESTIONS = ["what shape is the red thing ?", "how many things ?", "what is at top left ?"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> VLData:
+    return tiny.data(tmp_path_factory.mktemp("viewer") / "tail", "tail", train=10, test=4)
+
+
+def moved(model: LVLM, name: str = "craft", **settings: Any) -> Viewer:
+    """With everything trained a little off its start."""
+    torch.manual_seed(0)
+    viewer = viewer_of(method_of(name, settings), model)
+    with torch.no_grad():
+        for parameter in viewer.parameters():
+            parameter += 0.03 * torch.randn(parameter.shape)
+    return viewer.eval()
+
+
+def by_hand(model: LVLM, look: Look, kept: Tensor, positions: str) -> list[str]:
+    """Answers to one image and question at a time, its kept tokens gathered in a loop."""
+    assert model.tokenizer is not None
+    said = []
+    for i, question in enumerate(QUESTIONS):
+        chosen = torch.stack([look.seen[i, k] for k in kept[i].tolist()])[None]
+        turns = model.turns(chosen, [model.tokenizer.split(question)])
+        first, count = len(model.prompt.before), kept.shape[1]
+        if positions == "keep":
+            turns.positions[0, first : first + count] = first + kept[i]
+            turns.positions[0, first + count :] += tiny.TOKENS - count
+        said.append(model.tokenizer.decode(model.generate(turns, 6)[0]))
+    return said
+
+
+def test_keeping_all_tokens_is_no_pruning() -> None:
+    model = tiny.model("gpt2")
+    viewer = moved(model)
+    look = viewer.look(tiny.pictures())
+    plain = viewer.answer(look, QUESTIONS, longest=6)
+    assert len(set(plain)) > 1
+    for positions in ("keep", "compact"):
+        pruning = Pruning(1.0, positions=positions)
+        assert viewer.answer(look, QUESTIONS, pruning=pruning, longest=6) == plain
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_a_pruned_answer_is_that_to_the_gathered_tokens(family: tiny.Family) -> None:
+    model = tiny.model(family)
+    viewer = moved(model)
+    with torch.no_grad():
+        look = viewer.look(tiny.pictures())
+    said: dict[str, list[str]] = {}
+    for positions in ("keep", "compact"):
+        pruning = Pruning(0.4, positions=positions)  # type: ignore[arg-type]
+        own = torch.rand(tiny.ENTRIES, generator=torch.Generator().manual_seed(9)) + 0.01
+        for frequencies in (None, own):
+            used = model.tower.frequencies if frequencies is None else frequencies
+            kept = pruning.select(look.codes, look.residual, used, tiny.GRID)
+            assert kept.shape == (3, 6)
+            got = viewer.answer(
+                look, QUESTIONS, pruning=pruning, frequencies=frequencies, longest=6
+            )
+            assert got == by_hand(model, look, kept, positions)
+        said[positions] = got
+    assert said["keep"] != viewer.answer(look, QUESTIONS, longest=6)
+    if family != "lfm2":
+        assert said["keep"] != said["compact"]
+
+
+def test_an_encoder_goes_before_other_models_and_changes_none() -> None:
+    tower = tiny.tower()
+    model, other = tiny.model(over=tower), tiny.model("gpt2", over=tower)
+    viewer, pictures = moved(model), tiny.pictures()
+    before = tiny.hashes(model) | {f"other.{n}": b for n, b in tiny.hashes(other).items()}
+    second = viewer.on(other)
+    assert second.model is other
+    assert second.eye is viewer.eye
+    with torch.no_grad():
+        look, again = viewer.look(pictures), second.look(pictures)
+        assert torch.equal(look.seen, again.seen)
+        assert not torch.equal(look.codes, tower.look(pictures).codes)
+        said = second.answer(again, QUESTIONS, longest=5)
+        bare = Viewer(other, Changes(), Changes())
+        assert said == bare.answer(look, QUESTIONS, longest=5)
+        assert said != viewer.answer(look, QUESTIONS, longest=5)
+    assert before == tiny.hashes(model) | {f"other.{n}": b for n, b in tiny.hashes(other).items()}
+    # A tower of its own with the same codebook serves too: the encoder comes along.
+    apart = tiny.model("gpt2", over=tiny.tower())
+    with torch.no_grad():
+        assert viewer.on(apart).answer(look, QUESTIONS, longest=5) == said
+        assert torch.equal(viewer.on(apart).look(pictures).codes, look.codes)
+
+
+def test_another_codebook_is_refused_by_its_hash() -> None:
+    with pytest.raises(BackboneError, match="sha256"):
+        moved(tiny.model()).on(tiny.model("gpt2", over=tiny.tower(seed=5)))
+
+
+@pytest.mark.parametrize("name", ["llm-lora", "projector-ft"])
+def test_changes_of_the_language_side_are_at_work_in_answers_only(name: str) -> None:
+    model = tiny.model()
+    viewer = moved(model, name)
+    with torch.no_grad():
+        for parameter in viewer.parameters():
+            parameter += torch.randn(parameter.shape)
+        look = viewer.look(tiny.pictures())
+        assert torch.equal(look.seen, model.tower.look(tiny.pictures()).seen)
+        plain = Viewer(model, Changes(), Changes())
+        first = plain.answer(look, QUESTIONS, longest=5)
+        assert viewer.answer(look, QUESTIONS, longest=5) != first
+        assert plain.answer(look, QUESTIONS, longest=5) == first
+    assert viewer.changes_language
+    assert not viewer.changes_eye
+
+
+def test_a_batch_is_a_function_of_seed_and_step(data: VLData) -> None:
+    viewer = moved(tiny.model())
+    method = method_of("craft", {"remember": 1.0})
+    gallery = Gallery(data.root, viewer.model.tower)
+    feeds = [Feed(viewer, method, gallery, data["train"], 3, data) for _ in range(2)]
+    rows = [5, 2, 7, 0]
+    a, b = feeds[0](4, rows, 0, 1), feeds[1](4, rows, 0, 1)
+    assert torch.equal(a.pictures, b.pictures)
+    assert a.general is not None
+    assert b.general is not None
+    assert torch.equal(a.general, b.general)
+    assert (a.questions, a.answers, a.groups) == (b.questions, b.answers, b.groups)
+    other = feeds[0](5, rows, 0, 1)
+    assert other.general is not None
+    assert not torch.equal(other.general, a.general)
+    words = viewer.model.tokenizer
+    assert words is not None
+    samples = [data["train"][i] for i in rows]
+    assert a.questions == [words.split(s.text) for s in samples]
+    assert a.captions == [words.split(s.caption) for s in samples]
+    assert a.texts == a.captions
+    assert [words.decode(t) for t in a.answers] == [
+        words.decode(words.split(next(iter(s.targets)))) for s in samples
+    ]
+    assert a.groups == [s.label for s in samples]
+    halves = [feeds[0](4, rows, process, 2) for process in range(2)]
+    assert torch.equal(torch.cat([h.pictures for h in halves]), a.pictures)
+    assert halves[0].answers + halves[1].answers == a.answers
+
+
+def test_what_is_looked_at_once_is_what_is_seen(data: VLData) -> None:
+    viewer = moved(tiny.model())
+    gallery = Gallery(data.root, viewer.model.tower)
+    names = [s.images[0] for s in data["train"]]
+    looks = gallery.looks(viewer, [names[0], *names])
+    with torch.no_grad():
+        want = viewer.look(gallery([names[3], names[0], names[3]]))
+    got = looks([names[3], names[0], names[3]])
+    assert torch.equal(got.codes, want.codes)
+    for mine, theirs in zip(got, want, strict=True):
+        torch.testing.assert_close(mine, theirs)
+    assert looks.all.z.shape[0] == len(names)
+    said = answers(viewer, looks, data["train"][:3])
+    one = [
+        viewer.answer(viewer.look(gallery([s.images[0]])), [s.text])[0] for s in data["train"][:3]
+    ]
+    assert said == one
+
+
+def test_a_probe_tells_how_far_the_encoder_has_moved(data: VLData) -> None:
+    model = tiny.model()
+    viewer = viewer_of(method_of("craft", {}), model)
+    gallery = Gallery(data.root, model.tower)
+    probe = Probe(viewer, gallery, data["train"])
+    first = probe.diagnosis()
+    assert first["flip_rate"] == 0
+    with torch.no_grad():
+        for parameter in viewer.parameters():
+            parameter += 0.05 * torch.randn(parameter.shape)
+        now = viewer.look(gallery([s.images[0] for s in data["train"]]))
+        was = model.tower.look(gallery([s.images[0] for s in data["train"]]))
+    got = probe.diagnosis()
+    flips = [
+        a != b
+        for a, b in zip(now.codes.flatten().tolist(), was.codes.flatten().tolist(), strict=True)
+    ]
+    assert got["flip_rate"] == pytest.approx(sum(flips) / len(flips))
+    assert got["flip_rate"] > 0
+    used = torch.bincount(now.codes[..., 0].flatten(), minlength=tiny.ENTRIES).double()
+    p = used[used > 0] / used.sum()
+    assert got["perplexity"] == pytest.approx(float((-(p * p.log()).sum()).exp()))
+    distance = (now.z - model.tower.quantiser.embed(now.codes)).norm(dim=-1).mean()
+    assert got["residual"] == pytest.approx(float(distance), rel=1e-5)
+
+
+def test_a_probe_sees_without_dropout_amid_training(data: VLData) -> None:
+    model = tiny.model()
+    viewer = moved(model, encoder="lora-qkv", encoder_settings={"dropout": 0.5})
+    probe = Probe(viewer, Gallery(data.root, model.tower), data["train"])
+    calm = probe.diagnosis()
+    viewer.train()
+    assert probe.diagnosis() == calm
+    assert viewer.training
+    assert all(m.training for m in viewer.modules())
+
+
+def test_codes_are_counted_by_image_once_for_both_encoders(data: VLData) -> None:
+    model = tiny.model()
+    viewer = moved(model)
+    gallery = Gallery(data.root, model.tower)
+    samples = [*data["train"], data["train"][0]]
+    got = counts(viewer, gallery, samples)
+    for table, sees in ((got.tuned, viewer.look), (got.original, model.tower.look)):
+        want = torch.ones(tiny.DEPTH, tiny.ENTRIES, dtype=torch.float64)
+        with torch.no_grad():
+            for sample in data["train"]:
+                for token in sees(gallery(list(sample.images))).codes[0].tolist():
+                    for depth, code in enumerate(token):
+                        want[depth, code] += 1
+        torch.testing.assert_close(table, (want / want.sum(1, keepdim=True)).float())
+    assert not torch.equal(got.tuned, got.original)
+    still = counts(moved(model, "projector-ft"), gallery, samples)
+    assert torch.equal(still.tuned, still.original)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            code_frequencies(
+                model.tower.look(gallery([s.images[0] for s in data["train"]])), tiny.ENTRIES
+            ),
+            got.original,
+        )
+
+
+def test_a_loss_leaves_the_model_bare(data: VLData) -> None:
+    """Changes in the encoder are on while it looks, not between."""
+    model = tiny.model()
+    viewer = moved(model)
+    method = method_of("craft", {})
+    feed = Feed(viewer, method, Gallery(data.root, model.tower), data["train"], 0)
+    bare = model.tower.look(tiny.pictures()).z
+    with viewer.attached():
+        ViewerTrainee(viewer, method.terms(model))(feed(0, [0, 1], 0, 1)).backward()
+        assert torch.equal(model.tower.look(tiny.pictures()).z, bare)
+    assert not model.carries
+    assert not model.tower.eye.carries
