@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from petiole.backbones.lvlm import LVLM, CodebookSpec, Prompt, Tower, causal, small
@@ -24,6 +25,7 @@ from petiole.backbones.lvlm.bundle import (
 from petiole.backbones.lvlm.model import Joint
 from petiole.backbones.words import WordList
 from petiole.data import board
+from petiole.data.preprocessing import evaluate_transform
 from petiole.data.vl.parts import VLData
 from petiole.data.vl.plain import open_plain
 from petiole.layers.residual_quantiser import ResidualQuantiser
@@ -94,9 +96,11 @@ def tower(seed: int = 0, *, contrast: bool = True) -> Tower:
         torch.manual_seed(seed)
         eye = small.encoder("tiny:tower", EYES)
         quantiser = ResidualQuantiser(ENTRIES, D, DEPTH)
-        z = eye.upper({"images": torch.randn(8, 3, 24, 24)}, (eye.patches,))[eye.patches]
-        spread = z.flatten(0, 1).std(0), z.flatten(0, 1).mean(0)
-        quantiser.codebooks.copy_(torch.randn(1, ENTRIES, D) * spread[0] + spread[1])
+        seen = {"images": pictures(12, seed=11, domain="base")}
+        z = eye.upper(seen, (eye.patches,))[eye.patches].flatten(0, 1)
+        chosen = z[torch.randperm(len(z))[: ENTRIES // 2]]
+        rest = 0.3 * z.std(0) * torch.randn(ENTRIES // 2, D)  # of use at the second depth
+        quantiser.codebooks.copy_(torch.cat([chosen, rest])[None])
         heads = small.contrast(EYES, words(), PAD) if contrast else None
         spec = CodebookSpec.of(
             quantiser.codebooks, DEPTH, tap=2, grid=GRID, preprocessing=eye.preprocessing
@@ -131,9 +135,11 @@ def model(
     )
 
 
-def pictures(count: int = 3, seed: int = 3) -> Tensor:
-    """Preprocessed images, made up."""
-    return torch.randn(count, 3, 24, 24, generator=torch.Generator().manual_seed(seed))
+def pictures(count: int = 3, seed: int = 3, domain: str = "tail") -> Tensor:
+    """Preprocessed images of the board."""
+    drawn = board.batch(domain, "test", range(count), seed)
+    transform = evaluate_transform(small.preprocessing(EYES["size"]))
+    return torch.stack([transform(Image.fromarray(one.image)) for one in drawn])
 
 
 def data(folder: Path, domain: str = "sketch", train: int = 12, test: int = 6) -> VLData:

@@ -81,6 +81,13 @@ def test_a_run_leaves_all_that_it_promises(
 ) -> None:
     monkeypatch.setattr(inquiry, "EVERY", 3)
     monkeypatch.setattr(descent, "LOG_EVERY", 1)
+    answers, told = inquiry.answers, []
+
+    def overheard(viewer: Any, looks: Any, samples: Any, pruning: Any, p: Any, **rest: Any) -> Any:
+        told.append(p)
+        return answers(viewer, looks, samples, pruning, p, **rest)
+
+    monkeypatch.setattr(inquiry, "answers", overheard)
     surrogate, other = models()
     before = tiny.hashes(surrogate), tiny.hashes(other)
     made = asked(home, tmp_path, others=(other,), pruning=Pruning(0.5))
@@ -113,6 +120,9 @@ def test_a_run_leaves_all_that_it_promises(
     assert not (tmp_path / "checkpoint.safetensors").exists()
     assert len(lines(tmp_path / "openings.jsonl")) == 1  # opened once, for both models
     opened = EncoderFile.load(tmp_path, model=other)
+    counted = opened.frequencies
+    assert not torch.equal(counted.tuned, counted.original)
+    assert [torch.equal(p, counted.tuned) for p in told] == [True, True]  # of the tuned encoder
     gallery = Gallery(made.data.root, other.tower)
     assert record.trainable == sum(p.numel() for p in surrogate.tower.encoder.parameters())
     for viewer in (EncoderFile.load(tmp_path, model=surrogate).viewer, opened.viewer):
@@ -124,7 +134,7 @@ def test_a_run_leaves_all_that_it_promises(
                     viewer.look(gallery(list(sample.images))),
                     [sample.text],
                     pruning=Pruning(0.5),
-                    frequencies=opened.frequencies.tuned,
+                    frequencies=counted.tuned,
                 )
                 assert row["prediction"] == said[0]
                 assert row["references"] == list(sample.references)

@@ -13,7 +13,13 @@ from typing import ClassVar
 
 from petiole.backbones.lvlm import LVLM
 from petiole.methods.lvlm import CRAFT, LookTerm, LVLMMethod
-from petiole.methods.lvlm_terms import Alignment, Contrastive, FeatureAnchor, weighed
+from petiole.methods.lvlm_terms import (
+    Alignment,
+    Captioning,
+    Contrastive,
+    FeatureAnchor,
+    weighed,
+)
 from petiole.methods.registry import register
 
 
@@ -26,7 +32,9 @@ class VisionFT(LVLMMethod):
     Attributes:
         anchor: lambda.
         end: as for CRAFT.
-        contrast: factor of the contrastive loss on captions, so that it sees what CRAFT sees.
+        describe: factor of the loss on captions, so that it sees what CRAFT sees.
+        wish: question that asks for one.
+        contrast: factor of CRAFT's contrastive loss instead; without a codebook to hold z it runs away (docs/craft.md).
     """
 
     discrete: ClassVar[bool | None] = False
@@ -34,14 +42,18 @@ class VisionFT(LVLMMethod):
     encoder: str = "full"
     anchor: float = 0.0
     end: bool = False
-    contrast: float = 0.1
+    describe: float = 1.0
+    wish: str = "describe ."
+    contrast: float = 0.0
 
     def terms(self, model: LVLM) -> tuple[LookTerm, ...]:
         depth = model.tower.eye.depth
         ends = sorted({max(1, round(depth * quarter / 4)) for quarter in (1, 2, 3, 4)})
         roles = tuple(f"block.{end - 1}.out" for end in ends)
+        asked = model.tokenizer.split(self.wish) if model.tokenizer else []
         return weighed(
             Alignment(1.0, end=self.end),
+            Captioning(self.describe, asked),
             Contrastive(self.contrast),
             FeatureAnchor(self.anchor, roles),
         )
