@@ -119,7 +119,9 @@ class EncoderFile:
             model = load_lvlm(model or manifest.surrogate.name, device=device)
         _fits(folder, manifest, model)
         try:
-            viewer = viewer_of(method_of(manifest.method, manifest.settings), model)
+            method = method_of(manifest.method, manifest.settings)
+            method.check(model)
+            viewer = viewer_of(method, model)
         except ConfigError as error:
             raise AdapterError(
                 f"{folder / MANIFEST} asks for what this petiole ({__version__}; the file is from "

@@ -57,6 +57,7 @@ class Feed:
         """This process's part of a step's rows."""
         rng = np.random.default_rng([self.seed, step])
         said = [drawn_target(self.samples[i], rng.random())[0] for i in rows]
+        own = np.random.default_rng([self.seed, step, process])
         part = part_of(len(rows), process, processes)
         chosen = [self.samples[rows[i]] for i in part]
         names, ids = [sample.images[0] for sample in chosen], self.words
@@ -70,5 +71,5 @@ class Feed:
             if self.read
             else [],
             groups=[sample.label or sample.caption or sample.images[0] for sample in chosen],
-            general=self.general(rng, len(chosen)) if self.general else None,
+            general=self.general(own, len(chosen)) if self.general else None,
         )

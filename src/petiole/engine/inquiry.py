@@ -53,7 +53,7 @@ from petiole.engine.record import (
     read_complete,
 )
 from petiole.engine.viewer import Viewer, ViewerTrainee
-from petiole.errors import DataError, RunError
+from petiole.errors import ConfigError, DataError, RunError
 from petiole.files import sha256, write_json, write_text
 from petiole.layers.token_pruning import Pruning
 from petiole.methods.lvlm import LVLMMethod
@@ -166,7 +166,14 @@ def run(inquiry: Inquiry) -> InquiryRecord:
     method.check(inquiry.model)
     for other in inquiry.others:
         inquiry.model.spec.check(other.spec, inquiry.model.name, other.name)
-        method.check(other)
+        if other.discrete is not inquiry.model.discrete:
+            raise ConfigError(
+                f"{inquiry.model.name} and {other.name} do not both see codes. Score them in runs of their own."
+            )
+    if inquiry.others and method.adapts_language:
+        raise ConfigError(
+            f"{inquiry.method} changes {inquiry.model.name} alone, so no other language model gains by it. Leave --lm out."
+        )
     for part in ("train", inquiry.scored):
         samples = inquiry.data[part]
         if any(len(sample.images) != 1 for sample in samples):

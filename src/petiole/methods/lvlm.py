@@ -103,6 +103,11 @@ class LVLMMethod(Method):
     texts: Literal["caption", "caption+answer"] = "caption"
 
     @property
+    def adapts_language(self) -> bool:
+        """Whether projector or language model change."""
+        return False
+
+    @property
     def wants_general(self) -> bool:
         """Whether a term reads images of no domain."""
         return False

@@ -36,6 +36,10 @@ class LanguageSide(LVLMMethod):
     wish: str = "describe ."
     end: bool = True
 
+    @property
+    def adapts_language(self) -> bool:
+        return True
+
     def terms(self, model: LVLM) -> tuple[LookTerm, ...]:
         asked = model.tokenizer.split(self.wish) if model.tokenizer else []
         return weighed(Alignment(1.0, end=self.end), Captioning(self.describe, asked))

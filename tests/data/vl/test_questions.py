@@ -125,11 +125,15 @@ def test_many_classes_are_not_listed(tmp_path: Path) -> None:
 
 def test_question_and_words_may_be_stated(write: Write, tmp_path: Path) -> None:
     fill(tmp_path, ["1", "2"], 3)
-    write("classes.json", {"question": "Which flower?", "names": {"1": "pink  primrose"}})
+    stated = {"question": "Which flower: {classes}?", "names": {"1": "pink  primrose"}}
+    write("classes.json", stated)
     sample = open_classes(tmp_path)["train"][0]
-    assert sample.text == "Which flower? Answer with one of: pink primrose, 2."
+    assert sample.text == "Which flower: pink primrose, 2?"
     assert (sample.references, sample.label) == (("pink primrose",), "1")
     assert sample.caption == "a photo of pink primrose."
+    write("classes.json", {"question": "Which flower?", "caption": "the flower {class}"})
+    sample = open_classes(tmp_path)["train"][0]
+    assert (sample.text, sample.caption) == ("Which flower?", "the flower 1")
     for wrong, message in [
         ({"names": {"3": "rose"}}, r"Unknown class folder in .*classes\.json '3'"),
         ({"names": {"1": ""}}, "field 'names' must give class folders their words"),

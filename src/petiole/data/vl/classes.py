@@ -5,9 +5,10 @@
 
 Below the root may lie the folders in which PlantVillage and EuroSAT are published (`WRAPPERS`), if nothing
 else does. With at most 40 classes the question lists them all (spec craft.md, 5; no source says how the paper
-asks). ``classes.json`` in the root may state question and words:
+asks). ``classes.json`` in the root may state the whole question, words, and what is known of each image in words:
 
-    {"question": "Which disease has this leaf?", "names": {"Tomato___Late_blight": "late blight"}}
+    {"question": "Which disease has this leaf: {classes}?", "names": {"Tomato___Late_blight": "late blight"},
+     "caption": "a leaf with {class}."}
 
 Class names become words: no WordNet number in front (``n02085620-Chihuahua``), spaces for underscores and
 commas, lower case; CamelCase is parted where all folders are in it (EuroSAT's ``AnnualCrop``).
@@ -31,6 +32,7 @@ from petiole.errors import DataError, unknown
 
 TASK = "question"
 QUESTION = "What is shown?"
+CAPTION = "a photo of {class}."
 LISTED = 40
 """Classes that a question lists at most."""
 
@@ -48,7 +50,7 @@ def open_classes(
 ) -> VLData:
     """Open class folders as the task ``question``.
 
-    Text is the question, answer the class in words, label the class, caption ``a photo of {words}.``. Image
+    Text is the question, answer the class in words, label the class, caption ``a photo of {class}.``. Image
     names are paths below ``root``, and so are the keys. Every image is decoded once, as
     `petiole.data.folder.open_folder` does it. Parts that have to be drawn are drawn for each class by the
     content of the images and the seed, so that renamed files stay in their part.
@@ -67,10 +69,10 @@ def open_classes(
     inside = _entered(root)
     datasets, notes = _parts(inside, val, test, seed, skip_bad)
     classes = next(iter(datasets.values())).classes
-    question, words = _asked(root, classes)
+    question, words, caption = _asked(root, classes)
     parts = {
         part: tuple(
-            _sample(root, question, words, s.path, classes[s.label]) for s in dataset.samples
+            _sample(root, question, words, caption, s.path, classes[s.label]) for s in dataset.samples
         )
         for part, dataset in datasets.items()
     }
@@ -159,13 +161,16 @@ def _drawn(whole: Dataset, val: float, test: float, seed: int) -> dict[str, Data
     return {"train": train, "val": validated, "test": tested}
 
 
-def _asked(root: Path, classes: tuple[str, ...]) -> tuple[str, Mapping[str, str]]:
-    """The question and the words of each class."""
-    question, words = QUESTION, words_of(classes)
+def _asked(root: Path, classes: tuple[str, ...]) -> tuple[str, Mapping[str, str], str]:
+    """The question, the words of each class, and the captions' template."""
+    question, words, caption = QUESTION, words_of(classes), CAPTION
+    if len(classes) <= LISTED:
+        question = f"{question} Answer with one of: {{classes}}."
     path = root / "classes.json"
     if path.is_file():
         row = read_object(path)
         question = row.name("question") if "question" in row else question
+        caption = row.name("caption") if "caption" in row else caption
         names = row.values.get("names") or {}
         if not isinstance(names, dict) or not all(
             isinstance(v, str) and v.strip() for v in names.values()
@@ -182,12 +187,12 @@ def _asked(root: Path, classes: tuple[str, ...]) -> tuple[str, Mapping[str, str]
             f"{root}: the classes {listed(same)} are not all told apart by their words, "
             f"like {words[same[0]]!r}. Give each its own in classes.json."
         )
-    if len(classes) <= LISTED:
-        question = f"{question} Answer with one of: {', '.join(words.values())}."
-    return question, words
+    return question.replace("{classes}", ", ".join(words.values())), words, caption
 
 
-def _sample(root: Path, question: str, words: Mapping[str, str], path: Path, label: str) -> Sample:
+def _sample(
+    root: Path, question: str, words: Mapping[str, str], caption: str, path: Path, label: str
+) -> Sample:
     name, said = path.relative_to(root).as_posix(), words[label]
     return Sample(
         name,
@@ -195,6 +200,6 @@ def _sample(root: Path, question: str, words: Mapping[str, str], path: Path, lab
         (name,),
         {said: 1.0},
         (said,),
-        caption=f"a photo of {said}.",
+        caption=caption.replace("{class}", said),
         label=label,
     )
