@@ -78,7 +78,12 @@ def step(kind: str) -> dict[str, float]:
     size = TOWER["size"]
     ids = [[10] * ASKED] * BATCH
     batch = Lookout(
-        torch.randn(BATCH, 3, size, size), None, ids, [[20] * SAID] * BATCH, [], [], [""] * BATCH
+        pictures=torch.randn(BATCH, 3, size, size),
+        questions=ids,
+        answers=[[20] * SAID] * BATCH,
+        captions=[],
+        texts=[],
+        groups=[""] * BATCH,
     )
     for _ in range(WARM + STEPS):
         start = time.perf_counter()

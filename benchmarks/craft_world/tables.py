@@ -97,8 +97,8 @@ def difference(out: Path, row: str, other: str, model: str, other_model: str) ->
         mine = [right(out, base, d, row, seed, model) for d in DOMAINS]
         theirs = [right(out, base, d, other, seed, other_model) for d in DOMAINS]
         if all(mine) and all(theirs):
-            a.append(sum(mine, []))
-            b.append(sum(theirs, []))
+            a.append([x for part in mine if part for x in part])
+            b.append([x for part in theirs if part for x in part])
     return paired_hierarchical(np.array(a), np.array(b)) if a else None
 
 
@@ -106,7 +106,7 @@ def said(d: Paired | None) -> str:
     if d is None:
         return ""
     tie = " (tie)" if d.low <= 0 <= d.high else ""
-    return f"{100 * d.mean:+.1f} [{100 * d.low:.1f}, {100 * d.high:.1f}]{tie}"
+    return f"{100 * d.difference:+.1f} [{100 * d.low:.1f}, {100 * d.high:.1f}]{tie}"
 
 
 def table1(out: Path) -> None:

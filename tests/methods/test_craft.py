@@ -90,17 +90,7 @@ def gradients(viewer: Viewer, terms: Sequence[LookTerm], batch: Lookout) -> tupl
 
 def glance(model: LVLM, seen: Viewer, batch: Lookout, **changes: Any) -> Glance:
     look = batch.look or seen.look(batch.pictures)
-    plain = Glance(
-        model,
-        look,
-        {},
-        {},
-        batch.questions,
-        batch.answers,
-        batch.captions,
-        batch.texts,
-        batch.groups,
-    )
+    plain = Glance(model=model, look=look, **batch.words())
     return replace(plain, **changes)
 
 

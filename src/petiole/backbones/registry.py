@@ -103,8 +103,8 @@ def load(
     backbone = load_any(request, device=device)
     if not isinstance(backbone, Backbone):
         raise BackboneError(
-            f"{name} is a language model, and an image backbone is wanted here. Use petiole.load_language "
-            "(in Python) or petiole multitask (as a command)."
+            f"{name} is a language model, and an image backbone is wanted here. In Python use petiole.load_language "
+            "or petiole.load_lvlm; as a command petiole multitask, or petiole fit --method craft."
         )
     return backbone
 

@@ -14,7 +14,7 @@ from petiole.backbones.lvlm import LVLM, Look
 from petiole.engine.changed import Changed
 from petiole.layers.token_pruning import Positions, Pruning
 from petiole.methods.base import Changes
-from petiole.methods.lvlm import Glance, LookTerm
+from petiole.methods.lvlm import Glance, LookTerm, Said
 
 
 class Viewer(nn.Module):
@@ -109,24 +109,18 @@ class Viewer(nn.Module):
         return [model.tokenizer.decode(row) for row in rows]
 
 
-@dataclass(frozen=True)
-class Lookout:
+@dataclass(frozen=True, kw_only=True)
+class Lookout(Said):
     """A batch to learn from.
 
     Attributes:
         pictures: (B, 3, H, W); empty where looks are given.
         look: at them, where the encoder does not change.
-        questions, answers, captions, texts, groups: as in ``Glance``.
         general: pictures of no domain.
     """
 
     pictures: Tensor
-    look: Look | None
-    questions: list[list[int]]
-    answers: list[list[int]]
-    captions: list[list[int]]
-    texts: list[list[int]]
-    groups: list[str]
+    look: Look | None = None
     general: Tensor | None = None
 
 
@@ -151,13 +145,10 @@ class ViewerTrainee(nn.Module):
 
     def _glance(self, batch: Lookout) -> Glance:
         viewer, model = self.viewer, self.viewer.model
-        look, values = batch.look, dict[str, Tensor]()
+        look, values, anchors = batch.look, dict[str, Tensor](), dict[str, Tensor]()
         if look is None:
-            with (
-                viewer.eye.attached()
-            ):  # before the observers, which else see roles without what is added there
+            with viewer.eye.attached():  # first, or observers miss what is added at their role
                 look, values = self._seen(viewer.look, batch.pictures)
-        anchors: dict[str, Tensor] = {}
         if self.roles:
             with torch.no_grad():
                 _, anchors = self._seen(model.tower.look, batch.pictures)
@@ -167,16 +158,12 @@ class ViewerTrainee(nn.Module):
                 before = model.tower.look(batch.general)
             general = viewer.look(batch.general), before
         return Glance(
-            model,
-            look,
-            values,
-            anchors,
-            batch.questions,
-            batch.answers,
-            batch.captions,
-            batch.texts,
-            batch.groups,
-            general,
+            model=model,
+            look=look,
+            values=values,
+            anchors=anchors,
+            general=general,
+            **batch.words(),
         )
 
     def _seen(

@@ -35,8 +35,30 @@ CRAFT: dict[str, Any] = {
 """Training of all rows at small scale (spec craft.md, 4: the paper states none of it)."""
 
 
-@dataclass(frozen=True)
-class Glance:
+@dataclass(frozen=True, kw_only=True)
+class Said:
+    """What is said about the images of a batch, row by row.
+
+    Attributes:
+        questions, answers: ids.
+        captions: ids of what is known of each image; empty where nothing is.
+        texts: ids for the text tower; empty where it has no heads.
+        groups: rows with the same one mean the same.
+    """
+
+    questions: Sequence[Sequence[int]]
+    answers: Sequence[Sequence[int]]
+    captions: Sequence[Sequence[int]]
+    texts: Sequence[Sequence[int]]
+    groups: Sequence[str]
+
+    def words(self) -> dict[str, Any]:
+        """These fields by name."""
+        return {f.name: getattr(self, f.name) for f in fields(Said)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Glance(Said):
     """What a loss sees of a step.
 
     Attributes:
@@ -44,22 +66,13 @@ class Glance:
         look: what the encoder sees now.
         values: roles of the encoder that the terms study, as it is now.
         anchors: the same of the encoder as it was.
-        questions, answers: ids of each row.
-        captions: ids of what is known of each image; empty where nothing is.
-        texts: ids for the text tower; empty where it has no heads.
-        groups: rows with the same one mean the same.
         general: what the encoder sees now in images of no domain, and what it saw in them at the start.
     """
 
     model: LVLM
     look: Look
-    values: Mapping[str, Tensor]
-    anchors: Mapping[str, Tensor]
-    questions: Sequence[Sequence[int]]
-    answers: Sequence[Sequence[int]]
-    captions: Sequence[Sequence[int]]
-    texts: Sequence[Sequence[int]]
-    groups: Sequence[str]
+    values: Mapping[str, Tensor] = field(default_factory=dict)
+    anchors: Mapping[str, Tensor] = field(default_factory=dict)
     general: tuple[Look, Look] | None = None
 
 

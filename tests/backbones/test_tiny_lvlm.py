@@ -1,0 +1,65 @@
+"""The packaged models over one codebook: they know the board, and CRAFT's equations hold on real weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from petiole.backbones.lvlm.bundle import PACKAGED, digest
+from petiole.backbones.lvlm.loading import load_lvlm
+from petiole.backbones.registry import load
+from petiole.data.board import write
+from petiole.data.vl.plain import open_plain
+from petiole.engine.answering import answers
+from petiole.engine.encoder_file import method_of, viewer_of
+from petiole.engine.gallery import Gallery
+from petiole.errors import BackboneError
+from petiole.tasks.registry import find
+
+NAMES = tuple(f"petiole/tiny-lvlm{suffix}" for suffix in ("", "-gpt2", "-lfm2", "-small"))
+
+
+@pytest.fixture(scope="module")
+def board(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("board") / "base"
+    write(folder, "base", train=1, val=1, test=120, seed=5)
+    return folder
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_answers_questions_about_the_board_with_reasons(name: str, board: Path) -> None:
+    model, data = load_lvlm(name), open_plain(board)
+    samples = data["test"]
+    viewer = viewer_of(method_of("lvlm-zero-shot", {}), model).eval()
+    looks = Gallery(data.root, model.tower).looks(viewer, [s.images[0] for s in samples])
+    scores = find("question").score(samples, answers(viewer, looks, samples))
+    assert scores["exact_match"] > 60  # of 120; docs/tiny-lvlm.md has it of 600
+    assert scores["presence"] > 75  # what is asked to be described has no reason
+    assert scores["format"] > 90  # briefly means briefly
+
+
+def test_all_have_one_codebook_and_one_encoder() -> None:
+    models = [load_lvlm(name) for name in NAMES]
+    for model in models:
+        models[0].spec.check(model.spec, "a", "b")
+        assert model.spec.sha256 == digest(model.tower.quantiser.codebooks)
+        assert model.tower.eye.fingerprint == models[0].tower.eye.fingerprint
+    kinds = {type(m.module.language).__name__ for m in models}
+    assert kinds == {"LlamaForCausalLM", "GPT2LMHeadModel", "Lfm2ForCausalLM"}
+    assert len({m.fingerprint for m in models}) == len(models)
+
+
+def test_they_are_small() -> None:
+    assert sum(f.stat().st_size for f in PACKAGED.rglob("*") if f.is_file()) < 15e6
+
+
+def test_the_encoder_is_a_backbone_of_its_own() -> None:
+    eye = load("petiole/tiny-lvlm-tower")
+    tower = load_lvlm("petiole/tiny-lvlm").tower
+    pictures = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+    z = eye.lower(pictures, (eye.patches,))[eye.patches]
+    assert torch.equal(z, tower.look(pictures).z)
+    with pytest.raises(BackboneError, match="language model"):
+        load("petiole/tiny-lvlm")
