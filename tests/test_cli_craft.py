@@ -143,6 +143,7 @@ def test_killed_and_resumed_it_is_the_same_encoder(tmp_path: Path) -> None:
             "general images",
         ),
         (("eval", "run", "xray", "--keep", "0"), "must lie in (0, 1]"),
+        (("report", "run"), "petiole inspect run shows"),
     ],
 )
 def test_what_goes_wrong_is_told(
@@ -155,6 +156,7 @@ def test_inspect_tells_what_an_encoder_fits(fitted: SimpleNamespace) -> None:
     facts = as_json("inspect", "run", cwd=fitted.root)["facts"]
     assert facts["language models"] == "every one over this codebook"
     assert facts["method"] == "craft"
+    assert float(facts[f"exact match, {A}"]) == round(fitted.record["scores"][A]["exact_match"], 2)
 
 
 def _rows(file: Path) -> list[dict[str, Any]]:

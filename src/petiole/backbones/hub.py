@@ -15,6 +15,8 @@ from petiole.errors import BackboneError, unknown
 FILES = [
     "*config.json",
     "*model.safetensors",
+    "*model-?????-of-?????.safetensors",
+    "*.safetensors.index.json",
     "*token*",
     "*.txt",
     "*merges*",

@@ -267,9 +267,11 @@ def method_of(name: str, settings: Mapping[str, Any]) -> LanguageMethod:
     Raises:
         ConfigError: no such method, or one for images.
     """
-    if not issubclass(registered(name).cls, LanguageMethod):
+    adapts = registered(name).cls.adapts
+    if adapts != "language":
+        what = "image backbones" if adapts == "images" else "models over a codebook (petiole fit)"
         raise ConfigError(
-            f"{name} adapts image backbones. For a language model use one of the vl- methods "
+            f"{name} adapts {what}. For a language model use one of the vl- methods "
             "(petiole inspect methods)."
         )
     method = create(name, settings)

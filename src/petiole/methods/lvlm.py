@@ -112,7 +112,7 @@ class LVLMMethod(Method):
     """Which models it is for: those that see codes, their continuous twins (False), both (None)."""
 
     encoder: str = "none"
-    encoder_settings: Mapping[str, Any] = field(default_factory=dict)
+    encoder_settings: dict[str, Any] = field(default_factory=dict, hash=False)
     texts: Literal["caption", "caption+answer"] = "caption"
 
     @property

@@ -90,5 +90,7 @@ class LLMLoRA(LanguageSide):
             lora_dropout=self.branch_dropout,
             target_modules=list(attention_layers(language)),
         )
-        injected = Injected(language, lambda twin: peft.get_peft_model(twin, config), "language")
+        injected = Injected(
+            language, lambda twin: peft.inject_adapter_in_model(config, twin), "language"
+        )
         return Changes(injected=injected)

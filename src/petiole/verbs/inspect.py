@@ -112,8 +112,16 @@ def _encoder(folder: Path) -> Inspection:
     """A tuned encoder: what it was trained with, and which language models it fits."""
     from petiole.engine.adapter import find
     from petiole.engine.encoder_file import read
+    from petiole.engine.inquiry import read_record
+    from petiole.engine.record import RECORD
 
-    manifest = read(find(folder))
+    manifest, scores = read(find(folder)), {}
+    if (folder / RECORD).is_file():
+        scores = {
+            f"exact match, {name}": f"{known['exact_match']:.2f}"
+            for name, known in read_record(folder).scores.items()
+            if "exact_match" in known
+        }
     spec = manifest.codebook
     only = (
         f"{manifest.surrogate.name} only" if manifest.language else "every one over this codebook"
@@ -125,9 +133,10 @@ def _encoder(folder: Path) -> Inspection:
         "codebook": f"{spec.depth} x {spec.entries} entries of width {spec.width}, {spec.sha256[:12]}",
         "image tokens": f"{spec.grid[0]} x {spec.grid[1]}, after block {spec.tap}",
         "trained parameters": manifest.trainable,
+        **scores,
         "settings": manifest.settings,
     }
-    return Inspection(what=str(folder), facts=facts)
+    return Inspection(what=f"encoder {folder}", facts=facts)
 
 
 def _speaker(folder: Path) -> Inspection:

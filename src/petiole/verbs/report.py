@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.console import RenderableType
 
+from petiole.errors import RunError
 from petiole.verbs.common import Result, fact
 
 
@@ -27,8 +28,13 @@ def report(folder: Path, /) -> Page:
     Raises:
         RunError: no complete run lies there.
     """
+    from petiole.engine.encoder_file import is_encoder
     from petiole.report.page import write_comparison, write_run
 
     folder = Path(folder)
+    if is_encoder(folder):
+        raise RunError(
+            f"{folder} holds a tuned encoder, which has no page. petiole inspect {folder} shows what it is and how it scored."
+        )
     write = write_comparison if (folder / "comparison.json").is_file() else write_run
     return Page(report=write(folder))
