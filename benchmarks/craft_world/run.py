@@ -56,6 +56,7 @@ MAIN = {
 """On every domain, with every base."""
 
 MORE = {
+    "zero-shot-small": Row("lvlm-zero-shot", "small"),
     "craft-small": Row("craft", "small", (A, B, C), ANCHORED),
     "no-captions": Row("craft", A, (B, C), ANCHORED | {"contrast": 0.0}),
     "no-commitment": Row("craft", A, (B, C), ANCHORED | {"commit": 0.0}),

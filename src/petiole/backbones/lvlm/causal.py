@@ -52,13 +52,16 @@ def build(config: Mapping[str, Any]) -> nn.Module:
     try:
         attention = values.pop("attn_implementation", "sdpa")
         stated = AutoConfig.for_model(values.pop("model_type"), **values)
-        model: nn.Module = AutoModelForCausalLM.from_config(stated, attn_implementation=attention)
+        model: Any = AutoModelForCausalLM.from_config(stated, attn_implementation=attention)
     except (KeyError, ValueError, TypeError) as error:
         raise BackboneError(
             f"model_type {config.get('model_type')!r} gives no causal language model: {error}. Name one that "
             "transformers has, e.g. llama, gpt2, qwen2."
         ) from error
-    return model
+    # Masks say what is padding; with a pad token of its own it warns of every row whose answer has ended.
+    model.config.pad_token_id = None
+    built: nn.Module = model
+    return built
 
 
 def blocks(language: nn.Module) -> tuple[str, nn.ModuleList]:
