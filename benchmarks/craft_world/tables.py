@@ -154,10 +154,12 @@ def table3(out: Path) -> None:
         "| encoder trained before | run on | before | after | gain | share of its own surrogate's gain | runs |"
     )
     print("|---|---|---:|---:|---:|---:|---:|")
-    own = {"A": "craft", "B": "craft-gpt2", "Ac": "vision-ft"}
-    rows = [("craft", "ABC", "zero-shot"), ("craft-gpt2", "BAC", "zero-shot")]
-    rows += [("vision-ft", ("Ac", "Bc"), "zero-shot-continuous")]
-    for row, models, zero in rows:
+    own = {"A": "craft", "B": "craft-gpt2", "C": "craft-lfm2"}
+    own |= {"Ac": "vision-ft", "Bc": "vision-ft-gpt2"}
+    rows = [("craft", "ABC"), ("craft-gpt2", "BAC"), ("craft-lfm2", "CAB")]
+    rows += [("vision-ft", ("Ac", "Bc")), ("vision-ft-gpt2", ("Bc", "Ac"))]
+    for row, models in rows:
+        zero = "zero-shot-continuous" if row.startswith("vision") else "zero-shot"
         pairs = runs(out, row)
         for m in models:
             gains = [gain(out, b, s, row, m, zero) for b, s in pairs]
@@ -174,8 +176,9 @@ def table3(out: Path) -> None:
                     for b, s in pairs
                     if (b, s) in runs(out, own[m])
                 ]
-                ratio = told(shares).replace(".0", ".0")
-                ratio = f"{mean(shares):.2f} ± {stdev(shares):.2f}" if len(shares) > 1 else ratio
+                if shares:
+                    wide = f" ± {stdev(shares):.2f}" if len(shares) > 1 else ""
+                    ratio = f"{mean(shares):.2f}{wide} ({len(shares)})"
             print(
                 f"| {models[0]} | {m} | {before} | {after} | {told(gains)} | {ratio} | {len(pairs)} |"
             )
