@@ -13,7 +13,7 @@ from petiole.backbones.registry import Request, load, load_any
 from petiole.backbones.seq2seq import Seq2Seq
 from petiole.data.vl.batches import Mode
 from petiole.data.vl.parts import VLData
-from petiole.data.vl.plain import open_plain
+from petiole.data.vl.questions import open_questions
 from petiole.data.vl.registry import VIDEO_TASKS, open_features, open_task
 from petiole.engine import course
 from petiole.engine.course import Course, CourseRecord
@@ -22,7 +22,7 @@ from petiole.engine.language_adapter import method_of
 from petiole.engine.lessons import TaskData
 from petiole.engine.sight import BackboneSight, FeatureSight, PictureSight, Sight, open_eyes
 from petiole.engine.speaker import Eyes
-from petiole.errors import ConfigError, DataError
+from petiole.errors import ConfigError
 from petiole.methods.language import language_of
 from petiole.tasks.registry import find
 from petiole.tasks.task import Task
@@ -167,7 +167,7 @@ def reopened(school: School) -> Opened:
 
 
 def opened_data(task: str) -> VLData:
-    """Samples of a folder in the plain format, or of ``NAME=FOLDER`` in a public layout.
+    """Samples of a folder of questions in a layout that is known, or of ``NAME=FOLDER`` in a public layout.
 
     Raises:
         DataError: no such folder, or one that says no task.
@@ -175,10 +175,7 @@ def opened_data(task: str) -> VLData:
     name, sign, folder = task.partition("=")
     if sign:
         return open_task(name, Path(folder))
-    root = Path(task)
-    if not root.is_dir():
-        raise DataError(f"{root}: no such folder of data. Check the path.")
-    return open_plain(root)
+    return open_questions(Path(task))
 
 
 def _sighted(

@@ -2,6 +2,7 @@
 
 Reading order: `sample` (one question or caption), `parts` (a data set), `rows` (checked JSON), then a
 file for each data set (`vqa`, `gqa`, `nlvr`, `captions`, `video`, `daquar`) and for one's own
-(`plain`), `registry` (which file opens what); `features` (what an image is to the model) with a file
+(`plain`, `classes` for class folders asked as questions, `vqa_rad`, `questions` for whichever lies there), `registry`
+(which file opens what); `features` (what an image is to the model) with a file
 for each kind of store (`hdf5`, `npz`, `shards`) and `pooled` (fewer tokens); `batches` (who comes when).
 """
