@@ -217,7 +217,12 @@ def test_the_factorial_is_whole() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [n for n, entry in methods().items() if not issubclass(entry.cls, (LanguageMethod, LVLMMethod))]
+    "name",
+    [
+        n
+        for n, entry in methods().items()
+        if not issubclass(entry.cls, (LanguageMethod, LVLMMethod))
+    ],
 )
 def test_impossible_sizes_are_refused_by_name(name: str) -> None:
     sizes = {"rank", "bottleneck", "k"} & set(methods()[name].cls.__dataclass_fields__)

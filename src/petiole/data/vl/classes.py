@@ -72,7 +72,8 @@ def open_classes(
     question, words, caption = _asked(root, classes)
     parts = {
         part: tuple(
-            _sample(root, question, words, caption, s.path, classes[s.label]) for s in dataset.samples
+            _sample(root, question, words, caption, s.path, classes[s.label])
+            for s in dataset.samples
         )
         for part, dataset in datasets.items()
     }
