@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python benchmarks/craft_speed.py --repeats 3
 
-Sizes keep the paper's proportions at about a fiftieth of its scale: language models of LLaMA's shape with 14 times fewer parameters
+Sizes keep the paper's proportions at about a fiftieth of its scale: language models of LLaMA's shape with 15 times fewer parameters
 in the small one, an encoder beside them, 256 image tokens. Weights are random, which changes no cost. Every training
 measurement is a fresh process; kinds take turns, so that a drift of the machine hits all. Questions have 24 tokens,
 answers 8; bf16 where the machine is told so.
@@ -33,7 +33,7 @@ from petiole.layers.token_pruning import Pruning
 from petiole.ledger import flops
 
 SHAPES = {"large": (1024, 12, 16), "small": (320, 8, 5)}
-"""Width, blocks and heads: 207 and 14 million parameters without words."""
+"""Width, blocks and heads: 154 and 10 million parameters in the blocks."""
 TOWER = {"size": 256, "patch": 16, "width": 256, "blocks": 6, "d": 256}
 ENTRIES, BATCH, STEPS, WARM, ASKED, SAID = 4096, 4, 3, 1, 24, 8
 

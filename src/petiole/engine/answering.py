@@ -16,7 +16,7 @@ from petiole.engine.progress import progress
 from petiole.engine.record import OPENINGS, now
 from petiole.engine.viewer import Viewer
 from petiole.layers.token_pruning import Pruning
-from petiole.tasks.registry import find
+from petiole.tasks.task import Task
 
 ROWS = 100
 """Samples that are answered at a time."""
@@ -53,9 +53,9 @@ def answers(
     return said
 
 
-def lines_of(task: str, samples: Sequence[Sample], said: Sequence[str]) -> str:
+def lines_of(task: Task, samples: Sequence[Sample], said: Sequence[str]) -> str:
     """Predictions with their scores, a line of JSON each."""
-    each = find(task).by_sample(samples, said)
+    each = task.by_sample(samples, said)
     rows = [
         {
             "key": sample.key,

@@ -25,6 +25,7 @@ from petiole.backbones.seq2seq import Seq2Seq
 from petiole.data.vl.batches import Mode, TaskBatches
 from petiole.data.vl.sample import Sample
 from petiole.engine.adapter import MANIFEST, TENSORS
+from petiole.engine.answering import lines_of
 from petiole.engine.answers import AnswerTrainee, Judged, answer_head, judged
 from petiole.engine.claim import appender, claim, locked
 from petiole.engine.descent import Descent, Watch, accelerate
@@ -313,18 +314,7 @@ def _score(course: Course, speaker: Speaker, lessons: Lessons, number: int) -> d
         with open(course.folder / OPENINGS, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
     said = answers(speaker, lessons, number, samples, quiet=course.quiet)
-    each = data.task.by_sample(samples, said)
-    rows = [
-        {
-            "key": sample.key,
-            "text": sample.text,
-            "prediction": text,
-            "references": list(sample.references),
-            "score": score,
-        }
-        for sample, text, score in zip(samples, said, each, strict=True)
-    ]
-    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    lines = lines_of(data.task, samples, said)
     write_text(course.folder / PREDICTIONS / f"{data.name}.jsonl", lines)
     return data.task.score(samples, said)
 

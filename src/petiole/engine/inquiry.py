@@ -287,6 +287,7 @@ def _score(
     samples = inquiry.data[inquiry.scored]
     if inquiry.scored == "test":
         count_opening(inquiry.folder, inquiry.data, len(samples))
+    task = find(inquiry.data.task)
     viewers = [viewer, *(viewer.on(other) for other in inquiry.others)]
     looks = gallery.looks(viewer, [s.images[0] for s in samples], quiet=inquiry.quiet)
     scores = {}
@@ -295,9 +296,9 @@ def _score(
         name = one.model.name
         write_text(
             inquiry.folder / PREDICTIONS / f"{plain(name)}.jsonl",
-            lines_of(inquiry.data.task, samples, said),
+            lines_of(task, samples, said),
         )
-        scores[name] = find(inquiry.data.task).score(samples, said)
+        scores[name] = task.score(samples, said)
     return scores
 
 

@@ -30,6 +30,7 @@ from petiole.files import write_json, write_tensors
 from petiole.layers.residual_quantiser import ResidualQuantiser
 
 KIND = "petiole-lvlm"
+SMALL = "small"
 TOWER, MODEL = "tower", "model"
 START, PAD, END, OTHER, IMAGE, IMAGE_END, SPECIALS = range(7)
 """Ids before the first word."""
@@ -80,6 +81,11 @@ def load_tower(name: str, home: Path, *, meta: bool = False) -> tuple[Tower, Wor
         BackboneError: a file is missing or damaged, or the codebook is not the one that is stated.
     """
     config = read_json(home / f"{TOWER}.json")
+    if config.get("kind") != SMALL:
+        raise BackboneError(
+            f"{home / TOWER}.json states a tower of the kind {config.get('kind')!r}, and {SMALL!r} is the only one "
+            "known here. Update petiole."
+        )
     words = WordList(config["words"], SPECIALS, OTHER)
     with torch.device("meta" if meta else "cpu"):
         tower = fresh_tower(name, config, words)
@@ -122,7 +128,7 @@ def packaged(folder: str) -> Loader:
 
 def save_tower(tower: Tower, config: Mapping[str, Any], words: WordList, home: Path) -> None:
     """Write a tower; ``config`` is that of ``small``."""
-    stated = {**config, "kind": "small", "words": list(words.known), "codebook": _dump(tower.spec)}
+    stated = {**config, "kind": SMALL, "words": list(words.known), "codebook": _dump(tower.spec)}
     write_tensors(home / f"{TOWER}.safetensors", halved(tower.state_dict(), "quantiser."))
     write_json(home / f"{TOWER}.json", stated)
 
