@@ -16,6 +16,7 @@ import torch
 from run import DOMAINS, A, domain, model
 
 from petiole.data.vl.sample import Sample
+from petiole.engine.answering import answers
 from petiole.engine.encoder_file import EncoderFile
 from petiole.engine.gallery import Gallery, Looks
 from petiole.engine.routing import routed
@@ -28,7 +29,6 @@ from petiole.tasks.registry import find
 KEPT = (0.9, 0.8, 0.6, 0.4, 0.2)
 MODES = ("random", "rarity", "rarity+residual", "full", "uniform")
 SHARES = (0.5, 0.25, 0.1)
-ROWS = 200
 
 
 def right(
@@ -39,16 +39,7 @@ def right(
     frequencies: torch.Tensor | None = None,
 ) -> list[int]:
     """Which samples are answered right, 1 or 0 each."""
-    said: list[str] = []
-    for start in range(0, len(samples), ROWS):
-        rows = samples[start : start + ROWS]
-        said += viewer.answer(
-            looks([s.images[0] for s in rows]),
-            [s.text for s in rows],
-            pruning=pruning,
-            frequencies=frequencies,
-            longest=4,
-        )
+    said = answers(viewer, looks, samples, pruning, frequencies, longest=4)
     return [int(score > 0) for score in find("question").by_sample(samples, said)]
 
 

@@ -29,6 +29,7 @@ def answers(
     pruning: Pruning | None = None,
     frequencies: Tensor | None = None,
     *,
+    longest: int = 40,
     quiet: bool = True,
 ) -> list[str]:
     """What a viewer says to each sample, in order.
@@ -37,7 +38,7 @@ def answers(
         viewer: with its language model.
         looks: at the samples' images.
         samples: with one image each.
-        pruning, frequencies: see ``Viewer.answer``.
+        pruning, frequencies, longest: see ``Viewer.answer``.
     """
     said: list[str] = []
     with progress(f"answers {viewer.model.name}", len(samples), quiet=quiet) as advance:
@@ -48,6 +49,7 @@ def answers(
                 [sample.text for sample in rows],
                 pruning=pruning,
                 frequencies=frequencies,
+                longest=longest,
             )
             advance(len(rows))
     return said
