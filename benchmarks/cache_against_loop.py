@@ -29,13 +29,14 @@ from petiole.data.image import read_image
 from petiole.data.preprocessing import evaluate_transform
 from petiole.data.sources import open_shift
 from petiole.data.splits import draw_shots
-from petiole.engine import loop, optimiser
-from petiole.engine.adapted import Adapted, Trainee, predict
-from petiole.engine.cache import FeatureCache
-from petiole.engine.features import Features
-from petiole.engine.sampler import Sampler
+from petiole.engine import optimizer
+from petiole.engine.feature_extractor import Features
+from petiole.engine.feature_store import FeatureCache
 from petiole.methods.base import Method
 from petiole.methods.registry import create
+from petiole.tasks.classification import training
+from petiole.tasks.classification.model import AdaptedClassifier, ClassificationLoss, predict
+from petiole.tasks.classification.sampler import Sampler
 
 
 def main() -> None:
@@ -77,20 +78,20 @@ def main() -> None:
 
 def cached(
     backbone: Backbone, method: Method, train: Dataset, folder: Path, seed: int
-) -> tuple[float, Adapted]:
+) -> tuple[float, AdaptedClassifier]:
     """Petiole's way: features once, then steps on them."""
     start = time.perf_counter()
     adapted = fresh(backbone, method, train, seed)
     features = Features(backbone, FeatureCache(folder), quiet=True)
     table = features.table(train, adapted.cut)
-    watch = loop.Watch(quiet=True)
-    loop.train(adapted, train, table, method.recipe, seed=seed, watch=watch)
+    callbacks = training.Callbacks(quiet=True)
+    training.train(adapted, train, table, method.recipe, seed=seed, callbacks=callbacks)
     return time.perf_counter() - start, adapted
 
 
 def usual_loop(
     plain: nn.Module, backbone: Backbone, method: Method, train: Dataset, seed: int
-) -> tuple[float, Adapted]:
+) -> tuple[float, AdaptedClassifier]:
     """Read, transform and run the frozen network for every batch of every epoch."""
     start = time.perf_counter()
     adapted = fresh(backbone, method, train, seed)
@@ -98,8 +99,8 @@ def usual_loop(
     recipe = method.recipe
     sampler = Sampler(train, recipe, seed)
     head = adapted.head
-    optimizer = torch.optim.AdamW(
-        optimiser.parameter_groups(Trainee(adapted, 0.5, 0.0), recipe, {}), lr=recipe.lr
+    adamw = torch.optim.AdamW(
+        optimizer.parameter_groups(ClassificationLoss(adapted, 0.5, 0.0), recipe, {}), lr=recipe.lr
     )
     labels = torch.tensor(train.labels.copy())
     for step in range(recipe.steps):
@@ -109,11 +110,11 @@ def usual_loop(
         )
         with torch.no_grad():
             vectors: Tensor = plain(images)
-        for group in optimizer.param_groups:
-            group["lr"] = optimiser.learning_rate(step, recipe)
+        for group in adamw.param_groups:
+            group["lr"] = optimizer.learning_rate(step, recipe)
         cross_entropy(head(vectors), labels[chosen]).backward()
-        optimizer.step()
-        optimizer.zero_grad()
+        adamw.step()
+        adamw.zero_grad()
     return time.perf_counter() - start, adapted
 
 
@@ -124,16 +125,16 @@ def usual_backbone(backbone: Backbone) -> nn.Module:
     return plain.eval()
 
 
-def fresh(backbone: Backbone, method: Method, train: Dataset, seed: int) -> Adapted:
+def fresh(backbone: Backbone, method: Method, train: Dataset, seed: int) -> AdaptedClassifier:
     """The same initial head for both."""
     torch.manual_seed(seed)
-    return Adapted(backbone, method.plan(backbone, len(train.classes)))
+    return AdaptedClassifier(backbone, method.plan(backbone, len(train.classes)))
 
 
 _TEST: dict[str, object] = {}
 
 
-def accuracy(adapted: Adapted, test: Dataset) -> float:
+def accuracy(adapted: AdaptedClassifier, test: Dataset) -> float:
     """On held-back images; their features are computed once for all models."""
     if "table" not in _TEST:
         folder = Path(tempfile.mkdtemp())

@@ -22,15 +22,16 @@ from typing import Any
 
 import torch
 
-from petiole.backbones.lvlm import LVLM, CodebookSpec, Tower, causal, small
-from petiole.backbones.lvlm.bundle import OTHER, PAD, PROMPT, SPECIALS
-from petiole.backbones.lvlm.model import Joint
-from petiole.backbones.words import WordList
-from petiole.engine.encoder_file import method_of, viewer_of
-from petiole.engine.viewer import Lookout, ViewerTrainee
+from petiole.backbones.bundled import tiny_lvlm
+from petiole.backbones.bundled.word_list import WordList
+from petiole.backbones.codebook_lvlm import LVLM, CodebookSpec, Tower, causal
+from petiole.backbones.codebook_lvlm.bundle import OTHER, PAD, PROMPT, SPECIALS
+from petiole.backbones.codebook_lvlm.model import LVLMModule
 from petiole.layers.residual_quantiser import ResidualQuantiser
 from petiole.layers.token_pruning import Pruning
 from petiole.ledger import flops
+from petiole.tasks.codebook.adapter import build_model, method_of
+from petiole.tasks.codebook.model import CodebookBatch, CodebookLoss
 
 SHAPES = {"large": (1024, 12, 16), "small": (320, 8, 5)}
 """Width, blocks and heads: 154 and 10 million parameters in the blocks."""
@@ -42,7 +43,7 @@ def model(kind: str) -> LVLM:
     """A random model of that size."""
     torch.manual_seed(0)
     width, blocks, heads = SHAPES[kind]
-    eye = small.encoder("tower", TOWER)
+    eye = tiny_lvlm.encoder("tower", TOWER)
     quantiser = ResidualQuantiser(ENTRIES, TOWER["d"], 4)
     side = TOWER["size"] // TOWER["patch"]
     spec = CodebookSpec.of(
@@ -63,7 +64,7 @@ def model(kind: str) -> LVLM:
     )
     tower = Tower(eye, quantiser, spec, None)
     tower.frequencies.fill_(1 / ENTRIES)
-    joint = Joint(tower, causal.projector("mlp2x_gelu", TOWER["d"], width), language)
+    joint = LVLMModule(tower, causal.projector("mlp2x_gelu", TOWER["d"], width), language)
     return LVLM(kind, joint, words, PROMPT)
 
 
@@ -71,13 +72,13 @@ def step(kind: str) -> dict[str, float]:
     """Median seconds of a CRAFT step, peak resident memory, and what of it was there before."""
     surrogate = model(kind)
     method = method_of("craft", {"contrast": 0.0})
-    viewer = viewer_of(method, surrogate)
-    trainee = ViewerTrainee(viewer, method.terms(surrogate))
-    adam, times = torch.optim.AdamW(viewer.parameters(), lr=1e-4), []
+    adapted = build_model(method, surrogate)
+    loss_module = CodebookLoss(adapted, method.losses(surrogate))
+    adam, times = torch.optim.AdamW(adapted.parameters(), lr=1e-4), []
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     size = TOWER["size"]
     ids = [[10] * ASKED] * BATCH
-    batch = Lookout(
+    batch = CodebookBatch(
         pictures=torch.randn(BATCH, 3, size, size),
         questions=ids,
         answers=[[20] * SAID] * BATCH,
@@ -87,7 +88,7 @@ def step(kind: str) -> dict[str, float]:
     )
     for _ in range(WARM + STEPS):
         start = time.perf_counter()
-        trainee(batch).backward()
+        loss_module(batch).backward()
         adam.step()
         adam.zero_grad()
         times.append(time.perf_counter() - start)
@@ -114,14 +115,14 @@ def turns(repeats: int) -> None:
 def kept(repeats: int, keep: float = 0.8) -> None:
     """Pruned over all tokens: one question at a time, in one process, in turns."""
     large = model("large")
-    viewer = viewer_of(method_of("lvlm-zero-shot", {}), large).eval()
+    adapted = build_model(method_of("lvlm-zero-shot", {}), large).eval()
     pictures = torch.randn(1, 3, TOWER["size"], TOWER["size"])
     question = " ".join(["w5"] * ASKED)
-    look = viewer.look(pictures)
+    vision_output = adapted.encode_images(pictures)
 
-    def ask(pruning: Pruning | None, seen: Any = look) -> Callable[[], object]:
-        return lambda: viewer.answer(
-            seen or viewer.look(pictures), [question], pruning=pruning, longest=SAID
+    def ask(pruning: Pruning | None, seen: Any = vision_output) -> Callable[[], object]:
+        return lambda: adapted.answer(
+            seen or adapted.encode_images(pictures), [question], pruning=pruning, longest=SAID
         )
 
     kinds = {

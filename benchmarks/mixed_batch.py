@@ -37,9 +37,9 @@ from torch import Tensor, nn
 
 from petiole.backbones.base import Backbone
 from petiole.backbones.registry import load
-from petiole.engine.adapted import Adapted
 from petiole.methods.registry import create
-from petiole.serve.bank import Bank
+from petiole.serving.pool import AdapterPool
+from petiole.tasks.classification.model import AdaptedClassifier
 
 MODEL = "vit_small_patch14_dinov2"
 CLASSES = 10
@@ -74,8 +74,8 @@ def main() -> None:
     torch.set_num_threads(1)
     backbone = random_backbone(chosen.image_size)
     images = torch.randn(chosen.batch, 3, chosen.image_size, chosen.image_size)
-    bank, names = filled_bank(backbone, chosen.batch)
-    ways = {**ours(bank, images, names), **theirs(images)}
+    pool, names = filled_bank(backbone, chosen.batch)
+    ways = {**ours(pool, images, names), **theirs(images)}
     for run in ways.values():
         run()
     seconds: dict[str, list[float]] = {way: [] for way in ways}
@@ -91,7 +91,7 @@ def main() -> None:
         "batch": chosen.batch,
         "seconds": {way: round(statistics.median(times), 4) for way, times in seconds.items()},
         "ratios": {f"{a} / {b}": spread(seconds[a], seconds[b]) for a, b in RATIOS},
-        "largest_difference": {kind: difference(bank, images, names[kind]) for kind in names},
+        "largest_difference": {kind: difference(pool, images, names[kind]) for kind in names},
     }
     print(json.dumps(summary, indent=2))
 
@@ -106,18 +106,18 @@ def random_backbone(size: int) -> Backbone:
     return backbone
 
 
-def filled_bank(backbone: Backbone, count: int) -> tuple[Bank, dict[str, list[str]]]:
+def filled_bank(backbone: Backbone, count: int) -> tuple[AdapterPool, dict[str, list[str]]]:
     """One adapter an image, of each kind of batch; returns their names."""
-    bank = Bank(backbone)
+    pool = AdapterPool(backbone)
     names: dict[str, list[str]] = {"mixed": [], "lora mixed": [], "kinds": []}
     for i in range(count):
         chosen = {"mixed": KINDS[1], "lora mixed": KINDS[3], "kinds": KINDS[i % len(KINDS)]}
         for kind, (method, settings) in chosen.items():
-            adapted = Adapted(backbone, create(method, settings).plan(backbone, CLASSES))
+            adapted = AdaptedClassifier(backbone, create(method, settings).plan(backbone, CLASSES))
             shake(adapted)
             names[kind].append(f"{kind} {i}")
-            bank.add(names[kind][-1], adapted)
-    return bank, names
+            pool.add(names[kind][-1], adapted)
+    return pool, names
 
 
 def shake(module: nn.Module) -> None:
@@ -127,22 +127,22 @@ def shake(module: nn.Module) -> None:
 
 
 def ours(
-    bank: Bank, images: Tensor, names: dict[str, list[str]]
+    pool: AdapterPool, images: Tensor, names: dict[str, list[str]]
 ) -> dict[str, Callable[[], object]]:
-    backbone = bank.backbone
+    backbone = pool.backbone
 
     def separate() -> None:
         for i, name in enumerate(names["mixed"]):
-            bank(images[i : i + 1], name)
+            pool(images[i : i + 1], name)
 
     return {
         "bare": lambda: backbone.lower(images, (backbone.vector,)),
-        "single": lambda: bank(images, names["mixed"][0]),
-        "mixed": lambda: bank.mixed(images, names["mixed"]),
+        "single": lambda: pool(images, names["mixed"][0]),
+        "mixed": lambda: pool.mixed(images, names["mixed"]),
         "separate": separate,
-        "kinds": lambda: bank.mixed(images, names["kinds"]),
-        "lora": lambda: bank(images, names["lora mixed"][0]),
-        "lora mixed": lambda: bank.mixed(images, names["lora mixed"]),
+        "kinds": lambda: pool.mixed(images, names["kinds"]),
+        "lora": lambda: pool(images, names["lora mixed"][0]),
+        "lora mixed": lambda: pool.mixed(images, names["lora mixed"]),
     }
 
 
@@ -175,10 +175,10 @@ def spread(times: list[float], base: list[float]) -> str:
     return f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
 
 
-def difference(bank: Bank, images: Tensor, names: list[str]) -> float:
+def difference(pool: AdapterPool, images: Tensor, names: list[str]) -> float:
     worst = 0.0
-    for i, answer in enumerate(bank.mixed(images, names)):
-        alone = bank(images[i : i + 1], names[i]).logits[0]
+    for i, answer in enumerate(pool.mixed(images, names)):
+        alone = pool(images[i : i + 1], names[i]).logits[0]
         worst = max(worst, float((answer.logits - alone).abs().max() / alone.abs().max()))
     return worst
 

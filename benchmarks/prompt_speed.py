@@ -29,14 +29,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
-from petiole.backbones.clip import wrap
-from petiole.backbones.openai_names import clip_config
+from petiole.backbones.dual_encoder.clip import wrap
+from petiole.backbones.dual_encoder.openai_names import clip_config
+from petiole.backbones.dual_encoder.towers import TwoTowers
 from petiole.backbones.preprocessor import CLIP_COLOURS
-from petiole.backbones.towers import TwoTowers
 from petiole.data.preprocessing import Preprocessing
-from petiole.engine.adapted import Adapted
 from petiole.layers.matrix import ClassMatrix
 from petiole.methods.registry import create
+from petiole.tasks.classification.model import AdaptedClassifier
 
 CLASSES, BATCH, SHOTS, M = 50, 32, 64, 4
 RATIOS = (
@@ -105,8 +105,8 @@ def main() -> None:
     backbone = towers()
     names = [f"thing number{i}" for i in range(CLASSES)]
 
-    def adapted(method: str) -> Adapted:
-        made = Adapted(backbone, create(method).plan(backbone, CLASSES))
+    def adapted(method: str) -> AdaptedClassifier:
+        made = AdaptedClassifier(backbone, create(method).plan(backbone, CLASSES))
         made.name(names)
         return made
 
@@ -160,7 +160,7 @@ def main() -> None:
 
         return run
 
-    def ready(model: Adapted) -> nn.Module:
+    def ready(model: AdaptedClassifier) -> nn.Module:
         """Its head, the class vectors computed."""
         model.eval()
         with torch.no_grad(), model.attached():

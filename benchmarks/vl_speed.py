@@ -34,27 +34,27 @@ KINDS = {"adapter": "vl-adapter", "full": "vl-full", "adapter-text": "vl-adapter
 def ours(kind: str) -> dict[str, float]:
     import torch
 
-    from petiole.backbones.seq2seq import Inputs
-    from petiole.backbones.seq2seq.loading import architecture, with_eyes
-    from petiole.engine.language_adapter import method_of
-    from petiole.engine.speaker import Batch, Speaker, SpeakerTrainee
+    from petiole.backbones.encoder_decoder import Inputs
+    from petiole.backbones.encoder_decoder.loading import architecture, with_eyes
+    from petiole.tasks.text.adapter import method_of
+    from petiole.tasks.text.model import AdaptedTextModel, GenerationBatch, GenerationLoss
 
     language, family = architecture({"model_type": "bart", **BASE})
     eyes = kind != "adapter-text"
     model = with_eyes(kind, language, family, None, vision_width=2048 if eyes else 0)
     method = method_of(KINDS[kind], {"tasks": 1})
-    trainee = SpeakerTrainee(Speaker(model, method.changes(model)))
-    trained = [p for p in trainee.parameters() if p.requires_grad]
+    loss_module = GenerationLoss(AdaptedTextModel(model, method.changes(model)))
+    trained = [p for p in loss_module.parameters() if p.requires_grad]
     words = TEXT if eyes else TEXT + SEEN
     ids = torch.randint(3, 50000, (BATCH, words))
     visual = torch.randn(BATCH, SEEN, 2048) if eyes else None
-    batch = Batch(
+    batch = GenerationBatch(
         Inputs(ids, torch.ones_like(ids, dtype=torch.bool), visual),
         torch.randint(3, 50000, (BATCH, TARGET)),
         torch.full((BATCH,), 1 / BATCH / TARGET),
         (0,) * BATCH,
     )
-    return timed(trained, lambda: trainee(batch))
+    return timed(trained, lambda: loss_module(batch))
 
 
 def theirs() -> dict[str, float]:

@@ -14,9 +14,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from transformers import Dinov2Config, Dinov2Model
 
-from petiole.backbones import cnn, vit
 from petiole.backbones.base import Backbone
 from petiole.backbones.registry import load
+from petiole.backbones.vision import cnn, vit
 from petiole.data.preprocessing import Preprocessing
 from petiole.errors import ConfigError
 from petiole.methods.registry import create

@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 from transformers import CLIPConfig, CLIPModel
 
 import backbones_for_tests as tiny
-from petiole.backbones import clip
-from petiole.backbones.towers import TwoTowers
+from petiole.backbones.dual_encoder import clip
+from petiole.backbones.dual_encoder.towers import TwoTowers
 
 VOCABULARY, LONGEST = 40, 48
 CONFIG = {

@@ -10,6 +10,8 @@ import torch
 import backbones_for_tests as tiny
 from petiole.backbones.base import Backbone
 
+pytest_plugins = ("image_fixtures",)
+
 torch.set_num_threads(1)
 
 

@@ -20,17 +20,17 @@ import backbones_for_tests as tiny
 from petiole.backbones.base import IMAGES, Backbone, State
 from petiole.backbones.weights import fingerprint
 from petiole.data.dataset import Dataset, Sample
-from petiole.engine.adapted import ANCHOR, Adapted, Trainee
 from petiole.engine.adapter import TENSORS, Adapter, create_adapter
-from petiole.engine.features import Table
-from petiole.engine.loop import Watch, labels_of, train
+from petiole.engine.feature_extractor import Table
 from petiole.layers.bottleneck import Bottleneck
 from petiole.layers.lowrank import LowRank
 from petiole.layers.residual import Residual
 from petiole.layers.solved import SolvedHead
 from petiole.methods.base import Method
 from petiole.methods.registry import create, settings_of
-from petiole.serve.bank import Bank
+from petiole.serving.pool import AdapterPool
+from petiole.tasks.classification.model import ANCHOR, AdaptedClassifier, ClassificationLoss
+from petiole.tasks.classification.training import Callbacks, labels_of, train
 
 CLASSES = ("ash", "birch", "cedar")
 STEPS = 4
@@ -66,7 +66,12 @@ class Memory(Table):
     """Images in memory, computed up to ``cut`` when asked (``stored``: once, in advance)."""
 
     def __init__(
-        self, adapted: Adapted, cut: tuple[str, ...] = (), *, stored: bool, count: int = 18
+        self,
+        adapted: AdaptedClassifier,
+        cut: tuple[str, ...] = (),
+        *,
+        stored: bool,
+        count: int = 18,
     ) -> None:
         self.backbone, self.cut = adapted.backbone, cut or adapted.training_cut
         self.images = tiny.images(self.backbone, count, seed=5)
@@ -98,16 +103,16 @@ class Pair:
     def images(self) -> Tensor:
         return tiny.images(self.backbone)
 
-    def adapted(self, seed: int = 0, *, checkpoint: bool = False) -> Adapted:
+    def adapted(self, seed: int = 0, *, checkpoint: bool = False) -> AdaptedClassifier:
         """Freshly initialised."""
         with tiny.seeded(seed):
             plan = self.method.plan(self.backbone, len(CLASSES))
-            adapted = Adapted(self.backbone, plan, checkpoint=checkpoint)
+            adapted = AdaptedClassifier(self.backbone, plan, checkpoint=checkpoint)
         adapted.name(CLASSES)
         return adapted
 
     @cached_property
-    def trained(self) -> Adapted:
+    def trained(self) -> AdaptedClassifier:
         """After a few steps on stored values."""
         return self.train()
 
@@ -125,14 +130,23 @@ class Pair:
         adapter.save(self.folder)
         return adapter
 
-    def train(self, seed: int = 0, *, at: tuple[str, ...] = (), stored: bool = True) -> Adapted:
+    def train(
+        self, seed: int = 0, *, at: tuple[str, ...] = (), stored: bool = True
+    ) -> AdaptedClassifier:
         """A new one after a few steps; ``at`` is the cut where the table lies, by default the plan's own."""
         adapted = self.adapted(seed)
         table = Memory(adapted, at, stored=stored)
-        train(adapted, dataset(), table, self.method.recipe, seed=seed, watch=Watch(quiet=True))
+        train(
+            adapted,
+            dataset(),
+            table,
+            self.method.recipe,
+            seed=seed,
+            callbacks=Callbacks(quiet=True),
+        )
         return adapted
 
-    def logits(self, adapted: Adapted) -> Tensor:
+    def logits(self, adapted: AdaptedClassifier) -> Tensor:
         """In evaluation mode, of the pair's images."""
         adapted.eval()
         with torch.no_grad():
@@ -205,8 +219,8 @@ def moves_all_it_declares_and_nothing_else(pair: Pair) -> None:
     keys, identities = list(module.state_dict()), [id(p) for p in module.parameters()]
     hooks = hooks_of(module)
     adapted, start = pair.train(), pair.adapted()
-    fresh = {**dict(start.named_parameters()), **dict(terms(start).named_parameters())}
-    for name, value in [*adapted.named_parameters(), *terms(adapted).named_parameters()]:
+    fresh = {**dict(start.named_parameters()), **dict(losses(start).named_parameters())}
+    for name, value in [*adapted.named_parameters(), *losses(adapted).named_parameters()]:
         unused = name.removeprefix("tuned.").replace("/", ".") in UNUSED
         assert torch.equal(value, fresh[name]) == unused or name.endswith(ROUNDING), name
         assert torch.isfinite(value).all(), name
@@ -230,7 +244,7 @@ def survives_saving(pair: Pair) -> None:
     assert torch.equal(pair.logits(again.adapted), want)
     assert again.classes == list(CLASSES)
     assert stored.keys() == adapted.state_dict().keys()
-    dropped = {id(t) for t in terms(adapted).state_dict(keep_vars=True).values()}
+    dropped = {id(t) for t in losses(adapted).state_dict(keep_vars=True).values()}
     kept = {id(t) for t in adapted.state_dict(keep_vars=True).values()}
     assert not dropped & kept
 
@@ -273,7 +287,7 @@ def counts_as_the_ledger_says(pair: Pair) -> None:
         stored = {k: v for k, v in stored.items() if v.is_floating_point() and v.ndim}
     assert sum(v.numel() for v in stored.values()) == counted.inference + counted.fixed
     assert counted.inference == counted.adapters + counted.head
-    assert counted.training_only == sum(p.numel() for p in terms(adapted).parameters())
+    assert counted.training_only == sum(p.numel() for p in losses(adapted).parameters())
     assert counted.trainable == counted.inference + counted.training_only
     assert counted.backbone == sum(p.numel() for p in pair.backbone.module.parameters())
     tuned = sum(p.numel() for p in adapted.tuned.values())
@@ -303,13 +317,13 @@ def shares_its_backbone_between_threads(pair: Pair) -> None:
     pairs = [(a, pair.logits(a)) for a in (pair.trained, pair.train(1))]
     wrong: list[int] = []
 
-    def work(index: int) -> None:
+    def workspace(index: int) -> None:
         adapted, want = pairs[index]
         for _ in range(4):
             if not torch.equal(pair.logits(adapted), want):
                 wrong.append(index)
 
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(2)]
+    threads = [threading.Thread(target=workspace, args=(i,)) for i in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -325,15 +339,15 @@ def mixes_in_a_batch(pair: Pair) -> None:
     backbone = pair.backbone
     other_kind = create("adaptertune", {"rank": 3}) if backbone.depth else create("cosine-ln")
     with tiny.seeded(3):
-        guest = Adapted(backbone, other_kind.plan(backbone, 5))
+        guest = AdaptedClassifier(backbone, other_kind.plan(backbone, 5))
         tiny.shaken(guest)
     members = {"one": pair.trained, "two": pair.train(1), "guest": guest}
-    bank = Bank(backbone)
+    pool = AdapterPool(backbone)
     for name, adapted in members.items():
-        bank.add(name, adapted)
+        pool.add(name, adapted)
     names = ("two", "guest", None, "one", "two", "one", "guest", "two")
     images = tiny.images(backbone, len(names), seed=9)
-    answers = bank.mixed(images, names)
+    answers = pool.mixed(images, names)
     assert [answer.adapter for answer in answers] == list(names)
     bare = backbone.lower(images, (backbone.vector,))[backbone.vector]
     for i, (name, answer) in enumerate(zip(names, answers, strict=True)):
@@ -366,23 +380,23 @@ CLAUSES: tuple[Callable[[Pair], None], ...] = (
 )
 
 
-def backward(pair: Pair, adapted: Adapted) -> None:
+def backward(pair: Pair, adapted: AdaptedClassifier) -> None:
     """Gradients of the whole loss on all images, dropout seeded."""
     labels, is_target = labels_of(dataset())
     state = Memory(adapted, stored=True).fetch(torch.arange(18), torch.zeros(18))
     recipe = pair.method.recipe
-    trainee = Trainee(adapted, recipe.target_weight, recipe.label_smoothing).train()
+    loss_module = ClassificationLoss(adapted, recipe.target_weight, recipe.label_smoothing).train()
     with tiny.seeded(7), adapted.attached():
-        trainee(state, labels, is_target).backward()
+        loss_module(state, labels, is_target).backward()
 
 
-def descends(adapted: Adapted) -> bool:
+def descends(adapted: AdaptedClassifier) -> bool:
     """Whether anything is trained by gradients."""
     return any(p.requires_grad for p in adapted.parameters())
 
 
-def terms(adapted: Adapted) -> nn.ModuleList:
-    return nn.ModuleList(adapted.plan.terms)
+def losses(adapted: AdaptedClassifier) -> nn.ModuleList:
+    return nn.ModuleList(adapted.plan.losses)
 
 
 def hooks_of(module: nn.Module) -> list[int]:
@@ -403,7 +417,7 @@ def close_rows(got: Tensor, want: Tensor, tolerance: float) -> None:
     torch.testing.assert_close(got, want, rtol=0, atol=tolerance * float(want.abs().max()))
 
 
-def close_states(one: Adapted, two: Adapted, tolerance: float) -> None:
+def close_states(one: AdaptedClassifier, two: AdaptedClassifier, tolerance: float) -> None:
     other = two.state_dict()
     for name, value in one.state_dict().items():
         close(other[name], value, tolerance)

@@ -7,13 +7,13 @@ from typing import Any, Literal
 
 import torch
 
-from petiole.backbones.seq2seq import Seq2Seq
-from petiole.backbones.seq2seq.loading import architecture, with_eyes
-from petiole.backbones.seq2seq.visual import VisualOptions
-from petiole.data.vl.sample import Sample
-from petiole.engine.lessons import TaskData
-from petiole.engine.sight import Remembered
-from petiole.tasks.registry import find
+from petiole.backbones.encoder_decoder import Seq2Seq
+from petiole.backbones.encoder_decoder.loading import architecture, with_eyes
+from petiole.backbones.encoder_decoder.visual import VisualOptions
+from petiole.data.text_sample import TextSample
+from petiole.tasks.text.collator import TaskData
+from petiole.tasks.text.registry import find
+from petiole.tasks.text.visual import InMemoryVisuals
 
 Family = Literal["bart", "t5"]
 WIDTH, SEEN, PLACES, IMAGES = 32, 16, 4, 6
@@ -79,10 +79,10 @@ def model(family: Family = "bart", *, seen: int = SEEN, **options: Any) -> Seq2S
     )
 
 
-def sight(images: int = IMAGES) -> Remembered:
+def sight(images: int = IMAGES) -> InMemoryVisuals:
     """Random features of images i0, i1, ..."""
     generator = torch.Generator().manual_seed(7)
-    return Remembered(
+    return InMemoryVisuals(
         {f"i{k}": torch.randn(PLACES, SEEN, generator=generator) for k in range(images)}, "made up"
     )
 
@@ -92,11 +92,13 @@ def tasks(images: int = IMAGES) -> list[TaskData]:
     seen = sight(images)
     colours = [VOCABULARY[k % 2] for k in range(images)]
     vqa = tuple(
-        Sample(str(k), "what is it", (f"i{k}",), {colours[k]: 1.0, "two": 0.3}, (colours[k],) * 10)
+        TextSample(
+            str(k), "what is it", (f"i{k}",), {colours[k]: 1.0, "two": 0.3}, (colours[k],) * 10
+        )
         for k in range(images)
     )
     pairs = tuple(
-        Sample(
+        TextSample(
             str(k),
             "both are red",
             (f"i{k}", f"i{(k + 1) % images}"),
@@ -107,7 +109,7 @@ def tasks(images: int = IMAGES) -> list[TaskData]:
         for k in range(images)
     )
     captions = tuple(
-        Sample(
+        TextSample(
             str(k), "", (f"i{k}",), {f"a {colours[k]} dog": 1.0}, (f"a {colours[k]} dog", "a dog")
         )
         for k in range(images)

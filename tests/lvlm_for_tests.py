@@ -9,8 +9,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from petiole.backbones.lvlm import LVLM, CodebookSpec, Prompt, Tower, causal, small
-from petiole.backbones.lvlm.bundle import (
+from petiole.backbones.bundled import tiny_lvlm
+from petiole.backbones.bundled.word_list import WordList
+from petiole.backbones.codebook_lvlm import LVLM, CodebookSpec, PromptTemplate, Tower, causal
+from petiole.backbones.codebook_lvlm.bundle import (
     END,
     IMAGE,
     IMAGE_END,
@@ -22,12 +24,11 @@ from petiole.backbones.lvlm.bundle import (
     save_language,
     save_tower,
 )
-from petiole.backbones.lvlm.model import Joint
-from petiole.backbones.words import WordList
-from petiole.data import board
+from petiole.backbones.codebook_lvlm.model import LVLMModule
 from petiole.data.preprocessing import evaluate_transform
-from petiole.data.vl.parts import VLData
-from petiole.data.vl.plain import open_plain
+from petiole.data.readers.jsonl import open_plain
+from petiole.data.synthetic import boards
+from petiole.data.text_dataset import TextDataset
 from petiole.layers.residual_quantiser import ResidualQuantiser
 
 Family = Literal["llama", "gpt2", "lfm2"]
@@ -81,27 +82,27 @@ LANGUAGES: dict[Family, dict[str, Any]] = {
     },
 }
 PROJECTORS: dict[Family, str] = {"llama": "mlp2x_gelu", "gpt2": "linear", "lfm2": "linear"}
-LONG_PROMPT = Prompt((START, IMAGE), (IMAGE_END, OTHER), (OTHER, START), END, PAD)
+LONG_PROMPT = PromptTemplate((START, IMAGE), (IMAGE_END, OTHER), (OTHER, START), END, PAD)
 """With something at every place, unlike that of the bundles."""
 
 
 def words() -> WordList:
     """Of the board."""
-    return WordList(board.words(), SPECIALS, OTHER)
+    return WordList(boards.words(), SPECIALS, OTHER)
 
 
 def tower(seed: int = 0, *, contrast: bool = True) -> Tower:
     """Random weights, the same at every call; entries scattered as z is."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        eye = small.encoder("tiny:tower", EYES)
+        eye = tiny_lvlm.encoder("tiny:tower", EYES)
         quantiser = ResidualQuantiser(ENTRIES, D, DEPTH)
         seen = {"images": pictures(12, seed=11, domain="base")}
         z = eye.upper(seen, (eye.patches,))[eye.patches].flatten(0, 1)
         chosen = z[torch.randperm(len(z))[: ENTRIES // 2]]
         rest = 0.3 * z.std(0) * torch.randn(ENTRIES // 2, D)  # of use at the second depth
         quantiser.codebooks.copy_(torch.cat([chosen, rest])[None])
-        heads = small.contrast(EYES, words(), PAD) if contrast else None
+        heads = tiny_lvlm.contrast(EYES, words(), PAD) if contrast else None
         spec = CodebookSpec.of(
             quantiser.codebooks, DEPTH, tap=2, grid=GRID, preprocessing=eye.preprocessing
         )
@@ -117,7 +118,7 @@ def model(
     *,
     seed: int = 1,
     discrete: bool = True,
-    prompt: Prompt = PROMPT,
+    prompt: PromptTemplate = PROMPT,
 ) -> LVLM:
     """A language model whose large random weights give every image an answer of its own."""
     over = over or tower()
@@ -131,20 +132,20 @@ def model(
                 if parameter.ndim > 1:  # strong blocks, or tied words repeat themselves
                     parameter *= 4.0 if parameter is words_at else 8.0
     return LVLM(
-        f"tiny-{family}", Joint(over, projector, language), words(), prompt, discrete=discrete
+        f"tiny-{family}", LVLMModule(over, projector, language), words(), prompt, discrete=discrete
     )
 
 
 def pictures(count: int = 3, seed: int = 3, domain: str = "tail") -> Tensor:
     """Preprocessed images of the board."""
-    drawn = board.batch(domain, "test", range(count), seed)
-    transform = evaluate_transform(small.preprocessing(EYES["size"]))
+    drawn = boards.batch(domain, "test", range(count), seed)
+    transform = evaluate_transform(tiny_lvlm.preprocessing(EYES["size"]))
     return torch.stack([transform(Image.fromarray(one.image)) for one in drawn])
 
 
-def data(folder: Path, domain: str = "sketch", train: int = 12, test: int = 6) -> VLData:
+def data(folder: Path, domain: str = "sketch", train: int = 12, test: int = 6) -> TextDataset:
     """Questions of a domain of the board."""
-    return open_plain(board.write(folder, domain, train=train, val=2, test=test))
+    return open_plain(boards.write(folder, domain, train=train, val=2, test=test))
 
 
 def save(folder: Path, over: Tower | None = None) -> dict[Family, Path]:

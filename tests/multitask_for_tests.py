@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 import seq2seq_for_tests as tiny
-from petiole.backbones.seq2seq import stored
+from petiole.backbones.encoder_decoder import stored
 from petiole.cli import main
 
 TASKS = {"colours": "answers", "pairs": "choice", "tell": "caption"}

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from petiole.backbones.seq2seq import Inputs, Seq2Seq, VisualOptions
-from petiole.backbones.seq2seq.loading import architecture, with_eyes
+from petiole.backbones.encoder_decoder import Inputs, Seq2Seq, VisualOptions
+from petiole.backbones.encoder_decoder.loading import architecture, with_eyes
 
 WIDTH, SEEN, VOCABULARY = 16, 12, 40
 BART: dict[str, Any] = {

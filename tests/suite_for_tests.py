@@ -21,7 +21,7 @@ from PIL import Image
 from scipy.io import savemat
 from torchvision.datasets import CIFAR10, CIFAR100, SVHN, Flowers102
 
-from petiole.data.suite import find, registry
+from petiole.data.readers.public import find, registry
 
 Labels = dict[str, list[str]]
 """Class of every image, by part, sorted."""

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from petiole.backbones import bundled
+from petiole.backbones.bundled.models import models
 from petiole.claims import names, table
 from petiole.cli import main
 from petiole.errors import ConfigError
 from petiole.layers.token_pruning import Pruning
-from petiole.methods.lvlm import LVLMMethod
+from petiole.methods.codebook.base import LVLMMethod
 from petiole.methods.registry import create
 from petiole.protocols.reproduction import PUBLISHED, unmeasured
 
@@ -191,7 +191,7 @@ def test_rows_beside_are_methods_of_ours(row: dict[str, Any]) -> None:
     assert isinstance(method, LVLMMethod)
     assert method.discrete in (None, row["tokens"] == "discrete")
     Pruning(**row.get("pruning", {}))
-    known = Path(bundled.__file__).read_text(encoding="utf-8")
+    known = Path(models.__file__).read_text(encoding="utf-8")
     assert all(f'"{row[role]}"' in known for role in ("surrogate", "model") if role in row)
     assert 0 < row.get("codebook", 1.0) <= 1
     assert row.get("row") or row.get("note")

@@ -9,15 +9,15 @@ import pytest
 import torch
 
 import seq2seq_for_tests as tiny
-from petiole.backbones.seq2seq import Seq2Seq
+from petiole.backbones.encoder_decoder import Seq2Seq
 from petiole.claims import names, table
-from petiole.engine.language_adapter import method_of
-from petiole.engine.speaker import Speaker
 from petiole.methods.registry import settings_of
 from petiole.protocols.domain_shift import from_table
 from petiole.protocols.reproduction import rows_of
 from petiole.protocols.reproduction_tasks import AVERAGE, KIND, LAYOUT, tolerances
-from petiole.tasks.registry import TASKS
+from petiole.tasks.text.adapter import method_of
+from petiole.tasks.text.model import AdaptedTextModel
+from petiole.tasks.text.registry import TASKS
 
 CLAIMED = [name for name in names(KIND) if name.startswith("vl-adapter/")]
 OWN = ["vl-adapter/methods", "vl-adapter/components", "vl-adapter/sharing"]
@@ -68,9 +68,9 @@ def model() -> Seq2Seq:
 def test_every_row_makes_a_model_that_speaks(row: Any, model: Seq2Seq) -> None:
     method = method_of(row.method, {**row.settings, "tasks": 3})
     torch.manual_seed(0)
-    speaker = Speaker(model, method.changes(model)).eval()
+    adapted = AdaptedTextModel(model, method.changes(model)).eval()
     with torch.no_grad():
-        scores = speaker(tiny.inputs(rows=3), torch.tensor([[3, 4]] * 3), (0, 1, 2))
+        scores = adapted(tiny.inputs(rows=3), torch.tensor([[3, 4]] * 3), (0, 1, 2))
     assert scores.shape == (3, 2, tiny.VOCABULARY)
     assert scores.isfinite().all()
 

@@ -90,7 +90,7 @@ def test_fit_writes_record_report_and_adapter(place: Path, fitted: dict[str, Any
     assert (run / "record.json").is_file()
     assert Path(fitted["report"]).is_file()
     assert (Path(fitted["adapter"]) / "adapter.safetensors").is_file()
-    assert fitted["record"]["test_openings"] == 1
+    assert fitted["record"]["test_evaluations"] == 1
     assert fitted["record"]["scores"]["n"] == 8
 
 
@@ -136,9 +136,9 @@ def test_eval_scores_and_counts_its_openings(place: Path, say: Say) -> None:
     assert np.sum(first["confusion"]) == 16
     assert np.trace(first["confusion"]) / 16 == pytest.approx(first["scores"]["accuracy"])
     _, text, _ = say("eval", place / "run", place / "photos")
-    assert f"opened {first['openings'] + 1}x" in text
+    assert f"opened {first['test_evaluations'] + 1}x" in text
     again = petiole.evaluate(place / "run", place / "photos")
-    assert again.openings == first["openings"] + 2
+    assert again.test_evaluations == first["test_evaluations"] + 2
     assert again.scores == pytest.approx(first["scores"])
 
 
@@ -178,7 +178,7 @@ def test_cache_is_listed_verified_and_cleaned(place: Path, say: Say) -> None:
     code, out, _ = say("cache", "--json")
     listed = json.loads(out)
     assert code == 0
-    assert sum(shelf["images"] for shelf in listed["shelves"]) >= 18
+    assert sum(entry["images"] for entry in listed["entries"]) >= 18
     assert "final.pooled" in say("cache", "list")[1]
     assert say("cache", "verify")[0] == 0
 
@@ -189,14 +189,14 @@ def test_cache_is_listed_verified_and_cleaned(place: Path, say: Say) -> None:
     copy.write_bytes(content)
     code, out, _ = say("cache", "verify", "--json")
     assert code == 1, "damage is an exit code, too"
-    assert sum(shelf["damaged"] for shelf in json.loads(out)["shelves"]) == 1
+    assert sum(entry["damaged"] for entry in json.loads(out)["entries"]) == 1
     code, out, _ = say("cache", "clean")
     assert code == 0
     assert "removed 1 file" in out
     assert not copy.exists()
     assert shard.exists()
     empty = petiole.cache(cache_dir=place / "none")
-    assert empty.shelves == []
+    assert empty.entries == []
 
 
 def test_params_prints_the_ledger_as_integers(say: Say) -> None:
@@ -319,8 +319,8 @@ def test_broken_images_are_named_or_counted(tmp_path: Path, say: Say) -> None:
 
 def test_images_that_changed_since_the_last_call_are_seen(tmp_path: Path) -> None:
     root = write_images(tmp_path / "photos", 6, 3)
-    machine = petiole.verbs.common.Machine(image_size=32, quiet=True)
-    options: dict[str, Any] = {"method": "class-means", "shots": 2, "machine": machine}
+    model_options = petiole.commands.options.Machine(image_size=32, quiet=True)
+    options: dict[str, Any] = {"method": "class-means", "shots": 2, "model_options": model_options}
     first = petiole.fit(root, out=tmp_path / "1", **options)
     (root / "ash" / "0.png").unlink()
     (root / "ash" / "1.png").unlink()
@@ -332,14 +332,14 @@ def test_images_that_changed_since_the_last_call_are_seen(tmp_path: Path) -> Non
 def test_python_and_command_give_the_same_run(
     place: Path, fitted: dict[str, Any], tmp_path: Path
 ) -> None:
-    machine = petiole.verbs.common.Machine(image_size=32, quiet=True)
+    model_options = petiole.commands.options.Machine(image_size=32, quiet=True)
     again = petiole.fit(
         place / "photos",
         source=place / "renders",
         settings={"steps": 5, "views": 0},
         shots=3,
         out=tmp_path / "run",
-        machine=machine,
+        model_options=model_options,
     )
     assert again.record["id"] == fitted["record"]["id"]
     name = "adapter/adapter.safetensors"
@@ -388,15 +388,15 @@ def test_help_is_quick_and_light() -> None:
 
 
 CLASH = """
-import petiole.report.words
+import petiole.report.formatting
 import petiole.engine.record
 import petiole
-assert petiole.ledger.count and petiole.report.words
+assert petiole.ledger.count and petiole.report.formatting
 try:
     petiole.report("/nowhere")
 except petiole.PetioleError as error:
     assert "nowhere" in str(error)
-    petiole.report.words
+    petiole.report.formatting
 else:
     raise SystemExit(2)
 import petiole.report.page as page

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from multitask_for_tests import say
-from petiole.data.board import write
+from petiole.data.synthetic.boards import write
 from petiole.files import sha256
 
 A, B, C = "petiole/tiny-lvlm", "petiole/tiny-lvlm-gpt2", "petiole/tiny-lvlm-lfm2"
@@ -55,7 +55,7 @@ def test_a_run_scores_every_language_model_and_says_how_codes_moved(
         assert scores["exact_match"] == pytest.approx(sum(r["score"] for r in rows) / len(rows))
     assert record["diagnosis"]["start"]["flip_rate"] == 0 < record["diagnosis"]["end"]["flip_rate"]
     assert [r["step"] for r in _rows(root / "run/diagnostics.jsonl")] == [0]
-    assert len(_rows(root / "run/openings.jsonl")) == 1
+    assert len(_rows(root / "run/test_evaluations.jsonl")) == 1
 
 
 def test_predict_says_what_was_scored_and_another_language_model_may_answer(
@@ -76,10 +76,10 @@ def test_eval_gives_the_record_again_and_counts_openings(fitted: SimpleNamespace
     assert {n: s["exact_match"] for n, s in scored["scores"].items()} == {
         n: s["exact_match"] for n, s in fitted.record["scores"].items()
     }
-    assert scored["openings"] == 1
+    assert scored["test_evaluations"] == 1
     pruned = as_json("eval", "run", "xray", "--keep", "0.5", "--route", cwd=fitted.root)
     assert list(pruned["scores"]) == [A]
-    assert pruned["openings"] == 2
+    assert pruned["test_evaluations"] == 2
     assert 0 <= pruned["tuned"] <= 1
 
 

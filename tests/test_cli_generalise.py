@@ -85,8 +85,8 @@ def test_base_to_novel(backbone: Path, tmp_path: Path, capsys: pytest.CaptureFix
         novel_file = json.loads((folder / "elsewhere" / "novel.json").read_text())
         assert novel_file["classes"] == list(NAMES[3:])
         assert novel_file["scores"]["n"] == 12
-        assert novel_file["openings"] == 1
-        opened = (folder / "openings.jsonl").read_text().splitlines()
+        assert novel_file["test_evaluations"] == 1
+        opened = (folder / "test_evaluations.jsonl").read_text().splitlines()
         assert len(opened) == 2 + line["transductive"]
         assert (folder / "elsewhere" / "base.json").exists() == line["transductive"]
     markdown = (out / "table.md").read_text()
@@ -140,8 +140,8 @@ def test_a_folded_adapter_predicts_alike_without_the_text_tower(
 ) -> None:
     images = write_images(tmp_path / "trees")
     fit = ["fit", images, "--method", "coop+textrefiner", "--out", tmp_path / "run", "--shots", 4]
-    machine = ["--backbone", backbone, "--cache-dir", tmp_path / "cache", "--quiet"]
-    assert run(*fit, *machine, "--set", "steps=3", "--set", "views=0") == 0
+    model_options = ["--backbone", backbone, "--cache-dir", tmp_path / "cache", "--quiet"]
+    assert run(*fit, *model_options, "--set", "steps=3", "--set", "views=0") == 0
     folded = tmp_path / "folded"
     assert run("fold", tmp_path / "run", "--out", folded) == 0
     capsys.readouterr()
@@ -161,12 +161,20 @@ def test_a_student_learns_from_a_teacher_of_another_backbone(
 ) -> None:
     """The teacher's lesson is computed once; the student alone predicts afterwards."""
     images = write_images(tmp_path / "trees")
-    machine = ["--backbone", backbone, "--cache-dir", tmp_path / "cache", "--quiet", "--shots", 4]
+    model_options = [
+        "--backbone",
+        backbone,
+        "--cache-dir",
+        tmp_path / "cache",
+        "--quiet",
+        "--shots",
+        4,
+    ]
     teacher = tmp_path / "teacher"
     fit = ["fit", images, "--set", "steps=3", "--set", "views=1"]
-    assert run(*fit, "--method", "coop", "--out", teacher, *machine) == 0
+    assert run(*fit, "--method", "coop", "--out", teacher, *model_options) == 0
     student = ["--method", "promptkd", "--set", f"teacher={teacher}", "--out", tmp_path / "student"]
-    assert run(*fit, *student, *machine) == 0
+    assert run(*fit, *student, *model_options) == 0
     request = json.loads((tmp_path / "student" / "request.json").read_text())
     manifest = json.loads((teacher / "adapter" / "adapter.json").read_text())
     assert request["teacher"] == manifest["tensors_sha256"]
@@ -174,12 +182,12 @@ def test_a_student_learns_from_a_teacher_of_another_backbone(
     capsys.readouterr()
     assert run("predict", tmp_path / "student", images / "test" / "elm" / "0.png", "--json") == 0
     assert json.loads(capsys.readouterr().out)["predictions"][0]["label"] in NAMES
-    assert run(*fit, *student[:-1], tmp_path / "again", *machine) == 1
+    assert run(*fit, *student[:-1], tmp_path / "again", *model_options) == 1
     assert "No adapter at" in capsys.readouterr().err
     wrong = ["--method", "promptkd", "--set", f"teacher={tmp_path / 'probe'}", "--out"]
-    assert run(*fit, "--method", "linear-probe", "--out", tmp_path / "probe", *machine) == 0
+    assert run(*fit, "--method", "linear-probe", "--out", tmp_path / "probe", *model_options) == 0
     capsys.readouterr()
-    assert run(*fit, *wrong, tmp_path / "third", *machine) == 1
+    assert run(*fit, *wrong, tmp_path / "third", *model_options) == 1
     assert "has no one vector for each class name" in " ".join(capsys.readouterr().err.split())
 
 

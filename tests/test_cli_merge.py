@@ -13,9 +13,9 @@ from PIL import Image
 import backbones_for_tests as tiny
 import petiole
 from petiole.cli import main
-from petiole.engine.adapted import Adapted
 from petiole.engine.adapter import create_adapter
 from petiole.methods.registry import create, settings_of
+from petiole.tasks.classification.model import AdaptedClassifier
 
 
 def run(*arguments: object) -> int:
@@ -29,7 +29,7 @@ def save(folder: Path, method: str) -> Path:
     backbone = petiole.load("petiole/tiny-vit")
     chosen = create(method)
     with tiny.seeded():
-        adapted = Adapted(backbone, chosen.plan(backbone, 3))
+        adapted = AdaptedClassifier(backbone, chosen.plan(backbone, 3))
         for parameter in adapted.parameters():
             parameter.data.normal_(std=0.05)
     create_adapter(

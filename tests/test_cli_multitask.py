@@ -60,7 +60,7 @@ def test_a_measurement_leaves_a_table_runs_and_the_commonest_answer(world: World
         )
         assert 0 < one["trainable"] < one["total"]
     for row, seed in ((row, seed) for row in ("vl-adapter", "vl-lora") for seed in (0, 1)):
-        assert len(rows_of(world.run(row, seed) / "openings.jsonl")) == len(TASKS)
+        assert len(rows_of(world.run(row, seed) / "test_evaluations.jsonl")) == len(TASKS)
         record = json.loads((world.run(row, seed) / "record.json").read_text())
         assert record["request"]["seed"] == seed
         assert not (world.run(row, seed) / "checkpoint.safetensors").exists()
@@ -256,7 +256,7 @@ def test_mixed_batches_of_a_share_with_the_test_part_closed(world: World, tmp_pa
     assert (request["mode"], request["scored"]) == ("mixed", "val")
     assert {one["fraction"] for one in request["tasks"]} == {0.5}
     assert request["model"]["prefixes"] is False
-    assert not (run / "openings.jsonl").exists()
+    assert not (run / "test_evaluations.jsonl").exists()
     assert len(rows_of(run / "predictions" / "answers.jsonl")) == COUNTS["val"]
     notes = " ".join(said.json["notes"])
     assert "50 % of the training samples" in notes

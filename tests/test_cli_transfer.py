@@ -16,9 +16,9 @@ from PIL import Image
 import petiole
 import suite_for_tests as fake
 from petiole.cli import main
-from petiole.engine import run as engine
+from petiole.commands.options import ModelOptions
 from petiole.protocols import domain_shift
-from petiole.verbs.common import Machine
+from petiole.tasks.classification import task as engine
 
 QUICK = ["--set", "steps=2", "--set", "views=0", "--set", "iterations=3"]
 Say = Callable[..., tuple[int, str, str]]
@@ -83,7 +83,7 @@ def test_interrupted_resumed_extended_and_finished(
     options = ["--seeds", "2", "--out", out]
     done: list[Path] = []
 
-    def interrupted(job: engine.Job) -> object:
+    def interrupted(job: engine.RunSpec) -> object:
         if len(done) == 3:
             raise KeyboardInterrupt
         done.append(job.folder)
@@ -155,7 +155,7 @@ def test_it_is_a_function_and_its_cells_have_pages(place: Path) -> None:
         settings={"steps": 1, "views": 0},
         seeds=1,
         out=out,
-        machine=Machine(quiet=True),
+        model_options=ModelOptions(quiet=True),
     )
     assert [one.row.name for one in done.summary.rows] == ["linear-probe", "class-means"]
     assert done.summary.reference == "linear-probe"

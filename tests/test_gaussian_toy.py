@@ -13,10 +13,10 @@ from torch import Tensor
 from petiole.backbones.base import Backbone, State
 from petiole.backbones.registry import load
 from petiole.data.dataset import Dataset, Sample
-from petiole.engine import loop
-from petiole.engine.adapted import Adapted, predict
-from petiole.engine.features import Table
+from petiole.engine.feature_extractor import Table
 from petiole.methods.registry import create
+from petiole.tasks.classification import training
+from petiole.tasks.classification.model import AdaptedClassifier, predict
 
 CLASSES, WIDTH, SOURCE, SHOTS, TEST = 47, 384, 40, 10, 20
 
@@ -80,8 +80,10 @@ def accuracy(
     method = create(name, {"steps": 250, "views": 0, **(settings or {})})
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        adapted = Adapted(backbone, method.plan(backbone, CLASSES))
-        loop.train(adapted, data, train, method.recipe, seed=seed, watch=loop.Watch(quiet=True))
+        adapted = AdaptedClassifier(backbone, method.plan(backbone, CLASSES))
+        training.train(
+            adapted, data, train, method.recipe, seed=seed, callbacks=training.Callbacks(quiet=True)
+        )
     return float(
         (predict(adapted, test.batches(len(labels))).logits.argmax(1).numpy() == labels).mean()
     )

@@ -15,17 +15,17 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import lvlm_for_tests as tiny
-from petiole.backbones.lvlm import LVLM, CodebookSpec, Tower, causal
-from petiole.backbones.lvlm.bundle import PROMPT
-from petiole.backbones.lvlm.model import Joint
-from petiole.backbones.registry import Request, load_any
+from petiole.backbones.codebook_lvlm import LVLM, CodebookSpec, Tower, causal
+from petiole.backbones.codebook_lvlm.bundle import PROMPT
+from petiole.backbones.codebook_lvlm.model import LVLMModule
+from petiole.backbones.registry import LoadRequest, load_any
 from petiole.cli import main
-from petiole.engine.encoder_file import viewer_of
+from petiole.commands.params import params
 from petiole.errors import ConfigError, PetioleError
 from petiole.ledger import flops, lvlm_ledger
-from petiole.methods.lvlm import LVLMMethod
+from petiole.methods.codebook.base import LVLMMethod
 from petiole.methods.registry import create
-from petiole.verbs.params import params
+from petiole.tasks.codebook.adapter import build_model
 
 N, TEXT = tiny.TOKENS, 9
 
@@ -41,7 +41,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[tiny.Family, Path]
 
 
 def shape(folder: Path) -> LVLM:
-    found = load_any(Request(str(folder), meta=True), device="meta")
+    found = load_any(LoadRequest(str(folder), meta=True), device="meta")
     assert isinstance(found, LVLM)
     return found
 
@@ -161,7 +161,7 @@ def vila() -> LVLM:
         grid=(16, 16),
         preprocessing=eye.preprocessing,
     )
-    joint = Joint(Tower(eye, quantiser, spec, None), projector, language)
+    joint = LVLMModule(Tower(eye, quantiser, spec, None), projector, language)
     return LVLM("shape", joint, None, PROMPT)
 
 
@@ -198,7 +198,7 @@ def test_a_shape_counts_what_a_real_model_trains(
     before = torch.random.get_rng_state()
     found = lvlm_ledger(shape(folders[family]), own)
     assert torch.equal(torch.random.get_rng_state(), before)
-    viewer = viewer_of(own, real)
+    viewer = build_model(own, real)
     trained = sum(p.numel() for p in viewer.parameters() if p.requires_grad)
     assert found.trainable == found.inference == trained
     parts = (found.trained_encoder, found.trained_projector, found.trained_language)

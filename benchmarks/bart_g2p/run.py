@@ -16,16 +16,16 @@ import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
-from petiole.backbones.seq2seq import Seq2Seq
-from petiole.backbones.seq2seq.loading import architecture, with_eyes
+from petiole.backbones.encoder_decoder import Seq2Seq
+from petiole.backbones.encoder_decoder.loading import architecture, with_eyes
 from petiole.backbones.weights import load_strictly, read_json, read_safetensors
-from petiole.data.vl.sample import Sample
-from petiole.engine.course import Course, run
-from petiole.engine.lessons import TaskData
+from petiole.data.text_sample import TextSample
 from petiole.protocols import multitask
-from petiole.protocols.comparison import Row
+from petiole.protocols.comparison import ComparisonRow
 from petiole.report.multitask import summarise, to_markdown, write
-from petiole.tasks.registry import find
+from petiole.tasks.text.collator import TaskData
+from petiole.tasks.text.registry import find
+from petiole.tasks.text.training import TextRun, run
 
 STEPS, BATCH, VALIDATED = 300, 64, 1000
 BUDGET = {"steps": STEPS, "batch_size": BATCH, "tasks": 1}
@@ -75,7 +75,7 @@ def model_of(folder: Path) -> Seq2Seq:
 def words(folder: Path, tokenizer: Characters) -> TaskData:
     """British words, as the American vocabulary can spell and say them."""
     spelt, said = tokenizer.letters, set(tokenizer.phonemes)
-    parts: dict[str, list[Sample]] = {"train": [], "val": [], "test": []}
+    parts: dict[str, list[TextSample]] = {"train": [], "val": [], "test": []}
     for word, sounds in json.loads((folder / "gb_gold.json").read_text(encoding="utf-8")).items():
         if (
             isinstance(sounds, str)
@@ -85,7 +85,7 @@ def words(folder: Path, tokenizer: Characters) -> TaskData:
         ):
             draw = int(hashlib.sha256(word.encode()).hexdigest(), 16) % 10
             part = {0: "test", 1: "val"}.get(draw, "train")
-            parts[part].append(Sample(word, word, (), {sounds: 1.0}, (sounds,)))
+            parts[part].append(TextSample(word, word, (), {sounds: 1.0}, (sounds,)))
     digest = hashlib.sha256(repr(parts).encode()).hexdigest()
     return TaskData(find("text"), {k: tuple(v) for k, v in parts.items()}, digest=digest)
 
@@ -102,7 +102,7 @@ def tuned(rows: list[dict], model: Seq2Seq, data: TaskData, out: Path) -> dict[s
             settings = {**BUDGET, **row.get("settings", {}), "lr": lr}
             folder = out / "tuning" / row["name"] / f"{lr:g}"
             record = run(
-                Course(
+                TextRun(
                     model,
                     [few],
                     row["method"],
@@ -136,7 +136,7 @@ def main() -> None:
     rates = tuned(rows, model, data, options.out) if options.tune else {}
     asked = multitask.plan(
         [
-            Row(
+            ComparisonRow(
                 name=r["name"],
                 label=r["label"],
                 method=r["method"],
@@ -159,7 +159,7 @@ def main() -> None:
     for row in asked.rows:
         for seed in range(asked.seeds):
             folder = asked.folder(options.out, row, seed)
-            course = Course(
+            course = TextRun(
                 model, [data], row.method, folder, row.settings, seed=seed, resume=True, quiet=True
             )
             record = run(course)

@@ -15,16 +15,16 @@ from pathlib import Path
 import torch
 from run import DOMAINS, A, domain, model
 
-from petiole.data.vl.sample import Sample
-from petiole.engine.answering import answers
-from petiole.engine.encoder_file import EncoderFile
-from petiole.engine.gallery import Gallery, Looks
-from petiole.engine.routing import routed
-from petiole.engine.viewer import Viewer
+from petiole.data.text_sample import TextSample
 from petiole.files import write_json
 from petiole.layers.token_pruning import Pruning
 from petiole.methods.base import Changes
-from petiole.tasks.registry import find
+from petiole.tasks.codebook.adapter import EncoderAdapter
+from petiole.tasks.codebook.answers import answers
+from petiole.tasks.codebook.images import ImageFolder, VisionOutputs
+from petiole.tasks.codebook.model import AdaptedCodebookModel
+from petiole.tasks.codebook.routing import routed
+from petiole.tasks.text.registry import find
 
 KEPT = (0.9, 0.8, 0.6, 0.4, 0.2)
 MODES = ("random", "rarity", "rarity+residual", "full", "uniform")
@@ -32,60 +32,67 @@ SHARES = (0.5, 0.25, 0.1)
 
 
 def right(
-    viewer: Viewer,
-    looks: Looks,
-    samples: Sequence[Sample],
+    adapted: AdaptedCodebookModel,
+    vision_outputs: VisionOutputs,
+    samples: Sequence[TextSample],
     pruning: Pruning | None = None,
     frequencies: torch.Tensor | None = None,
 ) -> list[int]:
     """Which samples are answered right, 1 or 0 each."""
-    said = answers(viewer, looks, samples, pruning, frequencies, longest=4)
+    said = answers(adapted, vision_outputs, samples, pruning, frequencies, longest=4)
     return [int(score > 0) for score in find("question").by_sample(samples, said)]
 
 
-def pruned(file: EncoderFile, looks: Looks, samples: Sequence[Sample]) -> dict[str, list[int]]:
+def pruned(
+    file: EncoderAdapter, vision_outputs: VisionOutputs, samples: Sequence[TextSample]
+) -> dict[str, list[int]]:
     """All modes at 0.8, and the full one at every share."""
     wanted = [(mode, 0.8) for mode in MODES] + [("full", keep) for keep in KEPT if keep != 0.8]
     return {
         f"{mode} {keep}": right(
-            file.viewer, looks, samples, Pruning(keep, mode), file.frequencies.tuned
+            file.adapted, vision_outputs, samples, Pruning(keep, mode), file.frequencies.tuned
         )
         for mode, keep in wanted
     }
 
 
-def restricted(file: EncoderFile, looks: Looks, samples: Sequence[Sample]) -> dict[str, list[int]]:
+def restricted(
+    file: EncoderAdapter, vision_outputs: VisionOutputs, samples: Sequence[TextSample]
+) -> dict[str, list[int]]:
     """Only the most frequent entries of the domain may be chosen."""
-    tower, whole = file.viewer.model.tower, file.viewer.model.tower.quantiser
+    tower, whole = file.adapted.model.tower, file.adapted.model.tower.quantiser
     found = {}
     for share in SHARES:
         tower.quantiser = whole.keep(file.frequencies.tuned.mean(dim=0), share)
-        fewer = Looks(tower.quantised(looks.all.z), looks.places)
-        found[f"entries {share}"] = right(file.viewer, fewer, samples)
+        fewer = VisionOutputs(tower.quantised(vision_outputs.all.z), vision_outputs.places)
+        found[f"entries {share}"] = right(file.adapted, fewer, samples)
     tower.quantiser = whole
     return found
 
 
-def work(chosen: argparse.Namespace, base: int, where: str, row: str, seed: int) -> None:
+def workspace(chosen: argparse.Namespace, base: int, where: str, row: str, seed: int) -> None:
     """One encoder."""
     folder = chosen.out / f"base{base}" / where / row / f"seed{seed}"
     if (folder / "after.json").exists() or not (folder / "record.json").exists():
         return
     surrogate = model(chosen.models / f"base{base}" / A)
-    file = EncoderFile.load(folder, model=surrogate)
-    viewer, bare = file.viewer, Viewer(surrogate, Changes(), Changes())
+    file = EncoderAdapter.load(folder, model=surrogate)
+    adapted, bare = file.adapted, AdaptedCodebookModel(surrogate, Changes(), Changes())
     found: dict[str, list[int] | float] = {}
     for name in (where, "base"):
         data = domain(chosen.out, name)
         samples = data["test"]
         names = [s.images[0] for s in samples]
-        gallery = Gallery(data.root, surrogate.tower)
-        tuned, original = gallery.looks(viewer, names), gallery.looks(bare, names)
+        image_folder = ImageFolder(data.root, surrogate.tower)
+        tuned, original = (
+            image_folder.vision_outputs(adapted, names),
+            image_folder.vision_outputs(bare, names),
+        )
         both, own = routed(tuned.all, original.all, file.frequencies, surrogate.tower)
         found |= {
-            f"{name} tuned": right(viewer, tuned, samples),
-            f"{name} original": right(viewer, original, samples),
-            f"{name} routed": right(viewer, Looks(both, tuned.places), samples),
+            f"{name} tuned": right(adapted, tuned, samples),
+            f"{name} original": right(adapted, original, samples),
+            f"{name} routed": right(adapted, VisionOutputs(both, tuned.places), samples),
             f"{name} share": float(own.float().mean()),
         }
         if name == where and row == "craft":
@@ -113,7 +120,7 @@ def main() -> None:
             for seed in range(chosen.seeds):
                 for where in chosen.domains:
                     for row in chosen.rows:
-                        work(chosen, base, where, row, seed)
+                        workspace(chosen, base, where, row, seed)
 
 
 if __name__ == "__main__":

@@ -20,18 +20,18 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
 from sklearn.preprocessing import StandardScaler
 
-from petiole.engine.encoder_file import EncoderFile
-from petiole.engine.gallery import Gallery
-from petiole.engine.viewer import Viewer
 from petiole.methods.base import Changes
+from petiole.tasks.codebook.adapter import EncoderAdapter
+from petiole.tasks.codebook.images import ImageFolder
+from petiole.tasks.codebook.model import AdaptedCodebookModel
 
 
-def features(viewer: Viewer, gallery: Gallery, samples: list) -> np.ndarray:
+def features(adapted: AdaptedCodebookModel, image_folder: ImageFolder, samples: list) -> np.ndarray:
     """(n, 36 * 32 + words): all tokens, and which words the question has."""
-    words = viewer.model.tokenizer
+    words = adapted.model.tokenizer
     assert words is not None
     names = [s.images[0] for s in samples]
-    z = gallery.looks(viewer, names)(names).z.flatten(1).numpy()
+    z = image_folder.vision_outputs(adapted, names)(names).z.flatten(1).numpy()
     asked = np.zeros((len(samples), 256), np.float32)
     for row, sample in zip(asked, samples, strict=True):
         row[words.split(sample.text)] = 1
@@ -48,15 +48,15 @@ def main() -> None:
     surrogate = model(chosen.models / f"base{chosen.base}" / A)
     for where in DOMAINS:
         data = domain(chosen.out, where)
-        gallery = Gallery(data.root, surrogate.tower)
+        image_folder = ImageFolder(data.root, surrogate.tower)
         folder = chosen.out / f"base{chosen.base}" / where / "craft" / "seed0"
-        viewers = {
-            "original": Viewer(surrogate, Changes(), Changes()).eval(),
-            "craft": EncoderFile.load(folder, model=surrogate).viewer,
+        adapted_models = {
+            "original": AdaptedCodebookModel(surrogate, Changes(), Changes()).eval(),
+            "craft": EncoderAdapter.load(folder, model=surrogate).adapted,
         }
-        for name, viewer in viewers.items():
+        for name, adapted in adapted_models.items():
             with torch.no_grad():
-                parts = [features(viewer, gallery, list(data[p])) for p in ("train", "test")]
+                parts = [features(adapted, image_folder, list(data[p])) for p in ("train", "test")]
             scaler = StandardScaler().fit(parts[0])
             train, test = map(scaler.transform, parts)
             answers = [[s.references[0] for s in data[p]] for p in ("train", "test")]

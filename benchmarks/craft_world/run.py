@@ -1,6 +1,6 @@
 """CRAFT and its rivals on three domains of the board: every run of docs/craft.md.
 
-Runs are records of `petiole.engine.inquiry`; what is there already is left as it is, so that the command can be repeated, and
+Runs are records of `petiole.tasks.codebook.training`; what is there already is left as it is, so that the command can be repeated, and
 shared by several processes (``--part 0/2``).
 
     OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python benchmarks/craft_world/run.py MODELS OUT --base 0
@@ -15,12 +15,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from petiole.backbones.lvlm import LVLM
-from petiole.backbones.lvlm.loading import load_lvlm
-from petiole.data.board import write
-from petiole.data.vl.parts import VLData
-from petiole.data.vl.plain import open_plain
-from petiole.engine.inquiry import Inquiry, run
+from petiole.backbones.codebook_lvlm import LVLM
+from petiole.backbones.codebook_lvlm.loading import load_lvlm
+from petiole.data.readers.jsonl import open_plain
+from petiole.data.synthetic.boards import write
+from petiole.data.text_dataset import TextDataset
+from petiole.tasks.codebook.training import CodebookRun, run
 
 DOMAINS = ("sketch", "false", "xray")
 A, B, C = "llama", "gpt2", "lfm2"
@@ -81,7 +81,7 @@ def model(home: Path) -> LVLM:
 
 
 @cache
-def domain(out: Path, name: str) -> VLData:
+def domain(out: Path, name: str) -> TextDataset:
     """Questions of a domain, drawn when they are first wanted."""
     folder = out / "data" / name
     if not folder.exists():
@@ -89,7 +89,9 @@ def domain(out: Path, name: str) -> VLData:
     return open_plain(folder)
 
 
-def work(chosen: argparse.Namespace, base: int, name: str, row: Row, where: str, seed: int) -> None:
+def workspace(
+    chosen: argparse.Namespace, base: int, name: str, row: Row, where: str, seed: int
+) -> None:
     """One run, unless it is there."""
     folder = chosen.out / f"base{base}" / where / name / f"seed{seed}"
     if (folder / "record.json").exists():
@@ -97,7 +99,7 @@ def work(chosen: argparse.Namespace, base: int, name: str, row: Row, where: str,
     home = chosen.models / f"base{base}"
     steps = {} if row.method == "lvlm-zero-shot" else {"steps": chosen.steps}
     record = run(
-        Inquiry(
+        CodebookRun(
             model(home / row.model),
             domain(chosen.out, where),
             row.method,
@@ -131,7 +133,7 @@ def main() -> None:
     jobs = list(product(range(chosen.seeds), chosen.base, chosen.domains, chosen.rows))
     for seed, base, where, name in jobs[part::parts]:
         if table[name].method != "lvlm-zero-shot" or seed == 0:
-            work(chosen, base, name, table[name], where, seed)
+            workspace(chosen, base, name, table[name], where, seed)
 
 
 if __name__ == "__main__":

@@ -28,13 +28,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import Dinov2Config, Dinov2Model
 
-from petiole.backbones import dinov2, vit
 from petiole.backbones.base import IMAGES, Backbone
+from petiole.backbones.vision import dinov2, vit
 from petiole.data.preprocessing import Preprocessing
-from petiole.engine.adapted import Adapted
-from petiole.engine.features import Precision, autocast
+from petiole.engine.feature_extractor import Precision, autocast
 from petiole.engine.memory import peak_memory
 from petiole.methods.registry import create
+from petiole.tasks.classification.model import AdaptedClassifier
 
 CLASSES, RANK = 100, 16
 CPU = torch.device("cpu")
@@ -112,8 +112,8 @@ class Bench:
             ),
         }
 
-    def adapted(self, name: str, backbone: Backbone, **settings: object) -> Adapted:
-        return Adapted(backbone, create(name, settings).plan(backbone, CLASSES))
+    def adapted(self, name: str, backbone: Backbone, **settings: object) -> AdaptedClassifier:
+        return AdaptedClassifier(backbone, create(name, settings).plan(backbone, CLASSES))
 
     def ours(
         self,

@@ -9,8 +9,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from petiole.data.vl.plain import write_jsonl
-from petiole.data.vl.registry import open_task
+from petiole.data.readers.jsonl import write_jsonl
+from petiole.data.readers.registry import open_task
 from petiole.files import write_json
 
 TASKS = {

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from petiole.backbones.bundled.tiny_clip import ClipWords
+from petiole.backbones.dual_encoder.towers import TwoTowers
 from petiole.backbones.registry import load
-from petiole.backbones.tiny_clip import Words
-from petiole.backbones.towers import TwoTowers
 from petiole.data.preprocessing import evaluate_transform
-from petiole.data.world import STYLES, TASKS, caption, compositions, draw_scene, render
-from petiole.data.world.scene import SEEN, Composition, Scene
-from petiole.data.world.tasks import KINDS
-from petiole.methods.class_names import Sentence, TextHead
+from petiole.data.synthetic.scenes import STYLES, TASKS, caption, compositions, draw_scene, render
+from petiole.data.synthetic.scenes.scene import SEEN, Composition, Scene
+from petiole.data.synthetic.scenes.tasks import KINDS
+from petiole.methods.prompt_learning.class_names import SentenceTemplate, TextHead
 
 IMAGES = 600
 
@@ -44,7 +44,7 @@ def accuracy(
     style: str,
 ) -> float:
     """Zero-shot with "a photo of a {}."."""
-    head = TextHead(towers, len(names), Sentence())
+    head = TextHead(towers, len(names), SentenceTemplate())
     head.rename(names)
     labels = [i % len(names) for i in range(IMAGES)]
     scenes = []
@@ -68,7 +68,7 @@ def retrieval(towers: TwoTowers, count: int = 200) -> dict[str, float]:
         while len(scenes) < count:
             scene = draw_scene(rng, kinds, SEEN[:1])
             scenes.setdefault((scene.kind, scene.count), scene)
-        words = Words()
+        words = ClipWords()
         texts = [[0, *words(caption(s, rng)), 1] for s in scenes.values()]
         longest = max(map(len, texts))
         ids = torch.tensor([t + [1] * (longest - len(t)) for t in texts])
@@ -87,7 +87,7 @@ def seen_kinds() -> tuple[Composition, ...]:
 
 
 def measure(towers: TwoTowers) -> dict[str, object]:
-    from petiole.data.world import class_name
+    from petiole.data.synthetic.scenes import class_name
 
     seen = seen_kinds()
     table: dict[str, dict[str, float]] = {}

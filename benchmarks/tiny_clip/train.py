@@ -28,9 +28,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 from torch.utils.data import DataLoader, Dataset
 
-from petiole.backbones.tiny_clip import Words, config
-from petiole.data.world import caption, compositions, draw_scene, render
-from petiole.data.world.scene import SEEN
+from petiole.backbones.bundled.tiny_clip import ClipWords, config
+from petiole.data.synthetic.scenes import caption, compositions, draw_scene, render
+from petiole.data.synthetic.scenes.scene import SEEN
 from petiole.engine import checkpoint
 from petiole.files import write_tensors
 
@@ -42,7 +42,7 @@ class Batches(Dataset[tuple[Tensor, Tensor, Tensor]]):
 
     def __init__(self, size: int, seed: int, first: int, last: int) -> None:
         self.size, self.seed, self.first, self.last = size, seed, first, last
-        self.words = Words()
+        self.words = ClipWords()
 
     def __len__(self) -> int:
         return self.last - self.first
@@ -53,9 +53,9 @@ class Batches(Dataset[tuple[Tensor, Tensor, Tensor]]):
         rng = np.random.default_rng([self.seed, self.first + index])
         scenes = [draw_scene(rng, KINDS, SEEN) for _ in range(self.size)]
         pictures = np.stack([np.asarray(render(s, int(rng.integers(2**31)))) for s in scenes])
-        texts = [[Words.start, *self.words(caption(s, rng)), Words.end] for s in scenes]
+        texts = [[ClipWords.start, *self.words(caption(s, rng)), ClipWords.end] for s in scenes]
         longest = max(map(len, texts))
-        ids = torch.tensor([text + [Words.end] * (longest - len(text)) for text in texts])
+        ids = torch.tensor([text + [ClipWords.end] * (longest - len(text)) for text in texts])
         known: dict[Any, int] = {}
         same = [known.setdefault((s.kind, s.count, s.style), len(known)) for s in scenes]
         return torch.from_numpy(pictures).permute(0, 3, 1, 2), ids, torch.tensor(same)

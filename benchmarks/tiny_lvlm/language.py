@@ -23,12 +23,19 @@ from pool import Pool, drawn, pictures
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from petiole.backbones.lvlm import causal
-from petiole.backbones.lvlm.bundle import END, PAD, PROMPT, START, load_tower, save_language
-from petiole.backbones.lvlm.model import IGNORED, LVLM, Joint
-from petiole.backbones.lvlm.tower import Tower
-from petiole.backbones.words import WordList
-from petiole.data.board import text_only_sentences
+from petiole.backbones.bundled.word_list import WordList
+from petiole.backbones.codebook_lvlm import causal
+from petiole.backbones.codebook_lvlm.bundle import (
+    END,
+    PAD,
+    PROMPT,
+    START,
+    load_tower,
+    save_language,
+)
+from petiole.backbones.codebook_lvlm.model import IGNORED, LVLM, LVLMModule
+from petiole.backbones.codebook_lvlm.tower import Tower
+from petiole.data.synthetic.boards import text_only_sentences
 
 COMMON: dict[str, Any] = {
     "bos_token_id": START,
@@ -103,9 +110,9 @@ def looked(tower: Tower, pool: Pool, file: Path) -> tuple[Tensor, Tensor]:
         zs, codes = [], []
         with torch.no_grad():
             for start in range(0, len(pool), 500):
-                look = tower.look(pictures(pool.images[start : start + 500]))
-                zs.append(look.z.half().numpy())
-                codes.append(look.codes.to(torch.int16).numpy())
+                vision_output = tower.encode_images(pictures(pool.images[start : start + 500]))
+                zs.append(vision_output.z.half().numpy())
+                codes.append(vision_output.codes.to(torch.int16).numpy())
         part = file.with_suffix(".part.npz")
         np.savez(part, z=np.concatenate(zs), codes=np.concatenate(codes))
         part.replace(file)
@@ -175,7 +182,7 @@ def fresh(tower: Tower, words: WordList, chosen: argparse.Namespace) -> LVLM:
     projector = causal.projector(kind, tower.spec.width, width)
     return LVLM(
         chosen.language,
-        Joint(tower, projector, language),
+        LVLMModule(tower, projector, language),
         words,
         PROMPT,
         discrete=not chosen.continuous,

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from petiole.data.board import SIZE, batch, questions
+from petiole.data.synthetic.boards import SIZE, batch, questions
 from petiole.files import write_text
 
 CHUNK = 500

@@ -22,12 +22,12 @@ from pool import Pool, drawn, pictures
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, mse_loss, normalize
 
-from petiole.backbones.lvlm.bundle import OTHER, PAD, SPECIALS, save_tower
-from petiole.backbones.lvlm.codebook import CodebookSpec
-from petiole.backbones.lvlm.small import contrast, encoder, preprocessing
-from petiole.backbones.lvlm.tower import Tower
-from petiole.backbones.words import WordList
-from petiole.data.board import SIZE, words
+from petiole.backbones.bundled.tiny_lvlm import contrast, encoder, preprocessing
+from petiole.backbones.bundled.word_list import WordList
+from petiole.backbones.codebook_lvlm.bundle import OTHER, PAD, SPECIALS, save_tower
+from petiole.backbones.codebook_lvlm.codebook import CodebookSpec
+from petiole.backbones.codebook_lvlm.tower import Tower
+from petiole.data.synthetic.boards import SIZE, words
 from petiole.layers.residual_quantiser import (
     ResidualQuantiser,
     commitment,
@@ -154,13 +154,13 @@ def train(pool: Pool, chosen: argparse.Namespace) -> tuple[Tower, WordList, list
         rows = rng.integers(len(pool), size=chosen.batch)
         x = pictures(pool.images[rows])
         with torch.autocast("cpu", torch.bfloat16, enabled=chosen.bf16):
-            look = tower.look(x, discrete=book is not None)
+            vision_output = tower.encode_images(x, discrete=book is not None)
             parts = {
-                "contrast": sigmoid_loss(tower, look.seen, [told[i] for i in rows]),
-                "pixels": mse_loss(decoder(look.seen).float(), patches(x)),
+                "contrast": sigmoid_loss(tower, vision_output.seen, [told[i] for i in rows]),
+                "pixels": mse_loss(decoder(vision_output.seen).float(), patches(x)),
             }
         if book is not None:
-            parts["commit"] = 0.25 * commitment(look.z, look.partials)
+            parts["commit"] = 0.25 * commitment(vision_output.z, vision_output.partials)
         torch.stack(list(parts.values())).sum().backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
@@ -168,18 +168,18 @@ def train(pool: Pool, chosen: argparse.Namespace) -> tuple[Tower, WordList, list
         schedule.step()
         with torch.no_grad():
             if book is not None:
-                book.learn(look.z.detach(), look.codes, look.partials)
+                book.learn(vision_output.z.detach(), vision_output.codes, vision_output.partials)
             elif step >= chosen.bare - 10:
-                recent.append(look.z.detach().flatten(0, 1))
+                recent.append(vision_output.z.detach().flatten(0, 1))
             if step == chosen.bare:
                 book = Learning(tower.quantiser, torch.cat(recent))
         if step % 50 == 0 or step == chosen.steps - 1:
             line = {name: round(float(part.detach()), 4) for name, part in parts.items()}
             line |= {
                 "step": step,
-                "perplexity": round(perplexity(look.codes, ENTRIES), 1),
-                "residual": round(float(look.residual.mean()), 3),
-                "spread": round(float(look.z.detach().std()), 3),
+                "perplexity": round(perplexity(vision_output.codes, ENTRIES), 1),
+                "residual": round(float(vision_output.residual.mean()), 3),
+                "spread": round(float(vision_output.z.detach().std()), 3),
                 "seconds": round(time.time() - begun),
             }
             log.append(line)
@@ -210,7 +210,7 @@ def main() -> None:
     tower.spec = spec_of(tower.quantiser)
     with torch.no_grad():
         parts = [
-            tower.look(pictures(pool.images[i : i + 500])).codes[..., 0]
+            tower.encode_images(pictures(pool.images[i : i + 500])).codes[..., 0]
             for i in range(0, 10000, 500)
         ]
     tower.frequencies.copy_(frequencies(torch.cat(parts), ENTRIES))

@@ -29,7 +29,7 @@ from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from petiole.backbones.tiny_vit import architecture
+from petiole.backbones.bundled.tiny_vit import architecture
 
 WIDTH = 192
 

@@ -32,7 +32,7 @@ from sklearn.model_selection import train_test_split
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from petiole.backbones.tiny_vit import WEIGHTS, architecture
+from petiole.backbones.bundled.tiny_vit import WEIGHTS, architecture
 from petiole.data.preprocessing import Preprocessing, evaluate_transform
 
 FOLDERS = {

@@ -14,7 +14,7 @@ from pathlib import Path
 from cache import settings
 from safetensors.torch import load_file
 
-from petiole.backbones.tiny_vit import WEIGHTS, architecture
+from petiole.backbones.bundled.tiny_vit import WEIGHTS, architecture
 
 
 def card(content: bytes, log: list[dict]) -> dict:

@@ -30,12 +30,12 @@ from torch.nn.functional import binary_cross_entropy_with_logits as bce
 from torch.nn.functional import cross_entropy, mse_loss, pad
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from petiole.backbones.tiny_grid import GRID, SIZE, WIDTH, Layer, TinyGrid
-from petiole.data.world import COLOURS, SHAPES, TEXTURES
-from petiole.data.world.clip import draw_clip, film
-from petiole.data.world.render import render_things
-from petiole.data.world.scene import SEEN, Thing, draw_kind
-from petiole.data.world.view import anything, places
+from petiole.backbones.bundled.tiny_grid import GRID, SIZE, WIDTH, Layer, TinyGrid
+from petiole.data.synthetic.scenes import COLOURS, SHAPES, TEXTURES
+from petiole.data.synthetic.scenes.clip import draw_clip, film
+from petiole.data.synthetic.scenes.layout import anything, places
+from petiole.data.synthetic.scenes.render import render_things
+from petiole.data.synthetic.scenes.scene import SEEN, SceneObject, draw_kind
 from petiole.files import write_tensors
 
 MOST = 6
@@ -45,7 +45,7 @@ CHUNK = 500
 SHIFT = 5
 
 
-def things(rng: np.random.Generator) -> list[Thing]:
+def things(rng: np.random.Generator) -> list[SceneObject]:
     """What is in a picture: two thirds are views, the others frames of clips and lone things anywhere."""
     luck = rng.random()
     if luck < 0.66:
@@ -55,7 +55,7 @@ def things(rng: np.random.Generator) -> list[Thing]:
         return [thing for thing in frames[rng.integers(len(frames))] if thing.radius]
     radius = rng.uniform(0.11, 0.29)
     x, y = rng.uniform(radius, 1 - radius, 2)
-    return [Thing(draw_kind(rng, lambda _: True), float(x), float(y), float(radius))]
+    return [SceneObject(draw_kind(rng, lambda _: True), float(x), float(y), float(radius))]
 
 
 def chunk(seed: int, number: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:

@@ -27,10 +27,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from petiole.backbones.seq2seq.loading import architecture
-from petiole.backbones.seq2seq.tokens import IGNORED, padded
-from petiole.backbones.tiny_vl import Words, config, stored
-from petiole.data.world.language import readings, statements
+from petiole.backbones.bundled.tiny_vl import LanguageWords, config, stored
+from petiole.backbones.encoder_decoder.loading import architecture
+from petiole.backbones.encoder_decoder.tokens import IGNORED, padded
+from petiole.data.synthetic.scenes.language import readings, statements
 from petiole.files import write_tensors
 
 SHORT = ("vqa", "gqa")
@@ -62,18 +62,18 @@ def hidden(ids: Sequence[int], rng: np.random.Generator) -> list[int]:
     while left > 0:
         length = min(left, max(1, int(rng.poisson(SPAN))), len(out) - 2)
         start = int(rng.integers(1, len(out) - length))
-        out[start : start + length] = [Words.mask]
+        out[start : start + length] = [LanguageWords.mask]
         left -= length
     return out
 
 
-def denoising(words: Words, pair: Pair, rng: np.random.Generator) -> Ids:
+def denoising(words: LanguageWords, pair: Pair, rng: np.random.Generator) -> Ids:
     """Either sentence."""
     ids = words(pair[rng.integers(2)])
     return hidden(ids, rng), ids
 
 
-def telling(words: Words, pair: Pair, rng: np.random.Generator) -> Ids:
+def telling(words: LanguageWords, pair: Pair, rng: np.random.Generator) -> Ids:
     """The caption of what is told in order or in disorder."""
     told, caption = pair
     if rng.random() < 0.5:
@@ -82,7 +82,7 @@ def telling(words: Words, pair: Pair, rng: np.random.Generator) -> Ids:
     return words(prefix + told), words(caption)
 
 
-def reading(words: Words, found: tuple[str, Pair], rng: np.random.Generator) -> Ids:
+def reading(words: LanguageWords, found: tuple[str, Pair], rng: np.random.Generator) -> Ids:
     """The answer of a question."""
     task, (text, answer) = found
     prefix = f"{task}: " if rng.random() < 0.5 else ""
@@ -92,8 +92,8 @@ def reading(words: Words, found: tuple[str, Pair], rng: np.random.Generator) -> 
 def loss_of(model: Any, rows: Iterable[Ids]) -> Tensor:
     """Mean cross-entropy of the target's tokens."""
     texts, targets = zip(*rows, strict=True)
-    ids, labels = padded(texts, Words.pad), padded(targets, IGNORED)
-    out = model(input_ids=ids, attention_mask=(ids != Words.pad).long(), labels=labels)
+    ids, labels = padded(texts, LanguageWords.pad), padded(targets, IGNORED)
+    out = model(input_ids=ids, attention_mask=(ids != LanguageWords.pad).long(), labels=labels)
     logits: Tensor = out.logits
     return cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
 
@@ -109,7 +109,7 @@ def main() -> None:
     chosen = options.parse_args()
     chosen.out.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng([chosen.seed, 2])
-    words = Words()
+    words = LanguageWords()
     asked, told = pairs_of_readings(rng, chosen.readings), sentences(rng, chosen.readings // 4)
     short, long = (
         [one for one in asked if (one[0] in SHORT) == is_short] for is_short in (True, False)

@@ -18,16 +18,16 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from petiole.backbones.base import Backbone
+from petiole.backbones.bundled.tiny_vl import LanguageWords
+from petiole.backbones.encoder_decoder import Inputs, Seq2Seq
+from petiole.backbones.encoder_decoder.loading import load_language_model
+from petiole.backbones.encoder_decoder.tokens import IGNORED, padded
 from petiole.backbones.registry import load
-from petiole.backbones.seq2seq import Inputs, Seq2Seq
-from petiole.backbones.seq2seq.loading import load_language
-from petiole.backbones.seq2seq.tokens import IGNORED, padded
-from petiole.backbones.tiny_vl import Words
 from petiole.data.preprocessing import evaluate_transform
-from petiole.data.world.language import Reading, readings
-from petiole.data.world.render import render_things
-from petiole.data.world.scene import MOST, SEEN, UNSEEN, Thing, compositions
-from petiole.data.world.view import Group, View, places
+from petiole.data.synthetic.scenes.language import ReadingText, readings
+from petiole.data.synthetic.scenes.layout import Group, View, places
+from petiole.data.synthetic.scenes.render import render_things
+from petiole.data.synthetic.scenes.scene import MOST, SEEN, UNSEEN, SceneObject, compositions
 
 PARTS = ("shape", "colour", "texture", "count", "quadrant")
 TRAIN, TEST = 2500, 600
@@ -35,7 +35,7 @@ FRESH = 10**6
 """Seeds from here on are nobody's."""
 
 
-def scene(rng: np.random.Generator, held: bool) -> tuple[list[Thing], list[int]]:
+def scene(rng: np.random.Generator, held: bool) -> tuple[list[SceneObject], list[int]]:
     """One group, a lone thing anywhere every second time; and its labels, the quadrant -1 for several."""
     kinds = compositions(held=held)
     kind = kinds[rng.integers(len(kinds))]
@@ -46,7 +46,7 @@ def scene(rng: np.random.Generator, held: bool) -> tuple[list[Thing], list[int]]
     radius = float(rng.uniform(0.13, 0.24))
     x, y = (float(at) for at in rng.uniform(radius, 1 - radius, 2))
     where = 2 * (y > 0.5) + (x > 0.5)
-    return [Thing(kind, x, y, radius)], [kind.shape, kind.colour, kind.texture, 0, where]
+    return [SceneObject(kind, x, y, radius)], [kind.shape, kind.colour, kind.texture, 0, where]
 
 
 @torch.no_grad()
@@ -114,15 +114,17 @@ def said(model: Seq2Seq, texts: list[str]) -> list[str]:
     assert model.tokenizer is not None
     out: list[str] = []
     for start in range(0, len(texts), 100):
-        ids = padded([model.tokenizer(text) for text in texts[start : start + 100]], Words.pad)
-        encoded = model.encode(Inputs(ids, ids != Words.pad))
+        ids = padded(
+            [model.tokenizer(text) for text in texts[start : start + 100]], LanguageWords.pad
+        )
+        encoded = model.encode(Inputs(ids, ids != LanguageWords.pad))
         out += [model.tokenizer.decode(row) for row in model.generate(encoded, longest=12)]
     return out
 
 
 def reading(model: Seq2Seq, each: int = 300) -> dict[str, dict[str, float]]:
     """Per cent of answers right, beside the commonest answer and the question without its context."""
-    asked: dict[str, list[Reading]] = {}
+    asked: dict[str, list[ReadingText]] = {}
     for one in islice(readings(np.random.default_rng(FRESH)), 8 * each):
         asked.setdefault(one.task, []).append(one)
     table = {}
@@ -142,12 +144,12 @@ def reading(model: Seq2Seq, each: int = 300) -> dict[str, dict[str, float]]:
 @torch.no_grad()
 def restoring(model: Seq2Seq, count: int = 300) -> float:
     """Per cent of all tokens of sentences with hidden words that are right, each given those before it."""
-    words, rng = Words(), np.random.default_rng(FRESH + 1)
+    words, rng = LanguageWords(), np.random.default_rng(FRESH + 1)
     texts, targets = zip(
         *(denoising(words, pair, rng) for pair in sentences(rng, count)), strict=True
     )
-    ids, labels = padded(texts, Words.pad), padded(targets, IGNORED)
-    guesses = model.logits(model.encode(Inputs(ids, ids != Words.pad)), labels).argmax(-1)
+    ids, labels = padded(texts, LanguageWords.pad), padded(targets, IGNORED)
+    guesses = model.logits(model.encode(Inputs(ids, ids != LanguageWords.pad)), labels).argmax(-1)
     known = labels != IGNORED
     known[:, 0] = False  # the start token
     return percent((guesses == labels)[known].float().mean())
@@ -160,7 +162,7 @@ def main() -> None:
     chosen = options.parse_args()
     eyes = load("petiole/tiny-grid", weights=chosen.grid)
     print(json.dumps({"tiny-grid, probes, %": eyesight(eyes)}, indent=1), flush=True)
-    model = load_language("petiole/tiny-vl", weights=chosen.language)
+    model = load_language_model("petiole/tiny-vl", weights=chosen.language)
     print(json.dumps({"tiny-vl, text questions, %": reading(model)}, indent=1))
     print(json.dumps({"tiny-vl, denoised tokens, %": restoring(model)}))
 

@@ -18,46 +18,46 @@ from petiole.errors import PetioleError
 from petiole.version import __version__
 
 if TYPE_CHECKING:
-    from petiole.backbones.lvlm.loading import load_lvlm
+    from petiole.backbones.codebook_lvlm.loading import load_lvlm
+    from petiole.backbones.encoder_decoder.loading import load_language_model
     from petiole.backbones.registry import load
-    from petiole.backbones.seq2seq.loading import load_language
+    from petiole.commands.ask import ask
+    from petiole.commands.cache import cache
+    from petiole.commands.compare import compare
+    from petiole.commands.demo import demo
+    from petiole.commands.doctor import doctor
+    from petiole.commands.evaluate import evaluate
+    from petiole.commands.features import features
+    from petiole.commands.fit import fit
+    from petiole.commands.fold import fold
+    from petiole.commands.generalise import generalise
+    from petiole.commands.inspect import inspect
+    from petiole.commands.merge import merge
+    from petiole.commands.multitask import multitask
+    from petiole.commands.params import params
+    from petiole.commands.predict import predict
+    from petiole.commands.report import report
+    from petiole.commands.reproduce import reproduce
+    from petiole.commands.sweep import sweep
+    from petiole.commands.synthesize import synthesize
+    from petiole.commands.transfer import transfer
     from petiole.engine.adapter import Adapter
-    from petiole.engine.encoder_file import EncoderFile
-    from petiole.engine.language_adapter import LanguageAdapter
     from petiole.ledger import ledger
-    from petiole.serve.bank import Bank
-    from petiole.verbs.ask import ask
-    from petiole.verbs.cache import cache
-    from petiole.verbs.compare import compare
-    from petiole.verbs.demo import demo
-    from petiole.verbs.doctor import doctor
-    from petiole.verbs.evaluate import evaluate
-    from petiole.verbs.features import features
-    from petiole.verbs.fit import fit
-    from petiole.verbs.fold import fold
-    from petiole.verbs.generalise import generalise
-    from petiole.verbs.inspect import inspect
-    from petiole.verbs.merge import merge
-    from petiole.verbs.multitask import multitask
-    from petiole.verbs.params import params
-    from petiole.verbs.predict import predict
-    from petiole.verbs.report import report
-    from petiole.verbs.reproduce import reproduce
-    from petiole.verbs.sweep import sweep
-    from petiole.verbs.transfer import transfer
-    from petiole.verbs.world import world
+    from petiole.serving.pool import AdapterPool
+    from petiole.tasks.codebook.adapter import EncoderAdapter
+    from petiole.tasks.text.adapter import TextAdapter
 
 _HOMES = {
     "load": "backbones.registry",
-    "load_language": "backbones.seq2seq.loading",
-    "load_lvlm": "backbones.lvlm.loading",
+    "load_language_model": "backbones.encoder_decoder.loading",
+    "load_lvlm": "backbones.codebook_lvlm.loading",
     "Adapter": "engine.adapter",
-    "EncoderFile": "engine.encoder_file",
-    "LanguageAdapter": "engine.language_adapter",
-    "Bank": "serve.bank",
+    "EncoderAdapter": "tasks.codebook.adapter",
+    "TextAdapter": "tasks.text.adapter",
+    "AdapterPool": "serving.pool",
     "ledger": "ledger",
     **{
-        verb: f"verbs.{verb}"
+        verb: f"commands.{verb}"
         for verb in (
             "ask",
             "cache",
@@ -78,17 +78,17 @@ _HOMES = {
             "reproduce",
             "sweep",
             "transfer",
-            "world",
+            "synthesize",
         )
     },
 }
 
 __all__ = [
     "Adapter",
-    "Bank",
-    "EncoderFile",
-    "LanguageAdapter",
+    "AdapterPool",
+    "EncoderAdapter",
     "PetioleError",
+    "TextAdapter",
     "__version__",
     "ask",
     "cache",
@@ -103,7 +103,7 @@ __all__ = [
     "inspect",
     "ledger",
     "load",
-    "load_language",
+    "load_language_model",
     "load_lvlm",
     "merge",
     "multitask",
@@ -112,8 +112,8 @@ __all__ = [
     "report",
     "reproduce",
     "sweep",
+    "synthesize",
     "transfer",
-    "world",
 ]
 
 

@@ -31,7 +31,7 @@ VERBS = {
     "fold": "Store what prediction needs of an adapter: class vectors, or static weights.",
     "import-dassl": "A checkpoint of CoOp, CoCoOp, MaPLe, IVLP or PromptSRC as an adapter.",
     "pair": "Join an image backbone and a sentence encoder into two towers.",
-    "world": "Draw a data set of the generated world, to try things offline.",
+    "synthesize": "Draw a data set of generated scenes or boards, to try things offline.",
     "features": "Run images through a frozen backbone into the feature cache, ahead of training.",
     "cache": "List, verify or clean the feature cache.",
     "report": "Write the page of a run or comparison again.",
@@ -62,7 +62,7 @@ app = App(
 for _verb, _about in VERBS.items():
     _home = _FILES.get(_verb, _verb)
     # Loaded when called: the root help imports no verb.
-    app.command(f"petiole.verbs.{_home}:{_home}", name=_verb, help=_about)
+    app.command(f"petiole.commands.{_home}:{_home}", name=_verb, help=_about)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -164,7 +164,7 @@ def test_the_real_vit_loads_strictly_at_another_size() -> None:
     ["test_resnet", "test_efficientnet", "test_convnext", "mobilenetv3_small_050", "test_byobnet"],
 )
 def test_cnn_roles_are_timms_features(name: str) -> None:
-    from petiole.backbones import cnn
+    from petiole.backbones.vision import cnn
 
     with tiny.seeded():
         module = tiny.shaken(timm.create_model(name, num_classes=0))

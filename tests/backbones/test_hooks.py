@@ -167,13 +167,13 @@ def test_threads_with_other_adapters_or_none_get_their_own_answers() -> None:
     wrong: list[int] = []
     start = threading.Barrier(6)
 
-    def work(index: int) -> None:
+    def workspace(index: int) -> None:
         start.wait()
         for _ in range(20):
             if not torch.equal(answer(jobs[index % 3]), want[index % 3]):
                 wrong.append(index)
 
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(6)]
+    threads = [threading.Thread(target=workspace, args=(i,)) for i in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:

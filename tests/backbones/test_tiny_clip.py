@@ -9,21 +9,21 @@ import pytest
 import torch
 
 import petiole
-from petiole.backbones.tiny_clip import LONGEST, WEIGHTS, Words
-from petiole.backbones.towers import TwoTowers
+from petiole.backbones.bundled.tiny_clip import LONGEST, WEIGHTS, ClipWords
+from petiole.backbones.dual_encoder.towers import TwoTowers
 from petiole.data.preprocessing import evaluate_transform
-from petiole.data.world import TASKS, class_name, compositions, render, words
+from petiole.data.synthetic.scenes import TASKS, class_name, compositions, render, words
 from petiole.errors import BackboneError
-from petiole.methods.class_names import Sentence, TextHead
+from petiole.methods.prompt_learning.class_names import SentenceTemplate, TextHead
 
 
 def test_the_tokenizer_spells_what_it_does_not_know() -> None:
-    tokenizer = Words()
+    tokenizer = ClipWords()
     assert len(set(tokenizer.ids.values())) == len(tokenizer) - 3
     assert len(tokenizer("a photo of a striped red star.")) == 8
     assert len(tokenizer("zebra")) == 5
     assert tokenizer("Zebra 7") == tokenizer("zebra 7")
-    assert min(tokenizer.ids.values()) > max(Words.start, Words.end, Words.other)
+    assert min(tokenizer.ids.values()) > max(ClipWords.start, ClipWords.end, ClipWords.other)
     assert all(len(tokenizer(word)) == 1 for word in words())
     longest = max(len(tokenizer(f"a photo of a {class_name(k)}.")) for k in compositions())
     assert longest + 2 <= LONGEST
@@ -56,7 +56,7 @@ def test_it_names_compositions_that_it_never_saw() -> None:
             for i, label in enumerate(labels)
         ]
     )
-    head = TextHead(towers, len(task.classes), Sentence())
+    head = TextHead(towers, len(task.classes), SentenceTemplate())
     head.rename(task.classes)
     with torch.no_grad():
         vectors = towers.lower(pictures, ("final.image",))["final.image"]

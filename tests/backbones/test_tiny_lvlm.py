@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from petiole.backbones.lvlm.bundle import PACKAGED, digest
-from petiole.backbones.lvlm.loading import load_lvlm
+from petiole.backbones.codebook_lvlm.bundle import PACKAGED, digest
+from petiole.backbones.codebook_lvlm.loading import load_lvlm
 from petiole.backbones.registry import load
-from petiole.data.board import write
-from petiole.data.vl.plain import open_plain
-from petiole.engine.answering import answers
-from petiole.engine.encoder_file import method_of, viewer_of
-from petiole.engine.gallery import Gallery
+from petiole.data.readers.jsonl import open_plain
+from petiole.data.synthetic.boards import write
 from petiole.errors import BackboneError
-from petiole.tasks.registry import find
+from petiole.tasks.codebook.adapter import build_model, method_of
+from petiole.tasks.codebook.answers import answers
+from petiole.tasks.codebook.images import ImageFolder
+from petiole.tasks.text.registry import find
 
 NAMES = tuple(f"petiole/tiny-lvlm{suffix}" for suffix in ("", "-gpt2", "-lfm2", "-small"))
 
@@ -32,9 +32,11 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_it_answers_questions_about_the_board_with_reasons(name: str, board: Path) -> None:
     model, data = load_lvlm(name), open_plain(board)
     samples = data["test"]
-    viewer = viewer_of(method_of("lvlm-zero-shot", {}), model).eval()
-    looks = Gallery(data.root, model.tower).looks(viewer, [s.images[0] for s in samples])
-    scores = find("question").score(samples, answers(viewer, looks, samples))
+    viewer = build_model(method_of("lvlm-zero-shot", {}), model).eval()
+    vision_outputs = ImageFolder(data.root, model.tower).vision_outputs(
+        viewer, [s.images[0] for s in samples]
+    )
+    scores = find("question").score(samples, answers(viewer, vision_outputs, samples))
     assert scores["exact_match"] > 60  # of 120; docs/tiny-lvlm.md has it of 600
     assert scores["presence"] > 75  # what is asked to be described has no reason
     assert scores["format"] > 90  # briefly means briefly
@@ -60,6 +62,6 @@ def test_the_encoder_is_a_backbone_of_its_own() -> None:
     tower = load_lvlm("petiole/tiny-lvlm").tower
     pictures = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
     z = eye.lower(pictures, (eye.patches,))[eye.patches]
-    assert torch.equal(z, tower.look(pictures).z)
+    assert torch.equal(z, tower.encode_images(pictures).z)
     with pytest.raises(BackboneError, match="language model"):
         load("petiole/tiny-lvlm")

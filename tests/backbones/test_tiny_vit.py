@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from petiole.backbones.tiny_vit import WEIGHTS, architecture
+from petiole.backbones.bundled.tiny_vit import WEIGHTS, architecture
 from petiole.data.preprocessing import Preprocessing, evaluate_transform
 
 CALTECH = Path(__file__).parents[2] / "../shared/data/caltech101_128"

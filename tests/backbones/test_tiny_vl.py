@@ -12,33 +12,33 @@ import torch
 from torch import Tensor
 
 import petiole
-from petiole.backbones import tiny_grid, tiny_vl
-from petiole.backbones.registry import Request, load_any
-from petiole.backbones.seq2seq import Inputs, Seq2Seq
-from petiole.backbones.seq2seq.loading import load_language
-from petiole.backbones.seq2seq.tokens import padded
-from petiole.backbones.tiny_vl import LONGEST, Words
+from petiole.backbones.bundled import tiny_grid, tiny_vl
+from petiole.backbones.bundled.tiny_vl import LONGEST, LanguageWords
+from petiole.backbones.encoder_decoder import Inputs, Seq2Seq
+from petiole.backbones.encoder_decoder.loading import load_language_model
+from petiole.backbones.encoder_decoder.tokens import padded
+from petiole.backbones.registry import LoadRequest, load_any
 from petiole.data.preprocessing import evaluate_transform
-from petiole.data.world.language import readings, statements
-from petiole.data.world.render import render_things
-from petiole.data.world.scene import SEEN, Thing, compositions
+from petiole.data.synthetic.scenes.language import readings, statements
+from petiole.data.synthetic.scenes.render import render_things
+from petiole.data.synthetic.scenes.scene import SEEN, SceneObject, compositions
 from petiole.errors import BackboneError, ConfigError
 
 
 @pytest.fixture(scope="module")
 def model() -> Seq2Seq:
-    return load_language("petiole/tiny-vl")
+    return load_language_model("petiole/tiny-vl")
 
 
 def said(model: Seq2Seq, texts: list[str]) -> list[str]:
     assert model.tokenizer is not None
-    ids = padded([model.tokenizer(text) for text in texts], Words.pad)
-    rows = model.generate(model.encode(Inputs(ids, ids != Words.pad)), longest=8)
+    ids = padded([model.tokenizer(text) for text in texts], LanguageWords.pad)
+    rows = model.generate(model.encode(Inputs(ids, ids != LanguageWords.pad)), longest=8)
     return [model.tokenizer.decode(row) for row in rows]
 
 
 def test_every_text_of_the_world_survives_the_tokenizer() -> None:
-    words = Words()
+    words = LanguageWords()
     rng = np.random.default_rng(0)
     texts = list(islice(statements(rng), 200))
     for one in islice(readings(rng), 200):
@@ -52,7 +52,7 @@ def test_every_text_of_the_world_survives_the_tokenizer() -> None:
 
 
 def test_other_words_are_spelt_and_come_back() -> None:
-    words = Words()
+    words = LanguageWords()
     assert words.decode(words("A zebra, 42 red x7!")) == "a zebra, 42 red x7"
     assert len(words("zebra")) == 2 + 5
     assert words.decode([words.start, words.pad, words.end]) == ""
@@ -60,7 +60,7 @@ def test_other_words_are_spelt_and_come_back() -> None:
 
 
 def test_a_text_that_is_cut_keeps_its_end() -> None:
-    words = Words()
+    words = LanguageWords()
     ids = words("one two three four red blue", 5)
     assert len(ids) == 5
     assert ids[-1] == words.end
@@ -70,15 +70,15 @@ def test_a_text_that_is_cut_keeps_its_end() -> None:
 
 def test_the_ids_are_those_of_the_training() -> None:
     """The weights know words by number only, so a word more in the middle of the list would spoil them."""
-    listed = "\n".join(Words().words)
-    assert len(Words()) == 231
+    listed = "\n".join(LanguageWords().words)
+    assert len(LanguageWords()) == 231
     assert hashlib.sha256(listed.encode()).hexdigest()[:16] == "748501d6c3670efe"
 
 
 def test_both_are_small() -> None:
     assert tiny_grid.WEIGHTS.stat().st_size + tiny_vl.WEIGHTS.stat().st_size <= 8_000_000
     assert petiole.load("petiole/tiny-grid", device="meta").parameter_count == 563_120
-    alone = load_language("petiole/tiny-vl", device="meta")
+    alone = load_language_model("petiole/tiny-vl", device="meta")
     assert alone.module.visual is not None
     eyes = sum(p.numel() for p in alone.module.visual.parameters())
     assert alone.parameter_count - eyes == 989_056
@@ -94,27 +94,27 @@ def test_the_eyes_fit_the_language_model(model: Seq2Seq) -> None:
 
 
 def test_other_features_can_be_seen_too() -> None:
-    model = load_any(Request("petiole/tiny-vl", vision_width=320, options={"norms": "sum"}))
+    model = load_any(LoadRequest("petiole/tiny-vl", vision_width=320, options={"norms": "sum"}))
     assert isinstance(model, Seq2Seq)
     assert model.vision_width == 320
     with pytest.raises(ConfigError, match="colour"):
-        load_language("petiole/tiny-vl", options={"colour": 1})
+        load_language_model("petiole/tiny-vl", options={"colour": 1})
 
 
 @pytest.mark.parametrize("name", ["petiole/tiny-vl", "petiole/tiny-grid"])
 def test_another_image_size_and_damaged_weights_are_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(BackboneError, match="eave"):
-        load_any(Request(name, image_size=96))
+        load_any(LoadRequest(name, image_size=96))
     file = (tiny_vl if name.endswith("vl") else tiny_grid).WEIGHTS
     damaged = tmp_path / "w.safetensors"
     damaged.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(BackboneError, match=r"w\.safetensors"):
-        load_any(Request(name, weights=damaged))
+        load_any(LoadRequest(name, weights=damaged))
 
 
 def test_weights_of_the_one_are_not_the_others() -> None:
     with pytest.raises(BackboneError, match="do not fit"):
-        load_any(Request("petiole/tiny-vl", weights=tiny_grid.WEIGHTS))
+        load_any(LoadRequest("petiole/tiny-vl", weights=tiny_grid.WEIGHTS))
 
 
 def test_it_reads_answers_from_texts_and_cannot_guess_them(model: Seq2Seq) -> None:
@@ -136,7 +136,7 @@ def pictures(label: int, part: str, held: bool, count: int) -> Tensor:
     for i in range(count):
         rng = np.random.default_rng([label, held, i])
         x, y = rng.uniform(0.25, 0.75, 2)
-        thing = Thing(kinds[rng.integers(len(kinds))], float(x), float(y), 0.2)
+        thing = SceneObject(kinds[rng.integers(len(kinds))], float(x), float(y), 0.2)
         rows.append(transform(render_things([thing], SEEN[i % 4], i)))
     return torch.stack(rows)
 

@@ -23,10 +23,10 @@ from transformers import (
 )
 
 import backbones_for_tests as tiny
-from petiole.backbones import bert, pair
+from petiole.backbones.dual_encoder import bert, pair
+from petiole.backbones.dual_encoder.towers import TwoTowers
 from petiole.backbones.hooks import Attach, attached
 from petiole.backbones.registry import load
-from petiole.backbones.towers import TwoTowers
 from petiole.engine import pairing
 from petiole.errors import BackboneError, ConfigError
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, layer_norm, linear
 
 import backbones_for_tests as tiny
-from petiole.backbones import vit
 from petiole.backbones.base import IMAGES, Backbone
 from petiole.backbones.hooks import Attach, attached
-from petiole.backbones.transformer import Transformer
+from petiole.backbones.vision import vit
+from petiole.backbones.vision.transformer import Transformer
 from petiole.errors import BackboneError, ConfigError
 
 

@@ -12,15 +12,17 @@ from torch import Tensor
 from transformers import SiglipConfig, SiglipModel
 
 import vila_u_for_tests as tiny
-from petiole.backbones.lvlm import LVLM
-from petiole.backbones.lvlm.model import IMAGE
-from petiole.backbones.lvlm.vila_u import SIGLIP, Heads
-from petiole.backbones.registry import Request, load_any
+from petiole.backbones.codebook_lvlm import LVLM
+from petiole.backbones.codebook_lvlm.model import IMAGE
+from petiole.backbones.codebook_lvlm.vila_u import SIGLIP, Heads
+from petiole.backbones.registry import LoadRequest, load_any
 from petiole.errors import BackboneError
 
 
 def loaded(folder: Path, **asked: Any) -> LVLM:
-    model = load_any(Request(str(folder), **asked), device="meta" if asked.get("meta") else "cpu")
+    model = load_any(
+        LoadRequest(str(folder), **asked), device="meta" if asked.get("meta") else "cpu"
+    )
     assert isinstance(model, LVLM)
     return model
 
@@ -75,31 +77,31 @@ def test_look_is_siglip_before_its_last_block_quantised(
     tiny.write(tmp_path, shared=shared)
     model = loaded(tmp_path)
     with torch.no_grad():
-        look = model.tower.look(pictures())
+        vision_output = model.tower.encode_images(pictures())
     # Tables are drawn after SigLIP, whose weights are so the same either way.
     seen = siglip.vision_model(pictures(), output_hidden_states=True).hidden_states[-2]
-    assert torch.allclose(look.z, seen, atol=1e-5)
+    assert torch.allclose(vision_output.z, seen, atol=1e-5)
     stored = load_file(tmp_path / "vision_tower/model.safetensors")
     tables = [
         stored[f"rqvaesiglip.quantizer.codebooks.{0 if shared else d}.weight"][:-1].double()
         for d in range(tiny.DEPTH)
     ]
-    codes, sums = nearest(look.z.flatten(0, 1), tables)
-    assert look.codes.flatten(0, 1).tolist() == codes
-    assert torch.allclose(look.seen.flatten(0, 1).double(), torch.stack(sums), atol=1e-5)
-    assert look.z.shape == (2, tiny.SIDE**2, tiny.D)
+    codes, sums = nearest(vision_output.z.flatten(0, 1), tables)
+    assert vision_output.codes.flatten(0, 1).tolist() == codes
+    assert torch.allclose(vision_output.seen.flatten(0, 1).double(), torch.stack(sums), atol=1e-5)
+    assert vision_output.z.shape == (2, tiny.SIDE**2, tiny.D)
 
 
 def test_padding_row_is_no_entry(tmp_path: Path) -> None:
     tiny.write(tmp_path)
-    before = loaded(tmp_path).tower.look(pictures())
+    before = loaded(tmp_path).tower.encode_images(pictures())
     file = tmp_path / "vision_tower/model.safetensors"
     stored = load_file(file)
     name = "rqvaesiglip.quantizer.codebooks.0.weight"
     stored[name][-1] = before.z[0, 0]  # would be the nearest of all
     save_file(stored, file)
     model = loaded(tmp_path)
-    assert torch.equal(model.tower.look(pictures()).codes, before.codes)
+    assert torch.equal(model.tower.encode_images(pictures()).codes, before.codes)
     assert model.spec.entries == tiny.ENTRIES == model.tower.quantiser.codebooks.shape[1]
 
 
@@ -113,14 +115,14 @@ def test_contract(model: LVLM, folder: Path) -> None:
 
 
 def test_image_head_is_the_rest_of_siglip(model: LVLM, siglip: SiglipModel) -> None:
-    tokens = model.tower.look(pictures()).seen
+    tokens = model.tower.encode_images(pictures()).seen
     vision = siglip.vision_model
     out = vision.encoder.layers[-1](tokens, attention_mask=None)
     out = out[0] if isinstance(out, tuple) else out
     expected = vision.head(vision.post_layernorm(out))
     assert torch.allclose(model.tower.aligned.image(tokens), expected, atol=1e-5)
     # Not quantised it is all of SigLIP.
-    z = model.tower.look(pictures(), discrete=False).seen
+    z = model.tower.encode_images(pictures(), discrete=False).seen
     whole = siglip.get_image_features(pictures())
     whole = getattr(whole, "pooler_output", whole)
     assert torch.allclose(model.tower.aligned.image(z), whole, atol=1e-5)
@@ -175,14 +177,14 @@ def test_no_marks_where_none_are_stated(tmp_path: Path) -> None:
 def test_answers_and_gradient_reaches_the_encoder(model: LVLM, folder: Path) -> None:
     assert model.tokenizer is not None
     question = model.tokenizer.split("what shape is this ?")
-    turns = model.turns(model.tower.look(pictures()).seen, [question, question[:2]])
+    turns = model.turns(model.tower.encode_images(pictures()).seen, [question, question[:2]])
     rows = model.generate(turns, 5)
     assert len(rows) == 2
     assert all(len(row) <= 5 and model.prompt.end not in row for row in rows)
     assert isinstance(model.tokenizer.decode(rows[0]), str)
     own = loaded(folder)
     images = pictures().requires_grad_()
-    turns = own.turns(own.tower.look(images).seen, [question] * 2, [question[1:3]] * 2)
+    turns = own.turns(own.tower.encode_images(images).seen, [question] * 2, [question[1:3]] * 2)
     own.logits(turns).logsumexp(-1).sum().backward()
     assert images.grad is not None
     assert float(images.grad.abs().sum()) > 0

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from petiole.data import coop
+from petiole.data.readers import coop
 from petiole.data.sources import open_shift
 from petiole.errors import DataError
 

@@ -10,9 +10,9 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
-from petiole.data import digits as digits_module
-from petiole.data.digits import FONTS, _thinned, render_digit, write_digits
 from petiole.data.sources import open_shift
+from petiole.data.synthetic import digits as digits_module
+from petiole.data.synthetic.digits import FONTS, _thinned, render_digit, write_digits
 
 
 @pytest.fixture(scope="module")

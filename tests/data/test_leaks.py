@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from petiole.data.leaks import find_leaks, perceptual_hash
+from petiole.data.checks.leaks import find_leaks, perceptual_hash
 from petiole.data.sources import open_folder
 from petiole.errors import DataError
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
-from petiole.data.pickles import read_pickle
+from petiole.data.readers.pickles import read_pickle
 from petiole.errors import DataError
 
 

@@ -11,7 +11,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from petiole.data import check
+from petiole.data.checks import images
 from petiole.data.sources import open_data, open_folder, open_shift, open_table
 from petiole.errors import DataError
 
@@ -124,7 +124,7 @@ def test_a_long_check_shows_progress_and_the_same_result(
 ) -> None:
     root = make_folder("set")
     quiet = open_folder(root)
-    monkeypatch.setattr(check, "_WORTH_A_BAR", 2)
+    monkeypatch.setattr(images, "_WORTH_A_BAR", 2)
     assert open_folder(root).digest() == quiet.digest()
 
 

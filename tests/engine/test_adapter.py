@@ -14,16 +14,16 @@ from safetensors.torch import load_file, save_file
 
 import backbones_for_tests as tiny
 import petiole
-from petiole.backbones.cnn import ConvNet
 from petiole.backbones.registry import load
-from petiole.engine.adapted import Adapted, predict
+from petiole.backbones.vision.cnn import ConvNet
 from petiole.engine.adapter import Adapter, create_adapter, golden_logits
 from petiole.engine.record import read_predictions
-from petiole.engine.run import Job, run
-from petiole.engine.session import Bench, session
 from petiole.errors import AdapterError
 from petiole.files import sha256
 from petiole.methods.registry import create, methods, settings_of
+from petiole.tasks.classification.model import AdaptedClassifier, predict
+from petiole.tasks.classification.task import RunSpec, run
+from petiole.tasks.classification.workspace import ClassificationSpec, open_workspace
 
 Tiny = Callable[..., ConvNet]
 ON_A_CNN = [n for n in methods() if n != "full" and tiny.carries(tiny.resnet(), n)]
@@ -34,7 +34,7 @@ def build(backbone: ConvNet, method: str = "cls-residual-lora", seed: int = 1) -
     chosen = create(method)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        adapted = Adapted(backbone, chosen.plan(backbone, 3))
+        adapted = AdaptedClassifier(backbone, chosen.plan(backbone, 3))
         for p in adapted.parameters():
             torch.nn.init.normal_(p)
     return create_adapter(
@@ -240,9 +240,11 @@ print(json.dumps([r.probabilities for r in rows]))
 """
 
 
-def test_a_fresh_process_predicts_what_the_training_did(bench: Bench, tmp_path: Path) -> None:
+def test_a_fresh_process_predicts_what_the_training_did(
+    bench: ClassificationSpec, tmp_path: Path
+) -> None:
     settings = {"steps": 20, "views": 0}
-    run(Job(bench, "cls-residual-lora", tmp_path / "run", settings, shots=3))
+    run(RunSpec(bench, "cls-residual-lora", tmp_path / "run", settings, shots=3))
     kept = read_predictions(tmp_path / "run")
     done = subprocess.run(
         [sys.executable, "-c", FRESH, str(tmp_path / "run"), *kept.paths],
@@ -251,12 +253,14 @@ def test_a_fresh_process_predicts_what_the_training_did(bench: Bench, tmp_path: 
         timeout=240,
     )
     rows = json.loads(done.stdout)
-    classes = session(bench).shift.classes
+    classes = open_workspace(bench).shift.classes
     got = torch.tensor([[row[name] for name in classes] for row in rows])
     torch.testing.assert_close(got, kept.probabilities, rtol=1e-4, atol=1e-5)
 
 
-def test_moved_weights_are_found_where_they_are_said_to_be(bench: Bench, tmp_path: Path) -> None:
+def test_moved_weights_are_found_where_they_are_said_to_be(
+    bench: ClassificationSpec, tmp_path: Path
+) -> None:
     """weights= overrides the place that the file remembers; other weights stay refused."""
     from petiole.files import write_tensors
 
@@ -268,7 +272,7 @@ def test_moved_weights_are_found_where_they_are_said_to_be(bench: Bench, tmp_pat
     own.update(whole.module.state_dict())
     first, second = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     write_tensors(first, own)
-    job = Job(
+    job = RunSpec(
         replace(bench, weights=first),
         "linear-probe",
         tmp_path / "run",

@@ -13,16 +13,18 @@ from torch.utils.checkpoint import checkpoint as recompute
 
 import backbones_for_tests as tiny
 import contract
-from petiole.backbones import transformer
 from petiole.backbones.hooks import observed
-from petiole.engine import loop
-from petiole.engine.adapted import Adapted
+from petiole.backbones.vision import transformer
 from petiole.errors import ConfigError
+from petiole.tasks.classification import training
+from petiole.tasks.classification.model import AdaptedClassifier
 
 INSIDE = ("adaptertune", "adapter-plus", "lora-qkv", "dora", "full", "vpt-deep", "ssf", "peft:loha")
 
 
-def gradients(pair: contract.Pair, adapted: Adapted, *, bf16: bool = False) -> dict[str, Tensor]:
+def gradients(
+    pair: contract.Pair, adapted: AdaptedClassifier, *, bf16: bool = False
+) -> dict[str, Tensor]:
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         contract.backward(pair, adapted)
     return {name: p.grad for name, p in adapted.named_parameters() if p.grad is not None}
@@ -72,7 +74,7 @@ def test_no_graph_is_built_below_the_earliest_adapter(blocks: str) -> None:
         plan = contract.create("adaptertune", {**contract.RECIPE, "blocks": blocks}).plan(
             pair.backbone, 3
         )
-    adapted = Adapted(pair.backbone, plan).train()
+    adapted = AdaptedClassifier(pair.backbone, plan).train()
     roles = [f"block.{i}.out" for i in range(tiny.DEPTH)]
     with adapted.attached(), observed(pair.backbone, roles) as seen:
         adapted({"images": pair.images})  # from the images, below the cut too
@@ -109,15 +111,17 @@ def test_compiled_steps_follow_every_kind_of_adapter() -> None:
 def test_a_compiled_run_trains_to_the_same_weights() -> None:
     """With generated code, where this machine can make it."""
     try:
-        loop.check_compiler()
+        training.check_compiler()
     except ConfigError as error:
         pytest.skip(str(error))
     pair = contract.Pair("adaptertune", tiny.plain(), Path())
     adapted = pair.adapted()
     adapted.compiled = True
     table = contract.Memory(adapted, stored=True)
-    watch = loop.Watch(quiet=True)
-    loop.train(adapted, contract.dataset(), table, pair.method.recipe, seed=0, watch=watch)
+    callbacks = training.Callbacks(quiet=True)
+    training.train(
+        adapted, contract.dataset(), table, pair.method.recipe, seed=0, callbacks=callbacks
+    )
     contract.close_states(adapted, pair.trained, 1e-4)
 
 
@@ -125,8 +129,8 @@ def test_a_machine_that_cannot_compile_says_so(monkeypatch: pytest.MonkeyPatch) 
     def fails(_: object) -> object:
         raise RuntimeError("No working C++ compiler found in PATH\nand more")
 
-    loop.check_compiler.cache_clear()
+    training.check_compiler.cache_clear()
     monkeypatch.setattr(torch, "compile", fails)
     with pytest.raises(ConfigError, match=r"\(No working C\+\+ compiler.*\)\. Leave out --compile"):
-        loop.check_compiler()
-    loop.check_compiler.cache_clear()
+        training.check_compiler()
+    training.check_compiler.cache_clear()

@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file
 
 from petiole.engine.executor import Local
-from petiole.engine.run import Job, run
-from petiole.engine.session import Bench, reopened, session
-from petiole.engine.survey import survey
 from petiole.errors import DataError
+from petiole.tasks.classification.cost_estimate import estimate_cost
+from petiole.tasks.classification.task import RunSpec, run
+from petiole.tasks.classification.workspace import ClassificationSpec, open_workspace, reopened
 
 TRAIN = """
 import sys
@@ -24,8 +24,8 @@ import torch
 from petiole.backbones.registry import load
 from petiole.data.dataset import Dataset, Sample
 from petiole.engine import loop
-from petiole.engine.adapted import Adapted
-from petiole.engine.features import StoredTable
+from petiole.tasks.classification.model import Adapted
+from petiole.engine.feature_extractor import StoredTable
 from petiole.files import write_tensors
 from petiole.methods.registry import create
 
@@ -106,11 +106,11 @@ def test_two_processes_train_to_the_weights_of_one(
 
 
 def test_job_processes_give_the_same_in_order_and_their_errors_arrive(
-    bench: Bench, tmp_path: Path
+    bench: ClassificationSpec, tmp_path: Path
 ) -> None:
-    def job(place: str, draw: int, shots: int = 3) -> Job:
+    def job(place: str, draw: int, shots: int = 3) -> RunSpec:
         settings = {"steps": 5}
-        return Job(bench, "linear-probe", tmp_path / place / str(draw), settings, shots, draw)
+        return RunSpec(bench, "linear-probe", tmp_path / place / str(draw), settings, shots, draw)
 
     here = list(Local().map(run, [job("here", 0), job("here", 1)]))
     results = Local(processes=2).map(run, [*(job("there", i) for i in (0, 1)), job("no", 2, 1000)])
@@ -122,22 +122,22 @@ def test_job_processes_give_the_same_in_order_and_their_errors_arrive(
         next(results)
 
 
-def test_sessions_are_shared_but_reopened_on_demand(bench: Bench) -> None:
-    first = session(bench)
-    assert session(replace(bench, quiet=not bench.quiet)) is first
-    assert session(replace(bench, precision="bf16")) is not first
+def test_sessions_are_shared_but_reopened_on_demand(bench: ClassificationSpec) -> None:
+    first = open_workspace(bench)
+    assert open_workspace(replace(bench, quiet=not bench.quiet)) is first
+    assert open_workspace(replace(bench, precision="bf16")) is not first
     assert reopened(bench) is not first
 
 
-def test_a_survey_counts_what_is_not_stored(bench: Bench, tmp_path: Path) -> None:
-    work = session(replace(bench, cache=tmp_path / "cache"))
+def test_a_survey_counts_what_is_not_stored(bench: ClassificationSpec, tmp_path: Path) -> None:
+    workspace = open_workspace(replace(bench, cache=tmp_path / "cache"))
 
-    def job(method: str, draw: int = 0, **settings: object) -> Job:
-        return Job(work.bench, method, tmp_path / f"{method}{draw}", settings, 3, draw)
+    def job(method: str, draw: int = 0, **settings: object) -> RunSpec:
+        return RunSpec(workspace.bench, method, tmp_path / f"{method}{draw}", settings, 3, draw)
 
     probe = job("linear-probe", steps=7, views=2)
     # 18 source and 9 drawn images in 3 views, 15 test images in one.
-    seen = survey(work, [probe])
+    seen = estimate_cost(workspace, [probe])
     assert seen.images == 27 * 3 + 15
     assert seen.steps == 7
     assert seen.megabytes == pytest.approx(seen.images * 1280 * 4 / 1e6)
@@ -145,7 +145,7 @@ def test_a_survey_counts_what_is_not_stored(bench: Bench, tmp_path: Path) -> Non
     assert 2e6 < forward < 3e7, "EfficientNet-Lite0 at 32 px"
     assert seen.train_flops == pytest.approx(2 * 7 * 36 * 2 * 1280 * 3)  # no gradient of the input
 
-    assert survey(work, [job("knn")]).steps == 0, "a solved head takes no steps"
-    assert survey(work, [probe, replace(probe, seed=1)]).images == seen.images
+    assert estimate_cost(workspace, [job("knn")]).steps == 0, "a solved head takes no steps"
+    assert estimate_cost(workspace, [probe, replace(probe, seed=1)]).images == seen.images
     run(probe)
-    assert survey(work, [probe]).images == 0
+    assert estimate_cost(workspace, [probe]).images == 0

@@ -9,28 +9,30 @@ import pytest
 import torch
 
 from petiole.engine.record import (
-    OPENINGS,
+    TEST_EVALUATIONS,
     Record,
-    Request,
-    count_opening,
+    RunRequest,
+    count_test_evaluation,
     read_predictions,
     read_record,
 )
-from petiole.engine.run import VECTORS, Job, run
-from petiole.engine.session import Bench, session
 from petiole.errors import RunError
 from petiole.files import sha256
+from petiole.tasks.classification.task import VECTORS, RunSpec, run
+from petiole.tasks.classification.workspace import ClassificationSpec, open_workspace
 
 
 @pytest.fixture(scope="module")
-def done(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> tuple[Job, Record]:
+def done(
+    bench: ClassificationSpec, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[RunSpec, Record]:
     folder = tmp_path_factory.mktemp("runs") / "run"
     settings = {"steps": 12, "views": 0}
-    job = Job(bench, "cls-residual-lora", folder, settings, shots=3, vectors=True)
+    job = RunSpec(bench, "cls-residual-lora", folder, settings, shots=3, vectors=True)
     return job, run(job)
 
 
-def test_the_record_comes_back_from_json(done: tuple[Job, Record]) -> None:
+def test_the_record_comes_back_from_json(done: tuple[RunSpec, Record]) -> None:
     job, record = done
     assert read_record(job.folder) == record
     assert Record.model_validate_json(record.model_dump_json()) == record
@@ -38,7 +40,7 @@ def test_the_record_comes_back_from_json(done: tuple[Job, Record]) -> None:
     assert record.request.data.images == {"source": 18, "train": 18 + 9, "test": 15}
 
 
-def test_every_file_has_its_checksum(done: tuple[Job, Record]) -> None:
+def test_every_file_has_its_checksum(done: tuple[RunSpec, Record]) -> None:
     job, record = done
     assert set(record.files) >= {
         "request.json",
@@ -53,7 +55,7 @@ def test_every_file_has_its_checksum(done: tuple[Job, Record]) -> None:
         assert sha256(job.folder / name) == digest
 
 
-def test_scores_follow_from_the_predictions(done: tuple[Job, Record]) -> None:
+def test_scores_follow_from_the_predictions(done: tuple[RunSpec, Record]) -> None:
     job, record = done
     kept = read_predictions(job.folder)
     right = (kept.probabilities.argmax(1) == kept.labels).double().mean()
@@ -65,23 +67,23 @@ def test_scores_follow_from_the_predictions(done: tuple[Job, Record]) -> None:
     assert [line.split(",")[1] for line in lines[1:]] == kept.ids
 
 
-def test_the_test_set_was_opened_once(done: tuple[Job, Record]) -> None:
+def test_the_test_set_was_opened_once(done: tuple[RunSpec, Record]) -> None:
     job, record = done
-    assert record.test_openings == 1
-    rows = [json.loads(r) for r in (job.folder / OPENINGS).read_text().splitlines()]
+    assert record.test_evaluations == 1
+    rows = [json.loads(r) for r in (job.folder / TEST_EVALUATIONS).read_text().splitlines()]
     assert [(r["images"], r["why"]) for r in rows] == [(15, "end of training")]
     assert rows[0]["test"] == record.request.data.test
 
 
-def test_openings_are_counted_by_content(done: tuple[Job, Record], tmp_path: Path) -> None:
-    test = session(done[0].bench).shift.test
-    assert [count_opening(tmp_path, test, "a") for _ in range(3)] == [1, 2, 3]
-    assert count_opening(tmp_path, test.select(range(4)), "b") == 1
+def test_openings_are_counted_by_content(done: tuple[RunSpec, Record], tmp_path: Path) -> None:
+    test = open_workspace(done[0].bench).shift.test
+    assert [count_test_evaluation(tmp_path, test, "a") for _ in range(3)] == [1, 2, 3]
+    assert count_test_evaluation(tmp_path, test.select(range(4)), "b") == 1
     with pytest.raises(RunError, match="cannot be noted"):
-        count_opening(tmp_path / "absent", test, "c")
+        count_test_evaluation(tmp_path / "absent", test, "c")
 
 
-def test_vectors_before_and_after_are_kept(done: tuple[Job, Record]) -> None:
+def test_vectors_before_and_after_are_kept(done: tuple[RunSpec, Record]) -> None:
     from safetensors.torch import load_file
 
     kept = load_file(done[0].folder / VECTORS)
@@ -91,7 +93,7 @@ def test_vectors_before_and_after_are_kept(done: tuple[Job, Record]) -> None:
 
 
 def test_moving_the_images_leaves_the_request_as_it_was(
-    done: tuple[Job, Record], tmp_path: Path
+    done: tuple[RunSpec, Record], tmp_path: Path
 ) -> None:
     job, record = done
     moved = tmp_path / "elsewhere"
@@ -115,19 +117,19 @@ def test_moving_the_images_leaves_the_request_as_it_was(
     ],
 )
 def test_the_digest_is_of_contents(
-    done: tuple[Job, Record], part: str, field: str, value: object, counts: bool
+    done: tuple[RunSpec, Record], part: str, field: str, value: object, counts: bool
 ) -> None:
     request = done[1].request
     changed = request.model_dump(mode="json")
     changed[part][field] = value
-    assert (Request.model_validate(changed).digest != request.digest) == counts
+    assert (RunRequest.model_validate(changed).digest != request.digest) == counts
 
 
 @pytest.mark.parametrize(
     ("method", "selection"), [("ridge", "solved"), ("linear-probe", "as initialised")]
 )
 def test_the_record_says_which_model_was_kept(
-    done: tuple[Job, Record], tmp_path: Path, method: str, selection: str
+    done: tuple[RunSpec, Record], tmp_path: Path, method: str, selection: str
 ) -> None:
     job = replace(
         done[0], method=method, settings={"steps": 0}, folder=tmp_path / "run", vectors=False
@@ -135,14 +137,14 @@ def test_the_record_says_which_model_was_kept(
     assert run(job).selection == selection
 
 
-def test_without_source_the_target_is_enough(done: tuple[Job, Record], tmp_path: Path) -> None:
+def test_without_source_the_target_is_enough(done: tuple[RunSpec, Record], tmp_path: Path) -> None:
     bench = replace(done[0].bench, source=None)
     record = run(replace(done[0], bench=bench, folder=tmp_path / "run"))
     assert record.request.data.source == ""
     assert "source" not in record.request.data.images
 
 
-def test_random_state_is_untouched_by_a_run(done: tuple[Job, Record], tmp_path: Path) -> None:
+def test_random_state_is_untouched_by_a_run(done: tuple[RunSpec, Record], tmp_path: Path) -> None:
     before = torch.random.get_rng_state()
     run(replace(done[0], folder=tmp_path / "run", settings={"steps": 2, "views": 0}))
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -158,7 +160,7 @@ def test_incomplete_and_damaged_records_are_explained(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_with_and_without_a_cache_the_run_is_the_same(
-    done: tuple[Job, Record], tmp_path: Path, dtype: str
+    done: tuple[RunSpec, Record], tmp_path: Path, dtype: str
 ) -> None:
     """Same weights up to rounding, same predictions."""
     settings = {"steps": 6, "views": 1, "adapter_dropout": 0.0}

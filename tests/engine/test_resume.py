@@ -15,10 +15,10 @@ import torch
 
 from petiole.engine import checkpoint
 from petiole.engine.record import LOG, REQUEST, read_log, read_record
-from petiole.engine.run import Job, run
-from petiole.engine.session import Bench
 from petiole.errors import RunError
 from petiole.files import sha256
+from petiole.tasks.classification.task import RunSpec, run
+from petiole.tasks.classification.workspace import ClassificationSpec
 
 STEPS = 150
 SETTINGS = {"steps": STEPS, "views": 1}
@@ -29,15 +29,17 @@ def adapter_of(folder: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def whole(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> tuple[Job, str]:
+def whole(
+    bench: ClassificationSpec, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[RunSpec, str]:
     """An uninterrupted run and its adapter's checksum."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    job = Job(bench, "cls-residual-lora", folder, SETTINGS, shots=3)
+    job = RunSpec(bench, "cls-residual-lora", folder, SETTINGS, shots=3)
     run(job)
     return job, adapter_of(folder)
 
 
-def command(job: Job, folder: Path) -> list[str]:
+def command(job: RunSpec, folder: Path) -> list[str]:
     b = job.bench
     settings = [part for key, value in SETTINGS.items() for part in ("--set", f"{key}={value}")]
     return [
@@ -47,7 +49,7 @@ def command(job: Job, folder: Path) -> list[str]:
     ]
 
 
-def stop(job: Job, folder: Path, how: signal.Signals, after: int) -> tuple[int, str]:
+def stop(job: RunSpec, folder: Path, how: signal.Signals, after: int) -> tuple[int, str]:
     """Start a fit, send a signal once ``after`` steps are logged; exit code and what it said."""
     process = subprocess.Popen(command(job, folder), stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 240
@@ -62,7 +64,7 @@ def stop(job: Job, folder: Path, how: signal.Signals, after: int) -> tuple[int, 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=lambda s: s.name)
 def test_a_stopped_run_resumes_to_the_same_bits(
-    whole: tuple[Job, str], tmp_path: Path, how: signal.Signals
+    whole: tuple[RunSpec, str], tmp_path: Path, how: signal.Signals
 ) -> None:
     job, wanted = whole
     folder = tmp_path / "run"
@@ -80,14 +82,14 @@ def test_a_stopped_run_resumes_to_the_same_bits(
 
     record = run(replace(job, folder=folder, resume=True))
     assert adapter_of(folder) == wanted
-    assert record.test_openings == 1
+    assert record.test_evaluations == 1
     assert not (folder / "checkpoint.safetensors").exists()
     steps = [row["step"] for row in read_log(folder)]
     assert steps == [*range(0, STEPS, 10), STEPS - 1]
     assert read_log(folder) == read_log(job.folder)
 
 
-def test_a_finished_run_is_returned_not_repeated(whole: tuple[Job, str]) -> None:
+def test_a_finished_run_is_returned_not_repeated(whole: tuple[RunSpec, str]) -> None:
     job, _ = whole
     before = {p: p.stat().st_mtime_ns for p in job.folder.rglob("*") if p.is_file()}
     record = run(replace(job, resume=True))
@@ -97,7 +99,7 @@ def test_a_finished_run_is_returned_not_repeated(whole: tuple[Job, str]) -> None
     assert after == before
 
 
-def test_a_used_folder_needs_resume(whole: tuple[Job, str]) -> None:
+def test_a_used_folder_needs_resume(whole: tuple[RunSpec, str]) -> None:
     with pytest.raises(RunError, match=r"already holds a run.*--resume.*--out"):
         run(whole[0])
 
@@ -113,7 +115,7 @@ def test_a_used_folder_needs_resume(whole: tuple[Job, str]) -> None:
     ids=["seed", "setting", "draw", "method"],
 )
 def test_other_settings_are_named(
-    whole: tuple[Job, str], change: dict[str, object], told: str
+    whole: tuple[RunSpec, str], change: dict[str, object], told: str
 ) -> None:
     with pytest.raises(RunError) as caught:
         run(replace(whole[0], resume=True, **change))
@@ -121,7 +123,7 @@ def test_other_settings_are_named(
     assert "--out" in str(caught.value)
 
 
-def test_a_damaged_request_is_explained(whole: tuple[Job, str], tmp_path: Path) -> None:
+def test_a_damaged_request_is_explained(whole: tuple[RunSpec, str], tmp_path: Path) -> None:
     (tmp_path / REQUEST).write_text("{")
     with pytest.raises(RunError, match=r"request.json is damaged"):
         run(replace(whole[0], folder=tmp_path, resume=True))
@@ -136,7 +138,7 @@ sys.stdin.readline()
 """
 
 
-def test_a_folder_in_use_is_refused(whole: tuple[Job, str], tmp_path: Path) -> None:
+def test_a_folder_in_use_is_refused(whole: tuple[RunSpec, str], tmp_path: Path) -> None:
     holder = subprocess.Popen(
         [sys.executable, "-c", LOCK, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
@@ -150,14 +152,16 @@ def test_a_folder_in_use_is_refused(whole: tuple[Job, str], tmp_path: Path) -> N
     run(job)
 
 
-def test_a_folder_that_cannot_be_made_is_explained(whole: tuple[Job, str], tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_explained(
+    whole: tuple[RunSpec, str], tmp_path: Path
+) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="--out"):
         run(replace(whole[0], folder=tmp_path / "file" / "run"))
 
 
 def test_several_processes_are_refused_by_name(
-    whole: tuple[Job, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole: tuple[RunSpec, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(RunError, match="torchrun"):

@@ -12,12 +12,11 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, layer_norm, linear, relu
 
 import backbones_for_tests as tiny
-from petiole.backbones import vit
 from petiole.backbones.base import IMAGES, Backbone
 from petiole.backbones.registry import load
+from petiole.backbones.vision import vit
 from petiole.backbones.weights import fingerprint
 from petiole.claims import table
-from petiole.engine.adapted import Adapted
 from petiole.errors import ConfigError
 from petiole.layers.bottleneck import Bottleneck
 from petiole.layers.initial import INITS
@@ -25,6 +24,7 @@ from petiole.ledger import ledger, size_of
 from petiole.methods.base import Plan
 from petiole.methods.registry import create
 from petiole.protocols.accounting import HEADLINE, account
+from petiole.tasks.classification.model import AdaptedClassifier
 
 PLACEMENTS = ("post", "pre", "parallel", "intermediate", "houlsby", "pfeiffer", "attn_only")
 TIMM = {
@@ -239,9 +239,9 @@ def naive(module: Any, plan: Plan, placement: str, images: Tensor) -> Tensor:
 
 def adapted(
     backbone: Backbone, seed: int = 0, method: str = "adaptertune", **settings: Any
-) -> Adapted:
+) -> AdaptedClassifier:
     with tiny.seeded(seed):
-        return Adapted(backbone, create(method, settings).plan(backbone, 3)).eval()
+        return AdaptedClassifier(backbone, create(method, settings).plan(backbone, 3)).eval()
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
@@ -426,7 +426,7 @@ def test_prompts_are_their_equation(deep: bool) -> None:
     assert got["final.patches"].shape[1] == 4, "the prompts are no patches"
 
 
-def backbone_values(model: Adapted, images: Tensor) -> dict[str, Tensor]:
+def backbone_values(model: AdaptedClassifier, images: Tensor) -> dict[str, Tensor]:
     with model.attached(), torch.no_grad():
         return model.backbone.upper({IMAGES: images}, ("final.cls", "final.patches"))
 

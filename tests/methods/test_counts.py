@@ -15,8 +15,8 @@ from petiole.backbones.registry import load
 from petiole.errors import ConfigError
 from petiole.ledger import Ledger, ledger, params
 from petiole.methods.base import Method
-from petiole.methods.language import LanguageMethod
-from petiole.methods.lvlm import LVLMMethod
+from petiole.methods.codebook.base import LVLMMethod
+from petiole.methods.language.base import LanguageMethod
 from petiole.methods.registry import create, methods
 
 SMALL = "timm/vit_small_patch14_dinov2.lvd142m"

@@ -12,25 +12,25 @@ import torch
 from torch import Tensor
 
 import lvlm_for_tests as tiny
-from petiole.backbones.lvlm import LVLM
-from petiole.backbones.lvlm.model import IGNORED
-from petiole.data.vl.parts import VLData
-from petiole.data.vl.sample import Sample
-from petiole.engine.encoder_file import is_lvlm_method, method_of, viewer_of
-from petiole.engine.feed import Feed
-from petiole.engine.gallery import Gallery
-from petiole.engine.viewer import Lookout, Viewer, ViewerTrainee
+from petiole.backbones.codebook_lvlm import LVLM
+from petiole.backbones.codebook_lvlm.model import IGNORED
+from petiole.data.text_dataset import TextDataset
+from petiole.data.text_sample import TextSample
 from petiole.errors import BackboneError, ConfigError, DataError
-from petiole.methods.lvlm import Glance, LookTerm
-from petiole.methods.lvlm_terms import (
-    Alignment,
+from petiole.methods.codebook.base import CodebookLossInputs, CodebookLossTerm
+from petiole.methods.codebook.losses import (
     Captioning,
     Commitment,
-    Contrastive,
     FeatureAnchor,
-    Remembrance,
+    GeneralAnchor,
+    SigmoidContrast,
+    SurrogateAlignment,
 )
 from petiole.methods.registry import create, methods, settings_of
+from petiole.tasks.codebook.adapter import build_model, is_lvlm_method, method_of
+from petiole.tasks.codebook.batches import BatchLoader
+from petiole.tasks.codebook.images import ImageFolder
+from petiole.tasks.codebook.model import AdaptedCodebookModel, CodebookBatch, CodebookLoss
 
 METHODS = [name for name in methods() if is_lvlm_method(name)]
 ENCODERS: dict[str, dict[str, Any]] = {
@@ -43,28 +43,32 @@ ENCODERS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> VLData:
+def data(tmp_path_factory: pytest.TempPathFactory) -> TextDataset:
     return tiny.data(tmp_path_factory.mktemp("craft") / "tail", "tail", train=8, test=2)
 
 
-def viewer(name: str, model: LVLM, **settings: Any) -> Viewer:
+def adapted(name: str, model: LVLM, **settings: Any) -> AdaptedCodebookModel:
     torch.manual_seed(0)
-    return viewer_of(method_of(name, settings), model)
+    return build_model(method_of(name, settings), model)
 
 
-def lookout(viewer: Viewer, name: str, data: VLData, *, rows: int = 4, **settings: Any) -> Lookout:
-    gallery = Gallery(data.root, viewer.model.tower)
+def lookout(
+    adapted: AdaptedCodebookModel, name: str, data: TextDataset, *, rows: int = 4, **settings: Any
+) -> CodebookBatch:
+    image_folder = ImageFolder(data.root, adapted.model.tower)
     method = method_of(name, settings)
-    feed = Feed(viewer, method, gallery, data["train"], 0, data)
+    feed = BatchLoader(adapted, method, image_folder, data["train"], 0, data)
     return feed(0, range(rows), 0, 1)
 
 
-def trained(name: str, model: LVLM, data: VLData, steps: int = 2, **settings: Any) -> Viewer:
+def trained(
+    name: str, model: LVLM, data: TextDataset, steps: int = 2, **settings: Any
+) -> AdaptedCodebookModel:
     """A few steps of plain descent on everything that asks for gradients."""
-    made = viewer(name, model, **settings)
+    made = adapted(name, model, **settings)
     method = method_of(name, settings)
-    trainee = ViewerTrainee(made, method.terms(model)).train()
-    own = [p for p in trainee.parameters() if p.requires_grad]
+    loss_module = CodebookLoss(made, method.losses(model)).train()
+    own = [p for p in loss_module.parameters() if p.requires_grad]
     if not own:
         return made.eval()
     optimizer = torch.optim.Adam(own, lr=1e-2)
@@ -72,25 +76,29 @@ def trained(name: str, model: LVLM, data: VLData, steps: int = 2, **settings: An
     with made.attached():
         for _ in range(steps):
             optimizer.zero_grad()
-            trainee(batch).backward()
+            loss_module(batch).backward()
             optimizer.step()
     return made.eval()
 
 
-def gradients(viewer: Viewer, terms: Sequence[LookTerm], batch: Lookout) -> tuple[Tensor, Any]:
+def gradients(
+    adapted: AdaptedCodebookModel, losses: Sequence[CodebookLossTerm], batch: CodebookBatch
+) -> tuple[Tensor, Any]:
     """Loss and gradients of everything trained."""
-    viewer.zero_grad()
-    with viewer.attached():
-        loss = ViewerTrainee(viewer, terms)(batch)
+    adapted.zero_grad()
+    with adapted.attached():
+        loss = CodebookLoss(adapted, losses)(batch)
         loss.backward()
     return loss.detach(), {
-        n: p.grad.clone() for n, p in viewer.named_parameters() if p.grad is not None
+        n: p.grad.clone() for n, p in adapted.named_parameters() if p.grad is not None
     }
 
 
-def glance(model: LVLM, seen: Viewer, batch: Lookout, **changes: Any) -> Glance:
-    look = batch.look or seen.look(batch.pictures)
-    plain = Glance(model=model, look=look, **batch.words())
+def inputs(
+    model: LVLM, seen: AdaptedCodebookModel, batch: CodebookBatch, **changes: Any
+) -> CodebookLossInputs:
+    vision_output = batch.vision_output or seen.encode_images(batch.pictures)
+    plain = CodebookLossInputs(model=model, vision_output=vision_output, **batch.words())
     return replace(plain, **changes)
 
 
@@ -99,11 +107,11 @@ def continuous(name: str) -> bool:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_only_what_is_declared_moves_and_all_of_it(name: str, data: VLData) -> None:
+def test_only_what_is_declared_moves_and_all_of_it(name: str, data: TextDataset) -> None:
     """Codebook, projector, language model and the bare encoder keep every bit; nothing of them asks for gradients."""
     model = tiny.model(discrete=not continuous(name))
     before = tiny.hashes(model)
-    start = viewer(name, model).state_dict()
+    start = adapted(name, model).state_dict()
     made = trained(name, model, data)
     assert tiny.hashes(model) == before
     assert not any(p.grad is not None or p.requires_grad for p in model.module.parameters())
@@ -114,14 +122,14 @@ def test_only_what_is_declared_moves_and_all_of_it(name: str, data: VLData) -> N
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
-def test_the_encoder_takes_any_layers_for_images(encoder: str, data: VLData) -> None:
+def test_the_encoder_takes_any_layers_for_images(encoder: str, data: TextDataset) -> None:
     model = tiny.model()
     before, pictures = tiny.hashes(model), tiny.pictures()
     settings = {"encoder": encoder, "encoder_settings": ENCODERS[encoder]}
-    start = viewer("craft", model, **settings)
-    bare = model.tower.look(pictures).z
+    start = adapted("craft", model, **settings)
+    bare = model.tower.encode_images(pictures).z
     with torch.no_grad():
-        first = start.look(pictures).z
+        first = start.encode_images(pictures).z
     if encoder != "vpt-deep":  # prompts are there from the start
         assert torch.equal(first, bare)
     made = trained("craft", model, data, **settings)
@@ -131,16 +139,16 @@ def test_the_encoder_takes_any_layers_for_images(encoder: str, data: VLData) -> 
     for n, p in start.named_parameters():
         assert torch.equal(p, made.get_parameter(n)) != (n in declared), n
     with torch.no_grad():
-        now = made.look(pictures)
+        now = made.encode_images(pictures)
     assert now.z.shape == bare.shape
     assert not torch.equal(now.z, first)
-    assert torch.equal(model.tower.look(pictures).z, bare)  # taken off without a trace
+    assert torch.equal(model.tower.encode_images(pictures).z, bare)  # taken off without a trace
 
 
 @pytest.mark.parametrize("encoder", ["linear-probe", "knn", "lora-linear"])
 def test_a_method_that_leaves_the_encoder_alone_is_refused(encoder: str) -> None:
     with pytest.raises(ConfigError, match="changes nothing inside the encoder"):
-        viewer("craft", tiny.model(), encoder=encoder)
+        adapted("craft", tiny.model(), encoder=encoder)
 
 
 def test_other_wrong_requests_are_refused() -> None:
@@ -152,7 +160,7 @@ def test_other_wrong_requests_are_refused() -> None:
             with pytest.raises(ConfigError, match=r"codes|continuous"):
                 method_of(name, {}).check(wrong)
     with pytest.raises(ConfigError, match="no method for images"):
-        viewer("craft", model, encoder="vision-ft-discrete")
+        adapted("craft", model, encoder="vision-ft-discrete")
     with pytest.raises(ConfigError, match="craft, vision-ft"):
         method_of("houlsby", {})
     with pytest.raises(ConfigError, match="frozen codebook"):
@@ -163,20 +171,20 @@ def test_other_wrong_requests_are_refused() -> None:
 
 def test_settings_are_the_published_ones_and_survive_their_record() -> None:
     craft = method_of("craft", {})
-    weights = {type(t).__name__: t.weight for t in craft.terms(tiny.model())}
+    weights = {type(t).__name__: t.weight for t in craft.losses(tiny.model())}
     assert weights == {"Alignment": 1.0, "Commitment": 0.1, "Contrastive": 0.1}
     bare = method_of("vision-ft-discrete", {})
-    assert [type(t) for t in bare.terms(tiny.model())] == [Alignment]
+    assert [type(t) for t in bare.losses(tiny.model())] == [SurrogateAlignment]
     for name in METHODS:
         method = method_of(name, {"lr": 1e-2})
         assert method_of(name, settings_of(method)) == method
 
 
-def test_alignment_reaches_the_patches_and_nothing_else(data: VLData) -> None:
+def test_alignment_reaches_the_patches_and_nothing_else(data: TextDataset) -> None:
     """SAL alone: a gradient at the copy of the patch embedding, none at language model, projector, codebook."""
     model = tiny.model()
-    made = viewer("vision-ft-discrete", model)
-    _, got = gradients(made, (Alignment(1.0),), lookout(made, "craft", data))
+    made = adapted("vision-ft-discrete", model)
+    _, got = gradients(made, (SurrogateAlignment(1.0),), lookout(made, "craft", data))
     assert got.keys() == {n for n, _ in made.named_parameters()}
     assert all(float(g.abs().max()) > 0 for n, g in got.items() if "patch_embed" in n)
     assert sum("patch_embed" in n for n in got) == 2
@@ -187,43 +195,43 @@ def test_alignment_reaches_the_patches_and_nothing_else(data: VLData) -> None:
 @pytest.mark.parametrize(
     ("off", "left"),
     [
-        ({"commit": 0, "contrast": 0}, (Alignment(1.0),)),
+        ({"commit": 0, "contrast": 0}, (SurrogateAlignment(1.0),)),
         ({"sal": 0, "contrast": 0}, (Commitment(0.1),)),
-        ({"sal": 0, "commit": 0}, (Contrastive(0.1),)),
+        ({"sal": 0, "commit": 0}, (SigmoidContrast(0.1),)),
     ],
     ids=str,
 )
 def test_a_weight_of_zero_is_the_absence_of_a_term(
-    data: VLData, off: dict[str, float], left: tuple[LookTerm, ...]
+    data: TextDataset, off: dict[str, float], left: tuple[CodebookLossTerm, ...]
 ) -> None:
     """To the bit, in loss and gradients; and the weights are factors."""
     model = tiny.model()
-    made = viewer("craft", model)
+    made = adapted("craft", model)
     batch = lookout(made, "craft", data)
-    loss, own = gradients(made, method_of("craft", off).terms(model), batch)
+    loss, own = gradients(made, method_of("craft", off).losses(model), batch)
     want, theirs = gradients(made, left, batch)
     assert torch.equal(loss, want)
     assert own.keys() == theirs.keys()
     assert all(torch.equal(own[n], theirs[n]) for n in own)
-    full, _ = gradients(made, method_of("craft", {}).terms(model), batch)
+    full, _ = gradients(made, method_of("craft", {}).losses(model), batch)
     assert not torch.equal(full, want)
     twice, _ = gradients(made, tuple(type(t)(2 * t.weight) for t in left), batch)
     torch.testing.assert_close(twice, 2 * want)
 
 
 @pytest.mark.parametrize(("questions", "end"), [(False, False), (False, True), (True, False)])
-def test_alignment_is_the_mean_over_tokens(data: VLData, questions: bool, end: bool) -> None:
+def test_alignment_is_the_mean_over_tokens(data: TextDataset, questions: bool, end: bool) -> None:
     """Of all rows together, so that long answers weigh more; in float64, row by row without padding."""
     model = tiny.model("gpt2")
-    made = viewer("craft", model)
+    made = adapted("craft", model)
     batch = lookout(made, "craft", data)
-    seen = glance(model, made, batch)
+    seen = inputs(model, made, batch)
     with torch.no_grad():
-        got = Alignment(1.0, questions=questions, end=end)(seen)
+        got = SurrogateAlignment(1.0, questions=questions, end=end)(seen)
         losses = []
         for i, (question, answer) in enumerate(zip(batch.questions, batch.answers, strict=True)):
             row = model.turns(
-                seen.look.seen[i : i + 1], [question], [answer], learn_questions=questions
+                seen.vision_output.seen[i : i + 1], [question], [answer], learn_questions=questions
             )
             scores = model.logits(row)[0].double().log_softmax(-1)
             labels = row.labels[0].tolist()
@@ -235,40 +243,40 @@ def test_alignment_is_the_mean_over_tokens(data: VLData, questions: bool, end: b
     assert float(got) == pytest.approx(sum(losses) / len(losses), rel=1e-4)
 
 
-def test_captions_are_learnt_where_there_are_some(data: VLData) -> None:
+def test_captions_are_learnt_where_there_are_some(data: TextDataset) -> None:
     model = tiny.model("gpt2")
-    made = viewer("projector-ft", model)
+    made = adapted("projector-ft", model)
     batch = lookout(made, "projector-ft", data)
-    some = glance(model, made, batch, captions=[batch.captions[0], [], batch.captions[2], []])
-    assert not torch.equal(some.look.seen[1], some.look.seen[2])
-    term = Captioning(1.0, [9, 8])
+    some = inputs(model, made, batch, captions=[batch.captions[0], [], batch.captions[2], []])
+    assert not torch.equal(some.vision_output.seen[1], some.vision_output.seen[2])
+    loss = Captioning(1.0, [9, 8])
     with torch.no_grad():
         rows = torch.tensor([0, 2])
-        wanted = Alignment(1.0, end=True)(
+        wanted = SurrogateAlignment(1.0, end=True)(
             replace(
                 some,
-                look=some.look._replace(seen=some.look.seen[rows]),
+                vision_output=some.vision_output._replace(seen=some.vision_output.seen[rows]),
                 questions=[[9, 8]] * 2,
                 answers=[batch.captions[0], batch.captions[2]],
             )
         )
-        torch.testing.assert_close(term(some), wanted)
+        torch.testing.assert_close(loss(some), wanted)
         with pytest.raises(DataError, match="describe=0"):
-            term(replace(some, captions=[[]] * 4))
-    assert method_of("projector-ft", {"describe": 0}).terms(model)[1:] == ()
+            loss(replace(some, captions=[[]] * 4))
+    assert method_of("projector-ft", {"describe": 0}).losses(model)[1:] == ()
 
 
-def test_commitment_is_its_loop(data: VLData) -> None:
+def test_commitment_is_its_loop(data: TextDataset) -> None:
     model = tiny.model()
-    made = viewer("craft", model)
-    seen = glance(model, made, lookout(made, "craft", data))
-    z, total = seen.look.z.double(), 0.0
+    made = adapted("craft", model)
+    seen = inputs(model, made, lookout(made, "craft", data))
+    z, total = seen.vision_output.z.double(), 0.0
     table = model.tower.quantiser.codebooks[0].double()
     for depth in range(1, tiny.DEPTH + 1):
         square = 0.0
         for b in range(z.shape[0]):
             for i in range(z.shape[1]):
-                entry = sum(table[k] for k in seen.look.codes[b, i, :depth].tolist())
+                entry = sum(table[k] for k in seen.vision_output.codes[b, i, :depth].tolist())
                 square += float((z[b, i] - entry).detach().square().sum())
         total += square / z.numel()
     loss = Commitment(1.0)(seen)
@@ -276,17 +284,17 @@ def test_commitment_is_its_loop(data: VLData) -> None:
     assert loss.requires_grad
 
 
-def test_contrast_is_its_double_sum_without_false_negatives(data: VLData) -> None:
+def test_contrast_is_its_double_sum_without_false_negatives(data: TextDataset) -> None:
     model = tiny.model()
-    made = viewer("craft", model)
+    made = adapted("craft", model)
     batch = lookout(made, "craft", data)
     groups = ["a", "b", "a", "c"]
-    seen, heads = glance(model, made, batch, groups=groups), model.tower.aligned
+    seen, heads = inputs(model, made, batch, groups=groups), model.tower.aligned
     with torch.no_grad():
         heads.bias.zero_()  # at -10 negatives weigh nothing yet
         heads.scale.fill_(1.0)
-        got = Contrastive(1.0)(seen)
-        u = heads.image(seen.look.seen).double()
+        got = SigmoidContrast(1.0)(seen)
+        u = heads.image(seen.vision_output.seen).double()
         v = torch.cat([heads.texts([row]) for row in batch.texts]).double()
     total = 0.0
     for i in range(4):
@@ -298,42 +306,42 @@ def test_contrast_is_its_double_sum_without_false_negatives(data: VLData) -> Non
             total += math.log1p(math.exp(-logit if i == j else logit))
     assert float(got) == pytest.approx(total / 4, rel=1e-4)
     with torch.no_grad():
-        assert not torch.equal(Contrastive(1.0)(replace(seen, groups=list("abcd"))), got)
+        assert not torch.equal(SigmoidContrast(1.0)(replace(seen, groups=list("abcd"))), got)
     with pytest.raises(DataError, match="contrast=0"):
-        Contrastive(1.0)(replace(seen, texts=[[]] * 4))
+        SigmoidContrast(1.0)(replace(seen, texts=[[]] * 4))
     blind = tiny.model(over=tiny.tower(contrast=False))
     with pytest.raises(BackboneError, match="contrast=0"):
-        Contrastive(1.0)(replace(seen, model=blind))
+        SigmoidContrast(1.0)(replace(seen, model=blind))
 
 
 @pytest.mark.parametrize("encoder", ["full", "adaptertune"])
-def test_ldifs_is_zero_at_the_start_and_then_its_equation(data: VLData, encoder: str) -> None:
+def test_ldifs_is_zero_at_the_start_and_then_its_equation(data: TextDataset, encoder: str) -> None:
     """Phi_l as the changed encoder gives it, with whatever is added after block l."""
     model = tiny.model(discrete=False)
     settings = {"encoder": encoder, "encoder_settings": ENCODERS[encoder]}
-    made = viewer("ldifs", model, **settings).eval()
+    made = adapted("ldifs", model, **settings).eval()
     batch = lookout(made, "ldifs", data, **settings)
-    anchor = method_of("ldifs", {}).terms(model)[-1]
+    anchor = method_of("ldifs", {}).losses(model)[-1]
     assert isinstance(anchor, FeatureAnchor)
     assert anchor.weight == 1.0
     assert anchor.studies == ("block.0.out", "block.1.out")
-    trainee = ViewerTrainee(made, (anchor,))
+    loss_module = CodebookLoss(made, (anchor,))
     with torch.no_grad():
-        assert float(trainee(batch)) == 0
+        assert float(loss_module(batch)) == 0
     last = [p for n, p in made.named_parameters() if "block/1" in n or "blocks/1/" in n]
     with torch.no_grad():
         for p in last:  # the last block alone
             p += 0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(0))
-        got = float(trainee(batch))
+        got = float(loss_module(batch))
         outs: list[list[Tensor]] = []
         for changed in (True, False):
             values: list[Tensor] = []
             norm = model.tower.encoder.norm
             remove = norm.register_forward_pre_hook(lambda _, args, to=values: to.append(args[0]))
             if changed:
-                made.look(batch.pictures)
+                made.encode_images(batch.pictures)
             else:
-                model.tower.look(batch.pictures)
+                model.tower.encode_images(batch.pictures)
             remove.remove()
             outs.append(values)
     # What comes after the last block is what the last layer reads.
@@ -342,19 +350,21 @@ def test_ldifs_is_zero_at_the_start_and_then_its_equation(data: VLData, encoder:
     assert got == pytest.approx(want, rel=1e-4)
 
 
-def test_remembrance_commits_to_the_codes_of_the_start(data: VLData) -> None:
+def test_remembrance_commits_to_the_codes_of_the_start(data: TextDataset) -> None:
     model = tiny.model()
-    made = viewer("craft", model, remember=0.5)
+    made = adapted("craft", model, remember=0.5)
     batch = lookout(made, "craft", data, remember=0.5)
     assert batch.general is not None
     assert batch.general.shape == batch.pictures.shape
-    terms = method_of("craft", {"sal": 0, "commit": 0, "contrast": 0, "remember": 0.5}).terms(model)
+    losses = method_of("craft", {"sal": 0, "commit": 0, "contrast": 0, "remember": 0.5}).losses(
+        model
+    )
     with torch.no_grad():
         for p in made.parameters():
             p += 0.02 * torch.randn(p.shape, generator=torch.Generator().manual_seed(0))
-    loss, got = gradients(made, terms, batch)
+    loss, got = gradients(made, losses, batch)
     with torch.no_grad():
-        now, before = made.look(batch.general), model.tower.look(batch.general)
+        now, before = made.encode_images(batch.general), model.tower.encode_images(batch.general)
     want = sum(float((now.z - p).double().square().mean()) for p in before.partials) / tiny.DEPTH
     assert not torch.equal(now.codes, before.codes)
     assert float(loss) == pytest.approx(0.5 * want, rel=1e-5)
@@ -362,27 +372,27 @@ def test_remembrance_commits_to_the_codes_of_the_start(data: VLData) -> None:
     without = lookout(made, "craft", data)
     assert without.general is None
     with pytest.raises(DataError, match="remember=0"):
-        ViewerTrainee(made, (Remembrance(1.0),))(without)
+        CodebookLoss(made, (GeneralAnchor(1.0),))(without)
 
 
 def test_what_the_text_tower_reads() -> None:
-    known = Sample("0", "what is it ?", ("i",), {"star": 1.0}, caption="a red star .")
+    known = TextSample("0", "what is it ?", ("i",), {"star": 1.0}, caption="a red star .")
     plain = method_of("craft", {})
     assert plain.text_of(known) == "a red star ."
     assert method_of("craft", {"texts": "caption+answer"}).text_of(known) == (
         "a red star . what is it ? star"
     )
     assert plain.text_of(replace(known, caption="")) == "what is it ? star"
-    assert plain.text_of(Sample("0", "", ("i",))) == ""
+    assert plain.text_of(TextSample("0", "", ("i",))) == ""
 
 
-def test_pictures_are_looked_at_once_where_the_encoder_rests(data: VLData) -> None:
+def test_pictures_are_looked_at_once_where_the_encoder_rests(data: TextDataset) -> None:
     model = tiny.model()
-    still = viewer("projector-ft", model)
+    still = adapted("projector-ft", model)
     batch = lookout(still, "projector-ft", data)
-    assert batch.look is not None
-    moving = viewer("craft", model)
+    assert batch.vision_output is not None
+    moving = adapted("craft", model)
     pictures = lookout(moving, "craft", data).pictures
     with torch.no_grad():
-        torch.testing.assert_close(batch.look.z, model.tower.look(pictures).z)
-    assert torch.equal(batch.look.codes, model.tower.look(pictures).codes)
+        torch.testing.assert_close(batch.vision_output.z, model.tower.encode_images(pictures).z)
+    assert torch.equal(batch.vision_output.codes, model.tower.encode_images(pictures).codes)

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 import language_for_tests as tiny
-from petiole.backbones.seq2seq import Inputs, Seq2Seq
+from petiole.backbones.encoder_decoder import Inputs, Seq2Seq
 from petiole.backbones.weights import fingerprint
-from petiole.engine.lessons import Lessons
-from petiole.engine.speaker import Batch, Speaker, SpeakerTrainee
 from petiole.ledger import sizes
-from petiole.methods.language import LanguageMethod
+from petiole.methods.language.base import LanguageMethod
 from petiole.methods.registry import create, methods, settings_of
+from petiole.tasks.text.collator import Collator
+from petiole.tasks.text.model import AdaptedTextModel, GenerationBatch, GenerationLoss
 
 NAMES = [name for name, entry in methods().items() if issubclass(entry.cls, LanguageMethod)]
 PAIRS = [(family, name) for family in ("bart", "t5") for name in NAMES]
@@ -54,12 +54,12 @@ def method(name: str, **settings: Any) -> LanguageMethod:
     return made
 
 
-def speaker(family: tiny.Family, made: LanguageMethod, seed: int = 0) -> Speaker:
+def speaker(family: tiny.Family, made: LanguageMethod, seed: int = 0) -> AdaptedTextModel:
     torch.manual_seed(seed)
-    return Speaker(model(family), made.changes(model(family))).eval()
+    return AdaptedTextModel(model(family), made.changes(model(family))).eval()
 
 
-def shaken(one: Speaker) -> Speaker:
+def shaken(one: AdaptedTextModel) -> AdaptedTextModel:
     """Trained, as far as numbers can tell."""
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
@@ -68,13 +68,13 @@ def shaken(one: Speaker) -> Speaker:
     return one
 
 
-def batch(family: tiny.Family, tasks: tuple[int, ...] = (0, 1, 2, 2, 0, 1)) -> Batch:
+def batch(family: tiny.Family, tasks: tuple[int, ...] = (0, 1, 2, 2, 0, 1)) -> GenerationBatch:
     data = tiny.tasks()
     rows = [(t, data[t].parts["train"][i]) for i, t in enumerate(tasks)]
-    return Lessons(model(family), data).lesson(rows, np.random.default_rng(0))
+    return Collator(model(family), data).lesson(rows, np.random.default_rng(0))
 
 
-def scores(one: Speaker, of: Batch) -> Tensor:
+def scores(one: AdaptedTextModel, of: GenerationBatch) -> Tensor:
     with torch.no_grad():
         return one(of.inputs, of.labels, of.tasks)
 
@@ -93,10 +93,10 @@ def test_it_moves_all_it_declares_and_nothing_else(family: tiny.Family, name: st
     kept = {"tuned.visual/codes"} if name != "vl-full" else set()
     assert fresh.keys() == trained | kept
     optimiser = torch.optim.AdamW([p for p in one.parameters() if p.requires_grad], weight_decay=0)
-    trainee = SpeakerTrainee(one).train()
+    loss_module = GenerationLoss(one).train()
     for _ in range(2):
         optimiser.zero_grad()
-        trainee(batch(family)).backward()
+        loss_module(batch(family)).backward()
         optimiser.step()
     for key, value in one.state_dict().items():
         assert torch.isfinite(value).all(), key
@@ -120,7 +120,7 @@ def test_it_is_whole_in_its_state(family: tiny.Family, name: str) -> None:
 @pytest.mark.parametrize(("family", "name"), PAIRS)
 def test_it_starts_as_the_bare_model_where_it_says_so(family: tiny.Family, name: str) -> None:
     one = speaker(family, method(name))
-    bare = Speaker(model(family), method("vl-projection").changes(model(family))).eval()
+    bare = AdaptedTextModel(model(family), method("vl-projection").changes(model(family))).eval()
     with torch.no_grad():  # a V->L block without training is drawn anew
         for key, value in bare.copies.items():
             value.copy_(one.copies[key])
@@ -148,7 +148,7 @@ def test_sharing_is_a_property_of_any_layer(family: tiny.Family, name: str, shar
     assert (got == several) == (sharing == "multiple")
 
 
-def mixed_is_alone(family: tiny.Family, made: LanguageMethod) -> Speaker:
+def mixed_is_alone(family: tiny.Family, made: LanguageMethod) -> AdaptedTextModel:
     one, of = shaken(speaker(family, made)), batch(family)
     mixed = scores(one, of)
     for task in range(3):
@@ -178,10 +178,10 @@ def test_it_counts_as_the_ledger_says(family: tiny.Family, name: str) -> None:
 @pytest.mark.parametrize(("family", "name"), [p for p in PAIRS if p[1] != "vl-projection"])
 def test_it_serves_one_task_and_a_model_without_eyes(family: tiny.Family, name: str) -> None:
     blind = tiny.model(family, seen=0)
-    one = Speaker(blind, method(name, tasks=1).changes(blind)).train()
+    one = AdaptedTextModel(blind, method(name, tasks=1).changes(blind)).train()
     of = batch(family, (0, 0))
     inputs = Inputs(of.inputs.ids, of.inputs.mask)
-    loss = SpeakerTrainee(one)(Batch(inputs, of.labels, of.weights, of.tasks))
+    loss = GenerationLoss(one)(GenerationBatch(inputs, of.labels, of.weights, of.tasks))
     loss.backward()
     assert torch.isfinite(loss)
     assert not any("visual" in key for key in one.state_dict())

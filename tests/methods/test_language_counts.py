@@ -10,14 +10,14 @@ import pytest
 import torch
 
 import language_for_tests as tiny
-from petiole.backbones.registry import Request, resolve
-from petiole.backbones.seq2seq import Seq2Seq
+from petiole.backbones.encoder_decoder import Seq2Seq
+from petiole.backbones.registry import LoadRequest, resolve
 from petiole.cli import main
+from petiole.commands.params import params
 from petiole.errors import ConfigError
 from petiole.ledger import LanguageSizes, language_ledger, sizes
-from petiole.methods.language import LanguageMethod, attentions, blocks
+from petiole.methods.language.base import LanguageMethod, attentions, blocks
 from petiole.methods.registry import create
-from petiole.verbs.params import params
 
 BART, VIDEO, T5 = "clip-bart-base", "clip-bart-base-video", "clip-t5-base"
 BART_ALONE, T5_ALONE = 139_420_416, 222_903_552
@@ -64,7 +64,7 @@ RATES = {
 
 @cache
 def shape(name: str) -> Seq2Seq:
-    model = resolve(Request(name, meta=True))
+    model = resolve(LoadRequest(name, meta=True))
     assert isinstance(model, Seq2Seq)
     return model
 

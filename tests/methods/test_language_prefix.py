@@ -10,22 +10,22 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 import seq2seq_for_tests as tiny
+from petiole.backbones.encoder_decoder import Seq2Seq
 from petiole.backbones.hooks import observed
-from petiole.backbones.seq2seq import Seq2Seq
-from petiole.engine.speaker import Speaker
-from petiole.methods.language import LanguageMethod
+from petiole.methods.language.base import LanguageMethod
 from petiole.methods.registry import create
+from petiole.tasks.text.model import AdaptedTextModel
 
 N, TASKS = 3, (1, 0, 1)
 
 
-def speaker(kind: str, sharing: str = "multiple") -> tuple[Seq2Seq, Speaker]:
+def speaker(kind: str, sharing: str = "multiple") -> tuple[Seq2Seq, AdaptedTextModel]:
     model = tiny.model(kind)
     model.module.double()
     method = create("vl-prefix", {"prefix": N, "tasks": 2, "sharing": sharing})
     assert isinstance(method, LanguageMethod)
     torch.manual_seed(0)
-    one = Speaker(model, method.changes(model)).double().eval()
+    one = AdaptedTextModel(model, method.changes(model)).double().eval()
     with torch.no_grad():
         for parameter in one.attach.parameters():
             parameter.copy_(torch.randn_like(parameter))
@@ -39,7 +39,13 @@ def inputs() -> Any:
 
 
 def by_hand(
-    model: Seq2Seq, one: Speaker, at: str, row: int, queries: Tensor, memory: Tensor, add: Tensor
+    model: Seq2Seq,
+    one: AdaptedTextModel,
+    at: str,
+    row: int,
+    queries: Tensor,
+    memory: Tensor,
+    add: Tensor,
 ) -> Tensor:
     """softmax(q [P_k; K]^T s + add) [P_v; V] of each head, then the output map; (Q, d)."""
     site = {value: model.site(f"{at}.{value}").module for value in ("q", "k", "v", "out")}
@@ -89,8 +95,8 @@ def test_attention_sees_the_learned_keys_and_values_before_its_own(kind: str) ->
         with torch.no_grad():
             stream = seen[f"{at[0]}.in"][row, N:]
             own_attention = by_hand(model, one, at[0], row, stream, stream, bias + hidden)
-            asking, memory = seen[f"{at[1]}.in"][row], encoded.states[row, N:]
-            cross = by_hand(model, one, at[1], row, asking, memory, hidden[None, None])
+            inference, memory = seen[f"{at[1]}.in"][row], encoded.states[row, N:]
+            cross = by_hand(model, one, at[1], row, inference, memory, hidden[None, None])
         real = torch.cat([batch.mask[row], torch.ones(places, dtype=torch.bool)])
         got = seen[f"{at[0]}.out"][row, N:]
         torch.testing.assert_close(got[real], own_attention[real], rtol=1e-9, atol=1e-9)

@@ -12,14 +12,14 @@ from torch.autograd.graph import saved_tensors_hooks
 import backbones_for_tests as tiny
 from methods.test_prompts import adapted, batch, shaken
 from petiole.backbones.base import IMAGES
-from petiole.engine.adapted import Adapted, Trainee
 from petiole.errors import ConfigError
-from petiole.methods.class_names import NamedTexts
+from petiole.methods.prompt_learning.class_names import NamedTexts
+from petiole.tasks.classification.model import AdaptedClassifier, ClassificationLoss
 
 NAMES = ("ash", "birch", "cedar", "elm", "fir", "hazel", "larch", "maple", "oak", "pine")
 
 
-def texts_of(built: Adapted) -> NamedTexts:
+def texts_of(built: AdaptedClassifier) -> NamedTexts:
     """The host's head."""
     head = getattr(built.head, "host", built.head)
     assert isinstance(head, NamedTexts)
@@ -31,11 +31,11 @@ def trained(name: str, at_once: int, **settings: Any) -> tuple[Tensor, dict[str,
     built = shaken(adapted(name, names=NAMES, **settings)).train()
     texts_of(built).at_once = at_once
     state, labels = batch(built)
-    trainee = Trainee(built, 0.5, 0.0).train()
+    loss_module = ClassificationLoss(built, 0.5, 0.0).train()
     with tiny.seeded(7), built.attached():
-        loss = trainee(state, labels, torch.ones(6, dtype=torch.bool))
+        loss = loss_module(state, labels, torch.ones(6, dtype=torch.bool))
         torch.autograd.backward(loss)
-    grads = {n: p.grad for n, p in trainee.named_parameters() if p.requires_grad}
+    grads = {n: p.grad for n, p in loss_module.named_parameters() if p.requires_grad}
     assert all(g is not None for g in grads.values())
     return loss.detach(), {n: g for n, g in grads.items() if g is not None}
 
@@ -70,12 +70,12 @@ def test_dropout_is_the_same_when_a_part_is_computed_again() -> None:
     built = shaken(adapted("clip-lora", names=NAMES, dropout=0.5)).train()
     texts_of(built).at_once = 3
     state, labels = batch(built)
-    trainee = Trainee(built, 0.5, 0.0).train()
-    parameters = [p for p in trainee.parameters() if p.requires_grad]
+    loss_module = ClassificationLoss(built, 0.5, 0.0).train()
+    parameters = [p for p in loss_module.parameters() if p.requires_grad]
 
     def loss() -> Tensor:
         with tiny.seeded(7):
-            out: Tensor = trainee(state, labels, torch.ones(6, dtype=torch.bool))
+            out: Tensor = loss_module(state, labels, torch.ones(6, dtype=torch.bool))
             return out
 
     with built.attached():

@@ -17,11 +17,11 @@ import backbones_for_tests as tiny
 import contract
 from petiole.backbones.base import Backbone
 from petiole.backbones.weights import fingerprint
-from petiole.engine.adapted import Adapted
 from petiole.errors import ConfigError
 from petiole.ledger import ledger
-from petiole.methods.peft import REFUSED
+from petiole.methods.peft.library import REFUSED
 from petiole.methods.registry import create
+from petiole.tasks.classification.model import AdaptedClassifier
 
 KINDS = sorted(key.value.lower() for key in PEFT_TYPE_TO_CONFIG_MAPPING)
 SMALL: dict[str, dict[str, Any]] = {  # what does not fit a width of 24
@@ -201,7 +201,7 @@ def test_a_cnn_takes_modules_by_name(tmp_path: Path) -> None:
 
 def test_what_peft_injects_moves_between_devices() -> None:
     """Also fixed projections, which live in peft's own modules."""
-    adapted: Adapted = pair_of("peft:vera", tiny.plain(), Path()).adapted()
+    adapted: AdaptedClassifier = pair_of("peft:vera", tiny.plain(), Path()).adapted()
     injected = adapted.plan.injected
     assert injected is not None
     assert list(injected.buffers())

@@ -12,24 +12,26 @@ from torch.nn.functional import cross_entropy, normalize
 import backbones_for_tests as tiny
 import clip_for_tests as clips
 from petiole.backbones.base import IMAGES
-from petiole.engine.adapted import ANCHOR, Adapted, Trainee
 from petiole.errors import ConfigError
+from petiole.methods.prompt_learning.templates import SIXTY
+from petiole.methods.prompt_learning.textrefiner import Semantics
 from petiole.methods.registry import create
-from petiole.methods.templates import SIXTY
-from petiole.methods.textrefiner import Semantics
+from petiole.tasks.classification.model import ANCHOR, AdaptedClassifier, ClassificationLoss
 
 NAMES = ("ash", "weeping willow", "red_oak")
 
 
-def adapted(name: str, seed: int = 0, names: Sequence[str] = NAMES, **settings: object) -> Adapted:
+def adapted(
+    name: str, seed: int = 0, names: Sequence[str] = NAMES, **settings: object
+) -> AdaptedClassifier:
     towers = clips.towers()
     with tiny.seeded(seed):
-        built = Adapted(towers, create(name, settings).plan(towers, len(names)))
+        built = AdaptedClassifier(towers, create(name, settings).plan(towers, len(names)))
     built.name(names)
     return built.eval()
 
 
-def shaken(built: Adapted) -> Adapted:
+def shaken(built: AdaptedClassifier) -> AdaptedClassifier:
     with tiny.seeded(3), torch.no_grad():
         for parameter in built.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
@@ -171,7 +173,7 @@ def test_deep_prompts(name: str) -> None:
     torch.testing.assert_close(built({IMAGES: images}).logits, want, rtol=1e-4, atol=1e-4)
 
 
-def batch(built: Adapted) -> tuple[dict[str, Tensor], Tensor]:
+def batch(built: AdaptedClassifier) -> tuple[dict[str, Tensor], Tensor]:
     """Images at the training cut, with the plan's anchors, and their labels."""
     backbone, images = built.backbone, tiny.images(built.backbone, 6, seed=4)
     state = dict(backbone.lower(images, built.training_cut))
@@ -181,9 +183,11 @@ def batch(built: Adapted) -> tuple[dict[str, Tensor], Tensor]:
     return state, torch.tensor([0, 1, 2, 2, 1, 0])
 
 
-def loss_of(built: Adapted) -> Tensor:
+def loss_of(built: AdaptedClassifier) -> Tensor:
     state, labels = batch(built)
-    loss: Tensor = Trainee(built, 0.5, 0.0)(state, labels, torch.ones(6, dtype=torch.bool))
+    loss: Tensor = ClassificationLoss(built, 0.5, 0.0)(
+        state, labels, torch.ones(6, dtype=torch.bool)
+    )
     return loss
 
 
@@ -223,10 +227,10 @@ def test_promptsrc_loss() -> None:
 def test_promptkd_learns_from_the_teacher_alone() -> None:
     built = shaken(adapted("promptkd", weight=200.0))
     state, labels = batch(built)
-    trainee = Trainee(built, 0.5, 0.0)
+    loss_module = ClassificationLoss(built, 0.5, 0.0)
     target = torch.ones(6, dtype=torch.bool)
-    got = trainee(state, labels, target)
-    assert torch.equal(got, trainee(state, labels.flip(0), target))  # labels do not matter
+    got = loss_module(state, labels, target)
+    assert torch.equal(got, loss_module(state, labels.flip(0), target))  # labels do not matter
     frozen = zero_shot().detach()
     bare = normalize(state[ANCHOR + "final.image"], dim=-1)
     ours = scale() * normalize(built({IMAGES: state[IMAGES]}).vector, dim=-1) @ frozen.T
@@ -260,10 +264,10 @@ def test_textrefiner_losses_and_where_their_gradients_go() -> None:
     head, cache = built.head, built.head.refiner.cache  # type: ignore[union-attr]
     entries = cache.entries.clone()  # type: ignore[union-attr, operator]
     state, labels = batch(built)
-    trainee = Trainee(built, 0.5, 0.0).train()
-    semantics = built.plan.terms[0]
+    loss_module = ClassificationLoss(built, 0.5, 0.0).train()
+    semantics = built.plan.losses[0]
     assert isinstance(semantics, Semantics)
-    loss = trainee(state, labels, torch.ones(6, dtype=torch.bool))
+    loss = loss_module(state, labels, torch.ones(6, dtype=torch.bool))
     torch.autograd.backward(loss)
 
     with built.attached():
@@ -301,13 +305,13 @@ def test_textrefiner_losses_and_where_their_gradients_go() -> None:
             head.forget()  # type: ignore[operator, union-attr]
             values = built.values(state, built.plan.studied)
             out = built.top(values)
-            from petiole.methods.base import Step
+            from petiole.methods.base import LossInputs
 
-            step = Step(out.vector, out.logits, labels, labels > -1, values, {})
+            step = LossInputs(out.vector, out.logits, labels, labels > -1, values, {})
             losses = {
                 "class": lambda: cross_entropy(out.logits, labels),
                 "semantic": lambda: semantics(step),
-                "retention": lambda: built.plan.terms[1](step),
+                "retention": lambda: built.plan.losses[1](step),
             }
             found = torch.autograd.grad(losses[only](), list(parts.values()), allow_unused=True)
         return {k: g is not None and bool(g.any()) for k, g in zip(parts, found, strict=True)}
@@ -323,12 +327,12 @@ def test_textrefiner_refines_the_class_vectors_of_each_image_where_they_differ()
     head = built.head
     entries = head.refiner.cache.entries.clone()  # type: ignore[union-attr, operator]
     state, labels = batch(built)
-    trainee = Trainee(built, 0.5, 0.0).train()
-    loss = trainee(state, labels, torch.ones(6, dtype=torch.bool))
+    loss_module = ClassificationLoss(built, 0.5, 0.0).train()
+    loss = loss_module(state, labels, torch.ones(6, dtype=torch.bool))
     torch.autograd.backward(loss)
-    assert all(p.grad is not None for p in trainee.parameters() if p.requires_grad)
+    assert all(p.grad is not None for p in loss_module.parameters() if p.requires_grad)
 
-    semantics = built.plan.terms[0]
+    semantics = built.plan.losses[0]
     assert isinstance(semantics, Semantics)
     weight = head.refiner.map.weight.detach()  # type: ignore[union-attr]
     tokens = torch.cat([state["final.image"][:, None], state["final.patches"]], 1)

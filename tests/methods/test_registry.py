@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from petiole.errors import ConfigError
 from petiole.methods import registry
-from petiole.methods.baselines import LogisticRegression
 from petiole.methods.blocks import numbers
-from petiole.methods.cls_residual import ClsResidual
+from petiole.methods.heads.baselines import LogisticRegression
+from petiole.methods.peft.cls_residual import ClsResidual
 from petiole.methods.recipe import Recipe
 from petiole.methods.registry import create, methods, register, settings_of
 

@@ -9,8 +9,8 @@ import torch
 
 import clip_for_tests as clips
 from petiole.errors import ConfigError
+from petiole.methods.prompt_learning.tip_adapter import TipHead
 from petiole.methods.registry import create
-from petiole.methods.tip_adapter import TipHead
 
 
 def head(**settings: object) -> TipHead:

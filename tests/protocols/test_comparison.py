@@ -6,13 +6,13 @@ import pytest
 from pydantic import ValidationError
 
 from petiole.errors import RunError
-from petiole.protocols.comparison import COMPARISON, Comparison, Row
+from petiole.protocols.comparison import COMPARISON, Comparison, ComparisonRow
 
 
 def comparison(**changes: object) -> Comparison:
     values: dict[str, object] = {
         "title": "Sketch to photo",
-        "rows": [Row(name=n, label=n.upper(), method="cosine") for n in ("a", "b")],
+        "rows": [ComparisonRow(name=n, label=n.upper(), method="cosine") for n in ("a", "b")],
         "draws": 2,
         "inits": 3,
         "shots": 10,
@@ -50,13 +50,13 @@ def test_claims_must_be_of_rows() -> None:
 
 def test_rows_must_differ() -> None:
     with pytest.raises(ValidationError, match="row names occur twice: a"):
-        comparison(rows=[Row(name="a", label="x", method="m")] * 2)
+        comparison(rows=[ComparisonRow(name="a", label="x", method="m")] * 2)
 
 
 @pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "a b", "é"])
 def test_row_names_must_name_a_folder(name: str) -> None:
     with pytest.raises(ValidationError, match="cannot name a folder"):
-        Row(name=name, label="x", method="m")
+        ComparisonRow(name=name, label="x", method="m")
 
 
 def test_a_folder_without_one_is_named(tmp_path: Path) -> None:

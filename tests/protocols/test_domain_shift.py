@@ -10,10 +10,10 @@ from PIL import Image
 
 from petiole.engine.executor import Local
 from petiole.engine.record import read_predictions, read_record
-from petiole.engine.session import Bench
 from petiole.errors import ConfigError, RunError
 from petiole.protocols import domain_shift
 from petiole.protocols.comparison import Comparison
+from petiole.tasks.classification.workspace import ClassificationSpec
 
 SETTINGS = {"steps": 4, "views": 0}
 
@@ -33,8 +33,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def bench(images: Path, tmp_path: Path) -> Bench:
-    return Bench("petiole/tiny-vit", images, cache=tmp_path / "cache", quiet=True)
+def bench(images: Path, tmp_path: Path) -> ClassificationSpec:
+    return ClassificationSpec("petiole/tiny-vit", images, cache=tmp_path / "cache", quiet=True)
 
 
 def comparison(**changes: object) -> Comparison:
@@ -52,12 +52,12 @@ def comparison(**changes: object) -> Comparison:
     return Comparison(**{**fields, **changes})  # type: ignore[arg-type]
 
 
-def do(c: Comparison, bench: Bench, folder: Path, *, resume: bool = False) -> None:
+def do(c: Comparison, bench: ClassificationSpec, folder: Path, *, resume: bool = False) -> None:
     jobs = domain_shift.jobs_of(c, bench, folder, SETTINGS, resume=resume)
     domain_shift.compare(c, jobs, folder, executor=Local(), resume=resume, quiet=True)
 
 
-def test_rows_share_draws_and_test_images(bench: Bench, tmp_path: Path) -> None:
+def test_rows_share_draws_and_test_images(bench: ClassificationSpec, tmp_path: Path) -> None:
     c = comparison()
     do(c, bench, tmp_path / "out")
     cards = [[read_record(p).request.data for p in c.runs(tmp_path / "out", r)] for r in c.rows]
@@ -69,19 +69,22 @@ def test_rows_share_draws_and_test_images(bench: Bench, tmp_path: Path) -> None:
     assert len(ids) == 1
 
 
-def test_every_run_opened_the_test_set_once(bench: Bench, tmp_path: Path) -> None:
+def test_every_run_opened_the_test_set_once(bench: ClassificationSpec, tmp_path: Path) -> None:
     c = comparison()
     do(c, bench, tmp_path / "out")
     do(c, bench, tmp_path / "out", resume=True)
     for row in c.rows:
         for place in c.runs(tmp_path / "out", row):
-            assert read_record(place).test_openings == 1
-            assert len((place / "openings.jsonl").read_text().splitlines()) == 1
+            assert read_record(place).test_evaluations == 1
+            assert len((place / "test_evaluations.jsonl").read_text().splitlines()) == 1
 
 
 def test_settings_reach_only_rows_that_have_them() -> None:
     jobs = domain_shift.jobs_of(
-        comparison(), Bench("petiole/tiny-vit", Path("x")), Path("out"), {"rank": 2, "steps": 1}
+        comparison(),
+        ClassificationSpec("petiole/tiny-vit", Path("x")),
+        Path("out"),
+        {"rank": 2, "steps": 1},
     )
     by_method = {job.method: job.settings for job in jobs}
     assert by_method["cls-residual-lora"]["rank"] == 2
@@ -91,18 +94,26 @@ def test_settings_reach_only_rows_that_have_them() -> None:
 def test_a_setting_out_of_range_is_refused() -> None:
     with pytest.raises(ConfigError, match="steps must not be negative"):
         domain_shift.jobs_of(
-            comparison(), Bench("petiole/tiny-vit", Path("x")), Path("out"), {"steps": -1}
+            comparison(),
+            ClassificationSpec("petiole/tiny-vit", Path("x")),
+            Path("out"),
+            {"steps": -1},
         )
 
 
 def test_a_setting_that_no_row_has_is_refused() -> None:
     with pytest.raises(ConfigError, match="ranc"):
         domain_shift.jobs_of(
-            comparison(), Bench("petiole/tiny-vit", Path("x")), Path("out"), {"ranc": 1}
+            comparison(),
+            ClassificationSpec("petiole/tiny-vit", Path("x")),
+            Path("out"),
+            {"ranc": 1},
         )
 
 
-def test_another_comparison_in_the_folder_is_refused(bench: Bench, tmp_path: Path) -> None:
+def test_another_comparison_in_the_folder_is_refused(
+    bench: ClassificationSpec, tmp_path: Path
+) -> None:
     do(comparison(), bench, tmp_path / "out")
     with pytest.raises(RunError, match="--resume"):
         do(comparison(), bench, tmp_path / "out")

@@ -10,28 +10,28 @@ from typing import Any
 import pytest
 
 import language_for_tests as tiny
-from petiole.engine.course import CourseRecord
-from petiole.engine.school import Lesson, Opened, School
 from petiole.errors import ConfigError, DataError, RunError
 from petiole.protocols import multitask
-from petiole.protocols.comparison import Row
-from petiole.protocols.multitask import Multitask, commonest, lessons_of, plan, work
+from petiole.protocols.comparison import ComparisonRow
+from petiole.protocols.multitask import Multitask, commonest, jobs_of, plan, run_all
+from petiole.tasks.text.training import TextRecord
+from petiole.tasks.text.workspace import TextRunSpec, TextSpec, TextWorkspace
 
-SCHOOL = School("a-model", ("a-folder",))
-
-
-def rows(*names: str, **settings: Any) -> list[Row]:
-    return [Row(name=n, label=n, method=n, settings=settings) for n in names]
+SCHOOL = TextSpec("a-model", ("a-folder",))
 
 
-def asked(*names: str, **terms: Any) -> Multitask:
+def rows(*names: str, **settings: Any) -> list[ComparisonRow]:
+    return [ComparisonRow(name=n, label=n, method=n, settings=settings) for n in names]
+
+
+def protocol(*names: str, **terms: Any) -> Multitask:
     given = {"model": "a-model", "tasks": ["vqa", "nlvr", "caption"], "seeds": 2, **terms}
     return plan(rows(*(names or ("vl-adapter", "vl-lora"))), **given)
 
 
 def test_the_first_row_is_the_reference_unless_another_is_named() -> None:
-    assert asked().reference == "vl-adapter"
-    assert asked(reference="vl-lora").reference == "vl-lora"
+    assert protocol().reference == "vl-adapter"
+    assert protocol(reference="vl-lora").reference == "vl-lora"
 
 
 @pytest.mark.parametrize(
@@ -47,20 +47,20 @@ def test_a_plan_that_cannot_be_is_refused_by_the_name_of_its_term(
     terms: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(ConfigError, match=words):
-        asked(**terms)
+        protocol(**terms)
 
 
 def test_every_row_has_a_run_of_every_seed(tmp_path: Path) -> None:
-    made = asked(mode="mixed", fraction=0.5, prefixes=False, scored="val")
-    lessons = lessons_of(made, SCHOOL, tmp_path, {}, resume=True)
-    assert [(one.method, one.seed) for one in lessons] == [
+    made = protocol(mode="mixed", fraction=0.5, prefixes=False, scored="val")
+    jobs = jobs_of(made, SCHOOL, tmp_path, {}, resume=True)
+    assert [(one.method, one.seed) for one in jobs] == [
         ("vl-adapter", 0),
         ("vl-adapter", 1),
         ("vl-lora", 0),
         ("vl-lora", 1),
     ]
-    assert len({one.folder for one in lessons}) == 4
-    for one in lessons:
+    assert len({one.folder for one in jobs}) == 4
+    for one in jobs:
         assert (one.mode, one.fraction, one.prefixes, one.scored) == ("mixed", 0.5, False, "val")
         assert one.resume
 
@@ -72,8 +72,8 @@ def test_settings_go_to_the_methods_that_have_them_and_a_rows_own_win(tmp_path: 
         tasks=["vqa"],
         seeds=1,
     )
-    lessons = lessons_of(made, SCHOOL, tmp_path, {"lr": 0.25, "reduction": 4})
-    assert [dict(one.settings) for one in lessons] == [
+    jobs = jobs_of(made, SCHOOL, tmp_path, {"lr": 0.25, "reduction": 4})
+    assert [dict(one.settings) for one in jobs] == [
         {"lr": 0.25, "reduction": 4},
         {"lr": 0.25},
         {"lr": 0.5},
@@ -92,7 +92,7 @@ def test_a_setting_or_method_that_cannot_be_is_refused_before_anything_runs(
     tmp_path: Path, methods: tuple[str, ...], settings: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(ConfigError, match=words):
-        lessons_of(asked(*methods), SCHOOL, tmp_path, settings)
+        jobs_of(protocol(*methods), SCHOOL, tmp_path, settings)
 
 
 def test_the_commonest_answer_is_counted_in_training_and_scored_on_the_part(
@@ -114,44 +114,44 @@ class Remembering:
     """An executor that does nothing but remember."""
 
     def __init__(self) -> None:
-        self.jobs: list[Lesson] = []
+        self.jobs: list[TextRunSpec] = []
 
     def map(self, _: Callable[..., Any], jobs: Sequence[Any]) -> Iterator[Any]:
         for job in jobs:
             self.jobs.append(job)
-            yield CourseRecord.model_construct(scores={"vqa": {"a": 1.0}, "caption": {"b": 3.0}})
+            yield TextRecord.model_construct(scores={"vqa": {"a": 1.0}, "caption": {"b": 3.0}})
 
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> None:
     tasks = tuple(tiny.tasks())
-    made = Opened(tiny.model(), tasks, {}, (Path(),) * 3, None)
+    made = TextWorkspace(tiny.model(), tasks, {}, (Path(),) * 3, None)
     monkeypatch.setattr(multitask, "attend", lambda _: made)
 
 
 @pytest.mark.usefixtures("opened")
 def test_what_was_asked_is_written_before_anything_runs_and_kept(tmp_path: Path) -> None:
-    made, where = asked(), Remembering()
-    lessons = lessons_of(made, SCHOOL, tmp_path, {})
-    work(made, lessons, tmp_path, executor=where, quiet=True)
-    assert where.jobs == lessons
+    made, where = protocol(), Remembering()
+    jobs = jobs_of(made, SCHOOL, tmp_path, {})
+    run_all(made, jobs, tmp_path, executor=where, quiet=True)
+    assert where.jobs == jobs
     assert Multitask.read(tmp_path) == made
     with pytest.raises(RunError, match=r"already holds results\. Add --resume"):
-        work(made, lessons, tmp_path, executor=where, quiet=True)
-    work(made, lessons, tmp_path, executor=where, resume=True, quiet=True)
-    assert len(where.jobs) == 2 * len(lessons)
+        run_all(made, jobs, tmp_path, executor=where, quiet=True)
+    run_all(made, jobs, tmp_path, executor=where, resume=True, quiet=True)
+    assert len(where.jobs) == 2 * len(jobs)
 
 
 @pytest.mark.usefixtures("opened")
 @pytest.mark.parametrize(
     ("other", "words"),
     [
-        (asked(seeds=3), r"\(seeds: 2 -> 3\)"),
+        (protocol(seeds=3), r"\(seeds: 2 -> 3\)"),
         (
-            asked(mode="mixed", prefixes=False),
+            protocol(mode="mixed", prefixes=False),
             "mode: 'proportional' -> 'mixed'; prefixes: True -> ",
         ),
-        (asked("vl-adapter"), r"rows: \['vl-adapter', 'vl-lora'\] -> \['vl-adapter'\]"),
+        (protocol("vl-adapter"), r"rows: \['vl-adapter', 'vl-lora'\] -> \['vl-adapter'\]"),
         (
             plan(
                 rows("vl-adapter", "vl-lora", lr=0.1),
@@ -166,19 +166,19 @@ def test_what_was_asked_is_written_before_anything_runs_and_kept(tmp_path: Path)
 def test_another_measurement_is_refused_and_the_difference_named(
     tmp_path: Path, other: Multitask, words: str
 ) -> None:
-    first = asked()
+    first = protocol()
     where = Remembering()
-    lessons = lessons_of(first, SCHOOL, tmp_path, {})
-    work(first, lessons, tmp_path, executor=where, quiet=True)
+    jobs = jobs_of(first, SCHOOL, tmp_path, {})
+    run_all(first, jobs, tmp_path, executor=where, quiet=True)
     before = (tmp_path / "multitask.json").read_bytes()
     with pytest.raises(RunError, match=words):
-        work(other, lessons, tmp_path, executor=where, resume=True, quiet=True)
-    assert len(where.jobs) == len(lessons)
+        run_all(other, jobs, tmp_path, executor=where, resume=True, quiet=True)
+    assert len(where.jobs) == len(jobs)
     assert (tmp_path / "multitask.json").read_bytes() == before
 
 
 def test_the_average_is_the_mean_of_the_first_metrics() -> None:
-    record = CourseRecord.model_construct(
+    record = TextRecord.model_construct(
         scores={"vqa": {"a": 10.0, "z": 99.0}, "caption": {"cider": 40.0, "bleu4": 0.0}}
     )
     assert multitask.headlines(record) == {"vqa": 10.0, "caption": 40.0}

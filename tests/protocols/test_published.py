@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from petiole.data import coop
+from petiole.data.readers import coop
 from petiole.errors import ConfigError
+from petiole.methods.prompt_learning.templates import SEVEN
 from petiole.methods.registry import create
-from petiole.methods.templates import SEVEN
 from petiole.protocols import generalisation as protocol
 from petiole.protocols.domain_shift import rows_of
 from petiole.protocols.generalisation import Generalisation
@@ -26,8 +26,8 @@ def few(
 
 
 def by_shots(method: str, known: str, **given: Any) -> dict[str, dict[str, Any]]:
-    asked = few(method, known=known)
-    return {k: asked.settings(asked.rows[0], given, k) for k in asked.levels}
+    protocol = few(method, known=known)
+    return {k: protocol.settings(protocol.rows[0], given, k) for k in protocol.levels}
 
 
 def test_coop_trains_longer_on_more_shots_but_not_on_imagenet() -> None:
@@ -58,25 +58,25 @@ def test_what_the_user_states_wins() -> None:
     assert all(s == {"steps": 3, "phrase": "a photo of a"} for s in stated.values())
     words = by_shots("coop", "EuroSAT", context=4)["1"]
     assert (words["context"], words["epochs"]) == (4, 50)
-    asked = few("zero-shot", "coop", known="EuroSAT")
-    own = asked.settings(asked.rows[0], {"templates": ["{}"]})
+    protocol = few("zero-shot", "coop", known="EuroSAT")
+    own = protocol.settings(protocol.rows[0], {"templates": ["{}"]})
     assert own == {"templates": ["{}"]}
 
 
 def test_without_being_asked_nothing_but_the_template_is_published() -> None:
-    asked = few("zero-shot", "coop", known="EuroSAT", published=False)
-    zero, learned = asked.rows
-    assert asked.settings(zero, {}, "1") == {"templates": ["a centered satellite photo of {}."]}
-    assert asked.settings(learned, {}, "1") == {}
-    assert asked.notes({}) == [
+    protocol = few("zero-shot", "coop", known="EuroSAT", published=False)
+    zero, learned = protocol.rows
+    assert protocol.settings(zero, {}, "1") == {"templates": ["a centered satellite photo of {}."]}
+    assert protocol.settings(learned, {}, "1") == {}
+    assert protocol.notes({}) == [
         "zero-shot: templates=['a centered satellite photo of {}.'], as published"
     ]
 
 
 def test_the_ensemble_takes_the_data_set_s_template_beside_the_seven() -> None:
     for known, more in (("UCF101", ["a photo of a person doing {}."]), ("ImageNet", [])):
-        asked = few("zero-shot-ensemble", "coop", known=known)
-        assert asked.settings(asked.rows[0], {})["templates"] == [*SEVEN, *more]
+        protocol = few("zero-shot-ensemble", "coop", known=known)
+        assert protocol.settings(protocol.rows[0], {})["templates"] == [*SEVEN, *more]
 
 
 def test_templates_are_not_applied_where_other_data_sets_are_tested_too() -> None:

@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from petiole.engine import spectrum
 from petiole.engine.executor import Local
-from petiole.engine.record import OPENINGS, RECORD, read_record
-from petiole.engine.run import Job
-from petiole.engine.session import Bench
-from petiole.engine.spectrum import SPECTRUM, ShiftSpectrum
+from petiole.engine.record import RECORD, TEST_EVALUATIONS, read_record
 from petiole.errors import ConfigError, RunError
 from petiole.ledger import Ledger
 from petiole.protocols import rank_sweep
 from petiole.protocols.rank_sweep import RankSweep, place
+from petiole.tasks.classification import spectrum
+from petiole.tasks.classification.spectrum import SPECTRUM, ShiftSpectrum
+from petiole.tasks.classification.task import RunSpec
+from petiole.tasks.classification.workspace import ClassificationSpec
 
 SETTINGS = {"steps": 2, "views": 0, "batch_size": 4, "blocks": "last:1"}
 
@@ -32,7 +32,7 @@ def wanted(**changes: Any) -> RankSweep:
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+def bench(tmp_path_factory: pytest.TempPathFactory) -> ClassificationSpec:
     """Two classes by brightness, 24 images each, a sixth of them held back."""
     root = tmp_path_factory.mktemp("sweep")
     rng = np.random.default_rng(0)
@@ -42,11 +42,13 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
             pixels = np.clip(level + rng.normal(0, 25, (40, 40, 3)), 0, 255)
             Image.fromarray(pixels.astype(np.uint8)).save(root / "photos" / label / f"{i}.png")
     cache = root / "cache"
-    return Bench("petiole/tiny-vit", root / "photos", test_fraction=1 / 6, cache=cache, quiet=True)
+    return ClassificationSpec(
+        "petiole/tiny-vit", root / "photos", test_fraction=1 / 6, cache=cache, quiet=True
+    )
 
 
 @pytest.fixture(scope="module")
-def done(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def done(bench: ClassificationSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished sweep."""
     folder = tmp_path_factory.mktemp("done") / "out"
     with pytest.MonkeyPatch.context() as patch:
@@ -76,8 +78,8 @@ def test_all_runs_are_scored_on_the_same_validation_images(done: Path) -> None:
 
 
 def test_the_test_set_stays_closed(done: Path) -> None:
-    assert not list(done.rglob(OPENINGS))
-    assert {read_record(r).test_openings for r in runs(done, 1.0, 3)} == {0}
+    assert not list(done.rglob(TEST_EVALUATIONS))
+    assert {read_record(r).test_evaluations for r in runs(done, 1.0, 3)} == {0}
 
 
 def test_a_seed_is_another_draw_and_another_start(done: Path) -> None:
@@ -113,16 +115,16 @@ class Dying:
     def __init__(self, after: int) -> None:
         self.left = after
 
-    def map(self, work: Any, jobs: Sequence[Job]) -> Any:
+    def map(self, workspace: Any, jobs: Sequence[RunSpec]) -> Any:
         for job in jobs:
             if not self.left:
                 raise KeyboardInterrupt
             self.left -= 1
-            yield work(job)
+            yield workspace(job)
 
 
 def test_an_interrupted_sweep_resumes_to_the_same_numbers(
-    bench: Bench, done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bench: ClassificationSpec, done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(spectrum, "TOKENS", 1)
     folder = tmp_path / "out"
@@ -140,7 +142,9 @@ def test_an_interrupted_sweep_resumes_to_the_same_numbers(
     assert (folder / SPECTRUM).read_text() == (done / SPECTRUM).read_text()
 
 
-def test_a_finished_folder_needs_resume_and_the_same_terms(bench: Bench, done: Path) -> None:
+def test_a_finished_folder_needs_resume_and_the_same_terms(
+    bench: ClassificationSpec, done: Path
+) -> None:
     with pytest.raises(RunError, match="--resume"):
         rank_sweep.run(wanted(), bench, done, quiet=True)
     for change in ({"ranks": [1, 2]}, {"fractions": [1.0]}, {"seeds": 3}, {"settings": {}}):

@@ -12,11 +12,11 @@ from PIL import Image
 
 from petiole.claims import table
 from petiole.engine.record import read_record
-from petiole.engine.session import Bench
 from petiole.errors import ConfigError, DataError, RunError
 from petiole.protocols import domain_shift
 from petiole.protocols import transfer as protocol
-from petiole.protocols.transfer import Cell, Transfer, joined, plan
+from petiole.protocols.transfer import Transfer, TransferCell, joined, plan
+from petiole.tasks.classification.workspace import ClassificationSpec
 
 FOLDER = Path("out")
 
@@ -40,13 +40,16 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def cell(data: str = "leaves", backbone: str = "tiny-vit", **changes: Any) -> Cell:
-    return Cell.of(
-        data, backbone, replace(Bench("petiole/tiny-vit", Path(data)), **changes), FOLDER
+def cell(data: str = "leaves", backbone: str = "tiny-vit", **changes: Any) -> TransferCell:
+    return TransferCell.of(
+        data,
+        backbone,
+        replace(ClassificationSpec("petiole/tiny-vit", Path(data)), **changes),
+        FOLDER,
     )
 
 
-def transfer(*cells: Cell, methods: tuple[str, ...] = (), **terms: Any) -> Transfer:
+def transfer(*cells: TransferCell, methods: tuple[str, ...] = (), **terms: Any) -> Transfer:
     fields: dict[str, Any] = {"tune": False, "validation": 0.25, "seeds": 2, **terms}
     return plan(cells or [cell()], methods, **fields)
 
@@ -169,7 +172,9 @@ def test_what_decides_no_result_may_change(tmp_path: Path) -> None:
 def test_a_transfer_may_move_with_the_tables_in_it() -> None:
     places = (Path("a/out"), Path("b"))
     terms = [
-        Cell.of("pets", "v", Bench("v", place / "pets" / "images.csv"), place).terms
+        TransferCell.of(
+            "pets", "v", ClassificationSpec("v", place / "pets" / "images.csv"), place
+        ).terms
         for place in places
     ]
     assert terms[0] == terms[1]
@@ -192,12 +197,12 @@ def test_a_folder_without_one_and_a_damaged_one_are_named(tmp_path: Path) -> Non
 
 def test_cells_run_on_one_split_for_all_methods_and_seeds(images: Path, tmp_path: Path) -> None:
     benches = {
-        f"{data}/tiny-vit": Bench(
+        f"{data}/tiny-vit": ClassificationSpec(
             "petiole/tiny-vit", images / data, cache=tmp_path / "cache", quiet=True
         )
         for data in ("leaves", "stones")
     }
-    cells = [Cell.of(*name.split("/"), bench, tmp_path) for name, bench in benches.items()]
+    cells = [TransferCell.of(*name.split("/"), bench, tmp_path) for name, bench in benches.items()]
     settings = {"steps": 2, "views": 0, "batch_size": 4}
     wanted = transfer(*cells, methods=("linear-probe", "class-means"), settings=settings)
     leaves, stones = wanted.cells
@@ -220,15 +225,17 @@ def test_cells_run_on_one_split_for_all_methods_and_seeds(images: Path, tmp_path
         assert len({(card.train, card.test) for card in cards}) == 1
         assert {card.shots for card in cards} == {None}
         assert {record.request.seed for record in records} == {0, 1}
-        assert {record.test_openings for record in records} == {1}
+        assert {record.test_evaluations for record in records} == {1}
 
 
 def test_a_tuned_cell_chooses_on_validation_and_opens_the_test_set_once(
     images: Path, tmp_path: Path
 ) -> None:
-    bench = Bench("petiole/tiny-vit", images / "leaves", cache=tmp_path / "cache", quiet=True)
+    bench = ClassificationSpec(
+        "petiole/tiny-vit", images / "leaves", cache=tmp_path / "cache", quiet=True
+    )
     wanted = transfer(
-        *(Cell.of("leaves", "tiny-vit", bench, tmp_path),),
+        *(TransferCell.of("leaves", "tiny-vit", bench, tmp_path),),
         methods=("linear-probe",),
         settings={"steps": 2, "views": 0},
         seeds=1,
@@ -240,10 +247,10 @@ def test_a_tuned_cell_chooses_on_validation_and_opens_the_test_set_once(
     protocol.run(wanted, {"leaves/tiny-vit": bench}, tmp_path / "out", quiet=True)
     place = tmp_path / "out" / "leaves" / "tiny-vit"
     trials = [read_record(f.parent) for f in sorted((place / "tuning").rglob("record.json"))]
-    assert [r.test_openings for r in trials] == [0, 0]
+    assert [r.test_evaluations for r in trials] == [0, 0]
     assert {r.request.data.images["validation"] for r in trials} == {2}
     [final] = [read_record(f.parent) for f in (place / "runs").rglob("record.json")]
-    assert final.test_openings == 1
+    assert final.test_evaluations == 1
     assert final.request.data.images == {"train": 6, "test": 6}
     best = max(trials, key=lambda r: r.scores["accuracy"])
     assert final.request.settings["lr"] == best.request.settings["lr"]
@@ -253,15 +260,15 @@ def test_a_source_domain_is_refused(tmp_path: Path) -> None:
     write_images(tmp_path / "pair" / "synthetic", 2)
     write_images(tmp_path / "pair" / "real_train", 3)
     write_images(tmp_path / "pair" / "real_eval", 4)
-    bench = Bench("petiole/tiny-vit", tmp_path / "pair", quiet=True)
-    wanted = transfer(Cell.of("pair", "v", bench, tmp_path))
+    bench = ClassificationSpec("petiole/tiny-vit", tmp_path / "pair", quiet=True)
+    wanted = transfer(TransferCell.of("pair", "v", bench, tmp_path))
     with pytest.raises(DataError, match="pair: has images of a source domain"):
         protocol.jobs_of(wanted, wanted.cells[0], bench, tmp_path / "out")
 
 
 def test_a_refused_command_leaves_no_trace(images: Path, tmp_path: Path) -> None:
-    bench = Bench("petiole/tiny-vit", images / "leaves", quiet=True)
-    wanted = transfer(Cell.of("leaves", "v", bench, tmp_path), settings={"ranc": 3})
+    bench = ClassificationSpec("petiole/tiny-vit", images / "leaves", quiet=True)
+    wanted = transfer(TransferCell.of("leaves", "v", bench, tmp_path), settings={"ranc": 3})
     with pytest.raises(ConfigError, match="ranc"):
         protocol.run(wanted, {"leaves/v": bench}, tmp_path / "out", quiet=True)
     assert not (tmp_path / "out").exists()

@@ -10,10 +10,15 @@ from PIL import Image
 
 from petiole.data.splits import holdout
 from petiole.engine.executor import Local
-from petiole.engine.record import OPENINGS, read_predictions, read_record
-from petiole.engine.session import VALIDATION_SEED, Bench, Draw, session
+from petiole.engine.record import TEST_EVALUATIONS, read_predictions, read_record
 from petiole.protocols import domain_shift, tuning
-from petiole.protocols.comparison import Comparison, Row
+from petiole.protocols.comparison import Comparison, ComparisonRow
+from petiole.tasks.classification.workspace import (
+    VALIDATION_SEED,
+    ClassificationSpec,
+    Subset,
+    open_workspace,
+)
 
 GRID = {"lr": [1e-6, 3e-2], "clip": [0.0, 1.0]}
 
@@ -32,14 +37,18 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def done(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Comparison, Bench, Path]:
+def done(
+    photos: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Comparison, ClassificationSpec, Path]:
     """A comparison with one tuned row and one without a grid."""
     folder = tmp_path_factory.mktemp("comparison") / "c"
-    bench = Bench("petiole/tiny-vit", photos, cache=folder.parent / "cache", quiet=True)
+    bench = ClassificationSpec(
+        "petiole/tiny-vit", photos, cache=folder.parent / "cache", quiet=True
+    )
     comparison = Comparison(
         title="t",
         rows=[
-            Row(name="probe", label="Probe", method="linear-probe", grid=GRID),
+            ComparisonRow(name="probe", label="Probe", method="linear-probe", grid=GRID),
             *domain_shift.rows_of(["class-means"]),
         ],
         draws=2,
@@ -56,14 +65,14 @@ def done(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Compar
 
 
 def test_points_are_all_combinations_in_order() -> None:
-    row = Row(name="r", label="R", method="linear-probe", grid=GRID)
+    row = ComparisonRow(name="r", label="R", method="linear-probe", grid=GRID)
     assert tuning.points(row) == [
         {"lr": 1e-6, "clip": 0.0},
         {"lr": 1e-6, "clip": 1.0},
         {"lr": 3e-2, "clip": 0.0},
         {"lr": 3e-2, "clip": 1.0},
     ]
-    assert tuning.points(Row(name="r", label="R", method="knn")) == [{}]
+    assert tuning.points(ComparisonRow(name="r", label="R", method="knn")) == [{}]
 
 
 def test_methods_bring_their_own_rates() -> None:
@@ -74,7 +83,7 @@ def test_methods_bring_their_own_rates() -> None:
 
 
 def test_the_best_of_validation_trains_on_all_images(
-    done: tuple[Comparison, Bench, Path],
+    done: tuple[Comparison, ClassificationSpec, Path],
 ) -> None:
     comparison, _, folder = done
     trials = [read_record(folder / "tuning" / "probe" / str(i)) for i in range(4)]
@@ -90,27 +99,29 @@ def test_the_best_of_validation_trains_on_all_images(
         assert record.request.settings["lr"] == GRID["lr"][best // 2]
         assert record.request.settings["clip"] == GRID["clip"][best % 2]
         assert record.request.data.images["train"] == 8
-        assert record.test_openings == 1
+        assert record.test_evaluations == 1
     said = Comparison.read(folder).notes
     assert any("lr=0.03 of (1e-06, 0.03) by validation accuracy" in note for note in said)
 
 
-def test_trials_leave_the_test_set_closed(done: tuple[Comparison, Bench, Path]) -> None:
+def test_trials_leave_the_test_set_closed(
+    done: tuple[Comparison, ClassificationSpec, Path],
+) -> None:
     _, bench, folder = done
-    test = {s.id for s in session(bench).shift.test.samples}
-    shots, _ = session(bench).parts(Draw(4, 0))
+    test = {s.id for s in open_workspace(bench).shift.test.samples}
+    shots, _ = open_workspace(bench).parts(Subset(4, 0))
     _, held = holdout(shots, 0.5, VALIDATION_SEED)
     for i in range(4):
         trial = folder / "tuning" / "probe" / str(i)
         record = read_record(trial)
-        assert record.test_openings == 0
-        assert not (trial / OPENINGS).exists()
+        assert record.test_evaluations == 0
+        assert not (trial / TEST_EVALUATIONS).exists()
         assert record.request.data.test == held.digest()
         assert record.request.data.images == {"train": 4, "validation": 4}
     assert not test & {s.id for s in shots.samples}
 
 
-def test_a_second_call_changes_nothing(done: tuple[Comparison, Bench, Path]) -> None:
+def test_a_second_call_changes_nothing(done: tuple[Comparison, ClassificationSpec, Path]) -> None:
     comparison, bench, folder = done
     files = {p: p.stat().st_mtime_ns for p in folder.rglob("record.json")}
     settings = {"steps": 6, "views": 0}
@@ -121,25 +132,27 @@ def test_a_second_call_changes_nothing(done: tuple[Comparison, Bench, Path]) -> 
 
 @pytest.mark.parametrize(("value", "warned"), [(1e-3, True), (1e-2, False), (1e-1, True)])
 def test_a_choice_at_an_end_of_its_grid_is_pointed_out(
-    done: tuple[Comparison, Bench, Path], value: float, warned: bool
+    done: tuple[Comparison, ClassificationSpec, Path], value: float, warned: bool
 ) -> None:
-    row = Row(name="probe", label="P", method="linear-probe", grid={"lr": [1e-3, 1e-2, 1e-1]})
+    row = ComparisonRow(
+        name="probe", label="P", method="linear-probe", grid={"lr": [1e-3, 1e-2, 1e-1]}
+    )
     changed = done[0].model_copy(update={"rows": [row]})
     (note,) = tuning.notes(changed, {"probe": {"lr": value}})
     assert ("an end of the grid" in note) == warned
 
 
 def test_fractions_are_nested_and_validation_is_the_same_for_all(
-    done: tuple[Comparison, Bench, Path],
+    done: tuple[Comparison, ClassificationSpec, Path],
 ) -> None:
     _, bench, _ = done
-    work = session(bench)
-    parts = [work.parts(Draw(None, 3, fraction, 0.25)) for fraction in (0.2, 0.6, 1.0)]
+    workspace = open_workspace(bench)
+    parts = [workspace.parts(Subset(None, 3, fraction, 0.25)) for fraction in (0.2, 0.6, 1.0)]
     ids = [{s.id for s in train.samples} for train, _ in parts]
     assert ids[0] < ids[1] < ids[2]
     assert len({scored.digest() for _, scored in parts}) == 1
     held = {s.id for s in parts[0][1].samples}
-    whole = {s.id for s in work.shift.train.samples}
+    whole = {s.id for s in workspace.shift.train.samples}
     assert not held & ids[2]
     assert held | ids[2] == whole
-    assert work.parts(Draw(None, 4, 0.6, 0.25))[1].digest() == parts[0][1].digest()
+    assert workspace.parts(Subset(None, 4, 0.6, 0.25))[1].digest() == parts[0][1].digest()

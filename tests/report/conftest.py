@@ -21,15 +21,15 @@ from petiole.engine.record import (
     REQUEST,
     Costs,
     DataCard,
-    Request,
-    count_opening,
+    RunRequest,
+    count_test_evaluation,
     write_predictions,
     write_record,
 )
 from petiole.files import write_json, write_tensors
 from petiole.ledger import Ledger
 from petiole.metrics.classification import score
-from petiole.protocols.comparison import Comparison, Row
+from petiole.protocols.comparison import Comparison, ComparisonRow
 
 BACKBONE = 22_056_576
 Correct = Callable[[str, int, int], NDArray[np.bool_]]
@@ -129,7 +129,7 @@ class Build:
             for s in range(0, 300, 10)
         ]
         (folder / "metrics.jsonl").write_text("".join(json.dumps(s) + "\n" for s in steps))
-        openings = count_opening(folder, test, "end of training")
+        test_evaluations = count_test_evaluation(folder, test, "end of training")
         p = probabilities(test.labels, correct, len(self.classes), seed=97 * draw + seed)
         write_predictions(folder, test, p)
         if vectors:
@@ -138,7 +138,7 @@ class Build:
             folder,
             request=request,
             selection="last step",
-            test_openings=openings,
+            test_evaluations=test_evaluations,
             scores=score(p.double().numpy(), test.labels).to_dict(),
             ledger=ledger(trainable, training_only),
             costs=Costs(
@@ -153,10 +153,10 @@ class Build:
 
     def request(
         self, test: Dataset, method: str, draw: int, seed: int, shots: int | None, source: bool
-    ) -> Request:
+    ) -> RunRequest:
         images = {"source": 300} if source else {}
         images |= {"train": 300 * source + 10 * len(self.classes), "test": len(test)}
-        return Request(
+        return RunRequest(
             method=method,
             settings={"rank": 8, "train_on": "joint"},
             backbone=BackboneCard(
@@ -235,7 +235,9 @@ class Build:
         card = Comparison(
             title=title,
             rows=[
-                Row(name=r, label=labels.get(r, r.title()), method=r, settings={"rank": 8})
+                ComparisonRow(
+                    name=r, label=labels.get(r, r.title()), method=r, settings={"rank": 8}
+                )
                 for r in rows
             ],
             draws=draws,

@@ -69,10 +69,10 @@ def test_it_asks_for_nothing_and_complains_of_nothing(browser, pages) -> None:
     for page in pages:
         show(browser, page)
         assert browser.get_log("browser") == []
-        asked = browser.execute_script(
+        protocol = browser.execute_script(
             "return performance.getEntriesByType('resource').map(e => e.name)"
         )
-        assert [name for name in asked if not name.startswith("data:")] == []
+        assert [name for name in protocol if not name.startswith("data:")] == []
 
 
 def test_a_click_on_a_title_sorts(browser, pages) -> None:

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console, Group
 
-from petiole.engine.spectrum import SPECTRUM, BlockSpectrum, ShiftSpectrum
 from petiole.errors import RunError
 from petiole.files import write_json
 from petiole.protocols.rank_sweep import RankSweep, place
 from petiole.report.elbow import ElbowSummary, summarise, to_dict
 from petiole.report.elbow_words import legend, sentences, to_markdown, to_rich, write
+from petiole.tasks.classification.spectrum import SPECTRUM, BlockSpectrum, ShiftSpectrum
 
 RANKS = [1, 4, 16]
 RIGHT = {  # images of 60 that each of three seeds gets right

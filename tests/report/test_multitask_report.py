@@ -13,14 +13,14 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
-from petiole.engine.course import CourseRecord, CourseRequest, TaskCard
-from petiole.engine.language_adapter import ModelCard
 from petiole.engine.record import Costs
 from petiole.errors import RunError
 from petiole.files import write_json
-from petiole.protocols.comparison import Row
+from petiole.protocols.comparison import ComparisonRow
 from petiole.protocols.multitask import MAJORITY, STATE, Multitask
 from petiole.report.multitask import notes, summarise, to_dict, to_markdown, to_rich, write
+from petiole.tasks.text.adapter import LanguageModelCard
+from petiole.tasks.text.training import TaskCard, TextRecord, TextRequest
 
 SEEDS = 5
 STUDENT_4 = 2.7764451051977987  # t quantile of 0.975, four degrees of freedom
@@ -53,9 +53,9 @@ def scores_of(row: str, seed: int) -> dict[str, dict[str, float]]:
     }
 
 
-def record(row: str, seed: int) -> CourseRecord:
-    card = ModelCard(name="tiny", fingerprint="f", vision_width=4, options={})
-    request = CourseRequest(
+def record(row: str, seed: int) -> TextRecord:
+    card = LanguageModelCard(name="tiny", fingerprint="f", vision_width=4, options={})
+    request = TextRequest(
         method=row,
         settings={},
         model=card,
@@ -72,7 +72,7 @@ def record(row: str, seed: int) -> CourseRecord:
         peak_memory_mb=100.0 * (1 + seed),
         adapter_bytes=1,
     )
-    return CourseRecord(
+    return TextRecord(
         id="i",
         created="now",
         request=request,
@@ -86,19 +86,21 @@ def record(row: str, seed: int) -> CourseRecord:
 
 
 def build(root: Path, *, seeds: int = SEEDS, rows: tuple[str, ...] = tuple(SHIFTS)) -> Path:
-    asked = Multitask(
+    protocol = Multitask(
         model="tiny",
         tasks=["vqa", "caption"],
-        rows=[Row(name=name, label=name.upper(), method=name) for name in rows],
+        rows=[ComparisonRow(name=name, label=name.upper(), method=name) for name in rows],
         reference="vl-adapter",
         seeds=seeds,
     )
-    write_json(root / STATE, asked.model_dump(mode="json"))
+    write_json(root / STATE, protocol.model_dump(mode="json"))
     write_json(root / MAJORITY, MAJORITIES)
-    for row in asked.rows:
+    for row in protocol.rows:
         for seed in range(seeds):
             made = record(row.name, seed)
-            write_json(asked.folder(root, row, seed) / "record.json", made.model_dump(mode="json"))
+            write_json(
+                protocol.folder(root, row, seed) / "record.json", made.model_dump(mode="json")
+            )
     return root
 
 

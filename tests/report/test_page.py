@@ -125,7 +125,9 @@ def test_it_says_what_the_summary_says(folder) -> None:
 
 def test_test_sets_that_were_scored_twice_are_told(folder, build) -> None:
     run = folder / "runs/cosine/draw-0-init-0"
-    build.run(run, np.ones(60, dtype=bool), method="cosine")  # a second line in openings.jsonl
+    build.run(
+        run, np.ones(60, dtype=bool), method="cosine"
+    )  # a second line in test_evaluations.jsonl
     assert "up to 2 times by one run" in write_comparison(folder).read_text()
 
 

@@ -239,7 +239,7 @@ def test_runs_on_other_images_are_refused(build, at) -> None:
     folder = build.comparison("c", at(dict.fromkeys(("baseline", "cosine", "ours"), 0.5), N))
     build.per_class -= 1
     run = folder / "runs/cosine/draw-0-init-0"
-    (run / "openings.jsonl").unlink()
+    (run / "test_evaluations.jsonl").unlink()
     build.run(run, np.ones(N - 3, dtype=bool))
     with pytest.raises(RunError, match=r"cosine/draw-0-init-0 was tested on other images"):
         summarise(folder)

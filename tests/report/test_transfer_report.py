@@ -15,8 +15,8 @@ from rich.console import Console
 
 from petiole.claims import table as claimed_table
 from petiole.errors import RunError
-from petiole.protocols.comparison import Row
-from petiole.protocols.transfer import PAPER, TRANSFER, Cell, Transfer
+from petiole.protocols.comparison import ComparisonRow
+from petiole.protocols.transfer import PAPER, TRANSFER, Transfer, TransferCell
 from petiole.report.transfer import (
     COLUMNS,
     sentences,
@@ -63,8 +63,8 @@ def write_cells(build, cells=WRONG, *, rows=tuple(LABELS), reference="adaptertun
             vectors=False,
         )
     wanted = Transfer(
-        cells=[Cell(data=d, backbone=b, terms={}) for d, b in WRONG],
-        rows=[Row(name=name, label=LABELS[name], method=name) for name in rows],
+        cells=[TransferCell(data=d, backbone=b, terms={}) for d, b in WRONG],
+        rows=[ComparisonRow(name=name, label=LABELS[name], method=name) for name in rows],
         seeds=SEEDS,
         reference=reference,
         baseline=rows[0],
@@ -220,7 +220,7 @@ def test_runs_on_other_images_are_refused(make_build) -> None:
     folder = write_cells(build, dict(list(WRONG.items())[:1]))
     build.per_class -= 1
     run = folder / "pets/vit_s.augreg_in1k/runs/full/draw-0-init-0"
-    (run / "openings.jsonl").unlink()
+    (run / "test_evaluations.jsonl").unlink()
     build.run(run, np.ones(N - 3, dtype=bool))
     with pytest.raises(RunError, match="full/draw-0-init-0 was tested on other images"):
         summarise(folder)
@@ -244,7 +244,7 @@ def test_odd_names_stay_in_their_cells(make_build) -> None:
     odd = {("a|b", "<i>v"): next(iter(WRONG.values()))}
     folder = write_cells(build, odd)
     wanted = Transfer.read(folder)
-    cell = Cell(data="a|b", backbone="<i>v", terms={})
+    cell = TransferCell(data="a|b", backbone="<i>v", terms={})
     (folder / TRANSFER).write_text(wanted.model_copy(update={"cells": [cell]}).model_dump_json())
     line = to_markdown(summarise(folder)).splitlines()[2]
     assert line.startswith("| a\\|b | &lt;i>v | Head only |")

@@ -52,7 +52,7 @@ class Site:
     rejoin: nn.Module | None = None
 
 
-class Frozen(ABC):
+class FrozenNetwork(ABC):
     """A frozen network with roles. It stays in eval mode and none of its parameters asks for gradients.
 
     Attributes:
@@ -140,7 +140,7 @@ class Frozen(ABC):
         return names
 
 
-class Backbone(Frozen):
+class Backbone(FrozenNetwork):
     """A frozen model of images.
 
     Attributes:

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from petiole.backbones.base import Frozen, Site
+from petiole.backbones.base import FrozenNetwork, Site
 from petiole.errors import BackboneError, ConfigError
 
 
@@ -49,7 +49,7 @@ class Attach:
 
 @contextmanager
 def attached(
-    backbone: Frozen,
+    backbone: FrozenNetwork,
     attachments: Sequence[Attach],
     tuned: Mapping[str, Tensor] | None = None,
     swapped: Mapping[str, nn.Module] | None = None,
@@ -91,7 +91,7 @@ def attached(
 
 
 @contextmanager
-def observed(backbone: Frozen, roles: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+def observed(backbone: FrozenNetwork, roles: Sequence[str]) -> Iterator[dict[str, Tensor]]:
     """Give a table that holds, after each forward, the values at ``roles``.
 
     Values are seen as the adapters leave them that are on already when the context is entered.

@@ -8,8 +8,8 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 
-from petiole.backbones.base import Frozen
-from petiole.backbones.registry import Request, from_config, from_folder, loader
+from petiole.backbones.base import FrozenNetwork
+from petiole.backbones.registry import LoadRequest, from_config, from_folder, loader
 from petiole.errors import BackboneError, unknown
 
 FILES = [
@@ -25,7 +25,7 @@ FILES = [
 
 
 @loader("hf")
-def load(request: Request) -> Frozen:
+def load(request: LoadRequest) -> FrozenNetwork:
     """A model by its hub name.
 
     Raises:

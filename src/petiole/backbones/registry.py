@@ -9,13 +9,13 @@ from pathlib import Path
 from pkgutil import walk_packages
 from typing import Any
 
-from petiole.backbones.base import Backbone, Frozen
+from petiole.backbones.base import Backbone, FrozenNetwork
 from petiole.backbones.weights import read_json
 from petiole.errors import BackboneError, unknown
 
 
 @dataclass(frozen=True)
-class Request:
+class LoadRequest:
     """What is wanted: a name, perhaps local weights, perhaps another image size.
 
     Attributes:
@@ -36,8 +36,8 @@ class Request:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-Loader = Callable[[Request], Frozen]
-FolderLoader = Callable[[Request, dict[str, Any], Path | None], Frozen]
+Loader = Callable[[LoadRequest], FrozenNetwork]
+FolderLoader = Callable[[LoadRequest, dict[str, Any], Path | None], FrozenNetwork]
 """From a stated configuration, and the folder with its files; without one only the shape."""
 
 CONFIGS = {"open_clip_config.json": "open_clip", "config.json": ""}
@@ -99,7 +99,7 @@ def load(
         BackboneError: the name is unknown or that of a language model, or the weights cannot be loaded
             completely.
     """
-    request = Request(name, Path(weights) if weights else None, image_size, device == "meta")
+    request = LoadRequest(name, Path(weights) if weights else None, image_size, device == "meta")
     backbone = load_any(request, device=device)
     if not isinstance(backbone, Backbone):
         raise BackboneError(
@@ -109,7 +109,7 @@ def load(
     return backbone
 
 
-def load_any(request: Request, *, device: str = "cpu") -> Frozen:
+def load_any(request: LoadRequest, *, device: str = "cpu") -> FrozenNetwork:
     """Load whatever kind of model a request names, on a device.
 
     Raises:
@@ -127,7 +127,7 @@ def load_any(request: Request, *, device: str = "cpu") -> Frozen:
     return frozen
 
 
-def resolve(request: Request) -> Frozen:
+def resolve(request: LoadRequest) -> FrozenNetwork:
     """Load a model where its loader puts it."""
     _import_all()
     return _find(request.name)(request)
@@ -146,7 +146,7 @@ def _find(name: str) -> Loader:
     return _LOADERS[prefix]
 
 
-def from_folder(request: Request, folder: Path) -> Frozen:
+def from_folder(request: LoadRequest, folder: Path) -> FrozenNetwork:
     """Load what a folder's config.json states.
 
     Raises:
@@ -161,7 +161,7 @@ def from_folder(request: Request, folder: Path) -> Frozen:
     return from_config(request, {"model_type": CONFIGS[config.name], **read_json(config)}, folder)
 
 
-def from_config(request: Request, config: dict[str, Any], folder: Path | None) -> Frozen:
+def from_config(request: LoadRequest, config: dict[str, Any], folder: Path | None) -> FrozenNetwork:
     """Build what a configuration states; without a folder only its shape."""
     kind = str(config.get("model_type", ""))
     if kind not in _FOLDERS:

@@ -1,7 +1,7 @@
 """Tensors of a TorchScript archive or of a file of ``torch.save``, without running any of its code.
 
 An archive is a zip file: ``data.pkl`` holds the module's attributes or the state dict, ``data/<key>`` the bytes of
-each storage. The pickle is read by ``petiole.data.pickles``, which answers the few names that tensors are built of.
+each storage. The pickle is read by ``petiole.data.readers.pickles``, which answers the few names that tensors are built of.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from petiole.data.pickles import Fields, Unknown, load_plain
+from petiole.data.readers.pickles import Fields, Unknown, load_plain
 from petiole.errors import BackboneError
 
 TYPES = {

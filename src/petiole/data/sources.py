@@ -6,16 +6,16 @@ from math import ceil
 from pathlib import Path
 from typing import Literal
 
-from petiole.data import coop
-from petiole.data.check import build
+from petiole.data.checks.images import build
 from petiole.data.dataset import Dataset, Domain, same_classes
-from petiole.data.folder import class_folders, open_folder
+from petiole.data.readers import coop
+from petiole.data.readers.folder import class_folders, open_folder
+from petiole.data.readers.table import SUFFIXES as TABLES
+from petiole.data.readers.table import open_table, read_rows
 from petiole.data.splits import draw_shots, holdout
-from petiole.data.table import SUFFIXES as TABLES
-from petiole.data.table import open_table, read_rows
 from petiole.errors import DataError
 
-__all__ = ["Shift", "open_data", "open_folder", "open_shift", "open_table"]
+__all__ = ["DomainShift", "open_data", "open_folder", "open_shift", "open_table"]
 
 Part = Literal["all", "base", "novel"]
 _PAIR = ("synthetic", "real_train", "real_eval")
@@ -24,7 +24,7 @@ _UNUSED = ("val", "validation")
 
 
 @dataclass(frozen=True)
-class Shift:
+class DomainShift:
     """The three parts of a source → target experiment, with equal classes.
 
     Attributes:
@@ -37,7 +37,7 @@ class Shift:
     source: Dataset | None
     train: Dataset
     test: Dataset
-    sampler: coop.Sampler | None = None
+    sampler: coop.DasslSampler | None = None
 
     def __post_init__(self) -> None:
         same_classes(self.train, self.test)
@@ -57,7 +57,7 @@ class Shift:
         """
         return (self.sampler or draw_shots)(self.train, shots, seed)
 
-    def half(self, part: Part) -> "Shift":
+    def half(self, part: Part) -> "DomainShift":
         """The first half of the classes (``base``, the larger one), the rest (``novel``), or all.
 
         m = ceil(C / 2) base classes in the order of the labels, as CoOp's code divides them (spec
@@ -74,7 +74,7 @@ class Shift:
         names = self.classes[:m] if part == "base" else self.classes[m:]
         source = self.source and self.source.of_classes(names)
         train, test = self.train.of_classes(names), self.test.of_classes(names)
-        return Shift(source, train, test, self.sampler)
+        return DomainShift(source, train, test, self.sampler)
 
 
 def open_data(
@@ -116,7 +116,7 @@ def open_shift(
     test_fraction: float = 0.5,
     seed: int = 0,
     skip_bad: bool = False,
-) -> Shift:
+) -> DomainShift:
     """Open source, pool of shots and test, from one of the layouts
 
         images/{synthetic,real_train,real_eval}/<class>/...      a pair; synthetic/ may be absent
@@ -124,7 +124,7 @@ def open_shift(
         not used images/<class>/..., or a table                           split here, stratified, by
         image content and seed
 
-        images/split_zhou_<Name>.json, and CoOp's other ones        as ``petiole.data.coop`` says
+        images/split_zhou_<Name>.json, and CoOp's other ones        as ``petiole.data.readers.coop`` says
 
     A table's ``split`` column (train, test or eval, val or validation) and ``domain`` column are
     obeyed.
@@ -157,24 +157,24 @@ def open_shift(
         found["test"] = open_data(test, skip_bad=skip_bad)
     if "test" not in found:
         found["train"], found["test"] = holdout(found["train"], test_fraction, seed)
-    return Shift(found.get("source"), found["train"], found["test"])
+    return DomainShift(found.get("source"), found["train"], found["test"])
 
 
 def _listed(
-    lists: coop.Lists, source: Path | str | None, test: Path | str | None, skip_bad: bool
-) -> Shift:
+    lists: coop.CoopLists, source: Path | str | None, test: Path | str | None, skip_bad: bool
+) -> DomainShift:
     """A directory in CoOp's format; one without training images is a test set only, and stands for both."""
     scored = lists.dataset(lists.test, "test", skip_bad=skip_bad)
     if test is not None:
         scored = open_data(test, classes=lists.classes, skip_bad=skip_bad)
     if not lists.train:
-        return Shift(None, scored, scored)
+        return DomainShift(None, scored, scored)
     train = lists.dataset(lists.train, "train", skip_bad=skip_bad)
     drawn = None
     if source is not None:
         drawn = open_data(source, domain="source", classes=lists.classes, skip_bad=skip_bad)
         drawn = drawn.with_domain("source")
-    return Shift(drawn, train, scored, coop.Sampler(lists))
+    return DomainShift(drawn, train, scored, coop.DasslSampler(lists))
 
 
 def _from_folder(root: Path, has_test: bool, skip_bad: bool) -> dict[str, Dataset]:

@@ -28,13 +28,13 @@ from petiole.backbones.base import IMAGES, Backbone
 from petiole.backbones.registry import load as load_backbone
 from petiole.data.image import read_image
 from petiole.data.preprocessing import Preprocessing, evaluate_transform
-from petiole.engine import peft_folder
-from petiole.engine.adapted import Adapted, predict
 from petiole.errors import AdapterError, ConfigError
 from petiole.files import sha256, write_json, write_tensors
 from petiole.ledger import Ledger, count
 from petiole.methods.base import Plan
 from petiole.methods.registry import create
+from petiole.tasks.classification import peft_folder
+from petiole.tasks.classification.model import AdaptedClassifier, predict
 from petiole.version import __version__
 
 MANIFEST, TENSORS, PEFT = "adapter.json", "adapter.safetensors", "peft"
@@ -97,7 +97,7 @@ class Adapter:
         adapted: the model that it makes of the backbone.
     """
 
-    def __init__(self, manifest: Manifest, adapted: Adapted) -> None:
+    def __init__(self, manifest: Manifest, adapted: AdaptedClassifier) -> None:
         self.manifest, self.adapted = manifest, adapted
 
     @property
@@ -134,7 +134,7 @@ class Adapter:
                 card.name, weights=file, image_size=card.image_size, device=device
             )
         _same_backbone(folder, card, backbone)
-        adapted = Adapted(backbone, _plan(folder, manifest, backbone))
+        adapted = AdaptedClassifier(backbone, _plan(folder, manifest, backbone))
         adapted.name(manifest.classes)
         fill(folder, manifest.tensors_sha256, adapted)
         adapted.to(next(backbone.module.parameters()).device).eval()
@@ -188,7 +188,7 @@ class Adapter:
 
 
 def create_adapter(
-    adapted: Adapted,
+    adapted: AdaptedClassifier,
     *,
     method: str,
     settings: dict[str, Any],
@@ -220,7 +220,7 @@ def create_adapter(
 
 
 @torch.no_grad()
-def golden_logits(adapted: Adapted, seed: int) -> Tensor:
+def golden_logits(adapted: AdaptedClassifier, seed: int) -> Tensor:
     """Logits (K,) of a standard-normal image drawn by numpy's PCG64 from ``seed``."""
     backbone = adapted.backbone
     device = next(backbone.module.parameters()).device

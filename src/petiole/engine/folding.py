@@ -28,7 +28,7 @@ from petiole.errors import AdapterError
 from petiole.layers.affine import Affine
 from petiole.layers.bottleneck import Bottleneck
 from petiole.layers.lowrank import LowRank
-from petiole.layers.prompt import DropLast, Prompt
+from petiole.layers.prompt import DropLast, PromptTokens
 
 Weights = dict[str, Tensor]
 """Tensors by their name in the backbone's module."""
@@ -112,7 +112,7 @@ class _Makers:
     def of(cls, backbone: Backbone, attachments: Sequence[Attach]) -> _Makers:
         calls: list[_Call] = []
 
-        def watch(path: str, gain: str, module: nn.Module) -> None:
+        def callbacks(path: str, gain: str, module: nn.Module) -> None:
             def note(_: nn.Module, args: tuple[Tensor, ...], y: Tensor) -> None:
                 calls.append(_Call(path, gain, args[0], y))
 
@@ -124,7 +124,7 @@ class _Makers:
         with ExitStack() as undo:
             for path, module in backbone.module.named_modules():
                 if gain := _gain(module):
-                    watch(path, gain, module)
+                    callbacks(path, gain, module)
             values = undo.enter_context(observed(backbone, sorted(roles)))
             backbone.upper({IMAGES: image.to(weight.dtype)}, (backbone.vector,))
         return cls(tuple(calls), values)
@@ -150,7 +150,7 @@ def _refused(attachment: Attach) -> AdapterError:
     match attachment.layer:
         case Bottleneck():
             reason = "its activation makes it no linear map, so no weight can stand for it"
-        case Prompt() | DropLast():
+        case PromptTokens() | DropLast():
             reason = "its prompts are tokens, and no weight holds tokens"
         case Affine() | LowRank():
             reason = "no single weight makes the value that it adds to from the one that it reads"

@@ -19,14 +19,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from petiole.backbones import bert
 from petiole.backbones.base import Backbone
-from petiole.backbones.pair import PROJECTIONS, Stated, join
-from petiole.backbones.towers import TwoTowers
+from petiole.backbones.dual_encoder import bert
+from petiole.backbones.dual_encoder.pair import PROJECTIONS, PairConfig, join
+from petiole.backbones.dual_encoder.towers import TwoTowers
 from petiole.backbones.weights import load_strictly, read_safetensors
 from petiole.data.image import read_image
 from petiole.data.preprocessing import evaluate_transform
-from petiole.data.table import open_table
+from petiole.data.readers.table import open_table
 from petiole.engine.progress import progress
 from petiole.errors import ConfigError
 from petiole.files import write_tensors, write_text
@@ -125,7 +125,7 @@ def save(
     for file in sorted(text_folder.iterdir()):
         if file.suffix in (".json", ".txt", ".safetensors", ".model"):
             shutil.copy2(file, folder / "text" / file.name)
-    stated = Stated(
+    stated = PairConfig(
         image=image,
         text="text",
         image_weights=str(Path(image_weights).absolute()) if image_weights else None,

@@ -6,7 +6,7 @@ metrics.jsonl             step, loss, learning rate
 drift.jsonl               step and how far the tokens behind each block have moved, if they can
 predictions.csv           path, label, prediction and confidence of every test image
 predictions.safetensors   probabilities (n, K) and labels (n,)
-openings.jsonl            every time that a test set was scored
+test_evaluations.jsonl            every time that a test set was scored
 adapter/                  the adapter file
 record.json               scores, costs, environment, checksums: written last
 """
@@ -42,19 +42,19 @@ from petiole.version import __version__
 
 RECORD, REQUEST = "record.json", "request.json"
 LOG, DRIFT = "metrics.jsonl", "drift.jsonl"
-PREDICTIONS, OPENINGS = "predictions.safetensors", "openings.jsonl"
+PREDICTIONS, TEST_EVALUATIONS = "predictions.safetensors", "test_evaluations.jsonl"
 
 
 R = TypeVar("R", bound=BaseModel)
 
 
-class Frozen(BaseModel):
+class FrozenModel(BaseModel):
     """Base of everything that is written once."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class DataCard(Frozen):
+class DataCard(FrozenModel):
     """Which images a run saw, by digest.
 
     Attributes:
@@ -80,7 +80,7 @@ class DataCard(Frozen):
     notes: list[str]
 
 
-class Request(Frozen):
+class RunRequest(FrozenModel):
     """Everything that decides a result on one machine."""
 
     method: str
@@ -103,7 +103,7 @@ class Request(Frozen):
         return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-class Costs(Frozen):
+class Costs(FrozenModel):
     """What a run took.
 
     Attributes:
@@ -121,15 +121,15 @@ class Costs(Frozen):
     adapter_bytes: int
 
 
-class Record(Frozen):
+class Record(FrozenModel):
     """What a run was and gave."""
 
     format: int = 1
     id: str
     created: str
-    request: Request
+    request: RunRequest
     selection: str
-    test_openings: int
+    test_evaluations: int
     scores: dict[str, float]
     ledger: Ledger
     costs: Costs
@@ -137,7 +137,7 @@ class Record(Frozen):
     files: dict[str, str]
 
 
-class Predictions(Frozen):
+class StoredPredictions(FrozenModel):
     """Test predictions of a run, read back."""
 
     model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
@@ -168,11 +168,11 @@ def write_predictions(folder: Path, test: Dataset, probabilities: Tensor) -> Non
     write_text(folder / "predictions.csv", text.getvalue())
 
 
-def read_predictions(folder: Path) -> Predictions:
+def read_predictions(folder: Path) -> StoredPredictions:
     """Read predictions back."""
     with safe_open(folder / PREDICTIONS, framework="pt") as file:
         meta = file.metadata()
-        return Predictions(
+        return StoredPredictions(
             probabilities=file.get_tensor("probabilities"),
             labels=file.get_tensor("labels"),
             ids=json.loads(meta["ids"]),
@@ -180,7 +180,7 @@ def read_predictions(folder: Path) -> Predictions:
         )
 
 
-def count_opening(folder: Path, test: Dataset, why: str) -> int:
+def count_test_evaluation(folder: Path, test: Dataset, why: str) -> int:
     """Note that a test set is scored now; returns how often this one has been in this folder.
 
     Raises:
@@ -188,14 +188,14 @@ def count_opening(folder: Path, test: Dataset, why: str) -> int:
     """
     line = {"when": now(), "test": test.digest(), "images": len(test), "why": why}
     try:
-        with open(folder / OPENINGS, "a", encoding="utf-8") as file:
+        with open(folder / TEST_EVALUATIONS, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
     except OSError as error:
         raise RunError(
-            f"The opening of the test set cannot be noted in {folder / OPENINGS}: {error.strerror}. "
+            f"The opening of the test set cannot be noted in {folder / TEST_EVALUATIONS}: {error.strerror}. "
             "Copy the folder to a place that you can write."
         ) from error
-    return sum(row["test"] == line["test"] for row in _lines(folder / OPENINGS))
+    return sum(row["test"] == line["test"] for row in _lines(folder / TEST_EVALUATIONS))
 
 
 def write_record(folder: Path, **fields: Any) -> Record:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from petiole.layers.checks import positive
 
 
-class Prompt(nn.Module):
+class PromptTokens(nn.Module):
     """Append p learned tokens: (B, N, d) -> (B, N + p, d).
 
     Attention treats tokens as a set once positions are added, so behind the image's tokens they do

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from petiole.backbones.base import Frozen
+from petiole.backbones.base import FrozenNetwork
 from petiole.errors import ConfigError
 from petiole.layers.solved import SolvedHead
 from petiole.methods.base import Method
@@ -50,7 +50,7 @@ def own_gradients(parameters: Sequence[Tensor]) -> Iterator[None]:
 
 
 @contextmanager
-def by_shape(frozen: Frozen, method: Method) -> Iterator[None]:
+def by_shape(frozen: FrozenNetwork, method: Method) -> Iterator[None]:
     """Say it plainly where a method needs values that a shape does not have.
 
     Raises:

@@ -18,7 +18,7 @@ from petiole.backbones.hooks import attached
 from petiole.backbones.registry import load
 from petiole.ledger.counting import by_shape, fixed_of, own_gradients, own_randomness, size_of
 from petiole.methods.base import Method, Plan
-from petiole.methods.class_vectors import Keeper
+from petiole.methods.prompt_learning.class_vectors import CachedHead
 
 
 class Ledger(BaseModel):
@@ -138,7 +138,7 @@ def count(backbone: Backbone, plan: Plan) -> Ledger:
 def _beside(plan: Plan) -> int:
     """Numbers that only the losses train, which no prediction needs."""
     kept = {id(p) for part in (*plan.adapters, plan.head) for p in part.parameters()}
-    own = {id(p): p for term in plan.terms for p in term.parameters()}
+    own = {id(p): p for term in plan.losses for p in term.parameters()}
     return sum(p.numel() for key, p in own.items() if key not in kept)
 
 
@@ -224,7 +224,7 @@ def _worn(
 
 
 def _forget(plan: Plan) -> None:
-    if isinstance(plan.head, Keeper):
+    if isinstance(plan.head, CachedHead):
         plan.head.forget()
 
 

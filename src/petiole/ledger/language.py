@@ -19,14 +19,14 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from petiole.backbones.encoder_decoder import Inputs, Seq2Seq
+from petiole.backbones.encoder_decoder.model import bars
 from petiole.backbones.hooks import attached
-from petiole.backbones.seq2seq import Inputs, Seq2Seq
-from petiole.backbones.seq2seq.model import bars
 from petiole.errors import ConfigError
 from petiole.layers.tasks import routed
 from petiole.ledger.counting import by_shape, fixed_of, own_gradients, own_randomness, size_of
 from petiole.methods.base import Changes
-from petiole.methods.language import CODES, LanguageMethod, is_bias
+from petiole.methods.language.base import CODES, LanguageMethod, is_bias
 
 TEXT, SEEN, TARGET = 20, 36, 10
 """Tokens of the sample whose FLOPs are counted: text, visual, target."""

@@ -27,14 +27,14 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from petiole.backbones.codebook_lvlm import LVLM
+from petiole.backbones.codebook_lvlm.causal import attention_layers
 from petiole.backbones.hooks import attached
-from petiole.backbones.lvlm import LVLM
-from petiole.backbones.lvlm.causal import attention_layers
 from petiole.errors import ConfigError
 from petiole.layers.token_pruning import Pruning
 from petiole.ledger.counting import by_shape, own_randomness, size_of
 from petiole.methods.base import Changes
-from petiole.methods.lvlm import LVLMMethod
+from petiole.methods.codebook.base import LVLMMethod
 
 QUERY = re.compile(r"(q_proj|c_attn|query_key_value|qkv_proj|Wqkv)$")
 """The layer that every attention has once: that of its queries, alone or with keys and values."""
@@ -140,7 +140,7 @@ def lvlm_ledger(
     with by_shape(model, method):
         with own_randomness(model.device), model.device:
             eye, language = method.eye(model), method.language(model)
-            terms = method.terms(model)
+            terms = method.losses(model)
         whole, pruned = (
             flops(model, share, text_tokens, answer_tokens, eye=eye, language=language)
             for share in (1.0, keep)

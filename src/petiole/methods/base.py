@@ -18,7 +18,7 @@ from petiole.methods.recipe import Recipe
 
 
 @dataclass(frozen=True)
-class Step:
+class LossInputs:
     """What a loss sees of a training step.
 
     Attributes:
@@ -38,7 +38,7 @@ class Step:
     anchors: Mapping[str, Tensor]
 
 
-class Term(nn.Module, ABC):
+class Loss(nn.Module, ABC):
     """An extra loss. Its parameters are trained and then dropped: they do not serve prediction.
 
     Attributes:
@@ -51,7 +51,7 @@ class Term(nn.Module, ABC):
         """Called once before training, with nothing on the backbone and the class names known."""
 
     @abstractmethod
-    def forward(self, step: Step) -> Tensor:
+    def forward(self, step: LossInputs) -> Tensor:
         """Return the unweighted loss of a batch."""
 
 
@@ -101,7 +101,7 @@ class Plan(Changes):
         reads: final roles that ``pool`` receives, in order.
         pool: values of ``reads`` -> one vector (B, d).
         refine: corrects the vector, (B, d) -> (B, d).
-        terms: extra losses.
+        losses: extra losses.
         studies: final roles that the terms read and prediction does not.
         anchors: final roles of the bare backbone that the terms compare with.
         teacher: folder of an adapter whose logits the terms read; empty for none.
@@ -112,7 +112,7 @@ class Plan(Changes):
     reads: tuple[str, ...]
     pool: nn.Module = field(default_factory=First)
     refine: nn.Module = field(default_factory=nn.Identity)
-    terms: tuple[Term, ...] = ()
+    losses: tuple[Loss, ...] = ()
     studies: tuple[str, ...] = ()
     anchors: tuple[str, ...] = ()
     teacher: str = ""
@@ -138,7 +138,7 @@ class Plan(Changes):
 
     def modules(self) -> Iterator[nn.Module]:
         """Every module that the plan owns."""
-        return chain(self.adapters, (self.head,), self.terms)
+        return chain(self.adapters, (self.head,), self.losses)
 
 
 @dataclass(frozen=True)

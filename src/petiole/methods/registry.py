@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
-from pkgutil import iter_modules
+from pkgutil import walk_packages
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -21,7 +21,7 @@ IN_STEPS = {"epochs": 0.0, "schedule": "steps", "average_mean": 0.0}
 
 
 @dataclass(frozen=True)
-class Entry:
+class MethodEntry:
     """A registered name: the class, what differs from its defaults, and one line about it."""
 
     cls: type[Method]
@@ -29,8 +29,8 @@ class Entry:
     about: str
 
 
-_ENTRIES: dict[str, Entry] = {}
-_FAMILIES: dict[str, tuple[Callable[[str], Entry], str]] = {}
+_ENTRIES: dict[str, MethodEntry] = {}
+_FAMILIES: dict[str, tuple[Callable[[str], MethodEntry], str]] = {}
 
 
 def register(name: str, about: str, **preset: Any) -> Callable[[type[M]], type[M]]:
@@ -45,13 +45,15 @@ def register(name: str, about: str, **preset: Any) -> Callable[[type[M]], type[M
     def add(cls: type[M]) -> type[M]:
         if name in _ENTRIES:
             raise ConfigError(f"Two methods are named {name!r}: {_ENTRIES[name].cls} and {cls}.")
-        _ENTRIES[name] = Entry(cls, preset, about)
+        _ENTRIES[name] = MethodEntry(cls, preset, about)
         return cls
 
     return add
 
 
-def family(prefix: str, about: str) -> Callable[[Callable[[str], Entry]], Callable[[str], Entry]]:
+def family(
+    prefix: str, about: str
+) -> Callable[[Callable[[str], MethodEntry]], Callable[[str], MethodEntry]]:
     """Function decorator: answer for every method that is called ``prefix:kind``.
 
     Args:
@@ -59,7 +61,7 @@ def family(prefix: str, about: str) -> Callable[[Callable[[str], Entry]], Callab
         about: one line for lists.
     """
 
-    def add(build: Callable[[str], Entry]) -> Callable[[str], Entry]:
+    def add(build: Callable[[str], MethodEntry]) -> Callable[[str], MethodEntry]:
         _FAMILIES[prefix] = cache(build), about
         return build
 
@@ -79,7 +81,7 @@ def families() -> Mapping[str, str]:
     return {prefix: about for prefix, (_, about) in _FAMILIES.items()}
 
 
-def find(name: str) -> Entry:
+def find(name: str) -> MethodEntry:
     """Return what is registered as ``name``.
 
     Raises:
@@ -94,11 +96,11 @@ def find(name: str) -> Entry:
     return known[name]
 
 
-def methods() -> Mapping[str, Entry]:
+def methods() -> Mapping[str, MethodEntry]:
     """All registered methods, from this package and from the entry points ``petiole.methods``."""
     package = import_module("petiole.methods")
-    for module in iter_modules(package.__path__):
-        import_module(f"petiole.methods.{module.name}")
+    for module in walk_packages(package.__path__, "petiole.methods."):
+        import_module(module.name)
     for point in entry_points(group="petiole.methods"):
         point.load()
     return dict(sorted(_ENTRIES.items()))

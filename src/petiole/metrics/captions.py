@@ -1,7 +1,7 @@
 """How near a caption is to what people wrote: CIDEr-D, BLEU and ROUGE-L, as coco-caption computes them.
 
 Every function takes one prediction and the references of each picture, cuts them with
-:func:`petiole.metrics.ptb.tokenise`, and returns a :class:`Scored` in percent. CIDEr is on the scale of the
+:func:`petiole.metrics.ptb.tokenise`, and returns a :class:`CaptionScore` in percent. CIDEr is on the scale of the
 papers (114.9, not 1.149). There is one scale, for validation and for test.
 
 Source: spec vladapter.md, 4.4; Vedantam et al. (CVPR 2015), Papineni et al. (ACL 2002), Lin (2004).
@@ -27,7 +27,7 @@ Words = tuple[str, ...]
 Grams = Counter[Words]
 
 
-class Scored(NamedTuple):
+class CaptionScore(NamedTuple):
     """A score of the whole set, and of each sample for paired tests; both in percent.
 
     ``value`` is the mean of ``samples``, but for BLEU, which adds up its counts before it divides.
@@ -37,7 +37,7 @@ class Scored(NamedTuple):
     samples: list[float]
 
 
-def cider(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> Scored:
+def cider(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> CaptionScore:
     """CIDEr-D x 100: tf-idf similarity of n-grams, averaged over orders n = 1…4 and references.
 
         g(x; s) = count of x in s · (ln N − ln max(1, df(x)))
@@ -75,12 +75,12 @@ def cider(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> Sc
             for theirs, count in zip(picture, counts, strict=True)
         ]
         samples.append(1000 * fmean(each))
-    return Scored(fmean(samples), samples)
+    return CaptionScore(fmean(samples), samples)
 
 
 def bleu(
     predictions: Sequence[str], references: Sequence[Sequence[str]], orders: int = ORDERS
-) -> Scored:
+) -> CaptionScore:
     """BLEU in percent: the geometric mean of clipped n-gram precisions, with the brevity penalty.
 
         p_n  = Σ_pictures Σ_x min(count_c(x), max_r count_r(x)) / Σ_pictures (|c| − n + 1)
@@ -98,13 +98,13 @@ def bleu(
         _overlaps(words, picture, orders)
         for words, picture in zip(*_cut(predictions, references), strict=True)
     ]
-    return Scored(
+    return CaptionScore(
         _bleu([sum(column) for column in zip(*counted, strict=True)]),
         [_bleu(counts) for counts in counted],
     )
 
 
-def rouge(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> Scored:
+def rouge(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> CaptionScore:
     """ROUGE-L in percent: F-measure of the longest common subsequence, β = 1.2.
 
         P = max_r lcs(c, r)/|c|,   R = max_r lcs(c, r)/|r|,   F = (1 + β²) P R / (R + β² P)
@@ -121,7 +121,7 @@ def rouge(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> Sc
         recall = max(n / max(1, len(theirs)) for n, theirs in zip(common, picture, strict=True))
         total = recall + BETA**2 * precision
         samples.append(100 * (1 + BETA**2) * precision * recall / total if total else 0.0)
-    return Scored(fmean(samples), samples)
+    return CaptionScore(fmean(samples), samples)
 
 
 def common_subsequence(a: Sequence[str], b: Sequence[str]) -> int:

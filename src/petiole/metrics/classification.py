@@ -10,7 +10,7 @@ SUM_TOLERANCE = 1e-3  # softmax in half precision over a thousand classes stays 
 
 
 @dataclass(frozen=True)
-class Scores:
+class ClassificationScores:
     """Scores of ``n`` samples; the accuracies and ``ece`` are fractions in [0, 1].
 
     Attributes:
@@ -33,7 +33,7 @@ class Scores:
         return asdict(self)
 
 
-def score(probabilities: ArrayLike, labels: ArrayLike) -> Scores:
+def score(probabilities: ArrayLike, labels: ArrayLike) -> ClassificationScores:
     """Score probabilities ``(n, K)`` against integer labels ``(n,)``.
 
     Raises:
@@ -43,7 +43,7 @@ def score(probabilities: ArrayLike, labels: ArrayLike) -> Scores:
     p, y = _checked(probabilities, labels)
     predictions = p.argmax(axis=1)
     true_class = p[np.arange(len(y)), y]
-    return Scores(
+    return ClassificationScores(
         accuracy=float((predictions == y).mean()),
         macro_accuracy=float(recall_score(y, predictions, labels=np.unique(y), average="macro")),
         ece=expected_calibration_error(p, y),

@@ -23,7 +23,7 @@ HEADLINE = (
 
 
 @dataclass(frozen=True)
-class Pair:
+class BackbonePair:
     """One backbone with one data set's head; parameters.
 
     Attributes:
@@ -49,7 +49,7 @@ class Pair:
 class Accounting:
     """All pairs and what each accounting makes of them, in per cent; the headline is the first."""
 
-    pairs: tuple[Pair, ...]
+    pairs: tuple[BackbonePair, ...]
     shares: dict[str, float]
 
 
@@ -84,16 +84,18 @@ def account(table: dict[str, Any]) -> Accounting:
     return Accounting(pairs, shares)
 
 
-def _with(trained: list[int], pairs: tuple[Pair, ...]) -> list[tuple[int, Pair]]:
+def _with(trained: list[int], pairs: tuple[BackbonePair, ...]) -> list[tuple[int, BackbonePair]]:
     return list(zip(trained, pairs, strict=True))
 
 
-def _pair(name: str, data: str, classes: int, method: str, settings: dict[str, Any]) -> Pair:
+def _pair(
+    name: str, data: str, classes: int, method: str, settings: dict[str, Any]
+) -> BackbonePair:
     shape = load(name, device="meta")
     with torch.device("meta"):
         plan = create(method, settings).plan(shape, classes)
     adapters = [p for part in plan.adapters for p in part.parameters()]
-    return Pair(
+    return BackbonePair(
         backbone=name,
         data=data,
         frozen=shape.parameter_count,

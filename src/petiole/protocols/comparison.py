@@ -15,7 +15,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from petiole.engine.record import Frozen
+from petiole.engine.record import FrozenModel
 from petiole.errors import RunError
 from petiole.files import write_json
 
@@ -23,7 +23,7 @@ COMPARISON = "comparison.json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
 
-class Row(Frozen):
+class ComparisonRow(FrozenModel):
     """One row of the table.
 
     Attributes:
@@ -49,7 +49,7 @@ class Row(Frozen):
         return self
 
 
-class Comparison(Frozen):
+class Comparison(FrozenModel):
     """Rows run on the same support draws and tested on the same images.
 
     Attributes:
@@ -71,7 +71,7 @@ class Comparison(Frozen):
 
     format: int = 1
     title: str
-    rows: list[Row] = Field(min_length=1)
+    rows: list[ComparisonRow] = Field(min_length=1)
     draws: int = Field(ge=1)
     inits: int = Field(ge=1)
     shots: int | None
@@ -100,11 +100,11 @@ class Comparison(Frozen):
                 raise ValueError(f"{part} names no row: {name!r} is not among {', '.join(names)}")
         return self
 
-    def row(self, name: str) -> Row:
+    def row(self, name: str) -> ComparisonRow:
         """Return the row called ``name``."""
         return next(row for row in self.rows if row.name == name)
 
-    def runs(self, folder: Path, row: Row | str) -> list[Path]:
+    def runs(self, folder: Path, row: ComparisonRow | str) -> list[Path]:
         """Return the run folders of a row: draw 0 with every init, then draw 1, and so on."""
         name = row if isinstance(row, str) else row.name
         return [

@@ -19,13 +19,13 @@ from petiole.claims import table as claimed_table
 from petiole.data.dataset import Dataset
 from petiole.engine.executor import Executor, Local
 from petiole.engine.progress import progress
-from petiole.engine.run import Job, run
-from petiole.engine.session import Bench, Session, session
 from petiole.errors import ConfigError, RunError
 from petiole.methods.recipe import Recipe
 from petiole.methods.registry import create
 from petiole.protocols import tuning
-from petiole.protocols.comparison import COMPARISON, Comparison, Row
+from petiole.protocols.comparison import COMPARISON, Comparison, ComparisonRow
+from petiole.tasks.classification.task import RunSpec, run
+from petiole.tasks.classification.workspace import ClassificationSpec, Workspace, open_workspace
 
 BASELINES = {
     "knn": "kNN (target shots)",
@@ -36,7 +36,7 @@ BASELINES = {
 """The cheap rows that stand in every table, and what they are called there."""
 
 
-def rows_of(names: Sequence[str]) -> list[Row]:
+def rows_of(names: Sequence[str]) -> list[ComparisonRow]:
     """One row for each registered method.
 
     Raises:
@@ -45,7 +45,7 @@ def rows_of(names: Sequence[str]) -> list[Row]:
     for name in names:
         create(name)
     return [
-        Row(name=name.replace(":", "-"), label=BASELINES.get(name, name), method=name)
+        ComparisonRow(name=name.replace(":", "-"), label=BASELINES.get(name, name), method=name)
         for name in names
     ]
 
@@ -59,7 +59,7 @@ def from_table(name: str, *, baselines: Iterable[str] = BASELINES) -> dict[str, 
     """
     stated = claimed_table(name)
     rows = [
-        Row(
+        ComparisonRow(
             name=r["name"],
             label=r["label"],
             method=r["method"],
@@ -78,12 +78,12 @@ def from_table(name: str, *, baselines: Iterable[str] = BASELINES) -> dict[str, 
 
 def jobs_of(
     comparison: Comparison,
-    bench: Bench,
+    bench: ClassificationSpec,
     folder: Path,
     settings: Mapping[str, Any],
     *,
     resume: bool = False,
-) -> list[Job]:
+) -> list[RunSpec]:
     """All runs of a comparison, row by row; ``settings`` go to every row that has such a field.
 
     Raises:
@@ -98,7 +98,7 @@ def jobs_of(
         own = own_by_row[row.name]
         for index, place in enumerate(comparison.runs(folder, row)):
             jobs.append(
-                Job(
+                RunSpec(
                     bench=replace(bench, quiet=True),
                     method=row.method,
                     settings={**own, **row.settings},
@@ -117,7 +117,7 @@ def jobs_of(
 
 def compare(
     comparison: Comparison,
-    jobs: Sequence[Job],
+    jobs: Sequence[RunSpec],
     folder: Path,
     *,
     executor: Executor | None = None,
@@ -132,9 +132,9 @@ def compare(
         RunError: the folder holds another comparison, or this one without ``resume``.
     """
     _claim(comparison, folder, resume)
-    work, where = session(jobs[0].bench), executor or Local()
+    workspace, where = open_workspace(jobs[0].bench), executor or Local()
     trials = tuning.trials(comparison, jobs, folder)
-    prepare(work, [*trials, *jobs], quiet=quiet)
+    prepare(workspace, [*trials, *jobs], quiet=quiet)
     if trials:
         _do("tuning", trials, where, quiet=quiet)
         chosen = tuning.choose(comparison, folder)
@@ -144,35 +144,35 @@ def compare(
     _do("runs", jobs, where, quiet=quiet)
 
 
-def _do(what: str, jobs: Sequence[Job], where: Executor, *, quiet: bool) -> None:
+def _do(what: str, jobs: Sequence[RunSpec], where: Executor, *, quiet: bool) -> None:
     with progress(what, len(jobs), quiet=quiet) as advance:
         for job, record in zip(jobs, where.map(run, jobs), strict=True):
             advance(1, f"{job.method} {100 * record.scores['accuracy']:.1f} %")
 
 
-def prepare(work: Session, jobs: Sequence[Job], *, quiet: bool) -> None:
+def prepare(workspace: Workspace, jobs: Sequence[RunSpec], *, quiet: bool) -> None:
     """Run the frozen half once for all that the jobs will ask for."""
-    if work.bench.cache is None:
+    if workspace.bench.cache is None:
         return
-    work.features.quiet = quiet
+    workspace.features.quiet = quiet
     wanted: dict[tuple[tuple[str, ...], int, str], list[Dataset]] = defaultdict(list)
     for job in jobs:
         method = create(job.method, job.settings)
         with torch.random.fork_rng():
-            plan = method.plan(work.backbone, len(work.shift.classes))
-        recipe, (data, scored) = method.recipe, work.parts(job.images)
-        wanted[plan.cut(work.backbone, training=True), recipe.views, recipe.augmentation].append(
-            data
-        )
-        wanted[plan.cut(work.backbone), 0, "none"].append(scored)
+            plan = method.plan(workspace.backbone, len(workspace.shift.classes))
+        recipe, (data, scored) = method.recipe, workspace.parts(job.images)
+        wanted[
+            plan.cut(workspace.backbone, training=True), recipe.views, recipe.augmentation
+        ].append(data)
+        wanted[plan.cut(workspace.backbone), 0, "none"].append(scored)
         if plan.anchors:
             wanted[plan.anchors, recipe.views, recipe.augmentation].append(data)
     for (cut, views, name), parts in wanted.items():
         if cut == (IMAGES,):
             continue
         first, *others = parts
-        work.table(first.concat(*others), cut, Recipe(views=views, augmentation=name))
-    work.features.quiet = True
+        workspace.table(first.concat(*others), cut, Recipe(views=views, augmentation=name))
+    workspace.features.quiet = True
 
 
 def _claim(comparison: Comparison, folder: Path, resume: bool) -> None:
@@ -192,7 +192,7 @@ def _claim(comparison: Comparison, folder: Path, resume: bool) -> None:
     comparison.write(folder)
 
 
-def applicable(row: Row, settings: Mapping[str, Any]) -> dict[str, Any]:
+def applicable(row: ComparisonRow, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that this row's method has; solved heads have no use for steps and views."""
     own: dict[str, Any] = {}
     for key, value in settings.items():

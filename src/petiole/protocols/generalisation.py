@@ -22,24 +22,24 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from pydantic import model_validator
 
-from petiole.engine.adapted import NamedHead
-from petiole.engine.elsewhere import ELSEWHERE, Elsewhere, score_elsewhere
 from petiole.engine.executor import Executor, Local
 from petiole.engine.progress import progress
 from petiole.engine.record import read_record
-from petiole.engine.run import Job, run
-from petiole.engine.session import Bench, Session, session
 from petiole.errors import ConfigError
 from petiole.methods.registry import create, find
 from petiole.protocols import domain_shift, published
-from petiole.protocols.comparison import Row
-from petiole.protocols.stated import Stated
+from petiole.protocols.comparison import ComparisonRow
+from petiole.protocols.stated import Protocol
+from petiole.tasks.classification.model import ClassNameHead
+from petiole.tasks.classification.task import RunSpec, run
+from petiole.tasks.classification.transfer_eval import ELSEWHERE, TransferResult, score_transfer
+from petiole.tasks.classification.workspace import ClassificationSpec, Workspace, open_workspace
 
 STATE = "generalisation.json"
 NOVEL = "novel"
 
 
-class Generalisation(Stated):
+class Generalisation(Protocol):
     """What is trained, and where it is tested.
 
     Attributes:
@@ -68,7 +68,7 @@ class Generalisation(Stated):
             )
         return self
 
-    def folder(self, root: Path, row: Row, seed: int, shots: str = "") -> Path:
+    def folder(self, root: Path, row: ComparisonRow, seed: int, shots: str = "") -> Path:
         """Where a run lies; with one of ``places`` for its shots, if it is few-shot."""
         home = root / "runs" / row.name
         return (home / f"shots-{shots}" if shots else home) / f"seed-{seed}"
@@ -78,7 +78,9 @@ class Generalisation(Stated):
         """Numbers of shots that are runs of their own; one that is empty where there are none."""
         return tuple(self.places) if self.kind == "few-shot" else ("",)
 
-    def settings(self, row: Row, given: Mapping[str, Any], shots: str = "") -> dict[str, Any]:
+    def settings(
+        self, row: ComparisonRow, given: Mapping[str, Any], shots: str = ""
+    ) -> dict[str, Any]:
         """Of a row's runs: what was published for the data set, then what the user states, then the row's own.
 
         Zero-shot rows read the data set's templates where they are tested on it alone.
@@ -113,7 +115,12 @@ def transductive(method: str) -> bool:
 
 
 def plan(
-    data: str, rows: Sequence[Row], *, reference: str = "", places: Sequence[str] = (), **terms: Any
+    data: str,
+    rows: Sequence[ComparisonRow],
+    *,
+    reference: str = "",
+    places: Sequence[str] = (),
+    **terms: Any,
 ) -> Generalisation:
     """Check and state what is to be done; without ``places`` base to novel.
 
@@ -130,7 +137,9 @@ def plan(
     )
 
 
-def few_shot(data: str, rows: Sequence[Row], shots: Sequence[int], **terms: Any) -> Generalisation:
+def few_shot(
+    data: str, rows: Sequence[ComparisonRow], shots: Sequence[int], **terms: Any
+) -> Generalisation:
     """State a learning curve: all classes, with each of these numbers of shots.
 
     Raises:
@@ -140,47 +149,47 @@ def few_shot(data: str, rows: Sequence[Row], shots: Sequence[int], **terms: Any)
         raise ConfigError(
             f"Shots are different numbers from 1 up, not {', '.join(map(str, shots))}."
         )
-    asked = plan(data, rows, places=["1"], shots=None, **terms)
+    protocol = plan(data, rows, places=["1"], shots=None, **terms)
     places = [str(k) for k in sorted(shots)]
-    return asked.model_copy(update={"kind": "few-shot", "places": places})
+    return protocol.model_copy(update={"kind": "few-shot", "places": places})
 
 
 def jobs_of(
-    asked: Generalisation,
-    bench: Bench,
+    protocol: Generalisation,
+    bench: ClassificationSpec,
     root: Path,
     settings: Mapping[str, Any],
     *,
     resume: bool = False,
-) -> list[Job]:
+) -> list[RunSpec]:
     """All runs, method by method; ``settings`` go to every method that has such a field."""
     jobs = []
-    for row in asked.rows:
-        whole = asked.kind != "base-to-novel" or transductive(row.method)
+    for row in protocol.rows:
+        whole = protocol.kind != "base-to-novel" or transductive(row.method)
         part = replace(bench, part="all" if whole else "base", quiet=True)
-        for level in asked.levels:
-            create(row.method, asked.settings(row, settings, level))
+        for level in protocol.levels:
+            create(row.method, protocol.settings(row, settings, level))
         jobs += [
-            Job(
+            RunSpec(
                 bench=part,
                 method=row.method,
-                settings=asked.settings(row, settings, level),
-                folder=asked.folder(root, row, seed, level),
-                shots=int(level) if level else asked.shots,
+                settings=protocol.settings(row, settings, level),
+                folder=protocol.folder(root, row, seed, level),
+                shots=int(level) if level else protocol.shots,
                 draw=seed,
                 seed=seed,
                 resume=resume,
             )
-            for level in asked.levels
-            for seed in range(asked.seeds)
+            for level in protocol.levels
+            for seed in range(protocol.seeds)
         ]
     return jobs
 
 
 def generalise(
-    asked: Generalisation,
-    jobs: Sequence[Job],
-    places: Mapping[str, Bench],
+    protocol: Generalisation,
+    jobs: Sequence[RunSpec],
+    places: Mapping[str, ClassificationSpec],
     root: Path,
     *,
     executor: Executor | None = None,
@@ -196,70 +205,72 @@ def generalise(
         ConfigError: a method cannot name novel classes.
         RunError: the folder holds another measurement, or this one without ``resume``.
     """
-    if asked.kind == "base-to-novel":
+    if protocol.kind == "base-to-novel":
         _check_names(jobs)
-    asked.claim(root, resume=resume)
+    protocol.claim(root, resume=resume)
     where = executor or Local()
     for bench in dict.fromkeys(job.bench for job in jobs):
         domain_shift.prepare(
-            session(bench), [job for job in jobs if job.bench == bench], quiet=quiet
+            open_workspace(bench), [job for job in jobs if job.bench == bench], quiet=quiet
         )
     with progress("runs", len(jobs), quiet=quiet) as advance:
         for job, record in zip(jobs, where.map(run, jobs), strict=True):
             advance(1, f"{job.method} {100 * record.scores['accuracy']:.1f} %")
-    data = {name: Session(bench).shift.test for name, bench in places.items()}
+    data = {name: Workspace(bench).shift.test for name, bench in places.items()}
     with progress("elsewhere", len(jobs) * len(data), quiet=quiet) as advance:
         for job in jobs:
             for name, images in data.items():
                 if name == job.bench.part:  # the run itself was scored on these
                     advance(1)
                     continue
-                found = score_elsewhere(job.folder, name, session(job.bench), images)
+                found = score_transfer(job.folder, name, open_workspace(job.bench), images)
                 advance(1, f"{job.method} {name} {100 * found.scores['accuracy']:.1f} %")
 
 
-def _check_names(jobs: Sequence[Job]) -> None:
+def _check_names(jobs: Sequence[RunSpec]) -> None:
     """Refuse heads of fixed classes before anything is trained."""
     for job in {job.method: job for job in jobs}.values():
         with torch.random.fork_rng():
-            plan = create(job.method, job.settings).plan(session(job.bench).backbone, 2)
-        if not isinstance(plan.head, NamedHead):
+            plan = create(job.method, job.settings).plan(open_workspace(job.bench).backbone, 2)
+        if not isinstance(plan.head, ClassNameHead):
             raise ConfigError(
                 f"{job.method} has a fixed set of classes and cannot name novel ones. Leave it out."
             )
 
 
-def places_of(asked: Generalisation, bench: Bench, others: Mapping[str, Path]) -> dict[str, Bench]:
+def places_of(
+    protocol: Generalisation, bench: ClassificationSpec, others: Mapping[str, Path]
+) -> dict[str, ClassificationSpec]:
     """The benches of all places; a base-to-novel one has the halves of its own data."""
-    if asked.kind == "base-to-novel":
+    if protocol.kind == "base-to-novel":
         return {"base": replace(bench, part="base"), NOVEL: replace(bench, part="novel")}
-    if asked.kind == "few-shot":
+    if protocol.kind == "few-shot":
         return {}
     return {
         name: replace(bench, images=path, source=None, test=None) for name, path in others.items()
     }
 
 
-def scores(asked: Generalisation, root: Path, row: Row) -> dict[str, list[float]]:
+def scores(protocol: Generalisation, root: Path, row: ComparisonRow) -> dict[str, list[float]]:
     """Accuracy by place and seed; first that on the training classes, ``base`` or ``source``.
 
     Of few-shot by number of shots.
     """
-    if asked.kind == "few-shot":
+    if protocol.kind == "few-shot":
         return {
             level: [
-                read_record(asked.folder(root, row, seed, level)).scores["accuracy"]
-                for seed in range(asked.seeds)
+                read_record(protocol.folder(root, row, seed, level)).scores["accuracy"]
+                for seed in range(protocol.seeds)
             ]
-            for level in asked.levels
+            for level in protocol.levels
         }
-    own = "source" if asked.kind == "elsewhere" else "base"
+    own = "source" if protocol.kind == "elsewhere" else "base"
     found: dict[str, list[float]] = {own: []}
-    for seed in range(asked.seeds):
-        folder = asked.folder(root, row, seed)
+    for seed in range(protocol.seeds):
+        folder = protocol.folder(root, row, seed)
         if own == "source" or not transductive(row.method):
             found[own].append(read_record(folder).scores["accuracy"])
         for file in sorted((folder / ELSEWHERE).glob("*.json")):
-            place = Elsewhere.model_validate_json(file.read_text(encoding="utf-8"))
+            place = TransferResult.model_validate_json(file.read_text(encoding="utf-8"))
             found.setdefault(place.name, []).append(place.scores["accuracy"])
     return found

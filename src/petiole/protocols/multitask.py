@@ -2,7 +2,7 @@
 
     multitask.json                 what was asked
     majority.json                  what the commonest training answer would score, by task
-    runs/<row>/seed-<i>/           one run folder each (see ``petiole.engine.course``)
+    runs/<row>/seed-<i>/           one run folder each (see ``petiole.tasks.text.training``)
 
 This is Table 1 of VL-Adapter for any model and any tasks. A seed is a start and an order of batches.
 """
@@ -16,23 +16,23 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from petiole.data.vl.batches import Mode
-from petiole.engine.course import CourseRecord, read_record
+from petiole.data.task_batches import Mode
 from petiole.engine.executor import Executor, Local
-from petiole.engine.language_adapter import method_of
-from petiole.engine.lessons import TaskData
 from petiole.engine.progress import progress
-from petiole.engine.school import Lesson, School, attend, run
 from petiole.files import write_json
 from petiole.methods.registry import settings_of
-from petiole.protocols.comparison import Row
-from petiole.protocols.stated import Stated
-from petiole.tasks.training import majority
+from petiole.protocols.comparison import ComparisonRow
+from petiole.protocols.stated import Protocol
+from petiole.tasks.text.adapter import method_of
+from petiole.tasks.text.collator import TaskData
+from petiole.tasks.text.targets import majority
+from petiole.tasks.text.training import TextRecord, read_record
+from petiole.tasks.text.workspace import TextRunSpec, TextSpec, open_workspace, run
 
 STATE, MAJORITY = "multitask.json", "majority.json"
 
 
-class Multitask(Stated):
+class Multitask(Protocol):
     """What is trained on what.
 
     Attributes:
@@ -50,12 +50,12 @@ class Multitask(Stated):
     prefixes: bool = True
     scored: str = "test"
 
-    def folder(self, root: Path, row: Row, seed: int) -> Path:
+    def folder(self, root: Path, row: ComparisonRow, seed: int) -> Path:
         """Where a run lies."""
         return root / "runs" / row.name / f"seed-{seed}"
 
 
-def plan(rows: Sequence[Row], *, reference: str = "", **terms: Any) -> Multitask:
+def plan(rows: Sequence[ComparisonRow], *, reference: str = "", **terms: Any) -> Multitask:
     """Check and state what is to be done.
 
     Raises:
@@ -64,48 +64,48 @@ def plan(rows: Sequence[Row], *, reference: str = "", **terms: Any) -> Multitask
     return Multitask.checked(rows=list(rows), reference=reference or rows[0].name, **terms)
 
 
-def lessons_of(
-    asked: Multitask,
-    school: School,
+def jobs_of(
+    protocol: Multitask,
+    school: TextSpec,
     root: Path,
     settings: Mapping[str, Any],
     *,
     resume: bool = False,
-) -> list[Lesson]:
+) -> list[TextRunSpec]:
     """All runs, row by row; ``settings`` go to every method that has such a field.
 
     Raises:
         ConfigError: an unknown method or setting, one for images, or a value out of range.
     """
-    lessons = []
-    for row in asked.rows:
+    jobs = []
+    for row in protocol.rows:
         known = settings_of(method_of(row.method, {}))
         own = {k: v for k, v in settings.items() if k in known} | row.settings
         method_of(row.method, own)
-        lessons += [
-            Lesson(
+        jobs += [
+            TextRunSpec(
                 school=school,
                 method=row.method,
                 settings=own,
-                folder=asked.folder(root, row, seed),
+                folder=protocol.folder(root, row, seed),
                 seed=seed,
-                mode=asked.mode,
-                prefixes=asked.prefixes,
-                fraction=asked.fraction,
-                scored=asked.scored,
+                mode=protocol.mode,
+                prefixes=protocol.prefixes,
+                fraction=protocol.fraction,
+                scored=protocol.scored,
                 resume=resume,
             )
-            for seed in range(asked.seeds)
+            for seed in range(protocol.seeds)
         ]
     for key in settings:
-        if not any(key in lesson.settings for lesson in lessons):
-            method_of(asked.rows[0].method, {key: settings[key]})  # names the nearest setting
-    return lessons
+        if not any(key in job.settings for job in jobs):
+            method_of(protocol.rows[0].method, {key: settings[key]})  # names the nearest setting
+    return jobs
 
 
-def work(
-    asked: Multitask,
-    lessons: Sequence[Lesson],
+def run_all(
+    protocol: Multitask,
+    jobs: Sequence[TextRunSpec],
     root: Path,
     *,
     executor: Executor | None = None,
@@ -117,13 +117,13 @@ def work(
     Raises:
         RunError: the folder holds another measurement, or this one without ``resume``.
     """
-    asked.claim(root, resume=resume)
-    opened = attend(lessons[0].school)  # features once, before processes share them
-    commonest(opened.tasks, asked.scored, root)
+    protocol.claim(root, resume=resume)
+    opened = open_workspace(jobs[0].school)  # features once, before processes share them
+    commonest(opened.tasks, protocol.scored, root)
     where = executor or Local()
-    with progress("runs", len(lessons), quiet=quiet) as advance:
-        for lesson, record in zip(lessons, where.map(run, lessons), strict=True):
-            advance(1, f"{lesson.method} {average(record):.1f}")
+    with progress("runs", len(jobs), quiet=quiet) as advance:
+        for job, record in zip(jobs, where.map(run, jobs), strict=True):
+            advance(1, f"{job.method} {average(record):.1f}")
 
 
 def commonest(tasks: Sequence[TaskData], scored: str, root: Path) -> None:
@@ -136,16 +136,16 @@ def commonest(tasks: Sequence[TaskData], scored: str, root: Path) -> None:
     write_json(root / MAJORITY, scores)
 
 
-def headlines(record: CourseRecord) -> dict[str, float]:
+def headlines(record: TextRecord) -> dict[str, float]:
     """Task -> its headline metric, per cent."""
     return {task: next(iter(metrics.values())) for task, metrics in record.scores.items()}
 
 
-def average(record: CourseRecord) -> float:
+def average(record: TextRecord) -> float:
     """The mean of the headlines, per cent. It mixes accuracies with CIDEr, as the paper's column does."""
     return fmean(headlines(record).values())
 
 
-def records(asked: Multitask, root: Path, row: Row) -> list[CourseRecord]:
+def records(protocol: Multitask, root: Path, row: ComparisonRow) -> list[TextRecord]:
     """Of all seeds of a row."""
-    return [read_record(asked.folder(root, row, seed)) for seed in range(asked.seeds)]
+    return [read_record(protocol.folder(root, row, seed)) for seed in range(protocol.seeds)]

@@ -8,7 +8,7 @@
                          about 30 (sd 30) on the others (2.5)
     clip-lora            500 steps for each shot (2.7)
 
-Data sets go by the names of CoOp's lists, see ``petiole.data.coop.name_of``.
+Data sets go by the names of CoOp's lists, see ``petiole.data.readers.coop.name_of``.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from petiole.methods.prompt_learning.zero_shot import ZeroShot
 from petiole.methods.registry import create
-from petiole.methods.zero_shot import ZeroShot
 
 IMAGENET = "ImageNet"
 TEMPLATES = {

@@ -24,21 +24,21 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from petiole.backbones.base import Backbone
 from petiole.backbones.registry import load
 from petiole.engine.executor import Executor
-from petiole.engine.record import Frozen
-from petiole.engine.run import Job
-from petiole.engine.session import Bench, session
-from petiole.engine.spectrum import SPECTRUM, measure
+from petiole.engine.record import FrozenModel
 from petiole.errors import ConfigError, RunError
 from petiole.files import write_json
 from petiole.ledger import size_of
 from petiole.methods.registry import create, methods
 from petiole.protocols import domain_shift
-from petiole.protocols.comparison import Comparison, Row
+from petiole.protocols.comparison import Comparison, ComparisonRow
+from petiole.tasks.classification.spectrum import SPECTRUM, measure
+from petiole.tasks.classification.task import RunSpec
+from petiole.tasks.classification.workspace import ClassificationSpec, open_workspace
 
 SWEEP = "sweep.json"
 
 
-class RankSweep(Frozen):
+class RankSweep(FrozenModel):
     """What is swept.
 
     Attributes:
@@ -75,7 +75,9 @@ class RankSweep(Frozen):
         """The comparison that one share of the images is: a row for each rank."""
         names = [f"r{rank}" for rank in self.ranks]
         rows = [
-            Row(name=name, label=f"rank {rank}", method=self.method, settings={"rank": rank})
+            ComparisonRow(
+                name=name, label=f"rank {rank}", method=self.method, settings={"rank": rank}
+            )
             for name, rank in zip(names, self.ranks, strict=True)
         ]
         whole = fraction == 1.0
@@ -167,8 +169,13 @@ def place(folder: Path, fraction: float) -> Path:
 
 
 def jobs_of(
-    sweep: RankSweep, fraction: float, bench: Bench, folder: Path, *, resume: bool = False
-) -> list[Job]:
+    sweep: RankSweep,
+    fraction: float,
+    bench: ClassificationSpec,
+    folder: Path,
+    *,
+    resume: bool = False,
+) -> list[RunSpec]:
     """All runs on one share of the images, rank by rank."""
     own, where = sweep.comparison(fraction), place(folder, fraction)
     jobs = domain_shift.jobs_of(own, bench, where, sweep.settings, resume=resume)
@@ -178,7 +185,7 @@ def jobs_of(
 
 def run(
     sweep: RankSweep,
-    bench: Bench,
+    bench: ClassificationSpec,
     folder: Path,
     *,
     executor: Executor | None = None,
@@ -203,7 +210,7 @@ def run(
     if not (folder / SPECTRUM).exists():
         most = sweep.fractions[-1]
         teacher = jobs_of(sweep, most, bench, folder)[-sweep.seeds]  # highest rank, first seed
-        measured = measure(session(bench), teacher)
+        measured = measure(open_workspace(bench), teacher)
         if measured is not None:
             write_json(folder / SPECTRUM, measured.model_dump(mode="json"))
 

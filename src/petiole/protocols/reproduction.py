@@ -16,14 +16,14 @@ from typing import Any, Literal
 
 from petiole.backbones.base import Backbone
 from petiole.backbones.registry import load
-from petiole.data import coop
+from petiole.data.readers import coop
 from petiole.engine.executor import Executor
-from petiole.engine.session import Bench
 from petiole.errors import ConfigError
 from petiole.metrics.harmonic import harmonic_mean
 from petiole.metrics.statistics import Interval, t_interval
 from petiole.protocols import generalisation
-from petiole.protocols.comparison import Row
+from petiole.protocols.comparison import ComparisonRow
+from petiole.tasks.classification.workspace import ClassificationSpec
 
 Verdict = Literal["agrees", "higher", "lower", "another backbone", "one seed"]
 PUBLISHED = "published"
@@ -33,7 +33,7 @@ TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
-class Found:
+class ClaimResult:
     """One claimed number and ours, fractions.
 
     Attributes:
@@ -58,13 +58,13 @@ class Found:
 class Reproduction:
     """What could be run, and what is missing for the rest."""
 
-    found: tuple[Found, ...]
+    found: tuple[ClaimResult, ...]
     missing: tuple[str, ...]
 
 
 def reproduce(
     table: Mapping[str, Any],
-    bench_of: Callable[[Path], Bench],
+    bench_of: Callable[[Path], ClassificationSpec],
     data: Path | None,
     root: Path,
     *,
@@ -100,11 +100,11 @@ def reproduce(
     same = is_stated(load(bench_of(first).backbone, device="meta"), table["backbone"])
     if not same:
         missing.append(f"weights of {table['backbone']}; what follows is another model's")
-    found: list[Found] = []
+    found: list[ClaimResult] = []
     trained = [table["train"]] if table["kind"] == "elsewhere" else list(there)
     for name in trained:
         others = {p: there[p] for p in there if p != name} if table["kind"] == "elsewhere" else {}
-        asked = generalisation.plan(
+        protocol = generalisation.plan(
             name,
             [on_data(name, row, table) for row in rows],
             reference=rows[0].name,
@@ -114,14 +114,14 @@ def reproduce(
             known=coop.name_of(there[name]),
         )
         bench = bench_of(there[name])
-        jobs = generalisation.jobs_of(asked, bench, root / name, {}, resume=resume)
-        opened = generalisation.places_of(asked, bench, others)
+        jobs = generalisation.jobs_of(protocol, bench, root / name, {}, resume=resume)
+        opened = generalisation.places_of(protocol, bench, others)
         generalisation.generalise(
-            asked, jobs, opened, root / name, executor=executor, resume=resume, quiet=quiet
+            protocol, jobs, opened, root / name, executor=executor, resume=resume, quiet=quiet
         )
         for row in rows:
             claimed = next(r["claimed"] for r in table["rows"] if r["name"] == row.name)
-            scores = generalisation.scores(asked, root / name, row)
+            scores = generalisation.scores(protocol, root / name, row)
             found += _compared(row, name, claimed, scores, same=same)
     return Reproduction(tuple(found), tuple(missing))
 
@@ -136,7 +136,9 @@ def is_stated(backbone: Backbone, stated: str) -> bool:
     )
 
 
-def rows_of(table: Mapping[str, Any], methods: Sequence[str]) -> tuple[list[Row], list[str]]:
+def rows_of(
+    table: Mapping[str, Any], methods: Sequence[str]
+) -> tuple[list[ComparisonRow], list[str]]:
     """Rows of a claimed table that can be run, and what is missing for the others.
 
     Settings of the whole table go to all of them.
@@ -146,7 +148,7 @@ def rows_of(table: Mapping[str, Any], methods: Sequence[str]) -> tuple[list[Row]
     """
     common, chosen = table.get("settings", {}), _chosen(table, methods)
     rows = [
-        Row(
+        ComparisonRow(
             name=row["name"],
             label=row["label"],
             method=row["method"],
@@ -178,7 +180,7 @@ def _chosen(table: Mapping[str, Any], methods: Sequence[str]) -> list[Mapping[st
     return [known[name] for name in methods] if methods else list(known.values())
 
 
-def on_data(place: str, row: Row, table: Mapping[str, Any]) -> Row:
+def on_data(place: str, row: ComparisonRow, table: Mapping[str, Any]) -> ComparisonRow:
     """The row with what was published for one data set alone."""
     stated = next(r for r in table["rows"] if r["name"] == row.name)
     own = stated.get("by_data", {}).get(place, {})
@@ -186,13 +188,13 @@ def on_data(place: str, row: Row, table: Mapping[str, Any]) -> Row:
 
 
 def _compared(
-    row: Row,
+    row: ComparisonRow,
     place: str,
     claimed: Mapping[str, Any],
     scores: Mapping[str, Sequence[float]],
     *,
     same: bool,
-) -> list[Found]:
+) -> list[ClaimResult]:
     if "novel" in scores and "base" in scores:
         if place not in claimed:
             return []
@@ -210,14 +212,14 @@ def _compared(
 
 def compared(
     place: str,
-    row: Row,
+    row: ComparisonRow,
     what: str,
     claimed: float,
     ours: Sequence[float],
     *,
     same: bool,
     tolerance: float = TOLERANCE,
-) -> Found:
+) -> ClaimResult:
     """Put a claim beside ours.
 
     Args:
@@ -227,7 +229,7 @@ def compared(
         tolerance: of the claim, a fraction.
     """
     interval, stated = t_interval(ours), claimed / 100
-    return Found(
+    return ClaimResult(
         place, row.label, what, stated, interval, _verdict(stated, interval, same, tolerance)
     )
 

@@ -14,17 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from petiole import claims
-from petiole.backbones.registry import Request, load_any
-from petiole.backbones.seq2seq import Seq2Seq
-from petiole.data.vl.registry import open_features, open_task
-from petiole.engine.course import CourseRecord
+from petiole.backbones.encoder_decoder import Seq2Seq
+from petiole.backbones.registry import LoadRequest, load_any
+from petiole.data.readers.registry import open_features, open_task
 from petiole.engine.executor import Executor
-from petiole.engine.school import School, attend
 from petiole.errors import BackboneError, DataError
-from petiole.methods.language import language_of
+from petiole.methods.language.base import language_of
 from petiole.protocols import multitask
-from petiole.protocols.comparison import Row
-from petiole.protocols.reproduction import TOLERANCE, Found, Reproduction, compared, rows_of
+from petiole.protocols.comparison import ComparisonRow
+from petiole.protocols.reproduction import TOLERANCE, ClaimResult, Reproduction, compared, rows_of
+from petiole.tasks.text.training import TextRecord
+from petiole.tasks.text.workspace import TextSpec, open_workspace
 
 KIND = "multitask"
 AVERAGE = "average"
@@ -47,7 +47,7 @@ LAYOUT = {
 
 def reproduce(
     table: Mapping[str, Any],
-    school: School,
+    school: TextSpec,
     data: Path | None,
     root: Path,
     *,
@@ -80,7 +80,7 @@ def reproduce(
         places=table.get("places", school.places),
     )
     try:
-        model = attend(school).model
+        model = open_workspace(school).model
     except BackboneError as error:
         return Reproduction((), (*missing, f"weights of {school.model}: {error}"))
     if not (same := is_stated(model, table["backbone"])):
@@ -91,15 +91,15 @@ def reproduce(
 
 def _measured(
     table: Mapping[str, Any],
-    rows: Sequence[Row],
-    school: School,
+    rows: Sequence[ComparisonRow],
+    school: TextSpec,
     root: Path,
     seeds: int,
     *,
     same: bool,
     executor: Executor | None,
     resume: bool,
-) -> Iterator[Found]:
+) -> Iterator[ClaimResult]:
     """Run rows with hard prompts, then those without."""
     tasks = list(table["data"].values())
     prompted = {row["name"] for row in table["rows"] if row.get("prefixes", False)}
@@ -107,18 +107,20 @@ def _measured(
         chosen = [row for row in rows if (row.name in prompted) == prefixes]
         if not chosen:
             continue
-        asked = multitask.plan(
+        protocol = multitask.plan(
             chosen, model=school.model, tasks=tasks, seeds=seeds, prefixes=prefixes
         )
-        lessons = multitask.lessons_of(asked, school, place, {}, resume=resume)
-        multitask.work(asked, lessons, place, executor=executor, resume=resume, quiet=school.quiet)
+        jobs = multitask.jobs_of(protocol, school, place, {}, resume=resume)
+        multitask.run_all(
+            protocol, jobs, place, executor=executor, resume=resume, quiet=school.quiet
+        )
         for row in chosen:
-            yield from _compared(table, row, multitask.records(asked, place, row), same=same)
+            yield from _compared(table, row, multitask.records(protocol, place, row), same=same)
 
 
 def is_stated(model: Seq2Seq, stated: str) -> bool:
     """Whether a language model with eyes has the shape of the one that a table was made with."""
-    shape = language_of(load_any(Request(stated, meta=True), device="meta"))
+    shape = language_of(load_any(LoadRequest(stated, meta=True), device="meta"))
     return (model.parameter_count, model.width, model.depths) == (
         shape.parameter_count,
         shape.width,
@@ -147,8 +149,8 @@ def _lacking(tasks: Mapping[str, str], data: Path | None) -> Iterator[tuple[str,
 
 
 def _compared(
-    table: Mapping[str, Any], row: Row, records: Sequence[CourseRecord], *, same: bool
-) -> list[Found]:
+    table: Mapping[str, Any], row: ComparisonRow, records: Sequence[TextRecord], *, same: bool
+) -> list[ClaimResult]:
     """Each claimed number of a row beside ours."""
     claimed = next(stated["claimed"] for stated in table["rows"] if stated["name"] == row.name)
     tolerance = tolerances(table, row.name)

@@ -15,11 +15,11 @@ from typing import Any, Literal
 
 import torch
 
-from petiole.backbones.registry import Request, load_any
-from petiole.backbones.seq2seq import Seq2Seq
-from petiole.engine.language_adapter import method_of
+from petiole.backbones.encoder_decoder import Seq2Seq
+from petiole.backbones.registry import LoadRequest, load_any
 from petiole.ledger import size_of
-from petiole.methods.language import language_of
+from petiole.methods.language.base import language_of
+from petiole.tasks.text.adapter import method_of
 
 Verdict = Literal["reproduced", "other denominator", "differs", "no claim"]
 
@@ -103,4 +103,4 @@ def _verdict(claimed: float | None, of_total: float, of_language: float, digits:
 
 @cache
 def _shape(name: str) -> Seq2Seq:
-    return language_of(load_any(Request(name, meta=True), device="meta"))
+    return language_of(load_any(LoadRequest(name, meta=True), device="meta"))

@@ -10,13 +10,13 @@ from typing import Any, ClassVar, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from petiole.engine.record import Frozen
+from petiole.engine.record import FrozenModel
 from petiole.errors import ConfigError, RunError
 from petiole.files import write_json
-from petiole.protocols.comparison import Row
+from petiole.protocols.comparison import ComparisonRow
 
 
-class Stated(Frozen):
+class Protocol(FrozenModel):
     """Rows on equal terms.
 
     Attributes:
@@ -29,7 +29,7 @@ class Stated(Frozen):
     """Name of the file."""
 
     format: int = 1
-    rows: list[Row] = Field(min_length=1)
+    rows: list[ComparisonRow] = Field(min_length=1)
     reference: str
     seeds: int = Field(ge=1)
 

@@ -17,13 +17,13 @@ from typing import Any, Self
 from pydantic import Field, ValidationError, model_validator
 
 from petiole.engine.executor import Executor
-from petiole.engine.record import RECORD, Frozen
-from petiole.engine.run import Job
-from petiole.engine.session import Bench, session
+from petiole.engine.record import RECORD, FrozenModel
 from petiole.errors import ConfigError, DataError, RunError
 from petiole.files import write_json
 from petiole.protocols import domain_shift, tuning
-from petiole.protocols.comparison import Comparison, Row
+from petiole.protocols.comparison import Comparison, ComparisonRow
+from petiole.tasks.classification.task import RunSpec
+from petiole.tasks.classification.workspace import ClassificationSpec, open_workspace
 
 TRANSFER = "transfer.json"
 PAPER = "adaptertune/transfer"
@@ -35,7 +35,7 @@ _DECIDING = (
 )
 
 
-class Cell(Frozen):
+class TransferCell(FrozenModel):
     """One data set on one backbone.
 
     Attributes:
@@ -48,7 +48,7 @@ class Cell(Frozen):
     terms: dict[str, Any]
 
     @classmethod
-    def of(cls, data: str, backbone: str, bench: Bench, folder: Path) -> Self:
+    def of(cls, data: str, backbone: str, bench: ClassificationSpec, folder: Path) -> Self:
         """The cell of a bench, in the transfer's folder, which may move with what is in it."""
 
         def said(value: Any) -> Any:
@@ -66,7 +66,7 @@ class Cell(Frozen):
         return f"{self.data}/{self.backbone}"
 
 
-class Transfer(Frozen):
+class Transfer(FrozenModel):
     """Cells, and the terms that are the same in all of them.
 
     Attributes:
@@ -80,8 +80,8 @@ class Transfer(Frozen):
     """
 
     format: int = 1
-    cells: list[Cell] = Field(min_length=1)
-    rows: list[Row] = Field(min_length=1)
+    cells: list[TransferCell] = Field(min_length=1)
+    rows: list[ComparisonRow] = Field(min_length=1)
     seeds: int = Field(ge=1)
     validation: float = Field(default=0.0, ge=0, lt=1)
     reference: str
@@ -96,7 +96,7 @@ class Transfer(Frozen):
                 raise ValueError(f"{', '.join(twice)} is named twice")
         return self
 
-    def comparison(self, cell: Cell, notes: Sequence[str] = ()) -> Comparison:
+    def comparison(self, cell: TransferCell, notes: Sequence[str] = ()) -> Comparison:
         """The comparison that a cell is."""
         return Comparison(
             title=f"{cell.data} on {cell.backbone}",
@@ -111,7 +111,7 @@ class Transfer(Frozen):
             notes=list(notes),
         )
 
-    def finished(self, folder: Path, cell: Cell) -> bool:
+    def finished(self, folder: Path, cell: TransferCell) -> bool:
         """Whether all runs of a cell have their records."""
         c, place = self.comparison(cell), folder / cell.name
         return all((run / RECORD).is_file() for row in c.rows for run in c.runs(place, row))
@@ -138,7 +138,12 @@ class Transfer(Frozen):
 
 
 def plan(
-    cells: Sequence[Cell], methods: Sequence[str], *, tune: bool, validation: float, **terms: Any
+    cells: Sequence[TransferCell],
+    methods: Sequence[str],
+    *,
+    tune: bool,
+    validation: float,
+    **terms: Any,
 ) -> Transfer:
     """Check and state a transfer.
 
@@ -201,21 +206,26 @@ def joined(transfer: Transfer, folder: Path, *, resume: bool = False) -> Transfe
 
 
 def jobs_of(
-    transfer: Transfer, cell: Cell, bench: Bench, folder: Path, *, resume: bool = False
-) -> tuple[Comparison, list[Job]]:
+    transfer: Transfer,
+    cell: TransferCell,
+    bench: ClassificationSpec,
+    folder: Path,
+    *,
+    resume: bool = False,
+) -> tuple[Comparison, list[RunSpec]]:
     """A cell's comparison and its runs; opens the data.
 
     Raises:
         ConfigError: a value out of range, or a setting that no row has.
         DataError: unusable images, or some of a source domain.
     """
-    work = session(bench)
-    if work.shift.source is not None:
+    workspace = open_workspace(bench)
+    if workspace.shift.source is not None:
         raise DataError(
             f"{bench.images}: has images of a source domain, and a transfer trains on one domain. Give "
             "the folder of the real images, or use petiole compare."
         )
-    comparison = transfer.comparison(cell, work.notes)
+    comparison = transfer.comparison(cell, workspace.notes)
     place = folder / cell.name
     return comparison, domain_shift.jobs_of(
         comparison, bench, place, transfer.settings, resume=resume
@@ -224,7 +234,7 @@ def jobs_of(
 
 def run(
     transfer: Transfer,
-    benches: Mapping[str, Bench],
+    benches: Mapping[str, ClassificationSpec],
     folder: Path,
     *,
     executor: Executor | None = None,

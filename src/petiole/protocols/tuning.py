@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from petiole.engine.record import read_record
-from petiole.engine.run import Job
 from petiole.methods.registry import find
-from petiole.protocols.comparison import Comparison, Row
+from petiole.protocols.comparison import Comparison, ComparisonRow
+from petiole.tasks.classification.task import RunSpec
 
 
-def with_rates(rows: Sequence[Row]) -> list[Row]:
+def with_rates(rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:
     """Give every row whose method states learning rates worth trying a grid of them."""
     rates = {row.name: find(row.method).cls.lr_grid for row in rows}
     return [
@@ -30,12 +30,12 @@ def with_rates(rows: Sequence[Row]) -> list[Row]:
     ]
 
 
-def points(row: Row) -> list[dict[str, Any]]:
+def points(row: ComparisonRow) -> list[dict[str, Any]]:
     """Every combination of the row's grid; one empty one where there is none."""
     return [dict(zip(row.grid, values, strict=True)) for values in product(*row.grid.values())]
 
 
-def trials(comparison: Comparison, jobs: Sequence[Job], folder: Path) -> list[Job]:
+def trials(comparison: Comparison, jobs: Sequence[RunSpec], folder: Path) -> list[RunSpec]:
     """One run on the validation images for each point of each row's grid.
 
     Args:
@@ -73,8 +73,8 @@ def _best(folder: Path, count: int) -> int:
 
 
 def settled(
-    comparison: Comparison, jobs: Sequence[Job], chosen: Mapping[str, Mapping[str, Any]]
-) -> list[Job]:
+    comparison: Comparison, jobs: Sequence[RunSpec], chosen: Mapping[str, Mapping[str, Any]]
+) -> list[RunSpec]:
     """The comparison's jobs with what was chosen for their row."""
     each = comparison.draws * comparison.inits
     rows = [row for row in comparison.rows for _ in range(each)]

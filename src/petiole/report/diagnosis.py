@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from petiole.engine.record import Frozen
+from petiole.engine.record import FrozenModel
 from petiole.files import sha256, write_json
 from petiole.metrics.shift import project, shift_report
 
@@ -25,7 +25,7 @@ MOST_MAPPED = 600  # images of each domain on the map: more only hide each other
 Vectors = NDArray[np.float64]
 
 
-class Diagnosis(Frozen):
+class DomainDiagnosis(FrozenModel):
     """Domain distances and a t-SNE map of one run's image vectors.
 
     Attributes:
@@ -50,7 +50,7 @@ class Diagnosis(Frozen):
     note: str = ""
 
 
-def diagnose(folder: Path) -> Diagnosis | None:
+def diagnose(folder: Path) -> DomainDiagnosis | None:
     """Return the diagnosis of a run folder, from its own cache where that fits the vectors.
 
     Returns:
@@ -68,15 +68,15 @@ def diagnose(folder: Path) -> Diagnosis | None:
     return diagnosis
 
 
-def _read(file: Path) -> Diagnosis | None:
+def _read(file: Path) -> DomainDiagnosis | None:
     """The stored diagnosis; one that is missing, damaged or of another version is made again."""
     try:
-        return Diagnosis.model_validate_json(file.read_text(encoding="utf-8"))
+        return DomainDiagnosis.model_validate_json(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValidationError, UnicodeDecodeError):
         return None
 
 
-def _compute(file: Path, digest: str) -> Diagnosis:
+def _compute(file: Path, digest: str) -> DomainDiagnosis:
     tensors = load_file(file)
     views = {name: tensors[name].double().numpy() for name in ("before", "after")}
     labels, is_target = tensors["labels"].numpy(), tensors["is_target"].numpy().astype(bool)
@@ -94,7 +94,7 @@ def _compute(file: Path, digest: str) -> Diagnosis:
     except ValueError as reason:  # too few images, or vectors that overflowed in half precision
         note = str(reason)
         measures, maps = {name: {} for name in views}, {name: [] for name in views}
-    return Diagnosis(
+    return DomainDiagnosis(
         vectors=digest,
         images={"source": int((~is_target).sum()), "target": int(is_target.sum())},
         before=measures["before"],

@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from petiole.engine.spectrum import SPECTRUM, ShiftSpectrum
 from petiole.metrics import elbow as rules
 from petiole.metrics.elbow import Curve, Growth, Trend
 from petiole.metrics.statistics import Interval, t_interval
 from petiole.protocols.rank_sweep import RankSweep, place
 from petiole.report.runs import Results, read_results
+from petiole.tasks.classification.spectrum import SPECTRUM, ShiftSpectrum
 
 
 @dataclass(frozen=True)
-class Prediction:
+class SpectrumPrediction:
     """What a shift's spectrum says for one number of training images.
 
     Attributes:
@@ -66,11 +66,11 @@ class FractionElbow:
     marginal: int | None
     kneedle: int | None
     trend: Trend
-    predicted: Prediction | None
+    predicted: SpectrumPrediction | None
 
 
 @dataclass(frozen=True)
-class Shift:
+class SpectrumSummary:
     """The spectrum, in short.
 
     Attributes:
@@ -114,7 +114,7 @@ class ElbowSummary:
     images: int
     fractions: list[FractionElbow]
     growth: tuple[Growth, float] | None
-    shift: Shift | None
+    shift: SpectrumSummary | None
 
     @property
     def whole(self) -> FractionElbow:
@@ -183,18 +183,18 @@ def _fraction(
     )
 
 
-def _predicted(spectrum: ShiftSpectrum, images: int, ranks: Sequence[int]) -> Prediction:
+def _predicted(spectrum: ShiftSpectrum, images: int, ranks: Sequence[int]) -> SpectrumPrediction:
     terms = spectrum.values, spectrum.width, spectrum.noise
     none, *bound = rules.excess_risk(*terms, images, range(max(ranks) + 1)).total.tolist()
-    return Prediction(
+    return SpectrumPrediction(
         threshold=rules.threshold_rank(*terms, images),
         threshold_tokens=rules.threshold_rank(*terms, images * spectrum.tokens_per_image),
         bound=[value / none for value in bound],
     )
 
 
-def _shift(spectrum: ShiftSpectrum) -> Shift:
-    return Shift(
+def _shift(spectrum: ShiftSpectrum) -> SpectrumSummary:
+    return SpectrumSummary(
         teacher=spectrum.teacher,
         images=spectrum.images,
         tokens=spectrum.tokens,

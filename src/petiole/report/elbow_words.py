@@ -12,7 +12,7 @@ from rich.text import Text
 from petiole.files import write_json, write_text
 from petiole.report.elbow import ElbowSummary, FractionElbow, to_dict
 from petiole.report.elbow_plot import plot
-from petiole.report.words import join, mean_sd, number
+from petiole.report.formatting import join, mean_sd, number
 
 PLOT = "elbow.png"
 

@@ -21,7 +21,7 @@ MOST = 24
 
 
 @dataclass(frozen=True)
-class Example:
+class FlipExample:
     """One test image.
 
     Attributes:
@@ -53,8 +53,8 @@ class Flips:
         images: test images in all.
     """
 
-    fixed: list[Example]
-    broken: list[Example]
+    fixed: list[FlipExample]
+    broken: list[FlipExample]
     fixed_count: int
     broken_count: int
     images: int
@@ -82,7 +82,7 @@ def flips(before: Run, after: Run, most: int = MOST) -> Flips:
     )
 
 
-def mistakes(run: Run, most: int = MOST) -> list[Example]:
+def mistakes(run: Run, most: int = MOST) -> list[FlipExample]:
     """Return the wrong predictions of a run, the surest first."""
     return [_example(run, i) for i in _surest(run, ~run.correct)[:most]]
 
@@ -94,11 +94,11 @@ def _surest(run: Run, chosen: NDArray[np.bool_]) -> list[int]:
     return [int(i) for i in rows[np.argsort(-confidence[rows], kind="stable")]]
 
 
-def _example(run: Run, index: int, before: Run | None = None) -> Example:
+def _example(run: Run, index: int, before: Run | None = None) -> FlipExample:
     classes = run.record.request.data.classes
     path = Path(run.predictions.paths[index])
     thumbnail, small = _thumbnail(path)
-    return Example(
+    return FlipExample(
         name=path.name,
         thumbnail=thumbnail,
         small=small,

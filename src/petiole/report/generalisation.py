@@ -24,13 +24,13 @@ from petiole.metrics.statistics import (
     t_interval,
 )
 from petiole.protocols.generalisation import Generalisation, scores, transductive
-from petiole.report.words import bounds, in_cell, mean_sd, signed
+from petiole.report.formatting import bounds, in_cell, mean_sd, signed
 
 AVERAGE = "average"
 
 
 @dataclass(frozen=True)
-class Line:
+class GeneralisationLine:
     """One method.
 
     Attributes:
@@ -57,35 +57,35 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Summary:
+class GeneralisationSummary:
     """All methods, and the words that go with them."""
 
-    asked: Generalisation
-    lines: tuple[Line, ...]
+    protocol: Generalisation
+    lines: tuple[GeneralisationLine, ...]
 
     @property
     def headline(self) -> str:
         """What the last accuracy column is called."""
-        return "HM" if self.asked.kind == "base-to-novel" else AVERAGE
+        return "HM" if self.protocol.kind == "base-to-novel" else AVERAGE
 
 
-def summarise(root: Path) -> Summary:
+def summarise(root: Path) -> GeneralisationSummary:
     """Compute the table from the records below ``root``."""
-    asked = Generalisation.read(root)
-    found = {row.name: scores(asked, root, row) for row in asked.rows}
-    heads = {name: _headline(asked, places) for name, places in found.items()}
-    against = judged(heads, asked.reference)
+    protocol = Generalisation.read(root)
+    found = {row.name: scores(protocol, root, row) for row in protocol.rows}
+    heads = {name: _headline(protocol, places) for name, places in found.items()}
+    against = judged(heads, protocol.reference)
     lines = []
-    for row in asked.rows:
+    for row in protocol.rows:
         places = found[row.name]
-        pair = asked.kind == "base-to-novel"
+        pair = protocol.kind == "base-to-novel"
         difference, said = against.get(row.name, (None, None))
         lines.append(
-            Line(
+            GeneralisationLine(
                 name=row.name,
                 label=row.label,
                 transductive=transductive(row.method),
-                trained=_trained(asked, root, row.name),
+                trained=_trained(protocol, root, row.name),
                 places={name: t_interval(values) for name, values in places.items()},
                 headline=t_interval(heads[row.name]),
                 hm_of_means=hm_of_means(places["base"], places["novel"]) if pair else None,
@@ -94,29 +94,29 @@ def summarise(root: Path) -> Summary:
                 verdict=said,
             )
         )
-    return Summary(asked, tuple(lines))
+    return GeneralisationSummary(protocol, tuple(lines))
 
 
-def _headline(asked: Generalisation, places: dict[str, list[float]]) -> list[float]:
+def _headline(protocol: Generalisation, places: dict[str, list[float]]) -> list[float]:
     """One number a seed."""
-    if asked.kind == "base-to-novel":
+    if protocol.kind == "base-to-novel":
         return [harmonic_mean(b, n) for b, n in zip(places["base"], places["novel"], strict=True)]
-    return [fmean(values) for values in zip(*(places[p] for p in asked.places), strict=True)]
+    return [fmean(values) for values in zip(*(places[p] for p in protocol.places), strict=True)]
 
 
-def _trained(asked: Generalisation, root: Path, name: str) -> int:
-    row = next(row for row in asked.rows if row.name == name)
-    return read_record(asked.folder(root, row, 0, asked.levels[-1])).ledger.trainable
+def _trained(protocol: Generalisation, root: Path, name: str) -> int:
+    row = next(row for row in protocol.rows if row.name == name)
+    return read_record(protocol.folder(root, row, 0, protocol.levels[-1])).ledger.trainable
 
 
-def header(summary: Summary) -> list[str]:
+def header(summary: GeneralisationSummary) -> list[str]:
     """Names of the columns."""
     places = list(summary.lines[0].places)
     against = f"difference of {summary.headline}"
     return ["Method", "Trained", *places, summary.headline, against, "Verdict"]
 
 
-def cells(line: Line) -> list[str]:
+def cells(line: GeneralisationLine) -> list[str]:
     """One row as text, in per cent."""
     difference = line.difference
     against = "–"
@@ -137,30 +137,30 @@ def cells(line: Line) -> list[str]:
     ]
 
 
-def notes(summary: Summary) -> list[str]:
+def notes(summary: GeneralisationSummary) -> list[str]:
     """What a reader must know."""
-    asked = summary.asked
-    plural = "1 seed" if asked.seeds == 1 else f"{asked.seeds} seeds"
-    shots = "all images" if asked.shots is None else f"{asked.shots} shots a class"
-    if asked.kind == "few-shot":
+    protocol = summary.protocol
+    plural = "1 seed" if protocol.seeds == 1 else f"{protocol.seeds} seeds"
+    shots = "all images" if protocol.shots is None else f"{protocol.shots} shots a class"
+    if protocol.kind == "few-shot":
         shots = "columns by the shots of each class"
     said = [
         f"Accuracy in per cent, mean ± sd over {plural} (a draw of the shots and a start "
-        f"each), {shots}, the last step's weights. Differences are from {_label(asked)}, paired by "
+        f"each), {shots}, the last step's weights. Differences are from {_label(protocol)}, paired by "
         "seed, with 95 % t intervals: a tie where the interval holds zero, undecided where it does not "
         f"but p after Holm's correction over the rows is 0.05 or more."
     ]
-    if asked.kind == "base-to-novel":
+    if protocol.kind == "base-to-novel":
         said.append(
             "Base classes are the first half by label order, novel the rest; each half is tested "
             "with its own names only. HM is that of the mean accuracies, as the papers print it; "
             "differences are means of the seeds' HMs."
         )
-    if asked.known and asked.kind != "elsewhere":
+    if protocol.known and protocol.kind != "elsewhere":
         said.append(
-            f"Zero-shot rows read the template published for {asked.known}, unless told otherwise."
+            f"Zero-shot rows read the template published for {protocol.known}, unless told otherwise."
         )
-    if asked.published:
+    if protocol.published:
         said.append(
             "CoOp, PromptSRC and CLIP-LoRA trained as published for each number of shots, unless told "
             "otherwise."
@@ -173,11 +173,11 @@ def notes(summary: Summary) -> list[str]:
     return said
 
 
-def _label(asked: Generalisation) -> str:
-    return next(row.label for row in asked.rows if row.name == asked.reference)
+def _label(protocol: Generalisation) -> str:
+    return next(row.label for row in protocol.rows if row.name == protocol.reference)
 
 
-def to_rich(summary: Summary) -> Table:
+def to_rich(summary: GeneralisationSummary) -> Table:
     """For the terminal."""
     table = Table(*header(summary), box=SIMPLE_HEAD)
     for line in summary.lines:
@@ -185,7 +185,7 @@ def to_rich(summary: Summary) -> Table:
     return table
 
 
-def to_markdown(summary: Summary) -> str:
+def to_markdown(summary: GeneralisationSummary) -> str:
     """With its notes."""
     rows = [header(summary), *(cells(line) for line in summary.lines)]
     head, *body = ("| " + " | ".join(in_cell(c) for c in row) + " |" for row in rows)
@@ -193,7 +193,7 @@ def to_markdown(summary: Summary) -> str:
     return "\n".join([head, rule, *body, "", *notes(summary), ""])
 
 
-def to_csv(summary: Summary) -> str:
+def to_csv(summary: GeneralisationSummary) -> str:
     """One row a method and place, fractions."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -204,17 +204,17 @@ def to_csv(summary: Summary) -> str:
     return out.getvalue()
 
 
-def to_dict(summary: Summary) -> dict[str, Any]:
+def to_dict(summary: GeneralisationSummary) -> dict[str, Any]:
     """Every number."""
     return {
-        "kind": summary.asked.kind,
-        "data": summary.asked.data,
+        "kind": summary.protocol.kind,
+        "data": summary.protocol.data,
         "lines": [asdict(line) for line in summary.lines],
         "notes": notes(summary),
     }
 
 
-def write(summary: Summary, root: Path) -> Sequence[Path]:
+def write(summary: GeneralisationSummary, root: Path) -> Sequence[Path]:
     """Write table.md, table.csv and table.json; returns their paths."""
     files = [root / f"table.{suffix}" for suffix in ("md", "csv", "json")]
     write_text(files[0], to_markdown(summary))

@@ -12,7 +12,6 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from petiole.engine.course import CourseRecord
 from petiole.files import write_json, write_text
 from petiole.metrics.statistics import (
     Interval,
@@ -22,11 +21,12 @@ from petiole.metrics.statistics import (
     t_interval,
 )
 from petiole.protocols.multitask import MAJORITY, Multitask, average, headlines, records
-from petiole.report.words import bounds, in_cell, mean_sd, percent, seconds, signed
+from petiole.report.formatting import bounds, in_cell, mean_sd, percent, seconds, signed
+from petiole.tasks.text.training import TextRecord
 
 
 @dataclass(frozen=True)
-class Line:
+class MultitaskLine:
     """One row.
 
     Attributes:
@@ -52,7 +52,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Summary:
+class MultitaskSummary:
     """All rows, and what was asked.
 
     Attributes:
@@ -60,18 +60,18 @@ class Summary:
         majority: what the commonest training answer scores, by task, fractions.
     """
 
-    asked: Multitask
-    lines: tuple[Line, ...]
+    protocol: Multitask
+    lines: tuple[MultitaskLine, ...]
     metrics: dict[str, str]
     majority: dict[str, float]
 
 
-def summarise(root: Path) -> Summary:
+def summarise(root: Path) -> MultitaskSummary:
     """Compute the table from the records below ``root``."""
-    asked = Multitask.read(root)
-    found = {row.name: records(asked, root, row) for row in asked.rows}
+    protocol = Multitask.read(root)
+    found = {row.name: records(protocol, root, row) for row in protocol.rows}
     heads = {name: [average(r) / 100 for r in runs] for name, runs in found.items()}
-    against = judged(heads, asked.reference)
+    against = judged(heads, protocol.reference)
     lines = tuple(
         _line(
             row.name,
@@ -80,26 +80,26 @@ def summarise(root: Path) -> Summary:
             heads[row.name],
             *against.get(row.name, (None, None)),
         )
-        for row in asked.rows
+        for row in protocol.rows
     )
     first = next(iter(found.values()))[0]
     metrics = {task: next(iter(scores)) for task, scores in first.scores.items()}
     stated = json.loads((root / MAJORITY).read_text(encoding="utf-8"))
-    return Summary(
-        asked, lines, metrics, {task: stated[task][name] / 100 for task, name in metrics.items()}
+    return MultitaskSummary(
+        protocol, lines, metrics, {task: stated[task][name] / 100 for task, name in metrics.items()}
     )
 
 
 def _line(
     name: str,
     label: str,
-    runs: Sequence[CourseRecord],
+    runs: Sequence[TextRecord],
     head: Sequence[float],
     difference: Paired | None,
     said: Outcome | None,
-) -> Line:
+) -> MultitaskLine:
     by_task = [headlines(run) for run in runs]
-    return Line(
+    return MultitaskLine(
         name=name,
         label=label,
         trainable=runs[0].trainable,
@@ -113,13 +113,13 @@ def _line(
     )
 
 
-def header(summary: Summary) -> list[str]:
+def header(summary: MultitaskSummary) -> list[str]:
     """Names of the columns."""
     tasks = [f"{task} {summary.metrics[task]}" for task in summary.metrics]
     return ["Method", "Trained", "% of total", *tasks, "Avg", "difference of Avg", "Verdict", "s"]
 
 
-def cells(line: Line) -> list[str]:
+def cells(line: MultitaskLine) -> list[str]:
     """One row as text; scores in per cent, CIDEr x 100."""
     against = "–"
     if line.difference is not None:
@@ -137,23 +137,25 @@ def cells(line: Line) -> list[str]:
     ]
 
 
-def baseline(summary: Summary) -> list[str]:
+def baseline(summary: MultitaskSummary) -> list[str]:
     """The row of the commonest answer."""
     scores = [f"{100 * value:.1f}" for value in summary.majority.values()]
     mean = 100 * sum(summary.majority.values()) / len(summary.majority)
     return ["the commonest answer", "0", "0", *scores, f"{mean:.1f}", "–", "–", "–"]
 
 
-def notes(summary: Summary) -> list[str]:
+def notes(summary: MultitaskSummary) -> list[str]:
     """What a reader must know."""
-    asked = summary.asked
-    seeds = "1 seed" if asked.seeds == 1 else f"{asked.seeds} seeds"
-    share = "" if asked.fraction >= 1 else f" {100 * asked.fraction:g} % of the training samples;"
-    prompts = "with the same" if asked.prefixes else "without"
-    reference = next(row.label for row in asked.rows if row.name == asked.reference)
+    protocol = summary.protocol
+    seeds = "1 seed" if protocol.seeds == 1 else f"{protocol.seeds} seeds"
+    share = (
+        "" if protocol.fraction >= 1 else f" {100 * protocol.fraction:g} % of the training samples;"
+    )
+    prompts = "with the same" if protocol.prefixes else "without"
+    reference = next(row.label for row in protocol.rows if row.name == protocol.reference)
     return [
-        f"{asked.model}, {seeds} (a start and an order of batches each), mean ± sd;{share} the last step's "
-        f"weights, scored once on {asked.scored}; all methods {prompts} hard prompts.",
+        f"{protocol.model}, {seeds} (a start and an order of batches each), mean ± sd;{share} the last step's "
+        f"weights, scored once on {protocol.scored}; all methods {prompts} hard prompts.",
         f"Avg is the mean of the tasks' headlines, CIDEr x 100 among accuracies as in the paper. Differences "
         f"are from {reference}, paired by seed, with 95 % t intervals: a tie where the interval holds zero, "
         "undecided where it does not but p after Holm's correction over the rows is 0.05 or more.",
@@ -161,7 +163,7 @@ def notes(summary: Summary) -> list[str]:
     ]
 
 
-def to_rich(summary: Summary) -> Table:
+def to_rich(summary: MultitaskSummary) -> Table:
     """For the terminal: what fits into 80 columns; table.md has all of it."""
     names = ["Method", "%", *summary.metrics, "Avg", "Verdict"]
     table = Table(*names, box=SIMPLE_HEAD, pad_edge=False)
@@ -172,7 +174,7 @@ def to_rich(summary: Summary) -> Table:
     return table
 
 
-def to_markdown(summary: Summary) -> str:
+def to_markdown(summary: MultitaskSummary) -> str:
     """With its notes."""
     rows = [header(summary), *map(cells, summary.lines), baseline(summary)]
     head, *body = ("| " + " | ".join(in_cell(c) for c in row) + " |" for row in rows)
@@ -180,10 +182,10 @@ def to_markdown(summary: Summary) -> str:
     return "\n".join([head, rule, *body, "", *notes(summary), ""])
 
 
-def to_dict(summary: Summary) -> dict[str, Any]:
+def to_dict(summary: MultitaskSummary) -> dict[str, Any]:
     """Every number."""
     return {
-        "model": summary.asked.model,
+        "model": summary.protocol.model,
         "metrics": summary.metrics,
         "majority": summary.majority,
         "lines": [_finite(asdict(line)) for line in summary.lines],
@@ -198,7 +200,7 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not isfinite(value) else value
 
 
-def write(summary: Summary, root: Path) -> Sequence[Path]:
+def write(summary: MultitaskSummary, root: Path) -> Sequence[Path]:
     """Write table.md and table.json; returns their paths."""
     files = [root / "table.md", root / "table.json"]
     write_text(files[0], to_markdown(summary))

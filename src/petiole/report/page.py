@@ -20,13 +20,13 @@ from petiole.engine.record import read_log
 from petiole.files import write_text
 from petiole.metrics.statistics import bootstrap_interval
 from petiole.report import plots, sections
-from petiole.report.diagnosis import Diagnosis, diagnose
-from petiole.report.flips import Example, flips, mistakes
+from petiole.report.diagnosis import DomainDiagnosis, diagnose
+from petiole.report.flips import FlipExample, flips, mistakes
+from petiole.report.formatting import bounds, number, percent, seconds, signed
 from petiole.report.runs import Results, Run, read_results, read_run
 from petiole.report.sections import Fact, Labelled, Sheet
-from petiole.report.summary import Summary, summarise_results
+from petiole.report.summary import ComparisonSummary, summarise_results
 from petiole.report.tables import legend, sentence
-from petiole.report.words import bounds, number, percent, seconds, signed
 from petiole.version import __version__
 
 REPORT = "report.html"
@@ -34,7 +34,7 @@ MOST_NAMED = 12  # classes in the legend of the map
 
 
 @dataclass(frozen=True)
-class Picture:
+class PageFigure:
     """A figure as SVG, with what is written under it."""
 
     svg: Markup
@@ -42,27 +42,27 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Gallery:
+class Thumbnails:
     """Thumbnails under one heading."""
 
     title: str
     text: str
-    examples: list[Example]
+    examples: list[FlipExample]
 
 
 @dataclass(frozen=True)
-class Map:
+class DomainMap:
     """The diagnosis: distances as a table, four panels, and what the colours mean."""
 
     images: str
     sheet: Sheet | None
-    panels: list[Picture]
+    panels: list[PageFigure]
     colours: list[tuple[str, str]]
     note: str
 
 
 @dataclass(frozen=True)
-class Page:
+class PageContent:
     """Everything that ``page.html`` shows; what is ``None`` or empty is left out."""
 
     title: str
@@ -72,9 +72,9 @@ class Page:
     done: str
     facts: list[Fact]
     subject: str
-    confusion: Picture
+    confusion: PageFigure
     classes: Sheet
-    curves: list[Picture]
+    curves: list[PageFigure]
     counts: Sheet
     percentages: Sheet
     costs: Sheet
@@ -85,9 +85,9 @@ class Page:
     notes: list[str]
     results: Sheet | None = None
     legend: str = ""
-    overview: list[Picture] = field(default_factory=list)
-    map: Map | None = None
-    galleries: list[Gallery] = field(default_factory=list)
+    overview: list[PageFigure] = field(default_factory=list)
+    map: DomainMap | None = None
+    galleries: list[Thumbnails] = field(default_factory=list)
 
 
 def write_comparison(folder: Path) -> Path:
@@ -109,7 +109,7 @@ def write_run(folder: Path) -> Path:
     return _write(folder, _run(read_run(folder)))
 
 
-def _comparison(results: Results, summary: Summary) -> Page:
+def _comparison(results: Results, summary: ComparisonSummary) -> PageContent:
     c, runs, row = results.comparison, results.headline.runs, summary.row(summary.headline)
     labelled = [(r.row.label, r.runs) for r in results.rows]
     overview = [
@@ -129,7 +129,7 @@ def _comparison(results: Results, summary: Summary) -> Page:
         overview.append(
             _picture(figure, "parameters", "Accuracy against trained parameters", caption)
         )
-    return Page(
+    return PageContent(
         title=c.title,
         kind="Comparison",
         lede=sentence(summary),
@@ -145,17 +145,17 @@ def _comparison(results: Results, summary: Summary) -> Page:
     )
 
 
-def _run(run: Run) -> Page:
+def _run(run: Run) -> PageContent:
     request, scores = run.record.request, run.record.scores
     interval = bootstrap_interval(run.correct, seed=0)
     between = bounds(interval.low, interval.high, 1)
-    surest = Gallery(
+    surest = Thumbnails(
         "The surest",
         f"{(~run.correct).sum():,} of {len(run.labels):,} test images were labelled wrongly; these "
         "with the greatest confidence.",
         mistakes(run),
     )
-    return Page(
+    return PageContent(
         title=request.method,
         kind="Run",
         lede=f"{request.method} reaches {number(100 * interval.mean, 1)} % on {interval.n:,} test "
@@ -203,7 +203,7 @@ def _common(
     }
 
 
-def _curves(runs: Sequence[Run]) -> list[Picture]:
+def _curves(runs: Sequence[Run]) -> list[PageFigure]:
     p = np.concatenate([run.probabilities for run in runs])
     labels = np.concatenate([run.labels for run in runs])
     ece = 100 * float(np.mean([run.record.scores["ece"] for run in runs]))
@@ -216,7 +216,7 @@ def _curves(runs: Sequence[Run]) -> list[Picture]:
     return curves
 
 
-def _map(diagnosis: Diagnosis | None, run: Run) -> Map | None:
+def _map(diagnosis: DomainDiagnosis | None, run: Run) -> DomainMap | None:
     if diagnosis is None:
         return None
     classes = run.record.request.data.classes
@@ -233,7 +233,7 @@ def _map(diagnosis: Diagnosis | None, run: Run) -> Map | None:
     ]
     named = len(classes) <= MOST_NAMED and panels
     colours = zip(plots.class_colours(len(classes)), classes, strict=True)
-    return Map(
+    return DomainMap(
         images=" and ".join(f"{n:,} {domain}" for domain, n in diagnosis.images.items() if n),
         sheet=sections.domain_distances(diagnosis) if diagnosis.before else None,
         panels=panels,
@@ -242,7 +242,7 @@ def _map(diagnosis: Diagnosis | None, run: Run) -> Map | None:
     )
 
 
-def _flip_galleries(results: Results) -> list[Gallery]:
+def _flip_galleries(results: Results) -> list[Thumbnails]:
     c = results.comparison
     if c.baseline == c.headline:
         return []
@@ -253,7 +253,7 @@ def _flip_galleries(results: Results) -> list[Gallery]:
         ("Broken", "right", "wrong", found.broken, found.broken_count),
     )
     return [
-        Gallery(
+        Thumbnails(
             name,
             f"{count:,} of {found.images:,} test images: {before} {was}, {after} {now}"
             + (f"; the {len(examples)} surest." if count > len(examples) else "."),
@@ -263,7 +263,7 @@ def _flip_galleries(results: Results) -> list[Gallery]:
     ]
 
 
-def _comparison_tiles(summary: Summary) -> list[Fact]:
+def _comparison_tiles(summary: ComparisonSummary) -> list[Fact]:
     row = summary.row(summary.headline)
     spread = (
         f"± {number(100 * row.over_draws.sd, 1)} over {summary.draws} draws"
@@ -315,7 +315,7 @@ def _run_done(run: Run) -> str:
     )
 
 
-def _accuracy_caption(summary: Summary) -> str:
+def _accuracy_caption(summary: ComparisonSummary) -> str:
     text = "Mean and 95 % interval"
     text += ", small dots are single draws" if summary.draws > 1 else ""
     if any(row.published is not None for row in summary.rows):
@@ -323,17 +323,17 @@ def _accuracy_caption(summary: Summary) -> str:
     return f"{text}; the line is {summary.row(summary.reference).label}."
 
 
-def _picture(figure: Figure, name: str, label: str, caption: str) -> Picture:
-    return Picture(Markup(plots.svg(figure, name, label)), caption)
+def _picture(figure: Figure, name: str, label: str, caption: str) -> PageFigure:
+    return PageFigure(Markup(plots.svg(figure, name, label)), caption)
 
 
-def _write(folder: Path, page: Page) -> Path:
+def _write(folder: Path, page: PageContent) -> Path:
     path = folder / REPORT
     write_text(path, render(page))
     return path
 
 
-def render(page: Page) -> str:
+def render(page: PageContent) -> str:
     """Return the page as HTML, with its style and its script inside."""
     here = files("petiole.report")
     template, style, script = (

@@ -22,9 +22,9 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator
 from numpy.typing import ArrayLike, NDArray
 
-from petiole.report.diagnosis import Diagnosis
-from petiole.report.placing import place_labels
-from petiole.report.summary import Summary
+from petiole.report.diagnosis import DomainDiagnosis
+from petiole.report.label_placement import place_labels
+from petiole.report.summary import ComparisonSummary
 
 # Stand-ins for the page's own colours; `svg` replaces them by CSS variables.
 INK, MUTED, LINE, ACCENT, SECOND, PAPER = (
@@ -111,7 +111,7 @@ def _own_ids(text: str, name: str) -> str:
     return re.sub(r'(url\(#|xlink:href="#)', rf"\1{name}-", text)
 
 
-def accuracy(summary: Summary) -> Figure:
+def accuracy(summary: ComparisonSummary) -> Figure:
     """Accuracy of every row in per cent: draws as dots, mean and 95 % interval."""
     rows = summary.rows
     with mpl.rc_context(_STYLE):
@@ -144,7 +144,7 @@ def accuracy(summary: Summary) -> Figure:
     return figure
 
 
-def against_parameters(summary: Summary) -> Figure:
+def against_parameters(summary: ComparisonSummary) -> Figure:
     """Accuracy in per cent against trained parameters; the rows that none cheaper beats are named."""
     rows = summary.rows
     x = np.array([row.trainable for row in rows], dtype=np.float64)
@@ -194,7 +194,7 @@ def frontier(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.bool_
     return np.asarray(~beats.any(axis=0))
 
 
-def domain_map(diagnosis: Diagnosis, *, after: bool, by_class: bool, classes: int) -> Figure:
+def domain_map(diagnosis: DomainDiagnosis, *, after: bool, by_class: bool, classes: int) -> Figure:
     """One t-SNE panel: source images as hollow circles, target images as triangles."""
     xy = np.array(diagnosis.map_after if after else diagnosis.map_before)
     target, labels = np.array(diagnosis.is_target), np.array(diagnosis.labels)

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from petiole.engine.record import (
     PREDICTIONS,
     RECORD,
-    Predictions,
     Record,
+    StoredPredictions,
     read_predictions,
     read_record,
 )
 from petiole.errors import RunError
 from petiole.files import sha256
-from petiole.protocols.comparison import Comparison, Row
+from petiole.protocols.comparison import Comparison, ComparisonRow
 
 Floats = NDArray[np.float64]
 
@@ -36,7 +36,7 @@ class Run:
 
     folder: Path
     record: Record
-    predictions: Predictions
+    predictions: StoredPredictions
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -63,7 +63,7 @@ class Run:
 class RowRuns:
     """All runs of one row: draw 0 with every init, then draw 1, and so on."""
 
-    row: Row
+    row: ComparisonRow
     runs: list[Run]
     draws: int
 

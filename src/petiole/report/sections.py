@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from petiole.engine.record import Record
 from petiole.metrics.classification import confusion
-from petiole.report.diagnosis import Diagnosis
+from petiole.report.diagnosis import DomainDiagnosis
+from petiole.report.formatting import amount, flops, number, percent, seconds
 from petiole.report.runs import Run
-from petiole.report.summary import Summary, SummaryRow
-from petiole.report.tables import VERDICT, Column, columns
-from petiole.report.words import amount, flops, number, percent, seconds
+from petiole.report.summary import ComparisonSummary, SummaryRow
+from petiole.report.tables import VERDICT, SummaryColumn, columns
 
 Value = float | int | str | None
 Labelled = Sequence[tuple[str, Sequence[Run]]]
@@ -23,7 +23,7 @@ Labelled = Sequence[tuple[str, Sequence[Run]]]
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """What is read, what is sorted by, a class for the style sheet, and a second line."""
 
     text: str
@@ -44,7 +44,7 @@ class Sheet:
     """
 
     titles: list[tuple[str, bool]]
-    rows: list[list[Cell]]
+    rows: list[list[TableCell]]
     stressed: int | None = None
     sortable: bool = True
 
@@ -57,11 +57,11 @@ class Fact:
     text: str
 
 
-def results(summary: Summary) -> Sheet:
+def results(summary: ComparisonSummary) -> Sheet:
     """The main table."""
     table = columns(summary)
     rows = [
-        [Cell(c.text(row), c.value(row), _style(c, row), c.detail(row)) for c in table]
+        [TableCell(c.text(row), c.value(row), _style(c, row), c.detail(row)) for c in table]
         for row in summary.rows
     ]
     names = [row.name for row in summary.rows]
@@ -69,7 +69,7 @@ def results(summary: Summary) -> Sheet:
     return Sheet(titles, rows, names.index(summary.reference))
 
 
-def _style(column: Column, row: SummaryRow) -> str:
+def _style(column: SummaryColumn, row: SummaryRow) -> str:
     return column.text(row) if column.title == VERDICT else ""
 
 
@@ -107,7 +107,7 @@ def _ledger(rows: Labelled, fields: dict[str, str], show: Callable[[float], str]
     for label, runs in rows:
         ledger = runs[0].record.ledger
         values = [getattr(ledger, field) for field in fields.values()]
-        lines.append([Cell(label, label), *(Cell(show(v), v) for v in values)])
+        lines.append([TableCell(label, label), *(TableCell(show(v), v) for v in values)])
     return Sheet([("Method", False), *((title, True) for title in fields)], lines)
 
 
@@ -131,7 +131,7 @@ def costs(rows: Labelled) -> Sheet:
             (float(np.median([of(run.record) for run in runs])), show)
             for of, show in _COSTS.values()
         ]
-        lines.append([Cell(label, label), *(Cell(show(v), v) for v, show in values)])
+        lines.append([TableCell(label, label), *(TableCell(show(v), v) for v, show in values)])
     return Sheet([("Method", False), *((title, True) for title in _COSTS)], lines)
 
 
@@ -152,21 +152,23 @@ def by_class(counts: NDArray[np.int64], classes: Sequence[str], runs: int) -> Sh
         share = 100 * wrong[worst] / true if true else 0.0
         lines.append(
             [
-                Cell(name, name),
-                Cell(f"{true // runs:,}", true),
+                TableCell(name, name),
+                TableCell(f"{true // runs:,}", true),
                 _share(counts[k, k], true),
                 _share(counts[k, k], predicted),
-                Cell(f"{classes[worst]} ({number(share, 1)} %)" if wrong[worst] else "–", share),
+                TableCell(
+                    f"{classes[worst]} ({number(share, 1)} %)" if wrong[worst] else "–", share
+                ),
             ]
         )
     titles = [("Class", False), ("Test images", True), ("Recall, %", True), ("Precision, %", True)]
     return Sheet([*titles, ("Most often taken for", False)], lines)
 
 
-def _share(part: int, whole: int) -> Cell:
+def _share(part: int, whole: int) -> TableCell:
     if not whole:
-        return Cell("–")
-    return Cell(number(100 * part / whole, 1), float(part / whole))
+        return TableCell("–")
+    return TableCell(number(100 * part / whole, 1), float(part / whole))
 
 
 _MEASURES = (
@@ -191,14 +193,14 @@ _MEASURES = (
 )
 
 
-def domain_distances(diagnosis: Diagnosis) -> Sheet:
+def domain_distances(diagnosis: DomainDiagnosis) -> Sheet:
     """Measures of the domain shift before and after."""
     lines = [
         [
-            Cell(title, title),
-            Cell(_three(diagnosis.before.get(name)), diagnosis.before.get(name)),
-            Cell(_three(diagnosis.after.get(name)), diagnosis.after.get(name)),
-            Cell(meaning, meaning),
+            TableCell(title, title),
+            TableCell(_three(diagnosis.before.get(name)), diagnosis.before.get(name)),
+            TableCell(_three(diagnosis.after.get(name)), diagnosis.after.get(name)),
+            TableCell(meaning, meaning),
         ]
         for name, title, meaning in _MEASURES
         if name in diagnosis.before or name in diagnosis.after
@@ -220,8 +222,8 @@ def facts(runs: Sequence[Run]) -> list[Fact]:
         f"{data.images[k]:,} {name}" for k, name in _PARTS.items() if k in data.images
     )
     shots = "all target images" if data.shots is None else f"{data.shots} target images a class"
-    opened = max(run.record.test_openings for run in runs)
-    openings = (
+    opened = max(run.record.test_evaluations for run in runs)
+    test_evaluations = (
         "once, by each run, at its end" if opened == 1 else f"up to {opened} times by one run"
     )
     return [
@@ -232,7 +234,7 @@ def facts(runs: Sequence[Run]) -> list[Fact]:
         Fact("Shots", shots),
         Fact("Runs", f"{len(runs)}: {_count(draws, 'draw')}, {_count(inits, 'initialisation')}"),
         Fact("Model selection", ", ".join(sorted({run.record.selection for run in runs}))),
-        Fact("Test set scored", openings),
+        Fact("Test set scored", test_evaluations),
         Fact("Arithmetic", f"{request.precision}, features kept as {request.dtype}"),
     ]
 
@@ -287,12 +289,14 @@ def run_list(rows: Labelled) -> Sheet:
     """Every run with the digest of its request."""
     lines = [
         [
-            Cell(label, label),
-            Cell(str(run.record.request.data.draw), run.record.request.data.draw),
-            Cell(str(run.record.request.seed), run.record.request.seed),
-            Cell(number(100 * run.record.scores["accuracy"], 2), run.record.scores["accuracy"]),
-            Cell(run.record.id, run.record.id, "code"),
-            Cell(run.record.created, run.record.created, "code"),
+            TableCell(label, label),
+            TableCell(str(run.record.request.data.draw), run.record.request.data.draw),
+            TableCell(str(run.record.request.seed), run.record.request.seed),
+            TableCell(
+                number(100 * run.record.scores["accuracy"], 2), run.record.scores["accuracy"]
+            ),
+            TableCell(run.record.id, run.record.id, "code"),
+            TableCell(run.record.created, run.record.created, "code"),
         ]
         for label, runs in rows
         for run in runs

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from petiole.metrics.statistics import Outcome
-from petiole.report.summary import Summary, SummaryRow
-from petiole.report.words import bounds, join, p_value, seconds, signed
+from petiole.report.formatting import bounds, join, p_value, seconds, signed
+from petiole.report.summary import ComparisonSummary, SummaryRow
 
 _MOST_NAMES = 5
 
 
-def sentence(summary: Summary) -> str:
+def sentence(summary: ComparisonSummary) -> str:
     """Return what the headline reaches and gains, and how the reference stands to all others."""
     return " ".join(part for part in (_reaches(summary), *_ranks(summary)) if part)
 
 
-def _reaches(summary: Summary) -> str:
+def _reaches(summary: ComparisonSummary) -> str:
     row = summary.row(summary.headline)
     mean = f"{100 * row.accuracy.mean:.1f} %"
     if summary.draws > 1:
@@ -28,7 +28,7 @@ def _reaches(summary: Summary) -> str:
     return f"{row.label} reaches {mean} {spread}{_gained(row, summary)}."
 
 
-def _gained(row: SummaryRow, summary: Summary) -> str:
+def _gained(row: SummaryRow, summary: ComparisonSummary) -> str:
     if row.gain is None:
         return ""
     baseline, both = summary.row(summary.baseline).label, row.gain.both
@@ -42,7 +42,7 @@ def _gained(row: SummaryRow, summary: Summary) -> str:
     return f", {size} (95 % interval {low:.1f} to {high:.1f}{doubt})"
 
 
-def _ranks(summary: Summary) -> list[str]:
+def _ranks(summary: ComparisonSummary) -> list[str]:
     """What the reference is beaten by, ties with and beats, and what is left open."""
     reference = summary.row(summary.reference)
     worse, tied, better, undecided = (
@@ -76,7 +76,7 @@ def _cheapest(rows: list[SummaryRow]) -> str:
     )
 
 
-def _open(rows: list[SummaryRow], summary: Summary) -> str:
+def _open(rows: list[SummaryRow], summary: ComparisonSummary) -> str:
     draws = f"{summary.draws} draws do" if summary.draws > 1 else "one draw does"
     return (
         f"Against {_names(rows)}, {draws} not decide: zero lies outside the interval, but p is 0.05 "

@@ -32,7 +32,7 @@ SEED = 0  # of the bootstraps: equal records give equal tables
 
 
 @dataclass(frozen=True)
-class Contrast:
+class PairedContrast:
     """A row minus another one, paired; differences are fractions, as accuracies are.
 
     Attributes:
@@ -98,13 +98,13 @@ class SummaryRow:
     flops_training: int
     peak_memory_mb: float
     seconds: float
-    gain: Contrast | None
-    versus: Contrast | None
+    gain: PairedContrast | None
+    versus: PairedContrast | None
     published: float | None
 
 
 @dataclass(frozen=True)
-class Summary:
+class ComparisonSummary:
     """The table.
 
     Attributes:
@@ -131,7 +131,7 @@ class Summary:
         return next(row for row in self.rows if row.name == name)
 
 
-def summarise(folder: Path) -> Summary:
+def summarise(folder: Path) -> ComparisonSummary:
     """Compute the table of a comparison folder from its records.
 
     Raises:
@@ -140,12 +140,12 @@ def summarise(folder: Path) -> Summary:
     return summarise_results(read_results(folder))
 
 
-def summarise_results(results: Results) -> Summary:
+def summarise_results(results: Results) -> ComparisonSummary:
     """Compute the table of runs that are already read."""
     c = results.comparison
     gains = _contrasts(results, c.baseline)
     versus = _contrasts(results, c.reference)
-    return Summary(
+    return ComparisonSummary(
         title=c.title,
         rows=[
             _row(row, gains.get(name), versus.get(name), c.claims.get(name))
@@ -163,7 +163,10 @@ def summarise_results(results: Results) -> Summary:
 
 
 def _row(
-    runs: RowRuns, gain: Contrast | None, versus: Contrast | None, published: float | None
+    runs: RowRuns,
+    gain: PairedContrast | None,
+    versus: PairedContrast | None,
+    published: float | None,
 ) -> SummaryRow:
     ledger = runs.runs[0].record.ledger
     by_draw = runs.correct_by_draw.mean(axis=1)
@@ -197,14 +200,14 @@ def over_draws_and_images(values: Floats) -> Interval:
     return hierarchical_interval(values, seed=SEED)
 
 
-def _contrasts(results: Results, against: str) -> dict[str, Contrast]:
+def _contrasts(results: Results, against: str) -> dict[str, PairedContrast]:
     """Every other row minus the row ``against``, by name, Holm-adjusted together."""
     other = results.row(against)
     rows = [row for row in results.rows if row.row.name != against]
     tests = [_tests(row, other) for row in rows]
     adjusted = holm([(by_draw or by_image).p for by_draw, by_image, _ in tests])
     return {
-        row.row.name: Contrast(*test, p, _verdict(*test, p))
+        row.row.name: PairedContrast(*test, p, _verdict(*test, p))
         for row, test, p in zip(rows, tests, adjusted, strict=True)
     }
 

@@ -13,9 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from petiole.report.sentence import sentence
-from petiole.report.summary import Contrast, Summary, SummaryRow, summarise
-from petiole.report.words import (
+from petiole.report.formatting import (
     amount,
     bounds,
     flops,
@@ -27,12 +25,14 @@ from petiole.report.words import (
     seconds,
     signed,
 )
+from petiole.report.sentence import sentence
+from petiole.report.summary import ComparisonSummary, PairedContrast, SummaryRow, summarise
 
 __all__ = [
     "COSTS",
-    "Column",
-    "Contrast",
-    "Summary",
+    "ComparisonSummary",
+    "PairedContrast",
+    "SummaryColumn",
     "SummaryRow",
     "columns",
     "sentence",
@@ -46,7 +46,7 @@ Number = float | int | str | None
 
 
 @dataclass(frozen=True)
-class Column:
+class SummaryColumn:
     """One column of the table.
 
     Attributes:
@@ -67,12 +67,18 @@ class Column:
 
 
 COSTS = (
-    Column("Kept for prediction", lambda r: f"{r.inference:,}", lambda r: r.inference),
-    Column("Stored", lambda r: amount(r.stored_bytes, "B"), lambda r: r.stored_bytes),
-    Column("Forward, one image", lambda r: flops(r.flops_forward), lambda r: r.flops_forward),
-    Column("Training, one image", lambda r: flops(r.flops_training), lambda r: r.flops_training),
-    Column("Peak memory, MB", lambda r: number(r.peak_memory_mb, 0), lambda r: r.peak_memory_mb),
-    Column("Training, s", lambda r: seconds(r.seconds), lambda r: r.seconds),
+    SummaryColumn("Kept for prediction", lambda r: f"{r.inference:,}", lambda r: r.inference),
+    SummaryColumn("Stored", lambda r: amount(r.stored_bytes, "B"), lambda r: r.stored_bytes),
+    SummaryColumn(
+        "Forward, one image", lambda r: flops(r.flops_forward), lambda r: r.flops_forward
+    ),
+    SummaryColumn(
+        "Training, one image", lambda r: flops(r.flops_training), lambda r: r.flops_training
+    ),
+    SummaryColumn(
+        "Peak memory, MB", lambda r: number(r.peak_memory_mb, 0), lambda r: r.peak_memory_mb
+    ),
+    SummaryColumn("Training, s", lambda r: seconds(r.seconds), lambda r: r.seconds),
 )
 """What a row costs besides its trained parameters; the page has a table of its own for it."""
 
@@ -83,30 +89,30 @@ ABOUT_COSTS = (
 )
 
 
-def columns(summary: Summary) -> list[Column]:
+def columns(summary: ComparisonSummary) -> list[SummaryColumn]:
     """The columns that Markdown, terminal and page show, in order; Markdown shows ``COSTS`` too."""
     d = 2 if summary.images >= 1000 else 1  # one image in a thousand is 0.1 %
     table = [
-        Column("Method", lambda r: r.label, lambda r: r.label, numeric=False, brief="text"),
-        Column(
+        SummaryColumn("Method", lambda r: r.label, lambda r: r.label, numeric=False, brief="text"),
+        SummaryColumn(
             "Accuracy, %",
             lambda r: mean_sd(r.over_draws, d),
             lambda r: r.accuracy.mean,
             detail=lambda r: bounds(r.accuracy.low, r.accuracy.high, d),
             brief="text",
         ),
-        Column("Macro, %", lambda r: mean_sd(r.macro, d), lambda r: r.macro.mean),
-        Column("ECE, %", lambda r: number(100 * r.ece, 1), lambda r: r.ece),
+        SummaryColumn("Macro, %", lambda r: mean_sd(r.macro, d), lambda r: r.macro.mean),
+        SummaryColumn("ECE, %", lambda r: number(100 * r.ece, 1), lambda r: r.ece),
         _difference("Gain, points", lambda r: r.gain, d),
         _difference("Difference, points", lambda r: r.versus, d, brief="both"),
-        Column(
+        SummaryColumn(
             "p (Holm)",
             lambda r: p_value(r.versus.p) if r.versus else "–",
             lambda r: r.versus.p if r.versus else None,
             brief="text",
         ),
-        Column(VERDICT, verdict_of, verdict_of, numeric=False, brief="text"),
-        Column(
+        SummaryColumn(VERDICT, verdict_of, verdict_of, numeric=False, brief="text"),
+        SummaryColumn(
             "Trained, and % of backbone + trained",
             lambda r: f"{r.trainable:,}",
             lambda r: r.trainable,
@@ -115,7 +121,7 @@ def columns(summary: Summary) -> list[Column]:
         ),
     ]
     if any(r.published is not None for r in summary.rows):
-        table.append(Column("Published, %", _published, lambda r: r.published))
+        table.append(SummaryColumn("Published, %", _published, lambda r: r.published))
     return table
 
 
@@ -124,10 +130,10 @@ VERDICT = "Verdict"
 
 def _difference(
     title: str,
-    of: Callable[[SummaryRow], Contrast | None],
+    of: Callable[[SummaryRow], PairedContrast | None],
     digits: int,
     brief: Literal["", "both"] = "",
-) -> Column:
+) -> SummaryColumn:
     def value(row: SummaryRow) -> float | None:
         contrast = of(row)
         return contrast.both.mean if contrast else None
@@ -140,7 +146,7 @@ def _difference(
         contrast = of(row)
         return bounds(contrast.both.low, contrast.both.high, digits) if contrast else ""
 
-    return Column(title, text, value, detail=interval, brief=brief)
+    return SummaryColumn(title, text, value, detail=interval, brief=brief)
 
 
 def verdict_of(row: SummaryRow) -> str:
@@ -152,7 +158,7 @@ def _published(row: SummaryRow) -> str:
     return "" if row.published is None else number(row.published, 2)
 
 
-def to_markdown(summary: Summary) -> str:
+def to_markdown(summary: ComparisonSummary) -> str:
     """Return a Markdown table, the reference row in bold, with a line on how to read it."""
     table = [*columns(summary), *COSTS]
     lines = [
@@ -167,7 +173,7 @@ def to_markdown(summary: Summary) -> str:
     return "\n".join([*lines, "", f"{legend(summary)} {ABOUT_COSTS}", ""])
 
 
-def to_rich(summary: Summary) -> Table:
+def to_rich(summary: ComparisonSummary) -> Table:
     """Return the table for a terminal; what does not fit 80 columns is left to the page."""
     table = Table(
         title=summary.title,
@@ -191,7 +197,7 @@ def to_rich(summary: Summary) -> Table:
     return table
 
 
-def to_csv(summary: Summary) -> str:
+def to_csv(summary: ComparisonSummary) -> str:
     """Return all numbers unrounded, fractions as fractions; unknown ones are empty."""
     rows = [_flat(row) for row in summary.rows]
     text = io.StringIO()
@@ -201,7 +207,7 @@ def to_csv(summary: Summary) -> str:
     return text.getvalue()
 
 
-def legend(summary: Summary) -> str:
+def legend(summary: ComparisonSummary) -> str:
     """Return what the numbers mean: units, intervals, tests."""
     if summary.draws == 1:
         test = "McNemar's" if summary.inits == 1 else "sign-flip"
@@ -218,7 +224,7 @@ def legend(summary: Summary) -> str:
     )
 
 
-def _adjusted(summary: Summary) -> str:
+def _adjusted(summary: ComparisonSummary) -> str:
     baseline, reference = (summary.row(n).label for n in (summary.baseline, summary.reference))
     return (
         f"Gain is over {baseline}; difference, p and verdict are against {reference}, p Holm-adjusted "
@@ -265,7 +271,7 @@ def flat_costs(row: SummaryRow) -> dict[str, Number]:
     }
 
 
-def _flat_contrast(prefix: str, contrast: Contrast | None) -> dict[str, Number]:
+def _flat_contrast(prefix: str, contrast: PairedContrast | None) -> dict[str, Number]:
     """A contrast's columns, all present and empty where a row is compared with itself."""
     names = (
         *("difference", "low", "high", "test", "p", "p_by_image"),

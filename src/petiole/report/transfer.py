@@ -24,11 +24,11 @@ from rich.text import Text
 from petiole.claims import table as claimed_table
 from petiole.files import write_json, write_text
 from petiole.metrics.statistics import Interval, Outcome, t_interval
-from petiole.protocols.transfer import PAPER, Cell, Transfer
+from petiole.protocols.transfer import PAPER, Transfer, TransferCell
 from petiole.report import tables
+from petiole.report.formatting import bounds, in_cell, mean_sd, signed
 from petiole.report.runs import read_results
 from petiole.report.summary import SummaryRow, summarise_results
-from petiole.report.words import bounds, in_cell, mean_sd, signed
 
 _OPPOSITE: dict[Outcome, str] = {"worse": "wins", "better": "losses"}
 
@@ -118,7 +118,7 @@ def summarise(folder: Path) -> TransferSummary:
     )
 
 
-def _cell(folder: Path, cell: Cell) -> Iterator[TransferRow]:
+def _cell(folder: Path, cell: TransferCell) -> Iterator[TransferRow]:
     results = read_results(folder / cell.name)
     summary = summarise_results(results)
     for runs, row in zip(results.rows, summary.rows, strict=True):
@@ -141,7 +141,7 @@ def _versus(name: str, label: str, rows: list[TransferRow]) -> Versus:
 
 
 @dataclass(frozen=True)
-class Column:
+class TransferColumn:
     """One column: its title, what a person reads, and whether a terminal has room for it."""
 
     title: str
@@ -161,18 +161,20 @@ def _digits(one: TransferRow) -> int:
     return 2 if one.images >= 1000 else 1  # one image in a thousand is 0.1 %
 
 
-def _cost(column: tables.Column) -> Column:
-    return Column(column.title, lambda one: column.text(one.row), brief=column is tables.COSTS[-1])
+def _cost(column: tables.SummaryColumn) -> TransferColumn:
+    return TransferColumn(
+        column.title, lambda one: column.text(one.row), brief=column is tables.COSTS[-1]
+    )
 
 
 COLUMNS = (
-    Column("Data set", lambda one: one.data, numeric=False, brief=True),
-    Column("Backbone", lambda one: one.backbone, numeric=False, brief=True),
-    Column("Method", lambda one: one.row.label, numeric=False, brief=True),
-    Column("Accuracy, %", lambda one: mean_sd(one.accuracy, _digits(one)), brief=True),
-    Column("Difference, points", _difference),
-    Column("Verdict", lambda one: tables.verdict_of(one.row), numeric=False, brief=True),
-    Column("Trained", lambda one: f"{one.row.trainable:,}", brief=True),
+    TransferColumn("Data set", lambda one: one.data, numeric=False, brief=True),
+    TransferColumn("Backbone", lambda one: one.backbone, numeric=False, brief=True),
+    TransferColumn("Method", lambda one: one.row.label, numeric=False, brief=True),
+    TransferColumn("Accuracy, %", lambda one: mean_sd(one.accuracy, _digits(one)), brief=True),
+    TransferColumn("Difference, points", _difference),
+    TransferColumn("Verdict", lambda one: tables.verdict_of(one.row), numeric=False, brief=True),
+    TransferColumn("Trained", lambda one: f"{one.row.trainable:,}", brief=True),
     *(_cost(column) for column in tables.COSTS),
 )
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from petiole.data.vl.batches import Batch, Mode, TaskBatches
+from petiole.data.task_batches import Batch, Mode, TaskBatches
 from petiole.errors import ConfigError
 
 sizes = st.dictionaries(st.sampled_from("abcd"), st.integers(1, 40), min_size=1)

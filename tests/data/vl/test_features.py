@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pyarrow import parquet
 
-from petiole.data.vl.features import FeatureSource, InMemory, Visual
-from petiole.data.vl.hdf5 import GridFiles, RegionFiles
-from petiole.data.vl.npz import FrameFiles
-from petiole.data.vl.pooled import Pooled, Resized
-from petiole.data.vl.shards import ROWS, Shards
+from petiole.data.features.base import FeatureSource, InMemory, RawFeatures
+from petiole.data.features.hdf5 import GridFiles, RegionFiles
+from petiole.data.features.npz import FrameFiles
+from petiole.data.features.pooled import Pooled, Resized
+from petiole.data.features.shards import ROWS, Shards
 from petiole.errors import ConfigError, DataError
 
 
@@ -33,7 +33,7 @@ def halves(*shape: int, seed: int = 0) -> NDArray[np.float16]:
 
 def test_in_memory_gives_tokens_and_boxes() -> None:
     boxes = np.zeros((2, 4), np.float32)
-    source: FeatureSource = InMemory({"a": halves(2, 3), "b": Visual(np.ones((2, 3)), boxes)})
+    source: FeatureSource = InMemory({"a": halves(2, 3), "b": RawFeatures(np.ones((2, 3)), boxes)})
     assert source.width == 3
     assert source("a").tokens.dtype == np.float32
     np.testing.assert_array_equal(source("a").tokens, halves(2, 3))
@@ -60,7 +60,7 @@ def test_the_digest_in_memory_is_of_the_content() -> None:
     same = InMemory({"x": a, "y": b}).digest
     assert InMemory({"y": b, "x": a}).digest == same
     boxes = np.zeros((2, 4), np.float32)
-    others = [{"x": b, "y": a}, {"x": a}, {"x": a, "y": Visual(b.astype(np.float32), boxes)}]
+    others = [{"x": b, "y": a}, {"x": a}, {"x": a, "y": RawFeatures(b.astype(np.float32), boxes)}]
     assert len({same, *(InMemory(visuals).digest for visuals in others)}) == 4
 
 
@@ -317,7 +317,7 @@ def test_resizing_frames_equals_the_naive_loop(length: int, to: int, seed: int) 
 
 def test_what_has_no_grid_is_not_pooled() -> None:
     boxes = np.zeros((36, 4), np.float32)
-    regions = Visual(np.ones((36, 2), np.float32), boxes)
+    regions = RawFeatures(np.ones((36, 2), np.float32), boxes)
     memory = InMemory({"regions": regions, "row": np.ones((50, 2))})
     assert Pooled(memory, 36)("regions").boxes is boxes
     with pytest.raises(DataError, match=r"'regions' has 36 regions, and regions have no grid"):

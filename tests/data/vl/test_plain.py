@@ -11,17 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from petiole.data.vl.parts import VLData
-from petiole.data.vl.plain import open_plain, write_jsonl
-from petiole.data.vl.registry import open_task
-from petiole.data.vl.sample import Sample
+from petiole.data.readers.jsonl import open_plain, write_jsonl
+from petiole.data.readers.registry import open_task
+from petiole.data.text_dataset import TextDataset
+from petiole.data.text_sample import TextSample
 from petiole.errors import DataError
 
 Write = Callable[[str, Any], Path]
 
 words = st.text(st.characters(codec="utf-8"), min_size=1).map(str.strip).filter(bool)
 samples = st.builds(
-    Sample,
+    TextSample,
     text=words,
     images=st.lists(words.filter(lambda w: "\0" not in w and len(w) < 20), max_size=2).map(tuple),
     targets=st.dictionaries(words, st.floats(0.01, 1), max_size=3) | words.map(lambda w: {w: 1.0}),
@@ -34,7 +34,7 @@ samples = st.builds(
 )
 
 
-def read(write: Write, tmp_path: Path, part: str, *lines: dict[str, Any]) -> tuple[Sample, ...]:
+def read(write: Write, tmp_path: Path, part: str, *lines: dict[str, Any]) -> tuple[TextSample, ...]:
     write(f"{part}.jsonl", lines)
     return open_plain(tmp_path, "vqa")[part]
 
@@ -56,24 +56,24 @@ def test_every_form_of_line_is_read(write: Write, tmp_path: Path) -> None:
         {"image": "stored name", "targets": {"p": 0.5}, "references": ["p", "q"]},
     )
     assert got == (
-        Sample("x", "What?", ("images/a.png",), {"red": 1.0}, ("red",), "g"),
-        Sample(
+        TextSample("x", "What?", ("images/a.png",), {"red": 1.0}, ("red",), "g"),
+        TextSample(
             "2",
             "How many?",
             ("images/a.png", "b.png"),
             {"2": 1.0, "two": 0.9, "3": 0.3},
             tuple(ten),
         ),
-        Sample(
+        TextSample(
             "3",
             "",
             ("images/a.png",),
             {"A ring.": 1.0, "One ring.": 1.0},
             ("A ring.", "One ring."),
         ),
-        Sample("4", "Which way?", ("clips/7",)),
-        Sample("5", "Two and two?", (), {"4": 1.0}, ("4",)),
-        Sample("6", "", ("stored name",), {"p": 0.5}, ("p", "q")),
+        TextSample("4", "Which way?", ("clips/7",)),
+        TextSample("5", "Two and two?", (), {"4": 1.0}, ("4",)),
+        TextSample("6", "", ("stored name",), {"p": 0.5}, ("p", "q")),
     )
 
 
@@ -92,15 +92,15 @@ def test_a_line_may_tell_of_its_image(write: Write, tmp_path: Path) -> None:
 
 
 def test_the_digest_is_that_of_before_where_nothing_is_told() -> None:
-    plain = Sample("1", "Who?", ("a",), {"I": 1.0}, ("I",), "g")
-    data = VLData("vqa", Path(), {"train": (plain,)})
+    plain = TextSample("1", "Who?", ("a",), {"I": 1.0}, ("I",), "g")
+    data = TextDataset("vqa", Path(), {"train": (plain,)})
     assert data.digest() == ("eefd7b8c9f12b3715aa54d927d9de57889b2ee7e6521e259ebe5e84a86a9eab6")
     changed = (
         replace(plain, caption="x"),
         replace(plain, label="x"),
         replace(plain, facts=("x",)),
     )
-    digests = {VLData("vqa", Path(), {"train": (s,)}).digest() for s in (plain, *changed)}
+    digests = {TextDataset("vqa", Path(), {"train": (s,)}).digest() for s in (plain, *changed)}
     assert len(digests) == 4
 
 
@@ -115,7 +115,7 @@ def test_captions_train_one_by_one(write: Write, tmp_path: Path) -> None:
 
 @settings(max_examples=40, deadline=None)  # it writes and syncs files
 @given(st.lists(samples, max_size=4, unique_by=lambda s: s.key), st.booleans())
-def test_what_was_written_is_read_back_equal(written: list[Sample], video: bool) -> None:
+def test_what_was_written_is_read_back_equal(written: list[TextSample], video: bool) -> None:
     with TemporaryDirectory() as folder:
         for part in ("train", "test"):
             write_jsonl(Path(folder) / f"{part}.jsonl", written, video=video)
@@ -127,24 +127,24 @@ def test_a_written_line_is_short_and_readable(tmp_path: Path) -> None:
     path = tmp_path / "val.jsonl"
     ten = ("2",) * 6 + ("two",) * 3 + ("3",)
     given = [
-        Sample("1", "Größe?", ("a.png",), {"12 µm": 1.0}, ("12 µm",)),
-        Sample("2", "How many?", ("a", "b"), {"2": 1.0, "two": 0.9, "3": 0.3}, ten),
+        TextSample("1", "Größe?", ("a.png",), {"12 µm": 1.0}, ("12 µm",)),
+        TextSample("2", "How many?", ("a", "b"), {"2": 1.0, "two": 0.9, "3": 0.3}, ten),
     ]
     write_jsonl(path, given)
     first, second = path.read_text(encoding="utf-8").splitlines()
     assert first == '{"id": "1", "image": "a.png", "question": "Größe?", "answer": "12 µm"}'
     assert json.loads(second)["answers"] == list(ten)
-    write_jsonl(path, [Sample("1", "", ("clips/1",), {"a": 1.0}, ("a",))], video=True)
+    write_jsonl(path, [TextSample("1", "", ("clips/1",), {"a": 1.0}, ("a",))], video=True)
     assert json.loads(path.read_text())["video"] == "clips/1"
 
 
 def test_a_failing_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "val.jsonl"
-    write_jsonl(path, [Sample("1", "Who?")])
+    write_jsonl(path, [TextSample("1", "Who?")])
     before = path.read_bytes()
 
     def broken() -> Any:
-        yield Sample("2", "Who?")
+        yield TextSample("2", "Who?")
         raise RuntimeError("stop")
 
     with pytest.raises(RuntimeError):
@@ -216,7 +216,7 @@ def test_a_line_that_is_no_json_is_counted_with_the_empty_ones(tmp_path: Path) -
 
 
 def test_line_separators_inside_a_string_do_not_end_the_line(tmp_path: Path) -> None:
-    write_jsonl(tmp_path / "val.jsonl", [Sample("1", "one\u2028two\x85three")])
+    write_jsonl(tmp_path / "val.jsonl", [TextSample("1", "one\u2028two\x85three")])
     assert open_plain(tmp_path, "vqa")["val"][0].text == "one\u2028two\x85three"
 
 
@@ -238,7 +238,7 @@ def test_a_folder_without_parts_and_names_without_files_are_told(
 
 
 def test_ids_must_be_unique_in_their_part_only() -> None:
-    one = Sample("1", "Who?")
-    VLData("vqa", Path(), {"train": (one,), "val": (one,)})
+    one = TextSample("1", "Who?")
+    TextDataset("vqa", Path(), {"train": (one,), "val": (one,)})
     with pytest.raises(DataError, match=r"train has id '1' twice"):
-        VLData("vqa", Path(), {"train": (one, one)})
+        TextDataset("vqa", Path(), {"train": (one, one)})

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from petiole.data.vl.daquar import open_daquar
-from petiole.data.vl.parts import hold_out
-from petiole.data.vl.registry import open_task
-from petiole.data.vl.sample import Sample
+from petiole.data.readers.daquar import open_daquar
+from petiole.data.readers.registry import open_task
+from petiole.data.text_dataset import hold_out
+from petiole.data.text_sample import TextSample
 from petiole.errors import DataError
 
 Write = Callable[[str, Any], Path]
@@ -27,7 +27,7 @@ def test_nlvr_names_the_picture_and_groups_by_set(write: Write, tmp_path: Path) 
     write("test.json", [drawing("7-3")])
     data = open_task("nlvr", tmp_path)
     images = ("train/images/train-9-1-0.png",)
-    assert data["train"][1] == Sample(
+    assert data["train"][1] == TextSample(
         "9-1", "There is a box.", images, {"false": 1.0}, ("false",), "9"
     )
     assert data["val"][0].images == ("dev/images/dev-8-0-0.png",)
@@ -49,7 +49,7 @@ def test_nlvr_without_training_file_splits_dev_by_set(write: Write, tmp_path: Pa
 def test_holding_out_tears_no_image_and_ignores_order(
     pairs: list[tuple[int, int]], share: float
 ) -> None:
-    samples = [Sample(f"{i}-{j}", images=(f"{i}.png",)) for i, j in pairs]
+    samples = [TextSample(f"{i}-{j}", images=(f"{i}.png",)) for i, j in pairs]
     kept, held = hold_out(samples, share)
     assert not {s.images for s in kept} & {s.images for s in held}
     assert sorted(s.key for s in kept + held) == sorted(s.key for s in samples)
@@ -68,7 +68,7 @@ def test_daquar_is_split_by_image_whatever_its_other_files_say(tmp_path: Path) -
     (tmp_path / "data_train.csv").write_text(table)
     data = open_task("answers", daquar(tmp_path, table))
     assert data["train"] == (
-        Sample("3", "what", ("images/image1.jpg",), {"book, cup": 1.0}, ("book, cup",)),
+        TextSample("3", "what", ("images/image1.jpg",), {"book, cup": 1.0}, ("book, cup",)),
     )
     assert [(s.key, s.references) for s in data["test"]] == [("2", ("me",)), ("4", ("you",))]
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from petiole.data.vl.classes import has_classes, open_classes, words_of
-from petiole.data.vl.questions import open_questions
-from petiole.data.vl.registry import open_task
-from petiole.data.vl.sample import Sample
-from petiole.data.vl.vqa_rad import ANNOTATIONS, FOLDER, open_vqa_rad
+from petiole.data.readers.classes import has_classes, open_classes, words_of
+from petiole.data.readers.questions import open_questions
+from petiole.data.readers.registry import open_task
+from petiole.data.readers.vqa_rad import ANNOTATIONS, FOLDER, open_vqa_rad
+from petiole.data.text_sample import TextSample
 from petiole.errors import DataError
 
 Write = Callable[[str, Any], Path]
@@ -38,7 +38,7 @@ def test_an_image_is_asked_what_it_shows(tmp_path: Path) -> None:
     assert data.task == "question"
     assert {part: len(samples) for part, samples in data.parts.items()} == {"train": 4, "test": 2}
     name = "test/Tomato___Late_blight/0.png"
-    assert data["test"][1] == Sample(
+    assert data["test"][1] == TextSample(
         name,
         "What is shown? Answer with one of: pepper bell healthy, tomato late blight.",
         (name,),
@@ -198,7 +198,7 @@ def test_vqa_rad_is_split_by_phrase_type_and_repeats_are_dropped(
     ]
     write(ANNOTATIONS, rows)
     data = open_task("question", tmp_path)
-    assert data["train"][0] == Sample(
+    assert data["train"][0] == TextSample(
         "1", "is this an mri?", (f"{FOLDER}/a.jpg",), {"yes 1": 1.0}, ("yes 1",)
     )
     assert [s.key for s in data["train"]] == ["1", "4", "7"]

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from petiole.data.vl.parts import VLData
-from petiole.data.vl.registry import open_features, open_task
-from petiole.data.vl.sample import Sample
-from petiole.data.vl.vqa import soft_targets
+from petiole.data.readers.registry import open_features, open_task
+from petiole.data.readers.vqa import soft_targets
+from petiole.data.text_dataset import TextDataset
+from petiole.data.text_sample import TextSample
 from petiole.errors import ConfigError, DataError
 
 Write = Callable[[str, Any], Path]
@@ -44,8 +44,8 @@ def test_vqa_learns_soft_labels_and_is_scored_against_the_published_answers(
     data = open_task("vqa", tmp_path)
     assert list(data.parts) == ["train", "val"]
     assert data["train"] == (
-        Sample("1", "What is 1?", ("COCO_val2014_000000000001",), {"net": 1.0, "nets": 0.3}),
-        Sample("2", "What is 2?", ("COCO_val2014_000000000002",)),
+        TextSample("1", "What is 1?", ("COCO_val2014_000000000001",), {"net": 1.0, "nets": 0.3}),
+        TextSample("2", "What is 2?", ("COCO_val2014_000000000002",)),
     )
     assert data["val"][0].references == tuple(published)
     assert data["val"][1].references == tuple(own)
@@ -80,7 +80,7 @@ def test_gqa_trains_on_train_and_valid_and_reports_testdev(write: Write, tmp_pat
     write("GQA/testdev.json", [item("03", "dog")])
     data = open_task("gqa", tmp_path)
     assert [s.key for s in data["train"]] == ["01", "02"]
-    assert data["test"] == (Sample("03", "Who?", ("2375429",), {"dog": 1.0}, ("dog",)),)
+    assert data["test"] == (TextSample("03", "Who?", ("2375429",), {"dog": 1.0}, ("dog",)),)
     assert set(data.parts) == {"train", "test"}
 
 
@@ -94,7 +94,7 @@ def test_nlvr2_has_two_images_and_groups_the_pairs_of_a_sentence(
     rows = [item("dev-7-0-0", 1), item("dev-7-1-0", 0), item("dev-7-0-1", 0)]
     write("nlvr/valid.json", rows)
     first, second, third = open_task("nlvr", tmp_path)["val"]
-    assert first == Sample(
+    assert first == TextSample(
         "dev-7-0-0",
         "Two dogs.",
         ("dev-7-0-img0", "dev-7-0-img1"),
@@ -129,7 +129,7 @@ def test_coco_trains_on_every_caption_of_train_and_restval(write: Write, tmp_pat
         "COCO_x_2-0",
         "COCO_x_2-1",
     ]
-    assert data["train"][1] == Sample("COCO_x_1-1", "", ("COCO_x_1",), {both[1]: 1.0}, both)
+    assert data["train"][1] == TextSample("COCO_x_1-1", "", ("COCO_x_1",), {both[1]: 1.0}, both)
     [val] = data["val"]
     assert (val.key, len(val.references), len(data["test"])) == ("COCO_x_3", 2, 1)
     assert set(val.targets) == set(val.references)
@@ -261,11 +261,11 @@ def test_a_file_of_another_form_is_named(
 
 
 def test_the_digest_depends_on_samples_and_task_but_not_on_the_place(tmp_path: Path) -> None:
-    one, two = Sample("1", "Who?", ("a",)), Sample("2", "Who?", ("a",))
-    data = VLData("vqa", tmp_path, {"val": (one, two)})
-    assert VLData("vqa", tmp_path / "b", {"val": (one, two)}).digest() == data.digest()
+    one, two = TextSample("1", "Who?", ("a",)), TextSample("2", "Who?", ("a",))
+    data = TextDataset("vqa", tmp_path, {"val": (one, two)})
+    assert TextDataset("vqa", tmp_path / "b", {"val": (one, two)}).digest() == data.digest()
     others = [("gqa", (one, two)), ("vqa", (two, one)), ("vqa", (one,))]
-    digests = {VLData(task, tmp_path, {"val": s}).digest() for task, s in others}
+    digests = {TextDataset(task, tmp_path, {"val": s}).digest() for task, s in others}
     assert len(digests | {data.digest()}) == 4
 
 

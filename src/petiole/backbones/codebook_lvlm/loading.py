@@ -1,0 +1,36 @@
+"""``petiole.load_lvlm(name)``."""
+
+from __future__ import annotations
+
+from petiole.backbones.base import FrozenNetwork
+from petiole.backbones.codebook_lvlm.model import LVLM
+from petiole.backbones.registry import LoadRequest, load_any
+from petiole.errors import ConfigError
+
+
+def load_lvlm(name: str, *, device: str = "cpu") -> LVLM:
+    """Load a vision-language model over a codebook, with its tower.
+
+    Args:
+        name: ``petiole/tiny-lvlm``, ``-gpt2``, ``-lfm2`` or ``-small``, or the folder of a bundle or of VILA-U.
+        device: ``cpu``, ``cuda`` ...; ``meta`` builds the shape without any weights.
+
+    Raises:
+        BackboneError: the name is unknown, or the weights cannot be loaded completely.
+        ConfigError: it is a model of another kind.
+    """
+    return lvlm_of(load_any(LoadRequest(name, meta=device == "meta"), device=device))
+
+
+def lvlm_of(frozen: FrozenNetwork) -> LVLM:
+    """The model, if it is a vision-language model over a codebook.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if not isinstance(frozen, LVLM):
+        raise ConfigError(
+            f"This method needs a frozen codebook before a language model, and {frozen.name} has none. Use a codebook "
+            "model: petiole/tiny-lvlm, a folder of VILA-U, or a bundle."
+        )
+    return frozen

@@ -1,0 +1,130 @@
+"""SigLIP (Zhai et al., 2023) as transformers builds it, behind the face of CLIP.
+
+What differs and is hidden here: texts see both ways, fill all slots and are pooled at the last one; images have no
+class token but a probe that attends to all patches (``final.attention`` is its attention); the local tokens lie in
+no joint space, since nothing projects them. The logits' bias changes no softmax and is left out.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from petiole.backbones.base import Backbone
+from petiole.backbones.dual_encoder.clip import branches, fill, own_size, tensor
+from petiole.backbones.dual_encoder.text_tower import PaddedTower
+from petiole.backbones.dual_encoder.towers import ImageTower, TwoTowers
+from petiole.backbones.preprocessor import read_preprocessor
+from petiole.backbones.registry import LoadRequest, folder_loader
+from petiole.backbones.vision.attention import ProbeAttention
+from petiole.backbones.vision.transformer import Parts, Transformer, first_cut
+from petiole.data.preprocessing import Preprocessing
+from petiole.errors import BackboneError
+
+if TYPE_CHECKING:
+    from transformers import SiglipModel
+
+
+@folder_loader("siglip")
+def load(request: LoadRequest, config: dict[str, Any], folder: Path | None) -> Backbone:
+    """A ``SiglipModel``.
+
+    Raises:
+        BackboneError: a file is missing or does not fit.
+    """
+    from transformers import SiglipConfig, SiglipModel
+
+    with torch.device("meta" if request.meta else "cpu"):
+        module = SiglipModel(SiglipConfig(**config))
+    size = own_size(request, module.config.vision_config.image_size)
+    if folder is None:
+        half = (0.5, 0.5, 0.5)
+        stated = Preprocessing(
+            size=(size, size), crop=1.0, interpolation="bicubic", mean=half, std=half
+        )
+        return wrap(request.name, module, stated, None)
+    fill(module, request, folder)
+    return wrap(request.name, module, read_preprocessor(folder, size), SentenceTokenizer(folder))
+
+
+class SentenceTokenizer:
+    """The folder's own tokenizer; there is no start token.
+
+    Raises:
+        BackboneError: its files are missing.
+    """
+
+    start = None
+
+    def __init__(self, folder: Path) -> None:
+        from transformers import AutoTokenizer
+
+        if not any((folder / name).is_file() for name in ("tokenizer.json", "spiece.model")):
+            raise BackboneError(
+                f"{folder} has no tokenizer (tokenizer.json or spiece.model). Copy it from where the model "
+                "came from."
+            )
+        self._tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        self.end: int = self._tokenizer.eos_token_id
+        self.padding: int = self._tokenizer.pad_token_id
+
+    def __call__(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+
+def wrap(
+    name: str,
+    module: SiglipModel,
+    preprocessing: Preprocessing,
+    tokenizer: SentenceTokenizer | None,
+) -> TwoTowers:
+    """Turn a ``SiglipModel`` into a backbone."""
+    vision, text = module.vision_model, module.text_model
+    width = module.config.vision_config.hidden_size
+
+    def pool(tokens: Tensor) -> Tensor:
+        vector: Tensor = vision.head(tokens)
+        return vector
+
+    parts = Parts(
+        tokenise=lambda images: tensor(vision.embeddings(images)),
+        embed=vision.embeddings,
+        blocks=[branches(layer, width) for layer in vision.encoder.layers],
+        norm=vision.post_layernorm,
+        prefix=0,
+        pool=pool,
+        block_prefix="vision_model.encoder.layers.",
+        top_prefixes=("vision_model.post_layernorm.", "vision_model.head."),
+        heads=module.config.vision_config.num_attention_heads,
+        first_cut=first_cut(len(vision.encoder.layers)),
+        step=lambda layer, tokens: tensor(layer(tokens, attention_mask=None)),
+    )
+    eyes = Transformer(name, module, preprocessing, width, parts)
+    t = text.embeddings
+    d = t.token_embedding.embedding_dim
+    tower = PaddedTower(
+        embed=t.token_embedding,
+        place=lambda words: words + t.position_embedding.weight[: words.shape[1]],
+        blocks=[branches(layer, d) for layer in text.encoder.layers],
+        step=lambda layer, tokens, mask: tensor(layer(tokens, attention_mask=mask)),
+        norm=text.final_layer_norm,
+        project=text.head,
+        width=d,
+        longest=t.position_embedding.num_embeddings,
+        tokenizer=tokenizer,
+        padding=tokenizer.padding if tokenizer else 1,
+    )
+    looking = ProbeAttention(vision.head.probe, vision.head.attention)
+    return TwoTowers(
+        name,
+        module,
+        width,
+        ImageTower(eyes, nn.Identity(), looking, vision.embeddings.num_patches),
+        tower,
+        scale=module.logit_scale,
+        text_prefixes=("text_model.", "logit_scale", "logit_bias"),
+    )

@@ -1,0 +1,241 @@
+"""Names, folders and shapes of encoder-decoders.
+
+    clip-bart-base, clip-t5-base               with eyes for 2048-d grid features (CLIP RN101)
+    clip-bart-base-video, clip-t5-base-video   with eyes for 512-d frame features (CLIP ViT-B/32)
+    hf/facebook/bart-large, or a folder        BART or T5 of any size; eyes if a vision width is asked for
+
+A folder may hold ``visual.safetensors`` beside the language model: a V->L block that was trained with it. ``weights``
+is one file with both, also a checkpoint of VL-T5 (see ``stored``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from petiole.backbones.encoder_decoder import bart, stored, t5
+from petiole.backbones.encoder_decoder.model import Family, Seq2Seq, Seq2SeqModule
+from petiole.backbones.encoder_decoder.stored import Stored
+from petiole.backbones.encoder_decoder.tokens import FastTokenizer, LanguageTokenizer
+from petiole.backbones.encoder_decoder.visual import VisualEmbedding, VisualOptions
+from petiole.backbones.registry import LoadRequest, folder_loader, load_any, loader, resolve
+from petiole.backbones.weights import load_strictly
+from petiole.errors import BackboneError
+
+GRID, FRAME = 2048, 512
+"""Widths of CLIP RN101's last map and of CLIP ViT-B/32's image vector."""
+
+PUBLISHED = {
+    "clip-bart-base": ("hf/facebook/bart-base", GRID),
+    "clip-bart-base-video": ("hf/facebook/bart-base", FRAME),
+    "clip-t5-base": ("hf/google-t5/t5-base", GRID),
+    "clip-t5-base-video": ("hf/google-t5/t5-base", FRAME),
+}
+
+
+def load_language_model(
+    name: str,
+    *,
+    weights: str | Path | None = None,
+    vision_width: int = 0,
+    options: Mapping[str, Any] | None = None,
+    device: str = "cpu",
+) -> Seq2Seq:
+    """Load a frozen encoder-decoder, with or without eyes.
+
+    Args:
+        name: ``clip-bart-base``, ``clip-t5-base``, either with ``-video``, ``hf/<owner>/<model>``, or a folder with a
+            BART or T5.
+        weights: a file to use instead of the hub's or the folder's: safetensors, or a checkpoint of VL-T5 with
+            the V->L block in it.
+        vision_width: width D_v of the visual features that it shall see; 0 for none, or for the stored
+            V->L block's.
+        options: of the V->L block, see ``VisualOptions``.
+        device: ``cpu``, ``cuda`` ...; ``meta`` builds the shape without any weights.
+
+    Raises:
+        BackboneError: the name is unknown or that of an image backbone, or weights or tokenizer are missing, incomplete
+            or of another model.
+        ConfigError: no such option.
+    """
+    file = Path(weights) if weights else None
+    request = LoadRequest(
+        name, file, meta=device == "meta", vision_width=vision_width, options=options or {}
+    )
+    model = load_any(request, device=device)
+    if not isinstance(model, Seq2Seq):
+        raise BackboneError(f"{name} is no encoder-decoder. Load it with petiole.load.")
+    return model
+
+
+def published(request: LoadRequest) -> Seq2Seq:
+    """One of the models of the paper, by its short name."""
+    origin, width = PUBLISHED[request.name]
+    inner = replace(request, name=origin, vision_width=request.vision_width or width)
+    model = resolve(inner)
+    assert isinstance(model, Seq2Seq)
+    model.name = request.name
+    return model
+
+
+for _name in PUBLISHED:
+    loader(_name)(published)
+
+
+@folder_loader("bart", "t5")
+def from_folder(request: LoadRequest, config: dict[str, Any], folder: Path | None) -> Seq2Seq:
+    """A language model of transformers, with fresh or stored eyes; without a folder only its shape.
+
+    Raises:
+        BackboneError: weights or tokenizer are missing, or do not fit.
+    """
+    if request.image_size:
+        raise BackboneError(
+            f"{request.name} sees features, not images, and has no image size. Leave it out."
+        )
+    if request.meta or folder is None:
+        with torch.device("meta"):
+            language, family = architecture(config)
+            eyes = _eyes(request, language, family)
+        return Seq2Seq(request.name, Seq2SeqModule(language, eyes), family, None)
+    configuration, _, family = _classes(config)
+    vocabulary = configuration(**config).vocab_size
+    tokenizer = FastTokenizer(folder, vocabulary)
+    kept = stored.read(request.weights, vocabulary) if request.weights else stored.beside(folder)
+    language = _pretrained(config, folder, kept)
+    eyes = _eyes(request, language, family, kept.visual)
+    if eyes is not None and kept.visual:
+        load_strictly(eyes, kept.visual, kept.origin)
+    return Seq2Seq(
+        request.name,
+        Seq2SeqModule(language, eyes),
+        family,
+        tokenizer,
+        trained_eyes=bool(kept.visual),
+    )
+
+
+def architecture(config: dict[str, Any]) -> tuple[nn.Module, Family]:
+    """A language model with random weights, and how to read it.
+
+    Raises:
+        BackboneError: neither BART nor T5.
+    """
+    configuration, model, family = _classes(config)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        language = model(configuration(**config))
+    language.tie_weights()  # on the meta device early transformers 5 does not
+    return language, family
+
+
+def _classes(config: dict[str, Any]) -> tuple[Any, Any, Family]:
+    """Configuration and model of transformers, and how to read it."""
+    import transformers as hf
+
+    match config.get("model_type"):
+        case "bart":
+            return hf.BartConfig, hf.BartForConditionalGeneration, bart.Bart()
+        case "t5":
+            return hf.T5Config, hf.T5ForConditionalGeneration, t5.T5()
+        case other:
+            raise BackboneError(f"{other!r} is no encoder-decoder known here. Use bart or t5.")
+
+
+def _pretrained(config: dict[str, Any], folder: Path, kept: Stored) -> nn.Module:
+    """The stored language model, or else the folder's, complete or not at all.
+
+    Raises:
+        BackboneError: the weights are missing, damaged, incomplete, or of another architecture.
+    """
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # the models are small, and --quiet means quiet
+    configuration, model, _ = _classes(config)
+    origin = kept.origin if kept.language else str(folder)
+    options: dict[str, Any] = {"output_loading_info": True, "dtype": torch.float32}
+    try:
+        if kept.language:
+            language, info = model.from_pretrained(
+                None, config=configuration(**config), state_dict=dict(kept.language), **options
+            )
+        else:
+            language, info = model.from_pretrained(folder, use_safetensors=True, **options)
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        raise BackboneError(
+            f"{origin} holds no complete weights of this {config['model_type']} "
+            f"({type(error).__name__}: {error}). Copy the model again, whole."
+        ) from error
+    for what, names in (
+        ("lacks", info["missing_keys"]),
+        ("holds what the architecture has no place for:", info["unexpected_keys"]),
+    ):
+        if names:
+            raise BackboneError(
+                f"{origin} {what} {len(names)} tensors, e.g. {min(names)}. Copy the model again, whole, with the "
+                "config.json that belongs to it."
+            )
+    loaded: nn.Module = language
+    return loaded
+
+
+def with_eyes(
+    name: str,
+    language: nn.Module,
+    family: Family,
+    tokenizer: LanguageTokenizer | None,
+    *,
+    vision_width: int = 0,
+    options: VisualOptions | None = None,
+) -> Seq2Seq:
+    """Put a language model in memory together with a fresh V->L block (none for width 0)."""
+    request = LoadRequest(name, vision_width=vision_width, options=vars(options or VisualOptions()))
+    return Seq2Seq(
+        name, Seq2SeqModule(language, _eyes(request, language, family)), family, tokenizer
+    )
+
+
+def _eyes(
+    request: LoadRequest,
+    language: nn.Module,
+    family: Family,
+    kept: Mapping[str, Tensor] | None = None,
+) -> VisualEmbedding | None:
+    """A V->L block as it is asked for, or shaped as the stored one.
+
+    It is drawn from a fixed seed, so that the fingerprint says only what the model is.
+
+    Raises:
+        BackboneError: another one is stored than is asked for.
+    """
+    asked, options = request.vision_width, dict(request.options)
+    codes = family.codes
+    if kept and "features.weight" in kept and "codes" in kept:
+        width, norms = kept["features.weight"].shape[1], "sum" if "norm.weight" in kept else "each"
+        if asked not in (0, width) or options.setdefault("norms", norms) != norms:
+            raise BackboneError(
+                f"{request.name} is stored with a V->L block for features of width {width} and norms={norms}, not "
+                f"{asked or width} and {options.get('norms', norms)}. Ask for what is stored, or take a language "
+                "model without one."
+            )
+        asked, codes = width, len(kept["codes"])
+    if not asked:
+        return None
+    model: Any = language
+    norm: Callable[[int], nn.Module] = family.norms[0]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return VisualEmbedding(
+            asked,
+            int(model.config.d_model),
+            codes=codes,
+            norm=norm,
+            std=family.std,
+            options=VisualOptions.of(options),
+        )

@@ -1,0 +1,1 @@
+"""Backbones of images: vision transformers and convolutional networks."""

@@ -1,0 +1,78 @@
+"""timm vision transformers (ViT, DeiT, DINOv2, registers) as roles."""
+
+from __future__ import annotations
+
+from timm.layers import Mlp, PatchEmbed
+from timm.layers.attention import Attention
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor, nn
+
+from petiole.backbones.base import Site
+from petiole.backbones.vision.transformer import Branches, Parts, Transformer, first_cut
+from petiole.data.preprocessing import Preprocessing
+from petiole.errors import BackboneError
+
+
+def wrap(name: str, module: VisionTransformer, preprocessing: Preprocessing) -> Transformer:
+    """Turn a timm ViT into a backbone.
+
+    Raises:
+        BackboneError: its blocks are not plain pre-norm ones with a fused qkv.
+    """
+    return Transformer(name, module, preprocessing, module.embed_dim, parts_of(name, module))
+
+
+def parts_of(name: str, module: VisionTransformer) -> Parts:
+    """Name the modules of a timm ViT; see ``wrap``."""
+
+    def tokenise(images: Tensor) -> Tensor:
+        tokens = module._pos_embed(module.patch_embed(images))
+        normalised: Tensor = module.norm_pre(module.patch_drop(tokens))
+        return normalised
+
+    def pool(tokens: Tensor) -> Tensor:
+        vector: Tensor = module.forward_head(tokens, pre_logits=True)
+        return vector
+
+    return Parts(
+        tokenise=tokenise,
+        embed=module.patch_embed,
+        blocks=[_branches(name, block) for block in module.blocks],
+        norm=module.norm,
+        prefix=module.num_prefix_tokens,
+        pool=None if _reads_class_token(module) else pool,
+        block_prefix="blocks.",
+        top_prefixes=("norm.", "fc_norm.", "attn_pool."),
+        heads=module.blocks[-1].attn.num_heads,
+        first_cut=first_cut(
+            len(module.blocks), deep_stem=not isinstance(module.patch_embed, PatchEmbed)
+        ),
+    )
+
+
+def _reads_class_token(module: VisionTransformer) -> bool:
+    """Whether timm's own image vector is the class token and nothing else."""
+    return (
+        module.cls_token is not None
+        and module.global_pool == "token"
+        and isinstance(module.fc_norm, nn.Identity)
+        # A distilled DeiT averages two tokens.
+        and type(module).forward_head is VisionTransformer.forward_head
+    )
+
+
+def _branches(name: str, block: nn.Module) -> Branches:
+    if type(block) is not Block or not isinstance(block.attn, Attention):
+        raise BackboneError(
+            f"{name} is built of {type(block).__name__} blocks; petiole knows the roles of plain "
+            "pre-norm timm blocks only. Choose a plain ViT, DeiT or DINOv2."
+        )
+    attn = block.attn
+    size = attn.qkv.out_features // 3
+    q, k, v = (Site(attn.qkv, "out", size, slice(i * size, (i + 1) * size)) for i in range(3))
+    part = block.get_submodule
+    hidden = block.mlp.fc1 if isinstance(block.mlp, Mlp) else None
+    reads = Site(attn, "in", attn.qkv.in_features)
+    return Branches(
+        block, reads, q, k, v, part("ls1"), part("norm2"), part("mlp"), hidden, part("ls2")
+    )

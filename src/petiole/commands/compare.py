@@ -1,0 +1,140 @@
+"""``petiole compare``: several methods on the same images, draws and seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from petiole.commands.options import CommandResult, ModelOptions, Settings, fact, pairs
+
+
+class Compared(CommandResult):
+    """A finished comparison.
+
+    Attributes:
+        folder: with comparison.json and all runs.
+        report: the page.
+        summary: every row's numbers.
+    """
+
+    folder: Path
+    report: Path
+    summary: Any
+
+    def text(self) -> RenderableType:
+        from petiole.report.tables import sentence, to_rich
+
+        return Group(
+            to_rich(self.summary),
+            Text(sentence(self.summary)),
+            fact("report", self.report),
+            fact("runs", self.folder / "runs"),
+        )
+
+
+def compare(
+    images: Path,
+    *,
+    source: Path | None = None,
+    test: Path | None = None,
+    test_fraction: float = 0.5,
+    methods: Annotated[Sequence[str], Parameter(consume_multiple=True)] = (),
+    table: str | None = None,
+    settings: Settings = None,
+    shots: int = 10,
+    all_images: bool = False,
+    tune: bool = False,
+    validation: float = 0.25,
+    draws: int = 5,
+    inits: int = 1,
+    out: Path | None = None,
+    resume: bool = False,
+    processes: int = 1,
+    model_options: ModelOptions | None = None,
+) -> Compared:
+    """Train several methods on the same draws and test them once each on the same images.
+
+    The cheap baselines (kNN, class means, logistic regression, ridge) are always among them.
+
+    Args:
+        images: the target (real) images.
+        source: labelled images of the source domain.
+        test: held-back target images; otherwise a part of IMAGES is held back.
+        test_fraction: that part.
+        methods: registered names; the first is what the others are tested against.
+        table: instead of methods, a published table, e.g. cls-residual-lora/table1, or a TOML file
+            of one's own.
+        settings: applied to every method that has such a field.
+        shots: target images drawn from each class for training.
+        all_images: train on all of them instead.
+        tune: choose each method's learning rate from its own grid, on validation only.
+        validation: share of the training images that this is decided on.
+        draws: support draws, the unit of a result.
+        inits: initialisation seeds a draw.
+        out: folder; by default runs/IMAGES-compare.
+        resume: finish an interrupted comparison; finished runs are kept.
+        processes: runs at a time.
+        model_options: where and how the backbone runs.
+
+    Raises:
+        PetioleError: bad images, unknown names, or a folder that holds another comparison.
+    """
+    from petiole.commands.announce import announce
+    from petiole.engine.executor import Local
+    from petiole.protocols import domain_shift, tuning
+    from petiole.protocols.comparison import Comparison
+    from petiole.report.page import write_comparison
+    from petiole.report.tables import summarise
+    from petiole.tasks.classification.workspace import reopened
+
+    model_options = model_options or ModelOptions()
+    folder = Path(out) if out else Path("runs") / f"{Path(images).stem}-compare"
+    bench = model_options.bench(images, source, test, test_fraction)
+    chosen = domain_shift.from_table(table) if table else _chosen(methods, bool(bench.source))
+    if tune:
+        chosen["rows"] = tuning.with_rates(chosen["rows"])
+    workspace = reopened(bench)
+    comparison = Comparison(
+        **chosen,
+        draws=draws,
+        inits=inits,
+        shots=None if all_images else shots,
+        validation=validation if any(row.grid for row in chosen["rows"]) else 0.0,
+        notes=list(workspace.notes),
+    )
+    jobs = domain_shift.jobs_of(comparison, bench, folder, pairs(settings), resume=resume)
+    announce(workspace, [*jobs, *tuning.trials(comparison, jobs, folder)])
+    local = Local(processes)
+    domain_shift.compare(
+        comparison, jobs, folder, executor=local, resume=resume, quiet=model_options.quiet
+    )
+    return Compared(folder=folder, report=write_comparison(folder), summary=summarise(folder))
+
+
+def _chosen(methods: Sequence[str], has_source: bool) -> dict[str, Any]:
+    from petiole.methods.registry import methods as registered
+    from petiole.protocols import domain_shift
+
+    names = list(methods) or ["cls-residual-lora", "linear-probe", "cosine"]
+    if names == ["all"]:
+        names = [
+            name
+            for name, entry in registered().items()
+            if entry.cls.adapts == "images" and name not in domain_shift.BASELINES
+        ]
+    first = names[0]
+    baseline = "source-only" if has_source or "source-only" in names else "class-means"
+    extra = [baseline, *domain_shift.BASELINES]
+    names += [n for n in dict.fromkeys(extra) if n not in names]
+    return {
+        "title": f"{first} and its rivals",
+        "rows": domain_shift.rows_of(names),
+        "reference": first,
+        "headline": first,
+        "baseline": baseline,
+    }

@@ -1,0 +1,81 @@
+"""``petiole demo``: the main job on real images, offline, from generated source to a prediction."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from shlex import quote
+
+from rich.console import Group, RenderableType
+
+from petiole.commands.compare import Compared, compare
+from petiole.commands.options import CommandResult, ModelOptions, fact
+from petiole.commands.predict import PredictResult, predict
+
+
+class Demo(CommandResult):
+    """The comparison, and a prediction with the adapter that it wrote."""
+
+    compared: Compared
+    prediction: PredictResult
+
+    def text(self) -> RenderableType:
+        adapter = self.prediction.adapter
+        return Group(
+            self.compared.text(),
+            fact("adapter", adapter),
+            self.prediction.text(),
+            fact(
+                "next", f"petiole predict {quote(str(adapter))} IMAGE...   or   petiole fit IMAGES"
+            ),
+        )
+
+
+def demo(
+    *,
+    out: Path = Path("runs/demo"),
+    draws: int = 5,
+    steps: int = 300,
+    per_class: int = 100,
+    resume: bool = False,
+    processes: int = 2,
+    model_options: ModelOptions | None = None,
+) -> Demo:
+    """Rendered digits as source, ten real handwritten ones a class as target; Table 1 on them.
+
+    Args:
+        out: folder for images, runs and page.
+        draws: draws of the ten real digits.
+        steps: optimiser steps of each trained row.
+        per_class: rendered digits a class.
+        resume: finish an interrupted demo.
+        processes: runs at a time, each on one core: small matrices gain nothing from more.
+        model_options: where and how the backbone runs.
+    """
+    from petiole.data.synthetic.digits import write_digits
+    from petiole.engine.progress import console
+    from petiole.protocols.comparison import Comparison
+
+    out = Path(out)
+    images = out / "images"
+    console.print(
+        f"Writing {10 * per_class:,} rendered and 1,797 real handwritten digits to {images}.",
+        highlight=False,
+        markup=False,
+    )
+    write_digits(images, per_class=per_class)
+    compared = compare(
+        images,
+        table="cls-residual-lora/table1",
+        settings={"steps": steps, "views": 0},
+        draws=draws,
+        out=out,
+        resume=resume,
+        processes=processes,
+        model_options=model_options,
+    )
+    comparison = Comparison.read(out)
+    adapter = comparison.runs(out, comparison.headline)[0] / "adapter"
+    one_of_each = [sorted((images / "real_eval" / str(digit)).iterdir())[0] for digit in (3, 5, 8)]
+    prediction = predict(adapter, one_of_each)
+    assert isinstance(prediction, PredictResult)
+    return Demo(compared=compared, prediction=prediction)

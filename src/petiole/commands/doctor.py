@@ -1,0 +1,136 @@
+"""``petiole doctor``: whether this machine and installation can do the work."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+from rich.console import RenderableType
+from rich.table import Table
+
+from petiole.commands.options import CommandResult, default_cache
+
+ROOM_GB = 2.0
+
+
+class Check(CommandResult):
+    """One finding: ``level`` is ok, note or bad."""
+
+    name: str
+    level: str
+    finding: str
+
+
+class DoctorReport(CommandResult):
+    """All findings."""
+
+    checks: list[Check]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is bad."""
+        return all(check.level != "bad" for check in self.checks)
+
+    def text(self) -> RenderableType:
+        table = Table(box=None, show_header=False, pad_edge=False)
+        colours = {"ok": "green", "note": "yellow", "bad": "bold red"}
+        for check in self.checks:
+            table.add_row(f"[{colours[check.level]}]{check.level}[/]", check.name, check.finding)
+        return table
+
+
+def doctor(*, cache_dir: Path | None = None) -> DoctorReport:
+    """Check libraries, processor, bundled weights, cache folder and disk; changes nothing.
+
+    Args:
+        cache_dir: the cache's folder, if it is not the usual one.
+    """
+    folder = Path(cache_dir) if cache_dir else default_cache()
+    parts: list[tuple[str, Callable[[], tuple[str, str]]]] = [
+        ("libraries", _libraries),
+        ("processor", _processor),
+        ("threads", _threads),
+        ("tiny-vit", lambda: _backbone("petiole/tiny-vit")),
+        ("efficientnet-lite0", lambda: _backbone("petiole/efficientnet-lite0")),
+        ("parquet", _parquet),
+        ("cache", lambda: _room(folder)),
+    ]
+    checks = []
+    for name, check in parts:
+        try:
+            level, finding = check()
+        except Exception as error:  # a doctor reports whatever it meets
+            level, finding = "bad", f"{type(error).__name__}: {error}"
+        checks.append(Check(name=name, level=level, finding=finding))
+    return DoctorReport(checks=checks)
+
+
+def _libraries() -> tuple[str, str]:
+    from petiole.engine.record import environment
+
+    seen = environment()
+    return "ok", ", ".join(f"{k} {seen[k]}" for k in ("python", "petiole", "torch", "timm"))
+
+
+def _processor() -> tuple[str, str]:
+    import torch
+
+    if torch.cuda.is_available():
+        return "ok", f"CUDA: {torch.cuda.get_device_name(0)}; use --device cuda"
+    flags = Path("/proc/cpuinfo")
+    text = flags.read_text() if flags.is_file() else ""
+    fast = [name for name in ("amx_bf16", "avx512_bf16") if name in text]
+    if fast:
+        return "ok", f"CPU with {fast[0]}: --precision bf16 can be faster"
+    return "note", "CPU without bf16 instructions: stay with --precision fp32"
+
+
+def _threads() -> tuple[str, str]:
+    import torch
+
+    count, cores = torch.get_num_threads(), os.cpu_count() or 1
+    if count > 1 and os.environ.get("OMP_WAIT_POLICY", "").upper() != "PASSIVE":
+        return (
+            "note",
+            f"{count} threads on {cores} cores; on a busy machine set OMP_WAIT_POLICY=PASSIVE",
+        )
+    return "ok", f"{count} threads on {cores} cores"
+
+
+def _backbone(name: str) -> tuple[str, str]:
+    import torch
+
+    from petiole.backbones.registry import load
+    from petiole.errors import BackboneError
+
+    try:
+        backbone = load(name)
+    except BackboneError as error:
+        return "note", str(error)
+    image = torch.zeros(1, 3, *backbone.preprocessing.size)
+    vector = backbone.lower(image, (backbone.vector,))[backbone.vector]
+    good = bool(vector.isfinite().all())
+    return ("ok" if good else "bad"), f"loads, {backbone.parameter_count:,} parameters"
+
+
+def _parquet() -> tuple[str, str]:
+    if find_spec("pyarrow"):
+        return "ok", "pyarrow is installed"
+    return "note", "pyarrow is missing: Parquet lists need pip install 'petiole[parquet]'"
+
+
+def _room(folder: Path) -> tuple[str, str]:
+    there = folder
+    while not there.exists():
+        there = there.parent
+    if not os.access(there, os.W_OK):
+        return (
+            "bad",
+            f"{there} cannot be written; choose another with --cache-dir or $PETIOLE_CACHE",
+        )
+    free = shutil.disk_usage(there).free / 1e9
+    level = "ok" if free > ROOM_GB else "note"
+    return level, f"{folder}, {free:,.1f} GB free"

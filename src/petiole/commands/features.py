@@ -1,0 +1,128 @@
+"""``petiole features``: images through a frozen backbone into the feature cache, ahead of training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from petiole.commands.options import CommandResult, default_cache, fact, plural
+
+
+class Extracted(CommandResult):
+    """What lies in the cache for a folder of images.
+
+    Attributes:
+        cache: its folder.
+        backbone: that saw them.
+        tokens: of a picture, or 1 of a frame.
+        width: of a token.
+        images: picture files or frames stored, byte-equal ones once.
+        computed: how many of them were not stored before.
+        left_out: names that cannot be read.
+        notes: on their files.
+        megabytes: of all their features.
+        seconds: that it took.
+        digest: SHA-256 over what is seen and every image.
+    """
+
+    cache: Path
+    backbone: str
+    tokens: int
+    width: int
+    images: int
+    computed: int
+    left_out: list[str]
+    notes: list[str]
+    megabytes: float
+    seconds: float
+    digest: str
+
+    def text(self) -> RenderableType:
+        size = f"{self.tokens} x {self.width} each, {self.megabytes:,.1f} MB in {self.cache}"
+        return Group(
+            fact("features", f"{plural(self.images, 'image')}, {self.computed:,} of them new"),
+            fact("size", size),
+            fact("digest", self.digest),
+            fact("seconds", f"{self.seconds:.1f}"),
+            *(Text(f"note     {note}") for note in self.notes),
+        )
+
+
+def features(
+    images: Path,
+    /,
+    *,
+    backbone: str = "petiole/efficientnet-lite0",
+    places: int = 36,
+    videos: bool = False,
+    weights: Path | None = None,
+    image_size: int | None = None,
+    device: str = "cpu",
+    precision: Literal["fp32", "bf16"] = "fp32",
+    dtype: Literal["float32", "float16", "bfloat16"] = "float16",
+    cache_dir: Path | None = None,
+    skip_bad: bool = False,
+    quiet: bool = False,
+) -> Extracted:
+    """Compute the visual features of all images below a folder once, and keep them for training.
+
+    Args:
+        images: folder; images may lie at any depth.
+        backbone: image backbone, as for fit.
+        places: local tokens of a picture after pooling: a square number.
+        videos: each folder that holds images is a video, and each image a frame: one vector a frame.
+        weights: local safetensors file for the named architecture.
+        image_size: pixels, where the model accepts other sizes than its own.
+        device: cpu, cuda, ...
+        precision: bf16 computes in mixed precision.
+        dtype: in which features are stored.
+        cache_dir: the cache's folder, if it is not the usual one.
+        skip_bad: leave unreadable images out, and count them.
+        quiet: no progress bars.
+
+    Raises:
+        DataError: no images, or unreadable ones.
+        PetioleError: a backbone that cannot be loaded, or whose grid cannot be pooled so.
+    """
+    from petiole.backbones.registry import load
+    from petiole.tasks.text.visual import BackboneVisuals
+
+    names = _names(Path(images), videos)
+    sight = BackboneVisuals(
+        Path(images),
+        load(backbone, weights=weights, image_size=image_size, device=device),
+        Path(cache_dir) if cache_dir else default_cache(),
+        places,
+        precision=precision,
+        dtype=dtype,
+    )
+    done = sight.prepare(names, skip_bad=skip_bad, quiet=quiet)
+    return Extracted(
+        cache=sight.cache.root,
+        backbone=backbone,
+        tokens=1 if videos else places,
+        width=sight.width,
+        images=done.images,
+        computed=done.computed,
+        left_out=list(done.left_out),
+        notes=list(done.notes),
+        megabytes=done.megabytes,
+        seconds=done.seconds,
+        digest=done.digest,
+    )
+
+
+def _names(root: Path, videos: bool) -> list[str]:
+    """Images below a folder, or the folders that hold them, by their paths from it."""
+    from petiole.data.image import SUFFIXES
+    from petiole.data.readers.folder import visible_files
+    from petiole.errors import DataError
+
+    found = [p.relative_to(root) for p in visible_files(root) if p.suffix.lower() in SUFFIXES]
+    if not found:
+        what = "holds no images" if root.is_dir() else "no such folder"
+        raise DataError(f"{root}: {what}. Name a folder of images ({' '.join(sorted(SUFFIXES))}).")
+    return sorted({str(path.parent if videos else path) for path in found})

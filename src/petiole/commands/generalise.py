@@ -1,0 +1,157 @@
+"""``petiole generalise``: from base to novel classes, or from one data set to others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from petiole.commands.options import CommandResult, ModelOptions, Settings, fact, pairs
+from petiole.errors import ConfigError
+
+if TYPE_CHECKING:
+    from petiole.protocols.generalisation import Generalisation
+    from petiole.tasks.classification.workspace import ClassificationSpec
+
+METHODS = ("zero-shot", "coop", "coop+textrefiner")
+
+
+class Generalised(CommandResult):
+    """A finished measurement.
+
+    Attributes:
+        folder: with all runs and the table.
+        summary: the table's numbers.
+    """
+
+    folder: Path
+    summary: Any
+
+    def model_dump(self, **options: Any) -> dict[str, Any]:
+        """The folder and every number of the table."""
+        from petiole.report.generalisation import to_dict
+
+        return {**super().model_dump(include={"folder"}, **options), **to_dict(self.summary)}
+
+    def text(self) -> RenderableType:
+        from petiole.report.generalisation import notes, to_rich
+
+        return Group(
+            to_rich(self.summary),
+            *(Text(line) for line in notes(self.summary)),
+            fact("table", self.folder / "table.md"),
+            fact("runs", self.folder / "runs"),
+        )
+
+
+def generalise(
+    images: Path,
+    *,
+    to: Annotated[Sequence[Path], Parameter(consume_multiple=True)] = (),
+    test: Path | None = None,
+    test_fraction: float = 0.5,
+    methods: Annotated[Sequence[str], Parameter(consume_multiple=True)] = METHODS,
+    table: str | None = None,
+    reference: str = "",
+    settings: Settings = None,
+    shots: int = 16,
+    all_images: bool = False,
+    seeds: int = 3,
+    out: Path | None = None,
+    resume: bool = False,
+    processes: int = 1,
+    model_options: ModelOptions | None = None,
+) -> Generalised:
+    """Train on half of the classes, test on the other half by their names; or on other data sets.
+
+    Without --to: base to novel. With it: all classes are trained on, and the adapter is tested unchanged
+    on other data sets with their own class names (other classes, or the same in another domain).
+
+    Args:
+        images: the training data.
+        to: folders or tables of other data sets.
+        test: held-back images of the training data; otherwise a part of IMAGES is held back.
+        test_fraction: that part.
+        methods: registered names; the first is what the others are compared with.
+        table: instead of methods, a table of rows, e.g. textrefiner/ablation, or a TOML file of one's
+            own.
+        reference: name of another row to compare with.
+        settings: applied to every method that has such a field.
+        shots: images drawn from each class for training.
+        all_images: train on all of them instead.
+        seeds: runs of each method.
+        out: folder; by default runs/IMAGES-generalise.
+        resume: finish an interrupted measurement; finished runs are kept.
+        processes: runs at a time.
+        model_options: where and how the backbone runs.
+
+    Raises:
+        PetioleError: bad images, unknown names, or a folder that holds another measurement.
+    """
+    from petiole.data.readers import coop
+    from petiole.protocols import domain_shift
+    from petiole.protocols import generalisation as protocol
+
+    model_options = model_options or ModelOptions()
+    root = Path(out) if out else Path("runs") / f"{Path(images).stem}-generalise"
+    bench = model_options.bench(images, None, test, test_fraction)
+    stated = domain_shift.from_table(table, baselines=()) if table else {}
+    asked = protocol.plan(
+        Path(images).name,
+        stated.get("rows") or domain_shift.rows_of(methods),
+        reference=reference or stated.get("reference", ""),
+        places=[_name(path, to) for path in to],
+        shots=None if all_images else shots,
+        seeds=seeds,
+        known=coop.name_of(Path(images)),
+    )
+    others = {_name(path, to): Path(path) for path in to}
+    return measured(asked, bench, others, root, settings, resume=resume, processes=processes)
+
+
+def measured(
+    asked: Generalisation,
+    bench: ClassificationSpec,
+    others: Mapping[str, Path],
+    root: Path,
+    settings: Settings,
+    *,
+    resume: bool,
+    processes: int,
+) -> Generalised:
+    """Say what it will cost, do it, and write the table."""
+    from petiole.commands.announce import announce
+    from petiole.engine.executor import Local
+    from petiole.protocols import generalisation as protocol
+    from petiole.report.generalisation import summarise, write
+    from petiole.tasks.classification.workspace import reopened
+
+    given = pairs(settings)
+    jobs = protocol.jobs_of(asked, bench, root, given, resume=resume)
+    first = replace(jobs[0].bench, quiet=bench.quiet)  # of the classes that are trained on
+    announce(reopened(first), jobs, asked.notes(given))
+    protocol.generalise(
+        asked,
+        jobs,
+        protocol.places_of(asked, bench, others),
+        root,
+        executor=Local(processes),
+        resume=resume,
+        quiet=bench.quiet,
+    )
+    summary = summarise(root)
+    write(summary, root)
+    return Generalised(folder=root, summary=summary)
+
+
+def _name(path: Path, among: Sequence[Path]) -> str:
+    """The folder's own name, which must be its alone."""
+    name = Path(path).stem
+    if sum(Path(other).stem == name for other in among) > 1:
+        raise ConfigError(f"Two data sets are called {name}; rename one of the folders.")
+    return name

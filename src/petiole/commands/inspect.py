@@ -1,0 +1,236 @@
+"""``petiole inspect``: what a name or a folder is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from petiole.commands.options import CommandResult
+
+if TYPE_CHECKING:
+    from petiole.backbones.base import FrozenNetwork
+
+
+class Inspection(CommandResult):
+    """Facts about one thing, by name."""
+
+    what: str
+    facts: dict[str, Any]
+
+    def text(self) -> RenderableType:
+        title = Text(self.what)
+        table = Table(title=title, title_justify="left", show_header=False, box=None)
+        table.add_column(style="bold")
+        table.add_column(overflow="fold")
+        for name, value in self.facts.items():
+            joined = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+            table.add_row(Text(name), Text(joined))
+        return table
+
+
+def inspect(
+    what: str, /, *, image_size: int | None = None, images: Path | None = None
+) -> Inspection:
+    """Show a backbone's or language model's roles, a method's settings, an adapter or a run.
+
+    An adapter of TextRefiner shows how its cache is read; with --images, if it was trained with
+    keep_alignment=true, also which patches its entries stand for.
+
+    Args:
+        what: the name of a backbone, of a language model or of a method, ``methods``, ``tables``, or a folder.
+        image_size: of a backbone.
+        images: whose patches are compared with the entries of an adapter's cache.
+
+    Raises:
+        PetioleError: nothing of that name.
+    """
+    from petiole.methods.registry import families, find, methods
+
+    if what == "methods":
+        facts = {name: entry.about for name, entry in methods().items()}
+        facts |= {f"{prefix}:...": about for prefix, about in families().items()}
+        return Inspection(what="methods", facts=facts)
+    if what == "tables":
+        from petiole.claims import titles
+
+        return Inspection(what="tables", facts=titles())
+    if what in methods() or what.partition(":")[0] in families():
+        from petiole.methods.registry import create, settings_of
+
+        return Inspection(what=f"{what}: {find(what).about}", facts=settings_of(create(what)))
+    folder = Path(what)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        return _folder(folder, images)
+    return _backbone(what, image_size)
+
+
+def _folder(folder: Path, images: Path | None) -> Inspection:
+    from petiole.engine.adapter import find, read_manifest
+    from petiole.engine.record import RECORD, read_record
+    from petiole.tasks.codebook.adapter import is_encoder
+    from petiole.tasks.text.adapter import is_language
+
+    if is_language(folder):
+        return _speaker(folder)
+    if is_encoder(folder):
+        return _encoder(folder)
+    if (folder / RECORD).is_file():
+        record = read_record(folder)
+        facts: dict[str, Any] = {
+            "method": record.request.method,
+            "backbone": record.request.backbone.name,
+            "images": record.request.data.images,
+            "shots": record.request.data.shots,
+            "draw": record.request.data.draw,
+            "seed": record.request.seed,
+            "selection": record.selection,
+            "test set opened": f"{record.test_evaluations}x",
+            **{name: f"{value:.4f}" for name, value in record.scores.items()},
+            "created": record.created,
+            **_cache(folder, record.request.settings, images),
+        }
+        return Inspection(what=f"run {folder}", facts=facts)
+    manifest = read_manifest(find(folder))
+    facts = {
+        "method": manifest.method,
+        "classes": manifest.classes,
+        "backbone": manifest.backbone.name,
+        "fingerprint": manifest.backbone.fingerprint,
+        "preprocessing": manifest.backbone.preprocessing,
+        "parameters kept": f"{manifest.ledger.inference:,}",
+        "settings": manifest.settings,
+        **_cache(folder, manifest.settings, images),
+    }
+    return Inspection(what=f"adapter {folder}", facts=facts)
+
+
+def _encoder(folder: Path) -> Inspection:
+    """A tuned encoder: what it was trained with, and which language models it fits."""
+    from petiole.engine.adapter import find
+    from petiole.engine.record import RECORD
+    from petiole.tasks.codebook.adapter import read
+    from petiole.tasks.codebook.training import read_record
+
+    manifest, scores = read(find(folder)), {}
+    if (folder / RECORD).is_file():
+        scores = {
+            f"exact match, {name}": f"{known['exact_match']:.2f}"
+            for name, known in read_record(folder).scores.items()
+            if "exact_match" in known
+        }
+    spec = manifest.codebook
+    only = (
+        f"{manifest.surrogate.name} only" if manifest.language else "every one over this codebook"
+    )
+    facts = {
+        "method": manifest.method,
+        "trained before": manifest.surrogate.name,
+        "language models": only,
+        "codebook": f"{spec.depth} x {spec.entries} entries of width {spec.width}, {spec.sha256[:12]}",
+        "image tokens": f"{spec.grid[0]} x {spec.grid[1]}, after block {spec.tap}",
+        "trained parameters": manifest.trainable,
+        **scores,
+        "settings": manifest.settings,
+    }
+    return Inspection(what=f"encoder {folder}", facts=facts)
+
+
+def _speaker(folder: Path) -> Inspection:
+    """Of a language model: a run with its scores, or an adapter."""
+    from petiole.engine.adapter import find
+    from petiole.engine.record import RECORD
+    from petiole.tasks.text.adapter import read
+    from petiole.tasks.text.training import read_record
+
+    manifest = read(find(folder))
+    card = manifest.model
+    facts: dict[str, Any] = {
+        "method": manifest.method,
+        "folded": "yes" if manifest.folded else "no",
+        "tasks": [task.name for task in manifest.tasks],
+        "language model": card.name,
+        "fingerprint": card.fingerprint,
+        "images seen by": card.eyes or ("given features" if card.vision_width else "none"),
+        "answers": f"{len(manifest.answers):,}, chosen" if manifest.answers else "written",
+        "parameters trained": f"{manifest.trainable:,}",
+        "settings": manifest.settings,
+    }
+    if not (folder / RECORD).is_file():
+        return Inspection(what=f"adapter {folder}", facts=facts)
+    record = read_record(folder)
+    scores = {
+        f"{task} {name}": f"{value:.2f} %"
+        for task, metrics in record.scores.items()
+        for name, value in metrics.items()
+    }
+    facts |= {"seed": record.request.seed, "scored": record.request.scored, **scores}
+    return Inspection(what=f"run {folder}", facts={**facts, "created": record.created})
+
+
+def _cache(folder: Path, settings: Any, images: Path | None) -> dict[str, Any]:
+    """What is known of a TextRefiner's cache; nothing for other methods."""
+    if settings.get("cache", "none") == "none" or "entries" not in settings:
+        return {}
+    from petiole.engine.adapter import Adapter
+    from petiole.tasks.classification.refiner_cache import describe
+
+    found = describe(Adapter.load(folder), images)
+    facts = {
+        "entries": found.entries,
+        "effective rank": f"{found.effective_rank:.1f}",
+        "mean cosine of entries": f"{found.cosine:.3f}",
+        "entropy of reads": "differs by image: give --images"
+        if found.read_entropy is None
+        else f"{found.read_entropy:.4f} of 1 (all classes read alike)",
+    }
+    for j, (share, nearest) in enumerate(zip(found.usage, found.nearest, strict=True)):
+        places = (
+            f"{path.parent.name}/{path.name} ({row}, {column}) {c:.2f}"
+            for path, row, column, c in nearest
+        )
+        facts[f"entry {j}"] = f"{100 * share:.1f} % of tokens; " + "; ".join(places)
+    return facts
+
+
+def _backbone(name: str, image_size: int | None) -> Inspection:
+    from petiole.backbones.base import Backbone
+    from petiole.backbones.registry import LoadRequest, load_any
+
+    shape = load_any(LoadRequest(name, image_size=image_size, meta=True), device="meta")
+    if not isinstance(shape, Backbone):
+        return Inspection(what=name, facts=_language(shape))
+    block = [role for role in shape.sites if role.startswith("block.0.")]
+    facts = {
+        "parameters": f"{shape.parameter_count:,}",
+        "width": shape.width,
+        "blocks": shape.depth,
+        "preprocessing": shape.preprocessing,
+        "roles of a block": block or "none",
+        "final roles": shape.finals,
+        "cuts": ("images", *shape.cuts, *shape.finals),
+    }
+    return Inspection(what=name, facts=facts)
+
+
+def _language(shape: FrozenNetwork) -> dict[str, Any]:
+    """Of an encoder-decoder, whose roles are those of its first blocks."""
+    from petiole.methods.language.base import language_of
+
+    model = language_of(shape)
+    firsts = ("encoder.block.0.", "decoder.block.0.")
+    roles = [[role for role in model.roles if role.startswith(first)] for first in firsts]
+    return {
+        "parameters": f"{model.parameter_count:,}",
+        "width": model.width,
+        "blocks": "{} in the encoder, {} in the decoder".format(*model.depths),
+        "visual features": f"{model.vision_width} wide" if model.vision_width else "none",
+        "images seen by": model.eyes or "a backbone to be named (--eyes)",
+        "vocabulary": f"{model.config.vocab_size:,}",
+        "roles of the input": [role for role in model.roles if ".block." not in role],
+        "roles of an encoder block": roles[0],
+        "roles of a decoder block": roles[1],
+    }

@@ -1,0 +1,169 @@
+"""``petiole multitask``: one language model with eyes, many tasks, methods side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from petiole.commands.options import CommandResult, Settings, default_cache, fact, pairs, plural
+
+if TYPE_CHECKING:
+    from petiole.tasks.text.workspace import TextRunSpec, TextWorkspace
+
+
+class Multitasked(CommandResult):
+    """A finished comparison.
+
+    Attributes:
+        folder: with all runs and the table.
+        summary: the table's numbers.
+    """
+
+    folder: Path
+    summary: Any
+
+    def model_dump(self, **options: Any) -> dict[str, Any]:
+        """The folder and every number of the table."""
+        from petiole.report.multitask import to_dict
+
+        return {**super().model_dump(include={"folder"}, **options), **to_dict(self.summary)}
+
+    def text(self) -> RenderableType:
+        from petiole.report.multitask import notes, to_rich
+
+        first = self.summary.asked.rows[0].name
+        adapter = self.folder / "runs" / first / "seed-0" / "adapter"
+        return Group(
+            to_rich(self.summary),
+            *(Text(line) for line in notes(self.summary)),
+            fact("table", self.folder / "table.md"),
+            fact("adapter", adapter),
+            fact("next", f'petiole ask {adapter} "a question" --image IMAGE'),
+        )
+
+
+def multitask(
+    tasks: Annotated[Sequence[str], Parameter(consume_multiple=True)],
+    *,
+    backbone: str = "petiole/tiny-vl",
+    eyes: str = "",
+    features: Path | None = None,
+    places: int = 36,
+    methods: Annotated[Sequence[str], Parameter(consume_multiple=True)] = ("vl-adapter",),
+    table: str | None = None,
+    reference: str = "",
+    settings: Settings = None,
+    seeds: int = 3,
+    mode: Literal["proportional", "balanced", "mixed"] = "proportional",
+    fraction: float = 1.0,
+    no_prefixes: bool = False,
+    validation: bool = False,
+    visual: Annotated[Settings, Parameter(name="--visual", negative=())] = None,
+    out: Path | None = None,
+    resume: bool = False,
+    processes: int = 1,
+    device: str = "cpu",
+    precision: Literal["fp32", "bf16"] = "fp32",
+    cache_dir: Path | None = None,
+    skip_bad: bool = False,
+    quiet: bool = False,
+) -> Multitasked:
+    """Train methods on the same tasks in one language model, several seeds each, and compare them.
+
+    A task is a folder with train.jsonl, val.jsonl, test.jsonl and images/ (lines such as
+    {"image": "a.jpg", "question": "...", "answer": "..."}) and task.json, or TASK=FOLDER for a public
+    layout: vqa, gqa, nlvr, caption, tvqa, how2qa, tvc and yc2c in VL-Adapter's datasets/ folder; or a
+    folder of DAQUAR (answers=FOLDER), NLVR, or photographs with captions.
+
+    Args:
+        tasks: folders, or TASK=FOLDER.
+        backbone: petiole/tiny-vl, clip-bart-base, clip-t5-base, or a BART or T5 by folder or hf/NAME.
+        eyes: image backbone that makes the features; by default the model's own.
+        features: stored features instead: VL-Adapter's datasets/ folder with .h5, .npz or .parquet files.
+        places: visual features an image, after pooling.
+        methods: registered names (vl-...); the first is what the others are compared with.
+        table: instead of methods, a table of rows, e.g. vl-adapter/methods, or a TOML file of one's own.
+        reference: name of another row to compare with.
+        settings: applied to every method that has such a field; classifier=3129 chooses from the commonest answers
+            by a head on the encoder instead of writing them.
+        seeds: runs of each method.
+        mode: one task a batch in proportion to their sizes, balanced, or all tasks mixed in every batch.
+        fraction: share of every task's training samples.
+        no_prefixes: put no hard prompt before texts.
+        validation: score on val and leave the test part closed.
+        visual: key=value of the V->L block: boxes, mask_padding, norms.
+        out: folder; by default runs/multitask.
+        resume: finish an interrupted measurement; finished runs are kept.
+        processes: runs at a time.
+        device: cpu, cuda, ...
+        precision: bf16 computes in mixed precision.
+        cache_dir: folder of the feature cache.
+        skip_bad: leave samples of unreadable images out, and count them.
+        quiet: no progress bars.
+
+    Raises:
+        PetioleError: bad data, unknown names, or a folder that holds another measurement.
+    """
+    from petiole.engine.executor import Local
+    from petiole.protocols import domain_shift
+    from petiole.protocols import multitask as protocol
+    from petiole.report.multitask import summarise, write
+    from petiole.tasks.text.workspace import TextSpec, reopened, tasks_named
+
+    root = Path(out) if out else Path("runs") / "multitask"
+    school = TextSpec(
+        model=backbone,
+        tasks=tuple(map(str, tasks)),
+        eyes=eyes,
+        features=Path(features) if features else None,
+        places=places,
+        options=tuple(pairs(visual).items()),
+        device=device,
+        precision=precision,
+        cache=Path(cache_dir) if cache_dir else default_cache(),
+        skip_bad=skip_bad,
+        quiet=quiet,
+    )
+    stated = domain_shift.from_table(table, baselines=()) if table else {}
+    rows = stated.get("rows") or domain_shift.rows_of(methods)
+    opened = reopened(school)
+    asked = protocol.plan(
+        rows,
+        reference=reference or stated.get("reference", ""),
+        model=backbone,
+        tasks=tasks_named(opened.tasks),
+        seeds=seeds,
+        mode=mode,
+        fraction=fraction,
+        prefixes=not no_prefixes,
+        scored="val" if validation else "test",
+    )
+    jobs = protocol.jobs_of(asked, school, root, pairs(settings), resume=resume)
+    if not quiet:
+        _announce(opened, jobs)
+    protocol.run_all(asked, jobs, root, executor=Local(processes), resume=resume, quiet=quiet)
+    summary = summarise(root)
+    write(summary, root)
+    return Multitasked(folder=root, summary=summary)
+
+
+def _announce(opened: TextWorkspace, jobs: Sequence[TextRunSpec]) -> None:
+    """Say what will be trained on what, on standard error."""
+    from petiole.engine.progress import console
+
+    for data in opened.tasks:
+        counts = ", ".join(f"{len(samples):,} {part}" for part, samples in data.parts.items())
+        console.print(f"task     {data.name}: {counts}", highlight=False, markup=False)
+        for note in data.notes:
+            console.print(f"note     {note}", style="yellow", highlight=False, markup=False)
+    console.print(
+        f"training {plural(len(jobs), 'run')} on {opened.model.name} "
+        f"({opened.model.parameter_count:,} parameters)",
+        highlight=False,
+        markup=False,
+    )

@@ -1,0 +1,40 @@
+"""``petiole report``: the page of a run or a comparison, from its records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import RenderableType
+
+from petiole.commands.options import CommandResult, fact
+from petiole.errors import RunError
+
+
+class ReportResult(CommandResult):
+    """Where the page lies."""
+
+    report: Path
+
+    def text(self) -> RenderableType:
+        return fact("report", self.report)
+
+
+def report(folder: Path, /) -> ReportResult:
+    """Write report.html of a run folder or of a comparison folder again, from its records.
+
+    Args:
+        folder: what petiole fit, compare or demo wrote.
+
+    Raises:
+        RunError: no complete run lies there.
+    """
+    from petiole.report.page import write_comparison, write_run
+    from petiole.tasks.codebook.adapter import is_encoder
+
+    folder = Path(folder)
+    if is_encoder(folder):
+        raise RunError(
+            f"{folder} holds a tuned encoder, which has no page. petiole inspect {folder} shows what it is and how it scored."
+        )
+    write = write_comparison if (folder / "comparison.json").is_file() else write_run
+    return ReportResult(report=write(folder))

@@ -1,0 +1,353 @@
+"""``petiole reproduce``: what was published, ours, and the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from petiole.commands.options import CommandResult, ModelOptions, default_cache, fact
+
+if TYPE_CHECKING:
+    from petiole.tasks.text.workspace import TextSpec
+
+
+class Reproduced(CommandResult):
+    """A claimed share beside ours.
+
+    Attributes:
+        name: of the table.
+        claimed: as published, per cent.
+        source, doubt: where it stands, and what is not said there.
+        accounting: how ours was counted.
+        ours: per cent.
+        agrees: whether ours rounds to the claimed value.
+        others: what other accountings give, per cent.
+        pairs: share by backbone and data set, per cent.
+    """
+
+    name: str
+    claimed: float
+    source: str
+    doubt: str
+    accounting: str
+    ours: float
+    agrees: bool
+    others: dict[str, float]
+    pairs: dict[str, float]
+
+    def text(self) -> RenderableType:
+        table = Table(box=None, pad_edge=False)
+        table.add_column("accounting")
+        table.add_column("%", justify="right")
+        for name, value in {self.accounting: self.ours, **self.others}.items():
+            table.add_row(name, f"{value:.4f}")
+        word = "reproduced" if self.agrees else "not reproduced"
+        return Group(
+            Text(
+                f"{self.name}: claimed {self.claimed} ({self.source}), ours {self.ours:.4f}: {word}"
+            ),
+            Text(f"note     {self.doubt}"),
+            table,
+        )
+
+
+class ReproducedShares(CommandResult):
+    """Claimed shares of trained parameters beside ours.
+
+    Attributes:
+        name, title: of the table.
+        source, doubt: where it stands, and what is not said there.
+        rows: claim, count, both shares and verdict of each.
+        missing: what the rest would need.
+        sources: what the tags mean.
+    """
+
+    name: str
+    title: str
+    source: str
+    doubt: str
+    rows: Any
+    missing: tuple[str, ...]
+    sources: dict[str, str]
+
+    def model_dump(self, **options: Any) -> dict[str, Any]:
+        """Every number."""
+        from dataclasses import asdict
+
+        plain = super().model_dump(exclude={"rows"}, **options)
+        rows = [
+            {**asdict(row), "percent": row.percent, "percent_alone": row.percent_alone}
+            for row in self.rows
+        ]
+        return {**plain, "rows": rows}
+
+    def text(self) -> RenderableType:
+        from petiole.report.formatting import signed
+
+        table = Table("method", box=None, pad_edge=False)
+        for name in ("claimed", "trained", "total", "% total", "% LM alone"):
+            table.add_column(name, justify="right", no_wrap=True)
+        table.add_column("verdict")
+        for row in self.rows:
+            claimed = "–" if row.claimed is None else f"{row.claimed:.2f}"
+            counts, shares = (row.trainable, row.total), (row.percent, row.percent_alone)
+            off = f" {signed(row.percent - row.claimed, 3)}" if row.verdict == "differs" else ""
+            table.add_row(
+                " ".join((row.row, *_tagged(row.tags))),
+                claimed,
+                *(f"{count:,}" for count in counts),
+                *(f"{share:.3f}" for share in shares),
+                row.verdict + off,
+            )
+        return Group(
+            *_heading(self.name, self.title, self.source, self.doubt),
+            table,
+            *(Text(f"note     {row.row}: {row.note}") for row in self.rows if row.note),
+            *_legend(self.sources),
+            *(Text(f"missing  {what}") for what in self.missing),
+        )
+
+
+class ReproducedTable(CommandResult):
+    """A claimed table of accuracies beside ours.
+
+    Attributes:
+        name, title: of the table.
+        source, doubt: where it stands, and what is not said there.
+        found: claimed number, ours and verdict, fractions.
+        claims: all claimed numbers, per cent, by row and data set; with the standard deviation over seeds as
+            ``{mean, sd}``, where there is one, and the tags of their sources.
+        missing: what the rest would need.
+        folder: of the runs.
+        sources: what the tags mean.
+    """
+
+    name: str
+    title: str
+    source: str
+    doubt: str
+    found: Any
+    claims: dict[str, dict[str, Any]]
+    missing: tuple[str, ...]
+    folder: Path
+    sources: dict[str, str]
+
+    def model_dump(self, **options: Any) -> dict[str, Any]:
+        """Every number."""
+        from dataclasses import asdict
+
+        plain = super().model_dump(exclude={"found"}, **options)
+        return {**plain, "found": [asdict(one) for one in self.found]}
+
+    def text(self) -> RenderableType:
+        from petiole.report.formatting import mean_sd
+
+        table = Table("data", "method", "", "claimed", "ours", "verdict", box=SIMPLE_HEAD)
+        for one in self.found:
+            claimed = f"{100 * one.claimed:.2f}"
+            table.add_row(one.place, one.row, one.what, claimed, mean_sd(one.ours, 2), one.verdict)
+        lines = _heading(self.name, self.title, self.source, self.doubt)
+        done: list[RenderableType] = [table, fact("runs", self.folder)] if self.found else []
+        lacking = [Text(f"missing  {what}") for what in self.missing]
+        return Group(*lines, self._claims(), *_legend(self.sources), *done, *lacking)
+
+    def _claims(self) -> Table:
+        """All places, or the averages alone where the table would be too wide; sources where they differ."""
+        names = list(dict.fromkeys(name for places in self.claims.values() for name in places))
+        if len({places["seen in"] for places in self.claims.values() if "seen in" in places}) == 1:
+            names.remove("seen in")  # the legend says it of all
+        if len(names) > WIDE and all("average" in places for places in self.claims.values()):
+            names = ["average"]
+        table = Table("claimed", *names, box=SIMPLE_HEAD)
+        for label, places in self.claims.items():
+            table.add_row(label, *(_cell(places.get(name, "–")) for name in names))
+        return table
+
+
+WIDE = 8
+"""Columns of claims that fit into a terminal."""
+
+
+def _cell(claimed: Any) -> str:
+    match claimed:
+        case {"mean": mean, "sd": sd}:
+            return f"{mean} ± {sd}"
+        case list():
+            return " / ".join(map(str, claimed))
+    return str(claimed)
+
+
+def _heading(name: str, title: str, source: str, doubt: str) -> list[Text]:
+    return [Text(f"{name}: {title}"), Text(f"claimed  {source}"), Text(f"note     {doubt}")]
+
+
+def _tagged(tags: Sequence[str]) -> tuple[str, ...]:
+    return (f"({', '.join(tags)})",) if tags else ()
+
+
+def _legend(sources: Mapping[str, str]) -> list[Text]:
+    return [Text(f"source   {tag}: {meaning}") for tag, meaning in sources.items()]
+
+
+def reproduce(
+    name: str,
+    /,
+    *,
+    data: Path | None = None,
+    methods: Annotated[Sequence[str], Parameter(consume_multiple=True)] = (),
+    seeds: int = 3,
+    out: Path | None = None,
+    resume: bool = False,
+    processes: int = 1,
+    model_options: ModelOptions | None = None,
+) -> Reproduced | ReproducedShares | ReproducedTable:
+    """Print what was claimed, ours, and the verdict; and what is missing for the rest.
+
+    Shares of trained parameters (adaptertune/params, vl-adapter/params) are counted again without any weights.
+    Accuracies (textrefiner/base-to-novel, /domain-generalisation, /cross-data-set) are measured on the data sets that
+    lie below --data in CoOp's format, with --backbone; those of many tasks in one model (vl-adapter/table1,
+    /replication, /video and others) on --data in VL-Adapter's layout, with the table's own model or a folder of it. A
+    verdict needs the backbone of the claim. Those of craft/table1 to /table6, /pruning and /derived are told as quoted,
+    with what they would need: nothing is run. Other tables of accuracy need images of their own: petiole compare
+    IMAGES --table NAME.
+
+    Args:
+        name: e.g. textrefiner/base-to-novel.
+        data: folder of the data sets.
+        methods: rows by name; by default all that can be run.
+        seeds: runs of each row on each data set.
+        out: folder; by default runs/NAME.
+        resume: finish an interrupted measurement; finished runs are kept.
+        processes: runs at a time.
+        model_options: where and how the backbone runs.
+
+    Raises:
+        ConfigError: no such table or row; the nearest are listed.
+    """
+    from petiole import claims
+    from petiole.engine.executor import Local
+    from petiole.errors import unknown
+    from petiole.protocols import reproduction, reproduction_tasks
+
+    tables = {table: kind for kind in KINDS for table in claims.names(kind)}
+    if name not in tables:
+        raise unknown("table", name, tables)
+    kind = tables[name]
+    table = claims.table(name, kind)
+    if kind == "params":
+        return _share(name, table)
+    if kind == "shares":
+        return _shares(name, table)
+    model_options = model_options or ModelOptions()
+    root = Path(out) if out else Path("runs") / name.replace("/", "-")
+    terms: dict[str, Any] = {"methods": methods, "seeds": seeds, "resume": resume}
+    terms["executor"] = Local(processes)
+    if kind == reproduction.PUBLISHED:
+        done = reproduction.unmeasured(table, methods)
+    elif kind == reproduction_tasks.KIND:
+        school = _school(table, model_options)
+        done = reproduction_tasks.reproduce(table, school, data, root, **terms)
+    else:
+        done = reproduction.reproduce(
+            table,
+            lambda images: model_options.bench(images, None, None, 0.5),
+            data,
+            root,
+            quiet=model_options.quiet,
+            **terms,
+        )
+    return ReproducedTable(
+        name=name,
+        title=table["title"],
+        source=table["source"],
+        doubt=table["doubt"],
+        found=done.found,
+        claims={row["label"]: _claimed(row) for row in table["rows"]},
+        missing=done.missing,
+        folder=root,
+        sources=_sources(name, table),
+    )
+
+
+KINDS = ("params", "shares", "base-to-novel", "elsewhere", "multitask", "published")
+"""Kinds of tables that can be reproduced."""
+
+
+def _school(table: Mapping[str, Any], model_options: ModelOptions) -> TextSpec:
+    """The model of the claim, unless another one is named, on this machine."""
+    from petiole.tasks.text.workspace import TextSpec
+
+    own = model_options.backbone == ModelOptions().backbone
+    return TextSpec(
+        model=table["backbone"] if own else model_options.backbone,
+        tasks=(),
+        device=model_options.device,
+        precision=model_options.precision,
+        cache=Path(model_options.cache_dir) if model_options.cache_dir else default_cache(),
+        skip_bad=model_options.skip_bad,
+        quiet=model_options.quiet,
+    )
+
+
+def _claimed(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What was published of a row, with its sources and spread."""
+    told = {"seen in": ", ".join(row["tags"])} if "tags" in row else {}
+    share = {"% trained": row["percent"]} if "percent" in row else {}
+    spread = row.get("sd", {})
+    numbers = {
+        place: {"mean": value, "sd": spread[place]} if place in spread else value
+        for place, value in row["claimed"].items()
+    }
+    return {**told, **share, **numbers}
+
+
+def _sources(name: str, table: Mapping[str, Any]) -> dict[str, str]:
+    """What the tags of a table's rows mean."""
+    from petiole import claims
+
+    used = dict.fromkeys(tag for row in table["rows"] for tag in row.get("tags", ()))
+    if not used:
+        return {}
+    meaning = claims.table(f"{name.partition('/')[0]}/sources", "sources")
+    return {tag: meaning[tag] for tag in used}
+
+
+def _shares(name: str, table: Mapping[str, Any]) -> ReproducedShares:
+    from petiole.protocols import shares
+
+    rows, missing = shares.count(table)
+    return ReproducedShares(
+        name=name,
+        title=table["title"],
+        source=table["source"],
+        doubt=table["doubt"],
+        rows=rows,
+        missing=missing,
+        sources=_sources(name, table),
+    )
+
+
+def _share(name: str, table: dict[str, Any]) -> Reproduced:
+    from petiole.protocols.accounting import HEADLINE, account
+
+    counted = account(table)
+    ours, claimed = counted.shares[HEADLINE], table["claimed"]
+    places = len(str(claimed).partition(".")[2])
+    return Reproduced(
+        name=name,
+        claimed=claimed,
+        source=table["source"],
+        doubt=table["doubt"],
+        accounting=HEADLINE,
+        ours=ours,
+        agrees=round(ours, places) == claimed,
+        others={k: v for k, v in counted.shares.items() if k != HEADLINE},
+        pairs={f"{p.backbone} {p.data}": p.share for p in counted.pairs},
+    )

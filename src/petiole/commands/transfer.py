@@ -1,0 +1,220 @@
+"""``petiole transfer``: data sets x backbones x methods x seeds, in one table."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from petiole.commands.options import (
+    CommandResult,
+    ModelOptions,
+    Settings,
+    default_cache,
+    fact,
+    pairs,
+    plural,
+)
+from petiole.errors import ConfigError, unknown
+
+if TYPE_CHECKING:
+    from petiole.protocols.transfer import Transfer
+    from petiole.tasks.classification.workspace import ClassificationSpec
+
+_NAME = re.compile(r"[^/\\.][^/\\]*")
+
+
+class Transferred(CommandResult):
+    """A finished transfer.
+
+    Attributes:
+        folder: with transfer.json, the table and one comparison folder a cell.
+        summary: the table's numbers.
+    """
+
+    folder: Path
+    summary: Any
+
+    def model_dump(self, **options: Any) -> dict[str, Any]:
+        """The folder and every number of the table."""
+        from petiole.report.transfer import to_dict
+
+        return {**super().model_dump(include={"folder"}, **options), **to_dict(self.summary)}
+
+    def text(self) -> RenderableType:
+        from petiole.report.transfer import sentences, to_rich
+
+        return Group(
+            to_rich(self.summary),
+            *(Text(line) for line in sentences(self.summary)),
+            fact("table", self.folder / "table.md"),
+            fact("cells", self.folder),
+        )
+
+
+def transfer(
+    data: Annotated[Sequence[str], Parameter(consume_multiple=True)],
+    /,
+    *,
+    backbones: Annotated[Sequence[str], Parameter(consume_multiple=True)] = (),
+    methods: Annotated[Sequence[str], Parameter(consume_multiple=True)] = (),
+    data_root: Path = Path("data"),
+    download: bool = False,
+    test_fraction: float = 0.5,
+    seeds: int = 3,
+    settings: Settings = None,
+    tune: bool = False,
+    validation: float = 0.25,
+    out: Path = Path("runs/transfer"),
+    resume: bool = False,
+    processes: int = 1,
+    model_options: ModelOptions | None = None,
+) -> Transferred:
+    """Train methods on all training images of several data sets, from several backbones.
+
+    Args:
+        data: names of known data sets (cifar10, pets, ...), and folders or tables of images, as PATH
+            or NAME=PATH.
+        backbones: NAME, or NAME=WEIGHTS.safetensors for a local file; by default that of --backbone.
+        methods: registered names, by default head-only, full and adaptertune; all are tested against
+            adaptertune, or else the first.
+        data_root: folder in which the known data sets lie.
+        download: fetch known data sets that are missing, where torchvision can.
+        test_fraction: of a folder without a test part, held back by content.
+        seeds: runs of each method, on one split.
+        settings: applied to every method that has such a field.
+        tune: choose each method's learning rate from its own grid, on validation only.
+        validation: share of the training images that this is decided on.
+        out: folder of the cells and the table.
+        resume: finish an interrupted transfer, or add data sets and backbones to one.
+        processes: runs at a time.
+        model_options: where and how the backbones run.
+
+    Raises:
+        PetioleError: missing or bad images, unknown names, or a folder that holds another transfer.
+    """
+    from petiole.data.readers.public import write_table
+    from petiole.engine.executor import Local
+    from petiole.protocols import transfer as protocol
+    from petiole.report.transfer import summarise, write
+    from petiole.tasks.classification.workspace import open_workspace
+
+    model_options, folder = model_options or ModelOptions(), Path(out)
+    images, known = _images(data, folder)
+    benches = _benches(images, _backbones(backbones, model_options), test_fraction)
+    wanted = protocol.plan(
+        [protocol.TransferCell.of(*key, bench, folder) for key, bench in benches.items()],
+        methods,
+        tune=tune,
+        validation=validation,
+        seeds=seeds,
+        settings=pairs(settings),
+    )
+    whole = protocol.joined(wanted, folder, resume=resume)
+    cells = [cell for cell in wanted.cells if not whole.finished(folder, cell)]
+    to_do = {cell.name: benches[cell.data, cell.backbone] for cell in cells}
+    cache = Path(model_options.cache_dir or default_cache())
+    for name in sorted(known & {cell.data for cell in cells}):
+        write_table(name, Path(data_root), images[name], cache=cache, download=download)
+    open_workspace.cache_clear()  # files may have changed since an earlier call in this process
+    if not model_options.quiet:
+        _announce(wanted, to_do, folder)
+    local = Local(processes)
+    protocol.run(whole, to_do, folder, executor=local, resume=resume, quiet=model_options.quiet)
+    summary = summarise(folder)
+    write(summary, folder)
+    return Transferred(folder=folder, summary=summary)
+
+
+def _images(data: Sequence[str], out: Path) -> tuple[dict[str, Path], set[str]]:
+    """Where the images of each data set lie, by its name; and which of them are known ones."""
+    from petiole.data.readers import public
+
+    known = {name: one.name for one in public.names().values() for name in (one.name, *one.aliases)}
+    found: dict[str, Path] = {}
+    for item in data:
+        if item in known:
+            name = known[item]
+            path = out / name / "images.csv"
+        else:
+            name, path = _own(item, known)
+        if name in found:
+            raise ConfigError(f"Two data sets are called {name}. Name one of them: NAME=PATH.")
+        found[name] = path
+    return found, {known[item] for item in data if item in known}
+
+
+def _own(item: str, known: Mapping[str, str]) -> tuple[str, Path]:
+    """Name and place of images of one's own: ``PATH`` or ``NAME=PATH``."""
+    path, (given, named, rest) = Path(item), item.partition("=")
+    if path.exists():
+        name = path.resolve().stem if path.is_file() else path.resolve().name
+    elif named:
+        name, path = given, Path(rest)
+    else:
+        raise unknown("data set or folder", item, known)
+    if name in known:
+        raise ConfigError(
+            f"{path}: {name} is the name of a published data set, so a folder cannot bear it. Give "
+            f"another, e.g. my-{name}={path}, or give {name} and the folder that holds it as --data-root."
+        )
+    if not _NAME.fullmatch(name):
+        raise ConfigError(f"{item}: {name!r} cannot name a folder. Give a name: NAME=PATH.")
+    return name, path
+
+
+def _backbones(items: Sequence[str], model_options: ModelOptions) -> dict[str, ModelOptions]:
+    """A machine for each backbone, by the name that its folder gets."""
+    if not items:
+        weights = [str(model_options.weights)] if model_options.weights else []
+        items = ["=".join([model_options.backbone, *weights])]
+    elif model_options.weights:
+        raise ConfigError("--weights fits one backbone; with --backbones, write NAME=WEIGHTS.")
+    found: dict[str, ModelOptions] = {}
+    for item in items:
+        model, _, file = item.partition("=")
+        name = Path(model).name + (f"+{Path(file).stem}" if file else "")
+        if name in found:
+            raise ConfigError(f"Two backbones are called {name}; rename a weights file.")
+        found[name] = replace(model_options, backbone=model, weights=Path(file) if file else None)
+    return found
+
+
+def _benches(
+    images: Mapping[str, Path], machines: Mapping[str, ModelOptions], test_fraction: float
+) -> dict[tuple[str, str], ClassificationSpec]:
+    """Every data set on every backbone."""
+    return {
+        (data, name): model_options.bench(path, None, None, test_fraction)
+        for data, path in images.items()
+        for name, model_options in machines.items()
+    }
+
+
+def _announce(transfer: Transfer, to_do: Mapping[str, ClassificationSpec], folder: Path) -> None:
+    """Say what every cell will do and cost, before the first one starts."""
+    from petiole.commands.announce import announce
+    from petiole.engine.progress import console
+    from petiole.protocols import transfer as protocol
+    from petiole.protocols import tuning
+    from petiole.tasks.classification.workspace import open_workspace
+
+    rows = plural(len(transfer.rows), "method")
+    console.print(
+        f"{plural(len(transfer.cells), 'cell')} of {rows}, {plural(transfer.seeds, 'seed')}"
+    )
+    for cell in transfer.cells:
+        console.print(f"\n{cell.name}", style="bold", highlight=False, markup=False)
+        if cell.name not in to_do:
+            console.print("finished")
+            continue
+        comparison, jobs = protocol.jobs_of(transfer, cell, to_do[cell.name], folder)
+        announce(
+            open_workspace(to_do[cell.name]), [*jobs, *tuning.trials(comparison, jobs, folder)]
+        )

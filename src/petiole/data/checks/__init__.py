@@ -1,0 +1,1 @@
+"""Checks before anything is computed: broken images, leaks between parts."""

@@ -1,0 +1,117 @@
+"""The check at the door: every image is decoded once before anything is computed."""
+
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import track
+
+from petiole.data.dataset import Dataset, Domain, Sample, bullets, listed, resolve_duplicates
+from petiole.data.image import decode, read_bytes
+from petiole.errors import DataError, unknown
+
+_WORTH_A_BAR = 500  # images; fewer are checked before one could read the bar
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """A file with its class name, before it was opened."""
+
+    path: Path
+    label: str
+    domain: Domain = "target"
+
+
+def check_images(
+    paths: Sequence[Path], *, skip_bad: bool = False
+) -> tuple[dict[Path, str], tuple[str, ...]]:
+    """Decode every file; return the SHA-256 (hex) of each good one, and notes on those left out.
+
+    Raises:
+        DataError: unreadable images, unless ``skip_bad``; all are counted and the first ten listed.
+    """
+    ids: dict[Path, str] = {}
+    bad: dict[Path, str] = {}
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        results: Iterable[str | DataError] = pool.map(_checked, paths)
+        if len(paths) > _WORTH_A_BAR:
+            results = track(
+                results, "Checking images", len(paths), console=Console(stderr=True), transient=True
+            )
+        for path, result in zip(paths, results, strict=True):
+            if isinstance(result, DataError):
+                bad[path] = str(result)
+            else:
+                ids[path] = result
+    if not bad:
+        return ids, ()
+    messages = list(bad.values())
+    if len(bad) == 1 and not skip_bad:
+        raise DataError(messages[0])
+    if not skip_bad:
+        raise DataError(
+            f"{len(bad)} of {len(paths)} images cannot be used:\n{bullets(messages)}\n"
+            "Re-export them, or leave them out with --skip-bad."
+        )
+    return ids, (f"{len(bad)} unreadable images left out: {listed([str(p) for p in bad])}.",)
+
+
+def _checked(path: Path) -> str | DataError:
+    try:
+        content = read_bytes(path)
+        decode(content, path)
+    except DataError as error:
+        return error
+    return hashlib.sha256(content).hexdigest()
+
+
+def build(
+    name: str,
+    entries: Sequence[ImageFile],
+    classes: Sequence[str] | None,
+    *,
+    skip_bad: bool,
+    notes: Sequence[str] = (),
+) -> Dataset:
+    """Check all files and make the dataset; classes are in the given order, else sorted by name.
+
+    Raises:
+        DataError: bad images or contradicting labels (unless ``skip_bad``); classes other than the
+            given ones; a class with nothing left in it; no images at all.
+    """
+    found = sorted({e.label for e in entries})
+    if not found:
+        raise DataError(f"{name}: no images found.")
+    names = tuple(found if classes is None else classes)
+    match_classes(name, found, names)
+    ids, bad = check_images([e.path for e in entries], skip_bad=skip_bad)
+    label = {c: i for i, c in enumerate(names)}
+    samples = [
+        Sample(e.path, label[e.label], ids[e.path], e.domain) for e in entries if e.path in ids
+    ]
+    kept, repeated = resolve_duplicates(samples, names, skip_bad=skip_bad)
+    dataset = Dataset(name, names, kept, (*notes, *bad, *repeated))
+    if empty := [c for c, n in dataset.counts().items() if n == 0]:
+        raise DataError(
+            f"{name}: no usable image is left in class {listed(empty)}. {' '.join(dataset.notes)}"
+        )
+    return dataset
+
+
+def match_classes(name: str, found: Sequence[str], expected: Sequence[str]) -> None:
+    """Check that the classes ``found`` are exactly those ``expected``, in any order.
+
+    Raises:
+        DataError: a surplus class, with its nearest expected names; or missing classes.
+    """
+    if surplus := sorted(set(found) - set(expected)):
+        raise unknown(f"class in {name}", surplus[0], expected, DataError)
+    if missing := sorted(set(expected) - set(found)):
+        raise DataError(
+            f"{name}: no images of class {listed(missing)}; it has {listed(sorted(found))}. "
+            "Add them, or take the class away everywhere."
+        )

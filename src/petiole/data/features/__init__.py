@@ -1,0 +1,1 @@
+"""Stored visual features by name: HDF5, NPZ, Parquet, memory."""

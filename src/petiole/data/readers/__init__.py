@@ -1,0 +1,1 @@
+"""From files to data sets, one layout a file."""

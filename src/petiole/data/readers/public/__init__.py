@@ -1,0 +1,10 @@
+"""Nine public data sets by name, from local copies in torchvision's layouts.
+
+Reading order: `registry` (what a known data set is), then a file for each shape of layout: `arrays`
+(pixels in one big file), `listed` (images beside a list of labels), `folders` (a folder a class).
+Nothing is fetched unless asked for.
+"""
+
+from petiole.data.readers.public.registry import find, names, write_table
+
+__all__ = ["find", "names", "write_table"]

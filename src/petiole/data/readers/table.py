@@ -1,0 +1,135 @@
+"""CSV and Parquet lists: one row an image, columns ``path,label[,domain][,split]``."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast, get_args
+
+from petiole.data.checks.images import ImageFile, build
+from petiole.data.dataset import Dataset, Domain, bullets
+from petiole.errors import DataError
+
+SUFFIXES = frozenset({".csv", ".tsv", ".parquet", ".pq"})
+"""File names that are taken for tables, lower case."""
+
+_REQUIRED = ("path", "label")
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One image of a table; ``split`` is lower case and empty where the table has none."""
+
+    entry: ImageFile
+    split: str
+
+
+def open_table(
+    path: Path | str,
+    *,
+    domain: Domain = "target",
+    split: str | None = None,
+    classes: Sequence[str] | None = None,
+    skip_bad: bool = False,
+) -> Dataset:
+    """Open a CSV, TSV or Parquet list of images; relative paths start at the table's own folder.
+
+    Args:
+        path: the table; further columns are ignored.
+        domain: for rows that do not name one themselves.
+        split: take only the rows whose ``split`` is this; all rows when None.
+        classes: the expected classes in the order of their labels; sorted by name when None.
+        skip_bad: leave missing, unreadable and contradicting images out instead of refusing.
+
+    Raises:
+        DataError: no such table, missing columns, empty cells, unknown domains, no row of the
+            split, or bad images.
+    """
+    path = Path(path)
+    rows = read_rows(path, domain)
+    chosen = [r.entry for r in rows if split is None or r.split == split.lower()]
+    if not chosen:
+        raise DataError(
+            f"{path}: no row with split {split!r}; it has {sorted({r.split for r in rows})}."
+        )
+    return build(path.stem, chosen, classes, skip_bad=skip_bad)
+
+
+def read_rows(path: Path, domain: Domain = "target") -> list[TableRow]:
+    """Return the table's rows, unopened; ``domain`` is the default of rows that name none.
+
+    Raises:
+        DataError: as `open_table`, except for the images themselves.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such table. Give a .csv, .tsv or .parquet file.")
+    read = _read_parquet if path.suffix.lower() in (".parquet", ".pq") else _read_csv
+    columns, records = read(path)
+    if missing := [c for c in _REQUIRED if c not in columns]:
+        raise DataError(
+            f"{path}: column {' and '.join(missing)} is missing; "
+            f"it has {', '.join(columns) or 'none'}. "
+            "Needed are path and label; domain and split are optional."
+        )
+    if not records:
+        raise DataError(f"{path}: the table has no rows.")
+    wrong = [problem for number, record in records if (problem := _problem(number, record))]
+    if wrong:
+        raise DataError(
+            f"{path}: {len(wrong)} row(s) cannot be used:\n{bullets(wrong)}\nCorrect the table."
+        )
+    return [_row(path.parent, record, domain) for _, record in records]
+
+
+def _row(folder: Path, record: dict[str, str], default: Domain) -> TableRow:
+    domain = cast(Domain, record.get("domain") or default)  # its value was checked by `_problem`
+    entry = ImageFile(folder / record["path"], record["label"], domain)
+    return TableRow(entry, record.get("split", "").lower())
+
+
+def _problem(number: int, record: dict[str, str]) -> str:
+    """What is wrong with a row, or nothing."""
+    if empty := [c for c in _REQUIRED if not record.get(c)]:
+        return f"row {number}: {' and '.join(empty)} is empty"
+    if (domain := record.get("domain", "")) and domain not in get_args(Domain):
+        return f"row {number}: domain {domain!r} must be source or target"
+    return ""
+
+
+def _read_csv(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """Column names, and (line number, cells by column) of every row."""
+    try:
+        # -sig: Excel writes a byte-order mark
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+            reader = csv.DictReader(file, delimiter=delimiter, restval="")
+            columns = [(c or "").strip() for c in reader.fieldnames or []]
+            reader.fieldnames = columns
+            records = [(reader.line_num, {c: str(r[c]).strip() for c in columns}) for r in reader]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(
+            f"{path}: not a UTF-8 CSV table ({error}). Export it again as CSV, UTF-8."
+        ) from error
+    return columns, records
+
+
+def _read_parquet(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """As `_read_csv`, with rows counted from 1."""
+    try:
+        import pyarrow as arrow
+        from pyarrow import parquet
+    except ImportError:
+        raise DataError(
+            f"{path}: Parquet needs pyarrow. Run `pip install 'petiole[parquet]'`, or save the table as CSV."
+        ) from None
+    try:
+        columns = parquet.read_schema(path).names
+        wanted = [c for c in ("path", "label", "domain", "split") if c in columns]
+        # partitioning=None: a folder called a=b on the way must not become a column.
+        records = parquet.read_table(path, columns=wanted, partitioning=None).to_pylist()
+    except (arrow.ArrowException, OSError) as error:
+        raise DataError(
+            f"{path}: not a readable Parquet file ({error}). Write it again."
+        ) from error
+    text = [{c: "" if v is None else str(v).strip() for c, v in r.items()} for r in records]
+    return columns, list(enumerate(text, start=1))

@@ -1,0 +1,1 @@
+"""Data that is drawn, not collected: scenes, boards, digits."""

@@ -1,0 +1,232 @@
+"""What the frozen half gives for a data set: from the cache where stored, computed once where not."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from os import cpu_count
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from petiole.backbones.base import IMAGES, Backbone, State
+from petiole.data.dataset import Dataset, Sample
+from petiole.data.image import read_image
+from petiole.data.preprocessing import Augmentation, augmentation, view
+from petiole.engine.feature_store import FeatureCache, Key
+from petiole.engine.progress import progress
+from petiole.methods.recipe import Recipe
+
+Precision = Literal["fp32", "bf16"]
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+BATCH, SHARD = 64, 512
+
+
+class Table(ABC):
+    """Values at a cut, addressed by row of a data set and view."""
+
+    @abstractmethod
+    def fetch(self, rows: Tensor, views: Tensor) -> State:
+        """Return the values of the images ``rows`` (B,) in the views (B,), as float32."""
+
+    def batches(self, count: int, size: int = 256) -> Iterator[State]:
+        """Walk the first ``count`` rows in the evaluation view."""
+        for start in range(0, count, size):
+            rows = torch.arange(start, min(start + size, count))
+            yield self.fetch(rows, torch.zeros_like(rows))
+
+
+class StoredTable(Table):
+    """Rows that lie in memory or in memory-mapped shards.
+
+    Args:
+        views: one list of values by row for each view.
+        device: where batches are put.
+    """
+
+    def __init__(self, views: Sequence[Sequence[State]], device: torch.device) -> None:
+        self.device = device
+        small = all(value.ndim == 1 for row in views[0][:1] for value in row.values())
+        # Vectors are gathered once into (V, n, d), so that a batch is one index; token maps stay on
+        # disk.
+        self._dense = _stack([_stack(rows) for rows in views]) if small else None
+        self._views = views
+
+    def fetch(self, rows: Tensor, views: Tensor) -> State:
+        if self._dense is None:
+            picked = [self._views[v][r] for v, r in zip(views.tolist(), rows.tolist(), strict=True)]
+            state = _stack(picked)
+        else:
+            state = {role: values[views, rows] for role, values in self._dense.items()}
+        return {role: value.to(self.device, torch.float32) for role, value in state.items()}
+
+
+class JoinedTable(Table):
+    """Several tables of the same images side by side; names of a part's values get its prefix."""
+
+    def __init__(self, parts: Sequence[tuple[str, Table]]) -> None:
+        self.parts = parts
+
+    def fetch(self, rows: Tensor, views: Tensor) -> State:
+        return {
+            prefix + role: value
+            for prefix, table in self.parts
+            for role, value in table.fetch(rows, views).items()
+        }
+
+
+class LiveTable(Table):
+    """Rows computed whenever they are asked for: the cut lies at the images, or caching is off."""
+
+    def __init__(
+        self,
+        features: Features,
+        samples: Sequence[Sample],
+        cut: tuple[str, ...],
+        spec: Augmentation,
+    ) -> None:
+        self.features, self.samples, self.cut, self.spec = features, samples, cut, spec
+
+    def fetch(self, rows: Tensor, views: Tensor) -> State:
+        chosen = [(self.samples[r], v) for r, v in zip(rows.tolist(), views.tolist(), strict=True)]
+        state = self.features.compute(chosen, self.cut, self.spec)
+        return {role: value.float() for role, value in state.items()}
+
+
+@dataclass
+class Features:
+    """Runs, stores and finds what lies below a cut.
+
+    With and without a cache the values agree: both are rounded to ``dtype``, and handed on as
+    float32.
+
+    Attributes:
+        backbone: frozen.
+        cache: where values are kept; ``None`` recomputes them in every epoch.
+        precision: ``bf16`` computes under autocast.
+        dtype: in which values are stored.
+        quiet: no progress bar.
+    """
+
+    backbone: Backbone
+    cache: FeatureCache | None = None
+    precision: Precision = "fp32"
+    dtype: str = "float32"
+    quiet: bool = False
+
+    @property
+    def device(self) -> torch.device:
+        """Where the backbone lives."""
+        return next(self.backbone.module.parameters()).device
+
+    def table(
+        self, data: Dataset, cut: tuple[str, ...], views: int = 0, spec: Augmentation | None = None
+    ) -> Table:
+        """Return the values of ``data`` at ``cut`` in view 0 and ``views`` random ones."""
+        spec = spec or Augmentation.none()
+        if self.cache is None or cut == (IMAGES,):
+            return LiveTable(self, data.samples, cut, spec)
+        stored = [self._view(data, cut, index, spec) for index in range(views + 1)]
+        return StoredTable(stored, self.device)
+
+    def key(self, cut: tuple[str, ...], index: int, spec: Augmentation) -> Key:
+        """All that decides the values of one view."""
+        random = spec.digest() if index and not spec.identity else ""
+        return Key(
+            fingerprint=self.backbone.fingerprint,
+            preprocessing=self.backbone.preprocessing.digest(),
+            cut=cut,
+            dtype=self.dtype,
+            precision=self.precision,
+            view=index if random else 0,
+            augmentation=random,
+        )
+
+    def compute(
+        self, chosen: Sequence[tuple[Sample, int]], cut: tuple[str, ...], spec: Augmentation
+    ) -> State:
+        """Read, transform and run (sample, view) pairs through the frozen half."""
+
+        def load(pair: tuple[Sample, int]) -> Tensor:
+            sample, index = pair
+            image = read_image(sample.path)
+            return view(image, self.backbone.preprocessing, spec, sample.id, index)
+
+        with ThreadPoolExecutor(cpu_count()) as pool:
+            images = torch.stack(list(pool.map(load, chosen))).to(self.device)
+        with autocast(self.device, self.precision):
+            state = self.backbone.lower(images, cut)
+        if cut == (IMAGES,):
+            return state
+        return {role: value.to(DTYPES[self.dtype]) for role, value in state.items()}
+
+    def _view(
+        self, data: Dataset, cut: tuple[str, ...], index: int, spec: Augmentation
+    ) -> list[State]:
+        assert self.cache is not None
+        key = self.key(cut, index, spec)
+        by_id = {sample.id: sample for sample in data.samples}
+        label = f"features of {data.name}" + (f", view {index}" if index else "")
+
+        def run(ids: Sequence[str]) -> State:
+            return self.compute([(by_id[image], index) for image in ids], cut, spec)
+
+        fill(self.cache, key, sorted(by_id), run, label=label, quiet=self.quiet)
+        rows = self.cache.read(key, data.ids)
+        return [rows[image] for image in data.ids]
+
+
+def fill(
+    cache: FeatureCache,
+    key: Key,
+    ids: Sequence[str],
+    run: Callable[[Sequence[str]], State],
+    *,
+    label: str,
+    quiet: bool = False,
+) -> None:
+    """Compute and store what a key lacks, batch by batch in the order of ``ids``, a shard at a time.
+
+    Args:
+        cache: where it is stored.
+        key: whose values ``run`` gives.
+        ids: of the images; one that occurs twice is computed once.
+        run: ids -> values by role, one row each.
+        label: of the progress bar.
+        quiet: no progress bar.
+    """
+    missing = set(cache.missing(key, ids))
+    todo = [image for image in dict.fromkeys(ids) if image in missing]
+    if not todo:
+        return
+    with progress(label, len(todo), quiet=quiet) as advance:
+        for start in range(0, len(todo), SHARD):
+            shard = todo[start : start + SHARD]
+            parts = []
+            for first in range(0, len(shard), BATCH):
+                batch = shard[first : first + BATCH]
+                parts.append(run(batch))
+                advance(len(batch))
+            state = {role: torch.cat([p[role] for p in parts]).cpu() for role in parts[0]}
+            cache.write(key, shard, state)
+
+
+def views_of(recipe: Recipe | None) -> tuple[int, Augmentation]:
+    """How many random views a recipe stores, and of which kind; none without a recipe."""
+    spec = augmentation(recipe.augmentation) if recipe and recipe.views else Augmentation.none()
+    return (recipe.views if recipe and not spec.identity else 0), spec
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
+    """bf16 autocast, or nothing."""
+    if precision == "bf16":
+        return torch.autocast(device.type, torch.bfloat16)
+    return nullcontext()
+
+
+def _stack(rows: Sequence[State]) -> State:
+    return {role: torch.stack([row[role] for row in rows]) for role in (rows[0] if rows else {})}

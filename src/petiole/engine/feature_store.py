@@ -1,0 +1,278 @@
+"""The feature cache: what the frozen half computed, kept under the hash of all that decides it.
+
+    <root>/<key>/key.json                what the key means, for people
+    <root>/<key>/<checksum>.safetensors  a shard: values by role, the images' hashes in its header
+
+There is no index and no lock: a shard describes itself, is named after the checksum of its
+content, and appears under its name only when it is whole. So two writers cannot harm each other, a
+killed one leaves at most an ignored temporary file, and a damaged shard is set aside, never read.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from petiole.backbones.base import State
+from petiole.errors import CacheError
+from petiole.files import write_json, write_tensors
+
+SUFFIX = ".safetensors"
+HOUR = 3600
+_DAMAGE = (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError)
+
+
+@dataclass(frozen=True)
+class Key:
+    """Everything that decides a cached value, apart from the image.
+
+    Attributes:
+        fingerprint: of the backbone's weights.
+        preprocessing: its digest.
+        cut: the roles stored.
+        dtype: in which they are stored.
+        precision: in which they were computed.
+        view: 0 for the evaluation view, else the index of a random one.
+        augmentation: digest of the random view's recipe; empty for view 0.
+    """
+
+    fingerprint: str
+    preprocessing: str
+    cut: tuple[str, ...]
+    dtype: str = "float32"
+    precision: str = "fp32"
+    view: int = 0
+    augmentation: str = ""
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over the fields."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+
+class FeatureCache:
+    """Content-addressed store of features.
+
+    Args:
+        root: folder; created when first written to.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._open: dict[str, dict[str, tuple[State, int]]] = {}
+
+    def read(self, key: Key, ids: Sequence[str]) -> dict[str, State]:
+        """Return what is stored of ``ids``; absent ones are left out.
+
+        The tensors are views of memory-mapped shards whose checksums were verified.
+        """
+        rows = self._rows(key)
+        return {
+            image: {role: values[role][row] for role in key.cut}
+            for image in ids
+            if image in rows
+            for values, row in [rows[image]]
+        }
+
+    def missing(self, key: Key, ids: Sequence[str]) -> list[str]:
+        """Return the ids that are not stored, sorted, each once."""
+        rows = self._rows(key)
+        return sorted({image for image in ids if image not in rows})
+
+    def write(self, key: Key, ids: Sequence[str], state: State) -> None:
+        """Store the values of ``ids``, whole or not at all.
+
+        Raises:
+            CacheError: the disk is full or the folder cannot be written.
+        """
+        folder = self.root / key.digest
+        tensors = {role: value.contiguous() for role, value in state.items()}
+        name = checksum(ids, tensors)
+        try:
+            if not (folder / "key.json").exists():
+                write_json(folder / "key.json", asdict(key))
+            path = folder / (name + SUFFIX)
+            write_tensors(path, tensors, {"ids": json.dumps(list(ids))})
+        except OSError as error:
+            raise _cannot_write(error, folder, tensors) from error
+        if key.digest in self._open:
+            self._index(key, ids, load_shard(path)[1])
+
+    def _rows(self, key: Key) -> dict[str, tuple[State, int]]:
+        if key.digest not in self._open:
+            self._open[key.digest] = {}
+            for path in _shards(self.root / key.digest):
+                try:
+                    self._index(key, *verified(path, key.cut))
+                except FileNotFoundError:
+                    pass  # cleaned away by another process since it was listed
+                except _DAMAGE as error:
+                    _set_aside(path, error)
+        return self._open[key.digest]
+
+    def _index(self, key: Key, ids: Sequence[str], values: State) -> None:
+        rows = self._open[key.digest]
+        for row, image in enumerate(ids):
+            rows.setdefault(image, (values, row))
+
+
+def verified(path: Path, cut: Sequence[str] | None = None) -> tuple[list[str], State]:
+    """Memory-map one shard and check all of it.
+
+    Raises:
+        ValueError: content and checksum differ, or it does not hold one row of every role of
+            ``cut`` for each image. Whatever else a damaged file makes its reader raise is passed on.
+    """
+    ids, values = load_shard(path)
+    if checksum(ids, values) != path.stem:
+        raise ValueError("its content does not match its checksum")
+    if cut is not None and set(values) != set(cut):
+        raise ValueError(f"it holds {sorted(values)} instead of {sorted(cut)}")
+    if any(len(value) != len(ids) for value in values.values()):
+        raise ValueError(f"it does not hold one row for each of its {len(ids)} images")
+    return ids, values
+
+
+def load_shard(path: Path) -> tuple[list[str], State]:
+    """Memory-map one shard, unchecked: the images' hashes and the values by role."""
+    with safe_open(path, framework="pt") as file:
+        ids = json.loads(file.metadata()["ids"])
+        return ids, {role: file.get_tensor(role) for role in file.keys()}  # noqa: SIM118
+
+
+def checksum(ids: Sequence[str], state: State) -> str:
+    """SHA-256 over ids, roles, shapes and bytes."""
+    digest = hashlib.sha256("\n".join(ids).encode())
+    for role in sorted(state):
+        value = state[role].contiguous()
+        digest.update(f"|{role}|{value.dtype}|{tuple(value.shape)}|".encode())
+        digest.update(value.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class CacheEntry:
+    """One key's folder, for listing.
+
+    Attributes:
+        digest: the folder's name.
+        key: what it stands for; empty if key.json is damaged.
+        images: stored in readable shards.
+        bytes: of all shards.
+        damaged: shards that cannot be read, or do not match their checksum where that was checked.
+        leftovers: temporary and set-aside files.
+    """
+
+    digest: str
+    key: dict[str, object]
+    images: int
+    bytes: int
+    damaged: int
+    leftovers: int
+
+
+def entries(root: Path, *, verify: bool = False) -> Iterator[CacheEntry]:
+    """Walk a cache folder; with ``verify`` also check every checksum (reads all of it)."""
+    read = verified if verify else load_shard
+    for folder in _folders(root):
+        images = size = damaged = 0
+        for path in _shards(folder):
+            try:
+                size += path.stat().st_size
+                images += len(read(path)[0])
+            except FileNotFoundError:
+                pass
+            except _DAMAGE:
+                damaged += 1
+        leftovers = sum(1 for p in folder.iterdir() if _leftover(p))
+        yield CacheEntry(folder.name, _key_of(folder), images, size, damaged, leftovers)
+
+
+def clean(root: Path, *, everything: bool = False) -> int:
+    """Delete what is damaged or was left by killed writers (or everything); returns how many files.
+
+    Only folders named like a key are touched. Temporary files younger than an hour are spared,
+    since a living writer may own them.
+
+    Raises:
+        CacheError: a file cannot be deleted.
+    """
+    removed = 0
+    for folder in _folders(root):
+        try:
+            for path in sorted(folder.iterdir()):
+                if everything or _useless(path):
+                    path.unlink(missing_ok=True)
+                    removed += 1
+            with suppress(OSError):  # it holds something still
+                folder.rmdir()
+        except OSError as error:
+            raise CacheError(
+                f"{folder} cannot be cleaned: {error.strerror}. Make it writable, or delete it by hand."
+            ) from error
+    return removed
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(p for p in root.glob("[0-9a-f]" * 64) if p.is_dir())
+
+
+def _shards(folder: Path) -> list[Path]:
+    return sorted(folder.glob(f"[!.]*{SUFFIX}"))
+
+
+def _key_of(folder: Path) -> dict[str, object]:
+    try:
+        return dict(json.loads((folder / "key.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def _leftover(path: Path) -> bool:
+    return path.name.startswith(".tmp-") or path.suffix == ".corrupt"
+
+
+def _useless(path: Path) -> bool:
+    try:
+        if path.name.startswith(".tmp-"):
+            return time.time() - path.stat().st_mtime > HOUR
+        if path.suffix == SUFFIX:
+            verified(path)
+    except FileNotFoundError:
+        return False
+    except _DAMAGE:
+        return True
+    return path.suffix == ".corrupt"
+
+
+def _set_aside(path: Path, reason: Exception) -> None:
+    aside = path.with_suffix(".corrupt")
+    warnings.warn(
+        f"Set aside the damaged cache shard {aside} ({reason}); its images are computed again.",
+        stacklevel=4,
+    )
+    with suppress(OSError):  # another process was quicker, or the folder is read-only
+        os.replace(path, aside)
+
+
+def _cannot_write(error: OSError, folder: Path, tensors: dict[str, Tensor]) -> CacheError:
+    size = sum(t.numel() * t.element_size() for t in tensors.values()) / 1e6
+    what = "the disk is full" if error.errno == errno.ENOSPC else str(error)
+    return CacheError(
+        f"Could not store {size:.1f} MB of features in {folder}: {what}. Nothing partial was left "
+        "behind. Free space (petiole cache clean), choose another place with --cache-dir, or run "
+        "with --no-cache."
+    )

@@ -1,0 +1,102 @@
+"""Run folders: one process at a time, one request each, and lines that are only ever added."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from filelock import FileLock, Timeout
+from pydantic import BaseModel, ValidationError
+
+from petiole.engine.record import RECORD, REQUEST
+from petiole.errors import RunError
+from petiole.files import write_json
+
+R = TypeVar("R", bound=BaseModel)
+
+
+def claim_folder(folder: Path, request: BaseModel, *, resume: bool) -> bool:
+    """Take a folder for a request; whether its record is already there.
+
+    Raises:
+        RunError: it holds a run and ``resume`` is not set, or one with another request.
+    """
+    file = folder / REQUEST
+    if not file.exists():
+        write_json(file, request.model_dump(mode="json"))
+        return False
+    if not resume:
+        raise RunError(
+            f"{folder} already holds a run. Add --resume to finish or reuse it, or choose "
+            "another --out."
+        )
+    old = _read(file, type(request))
+    if _digest(old) != _digest(request):
+        raise RunError(
+            f"{folder} holds a run with other settings ({_differences(old, request)}). "
+            "Repeat the command as it was, or choose another --out."
+        )
+    return (folder / RECORD).exists()
+
+
+def _digest(request: Any) -> str:
+    return str(request.digest)
+
+
+def _read(file: Path, kind: type[R]) -> R:
+    try:
+        return kind.model_validate_json(file.read_text(encoding="utf-8"))
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise RunError(
+            f"{file} is damaged or of another version, so the run cannot be resumed. Delete the run "
+            "folder, or choose another --out."
+        ) from error
+
+
+def _differences(old: BaseModel, new: BaseModel) -> str:
+    a, b = (json.loads(r.model_dump_json()) for r in (old, new))
+    rows = [f"{k}: {a[k]!r} -> {b[k]!r}" for k in a if a[k] != b[k] and not isinstance(a[k], dict)]
+    rows += [
+        f"{k}.{n}: {a[k].get(n)!r} -> {b[k].get(n)!r}"
+        for k in a
+        if isinstance(a[k], dict)
+        for n in sorted(a[k].keys() | b[k].keys())
+        if a[k].get(n) != b[k].get(n)
+    ]
+    return "; ".join(row if len(row) < 120 else row[:117] + "..." for row in rows[:4])
+
+
+def appender(file: Path, *, fresh: bool) -> Callable[[int, Mapping[str, float]], None]:
+    """Appends one line of JSON a call."""
+    if fresh:
+        file.unlink(missing_ok=True)
+
+    def append(step: int, values: Mapping[str, float]) -> None:
+        with open(file, "a", encoding="utf-8") as out:
+            out.write(json.dumps({"step": step, **values}) + "\n")
+
+    return append
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """One process a run folder; the operating system frees the lock of a killed one."""
+    lock = FileLock(folder / ".lock")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise RunError(
+            f"Another process works in {folder}. Wait for it, or choose another --out."
+        ) from error
+    except OSError as error:
+        raise RunError(
+            f"{folder} cannot be the run folder: {error.strerror}. Choose another --out."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,188 @@
+"""Gradient descent, whatever is trained: steps, rates, averaging, checkpoints, interruption, processes.
+
+A trainee is a module that turns a batch into a loss; a feed gives the batch of a step as a pure function of (seed,
+step), already this process's part of it. So a run that goes on after an interruption ends in the same bits on
+one machine.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, PartialState
+from torch import Tensor, nn
+
+from petiole.engine import checkpoint
+from petiole.engine.feature_extractor import Precision
+from petiole.engine.interrupt import stoppable
+from petiole.engine.optimizer import GaussianAverage, learning_rate
+from petiole.engine.progress import progress
+from petiole.errors import RunError
+from petiole.methods.recipe import Recipe
+
+LOG_EVERY = 10
+
+
+def _silent(step: int, loss: float, lr: float) -> None: ...
+
+
+@dataclass
+class Callbacks:
+    """What a run leaves while it trains.
+
+    Attributes:
+        checkpoint: file to resume from; ``None`` keeps none.
+        request: digest of everything that decides the run.
+        every: seconds between two checkpoints.
+        log: called with step, loss and learning rate.
+        drift: called with step and D_l by role, where tokens can move (see ``drift``).
+        quiet: no progress bar.
+    """
+
+    checkpoint: Path | None = None
+    request: str = ""
+    every: float = 20.0
+    log: Callable[[int, float, float], None] = _silent
+    drift: Callable[[int, Mapping[str, float]], None] | None = None
+    quiet: bool = False
+
+
+class Attachable(Protocol):
+    """What keeps its changes on a frozen network while it is trained."""
+
+    def attached(self) -> AbstractContextManager[None]: ...
+
+
+@dataclass
+class Trainer:
+    """One training.
+
+    Attributes:
+        accelerator: device, precision, processes.
+        loss_module: batch -> loss.
+        model: whose changes are at work meanwhile.
+        feed: step -> this process's part of the batch, on the device: the trainee's arguments.
+        optimizer: over what is trained; bare, since accelerate's wrapper serves fp16 scaling only.
+        recipe: with its length in steps.
+        a_pass: steps of an epoch.
+        seed: of dropout.
+    """
+
+    accelerator: Accelerator
+    loss_module: nn.Module
+    model: Attachable
+    feed: Callable[[int], tuple[Any, ...]]
+    optimizer: torch.optim.Optimizer
+    recipe: Recipe
+    a_pass: float
+    seed: int
+
+    def run(
+        self,
+        callbacks: Callbacks,
+        *,
+        fresh: Callable[[], None] = lambda: None,
+        measure: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        """Train to the end, from the checkpoint if there is one.
+
+        Args:
+            callbacks: what is left on the way.
+            fresh: called before the first step of all.
+            measure: called before every step, and at the end.
+
+        Raises:
+            RunError: the loss became NaN or infinite, or the checkpoint cannot be used.
+            KeyboardInterrupt: Ctrl-C; the step in hand is finished and stored.
+        """
+        average = GaussianAverage(self.loss_module, self.recipe, int(self.a_pass))
+        average.to(self.accelerator.device)
+        kept = nn.ModuleDict({"loss_module": self.loss_module, "average": average})
+        done = 0
+        if callbacks.checkpoint and callbacks.checkpoint.exists():
+            done = checkpoint.load(callbacks.checkpoint, callbacks.request, kept, self.optimizer)
+        else:
+            fresh()
+        model = self.accelerator.prepare(self.loss_module)
+        self.loss_module.train()
+        main = self.accelerator.is_main_process
+        saved = time.perf_counter()
+        with (
+            self.model.attached(),
+            progress("training", self.recipe.steps, quiet=callbacks.quiet or not main) as advance,
+            stoppable() as stopped,
+        ):
+            advance(done)
+            for step in range(done, self.recipe.steps):
+                measure(step)
+                loss, lr = self._step(model, step)
+                average.after(step)
+                note = ""
+                if step % LOG_EVERY == 0 or step == self.recipe.steps - 1:
+                    value = _finite(float(loss), step, self.recipe)
+                    if main:
+                        callbacks.log(step, value, lr)
+                    note = f"loss {value:.3f}"
+                advance(1, note)
+                if time.perf_counter() - saved >= callbacks.every or stopped():
+                    self._save(callbacks, step + 1, kept)
+                    saved = time.perf_counter()
+                if stopped():
+                    raise KeyboardInterrupt
+            average.finish()
+            measure(self.recipe.steps)
+        self.accelerator.wait_for_everyone()
+
+    def _step(self, model: nn.Module, step: int) -> tuple[Tensor, float]:
+        """One optimiser step; returns the loss, not yet read back, and the learning rate."""
+        seed_device(self.accelerator.device, self.seed * 1_000_003 + step)
+        batch = self.feed(step)
+        lr = learning_rate(step, self.recipe, self.a_pass)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr * group["factor"]
+        loss: Tensor = model(*batch)
+        torch.autograd.backward(loss)
+        if self.recipe.clip:
+            self.accelerator.clip_grad_norm_(model.parameters(), self.recipe.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return loss.detach(), lr
+
+    def _save(self, callbacks: Callbacks, step: int, kept: nn.Module) -> None:
+        if self.accelerator.is_main_process and callbacks.checkpoint:
+            checkpoint.save(callbacks.checkpoint, step, callbacks.request, kept, self.optimizer)
+
+
+def _finite(loss: float, step: int, recipe: Recipe) -> float:
+    if not math.isfinite(loss):
+        raise RunError(
+            f"The loss is {loss} at step {step}: the run diverged. Lower lr (now {recipe.lr:g}), "
+            "or set clip=1."
+        )
+    return loss
+
+
+def seed_device(device: torch.device, seed: int) -> None:
+    """Seed the one generator that dropout uses; ``torch.manual_seed`` walks all back ends."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+
+
+def accelerate(module: nn.Module, precision: Precision) -> Accelerator:
+    """An accelerator for the device that the frozen network lives on."""
+    mixed = "bf16" if precision == "bf16" else "no"
+    cpu = next(module.parameters()).device.type == "cpu"
+    # Accelerate keeps one state a process; another device or precision needs a fresh one.
+    moved = PartialState._shared_state.get("_cpu", cpu) != cpu
+    if moved or AcceleratorState._shared_state.get("_mixed_precision", mixed) != mixed:
+        AcceleratorState._reset_state(reset_partial_state=moved)
+    return Accelerator(cpu=cpu, mixed_precision=mixed)

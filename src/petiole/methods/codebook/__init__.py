@@ -1,0 +1,1 @@
+"""CRAFT and its rivals: adaptations of a vision-language model over a codebook."""

@@ -1,0 +1,127 @@
+"""The losses of CRAFT and of the rows beside it (spec craft.md, sections 3 and 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, mse_loss
+
+from petiole.backbones.codebook_lvlm import LVLM
+from petiole.backbones.codebook_lvlm.model import IGNORED
+from petiole.errors import DataError
+from petiole.layers.residual_quantiser import commitment
+from petiole.losses.sigmoid import sigmoid_contrastive
+from petiole.methods.codebook.base import CodebookLossInputs, CodebookLossTerm
+
+
+def answer_loss(
+    model: LVLM,
+    seen: Tensor,
+    questions: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int]],
+    *,
+    learn_questions: bool = False,
+    learn_end: bool = True,
+) -> Tensor:
+    """-1/|A| sum_{t in A} log p(w_t | P(seen), w_<t), A the answers' tokens (and the questions')."""
+    turns = model.turns(
+        seen, questions, answers, learn_questions=learn_questions, learn_end=learn_end
+    )
+    logits = model.logits(turns).float()
+    return cross_entropy(logits.flatten(0, 1), turns.labels.flatten(), ignore_index=IGNORED)
+
+
+class SurrogateAlignment(CodebookLossTerm):
+    """L_SAL, surrogate alignment: the frozen language model's loss on the answers.
+
+    Args:
+        weight: 1 in the paper.
+        questions: learn the questions' tokens too.
+        end: learn where answers end.
+    """
+
+    def __init__(self, weight: float, *, questions: bool = False, end: bool = False) -> None:
+        super().__init__(weight)
+        self.questions, self.end = questions, end
+
+    def forward(self, inputs: CodebookLossInputs) -> Tensor:
+        return answer_loss(
+            inputs.model,
+            inputs.vision_output.seen,
+            inputs.questions,
+            inputs.answers,
+            learn_questions=self.questions,
+            learn_end=self.end,
+        )
+
+
+class Captioning(CodebookLossTerm):
+    """The same loss on captions, for rows whose trained part no contrastive loss reaches."""
+
+    def __init__(self, weight: float, wish: Sequence[int]) -> None:
+        super().__init__(weight)
+        self.wish = list(wish)
+
+    def forward(self, inputs: CodebookLossInputs) -> Tensor:
+        rows = [i for i, caption in enumerate(inputs.captions) if caption]
+        if not rows:
+            raise DataError(
+                "No sample of this batch has a caption. Add captions, or set describe=0."
+            )
+        captions = [inputs.captions[i] for i in rows]
+        return answer_loss(
+            inputs.model, inputs.vision_output.seen[rows], [self.wish] * len(rows), captions
+        )
+
+
+class Commitment(CodebookLossTerm):
+    """L_commit = 1/D sum_d mean( (z - sg[z^(<=d)])^2 )."""
+
+    def forward(self, inputs: CodebookLossInputs) -> Tensor:
+        return commitment(inputs.vision_output.z, inputs.vision_output.partials)
+
+
+class SigmoidContrast(CodebookLossTerm):
+    """L_con between quantised tokens and texts, both through the tower's frozen heads."""
+
+    def forward(self, inputs: CodebookLossInputs) -> Tensor:
+        heads = inputs.model.tower.aligned
+        rows = [i for i, text in enumerate(inputs.texts) if text]
+        if not rows:
+            raise DataError("No sample of this batch has a text. Add captions, or set contrast=0.")
+        groups = [inputs.groups[i] for i in rows]
+        same = torch.tensor([[a == b for b in groups] for a in groups])
+        images = heads.image(inputs.vision_output.seen[rows])
+        texts = heads.texts([inputs.texts[i] for i in rows])
+        return sigmoid_contrastive(images, texts, heads.scale, heads.bias, same.to(images.device))
+
+
+class FeatureAnchor(CodebookLossTerm):
+    """LDIFS (Mukhoti et al., 2023): mean over layers l of || Phi_l - Phi_l at the start ||^2, as a mean over elements."""
+
+    def __init__(self, weight: float, roles: tuple[str, ...]) -> None:
+        super().__init__(weight)
+        self.studies = roles
+
+    def forward(self, inputs: CodebookLossInputs) -> Tensor:
+        each = [mse_loss(inputs.values[role], inputs.anchors[role]) for role in self.studies]
+        return torch.stack(each).mean()
+
+
+class GeneralAnchor(CodebookLossTerm):
+    """Against forgetting: commit general images to the codes that the encoder gave them at the start."""
+
+    def forward(self, inputs: CodebookLossInputs) -> Tensor:
+        if inputs.general is None:
+            raise DataError(
+                "There are no general images. Name a folder of them, or set remember=0."
+            )
+        now, before = inputs.general
+        return commitment(now.z, before.partials)
+
+
+def with_weight(*losses: CodebookLossTerm) -> tuple[CodebookLossTerm, ...]:
+    """Those that weigh anything."""
+    return tuple(loss for loss in losses if loss.weight)

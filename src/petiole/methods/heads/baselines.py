@@ -1,0 +1,84 @@
+"""The cheap baselines that stand in every table: solved in closed form or by a convex solver.
+
+All read the backbone's own image vector and train on the target shots alone unless told
+otherwise (``train_on=joint`` weighs both domains alike).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from petiole.backbones.base import Backbone
+from petiole.layers.solved import (
+    ClassMeansHead,
+    KNNHead,
+    LogisticHead,
+    RidgeHead,
+    SolvedHead,
+)
+from petiole.methods.base import Method, Plan
+from petiole.methods.heads.representation import Representation, read
+from petiole.methods.registry import register
+
+
+@dataclass(frozen=True)
+class Baseline(Method):
+    """A solved head on a frozen feature."""
+
+    representation: Representation = "cls"
+
+    def _plan(self, backbone: Backbone, make: Callable[[int], SolvedHead]) -> Plan:
+        reading = read(backbone, self.representation)
+        return Plan(head=make(reading.width), reads=reading.reads, pool=reading.pool)
+
+
+@register("knn", "weighted k nearest neighbours", train_on="target", views=0)
+@dataclass(frozen=True)
+class KNN(Baseline):
+    """k neighbours by cosine, weighted exp(s / T) (Wu et al., 2018)."""
+
+    k: int = 20
+    temperature: float = 0.07
+
+    def plan(self, backbone: Backbone, classes: int) -> Plan:
+        return self._plan(backbone, lambda d: KNNHead(d, classes, self.k, self.temperature))
+
+
+@register("class-means", "nearest class mean", train_on="target", views=0)
+@dataclass(frozen=True)
+class ClassMeans(Baseline):
+    """Nearest class mean by cosine."""
+
+    def plan(self, backbone: Backbone, classes: int) -> Plan:
+        return self._plan(backbone, lambda d: ClassMeansHead(d, classes))
+
+
+@register(
+    "logistic-regression", "logistic regression, C by cross-validation", train_on="target", views=0
+)
+@dataclass(frozen=True)
+class LogisticRegression(Baseline):
+    """Multinomial logistic regression with a sweep of C."""
+
+    grid: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
+    folds: int = 5
+
+    def plan(self, backbone: Backbone, classes: int) -> Plan:
+        return self._plan(backbone, lambda d: LogisticHead(d, classes, self.grid, self.folds))
+
+
+@register(
+    "ridge",
+    "ridge regression on one-hot labels, penalty by leave-one-out",
+    train_on="target",
+    views=0,
+)
+@dataclass(frozen=True)
+class Ridge(Baseline):
+    """Ridge classifier whose penalty is chosen by leave-one-out."""
+
+    grid: tuple[float, ...] = (0.1, 1.0, 10.0, 100.0, 1e3, 1e4, 1e5)
+
+    def plan(self, backbone: Backbone, classes: int) -> Plan:
+        return self._plan(backbone, lambda d: RidgeHead(d, classes, self.grid))

@@ -1,0 +1,1 @@
+"""Adaptations of an encoder-decoder for several tasks."""

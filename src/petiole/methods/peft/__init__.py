@@ -1,0 +1,1 @@
+"""Layers and tuned copies inside a backbone, or behind it."""

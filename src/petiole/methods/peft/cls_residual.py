@@ -1,0 +1,127 @@
+"""CLS-Residual LoRA (JBE 31(1), 2026): a post-hoc residual correction of the frozen CLS feature.
+
+    h' = LN(h + F_Adapt(h) + F_LoRA(h))                                            eq. (1)
+    F_LoRA(h)  = (a / r) B A h                       B = 0 at the start
+    F_Adapt(h) = W_up GELU(W_down h + b_d) + b_u     W_up = b_u = 0 at the start
+    z_k = tau cos(h', w_k),   L = w CE(real) + (1 - w) CE(synthetic) + lambda L_con(P(h'))
+
+The whole 2^3 x 2 factorial of (LoRA, adapter, contrastive) x (linear, cosine) is this one config.
+F_LoRA is linear in h: without LN and with a linear head it adds no capacity, only another path for
+the optimiser (spec B3). The letter leaves sizes open; the defaults are spec B4's P1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+from petiole.backbones.base import Backbone
+from petiole.layers.bottleneck import Bottleneck
+from petiole.layers.heads import CosineHead, LinearHead
+from petiole.layers.lowrank import LowRank
+from petiole.layers.residual import PostNorm, Residual
+from petiole.losses.contrastive import ContrastiveForm
+from petiole.methods.base import Method, Plan
+from petiole.methods.heads.alignment import Alignment
+from petiole.methods.heads.representation import Representation, read
+from petiole.methods.registry import register
+
+
+@register("source-only", "linear head, source images only (Table 1, baseline)", train_on="source")
+@register("linear-probe", "linear head on the frozen feature")
+@register("cosine", "cosine head on the frozen feature", head="cosine")
+@register(
+    "cosine-ln", "cosine head after LayerNorm: the control row", head="cosine", post_norm="ln"
+)
+@register("lora-linear", "LoRA residual, linear head", lora=True)
+@register("lora-cosine", "LoRA residual, cosine head", lora=True, head="cosine")
+@register(
+    "lora-cosine-contrastive",
+    "LoRA residual, cosine head, contrastive alignment",
+    lora=True,
+    head="cosine",
+    contrastive=True,
+)
+@register(
+    "cls-residual-lora",
+    "LoRA and adapter residual, cosine head, contrastive alignment: the letter's method",
+    lora=True,
+    adapter=True,
+    contrastive=True,
+    head="cosine",
+)
+@dataclass(frozen=True)
+class ClsResidual(Method):
+    """CLS-Residual LoRA and every cell of its ablation.
+
+    Attributes:
+        lora, adapter, contrastive: which of the three parts are present.
+        head: ``linear`` or ``cosine``.
+        representation: ``cls``, ``patch``, ``cls+patch`` or ``attention`` (Table 3).
+        post_norm: ``auto`` is LN exactly when a branch is present, as in eq. (1).
+        rank, lora_scale, lora_dropout: r, a/r and dropout of F_LoRA.
+        bottleneck, adapter_dropout: m and dropout of F_Adapt.
+        tau, learn_tau: scale of the cosine head at the start; whether it learns.
+        form, contrastive_weight, temperature: L_con's reading, lambda and T.
+        projection_hidden, projection_out: the projector P = width-hidden-out.
+        attention_heads: of the attention pooling.
+    """
+
+    lora: bool = False
+    adapter: bool = False
+    contrastive: bool = False
+    head: Literal["linear", "cosine"] = "linear"
+    representation: Representation = "cls"
+    post_norm: PostNorm | Literal["auto"] = "auto"
+    rank: int = 8
+    lora_scale: float = 1.0
+    lora_dropout: float = 0.0
+    bottleneck: int = 128
+    adapter_dropout: float = 0.1
+    tau: float = 10.0
+    learn_tau: bool = True
+    form: ContrastiveForm = "c2"
+    contrastive_weight: float = 0.1
+    temperature: float = 0.1
+    projection_hidden: int = 256
+    projection_out: int = 128
+    attention_heads: int = 6
+
+    def plan(self, backbone: Backbone, classes: int) -> Plan:
+        reading = read(backbone, self.representation, self.attention_heads)
+        width = reading.width
+        return Plan(
+            reads=reading.reads,
+            pool=reading.pool,
+            refine=self._refine(width),
+            head=LinearHead(width, classes)
+            if self.head == "linear"
+            else CosineHead(width, classes, scale=self.tau, learn_scale=self.learn_tau),
+            losses=(self._alignment(width, classes),) if self.contrastive else (),
+        )
+
+    def _refine(self, width: int) -> nn.Module:
+        branches: list[nn.Module] = []
+        if self.adapter:
+            branches.append(Bottleneck(width, self.bottleneck, dropout=self.adapter_dropout))
+        if self.lora:
+            branches.append(
+                LowRank(width, self.rank, scale=self.lora_scale, dropout=self.lora_dropout)
+            )
+        norm: PostNorm = (
+            self.post_norm if self.post_norm != "auto" else "ln" if branches else "none"
+        )
+        return Residual(width, branches, norm)
+
+    def _alignment(self, width: int, classes: int) -> Alignment:
+        return Alignment(
+            self.form,
+            width=width,
+            hidden=self.projection_hidden,
+            out=self.projection_out,
+            classes=classes,
+            weight=self.contrastive_weight,
+            temperature=self.temperature,
+        )

@@ -1,0 +1,1 @@
+"""Methods whose classifier is made of class names."""

@@ -1,0 +1,214 @@
+"""A classifier made of class names: what every method with a text tower shares.
+
+    z_c = exp(logit_scale) cos(v, E_c),   E_c = text tower (sentence of class c)
+
+A sentence is a template, or a context of M learned words about the class name (CoOp):
+
+    end      [V]_1 .. [V]_M name .         middle   half of them, name, the other half, .
+    front    name, [V]_1 .. [V]_M .
+
+Texts are encoded in every training step and once per evaluation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+from torch.utils.checkpoint import checkpoint
+
+from petiole.backbones.base import Backbone
+from petiole.backbones.dual_encoder.towers import TwoTowers
+from petiole.errors import ConfigError
+
+Position = Literal["end", "middle", "front"]
+PHRASE = "a photo of a"
+"""What contexts start from."""
+AT_ONCE = 256
+"""Most texts in one pass of the text tower."""
+
+
+def towers_of(backbone: Backbone) -> TwoTowers:
+    """The backbone, if it has a text tower.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    if not isinstance(backbone, TwoTowers):
+        raise ConfigError(
+            f"This method reads class names with a text tower, and {backbone.name} has none. Use a "
+            "CLIP (hf/openai/clip-vit-base-patch16, or a model folder)."
+        )
+    return backbone
+
+
+@dataclass(frozen=True)
+class SentenceTemplate:
+    """How a class name becomes a text.
+
+    Attributes:
+        templates: with one ``{}`` each; the vectors of several are averaged.
+        context: M, learned words instead of a template.
+        position: of the context.
+        words: fixed ones between context and name.
+    """
+
+    templates: tuple[str, ...] = ("a photo of a {}.",)
+    context: int = 0
+    position: Position = "end"
+    words: str = ""
+
+    def tokens(self, name: str, towers: TwoTowers) -> list[tuple[list[int], list[int]]]:
+        """Ids with start and end, and the slots of the context among them, of each sentence."""
+        tokenizer = towers.text.tokenizer
+        assert tokenizer is not None
+        opening = [] if tokenizer.start is None else [tokenizer.start]
+        name = name.replace("_", " ")
+        if not self.context:
+            texts = [tokenizer(template.format(name)) for template in self.templates]
+            return [([*opening, *ids, tokenizer.end], []) for ids in texts]
+        blank = tokenizer("x")[:1]
+        name_ids = tokenizer(f"{self.words} {name}".strip())
+        before = {"end": self.context, "middle": self.context // 2, "front": 0}[self.position]
+        after = self.context - before
+        first = len(opening)
+        ids = [*opening, *blank * before, *name_ids, *blank * after]
+        slots = [*range(first, first + before), *range(len(ids) - after, len(ids))]
+        return [([*ids, *tokenizer(" ."), tokenizer.end], slots)]
+
+
+class NamedTexts(nn.Module):
+    """Class names as sentences, and the tower that reads them.
+
+    More than ``at_once`` texts pass the tower in parts, and with gradients a part's activations are computed
+    again in the backward pass instead of being kept. So memory grows with ``at_once`` and not with the classes,
+    for a third more computation; values and gradients are the same.
+
+    Args:
+        towers: with the text tower.
+        classes: C.
+        sentence: made of a name.
+    """
+
+    scale: Tensor
+
+    def __init__(self, towers: TwoTowers, classes: int, sentence: SentenceTemplate) -> None:
+        super().__init__()
+        self._towers, self.width = (towers,), towers.width
+        self.sentence, self.at_once = sentence, AT_ONCE
+        self.register_buffer("scale", towers.scale.clone())
+        self.at_hand: tuple[Tensor, ...] = ()
+        self.rename([f"class {i}" for i in range(classes)])
+
+    @property
+    def towers(self) -> TwoTowers:
+        return self._towers[0]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the text tower lives."""
+        return self.towers.text.embed.weight.device
+
+    @property
+    def slots_at_hand(self) -> Tensor:
+        """Slots (n, M) of the context in the texts that the tower reads now."""
+        return self.slots[self.at_hand[0]]
+
+    def rename(self, names: Sequence[str]) -> None:
+        """Set the classes by name; their number may change, e.g. to novel ones."""
+        self.names = tuple(names)
+        self.forget()
+        if self.towers.text.tokenizer is None:  # a shape: lengths as of short names
+            count = self.sentence.context + 8
+            self.ids = torch.zeros(len(names), count, dtype=torch.long, device=self.device)
+            slots = torch.arange(1, 1 + self.sentence.context, device=self.device)
+            self.slots = slots.expand(len(names), -1)
+            return
+        pairs = [pair for name in names for pair in self.sentence.tokens(name, self.towers)]
+        longest = max(len(ids) for ids, _ in pairs)
+        end = self.towers.text.tokenizer.end
+        rows = [ids + [end] * (longest - len(ids)) for ids, _ in pairs]
+        self.ids = torch.tensor(rows, device=self.device)
+        self.slots = torch.tensor([slots for _, slots in pairs], device=self.device)
+
+    def forget(self) -> None:
+        """Encode the texts anew when they are wanted next."""
+
+    def encode(self, rows: Tensor, *beside: Tensor) -> Tensor:
+        """What the tower makes of some of the sentences, (n, d), not normalised.
+
+        Args:
+            rows: which ones (n,).
+            beside: what else belongs to each of them, (n, ...); at hand while they are read.
+        """
+        given = (rows, *beside)
+        with self.towers.lock:
+            if not 0 < self.at_once < len(rows):
+                return self._read(*given)
+            again = torch.is_grad_enabled()
+            parts = zip(*(torch.split(each, self.at_once) for each in given), strict=True)
+            return torch.cat(
+                [
+                    checkpoint(self._read, *part, use_reentrant=False)
+                    if again
+                    else self._read(*part)
+                    for part in parts
+                ]
+            )
+
+    def _read(self, *given: Tensor) -> Tensor:
+        self.at_hand = given
+        try:
+            # Not through the lock: on a GPU the backward pass comes back here in another thread.
+            return self.towers.text.encode(self.ids[given[0]])
+        finally:
+            self.at_hand = ()
+
+
+class TextHead(NamedTexts):
+    """Vectors (B, d) -> logits (B, C), from the class names; of its own it has only the towers' scale."""
+
+    _known: Tensor | None = None
+    _has_graph = False
+
+    def forget(self) -> None:
+        self._known = None
+
+    def train(self, mode: bool = True) -> Self:
+        self.forget()
+        return super().train(mode)
+
+    def embeddings(self) -> Tensor:
+        """E (C, d), unit norm; computed once until ``forget``."""
+        gradients = torch.is_grad_enabled()
+        if self._known is None or (gradients and not self._has_graph):
+            self._known, self._has_graph = self._encode(), gradients
+        return self._known
+
+    def texts(self) -> Tensor:
+        """What the tower makes of every sentence, (C, sentences of a class, d), not normalised."""
+        encoded = self.encode(torch.arange(len(self.ids), device=self.device))
+        return encoded.reshape(len(self.names), -1, encoded.shape[-1])
+
+    def _encode(self) -> Tensor:
+        each = normalize(self.texts(), dim=-1)
+        # Several templates: normalise, average, normalise.
+        return each[:, 0] if each.shape[1] == 1 else normalize(each.mean(dim=1), dim=-1)
+
+    def forward(self, vector: Tensor) -> Tensor:
+        return self.scale * normalize(vector, dim=-1) @ self.embeddings().to(vector.dtype).T
+
+
+def words(towers: TwoTowers, text: str, count: int) -> Tensor:
+    """Word embeddings (count, d_t) of the first words of a text."""
+    embed, tokenizer = towers.text.embed, towers.text.tokenizer
+    if tokenizer is None:
+        return embed.weight.new_zeros(count, towers.text.width)
+    ids = tokenizer(text)
+    if len(ids) < count:
+        raise ConfigError(f"{text!r} has {len(ids)} tokens, fewer than the {count} of the context.")
+    return embed.weight[torch.tensor(ids[:count], device=embed.weight.device)].detach()

@@ -1,0 +1,1 @@
+"""Labelled images of one or two domains: cross-entropy, accuracy."""

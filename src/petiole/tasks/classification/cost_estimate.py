@@ -1,0 +1,110 @@
+"""What a list of jobs will cost: counted from meta ledgers and from what the cache lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from petiole.backbones.base import IMAGES, Backbone
+from petiole.backbones.registry import load
+from petiole.data.dataset import Dataset
+from petiole.data.preprocessing import augmentation
+from petiole.engine.feature_extractor import DTYPES
+from petiole.layers.solved import SolvedHead
+from petiole.ledger import Ledger, count
+from petiole.methods.recipe import Recipe
+from petiole.methods.registry import create
+from petiole.tasks.classification.sampler import trained_on
+from petiole.tasks.classification.task import RunSpec
+from petiole.tasks.classification.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class CostEstimate:
+    """Totals over jobs.
+
+    Attributes:
+        images: image views that must still pass the frozen half.
+        flops: that this takes.
+        megabytes: that it stores.
+        steps: optimiser steps.
+        train_flops: above the cut, forward and backward.
+    """
+
+    images: int
+    flops: float
+    megabytes: float
+    steps: int
+    train_flops: float
+
+
+def estimate_cost(workspace: Workspace, jobs: Sequence[RunSpec]) -> CostEstimate:
+    """Count what ``jobs`` will compute; an upper bound where draws overlap with stored images."""
+    b = workspace.bench
+    shape = load(b.backbone, weights=b.weights, image_size=b.image_size, device="meta")
+    costs: dict[str, _Cost] = {}
+    seen: set[tuple[object, str]] = set()
+    images = flops = stored = steps = trained = 0.0
+    for job in jobs:
+        name = f"{job.method} {sorted(job.settings.items())}"
+        if name not in costs:
+            costs[name] = _cost(job, shape, len(workspace.shift.classes), b.dtype)
+        cost = costs[name]
+        length = cost.steps(workspace.parts(job.images)[0])
+        steps += length
+        ledger = cost.ledger
+        trained += length * (ledger.flops_training * cost.batch + ledger.flops_classes_training)
+        fresh = _fresh(workspace, job, cost, seen)
+        images += fresh
+        flops += fresh * (cost.ledger.flops_forward - cost.ledger.flops_above_cut)
+        stored += fresh * cost.bytes
+    return CostEstimate(int(images), flops, stored / 1e6, int(steps), trained)
+
+
+@dataclass(frozen=True)
+class _Cost:
+    """Of one method: ledger, bytes of an image at the cut, images a step, how it is trained."""
+
+    ledger: Ledger
+    bytes: int
+    batch: int
+    classes: int
+    recipe: Recipe | None
+
+    def steps(self, data: Dataset) -> int:
+        """Optimiser steps on these images; none where the head is solved."""
+        if self.recipe is None:
+            return 0
+        return self.recipe.resolved(trained_on(data, self.recipe), self.classes).steps
+
+
+def _cost(job: RunSpec, shape: Backbone, classes: int, dtype: str) -> _Cost:
+    recipe = create(job.method, job.settings).recipe
+    with torch.device("meta"):
+        plan = create(job.method, job.settings).plan(shape, classes)
+        image = torch.zeros(1, 3, *shape.preprocessing.size)
+    state = shape.lower(image, plan.cut(shape, training=True))
+    return _Cost(
+        ledger=count(shape, plan),
+        bytes=DTYPES[dtype].itemsize * sum(value.numel() for value in state.values()),
+        batch=recipe.images_per_step(classes),
+        classes=classes,
+        recipe=None if isinstance(plan.head, SolvedHead) else recipe,
+    )
+
+
+def _fresh(workspace: Workspace, job: RunSpec, cost: _Cost, seen: set[tuple[object, str]]) -> int:
+    """Count the image views of ``job`` that are neither stored nor counted before."""
+    cut, recipe = cost.ledger.cut, create(job.method, job.settings).recipe
+    if cut == (IMAGES,):
+        return 0
+    (data, scored), cache = workspace.parts(job.images), workspace.features.cache
+    spec = augmentation(recipe.augmentation)
+    before = len(seen)
+    for index in range((0 if spec.identity else recipe.views) + 1):
+        key = workspace.features.key(cut, index, spec)
+        ids = [*data.ids, *(scored.ids if index == 0 else ())]
+        seen.update((key, image) for image in (cache.missing(key, ids) if cache else ids))
+    return len(seen) - before

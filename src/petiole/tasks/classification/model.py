@@ -1,0 +1,160 @@
+"""A backbone with one plan on it: state at the cut -> vector -> logits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from petiole.backbones.base import Backbone, State
+from petiole.engine.adapted_model import AdaptedModel
+from petiole.losses.classification import domain_cross_entropy
+from petiole.methods.base import LossInputs, Plan
+
+ANCHOR = "anchor."
+"""Before the names of values in a training state that no adapter changes."""
+
+
+def divided(state: State) -> tuple[State, State]:
+    """The values at the cut, and the anchors beside them under their own names."""
+    anchors = {r.removeprefix(ANCHOR): v for r, v in state.items() if r.startswith(ANCHOR)}
+    return {r: v for r, v in state.items() if not r.startswith(ANCHOR)}, anchors
+
+
+class ClassifierOutput(NamedTuple):
+    """Refined vectors (B, d) and logits (B, K)."""
+
+    vector: Tensor
+    logits: Tensor
+
+
+class AdaptedClassifier(AdaptedModel):
+    """Everything that is kept for prediction, over a backbone that stays untouched.
+
+    Its ``state_dict`` is the adapter: layers by role, pooling, refinement, head and tuned copies.
+
+    Args:
+        backbone: frozen.
+        plan: of one method.
+        checkpoint: recompute blocks in the backward pass instead of keeping activations.
+        compiled: run training steps inside the backbone through ``torch.compile``.
+    """
+
+    def __init__(
+        self, backbone: Backbone, plan: Plan, *, checkpoint: bool = False, compiled: bool = False
+    ) -> None:
+        super().__init__(backbone, plan)
+        self._backbone = (backbone,)
+        self.plan = plan
+        self.cut = plan.cut(backbone)
+        self.training_cut = plan.cut(backbone, training=True)
+        self.checkpoint, self.compiled = checkpoint, compiled
+        self.pool, self.refine, self.head = plan.pool, plan.refine, plan.head
+
+    @property
+    def backbone(self) -> Backbone:
+        """The frozen model underneath."""
+        return self._backbone[0]
+
+    def _enter(self) -> None:
+        if isinstance(self.head, ClassNameHead):
+            self.head.forget()
+
+    def values(self, state: State, reads: Sequence[str]) -> State:
+        """Final roles, with the adapter at work."""
+        with self.attached():
+            return self.backbone.upper(
+                state,
+                reads,
+                checkpoint=self.checkpoint,
+                compiled=self.compiled and self.training,
+            )
+
+    def pooled(self, state: State) -> Tensor:
+        """The vector before refinement."""
+        return self._pooled(self.values(state, self.plan.reads))
+
+    def _pooled(self, values: State) -> Tensor:
+        out: Tensor = self.pool(*(values[role] for role in self.plan.reads))
+        return out
+
+    def name(self, classes: Sequence[str]) -> None:
+        """Tell the class names to a head that is made of them; others need none."""
+        if isinstance(self.head, ClassNameHead):
+            self.head.rename(classes)
+
+    def forward(self, state: State) -> ClassifierOutput:
+        with self.attached():
+            return self.top(self.values(state, self.plan.reads))
+
+    def top(self, values: State) -> ClassifierOutput:
+        """From final roles on."""
+        with self.attached():  # a head of class names runs the text tower
+            vector = self.refine(self._pooled(values))
+            return ClassifierOutput(vector, self.head(vector))
+
+
+@runtime_checkable
+class ClassNameHead(Protocol):
+    """A head that is computed from class names and keeps the result while weights rest."""
+
+    def rename(self, names: Sequence[str]) -> None: ...
+
+    def forget(self) -> None: ...
+
+
+class ClassificationLoss(nn.Module):
+    """An adapted model with its extra losses: batch -> total loss.
+
+    L = s (w CE(target) + (1 - w) CE(source)) + sum_j lambda_j L_j
+
+    The state holds the values at the training cut and, with ``ANCHOR`` before their names, anchors.
+    """
+
+    def __init__(
+        self, adapted: AdaptedClassifier, target_weight: float, label_smoothing: float
+    ) -> None:
+        super().__init__()
+        self.adapted = adapted
+        self.losses = nn.ModuleList(adapted.plan.losses)
+        self.target_weight, self.label_smoothing = target_weight, label_smoothing
+        for loss in adapted.plan.losses:
+            loss.begin()
+
+    def forward(self, state: State, labels: Tensor, is_target: Tensor) -> Tensor:
+        adapted, plan = self.adapted, self.adapted.plan
+        own, anchors = divided(state)
+        with adapted.attached():
+            if isinstance(adapted.head, ClassNameHead):
+                adapted.head.forget()  # the last step has changed the weights
+            values = adapted.values(own, plan.studied)
+            vector, logits = adapted.top(values)
+            step = LossInputs(vector, logits.float(), labels, is_target, values, anchors)
+            losses = [loss.weight * loss(step) for loss in plan.losses]
+        if plan.supervised:
+            losses.append(
+                plan.supervised
+                * domain_cross_entropy(
+                    step.logits, labels, is_target, self.target_weight, self.label_smoothing
+                )
+            )
+        return torch.stack(losses).sum()
+
+
+@torch.no_grad()
+def predict(
+    adapted: AdaptedClassifier, batches: Iterator[State] | Sequence[State]
+) -> ClassifierOutput:
+    """Run batches in evaluation mode; vectors and probabilities are joined, on the CPU, in fp32."""
+    was_training = adapted.training
+    adapted.eval()
+    vectors, probabilities = [], []
+    with adapted.attached():
+        for state in batches:
+            vector, logits = adapted(state)
+            vectors.append(vector.float().cpu())
+            probabilities.append(logits.float().softmax(-1).cpu())
+    adapted.train(was_training)
+    return ClassifierOutput(torch.cat(vectors), torch.cat(probabilities))

@@ -1,0 +1,189 @@
+"""The fit loop. It knows no method by name: it trains whatever a plan declares.
+
+Under ``accelerate launch`` (or torchrun) every process takes whole classes of the same batch, and
+gradients are averaged. The step then equals the single-process one up to rounding where all
+processes have equally many images of each domain (P divisible by the processes, no class without
+one of the domains). It does not where a loss compares images with each other (contrastive terms see
+the images of their own process only), nor with dropout (every process draws the same mask).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from functools import cache
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from petiole.backbones.base import State
+from petiole.data.dataset import Dataset
+from petiole.engine.feature_extractor import Precision, Table
+from petiole.engine.optimizer import factors, make_optimizer
+from petiole.engine.trainer import Callbacks, Trainer, accelerate, seed_device
+from petiole.errors import ConfigError
+from petiole.layers.solved import SolvedHead
+from petiole.methods.recipe import Recipe
+from petiole.tasks.classification.drift import IMAGES as PROBED
+from petiole.tasks.classification.drift import Drift, moves_tokens
+from petiole.tasks.classification.model import AdaptedClassifier, ClassificationLoss
+from petiole.tasks.classification.sampler import DOMAINS, Sampler, trained_on, without
+
+PROBES = 10
+"""Times that drift is measured in a run: so often, or once an epoch if that is what the run counts in."""
+
+
+def train(
+    adapted: AdaptedClassifier,
+    data: Dataset,
+    table: Table,
+    recipe: Recipe,
+    *,
+    seed: int,
+    precision: Precision = "fp32",
+    callbacks: Callbacks | None = None,
+) -> float:
+    """Train or solve the adapter in place; returns the seconds that it took.
+
+    On one device the result is a pure function of weights, data, recipe and seed: batches and
+    dropout depend on (seed, step) alone, so an interrupted run resumes to the same bits.
+
+    Raises:
+        RunError: the loss became NaN or infinite, or the checkpoint cannot be used.
+        DataError: the recipe asks for a domain that has no images.
+    """
+    start = time.perf_counter()
+    probes = max(PROBES, math.ceil(recipe.epochs))
+    recipe = recipe.resolved(trained_on(data, recipe), len(data.classes))
+    if isinstance(adapted.head, SolvedHead):
+        seed_device(next(adapted.backbone.module.parameters()).device, seed)
+        _solve(adapted, adapted.head, data, table, recipe)
+    elif recipe.steps and any(p.requires_grad for p in adapted.parameters()):
+        _descend(adapted, data, table, recipe, seed, precision, callbacks or Callbacks(), probes)
+    adapted.eval()
+    return time.perf_counter() - start
+
+
+@torch.no_grad()
+def _solve(
+    adapted: AdaptedClassifier, head: SolvedHead, data: Dataset, table: Table, recipe: Recipe
+) -> None:
+    wanted = DOMAINS.get(recipe.train_on, ("source", "target"))
+    mask = torch.tensor([domain in wanted for domain in data.domains])
+    if not mask.any():
+        raise without(wanted[0], recipe, data)
+    adapted.eval()
+    vectors = torch.cat([adapted.refine(adapted.pooled(s)) for s in table.batches(len(data))])
+    labels, is_target = labels_of(data)
+    keep = mask.to(vectors.device)
+    head.to(vectors.device).solve(
+        vectors[keep].float(), labels.to(keep.device)[keep], is_target.to(keep.device)[keep]
+    )
+
+
+def _descend(
+    adapted: AdaptedClassifier,
+    data: Dataset,
+    table: Table,
+    recipe: Recipe,
+    seed: int,
+    precision: Precision,
+    callbacks: Callbacks,
+    probes: int,
+) -> None:
+    accelerator = accelerate(adapted.backbone.module, precision)
+    loss_module = ClassificationLoss(adapted, recipe.target_weight, recipe.label_smoothing)
+    loss_module.to(accelerator.device)
+    sampler = Sampler(data, recipe, seed)
+    labels, is_target = (t.to(accelerator.device) for t in labels_of(data))
+
+    def feed(step: int) -> tuple[State, Tensor, Tensor]:
+        rows, views = (_share(part, accelerator) for part in sampler(step))
+        where = rows.to(labels.device)
+        return table.fetch(rows, views), labels[where], is_target[where]
+
+    if adapted.compiled:
+        check_compiler()
+    descent = Trainer(
+        accelerator,
+        loss_module,
+        adapted,
+        feed,
+        make_optimizer(loss_module, recipe, factors(adapted, recipe)),
+        recipe,
+        recipe.a_pass(trained_on(data, recipe), len(data.classes)),
+        seed,
+    )
+    main = accelerator.is_main_process
+    descent.run(
+        callbacks,
+        fresh=lambda: _imprint(adapted, data, table) if recipe.imprint else None,
+        measure=_drift(
+            adapted, data, table, callbacks if main else Callbacks(), recipe.steps, probes
+        ),
+    )
+    if adapted.compiled:
+        torch.compiler.reset()  # else code for every earlier run's adapters fills torch's cache
+
+
+def _share(rows: Tensor, accelerator: Accelerator) -> Tensor:
+    """This process's part of a batch: whole runs of it, so that classes stay together."""
+    world = accelerator.num_processes
+    return rows.tensor_split(world)[accelerator.process_index] if world > 1 else rows
+
+
+def _drift(
+    adapted: AdaptedClassifier,
+    data: Dataset,
+    table: Table,
+    callbacks: Callbacks,
+    steps: int,
+    probes: int,
+) -> Callable[[int], None]:
+    """Reports the drift before a step, if it is one of so many in a run, and at the end."""
+    if callbacks.drift is None or not moves_tokens(adapted):
+        return lambda _: None
+    report, every = callbacks.drift, max(1, steps // probes)
+    rows = torch.linspace(0, len(data) - 1, min(PROBED, len(data))).round().long()
+    probe = Drift(adapted, table.fetch(rows, torch.zeros_like(rows)))
+
+    def measure(step: int) -> None:
+        if step % every == 0 or step == steps:
+            report(step, probe())
+
+    return measure
+
+
+@cache
+def check_compiler() -> None:
+    """Compile one addition.
+
+    Raises:
+        ConfigError: this machine cannot; the reason is given.
+    """
+    try:
+        torch.compile(lambda x: x + 1)(torch.ones(2))
+    except Exception as error:  # a missing C++ compiler, Python version or system: no common base
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(
+            f"torch.compile does not work on this machine ({reason}). Leave out --compile."
+        ) from error
+
+
+def labels_of(data: Dataset) -> tuple[Tensor, Tensor]:
+    """Labels (n,) int64 and whether each image is of the target domain (n,) bool."""
+    is_target = torch.tensor([domain == "target" for domain in data.domains], dtype=torch.bool)
+    return torch.tensor(data.labels.copy()), is_target
+
+
+@torch.no_grad()
+def _imprint(adapted: AdaptedClassifier, data: Dataset, table: Table) -> None:
+    if not hasattr(adapted.head, "imprint"):
+        return
+    adapted.eval()
+    vectors = torch.cat([adapted(state).vector for state in table.batches(len(data))])
+    labels, is_target = labels_of(data)
+    chosen = is_target if bool(is_target.any()) else ~is_target
+    adapted.head.imprint(vectors[chosen.to(vectors.device)], labels[chosen].to(vectors.device))  # type: ignore[operator]

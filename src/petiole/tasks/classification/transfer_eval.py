@@ -1,0 +1,94 @@
+"""A finished run's adapter on other images, with their own class names: novel classes, other data sets.
+
+    elsewhere/<name>.json       beside the run's record: scores, and what they were measured on
+
+Nothing is trained and nothing chosen here; the run's record counts the opening.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from petiole.data.dataset import Dataset
+from petiole.engine.adapter import Adapter
+from petiole.engine.record import FrozenModel, count_test_evaluation, now
+from petiole.errors import ConfigError, RunError
+from petiole.files import write_json
+from petiole.metrics.classification import score
+from petiole.tasks.classification.model import ClassNameHead, predict
+from petiole.tasks.classification.workspace import Workspace
+
+ELSEWHERE = "elsewhere"
+
+
+class TransferResult(FrozenModel):
+    """What an adapter reached on other images.
+
+    Attributes:
+        name: of the place.
+        data: digest of the images.
+        classes: in the order of the logits.
+        test_evaluations: how often these images have been scored in this run.
+        scores: accuracy and the rest.
+    """
+
+    name: str
+    created: str
+    data: str
+    classes: list[str]
+    test_evaluations: int
+    scores: dict[str, float]
+
+
+def score_transfer(folder: Path, name: str, workspace: Workspace, data: Dataset) -> TransferResult:
+    """Score a run's adapter on ``data``, once; a result that is there already is read.
+
+    Args:
+        folder: of the run.
+        name: of the place.
+        workspace: with the backbone and its cache.
+        data: images whose classes the adapter takes by name.
+
+    Raises:
+        ConfigError: the adapter's head is not made of names and has other classes.
+        RunError: what is there was measured on other images.
+    """
+    file = folder / ELSEWHERE / f"{name}.json"
+    if file.exists():
+        return _read(file, data)
+    adapter = Adapter.load(folder, backbone=workspace.backbone)
+    if isinstance(adapter.adapted.head, ClassNameHead):
+        adapter.adapted.name(data.classes)
+    elif list(data.classes) != adapter.classes:
+        raise ConfigError(
+            f"{adapter.manifest.method} has a fixed set of classes and cannot name those of {name}."
+        )
+    test_evaluations = count_test_evaluation(folder, data, f"elsewhere: {name}")
+    table = workspace.table(data, adapter.adapted.cut)
+    probabilities = predict(adapter.adapted, table.batches(len(data))).logits
+    found = TransferResult(
+        name=name,
+        created=now(),
+        data=data.digest(),
+        classes=list(data.classes),
+        test_evaluations=test_evaluations,
+        scores=score(probabilities.double().numpy(), data.labels).to_dict(),
+    )
+    file.parent.mkdir(exist_ok=True)
+    write_json(file, found.model_dump(mode="json"))
+    return found
+
+
+def _read(file: Path, data: Dataset) -> TransferResult:
+    try:
+        found = TransferResult.model_validate_json(file.read_text(encoding="utf-8"))
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise RunError(f"{file} is damaged. Delete it, and the images are scored again.") from error
+    if found.data != data.digest():
+        raise RunError(
+            f"{file} was measured on other images than those at hand. Choose another --out, or delete "
+            "it."
+        )
+    return found

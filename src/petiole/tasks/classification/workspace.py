@@ -1,0 +1,187 @@
+"""One backbone and one set of data, opened once; any number of runs on them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from petiole.backbones.base import Backbone
+from petiole.backbones.registry import load
+from petiole.data.checks.leaks import LeakReport, find_leaks
+from petiole.data.dataset import Dataset
+from petiole.data.sources import DomainShift, Part, open_shift
+from petiole.data.splits import draw_fraction, holdout
+from petiole.engine.feature_extractor import Features, JoinedTable, Precision, Table, views_of
+from petiole.engine.feature_store import FeatureCache
+from petiole.methods.recipe import Recipe
+from petiole.tasks.classification.distillation_targets import distillation_targets
+from petiole.tasks.classification.model import ANCHOR, AdaptedClassifier
+
+
+@dataclass(frozen=True)
+class ClassificationSpec:
+    """What a session is made of; small and plain, so that it can be sent to another process.
+
+    Attributes:
+        backbone: name for ``petiole.load``.
+        images: target images, or a root with synthetic/, real_train/, real_eval/.
+        source: source images, where they lie elsewhere.
+        test: held-back target images, where they lie elsewhere.
+        test_fraction: held back by content where the layout states no test part.
+        part: all classes, or the base or novel half of them.
+        weights, image_size, device: of the backbone.
+        precision: ``fp32`` or ``bf16``.
+        checkpointing: recompute activations in the backward pass instead of keeping them.
+        compiled: train through ``torch.compile``.
+        dtype: in which features are stored.
+        cache: folder of the feature cache; ``None`` for none.
+        skip_bad: leave unreadable images out and count them.
+        quiet: no progress; benches that differ in it alone share a session.
+    """
+
+    backbone: str
+    images: Path
+    source: Path | None = None
+    test: Path | None = None
+    test_fraction: float = 0.5
+    part: Part = "all"
+    weights: Path | None = None
+    image_size: int | None = None
+    device: str = "cpu"
+    precision: Precision = "fp32"
+    checkpointing: bool = False
+    compiled: bool = False
+    dtype: str = "float32"
+    cache: Path | None = None
+    skip_bad: bool = False
+    quiet: bool = field(default=False, compare=False)
+
+
+VALIDATION_SEED = 0
+"""Of the held-back split: one for all runs, whatever their own seeds."""
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Which of the target's training images a run gets, and what it is scored on.
+
+    Attributes:
+        shots: images drawn from each class; ``None`` for all.
+        seed: of the draw.
+        fraction: share of each class that is left; smaller fractions are part of larger ones.
+        validation: above 0, this share of the training images is held back and scored instead of
+            the test set, which stays closed. The images are the same for every fraction and, unless
+            shots are drawn, for every seed; with shots they are among the shots, because these are
+            all the labels that there are.
+    """
+
+    shots: int | None = 10
+    seed: int = 0
+    fraction: float = 1.0
+    validation: float = 0.0
+
+
+class Workspace:
+    """An opened bench."""
+
+    def __init__(self, bench: ClassificationSpec) -> None:
+        self.bench = bench
+        self.feature_seconds = 0.0
+        self._leaks: dict[str, LeakReport] = {}
+
+    @cached_property
+    def backbone(self) -> Backbone:
+        """The frozen model."""
+        b = self.bench
+        return load(b.backbone, weights=b.weights, image_size=b.image_size, device=b.device)
+
+    @cached_property
+    def shift(self) -> DomainShift:
+        """Source, pool of shots, and test."""
+        b = self.bench
+        whole = open_shift(
+            b.images, b.source, test=b.test, test_fraction=b.test_fraction, skip_bad=b.skip_bad
+        )
+        return whole.half(b.part)
+
+    @cached_property
+    def features(self) -> Features:
+        """The frozen half, with its cache."""
+        b = self.bench
+        cache = FeatureCache(b.cache) if b.cache else None
+        return Features(self.backbone, cache, b.precision, b.dtype, b.quiet)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was left out of the data."""
+        parts = [p for p in (self.shift.source, self.shift.train, self.shift.test) if p is not None]
+        return tuple(dict.fromkeys(note for part in parts for note in part.notes))
+
+    def leaks(self, data: Dataset, scored: Dataset) -> LeakReport:
+        """Suspicious pairs between the target images of a training set and those scored.
+
+        Image vectors are compared where the cache keeps them; they are computed once in any case.
+        """
+        target = data.select(np.array([domain == "target" for domain in data.domains]))
+        key = target.digest() + scored.digest()
+        if key not in self._leaks:
+            vectors = None
+            if self.bench.cache is not None:
+                vectors = self._vectors(target), self._vectors(scored)
+            self._leaks[key] = find_leaks(target, scored, features=vectors)
+        return self._leaks[key]
+
+    def _vectors(self, data: Dataset) -> NDArray[np.float32]:
+        role = self.backbone.vector
+        states = self.table(data, (role,)).batches(len(data))
+        return np.concatenate([state[role].float().cpu().numpy() for state in states])
+
+    def parts(self, draw: Subset) -> tuple[Dataset, Dataset]:
+        """Training images (source and target in one data set) and those that will be scored."""
+        target, scored = self.shift.train, self.shift.test
+        if draw.shots is not None:
+            target = self.shift.draw(draw.shots, draw.seed)
+        if draw.validation:
+            target, scored = holdout(target, draw.validation, VALIDATION_SEED)
+        if draw.fraction != 1.0:
+            target = draw_fraction(target, draw.fraction, draw.seed)
+        source = self.shift.source
+        return (target if source is None else source.concat(target)), scored
+
+    def table(self, data: Dataset, cut: tuple[str, ...], recipe: Recipe | None = None) -> Table:
+        """Values of ``data`` at ``cut``: evaluation view, and the recipe's random ones."""
+        return self._timed(lambda: self.features.table(data, cut, *views_of(recipe)))
+
+    def training_table(self, adapted: AdaptedClassifier, data: Dataset, recipe: Recipe) -> Table:
+        """What training reads: values at its cut, and the anchors of its losses."""
+        plan, parts = adapted.plan, [("", self.table(data, adapted.training_cut, recipe))]
+        if plan.anchors:
+            parts.append((ANCHOR, self.table(data, plan.anchors, recipe)))
+        if plan.teacher:
+            taught = self._timed(lambda: distillation_targets(self.features, adapted, data, recipe))
+            parts.append((ANCHOR, taught))
+        return JoinedTable(parts)
+
+    def _timed(self, make: Callable[[], Table]) -> Table:
+        start = time.perf_counter()
+        table = make()
+        self.feature_seconds += time.perf_counter() - start
+        return table
+
+
+@lru_cache(maxsize=2)
+def open_workspace(bench: ClassificationSpec) -> Workspace:
+    """Open a bench, once a process."""
+    return Workspace(bench)
+
+
+def reopened(bench: ClassificationSpec) -> Workspace:
+    """Open a bench anew: its files may have changed since an earlier call in this process."""
+    open_workspace.cache_clear()
+    return open_workspace(bench)

@@ -1,0 +1,1 @@
+"""Questions about images for a language model over a codebook: only the encoder learns."""

@@ -1,0 +1,73 @@
+"""Which codes an encoder picks: how often each, and how far from the encoder as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from petiole.backbones.codebook_lvlm import VisionOutput
+from petiole.data.text_sample import TextSample
+from petiole.layers.residual_quantiser import frequencies, perplexity
+from petiole.methods.base import Changes
+from petiole.tasks.codebook.adapter import Frequencies
+from petiole.tasks.codebook.images import ImageFolder
+from petiole.tasks.codebook.model import AdaptedCodebookModel
+
+IMAGES = 64
+"""Of a probe."""
+
+
+class CodeProbe:
+    """How far an encoder has moved, by the codes of the same images each time (spec craft.md, 3.1)."""
+
+    def __init__(
+        self,
+        adapted: AdaptedCodebookModel,
+        image_folder: ImageFolder,
+        samples: Sequence[TextSample],
+    ) -> None:
+        names = list(dict.fromkeys(sample.images[0] for sample in samples))[:IMAGES]
+        self.adapted, self.pictures = adapted, image_folder(names)
+        with torch.no_grad():
+            self.before = adapted.model.tower.encode_images(self.pictures)
+
+    @torch.no_grad()
+    def diagnosis(self) -> dict[str, float]:
+        """Share of codes that differ from the start's, perplexity of first codes, mean residual."""
+        learning = self.adapted.training
+        vision_output = self.adapted.eval().encode_images(
+            self.pictures
+        )  # dropout would count as movement
+        self.adapted.train(learning)
+        return {
+            "flip_rate": float((vision_output.codes != self.before.codes).float().mean()),
+            "perplexity": perplexity(vision_output.codes[..., 0], self.adapted.model.spec.entries),
+            "residual": float(vision_output.residual.mean()),
+        }
+
+
+def counts(
+    adapted: AdaptedCodebookModel,
+    image_folder: ImageFolder,
+    samples: Sequence[TextSample],
+    *,
+    quiet: bool = True,
+) -> Frequencies:
+    """Frequencies of codes in the samples' images, each image once."""
+    names = sorted({sample.images[0] for sample in samples})
+    tuned = image_folder.vision_outputs(adapted, names, quiet=quiet)
+    original = tuned
+    if adapted.changes_eye:
+        bare = AdaptedCodebookModel(adapted.model, Changes(), Changes())
+        original = image_folder.vision_outputs(bare, names, quiet=quiet)
+    entries = adapted.model.spec.entries
+    both = (code_frequencies(vision_outputs.all, entries) for vision_outputs in (tuned, original))
+    return Frequencies(*both)
+
+
+def code_frequencies(vision_output: VisionOutput, entries: int) -> Tensor:
+    """(D, K), add-one smoothed."""
+    depths = vision_output.codes.unbind(dim=-1)
+    return torch.stack([frequencies(codes, entries) for codes in depths]).float()

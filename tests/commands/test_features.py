@@ -1,0 +1,82 @@
+"""``petiole features``: counts, sizes and digest are those of what lies in the cache."""
+
+from __future__ import annotations
+
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from petiole.commands.features import Extracted, features
+from petiole.engine.feature_store import entries
+from petiole.errors import ConfigError, DataError
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Three pictures in two folders."""
+    rng = np.random.default_rng(0)
+    for name in ("a.png", "sub/b.png", "sub/c.png"):
+        path = tmp_path / "images" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(path)
+    return tmp_path / "images"
+
+
+def extract(images: Path, **options: object) -> Extracted:
+    settings = {"backbone": "petiole/tiny-vit", "places": 16, "quiet": True, **options}
+    return features(images, cache_dir=images.parent / "cache", **settings)  # type: ignore[arg-type]
+
+
+def test_features_are_stored_once_and_counted(images: Path) -> None:
+    first, second = extract(images), extract(images)
+    assert (first.images, first.computed, first.left_out) == (3, 3, [])
+    assert (second.images, second.computed, second.digest) == (3, 0, first.digest)
+    (shelf,) = entries(images.parent / "cache", verify=True)
+    assert (shelf.images, shelf.key["cut"]) == (3, ["final.patches/16"])
+    assert first.megabytes == pytest.approx(3 * 16 * first.width * 2 / 1e6)
+    assert first.megabytes * 1e6 <= shelf.bytes
+    console = Console(width=300, file=StringIO())
+    console.print(first)
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "3 images, 3 of them new" in said
+    assert f"16 x {first.width} each" in said
+    assert first.digest in said
+
+
+def test_the_digest_follows_content_and_settings(images: Path) -> None:
+    one = extract(images).digest
+    assert extract(images, places=25).digest != one
+    (images / "a.png").write_bytes((images / "sub/b.png").read_bytes())
+    assert extract(images).digest != one
+
+
+def test_a_broken_image_is_named_or_left_out(images: Path) -> None:
+    (images / "sub/broken.jpg").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"sub/broken\.jpg: not an image"):
+        extract(images)
+    done = extract(images, skip_bad=True)
+    assert (done.images, done.left_out) == (3, ["sub/broken.jpg"])
+    assert "broken.jpg" in done.notes[0]
+
+
+def test_folders_of_frames_are_videos(images: Path) -> None:
+    done = extract(images, videos=True)
+    assert (done.images, done.tokens) == (3, 1)
+    (shelf,) = entries(images.parent / "cache")
+    assert shelf.key["cut"] == ["final.cls"]
+
+
+def test_a_folder_without_images_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds no images"):
+        features(tmp_path)
+    with pytest.raises(DataError, match="no such folder"):
+        features(tmp_path / "absent")
+
+
+def test_a_grid_that_is_too_small_is_explained(images: Path) -> None:
+    with pytest.raises(ConfigError, match=r"5 x 5 local tokens.*pooled to 36"):
+        extract(images, places=36)

@@ -1,0 +1,140 @@
+"""Cached and live features agree, whatever the views, the dtype and the cut."""
+
+import hashlib
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from petiole.backbones.vision.cnn import ConvNet
+from petiole.data.preprocessing import Augmentation
+from petiole.data.sources import open_data
+from petiole.engine.feature_extractor import Features, LiveTable, StoredTable
+from petiole.engine.feature_store import FeatureCache
+
+Tiny = Callable[..., ConvNet]
+CUTS = [("final.pooled",), ("final.map",), ("final.pooled", "final.map")]
+
+
+def fetch_all(features: Features, root: Path, cut: tuple[str, ...], views: int = 2):
+    data = open_data(root)
+    table = features.table(data, cut, views, Augmentation())
+    rows = torch.arange(len(data)).repeat(views + 1)
+    index = torch.arange(views + 1).repeat_interleave(len(data))
+    return table, table.fetch(rows, index)
+
+
+@pytest.mark.parametrize("cut", CUTS, ids="+".join)
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_cached_equals_live(
+    tmp_path: Path, photos: Path, tiny: Tiny, cut: tuple[str, ...], dtype: str
+) -> None:
+    backbone = tiny()
+    live, wanted = fetch_all(Features(backbone, None, dtype=dtype, quiet=True), photos, cut)
+    assert isinstance(live, LiveTable)
+    for _ in range(2):
+        cache = FeatureCache(tmp_path)
+        stored, got = fetch_all(Features(backbone, cache, dtype=dtype, quiet=True), photos, cut)
+        assert isinstance(stored, StoredTable)
+        for role in cut:
+            assert got[role].dtype == wanted[role].dtype == torch.float32
+            # One unit in the last place of the stored type: batches of other sizes may round so.
+            gap = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 2e-2}[dtype]
+            torch.testing.assert_close(got[role], wanted[role], rtol=gap, atol=1e-5)
+    _, again = fetch_all(Features(backbone, FeatureCache(tmp_path), dtype=dtype), photos, cut)
+    for role in cut:
+        assert torch.equal(again[role], got[role])
+
+
+def test_half_precision_rounds_with_and_without_a_cache(photos: Path, tiny: Tiny) -> None:
+    _, half = fetch_all(Features(tiny(), None, dtype="float16", quiet=True), photos, CUTS[0])
+    _, full = fetch_all(Features(tiny(), None, quiet=True), photos, CUTS[0])
+    assert torch.equal(half["final.pooled"], full["final.pooled"].half().float())
+    assert not torch.equal(half["final.pooled"], full["final.pooled"])
+
+
+def test_random_views_differ_from_each_other(tmp_path: Path, photos: Path, tiny: Tiny) -> None:
+    features = Features(tiny(), FeatureCache(tmp_path), quiet=True)
+    _, state = fetch_all(features, photos, ("final.pooled",))
+    views = state["final.pooled"].view(3, -1, 8)
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        assert bool((views[a] != views[b]).any(dim=1).all())
+    _, plain = fetch_all(features, photos, ("final.pooled",), views=0)
+    assert torch.equal(plain["final.pooled"], views[0])
+
+
+VIEWS = """
+import hashlib, sys
+from pathlib import Path
+from petiole.data.image import read_image
+from petiole.data.preprocessing import Augmentation, Preprocessing, view
+half = (0.5, 0.5, 0.5)
+p = Preprocessing(size=(16, 16), crop=1.0, interpolation="bilinear", mean=half, std=half)
+for path, name in zip(sys.argv[1::2], sys.argv[2::2]):
+    pixels = view(read_image(Path(path)), p, Augmentation(), name, 2)
+    print(hashlib.sha256(pixels.numpy().tobytes()).hexdigest())
+"""
+
+
+def test_random_views_are_the_same_in_another_process(photos: Path, tiny: Tiny) -> None:
+    samples = open_data(photos).samples[::7]
+    arguments = [part for s in samples for part in (str(s.path), s.id)]
+    other = subprocess.run(
+        [sys.executable, "-c", VIEWS, *arguments], capture_output=True, text=True, timeout=180
+    )
+    chosen = [(s, 2) for s in samples]
+    images = Features(tiny(), quiet=True).compute(chosen, ("images",), Augmentation())["images"]
+    sums = [hashlib.sha256(image.numpy().tobytes()).hexdigest() for image in images]
+    assert other.stdout.split() == sums
+    assert len(set(sums)) == len(samples)
+
+
+def test_only_what_is_missing_is_computed(
+    tmp_path: Path, photos: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    compute = Features.compute
+    monkeypatch.setattr(
+        Features, "compute", lambda s, c, *rest: (seen.append(len(c)), compute(s, c, *rest))[1]
+    )
+    features = Features(tiny(), FeatureCache(tmp_path), quiet=True)
+    data = open_data(photos)
+    features.table(data.select(range(7)), ("final.pooled",))
+    features.table(data, ("final.pooled",))
+    features.table(data, ("final.pooled",))
+    assert seen == [7, len(data) - 7]
+
+
+def test_other_weights_have_other_keys(tiny: Tiny) -> None:
+    keys = {
+        Features(tiny(seed)).key(("final.pooled",), 0, Augmentation()).digest for seed in (0, 1)
+    }
+    assert len(keys) == 2
+
+
+def test_the_evaluation_view_does_not_depend_on_the_augmentation(tiny: Tiny) -> None:
+    features = Features(tiny())
+    a, b = Augmentation(), Augmentation(jitter=0.0)
+    assert features.key(CUTS[0], 0, a) == features.key(CUTS[0], 0, b)
+    assert features.key(CUTS[0], 1, a) != features.key(CUTS[0], 1, b)
+    assert features.key(CUTS[0], 1, Augmentation.none()) == features.key(CUTS[0], 0, a)
+
+
+def test_bf16_has_its_own_key_and_is_close(photos: Path, tiny: Tiny) -> None:
+    mixed = Features(tiny(), None, precision="bf16", quiet=True)
+    _, got = fetch_all(mixed, photos, CUTS[0])
+    _, want = fetch_all(Features(tiny(), None, quiet=True), photos, CUTS[0])
+    torch.testing.assert_close(got["final.pooled"], want["final.pooled"], rtol=0.05, atol=0.02)
+    assert mixed.key(CUTS[0], 0, Augmentation()) != Features(tiny()).key(CUTS[0], 0, Augmentation())
+
+
+def test_batches_walk_the_rows_in_order(tmp_path: Path, photos: Path, tiny: Tiny) -> None:
+    data = open_data(photos)
+    table = Features(tiny(), FeatureCache(tmp_path), quiet=True).table(data, ("final.map",))
+    parts = [b["final.map"] for b in table.batches(len(data), 7)]
+    whole = table.fetch(torch.arange(len(data)), torch.zeros(len(data), dtype=torch.long))
+    assert [len(p) for p in parts] == [7, 7, 7, 7, 2]
+    assert torch.equal(torch.cat(parts), whole["final.map"])

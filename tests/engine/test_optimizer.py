@@ -1,0 +1,150 @@
+"""The prompt learners' training: rates by epoch, SGD, passes without a rest, averaged weights."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import clip_for_tests as clips
+import contract
+from petiole.backbones.dual_encoder.towers import TwoTowers
+from petiole.engine.optimizer import GaussianAverage, learning_rate, make_optimizer
+from petiole.errors import ConfigError
+from petiole.methods.recipe import PROMPT_LEARNING, Recipe
+from petiole.methods.registry import create
+from petiole.tasks.classification import training
+from petiole.tasks.classification.model import AdaptedClassifier, ClassificationLoss
+from petiole.tasks.classification.sampler import Sampler
+
+
+def test_rates_of_ten_epochs() -> None:
+    """Golden list of spec prompt.md, section 1, for lr 0.002."""
+    recipe = Recipe(**PROMPT_LEARNING | {"epochs": 10})  # type: ignore[arg-type]
+    got = [learning_rate(epoch * 25 + 24, recipe, 25) for epoch in range(10)]
+    want = [
+        1e-5,
+        0.002,
+        0.001951,
+        0.001809,
+        0.001588,
+        0.001309,
+        0.001,
+        0.000691,
+        0.000412,
+        0.000191,
+    ]
+    np.testing.assert_allclose(got, want, atol=5e-7)
+    first = [learning_rate(epoch * 25, recipe, 25) for epoch in range(10)]
+    assert first == got  # one rate all through an epoch
+
+
+@pytest.mark.parametrize(
+    ("images", "epochs", "steps"),
+    [(800, 10, 250), (304, 10, 90), (80, 10, 20), (3184, 10, 990), (20, 10, 10)],
+)
+def test_steps_of_the_published_table(images: int, epochs: int, steps: int) -> None:
+    """Spec prompt.md, section 1: a pass drops its rest, unless that is all there is."""
+    recipe = Recipe(**PROMPT_LEARNING | {"epochs": epochs})  # type: ignore[arg-type]
+    assert recipe.resolved(images, 50).steps == steps
+
+
+@given(images=st.integers(1, 60), size=st.integers(1, 20), seed=st.integers(0, 99))
+def test_a_pass_without_a_rest_shows_no_image_twice(images: int, size: int, seed: int) -> None:
+    data = contract.dataset(0, -(-images // 3))
+    recipe = Recipe(batch_size=size, drop_last=True, epochs=2.0, train_on="target", views=0)
+    sampler = Sampler(data, recipe, seed)
+    a_pass = int(recipe.a_pass(len(data), 3))
+    for epoch in range(2):
+        batches = [sampler(epoch * a_pass + i)[0] for i in range(a_pass)]
+        assert {len(b) for b in batches} == {min(size, len(data))}
+        rows = torch.cat(batches).tolist()
+        assert len(set(rows)) == len(rows)
+
+
+def test_what_counts_epochs_needs_them() -> None:
+    with pytest.raises(ConfigError, match="set epochs"):
+        Recipe(schedule="epochs")
+    with pytest.raises(ConfigError, match="set epochs"):
+        Recipe(average_mean=3.0, epochs=2.5, batch_size=4)
+    # A length in steps replaces a preset in epochs.
+    assert create("coop", {"steps": 7}).recipe.resolved(100, 3).steps == 7
+
+
+def loss_module() -> ClassificationLoss:
+    towers: TwoTowers = clips.towers()
+    torch.manual_seed(0)
+    return ClassificationLoss(
+        AdaptedClassifier(towers, create("ivlp", {"steps": 1}).plan(towers, 3)), 0.5, 0.0
+    )
+
+
+def test_sgd_decays_everything_and_keeps_momentum() -> None:
+    model = loss_module()
+    recipe = Recipe(**PROMPT_LEARNING | {"epochs": 1})  # type: ignore[arg-type]
+    sgd = make_optimizer(model, recipe)
+    assert isinstance(sgd, torch.optim.SGD)
+    (group,) = sgd.param_groups
+    assert (group["momentum"], group["weight_decay"]) == (0.9, 5e-4)
+    assert (group["dampening"], group["nesterov"]) == (0, False)
+    parameter = next(p for p in model.parameters() if p.requires_grad)
+    old, velocity = parameter.detach().double().clone(), 0.0
+    for _ in range(3):
+        for p in model.parameters():
+            p.grad = torch.full_like(p, 0.25)
+        velocity = 0.9 * velocity + 0.25 + 5e-4 * old  # type: ignore[assignment]
+        old = old - 0.002 * velocity
+        sgd.step()
+    torch.testing.assert_close(parameter.detach().double(), old, rtol=1e-5, atol=1e-7)
+
+
+def test_weights_are_averaged_under_a_gaussian() -> None:
+    """PromptSRC's published setting: mean 15, sd 1, 20 epochs."""
+    model = loss_module()
+    recipe = Recipe(batch_size=4, epochs=20.0, average_mean=15.0, average_sd=1.0)
+    average = GaussianAverage(model, recipe, a_pass=3)
+    parameter = next(p for p in model.parameters() if p.requires_grad)
+    want, total = torch.zeros_like(parameter, dtype=torch.float64), 0.0
+    for step in range(60):
+        with torch.no_grad():
+            parameter += 0.01 * torch.randn_like(parameter)
+        average.after(step)
+        if step % 3 == 2:
+            weight = math.exp(-((step // 3 + 1 - 15) ** 2) / 2)
+            want += weight * parameter.detach().double()
+            total += weight
+    average.finish()
+    torch.testing.assert_close(parameter.detach().double(), want / total, rtol=1e-4, atol=1e-6)
+    assert len(average.state_dict()) == sum(p.requires_grad for p in model.parameters())
+
+
+def test_an_interrupted_average_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    """The checkpoint holds the average so far."""
+
+    def train(out: Path, stop: int = 0) -> dict[str, torch.Tensor]:
+        towers = clips.towers()
+        method = create("promptsrc", {"epochs": 4, "views": 0, "average_mean": 2.0, "depth": 2})
+        torch.manual_seed(0)
+        adapted = AdaptedClassifier(towers, method.plan(towers, 3))
+        adapted.name(contract.CLASSES)
+        table = contract.Memory(adapted, stored=True)
+
+        def log(step: int, loss: float, lr: float) -> None:  # noqa: ARG001
+            if stop and step >= stop:
+                raise KeyboardInterrupt
+
+        callbacks = training.Callbacks(checkpoint=out, every=0.0, quiet=True, log=log)
+        data = contract.dataset(0, 6)
+        training.train(adapted, data, table, method.recipe, seed=1, callbacks=callbacks)
+        return {k: v.clone() for k, v in adapted.state_dict().items()}
+
+    whole = train(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "parts", stop=10)
+    resumed = train(tmp_path / "parts")
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())

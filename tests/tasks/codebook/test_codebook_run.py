@@ -1,0 +1,402 @@
+"""An inquiry: record, files, diagnoses, repetition, interruption, processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import lvlm_for_tests as tiny
+from petiole.backbones.codebook_lvlm import LVLM
+from petiole.data.readers.jsonl import open_plain
+from petiole.data.text_dataset import TextDataset
+from petiole.engine import trainer
+from petiole.engine.run_lock import locked
+from petiole.errors import BackboneError, ConfigError, DataError, RunError
+from petiole.files import sha256
+from petiole.layers.token_pruning import Pruning
+from petiole.methods.base import Changes
+from petiole.methods.registry import methods
+from petiole.tasks.codebook import training
+from petiole.tasks.codebook.adapter import EncoderAdapter, build_model, is_lvlm_method, method_of
+from petiole.tasks.codebook.images import ImageFolder
+from petiole.tasks.codebook.model import AdaptedCodebookModel
+from petiole.tasks.codebook.training import CodebookRecord, CodebookRun, read_record, run, train
+
+SETTINGS = {"steps": 6, "batch_size": 4, "lr": 3e-3}
+METHODS = [name for name in methods() if is_lvlm_method(name)]
+FILE = "adapter/adapter.safetensors"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders of two domains."""
+    folder = tmp_path_factory.mktemp("inquiry")
+    tiny.data(folder / "sketch", train=12, test=6)
+    tiny.data(folder / "base", "base", train=8, test=2)
+    return folder
+
+
+@cache
+def models(discrete: bool = True) -> tuple[LVLM, LVLM]:
+    """A surrogate and another model, over one tower."""
+    tower = tiny.tower()
+    return tiny.model(over=tower, discrete=discrete), tiny.model(
+        "gpt2", over=tower, discrete=discrete
+    )
+
+
+def asked(home: Path, folder: Path, method: str = "craft", **changes: Any) -> CodebookRun:
+    discrete = methods()[method].cls.discrete is not False  # type: ignore[attr-defined]
+    settings = SETTINGS if method != "lvlm-zero-shot" else {}
+    plain = CodebookRun(
+        models(discrete)[0],
+        open_plain(home / "sketch"),
+        method,
+        folder,
+        settings,
+        quiet=True,
+        checkpoint_seconds=0,
+    )
+    return replace(plain, **changes)
+
+
+def lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def test_a_run_leaves_all_that_it_promises(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "EVERY", 3)
+    monkeypatch.setattr(trainer, "LOG_EVERY", 1)
+    answers, told = training.answers, []
+
+    def overheard(
+        adapted: Any, vision_outputs: Any, samples: Any, pruning: Any, p: Any, **rest: Any
+    ) -> Any:
+        told.append(p)
+        return answers(adapted, vision_outputs, samples, pruning, p, **rest)
+
+    monkeypatch.setattr(training, "answers", overheard)
+    surrogate, other = models()
+    before = tiny.hashes(surrogate), tiny.hashes(other)
+    made = asked(home, tmp_path, others=(other,), pruning=Pruning(0.5))
+    record = run(made)
+    assert (tiny.hashes(surrogate), tiny.hashes(other)) == before
+    assert list(record.scores) == ["tiny-llama", "tiny-gpt2"]
+    assert all(next(iter(s)) == "exact_match" for s in record.scores.values())
+    assert read_record(tmp_path) == record
+    assert [row["step"] for row in lines(tmp_path / "diagnostics.jsonl")] == [0, 3, 6]
+    first, *_, last = lines(tmp_path / "diagnostics.jsonl")
+    assert first.pop("step") == 0
+    assert first == record.diagnosis["start"]
+    assert first["flip_rate"] == 0
+    del last["step"]
+    assert last == record.diagnosis["end"]
+    assert last["flip_rate"] > 0
+    log = lines(tmp_path / "metrics.jsonl")
+    assert [row["step"] for row in log] == list(range(6))
+    assert all(row.keys() == {"step", "loss", "lr"} for row in log)
+    assert {
+        "request.json",
+        "metrics.jsonl",
+        "diagnostics.jsonl",
+        "predictions/tiny-llama.jsonl",
+        "predictions/tiny-gpt2.jsonl",
+        "adapter/adapter.json",
+        FILE,
+    } == record.files.keys()
+    assert all(sha256(tmp_path / name) == digest for name, digest in record.files.items())
+    assert not (tmp_path / "checkpoint.safetensors").exists()
+    assert len(lines(tmp_path / "test_evaluations.jsonl")) == 1  # opened once, for both models
+    opened = EncoderAdapter.load(tmp_path, model=other)
+    counted = opened.frequencies
+    assert not torch.equal(counted.tuned, counted.original)
+    assert [torch.equal(p, counted.tuned) for p in told] == [True, True]  # of the tuned encoder
+    image_folder = ImageFolder(made.data.root, other.tower)
+    assert record.trainable == sum(p.numel() for p in surrogate.tower.encoder.parameters())
+    for adapted in (EncoderAdapter.load(tmp_path, model=surrogate).adapted, opened.adapted):
+        rows = lines(tmp_path / "predictions" / f"{adapted.model.name}.jsonl")
+        assert [row["key"] for row in rows] == [s.key for s in made.data["test"]]
+        with torch.no_grad():
+            for row, sample in zip(rows, made.data["test"], strict=True):
+                said = adapted.answer(
+                    adapted.encode_images(image_folder(list(sample.images))),
+                    [sample.text],
+                    pruning=Pruning(0.5),
+                    frequencies=counted.tuned,
+                )
+                assert row["prediction"] == said[0]
+                assert row["references"] == list(sample.references)
+        mean = sum(row["score"] for row in rows) / len(rows)
+        assert record.scores[adapted.model.name]["exact_match"] == pytest.approx(mean)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_runs(home: Path, tmp_path: Path, method: str) -> None:
+    made = asked(home, tmp_path, method)
+    before = tiny.hashes(made.model)
+    record = run(made)
+    assert tiny.hashes(made.model) == before
+    assert (record.trainable > 0) == (method != "lvlm-zero-shot")
+    moved = record.diagnosis["end"]["flip_rate"] > 0
+    assert moved == (method in ("craft", "vision-ft-discrete", "vision-ft", "ldifs"))
+    bare = AdaptedCodebookModel(made.model, Changes(), Changes())
+    tensors = load_file(tmp_path / FILE)
+    assert torch.equal(tensors["frequencies.tuned"], tensors["frequencies.original"]) == (not moved)
+    assert bare.state_dict() == {}
+    if method == "lvlm-zero-shot":
+        assert tensors.keys() == {"frequencies.tuned", "frequencies.original"}
+        assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def losses(home: Path, folder: Path, **changes: Any) -> tuple[list[float], CodebookRecord]:
+    chosen = {**SETTINGS, "steps": 10, "encoder": "lora-qkv"}
+    made = asked(home, folder, settings=chosen, **changes)
+    record = run(made)
+    return [row["loss"] for row in lines(folder / "metrics.jsonl")], record
+
+
+def test_a_seed_fixes_the_first_ten_losses(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "LOG_EVERY", 1)
+    torch.manual_seed(1)
+    first, record = losses(home, tmp_path / "a")
+    torch.manual_seed(2)  # what happened before plays no part
+    again, repeated = losses(home, tmp_path / "b")
+    assert len(first) == 10
+    assert first == again
+    assert record.files[FILE] == repeated.files[FILE]
+    assert record.id == repeated.id
+    assert record.scores == repeated.scores
+    other, third = losses(home, tmp_path / "c", seed=1)
+    assert other != first
+    assert third.id != record.id
+
+
+def test_general_images_are_remembered(home: Path, tmp_path: Path) -> None:
+    general = open_plain(home / "base")
+    weak = run(asked(home, tmp_path / "without"))
+    wish = {**SETTINGS, "remember": 5.0}
+    strong = run(asked(home, tmp_path / "with", settings=wish, general=general))
+    assert strong.request.general == general.digest()
+    assert weak.request.general == ""
+
+    def forgot(folder: Path) -> float:
+        adapted = EncoderAdapter.load(folder, model=models()[0]).adapted
+        pictures = ImageFolder(general.root, adapted.model.tower)(general.images)
+        with torch.no_grad():
+            now, was = adapted.encode_images(pictures), adapted.model.tower.encode_images(pictures)
+            return float((now.z - was.partials[-1]).square().mean())
+
+    assert forgot(tmp_path / "with") < forgot(tmp_path / "without")
+    with pytest.raises(DataError, match="general"):
+        run(asked(home, tmp_path / "none", settings=wish))
+
+
+def test_wrong_requests_are_refused_before_anything_is_written(home: Path, tmp_path: Path) -> None:
+    twin = models(discrete=False)[0]
+    with pytest.raises(ConfigError, match="codes"):
+        run(asked(home, tmp_path / "a", model=twin))
+    with pytest.raises(ConfigError, match="continuous"):
+        run(asked(home, tmp_path / "a", "vision-ft", model=models()[0]))
+    with pytest.raises(BackboneError, match="sha256"):
+        run(asked(home, tmp_path / "a", others=(tiny.model("gpt2", tiny.tower(seed=5)),)))
+    with pytest.raises(ConfigError, match="craft"):
+        run(replace(asked(home, tmp_path / "a"), method="linear-probe"))
+    data = open_plain(home / "sketch")
+    two = replace(data["train"][0], images=data["train"][0].images * 2)
+    with pytest.raises(DataError, match="one image"):
+        run(asked(home, tmp_path / "a", data=replace(data, parts={**data.parts, "train": (two,)})))
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_folder_holds_one_run_and_one_writer(home: Path, tmp_path: Path) -> None:
+    made = asked(home, tmp_path)
+    with locked(tmp_path), pytest.raises(RunError, match="Another process"):
+        run(made)
+    assert not (tmp_path / "request.json").exists()
+    record = run(made)
+    stamp = (tmp_path / FILE).stat().st_mtime_ns
+    with pytest.raises(RunError, match="--resume"):
+        run(made)
+    assert run(replace(made, resume=True)) == record  # as it is
+    assert (tmp_path / FILE).stat().st_mtime_ns == stamp
+    assert len(lines(tmp_path / "test_evaluations.jsonl")) == 1
+    for change in (
+        {"settings": {**SETTINGS, "lr": 1e-4}},
+        {"seed": 1},
+        {"pruning": Pruning(0.5)},
+        {"others": (models()[1],)},
+        {"general": made.data},
+        {"data": open_plain(home / "base")},
+    ):
+        with pytest.raises(RunError, match="other settings"):
+            run(replace(made, resume=True, **change))  # type: ignore[arg-type]
+
+
+class Stopped(Exception):
+    """Stands for the loss of power."""
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("craft", {}),
+        ("craft", {"encoder": "lora-qkv", "encoder_settings": {"dropout": 0.3}}),
+        ("llm-lora", {}),
+    ],
+    ids=str,
+)
+def test_a_run_cut_anywhere_ends_in_the_same_bits(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, settings: Any
+) -> None:
+    chosen = {**SETTINGS, **settings}
+    whole = run(asked(home, tmp_path / "whole", method, settings=chosen))
+    made = asked(home, tmp_path / "cut", method, settings=chosen)
+    save = trainer.Trainer._save
+    for last in (2, 5):
+
+        def stops(self: Any, callbacks: Any, step: int, kept: Any, last: int = last) -> None:
+            save(self, callbacks, step, kept)
+            if step == last:
+                raise Stopped
+
+        with monkeypatch.context() as patch:
+            patch.setattr(trainer.Trainer, "_save", stops)
+            with pytest.raises(Stopped):
+                run(replace(made, resume=last > 2))
+    record = run(replace(made, resume=True))
+    assert record.files[FILE] == whole.files[FILE]
+    assert record.scores == whole.scores
+    assert record.diagnosis == whole.diagnosis
+    for name in ("metrics.jsonl", "predictions/tiny-llama.jsonl"):
+        rows = lines(tmp_path / "cut" / name)
+        assert [r for i, r in enumerate(rows) if r not in rows[:i]] == lines(
+            tmp_path / "whole" / name
+        )
+
+
+def test_a_killed_run_resumes_to_the_same_bits(home: Path, tmp_path: Path) -> None:
+    """In another process, which also opens the file of this one."""
+    whole = run(asked(home, tmp_path / "whole"))
+    file = tmp_path / "cut" / "checkpoint.safetensors"
+    stopped = subprocess.Popen(
+        [sys.executable, "-c", SLOW, str(home), str(tmp_path)], cwd=Path(__file__).parents[1]
+    )
+    deadline = time.monotonic() + 540
+    while not file.exists() and time.monotonic() < deadline and stopped.poll() is None:
+        time.sleep(0.02)
+    stopped.send_signal(signal.SIGKILL)
+    stopped.wait()
+    assert file.exists()
+    assert (tmp_path / "hash").read_text() == tensors_of(tmp_path / "whole")
+    made = asked(home, tmp_path / "cut")
+    with pytest.raises(RunError, match="--resume"):
+        run(made)
+    record = run(replace(made, resume=True))
+    assert record.files[FILE] == whole.files[FILE]
+    assert record.id == whole.id
+
+
+def tensors_of(folder: Path) -> str:
+    """Everything that an opened file holds and sees."""
+    opened = EncoderAdapter.load(folder, model=models()[0])
+    with torch.no_grad():
+        vision_output = opened.adapted.encode_images(tiny.pictures())
+    tensors = [*opened.adapted.state_dict().values(), vision_output.z, vision_output.codes]
+    return str([t.double().sum().item() for t in tensors])
+
+
+SLOW = """
+import sys, time
+from pathlib import Path
+sys.path[:0] = ["engine", "."]
+import torch
+torch.set_num_threads(1)
+from petiole.engine import descent
+save = trainer.Descent._save
+def slowly(self, *rest):
+    save(self, *rest)
+    time.sleep(60)
+trainer.Descent._save = slowly
+from test_inquiry import asked, run, tensors_of
+home, folder = map(Path, sys.argv[1:])
+(folder / "hash").write_text(tensors_of(folder / "whole"))
+run(asked(home, folder / "cut"))
+"""
+
+SHORT = {"steps": 4, "batch_size": 6, "lr": 1e-3, "contrast": 0, "clip": 0.0}
+
+
+def together(home: Path, out: Path) -> None:
+    """Four steps on answers of one word, so that halves of a batch weigh the same."""
+    data = open_plain(home / "sketch")
+    short = tuple(replace(s, targets={"red": 1.0}) for s in data["train"])
+    made = asked(
+        home,
+        out,
+        settings=SHORT,
+        data=TextDataset(data.task, data.root, {**data.parts, "train": short}),
+    )
+    method = method_of("craft", SHORT)
+    torch.manual_seed(0)
+    adapted = build_model(method, made.model)
+    image_folder = ImageFolder(data.root, made.model.tower)
+    train(made, adapted, method, image_folder, trainer.Callbacks(quiet=True))
+    torch.save(adapted.state_dict(), out)
+
+
+TOGETHER = """
+import sys
+from pathlib import Path
+sys.path[:0] = ["engine", "."]
+import torch
+torch.set_num_threads(1)
+from test_inquiry import together
+together(*map(Path, sys.argv[1:]))
+"""
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distribution")
+def test_two_processes_average_to_the_step_of_one(home: Path, tmp_path: Path) -> None:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = str(s.getsockname()[1])
+    world = {
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "ACCELERATE_USE_CPU": "true",
+        "OMP_NUM_THREADS": "1",
+    }
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", TOGETHER, str(home), str(tmp_path / f"rank{r}")],
+            env={**os.environ, "RANK": str(r), "LOCAL_RANK": str(r), **world},
+            cwd=Path(__file__).parents[1],
+        )
+        for r in range(2)
+    ]
+    together(home, tmp_path / "alone")
+    assert [p.wait() for p in both] == [0, 0]
+    want = torch.load(tmp_path / "alone")
+    for rank in range(2):
+        got = torch.load(tmp_path / f"rank{rank}")
+        for name, tensor in want.items():
+            torch.testing.assert_close(got[name], tensor, rtol=0, atol=2e-4)

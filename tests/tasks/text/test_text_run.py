@@ -1,0 +1,253 @@
+"""A course: training on several tasks, its record and adapter, interruption, processes."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.nn.functional import log_softmax
+
+import language_for_tests as tiny
+from petiole.errors import AdapterError, ConfigError, RunError
+from petiole.tasks.text.adapter import TextAdapter, method_of
+from petiole.tasks.text.collator import Collator
+from petiole.tasks.text.model import AdaptedTextModel, GenerationLoss
+from petiole.tasks.text.registry import find
+from petiole.tasks.text.training import TextRun, answers, read_record, run
+
+SETTINGS = {"steps": 6, "batch_size": 4, "lr": 3e-3, "dropout": True}
+
+
+def course(folder: Path, **changes: object) -> TextRun:
+    plain = TextRun(
+        tiny.model(), tiny.tasks(), "vl-adapter", folder, SETTINGS, quiet=True, checkpoint_seconds=0
+    )
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+def adapted(method: str = "vl-adapters", *, tasks: int = 3) -> AdaptedTextModel:
+    model = tiny.model()
+    torch.manual_seed(0)
+    return AdaptedTextModel(model, method_of(method, {"tasks": tasks}).changes(model))
+
+
+def rows_of(tasks: list, count: int = 4) -> list:  # type: ignore[type-arg]
+    return [(n, data.parts["train"][i]) for i in range(count) for n, data in enumerate(tasks)]
+
+
+def test_a_run_leaves_scores_predictions_an_adapter_and_checksums(tmp_path: Path) -> None:
+    record = run(course(tmp_path))
+    assert list(record.scores) == ["vqa", "nlvr", "caption"]
+    assert [next(iter(m)) for m in record.scores.values()] == ["vqa_accuracy", "accuracy", "cider"]
+    lines = (tmp_path / "predictions" / "nlvr.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert {row["prediction"] for row in rows} <= {"true", "false"}
+    assert np.mean([row["score"] for row in rows]) == pytest.approx(
+        record.scores["nlvr"]["accuracy"]
+    )
+    assert read_record(tmp_path) == record
+    assert not (tmp_path / "checkpoint.safetensors").exists()
+    # Three tasks were opened, each once.
+    assert len((tmp_path / "test_evaluations.jsonl").read_text().splitlines()) == 3
+
+
+def test_the_loss_is_the_published_one() -> None:
+    """Sample means times soft scores for VQA and NLVR, one token mean for captions, by B_t / B."""
+    made, tasks = adapted(), tiny.tasks()
+    collator, rows = Collator(made.model, tasks), rows_of(tasks)
+    batch = collator.lesson(rows, np.random.default_rng(3))
+    loss_module = GenerationLoss(made).eval()
+    with torch.no_grad():
+        got = float(loss_module(batch))
+        scores = log_softmax(made(batch.inputs, batch.labels, batch.tasks).double(), dim=-1)
+    rng = np.random.default_rng(3)
+    drawn = []
+    for _, sample in rows:
+        left, chosen = rng.random() * sum(sample.targets.values()), None
+        for answer, weight in sample.targets.items():
+            if chosen is None and left < weight:
+                chosen = (answer, weight)
+            left -= weight
+        drawn.append(chosen)
+    total = {"sample": 0.0, "token": [0.0, 0]}
+    for i, (number, _) in enumerate(rows):
+        text, weight = drawn[i]  # type: ignore[misc]
+        ids = collator.tokenizer(text)
+        nll = -sum(float(scores[i, j, token]) for j, token in enumerate(ids))
+        if number == 2:
+            total["token"][0] += nll  # type: ignore[index]
+            total["token"][1] += len(ids)  # type: ignore[index]
+        else:
+            total["sample"] += weight * nll / len(ids)  # type: ignore[operator]
+    summed, count = total["token"]  # type: ignore[misc]
+    want = total["sample"] / len(rows) + 4 / len(rows) * summed / count  # type: ignore[operator]
+    assert got == pytest.approx(want, rel=1e-5)
+
+
+def test_a_mixed_batch_is_its_tasks_one_by_one() -> None:
+    """Scores of each row, and the gradient: sum over tasks of B_t / B times that of the task alone."""
+    made, tasks = adapted(), tiny.tasks()
+    collator, rows = Collator(made.model, tasks), rows_of(tasks)
+    batch = collator.lesson(rows, np.random.default_rng(0))
+    loss_module = GenerationLoss(made).eval()
+    with torch.no_grad():
+        mixed = made(batch.inputs, batch.labels, batch.tasks)
+    torch.autograd.backward(loss_module(batch))
+    got = {name: p.grad.clone() for name, p in made.named_parameters() if p.grad is not None}
+    made.zero_grad()
+    labels, weights = batch.labels, batch.weights
+    for number in range(3):
+        chosen = [i for i, (n, _) in enumerate(rows) if n == number]
+        alone = collator.lesson([rows[i] for i in chosen], np.random.default_rng(0))
+        with torch.no_grad():
+            single = made(alone.inputs, labels[chosen], alone.tasks)
+        torch.testing.assert_close(mixed[chosen], single, rtol=0, atol=2e-6)
+        same = replace(alone, labels=labels[chosen], weights=weights[chosen])
+        torch.autograd.backward(loss_module(same))
+    for name, p in made.named_parameters():
+        if p.grad is not None:
+            torch.testing.assert_close(p.grad, got[name], rtol=1e-4, atol=1e-6)
+
+
+def test_a_task_alone_trains_its_own_layers_only() -> None:
+    made, tasks = adapted(), tiny.tasks()
+    batch = Collator(made.model, tasks).lesson(
+        [(1, s) for s in tasks[1].parts["train"]], np.random.default_rng(0)
+    )
+    torch.autograd.backward(GenerationLoss(made)(batch))
+    touched = {
+        n.split(".layers.")[1][0]
+        for n, p in made.named_parameters()
+        if ".layers." in n and p.grad is not None
+    }
+    assert touched == {"1"}
+
+
+def test_a_saved_adapter_answers_alike_in_a_fresh_model(tmp_path: Path) -> None:
+    task = find("vqa")
+    made = course(tmp_path)
+    run(made)
+    again = TextAdapter.load(tmp_path, model=tiny.model())
+    collator = Collator(again.adapted.model, made.tasks)
+    said = answers(again.adapted, collator, 0, made.tasks[0].parts["test"])
+    rows = (tmp_path / "predictions" / "vqa.jsonl").read_text().splitlines()
+    assert said == [json.loads(row)["prediction"] for row in rows]
+    assert task.by_sample(made.tasks[0].parts["test"], said)
+    tensors = load_file(tmp_path / "adapter" / "adapter.safetensors")
+    # Complete: the V->L block with its untrained codes, norms, adapters.
+    assert "tuned.visual/codes" in tensors
+    assert any("layer_norm" in name for name in tensors)
+
+
+def test_another_model_is_refused(tmp_path: Path) -> None:
+    run(course(tmp_path))
+    other = tiny.model()
+    with torch.no_grad():
+        other.module.language.get_parameter("model.shared.weight")[5, 5] += 1
+    with pytest.raises(AdapterError, match="fingerprint"):
+        TextAdapter.load(tmp_path, model=other)
+
+
+def test_a_method_for_images_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="vl-"):
+        run(course(tmp_path, method="houlsby"))
+
+
+def test_an_interrupted_course_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    whole = run(course(tmp_path / "whole"))
+    made = course(tmp_path / "cut")
+    file = tmp_path / "cut" / "checkpoint.safetensors"
+    stopped = subprocess.Popen(
+        [sys.executable, "-c", SLOW, str(tmp_path / "cut")], cwd=Path(__file__).parents[1]
+    )
+    deadline = time.monotonic() + 120
+    while not file.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    stopped.send_signal(signal.SIGKILL)
+    stopped.wait()
+    assert file.exists()
+    with pytest.raises(RunError, match="--resume"):
+        run(made)
+    record = run(replace(made, resume=True))
+    name = "adapter/adapter.safetensors"
+    assert record.files[name] == whole.files[name]
+    with pytest.raises(RunError, match=r"settings\.lr"):
+        run(replace(made, resume=True, settings={**SETTINGS, "lr": 1e-4}))
+
+
+SLOW = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, "engine"); sys.path.insert(0, ".")
+from petiole.engine import descent
+save = descent.Descent._save
+def slowly(self, *rest):
+    save(self, *rest)
+    time.sleep(30)
+descent.Descent._save = slowly
+from test_course import course
+from petiole.tasks.text.training import run
+run(course(Path(sys.argv[1])))
+"""
+
+TOGETHER = """
+import sys
+from pathlib import Path
+sys.path.insert(0, "engine"); sys.path.insert(0, ".")
+import torch
+from test_course import course, speaker
+from petiole.tasks.text.training import train
+from petiole.engine.trainer import Watch
+from petiole.tasks.text.adapter import method_of
+from petiole.tasks.text.collator import Lessons
+from petiole.files import write_tensors
+made = course(Path(sys.argv[1]), mode="mixed")
+method = method_of("vl-adapter", {"steps": 4, "batch_size": 12, "tasks": 3, "dropout": False, "lr": 1e-3, "clip": 0.0})
+torch.manual_seed(0)
+from petiole.tasks.text.model import Speaker
+one = Speaker(made.model, method.changes(made.model))
+train(made, one, Lessons(made.model, made.tasks), method.recipe, Watch(quiet=True))
+write_tensors(Path(sys.argv[1]) / sys.argv[2], one.state_dict())
+"""
+
+
+def together(out: Path, name: str, **environment: str) -> "subprocess.Popen[bytes]":
+    clean = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")}
+    return subprocess.Popen(
+        [sys.executable, "-c", TOGETHER, str(out), name],
+        env={**clean, "OMP_NUM_THREADS": "1", **environment},
+        cwd=Path(__file__).parents[1],
+    )
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distribution")
+def test_two_processes_average_to_the_step_of_one(tmp_path: Path) -> None:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = str(s.getsockname()[1])
+    world = {
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "ACCELERATE_USE_CPU": "true",
+    }
+    both = [
+        together(tmp_path, f"rank{r}", RANK=str(r), LOCAL_RANK=str(r), **world) for r in range(2)
+    ]
+    alone = together(tmp_path, "alone")
+    assert [p.wait() for p in (*both, alone)] == [0, 0, 0]
+    want = load_file(tmp_path / "alone")
+    for rank in ("rank0", "rank1"):
+        got = load_file(tmp_path / rank)
+        for name, tensor in want.items():
+            torch.testing.assert_close(got[name], tensor, rtol=0, atol=2e-4)

@@ -1,0 +1,214 @@
+"""Model and tasks opened once: what is seen, what is left out, names of tasks, and what is refused early."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from multitask_for_tests import COUNTS, TASKS, language, task, text_task
+from petiole.data.readers.registry import open_features
+from petiole.data.text_sample import TextSample
+from petiole.errors import ConfigError, DataError
+from petiole.tasks.text.collator import Collator, TaskData
+from petiole.tasks.text.registry import find
+from petiole.tasks.text.visual import BackboneVisuals, PixelSource
+from petiole.tasks.text.workspace import (
+    TextRunSpec,
+    TextSpec,
+    open_workspace,
+    opened_data,
+    reopened,
+    run,
+)
+
+EYES, PLACES, WIDTH = "petiole/tiny-vit", 25, 192
+
+
+class Place(NamedTuple):
+    root: Path
+    school: TextSpec
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    root = tmp_path_factory.mktemp("school")
+    folders = tuple(str(task(root / name, kind)) for name, kind in TASKS.items())
+    model = str(language(root / "model"))
+    return Place(
+        root, TextSpec(model, folders, EYES, places=PLACES, cache=root / "cache", quiet=True)
+    )
+
+
+def test_a_school_opens_its_model_with_eyes_of_the_features_width(place: Place) -> None:
+    opened = open_workspace(place.school)
+    assert [data.name for data in opened.tasks] == list(TASKS.values())
+    assert [data.task for data in opened.tasks] == [find(kind) for kind in TASKS.values()]
+    for data in opened.tasks:
+        assert isinstance(data.sight, BackboneVisuals)
+        captions = 2 if data.name == "caption" else 1
+        counts = {**COUNTS, "train": captions * COUNTS["train"]}
+        assert {part: len(samples) for part, samples in data.parts.items()} == counts
+        seen = data.sight(data.parts["test"][0].images[0])
+        assert seen.tokens.shape == (PLACES, opened.model.vision_width)
+    assert opened.facts["eyes"] == EYES
+    assert opened.facts["eyes_fingerprint"] == opened.eyes.fingerprint  # type: ignore[union-attr]
+    assert len({data.digest for data in opened.tasks}) == 3
+
+
+def test_it_is_opened_once_a_process_and_anew_on_request(place: Place) -> None:
+    first = open_workspace(place.school)
+    assert open_workspace(replace(place.school, quiet=False)) is first, "progress decides nothing"
+    assert reopened(place.school) is not first
+
+
+def test_a_school_and_its_lessons_travel_to_another_process(place: Place, tmp_path: Path) -> None:
+    school = replace(place.school, options=(("boxes", "grid"),))
+    lesson = TextRunSpec(school, "vl-lora", tmp_path, {"lr": 0.1})
+    assert pickle.loads(pickle.dumps(lesson)) == lesson
+    assert hash(pickle.loads(pickle.dumps(school))) == hash(school)
+
+
+def test_the_digest_is_of_samples_pictures_and_how_they_are_seen(
+    place: Place, tmp_path: Path
+) -> None:
+    school = replace(
+        place.school, tasks=(str(shutil.copytree(place.root / "tell", tmp_path / "t")),)
+    )
+    at_home = open_workspace(replace(place.school, tasks=(place.school.tasks[2],))).tasks[0].digest
+    assert reopened(school).tasks[0].digest == at_home, "a place is no content"
+    assert reopened(replace(school, places=16)).tasks[0].digest != at_home
+    shutil.copy(tmp_path / "t/images/test0a.png", tmp_path / "t/images/train1a.png")
+    shutil.copy(tmp_path / "t/images/test1a.png", tmp_path / "t/images/train2a.png")
+    assert reopened(school).tasks[0].digest != at_home
+
+
+def test_samples_of_unreadable_pictures_are_left_out_of_every_part(
+    place: Place, tmp_path: Path
+) -> None:
+    data = Path(shutil.copytree(place.root / "pairs", tmp_path / "pairs"))
+    (data / "images" / "train3b.png").write_bytes(b"no picture")
+    school = replace(place.school, tasks=(str(data),))
+    with pytest.raises(DataError, match=r"train3b\.png"):
+        reopened(school)
+    (found,) = reopened(replace(school, skip_bad=True)).tasks
+    assert {part: len(samples) for part, samples in found.parts.items()} == {**COUNTS, "train": 7}
+    assert all("images/train3b.png" not in s.images for s in found.parts["train"])
+    assert any("train3b.png" in note for note in found.notes)
+
+
+def test_the_second_of_a_kind_has_its_folders_name(place: Place, tmp_path: Path) -> None:
+    other = str(task(tmp_path / "birds", "caption", 4))
+    opened = open_workspace(replace(place.school, tasks=(place.school.tasks[2], other)))
+    assert [data.name for data in opened.tasks] == ["caption", "birds"]
+    assert {data.task.name for data in opened.tasks} == {"caption"}
+    third = str(task(tmp_path / "again" / "birds", "caption", 5))
+    with pytest.raises(ConfigError, match=r"Two tasks are called birds\. Rename"):
+        open_workspace(replace(place.school, tasks=(place.school.tasks[2], other, third)))
+
+
+def test_a_task_that_is_none_is_refused_with_its_folder_before_any_picture(
+    place: Place, tmp_path: Path
+) -> None:
+    data = Path(shutil.copytree(place.root / "tell", tmp_path / "tell"))
+    (data / "task.json").write_text('{"task": "captoin"}')
+    school = replace(place.school, tasks=(str(data),), cache=tmp_path / "cache")
+    with pytest.raises(ConfigError, match=r"tell: Unknown task 'captoin'\. Did you mean caption"):
+        open_workspace(school)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_pictures_need_eyes_and_texts_do_not(place: Place, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no eyes of its own, and .*colours has images.*--eyes"):
+        open_workspace(replace(place.school, eyes=""))
+    text = str(text_task(tmp_path / "text"))
+    opened = open_workspace(replace(place.school, tasks=(text,), eyes=""))
+    assert opened.model.vision_width == 0
+    assert opened.tasks[0].sight is None
+
+
+def test_texts_and_pictures_go_together(place: Place, tmp_path: Path) -> None:
+    text = str(text_task(tmp_path / "text"))
+    opened = open_workspace(replace(place.school, tasks=(place.school.tasks[2], text)))
+    collator = Collator(opened.model, opened.tasks)
+    rows = [(n, data.parts["train"][0]) for n, data in enumerate(opened.tasks)]
+    batch = collator.lesson(rows, np.random.default_rng(0))
+    assert batch.inputs.absent is not None
+    assert batch.inputs.absent.any(dim=1).tolist() == [False, True]
+
+
+def test_what_is_no_folder_is_called_so(tmp_path: Path) -> None:
+    for name in (str(tmp_path / "no"), f"vqa={tmp_path / 'no'}"):
+        with pytest.raises(DataError, match="no: no such folder of data"):
+            opened_data(name)
+    with pytest.raises(DataError, match=r"holds no questions.*train\.jsonl.*task\.json"):
+        opened_data(str(tmp_path))
+
+
+def write_grids(root: Path, name: str, width: int) -> None:
+    import h5py
+
+    folders = {"vqa": "COCO", "nlvr": "nlvr"}
+    folder = root / folders[name] / "clip_features" / "data_clip_RN101_att"
+    folder.mkdir(parents=True)
+    with h5py.File(folder / f"{name}0.h5", "w") as file:
+        file[f"{name}0/features"] = np.ones((49, width), np.float16)
+
+
+def test_stored_features_of_two_widths_are_not_one_models(place: Place, tmp_path: Path) -> None:
+    tasks = []
+    for name, width in (("vqa", 6), ("nlvr", 8)):
+        write_grids(tmp_path / "features", name, width)
+        folder = tmp_path / name
+        folder.mkdir()
+        line = {"image": f"{name}0", "question": "what", "answers": ["true"] * 10}
+        (folder / "train.jsonl").write_text(json.dumps(line) + "\n")
+        tasks.append(f"{name}={folder}")
+    assert open_features("nlvr", tmp_path / "features").width == 8
+    school = replace(place.school, eyes="", features=tmp_path / "features")
+    with pytest.raises(ConfigError, match=r"different widths: \[6, 8\]"):
+        open_workspace(replace(school, tasks=tuple(tasks)))
+    opened = open_workspace(replace(school, tasks=(tasks[0],), places=9))
+    assert opened.model.vision_width == 6
+    assert opened.facts["eyes"] == ""
+    assert opened.tasks[0].sight("vqa0").tokens.shape == (9, 6)  # type: ignore[misc]
+
+
+def test_a_run_with_trained_eyes_looks_at_pictures(place: Place, tmp_path: Path) -> None:
+    school = replace(place.school, tasks=(place.school.tasks[0],))
+    settings = {"steps": 1, "batch_size": 2, "eyes": "norms"}
+    seen: list[str] = []
+
+    class Watched(PixelSource):
+        def _look(self, name: str):  # type: ignore[no-untyped-def]
+            seen.append(name)
+            return super()._look(name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("petiole.tasks.text.workspace.PictureSight", Watched)
+        record = run(TextRunSpec(school, "vl-projection", tmp_path / "run", settings))
+    assert len(seen) >= COUNTS["test"]
+    frozen = run(
+        TextRunSpec(school, "vl-projection", tmp_path / "frozen", {**settings, "eyes": "frozen"})
+    )
+    assert record.trainable > frozen.trainable
+    text = str(text_task(tmp_path / "text"))
+    blind = replace(place.school, tasks=(text,), eyes="")
+    with pytest.raises(ConfigError, match=r"eyes=norms trains an image backbone.*--eyes"):
+        run(TextRunSpec(blind, "vl-adapter", tmp_path / "blind", settings))
+
+
+def test_a_part_of_a_task_says_what_it_lacks() -> None:
+    data = TaskData(find("vqa"), {"train": (), "val": (TextSample("1"),)}, called="birds")
+    assert data.part("val") == (TextSample("1"),)
+    for part in ("train", "test"):
+        with pytest.raises(
+            DataError, match=f"'birds' has no samples of the part '{part}', only of val"
+        ):
+            data.part(part)
