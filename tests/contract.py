@@ -20,7 +20,7 @@ import backbones_for_tests as tiny
 from petiole.backbones.base import IMAGES, Backbone, State
 from petiole.backbones.weights import fingerprint
 from petiole.data.dataset import Dataset, Sample
-from petiole.engine.adapter import TENSORS, Adapter, create_adapter
+from petiole.engine.adapter import TENSORS
 from petiole.engine.feature_extractor import Table
 from petiole.layers.bottleneck import Bottleneck
 from petiole.layers.lowrank import LowRank
@@ -29,6 +29,7 @@ from petiole.layers.solved import SolvedHead
 from petiole.methods.base import Method
 from petiole.methods.registry import create, settings_of
 from petiole.serving.pool import AdapterPool
+from petiole.tasks.classification.adapter import ClassificationAdapter
 from petiole.tasks.classification.model import ANCHOR, AdaptedClassifier, ClassificationLoss
 from petiole.tasks.classification.training import Callbacks, labels_of, train
 
@@ -117,9 +118,9 @@ class Pair:
         return self.train()
 
     @cached_property
-    def saved(self) -> Adapter:
+    def saved(self) -> ClassificationAdapter:
         """``trained``, written to ``folder``."""
-        adapter = create_adapter(
+        adapter = ClassificationAdapter.of(
             self.trained,
             method=self.name,
             settings=settings_of(self.method),
@@ -240,7 +241,7 @@ def survives_saving(pair: Pair) -> None:
     adapted = pair.saved.adapted
     want = pair.logits(adapted)
     stored = load_file(pair.folder / TENSORS)
-    again = Adapter.load(pair.folder, backbone=pair.backbone)
+    again = ClassificationAdapter.load(pair.folder, backbone=pair.backbone)
     assert torch.equal(pair.logits(again.adapted), want)
     assert again.classes == list(CLASSES)
     assert stored.keys() == adapted.state_dict().keys()

@@ -13,7 +13,7 @@ from petiole.backbones.vision.cnn import ConvNet, wrap
 from petiole.data.dataset import Dataset, Sample
 from petiole.data.preprocessing import Preprocessing
 from petiole.engine.feature_extractor import StoredTable
-from petiole.tasks.classification.workspace import ClassificationSpec
+from petiole.tasks.classification.workspace import Classification
 
 CLASSES = ("ash", "birch", "cedar")
 
@@ -50,9 +50,9 @@ def feature_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def bench(photos: Path, renders: Path, feature_cache: Path) -> ClassificationSpec:
+def bench(photos: Path, renders: Path, feature_cache: Path) -> Classification:
     """EfficientNet-Lite0 at 32 px over the small images."""
-    return ClassificationSpec(
+    return Classification(
         "petiole/efficientnet-lite0",
         photos,
         renders,

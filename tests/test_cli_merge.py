@@ -13,8 +13,8 @@ from PIL import Image
 import backbones_for_tests as tiny
 import petiole
 from petiole.cli import main
-from petiole.engine.adapter import create_adapter
 from petiole.methods.registry import create, settings_of
+from petiole.tasks.classification.adapter import ClassificationAdapter
 from petiole.tasks.classification.model import AdaptedClassifier
 
 
@@ -32,7 +32,7 @@ def save(folder: Path, method: str) -> Path:
         adapted = AdaptedClassifier(backbone, chosen.plan(backbone, 3))
         for parameter in adapted.parameters():
             parameter.data.normal_(std=0.05)
-    create_adapter(
+    ClassificationAdapter.of(
         adapted.eval(),
         method=method,
         settings=settings_of(chosen),

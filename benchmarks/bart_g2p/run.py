@@ -20,12 +20,13 @@ from petiole.backbones.encoder_decoder import Seq2Seq
 from petiole.backbones.encoder_decoder.loading import architecture, with_eyes
 from petiole.backbones.weights import load_strictly, read_json, read_safetensors
 from petiole.data.text_sample import TextSample
+from petiole.engine.run import run
 from petiole.protocols import multitask
 from petiole.protocols.comparison import ComparisonRow
 from petiole.report.multitask import summarise, to_markdown, write
 from petiole.tasks.text.collator import TaskData
 from petiole.tasks.text.registry import find
-from petiole.tasks.text.training import TextRun, run
+from petiole.tasks.text.training import TextRun
 
 STEPS, BATCH, VALIDATED = 300, 64, 1000
 BUDGET = {"steps": STEPS, "batch_size": BATCH, "tasks": 1}

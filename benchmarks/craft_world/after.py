@@ -19,11 +19,11 @@ from petiole.data.text_sample import TextSample
 from petiole.files import write_json
 from petiole.layers.token_pruning import Pruning
 from petiole.methods.base import Changes
-from petiole.tasks.codebook.adapter import EncoderAdapter
-from petiole.tasks.codebook.answers import answers
+from petiole.tasks.codebook.adapter import CodebookAdapter
 from petiole.tasks.codebook.images import ImageFolder, VisionOutputs
 from petiole.tasks.codebook.model import AdaptedCodebookModel
 from petiole.tasks.codebook.routing import routed
+from petiole.tasks.codebook.training import answers
 from petiole.tasks.text.registry import find
 
 KEPT = (0.9, 0.8, 0.6, 0.4, 0.2)
@@ -44,7 +44,7 @@ def right(
 
 
 def pruned(
-    file: EncoderAdapter, vision_outputs: VisionOutputs, samples: Sequence[TextSample]
+    file: CodebookAdapter, vision_outputs: VisionOutputs, samples: Sequence[TextSample]
 ) -> dict[str, list[int]]:
     """All modes at 0.8, and the full one at every share."""
     wanted = [(mode, 0.8) for mode in MODES] + [("full", keep) for keep in KEPT if keep != 0.8]
@@ -57,7 +57,7 @@ def pruned(
 
 
 def restricted(
-    file: EncoderAdapter, vision_outputs: VisionOutputs, samples: Sequence[TextSample]
+    file: CodebookAdapter, vision_outputs: VisionOutputs, samples: Sequence[TextSample]
 ) -> dict[str, list[int]]:
     """Only the most frequent entries of the domain may be chosen."""
     tower, whole = file.adapted.model.tower, file.adapted.model.tower.quantiser
@@ -76,7 +76,7 @@ def workspace(chosen: argparse.Namespace, base: int, where: str, row: str, seed:
     if (folder / "after.json").exists() or not (folder / "record.json").exists():
         return
     surrogate = model(chosen.models / f"base{base}" / A)
-    file = EncoderAdapter.load(folder, model=surrogate)
+    file = CodebookAdapter.load(folder, model=surrogate)
     adapted, bare = file.adapted, AdaptedCodebookModel(surrogate, Changes(), Changes())
     found: dict[str, list[int] | float] = {}
     for name in (where, "base"):

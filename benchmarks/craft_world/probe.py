@@ -21,7 +21,7 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.preprocessing import StandardScaler
 
 from petiole.methods.base import Changes
-from petiole.tasks.codebook.adapter import EncoderAdapter
+from petiole.tasks.codebook.adapter import CodebookAdapter
 from petiole.tasks.codebook.images import ImageFolder
 from petiole.tasks.codebook.model import AdaptedCodebookModel
 
@@ -52,7 +52,7 @@ def main() -> None:
         folder = chosen.out / f"base{chosen.base}" / where / "craft" / "seed0"
         adapted_models = {
             "original": AdaptedCodebookModel(surrogate, Changes(), Changes()).eval(),
-            "craft": EncoderAdapter.load(folder, model=surrogate).adapted,
+            "craft": CodebookAdapter.load(folder, model=surrogate).adapted,
         }
         for name, adapted in adapted_models.items():
             with torch.no_grad():

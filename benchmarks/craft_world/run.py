@@ -20,7 +20,8 @@ from petiole.backbones.codebook_lvlm.loading import load_lvlm
 from petiole.data.readers.jsonl import open_plain
 from petiole.data.synthetic.boards import write
 from petiole.data.text_dataset import TextDataset
-from petiole.tasks.codebook.training import CodebookRun, run
+from petiole.engine.run import run
+from petiole.tasks.codebook.training import CodebookRun
 
 DOMAINS = ("sketch", "false", "xray")
 A, B, C = "llama", "gpt2", "lfm2"

@@ -44,16 +44,12 @@ if TYPE_CHECKING:
     from petiole.engine.adapter import Adapter
     from petiole.ledger import ledger
     from petiole.serving.pool import AdapterPool
-    from petiole.tasks.codebook.adapter import EncoderAdapter
-    from petiole.tasks.text.adapter import TextAdapter
 
 _HOMES = {
     "load": "backbones.registry",
     "load_language_model": "backbones.encoder_decoder.loading",
     "load_lvlm": "backbones.codebook_lvlm.loading",
     "Adapter": "engine.adapter",
-    "EncoderAdapter": "tasks.codebook.adapter",
-    "TextAdapter": "tasks.text.adapter",
     "AdapterPool": "serving.pool",
     "ledger": "ledger",
     **{
@@ -86,9 +82,7 @@ _HOMES = {
 __all__ = [
     "Adapter",
     "AdapterPool",
-    "EncoderAdapter",
     "PetioleError",
-    "TextAdapter",
     "__version__",
     "ask",
     "cache",

@@ -14,8 +14,8 @@ from petiole.data.readers.jsonl import open_plain
 from petiole.data.synthetic.boards import write
 from petiole.errors import BackboneError
 from petiole.tasks.codebook.adapter import build_model, method_of
-from petiole.tasks.codebook.answers import answers
 from petiole.tasks.codebook.images import ImageFolder
+from petiole.tasks.codebook.training import answers
 from petiole.tasks.text.registry import find
 
 NAMES = tuple(f"petiole/tiny-lvlm{suffix}" for suffix in ("", "-gpt2", "-lfm2", "-small"))

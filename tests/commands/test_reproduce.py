@@ -18,10 +18,10 @@ from petiole.backbones.encoder_decoder.loading import load_language_model
 from petiole.cli import main
 from petiole.commands.options import ModelOptions
 from petiole.commands.reproduce import ReproducedShares, ReproducedTable, reproduce
+from petiole.engine.record import read_record
 from petiole.protocols.comparison import ComparisonRow
 from petiole.protocols.reproduction import compared
 from petiole.protocols.reproduction_tasks import is_stated
-from petiole.tasks.text.training import read_record
 
 
 def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:

@@ -16,20 +16,23 @@ import backbones_for_tests as tiny
 import petiole
 from petiole.backbones.registry import load
 from petiole.backbones.vision.cnn import ConvNet
-from petiole.engine.adapter import Adapter, create_adapter, golden_logits
-from petiole.engine.record import read_predictions
+from petiole.engine.run import RunSpec, run
+from petiole.engine.task import open_workspace
 from petiole.errors import AdapterError
 from petiole.files import sha256
 from petiole.methods.registry import create, methods, settings_of
+from petiole.tasks.classification.adapter import ClassificationAdapter, golden_logits
 from petiole.tasks.classification.model import AdaptedClassifier, predict
-from petiole.tasks.classification.task import RunSpec, run
-from petiole.tasks.classification.workspace import ClassificationSpec, open_workspace
+from petiole.tasks.classification.predictions import read_predictions
+from petiole.tasks.classification.workspace import Classification
 
 Tiny = Callable[..., ConvNet]
 ON_A_CNN = [n for n in methods() if n != "full" and tiny.carries(tiny.resnet(), n)]
 
 
-def build(backbone: ConvNet, method: str = "cls-residual-lora", seed: int = 1) -> Adapter:
+def build(
+    backbone: ConvNet, method: str = "cls-residual-lora", seed: int = 1
+) -> ClassificationAdapter:
     """An adapter whose every tensor is random, so that each of them matters."""
     chosen = create(method)
     with torch.random.fork_rng():
@@ -37,7 +40,7 @@ def build(backbone: ConvNet, method: str = "cls-residual-lora", seed: int = 1) -
         adapted = AdaptedClassifier(backbone, chosen.plan(backbone, 3))
         for p in adapted.parameters():
             torch.nn.init.normal_(p)
-    return create_adapter(
+    return ClassificationAdapter.of(
         adapted,
         method=method,
         settings=settings_of(chosen),
@@ -80,13 +83,13 @@ def test_what_is_saved_predicts_the_same(tmp_path: Path, tiny: Tiny, method: str
         head = adapter.adapted.head
         x, y = torch.randn(30, head.width), torch.arange(30) % 3
         head.solve(x, y, y == y)
-        golden = golden_logits(adapter.adapted, 0).tolist()
+        golden = golden_logits(adapter.adapted).tolist()
         manifest = adapter.manifest
         adapter.manifest = manifest.model_copy(
             update={"golden": manifest.golden.model_copy(update={"logits": golden})}
         )
     adapter.save(tmp_path)
-    again = Adapter.load(tmp_path, backbone=tiny())
+    again = ClassificationAdapter.load(tmp_path, backbone=tiny())
     state = again.adapted.backbone.lower(torch.randn(5, 3, 16, 16), again.adapted.cut)
     for a, b in zip(
         predict(adapter.adapted, [state]), predict(again.adapted, [state]), strict=True
@@ -107,27 +110,27 @@ def test_the_file_is_small_and_drops_the_training_only_part(saved: Path) -> None
 
 def test_loading_leaves_random_state_alone(saved: Path, tiny: Tiny) -> None:
     backbone, before = tiny(), torch.random.get_rng_state()
-    Adapter.load(saved, backbone=backbone)
+    ClassificationAdapter.load(saved, backbone=backbone)
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_other_weights_are_refused_by_fingerprint(saved: Path, tiny: Tiny) -> None:
     with pytest.raises(AdapterError, match=r"fingerprint.*--weights"):
-        Adapter.load(saved, backbone=tiny(seed=5))
+        ClassificationAdapter.load(saved, backbone=tiny(seed=5))
 
 
 def test_other_weights_are_refused_by_the_golden_input(saved: Path, tiny: Tiny) -> None:
     liar = tiny(seed=5)
     liar.__dict__["fingerprint"] = tiny().fingerprint
     with pytest.raises(AdapterError, match=r"golden input.*differ"):
-        Adapter.load(saved, backbone=liar)
+        ClassificationAdapter.load(saved, backbone=liar)
 
 
 def test_other_preprocessing_is_refused(saved: Path, tiny: Tiny) -> None:
     backbone = tiny()
     backbone.preprocessing = backbone.preprocessing.model_copy(update={"crop": 0.5})
     with pytest.raises(AdapterError, match="preprocessing"):
-        Adapter.load(saved, backbone=backbone)
+        ClassificationAdapter.load(saved, backbone=backbone)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +139,7 @@ def test_other_preprocessing_is_refused(saved: Path, tiny: Tiny) -> None:
 def test_tampered_golden_logits_are_refused(saved: Path, tiny: Tiny, logits: list[float]) -> None:
     edit(saved, golden__logits=logits)
     with pytest.raises(AdapterError):
-        Adapter.load(saved, backbone=tiny())
+        ClassificationAdapter.load(saved, backbone=tiny())
 
 
 @pytest.mark.parametrize(
@@ -147,7 +150,7 @@ def test_tampered_golden_logits_are_refused(saved: Path, tiny: Tiny, logits: lis
 def test_a_damaged_manifest_is_explained(saved: Path, tiny: Tiny, text: str) -> None:
     (saved / "adapter.json").write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(AdapterError, match=r"adapter.json is damaged"):
-        Adapter.load(saved, backbone=tiny())
+        ClassificationAdapter.load(saved, backbone=tiny())
 
 
 @pytest.mark.parametrize(
@@ -160,18 +163,18 @@ def test_what_this_version_cannot_build_is_explained(
 ) -> None:
     edit(saved, **change)
     with pytest.raises(AdapterError, match=re.escape("adapter.json")):
-        Adapter.load(saved, backbone=tiny())
+        ClassificationAdapter.load(saved, backbone=tiny())
 
 
 def test_no_adapter_at_all_is_explained(tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match=r"No adapter at.*petiole fit"):
-        Adapter.load(tmp_path)
+        ClassificationAdapter.load(tmp_path)
 
 
 def test_missing_tensors_are_explained(saved: Path, tiny: Tiny) -> None:
     (saved / "adapter.safetensors").unlink()
     with pytest.raises(AdapterError, match=r"adapter.safetensors is missing"):
-        Adapter.load(saved, backbone=tiny())
+        ClassificationAdapter.load(saved, backbone=tiny())
 
 
 def test_damaged_tensors_are_refused_by_checksum(saved: Path, tiny: Tiny) -> None:
@@ -180,7 +183,7 @@ def test_damaged_tensors_are_refused_by_checksum(saved: Path, tiny: Tiny) -> Non
     content[-1] ^= 1
     file.write_bytes(content)
     with pytest.raises(AdapterError, match="checksum differs"):
-        Adapter.load(saved, backbone=tiny())
+        ClassificationAdapter.load(saved, backbone=tiny())
 
 
 @pytest.mark.parametrize(
@@ -197,13 +200,13 @@ def test_tensors_that_do_not_fit_are_refused(
 ) -> None:
     retensor(saved, change)
     with pytest.raises(AdapterError, match="does not fit its own"):
-        Adapter.load(saved, backbone=tiny())
+        ClassificationAdapter.load(saved, backbone=tiny())
 
 
 def test_a_changed_weight_is_caught_by_the_golden_input(saved: Path, tiny: Tiny) -> None:
     retensor(saved, lambda t: t["head.weight"].mul_(-1))
     with pytest.raises(AdapterError, match="golden"):
-        Adapter.load(saved, backbone=tiny())
+        ClassificationAdapter.load(saved, backbone=tiny())
 
 
 def test_files_that_are_no_safetensors_are_refused(saved: Path, tiny: Tiny) -> None:
@@ -211,7 +214,7 @@ def test_files_that_are_no_safetensors_are_refused(saved: Path, tiny: Tiny) -> N
     torch.save({"head.weight": torch.zeros(1)}, file)
     edit(saved, tensors_sha256=sha256(file))
     with pytest.raises(AdapterError, match="does not fit"):
-        Adapter.load(saved, backbone=tiny())
+        ClassificationAdapter.load(saved, backbone=tiny())
 
 
 def test_nothing_is_unpickled_anywhere() -> None:
@@ -241,7 +244,7 @@ print(json.dumps([r.probabilities for r in rows]))
 
 
 def test_a_fresh_process_predicts_what_the_training_did(
-    bench: ClassificationSpec, tmp_path: Path
+    bench: Classification, tmp_path: Path
 ) -> None:
     settings = {"steps": 20, "views": 0}
     run(RunSpec(bench, "cls-residual-lora", tmp_path / "run", settings, shots=3))
@@ -259,7 +262,7 @@ def test_a_fresh_process_predicts_what_the_training_did(
 
 
 def test_moved_weights_are_found_where_they_are_said_to_be(
-    bench: ClassificationSpec, tmp_path: Path
+    bench: Classification, tmp_path: Path
 ) -> None:
     """weights= overrides the place that the file remembers; other weights stay refused."""
     from petiole.files import write_tensors
@@ -282,9 +285,13 @@ def test_moved_weights_are_found_where_they_are_said_to_be(
     run(job)
     first.rename(second)
     with pytest.raises(petiole.PetioleError, match=re.escape(str(first))):
-        Adapter.load(tmp_path / "run")
-    assert Adapter.load(tmp_path / "run", weights=second).classes == ["ash", "birch", "cedar"]
+        ClassificationAdapter.load(tmp_path / "run")
+    assert ClassificationAdapter.load(tmp_path / "run", weights=second).classes == [
+        "ash",
+        "birch",
+        "cedar",
+    ]
     own["conv_stem.weight"] += 0.1
     write_tensors(second, own)
     with pytest.raises(AdapterError, match="fingerprint"):
-        Adapter.load(tmp_path / "run", weights=second)
+        ClassificationAdapter.load(tmp_path / "run", weights=second)

@@ -12,10 +12,11 @@ import torch
 from safetensors.torch import load_file
 
 from petiole.engine.executor import Local
+from petiole.engine.run import RunSpec, run
+from petiole.engine.task import open_workspace, reopened
 from petiole.errors import DataError
 from petiole.tasks.classification.cost_estimate import estimate_cost
-from petiole.tasks.classification.task import RunSpec, run
-from petiole.tasks.classification.workspace import ClassificationSpec, open_workspace, reopened
+from petiole.tasks.classification.workspace import Classification
 
 TRAIN = """
 import sys
@@ -106,7 +107,7 @@ def test_two_processes_train_to_the_weights_of_one(
 
 
 def test_job_processes_give_the_same_in_order_and_their_errors_arrive(
-    bench: ClassificationSpec, tmp_path: Path
+    bench: Classification, tmp_path: Path
 ) -> None:
     def job(place: str, draw: int, shots: int = 3) -> RunSpec:
         settings = {"steps": 5}
@@ -122,18 +123,18 @@ def test_job_processes_give_the_same_in_order_and_their_errors_arrive(
         next(results)
 
 
-def test_sessions_are_shared_but_reopened_on_demand(bench: ClassificationSpec) -> None:
+def test_sessions_are_shared_but_reopened_on_demand(bench: Classification) -> None:
     first = open_workspace(bench)
     assert open_workspace(replace(bench, quiet=not bench.quiet)) is first
     assert open_workspace(replace(bench, precision="bf16")) is not first
     assert reopened(bench) is not first
 
 
-def test_a_survey_counts_what_is_not_stored(bench: ClassificationSpec, tmp_path: Path) -> None:
+def test_a_survey_counts_what_is_not_stored(bench: Classification, tmp_path: Path) -> None:
     workspace = open_workspace(replace(bench, cache=tmp_path / "cache"))
 
     def job(method: str, draw: int = 0, **settings: object) -> RunSpec:
-        return RunSpec(workspace.bench, method, tmp_path / f"{method}{draw}", settings, 3, draw)
+        return RunSpec(workspace.task, method, tmp_path / f"{method}{draw}", settings, 3, draw)
 
     probe = job("linear-probe", steps=7, views=2)
     # 18 source and 9 drawn images in 3 views, 15 test images in one.

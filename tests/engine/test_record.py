@@ -13,19 +13,19 @@ from petiole.engine.record import (
     Record,
     RunRequest,
     count_test_evaluation,
-    read_predictions,
     read_record,
 )
+from petiole.engine.run import RunSpec, run
+from petiole.engine.task import open_workspace
 from petiole.errors import RunError
 from petiole.files import sha256
-from petiole.tasks.classification.task import VECTORS, RunSpec, run
-from petiole.tasks.classification.workspace import ClassificationSpec, open_workspace
+from petiole.tasks.classification.predictions import read_predictions
+from petiole.tasks.classification.task import VECTORS
+from petiole.tasks.classification.workspace import Classification
 
 
 @pytest.fixture(scope="module")
-def done(
-    bench: ClassificationSpec, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[RunSpec, Record]:
+def done(bench: Classification, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunSpec, Record]:
     folder = tmp_path_factory.mktemp("runs") / "run"
     settings = {"steps": 12, "views": 0}
     job = RunSpec(bench, "cls-residual-lora", folder, settings, shots=3, vectors=True)
@@ -76,7 +76,7 @@ def test_the_test_set_was_opened_once(done: tuple[RunSpec, Record]) -> None:
 
 
 def test_openings_are_counted_by_content(done: tuple[RunSpec, Record], tmp_path: Path) -> None:
-    test = open_workspace(done[0].bench).shift.test
+    test = open_workspace(done[0].task).shift.test
     assert [count_test_evaluation(tmp_path, test, "a") for _ in range(3)] == [1, 2, 3]
     assert count_test_evaluation(tmp_path, test.select(range(4)), "b") == 1
     with pytest.raises(RunError, match="cannot be noted"):
@@ -97,8 +97,8 @@ def test_moving_the_images_leaves_the_request_as_it_was(
 ) -> None:
     job, record = done
     moved = tmp_path / "elsewhere"
-    shutil.copytree(job.bench.images, moved)
-    bench = replace(job.bench, images=moved)
+    shutil.copytree(job.task.images, moved)
+    bench = replace(job.task, images=moved)
     again = run(replace(job, bench=bench, folder=tmp_path / "run"))
     assert again.request.digest == record.request.digest
     assert again.files["adapter/adapter.safetensors"] == record.files["adapter/adapter.safetensors"]
@@ -138,7 +138,7 @@ def test_the_record_says_which_model_was_kept(
 
 
 def test_without_source_the_target_is_enough(done: tuple[RunSpec, Record], tmp_path: Path) -> None:
-    bench = replace(done[0].bench, source=None)
+    bench = replace(done[0].task, source=None)
     record = run(replace(done[0], bench=bench, folder=tmp_path / "run"))
     assert record.request.data.source == ""
     assert "source" not in record.request.data.images
@@ -166,7 +166,7 @@ def test_with_and_without_a_cache_the_run_is_the_same(
     settings = {"steps": 6, "views": 1, "adapter_dropout": 0.0}
     kept = []
     for name, cache in (("cached", tmp_path / "cache"), ("live", None)):
-        bench = replace(done[0].bench, cache=cache, dtype=dtype)
+        bench = replace(done[0].task, cache=cache, dtype=dtype)
         run(replace(done[0], bench=bench, folder=tmp_path / name, settings=settings, vectors=False))
         kept.append(read_predictions(tmp_path / name))
     assert kept[0].ids == kept[1].ids

@@ -15,10 +15,10 @@ import torch
 
 from petiole.engine import checkpoint
 from petiole.engine.record import LOG, REQUEST, read_log, read_record
+from petiole.engine.run import RunSpec, run
 from petiole.errors import RunError
 from petiole.files import sha256
-from petiole.tasks.classification.task import RunSpec, run
-from petiole.tasks.classification.workspace import ClassificationSpec
+from petiole.tasks.classification.workspace import Classification
 
 STEPS = 150
 SETTINGS = {"steps": STEPS, "views": 1}
@@ -29,9 +29,7 @@ def adapter_of(folder: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def whole(
-    bench: ClassificationSpec, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[RunSpec, str]:
+def whole(bench: Classification, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunSpec, str]:
     """An uninterrupted run and its adapter's checksum."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
     job = RunSpec(bench, "cls-residual-lora", folder, SETTINGS, shots=3)
@@ -40,7 +38,7 @@ def whole(
 
 
 def command(job: RunSpec, folder: Path) -> list[str]:
-    b = job.bench
+    b = job.task
     settings = [part for key, value in SETTINGS.items() for part in ("--set", f"{key}={value}")]
     return [
         *(sys.executable, "-m", "petiole", "fit", str(b.images), "--source", str(b.source)),

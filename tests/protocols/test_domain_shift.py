@@ -9,11 +9,12 @@ import pytest
 from PIL import Image
 
 from petiole.engine.executor import Local
-from petiole.engine.record import read_predictions, read_record
+from petiole.engine.record import read_record
 from petiole.errors import ConfigError, RunError
 from petiole.protocols import domain_shift
 from petiole.protocols.comparison import Comparison
-from petiole.tasks.classification.workspace import ClassificationSpec
+from petiole.tasks.classification.predictions import read_predictions
+from petiole.tasks.classification.workspace import Classification
 
 SETTINGS = {"steps": 4, "views": 0}
 
@@ -33,8 +34,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def bench(images: Path, tmp_path: Path) -> ClassificationSpec:
-    return ClassificationSpec("petiole/tiny-vit", images, cache=tmp_path / "cache", quiet=True)
+def bench(images: Path, tmp_path: Path) -> Classification:
+    return Classification("petiole/tiny-vit", images, cache=tmp_path / "cache", quiet=True)
 
 
 def comparison(**changes: object) -> Comparison:
@@ -52,12 +53,12 @@ def comparison(**changes: object) -> Comparison:
     return Comparison(**{**fields, **changes})  # type: ignore[arg-type]
 
 
-def do(c: Comparison, bench: ClassificationSpec, folder: Path, *, resume: bool = False) -> None:
+def do(c: Comparison, bench: Classification, folder: Path, *, resume: bool = False) -> None:
     jobs = domain_shift.jobs_of(c, bench, folder, SETTINGS, resume=resume)
     domain_shift.compare(c, jobs, folder, executor=Local(), resume=resume, quiet=True)
 
 
-def test_rows_share_draws_and_test_images(bench: ClassificationSpec, tmp_path: Path) -> None:
+def test_rows_share_draws_and_test_images(bench: Classification, tmp_path: Path) -> None:
     c = comparison()
     do(c, bench, tmp_path / "out")
     cards = [[read_record(p).request.data for p in c.runs(tmp_path / "out", r)] for r in c.rows]
@@ -69,7 +70,7 @@ def test_rows_share_draws_and_test_images(bench: ClassificationSpec, tmp_path: P
     assert len(ids) == 1
 
 
-def test_every_run_opened_the_test_set_once(bench: ClassificationSpec, tmp_path: Path) -> None:
+def test_every_run_opened_the_test_set_once(bench: Classification, tmp_path: Path) -> None:
     c = comparison()
     do(c, bench, tmp_path / "out")
     do(c, bench, tmp_path / "out", resume=True)
@@ -82,7 +83,7 @@ def test_every_run_opened_the_test_set_once(bench: ClassificationSpec, tmp_path:
 def test_settings_reach_only_rows_that_have_them() -> None:
     jobs = domain_shift.jobs_of(
         comparison(),
-        ClassificationSpec("petiole/tiny-vit", Path("x")),
+        Classification("petiole/tiny-vit", Path("x")),
         Path("out"),
         {"rank": 2, "steps": 1},
     )
@@ -95,7 +96,7 @@ def test_a_setting_out_of_range_is_refused() -> None:
     with pytest.raises(ConfigError, match="steps must not be negative"):
         domain_shift.jobs_of(
             comparison(),
-            ClassificationSpec("petiole/tiny-vit", Path("x")),
+            Classification("petiole/tiny-vit", Path("x")),
             Path("out"),
             {"steps": -1},
         )
@@ -105,15 +106,13 @@ def test_a_setting_that_no_row_has_is_refused() -> None:
     with pytest.raises(ConfigError, match="ranc"):
         domain_shift.jobs_of(
             comparison(),
-            ClassificationSpec("petiole/tiny-vit", Path("x")),
+            Classification("petiole/tiny-vit", Path("x")),
             Path("out"),
             {"ranc": 1},
         )
 
 
-def test_another_comparison_in_the_folder_is_refused(
-    bench: ClassificationSpec, tmp_path: Path
-) -> None:
+def test_another_comparison_in_the_folder_is_refused(bench: Classification, tmp_path: Path) -> None:
     do(comparison(), bench, tmp_path / "out")
     with pytest.raises(RunError, match="--resume"):
         do(comparison(), bench, tmp_path / "out")

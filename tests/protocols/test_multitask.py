@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 
 import language_for_tests as tiny
+from petiole.engine.record import Record
+from petiole.engine.run import RunSpec
 from petiole.errors import ConfigError, DataError, RunError
 from petiole.protocols import multitask
 from petiole.protocols.comparison import ComparisonRow
 from petiole.protocols.multitask import Multitask, commonest, jobs_of, plan, run_all
-from petiole.tasks.text.training import TextRecord
-from petiole.tasks.text.workspace import TextRunSpec, TextSpec, TextWorkspace
+from petiole.tasks.text.workspace import TextGeneration, TextWorkspace
 
-SCHOOL = TextSpec("a-model", ("a-folder",))
+SCHOOL = TextGeneration("a-model", ("a-folder",))
 
 
 def rows(*names: str, **settings: Any) -> list[ComparisonRow]:
@@ -114,12 +115,12 @@ class Remembering:
     """An executor that does nothing but remember."""
 
     def __init__(self) -> None:
-        self.jobs: list[TextRunSpec] = []
+        self.jobs: list[RunSpec] = []
 
     def map(self, _: Callable[..., Any], jobs: Sequence[Any]) -> Iterator[Any]:
         for job in jobs:
             self.jobs.append(job)
-            yield TextRecord.model_construct(scores={"vqa": {"a": 1.0}, "caption": {"b": 3.0}})
+            yield Record.model_construct(scores={"vqa": {"a": 1.0}, "caption": {"b": 3.0}})
 
 
 @pytest.fixture
@@ -178,7 +179,7 @@ def test_another_measurement_is_refused_and_the_difference_named(
 
 
 def test_the_average_is_the_mean_of_the_first_metrics() -> None:
-    record = TextRecord.model_construct(
+    record = Record.model_construct(
         scores={"vqa": {"a": 10.0, "z": 99.0}, "caption": {"cider": 40.0, "bleu4": 0.0}}
     )
     assert multitask.headlines(record) == {"vqa": 10.0, "caption": 40.0}

@@ -13,14 +13,14 @@ from PIL import Image
 
 from petiole.engine.executor import Local
 from petiole.engine.record import RECORD, TEST_EVALUATIONS, read_record
+from petiole.engine.run import RunSpec
 from petiole.errors import ConfigError, RunError
 from petiole.ledger import Ledger
 from petiole.protocols import rank_sweep
 from petiole.protocols.rank_sweep import RankSweep, place
 from petiole.tasks.classification import spectrum
 from petiole.tasks.classification.spectrum import SPECTRUM, ShiftSpectrum
-from petiole.tasks.classification.task import RunSpec
-from petiole.tasks.classification.workspace import ClassificationSpec
+from petiole.tasks.classification.workspace import Classification
 
 SETTINGS = {"steps": 2, "views": 0, "batch_size": 4, "blocks": "last:1"}
 
@@ -32,7 +32,7 @@ def wanted(**changes: Any) -> RankSweep:
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> ClassificationSpec:
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Classification:
     """Two classes by brightness, 24 images each, a sixth of them held back."""
     root = tmp_path_factory.mktemp("sweep")
     rng = np.random.default_rng(0)
@@ -42,13 +42,13 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> ClassificationSpec:
             pixels = np.clip(level + rng.normal(0, 25, (40, 40, 3)), 0, 255)
             Image.fromarray(pixels.astype(np.uint8)).save(root / "photos" / label / f"{i}.png")
     cache = root / "cache"
-    return ClassificationSpec(
+    return Classification(
         "petiole/tiny-vit", root / "photos", test_fraction=1 / 6, cache=cache, quiet=True
     )
 
 
 @pytest.fixture(scope="module")
-def done(bench: ClassificationSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def done(bench: Classification, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished sweep."""
     folder = tmp_path_factory.mktemp("done") / "out"
     with pytest.MonkeyPatch.context() as patch:
@@ -124,7 +124,7 @@ class Dying:
 
 
 def test_an_interrupted_sweep_resumes_to_the_same_numbers(
-    bench: ClassificationSpec, done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bench: Classification, done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(spectrum, "TOKENS", 1)
     folder = tmp_path / "out"
@@ -143,7 +143,7 @@ def test_an_interrupted_sweep_resumes_to_the_same_numbers(
 
 
 def test_a_finished_folder_needs_resume_and_the_same_terms(
-    bench: ClassificationSpec, done: Path
+    bench: Classification, done: Path
 ) -> None:
     with pytest.raises(RunError, match="--resume"):
         rank_sweep.run(wanted(), bench, done, quiet=True)

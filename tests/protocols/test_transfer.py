@@ -16,7 +16,7 @@ from petiole.errors import ConfigError, DataError, RunError
 from petiole.protocols import domain_shift
 from petiole.protocols import transfer as protocol
 from petiole.protocols.transfer import Transfer, TransferCell, joined, plan
-from petiole.tasks.classification.workspace import ClassificationSpec
+from petiole.tasks.classification.workspace import Classification
 
 FOLDER = Path("out")
 
@@ -44,7 +44,7 @@ def cell(data: str = "leaves", backbone: str = "tiny-vit", **changes: Any) -> Tr
     return TransferCell.of(
         data,
         backbone,
-        replace(ClassificationSpec("petiole/tiny-vit", Path(data)), **changes),
+        replace(Classification("petiole/tiny-vit", Path(data)), **changes),
         FOLDER,
     )
 
@@ -173,7 +173,7 @@ def test_a_transfer_may_move_with_the_tables_in_it() -> None:
     places = (Path("a/out"), Path("b"))
     terms = [
         TransferCell.of(
-            "pets", "v", ClassificationSpec("v", place / "pets" / "images.csv"), place
+            "pets", "v", Classification("v", place / "pets" / "images.csv"), place
         ).terms
         for place in places
     ]
@@ -197,7 +197,7 @@ def test_a_folder_without_one_and_a_damaged_one_are_named(tmp_path: Path) -> Non
 
 def test_cells_run_on_one_split_for_all_methods_and_seeds(images: Path, tmp_path: Path) -> None:
     benches = {
-        f"{data}/tiny-vit": ClassificationSpec(
+        f"{data}/tiny-vit": Classification(
             "petiole/tiny-vit", images / data, cache=tmp_path / "cache", quiet=True
         )
         for data in ("leaves", "stones")
@@ -231,7 +231,7 @@ def test_cells_run_on_one_split_for_all_methods_and_seeds(images: Path, tmp_path
 def test_a_tuned_cell_chooses_on_validation_and_opens_the_test_set_once(
     images: Path, tmp_path: Path
 ) -> None:
-    bench = ClassificationSpec(
+    bench = Classification(
         "petiole/tiny-vit", images / "leaves", cache=tmp_path / "cache", quiet=True
     )
     wanted = transfer(
@@ -260,14 +260,14 @@ def test_a_source_domain_is_refused(tmp_path: Path) -> None:
     write_images(tmp_path / "pair" / "synthetic", 2)
     write_images(tmp_path / "pair" / "real_train", 3)
     write_images(tmp_path / "pair" / "real_eval", 4)
-    bench = ClassificationSpec("petiole/tiny-vit", tmp_path / "pair", quiet=True)
+    bench = Classification("petiole/tiny-vit", tmp_path / "pair", quiet=True)
     wanted = transfer(TransferCell.of("pair", "v", bench, tmp_path))
     with pytest.raises(DataError, match="pair: has images of a source domain"):
         protocol.jobs_of(wanted, wanted.cells[0], bench, tmp_path / "out")
 
 
 def test_a_refused_command_leaves_no_trace(images: Path, tmp_path: Path) -> None:
-    bench = ClassificationSpec("petiole/tiny-vit", images / "leaves", quiet=True)
+    bench = Classification("petiole/tiny-vit", images / "leaves", quiet=True)
     wanted = transfer(TransferCell.of("leaves", "v", bench, tmp_path), settings={"ranc": 3})
     with pytest.raises(ConfigError, match="ranc"):
         protocol.run(wanted, {"leaves/v": bench}, tmp_path / "out", quiet=True)

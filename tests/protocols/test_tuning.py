@@ -10,15 +10,12 @@ from PIL import Image
 
 from petiole.data.splits import holdout
 from petiole.engine.executor import Local
-from petiole.engine.record import TEST_EVALUATIONS, read_predictions, read_record
+from petiole.engine.record import TEST_EVALUATIONS, read_record
+from petiole.engine.task import open_workspace
 from petiole.protocols import domain_shift, tuning
 from petiole.protocols.comparison import Comparison, ComparisonRow
-from petiole.tasks.classification.workspace import (
-    VALIDATION_SEED,
-    ClassificationSpec,
-    Subset,
-    open_workspace,
-)
+from petiole.tasks.classification.predictions import read_predictions
+from petiole.tasks.classification.workspace import VALIDATION_SEED, Classification, Subset
 
 GRID = {"lr": [1e-6, 3e-2], "clip": [0.0, 1.0]}
 
@@ -39,12 +36,10 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def done(
     photos: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Comparison, ClassificationSpec, Path]:
+) -> tuple[Comparison, Classification, Path]:
     """A comparison with one tuned row and one without a grid."""
     folder = tmp_path_factory.mktemp("comparison") / "c"
-    bench = ClassificationSpec(
-        "petiole/tiny-vit", photos, cache=folder.parent / "cache", quiet=True
-    )
+    bench = Classification("petiole/tiny-vit", photos, cache=folder.parent / "cache", quiet=True)
     comparison = Comparison(
         title="t",
         rows=[
@@ -83,7 +78,7 @@ def test_methods_bring_their_own_rates() -> None:
 
 
 def test_the_best_of_validation_trains_on_all_images(
-    done: tuple[Comparison, ClassificationSpec, Path],
+    done: tuple[Comparison, Classification, Path],
 ) -> None:
     comparison, _, folder = done
     trials = [read_record(folder / "tuning" / "probe" / str(i)) for i in range(4)]
@@ -105,7 +100,7 @@ def test_the_best_of_validation_trains_on_all_images(
 
 
 def test_trials_leave_the_test_set_closed(
-    done: tuple[Comparison, ClassificationSpec, Path],
+    done: tuple[Comparison, Classification, Path],
 ) -> None:
     _, bench, folder = done
     test = {s.id for s in open_workspace(bench).shift.test.samples}
@@ -121,7 +116,7 @@ def test_trials_leave_the_test_set_closed(
     assert not test & {s.id for s in shots.samples}
 
 
-def test_a_second_call_changes_nothing(done: tuple[Comparison, ClassificationSpec, Path]) -> None:
+def test_a_second_call_changes_nothing(done: tuple[Comparison, Classification, Path]) -> None:
     comparison, bench, folder = done
     files = {p: p.stat().st_mtime_ns for p in folder.rglob("record.json")}
     settings = {"steps": 6, "views": 0}
@@ -132,7 +127,7 @@ def test_a_second_call_changes_nothing(done: tuple[Comparison, ClassificationSpe
 
 @pytest.mark.parametrize(("value", "warned"), [(1e-3, True), (1e-2, False), (1e-1, True)])
 def test_a_choice_at_an_end_of_its_grid_is_pointed_out(
-    done: tuple[Comparison, ClassificationSpec, Path], value: float, warned: bool
+    done: tuple[Comparison, Classification, Path], value: float, warned: bool
 ) -> None:
     row = ComparisonRow(
         name="probe", label="P", method="linear-probe", grid={"lr": [1e-3, 1e-2, 1e-1]}
@@ -143,7 +138,7 @@ def test_a_choice_at_an_end_of_its_grid_is_pointed_out(
 
 
 def test_fractions_are_nested_and_validation_is_the_same_for_all(
-    done: tuple[Comparison, ClassificationSpec, Path],
+    done: tuple[Comparison, Classification, Path],
 ) -> None:
     _, bench, _ = done
     workspace = open_workspace(bench)

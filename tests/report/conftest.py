@@ -16,20 +16,20 @@ from PIL import Image
 
 from petiole.data.dataset import Dataset, Sample
 from petiole.data.preprocessing import Preprocessing
-from petiole.engine.adapter import BackboneCard
+from petiole.engine.model_card import ModelCard
 from petiole.engine.record import (
     REQUEST,
     Costs,
     DataCard,
     RunRequest,
     count_test_evaluation,
-    write_predictions,
     write_record,
 )
 from petiole.files import write_json, write_tensors
 from petiole.ledger import Ledger
 from petiole.metrics.classification import score
 from petiole.protocols.comparison import Comparison, ComparisonRow
+from petiole.tasks.classification.predictions import write_predictions
 
 BACKBONE = 22_056_576
 Correct = Callable[[str, int, int], NDArray[np.bool_]]
@@ -159,7 +159,7 @@ class Build:
         return RunRequest(
             method=method,
             settings={"rank": 8, "train_on": "joint"},
-            backbone=BackboneCard(
+            backbone=ModelCard(
                 name="timm/vit_small_patch14_dinov2.lvd142m",
                 weights=None,
                 fingerprint="a" * 64,

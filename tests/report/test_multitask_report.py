@@ -13,14 +13,14 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
-from petiole.engine.record import Costs
+from petiole.engine.record import Costs, Record
 from petiole.errors import RunError
 from petiole.files import write_json
 from petiole.protocols.comparison import ComparisonRow
 from petiole.protocols.multitask import MAJORITY, STATE, Multitask
 from petiole.report.multitask import notes, summarise, to_dict, to_markdown, to_rich, write
 from petiole.tasks.text.adapter import LanguageModelCard
-from petiole.tasks.text.training import TaskCard, TextRecord, TextRequest
+from petiole.tasks.text.training import TaskCard, TextRequest
 
 SEEDS = 5
 STUDENT_4 = 2.7764451051977987  # t quantile of 0.975, four degrees of freedom
@@ -53,7 +53,7 @@ def scores_of(row: str, seed: int) -> dict[str, dict[str, float]]:
     }
 
 
-def record(row: str, seed: int) -> TextRecord:
+def record(row: str, seed: int) -> Record:
     card = LanguageModelCard(name="tiny", fingerprint="f", vision_width=4, options={})
     request = TextRequest(
         method=row,
@@ -72,7 +72,7 @@ def record(row: str, seed: int) -> TextRecord:
         peak_memory_mb=100.0 * (1 + seed),
         adapter_bytes=1,
     )
-    return TextRecord(
+    return Record(
         id="i",
         created="now",
         request=request,

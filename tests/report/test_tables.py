@@ -12,9 +12,9 @@ import pytest
 from rich.console import Console
 from safetensors.numpy import load_file
 
-from petiole.engine.record import PREDICTIONS
 from petiole.errors import RunError
 from petiole.report.tables import COSTS, columns, sentence, summarise, to_csv, to_markdown, to_rich
+from petiole.tasks.classification.predictions import TENSORS
 
 N = 60
 STUDENT = {4: 2.7764451051977987, 2: 4.302652729911275}  # t quantile of 0.975 by freedom
@@ -34,7 +34,7 @@ def draw_accuracies(folder: Path, row: str, draws: int, inits: int) -> list[floa
 
 
 def naive_macro_and_ece(run: Path) -> tuple[float, float]:
-    tensors = load_file(run / PREDICTIONS)
+    tensors = load_file(run / TENSORS)
     p, y = tensors["probabilities"].astype(float), tensors["labels"]
     p = p / p.sum(axis=1, keepdims=True)
     recalls = [np.mean(p[y == k].argmax(axis=1) == k) for k in sorted(set(y.tolist()))]
@@ -229,8 +229,8 @@ def test_missing_runs_are_named(build, at) -> None:
 
 def test_changed_predictions_are_refused(build, at) -> None:
     folder = build.comparison("c", at(dict.fromkeys(("baseline", "cosine", "ours"), 0.5), N))
-    file = folder / "runs/ours/draw-0-init-0" / PREDICTIONS
-    file.write_bytes((folder / "runs/ours/draw-1-init-0" / PREDICTIONS).read_bytes())
+    file = folder / "runs/ours/draw-0-init-0" / TENSORS
+    file.write_bytes((folder / "runs/ours/draw-1-init-0" / TENSORS).read_bytes())
     with pytest.raises(RunError, match=r"draw-0-init-0.*checksum differs"):
         summarise(folder)
 

@@ -18,7 +18,6 @@ import backbones_for_tests as tiny
 from petiole.backbones.base import IMAGES, Backbone
 from petiole.backbones.hooks import Attach
 from petiole.backbones.vision import vit
-from petiole.engine.adapter import Adapter, create_adapter
 from petiole.errors import AdapterError, ConfigError
 from petiole.layers.affine import Affine
 from petiole.layers.bottleneck import Bottleneck
@@ -26,6 +25,7 @@ from petiole.layers.heads import LinearHead
 from petiole.methods.base import Plan
 from petiole.methods.registry import create, settings_of
 from petiole.serving.pool import AdapterPool
+from petiole.tasks.classification.adapter import ClassificationAdapter
 from petiole.tasks.classification.model import AdaptedClassifier
 
 KINDS: dict[str, tuple[str, dict[str, object]]] = {
@@ -225,13 +225,13 @@ def test_two_threads_use_one_bank() -> None:
 
 
 @pytest.fixture
-def saved(tmp_path: Path) -> Callable[..., Adapter]:
+def saved(tmp_path: Path) -> Callable[..., ClassificationAdapter]:
     """Writes an adapter on a fresh copy of the plain backbone."""
 
-    def save(kind: str, folder: str = "adapter") -> Adapter:
+    def save(kind: str, folder: str = "adapter") -> ClassificationAdapter:
         adapted = build(tiny.plain(), kind)
         name, chosen = KINDS[kind]
-        adapter = create_adapter(
+        adapter = ClassificationAdapter.of(
             adapted,
             method=name,
             settings=settings_of(create(name, chosen)),
@@ -247,7 +247,7 @@ def saved(tmp_path: Path) -> Callable[..., Adapter]:
 
 @pytest.mark.parametrize("kind", ["tuned", "dora", "biases", "peft"])
 def test_it_takes_files_and_opened_ones(
-    kind: str, saved: Callable[..., Adapter], tmp_path: Path
+    kind: str, saved: Callable[..., ClassificationAdapter], tmp_path: Path
 ) -> None:
     opened, pool = saved(kind), AdapterPool(tiny.plain())
     pool.add("file", tmp_path / "adapter")
@@ -305,7 +305,7 @@ def test_errors_name_what_to_do() -> None:
 
 
 def test_an_adapter_of_another_backbone_is_refused(
-    saved: Callable[..., Adapter], tmp_path: Path
+    saved: Callable[..., ClassificationAdapter], tmp_path: Path
 ) -> None:
     saved("tuned")
     other = vit.wrap("test/other", tiny.timm_vit(init_values=0.4), tiny.preprocessing())

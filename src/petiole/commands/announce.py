@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 from petiole.commands.options import plural
 
 if TYPE_CHECKING:
-    from petiole.tasks.classification.task import RunSpec
-    from petiole.tasks.classification.workspace import Workspace
+    from petiole.engine.run import RunSpec
+    from petiole.tasks.classification.workspace import ClassificationWorkspace
 
 
-def announce(workspace: Workspace, jobs: Sequence[RunSpec], notes: Sequence[str] = ()) -> None:
+def announce(
+    workspace: ClassificationWorkspace, jobs: Sequence[RunSpec], notes: Sequence[str] = ()
+) -> None:
     """Print data, frozen work still to do, storage and training steps, on standard error.
 
     Args:
@@ -26,11 +28,11 @@ def announce(workspace: Workspace, jobs: Sequence[RunSpec], notes: Sequence[str]
     from petiole.engine.progress import console
     from petiole.tasks.classification.cost_estimate import estimate_cost
 
-    if workspace.bench.quiet:
+    if workspace.task.quiet:
         return
     shift, seen = workspace.shift, estimate_cost(workspace, jobs)
     source = f"{plural(len(shift.source), 'source image')}, " if shift.source else ""
-    shots = jobs[0].shots
+    shots = jobs[0].options.shots
     drawn = f"{shots} a class" if shots else "all"
     lines = [
         f"data     {source}{len(shift.classes)} classes, {len(shift.train):,} target images to draw "
@@ -38,10 +40,10 @@ def announce(workspace: Workspace, jobs: Sequence[RunSpec], notes: Sequence[str]
         *(f"note     {note}" for note in (*workspace.notes, *notes)),
         f"frozen   {workspace.backbone.name}, {seen.images:,} images through the frozen half "
         f"({seen.flops / 1e12:.2f} TFLOPs), {seen.megabytes:,.0f} MB to store in "
-        f"{workspace.bench.cache or 'no cache: repeated in every epoch'}",
+        f"{workspace.task.cache or 'no cache: repeated in every epoch'}",
         f"training {plural(len(jobs), 'run')}, {seen.steps:,} steps, "
-        f"{seen.train_flops / 1e12:.2f} TFLOPs above the cut, {workspace.bench.precision} on "
-        f"{workspace.bench.device}",
+        f"{seen.train_flops / 1e12:.2f} TFLOPs above the cut, {workspace.task.precision} on "
+        f"{workspace.task.device}",
     ]
     for line in lines:
         style = "yellow" if line.startswith("note") else None

@@ -60,9 +60,9 @@ def ask(
     chosen = task or next(iter(kinds))
     if chosen not in kinds:
         raise unknown("task of this adapter", chosen, kinds)
-    sight = opened.sight(Path("/")) if images else None
-    tasks = [TaskData(find(kind), {}, sight, called=name) for name, kind in kinds.items()]
-    collator = Collator(opened.adapted.model, tasks, prefixes=opened.manifest.model.prefixes)
+    visuals = opened.visuals(Path("/")) if images else None
+    tasks = [TaskData(find(kind), {}, visuals, called=name) for name, kind in kinds.items()]
+    collator = Collator(opened.adapted.model, tasks, prefixes=opened.details.prefixes)
     sample = TextSample("asked", question, tuple(str(Path(p).resolve()) for p in images or ()))
     answer = answers(opened.adapted, collator, list(kinds).index(chosen), [sample])[0]
     return AskedAnswer(task=chosen, question=question, answer=answer)

@@ -16,8 +16,9 @@ from rich.text import Text
 from petiole.commands.options import CommandResult, ModelOptions, fact, plural
 
 if TYPE_CHECKING:
+    from petiole.engine.run import RunSpec
     from petiole.layers.token_pruning import Pruning
-    from petiole.tasks.codebook.training import CodebookRun
+    from petiole.tasks.codebook.workspace import CodebookWorkspace
 
 SURROGATE = "petiole/tiny-lvlm"
 Languages = Annotated[
@@ -164,50 +165,57 @@ def fit_encoder(
     Raises:
         PetioleError: bad data, unknown names, another codebook, or a folder that holds another run.
     """
-    from petiole.backbones.codebook_lvlm.loading import load_lvlm
-    from petiole.data.readers.questions import open_questions
-    from petiole.tasks.codebook.training import CodebookRun, run
+    from petiole.engine.run import RunSpec, run
+    from petiole.engine.task import reopened
+    from petiole.tasks.codebook.training import CodebookOptions
+    from petiole.tasks.codebook.workspace import CodebookQuestions
 
     name = model_options.backbone if model_options.backbone != ModelOptions.backbone else SURROGATE
-    models = [load_lvlm(each, device=model_options.device) for each in (name, *others)]
     root = Path(data)
     folder = Path(out) if out else Path("runs") / f"{root.stem}-{method}-seed{seed}"
-    inquiry = CodebookRun(
-        model=models[0],
-        data=open_questions(root, skip_bad=model_options.skip_bad),
-        method=method,
-        folder=folder,
-        settings=settings,
-        seed=seed,
-        others=models[1:],
-        general=open_questions(Path(general)) if general else None,
-        pruning=inference.pruning(),
+    task = CodebookQuestions(
+        model=name,
+        questions=root,
+        language_models=tuple(others),
+        general=Path(general) if general else None,
+        device=model_options.device,
         precision=model_options.precision,
-        resume=resume,
+        skip_bad=model_options.skip_bad,
         quiet=model_options.quiet,
+    )
+    spec = RunSpec(
+        task,
+        method,
+        folder,
+        settings,
+        CodebookOptions(inference.pruning()),
+        seed=seed,
+        resume=resume,
         checkpoint_seconds=checkpoint_seconds,
     )
-    if not model_options.quiet:
-        _announce(inquiry)
-    record = run(inquiry)
+    workspace = reopened(task)
+    if not task.quiet:
+        _announce(spec, workspace)
+    record = run(spec)
     return FittedEncoder(
         folder=folder, adapter=folder / "adapter", record=record.model_dump(mode="json")
     )
 
 
-def _announce(inquiry: CodebookRun) -> None:
+def _announce(spec: RunSpec, workspace: CodebookWorkspace) -> None:
     """Say on standard error what will be trained on what."""
     from petiole.engine.progress import console
     from petiole.tasks.codebook.adapter import method_of
 
-    counts = ", ".join(f"{len(rows):,} {part}" for part, rows in inquiry.data.parts.items())
-    recipe = method_of(inquiry.method, inquiry.settings).recipe
+    counts = ", ".join(f"{len(rows):,} {part}" for part, rows in workspace.data.parts.items())
+    recipe = method_of(spec.method, spec.settings).recipe
     length = f"{recipe.epochs:g} passes" if recipe.epochs else f"{recipe.steps} steps"
+    models = (workspace.model, *workspace.others)
     for line in (
-        f"data     {inquiry.data.root}: {counts}",
-        *(f"note     {note}" for note in inquiry.data.notes),
-        f"training {inquiry.method} before {inquiry.model.name}, {length} of {recipe.batch_size} questions",
-        "scoring  " + ", ".join(model.name for model in (inquiry.model, *inquiry.others)),
+        f"data     {workspace.data.root}: {counts}",
+        *(f"note     {note}" for note in workspace.data.notes),
+        f"training {spec.method} before {workspace.model.name}, {length} of {recipe.batch_size} questions",
+        "scoring  " + ", ".join(model.name for model in models),
     ):
         console.print(line, highlight=False, markup=False)
 
@@ -231,15 +239,18 @@ def evaluate_encoder(
 
     from petiole.data.readers.questions import open_questions
     from petiole.engine.adapter import find
-    from petiole.tasks.codebook.adapter import EncoderAdapter
-    from petiole.tasks.codebook.answers import answers, count_test_evaluation
+    from petiole.engine.record import count_test_evaluation
+    from petiole.tasks.codebook.adapter import CodebookAdapter
     from petiole.tasks.codebook.images import ImageFolder
+    from petiole.tasks.codebook.training import answers
     from petiole.tasks.text.registry import find as task_of
 
     folder, opened = find(Path(adapter)), open_questions(Path(data), skip_bad=skip_bad)
     samples = opened["test"]
-    files = [EncoderAdapter.load(folder, model=name, device=device) for name in languages or ("",)]
-    test_evaluations = count_test_evaluation(folder, opened, len(samples))
+    files = [
+        CodebookAdapter.load(folder, backbone=name, device=device) for name in languages or ("",)
+    ]
+    test_evaluations = count_test_evaluation(folder, opened.digest(), len(samples), "petiole eval")
     scores, seconds, tuned = {}, {}, 1.0
     for file in files:
         adapted, image_folder = file.adapted, ImageFolder(opened.root, file.adapted.model.tower)
@@ -282,10 +293,10 @@ def ask_encoder(
         AdapterError: the file is damaged, or for another codebook.
         DataError: the image cannot be read.
     """
-    from petiole.tasks.codebook.adapter import EncoderAdapter
+    from petiole.tasks.codebook.adapter import CodebookAdapter
     from petiole.tasks.codebook.images import ImageFolder
 
-    file = EncoderAdapter.load(Path(adapter), model=language, device=device)
+    file = CodebookAdapter.load(Path(adapter), backbone=language, device=device)
     adapted = file.adapted
     image_folder = ImageFolder(Path(), adapted.model.tower)
     names = [str(image)]

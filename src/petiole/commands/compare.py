@@ -86,11 +86,11 @@ def compare(
     """
     from petiole.commands.announce import announce
     from petiole.engine.executor import Local
+    from petiole.engine.task import reopened
     from petiole.protocols import domain_shift, tuning
     from petiole.protocols.comparison import Comparison
     from petiole.report.page import write_comparison
     from petiole.report.tables import summarise
-    from petiole.tasks.classification.workspace import reopened
 
     model_options = model_options or ModelOptions()
     folder = Path(out) if out else Path("runs") / f"{Path(images).stem}-compare"

@@ -78,9 +78,9 @@ def evaluate(
         AdapterError: the adapter is damaged or does not fit the backbone.
         DataError: bad images, or classes that the adapter does not know.
     """
-    from petiole.tasks.codebook.adapter import is_encoder
+    from petiole.engine.adapter import kind_of
 
-    if is_encoder(Path(adapter)):
+    if kind_of(Path(adapter)) == "codebook":
         return evaluate_encoder(
             adapter,
             images,
@@ -90,15 +90,18 @@ def evaluate(
             skip_bad=skip_bad,
         )
     from petiole.data.sources import open_data
-    from petiole.engine.adapter import Adapter, find
+    from petiole.engine.adapter import find
     from petiole.engine.feature_extractor import Features
     from petiole.engine.record import count_test_evaluation
     from petiole.metrics.classification import confusion, score
+    from petiole.tasks.classification.adapter import ClassificationAdapter
     from petiole.tasks.classification.model import predict
 
-    opened = Adapter.load(Path(adapter), weights=weights, device=device)
+    opened = ClassificationAdapter.load(Path(adapter), weights=weights, device=device)
     data = open_data(images, classes=opened.classes, skip_bad=skip_bad)
-    test_evaluations = count_test_evaluation(find(Path(adapter)), data, "petiole eval")
+    test_evaluations = count_test_evaluation(
+        find(Path(adapter)), data.digest(), len(data), "petiole eval"
+    )
     table = Features(opened.adapted.backbone).table(data, opened.adapted.cut)
     probabilities = predict(opened.adapted, table.batches(len(data), 64)).logits
     guesses = probabilities.argmax(1).numpy()

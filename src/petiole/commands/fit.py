@@ -118,27 +118,26 @@ def fit(
             checkpoint_seconds=checkpoint_seconds,
         )
     from petiole.commands.announce import announce
+    from petiole.engine.run import RunSpec, run
+    from petiole.engine.task import reopened
     from petiole.methods.registry import create
     from petiole.report.page import write_run
-    from petiole.tasks.classification.task import RunSpec, run
-    from petiole.tasks.classification.workspace import reopened
+    from petiole.tasks.classification.workspace import Subset
 
     create(method, pairs(settings))  # a slip in them is told before any image is read
     images = Path(images)
     folder = Path(out) if out else Path("runs") / f"{images.stem}-{method}-draw{draw}-seed{seed}"
     job = RunSpec(
-        bench=(model_options or ModelOptions()).bench(images, source, test, test_fraction),
+        task=(model_options or ModelOptions()).bench(images, source, test, test_fraction),
         method=method,
         settings=pairs(settings),
         folder=folder,
-        shots=None if all_images else shots,
-        draw=draw,
+        options=Subset(None if all_images else shots, draw, vectors=True),
         seed=seed,
         resume=resume,
-        vectors=True,
         checkpoint_seconds=checkpoint_seconds,
     )
-    announce(reopened(job.bench), [job])
+    announce(reopened(job.task), [job])
     record = run(job)
     page = write_run(folder)
     return Fitted(

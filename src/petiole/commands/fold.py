@@ -73,15 +73,15 @@ def fold(
         AdapterError: the adapter is damaged, its class vectors depend on the image, or nothing can be folded.
         ConfigError: ``out`` is there already, or ``weights`` for a language model.
     """
-    from petiole.engine.adapter import Adapter
+    from petiole.engine.adapter import kind_of
+    from petiole.tasks.classification.adapter import ClassificationAdapter
     from petiole.tasks.classification.fold import fold as fold_adapter
-    from petiole.tasks.text.adapter import is_language
 
     if Path(out).exists():
         raise ConfigError(f"{out} exists already. Move it away, or choose another --out.")
-    if is_language(Path(adapter)):
+    if kind_of(Path(adapter)) == "text":
         return _speaker(Path(adapter), Path(out), weights)
-    folded = fold_adapter(Adapter.load(Path(adapter), weights=weights))
+    folded = fold_adapter(ClassificationAdapter.load(Path(adapter), weights=weights))
     folded.save(Path(out))
     ledger = folded.manifest.ledger
     return FoldedAdapter(

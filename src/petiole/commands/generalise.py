@@ -16,7 +16,7 @@ from petiole.errors import ConfigError
 
 if TYPE_CHECKING:
     from petiole.protocols.generalisation import Generalisation
-    from petiole.tasks.classification.workspace import ClassificationSpec
+    from petiole.tasks.classification.workspace import Classification
 
 METHODS = ("zero-shot", "coop", "coop+textrefiner")
 
@@ -116,7 +116,7 @@ def generalise(
 
 def measured(
     asked: Generalisation,
-    bench: ClassificationSpec,
+    bench: Classification,
     others: Mapping[str, Path],
     root: Path,
     settings: Settings,
@@ -127,13 +127,13 @@ def measured(
     """Say what it will cost, do it, and write the table."""
     from petiole.commands.announce import announce
     from petiole.engine.executor import Local
+    from petiole.engine.task import reopened
     from petiole.protocols import generalisation as protocol
     from petiole.report.generalisation import summarise, write
-    from petiole.tasks.classification.workspace import reopened
 
     given = pairs(settings)
     jobs = protocol.jobs_of(asked, bench, root, given, resume=resume)
-    first = replace(jobs[0].bench, quiet=bench.quiet)  # of the classes that are trained on
+    first = replace(jobs[0].task, quiet=bench.quiet)  # of the classes that are trained on
     announce(reopened(first), jobs, asked.notes(given))
     protocol.generalise(
         asked,

@@ -69,27 +69,25 @@ def inspect(
 
 
 def _folder(folder: Path, images: Path | None) -> Inspection:
-    from petiole.engine.adapter import find, read_manifest
+    from petiole.engine.adapter import find, kind_of, read_manifest
     from petiole.engine.record import RECORD, read_record
-    from petiole.tasks.codebook.adapter import is_encoder
-    from petiole.tasks.text.adapter import is_language
 
-    if is_language(folder):
+    if kind_of(folder) == "text":
         return _speaker(folder)
-    if is_encoder(folder):
+    if kind_of(folder) == "codebook":
         return _encoder(folder)
     if (folder / RECORD).is_file():
         record = read_record(folder)
         facts: dict[str, Any] = {
             "method": record.request.method,
             "backbone": record.request.backbone.name,
-            "images": record.request.data.images,
+            "images": record.request.data.samples,
             "shots": record.request.data.shots,
-            "draw": record.request.data.draw,
+            "split seed": record.request.data.split_seed,
             "seed": record.request.seed,
             "selection": record.selection,
             "test set opened": f"{record.test_evaluations}x",
-            **{name: f"{value:.4f}" for name, value in record.scores.items()},
+            **{name: f"{value:.4f}" for name, value in record.main.items()},
             "created": record.created,
             **_cache(folder, record.request.settings, images),
         }
@@ -110,29 +108,27 @@ def _folder(folder: Path, images: Path | None) -> Inspection:
 
 def _encoder(folder: Path) -> Inspection:
     """A tuned encoder: what it was trained with, and which language models it fits."""
-    from petiole.engine.adapter import find
-    from petiole.engine.record import RECORD
-    from petiole.tasks.codebook.adapter import read
-    from petiole.tasks.codebook.training import read_record
+    from petiole.engine.adapter import find, read_manifest
+    from petiole.engine.record import RECORD, read_record
+    from petiole.tasks.codebook.adapter import CodebookDetails
 
-    manifest, scores = read(find(folder)), {}
+    manifest = read_manifest(find(folder), kind="codebook")
+    details, scores = CodebookDetails.model_validate(manifest.details), {}
     if (folder / RECORD).is_file():
         scores = {
             f"exact match, {name}": f"{known['exact_match']:.2f}"
             for name, known in read_record(folder).scores.items()
             if "exact_match" in known
         }
-    spec = manifest.codebook
-    only = (
-        f"{manifest.surrogate.name} only" if manifest.language else "every one over this codebook"
-    )
+    spec = details.codebook
+    only = f"{manifest.backbone.name} only" if details.language else "every one over this codebook"
     facts = {
         "method": manifest.method,
-        "trained before": manifest.surrogate.name,
+        "trained before": manifest.backbone.name,
         "language models": only,
         "codebook": f"{spec.depth} x {spec.entries} entries of width {spec.width}, {spec.sha256[:12]}",
         "image tokens": f"{spec.grid[0]} x {spec.grid[1]}, after block {spec.tap}",
-        "trained parameters": manifest.trainable,
+        "trained parameters": manifest.ledger.trainable,
         **scores,
         "settings": manifest.settings,
     }
@@ -141,22 +137,24 @@ def _encoder(folder: Path) -> Inspection:
 
 def _speaker(folder: Path) -> Inspection:
     """Of a language model: a run with its scores, or an adapter."""
-    from petiole.engine.adapter import find
-    from petiole.engine.record import RECORD
-    from petiole.tasks.text.adapter import read
-    from petiole.tasks.text.training import read_record
+    from petiole.engine.adapter import find, read_manifest
+    from petiole.engine.record import RECORD, read_record
+    from petiole.tasks.text.adapter import TextDetails
 
-    manifest = read(find(folder))
-    card = manifest.model
+    manifest = read_manifest(find(folder), kind="text")
+    details, card = TextDetails.model_validate(manifest.details), manifest.backbone
+    vision = card.vision_backbone
     facts: dict[str, Any] = {
         "method": manifest.method,
-        "folded": "yes" if manifest.folded else "no",
+        "folded": "yes" if details.folded else "no",
         "tasks": [task.name for task in manifest.tasks],
         "language model": card.name,
         "fingerprint": card.fingerprint,
-        "images seen by": card.eyes or ("given features" if card.vision_width else "none"),
-        "answers": f"{len(manifest.answers):,}, chosen" if manifest.answers else "written",
-        "parameters trained": f"{manifest.trainable:,}",
+        "images seen by": vision.name
+        if vision
+        else ("given features" if card.vision_width else "none"),
+        "answers": f"{len(details.answers):,}, chosen" if details.answers else "written",
+        "parameters trained": f"{manifest.ledger.trainable:,}",
         "settings": manifest.settings,
     }
     if not (folder / RECORD).is_file():
@@ -167,7 +165,7 @@ def _speaker(folder: Path) -> Inspection:
         for task, metrics in record.scores.items()
         for name, value in metrics.items()
     }
-    facts |= {"seed": record.request.seed, "scored": record.request.scored, **scores}
+    facts |= {"seed": record.request.seed, "scored": record.request.data.scored, **scores}
     return Inspection(what=f"run {folder}", facts={**facts, "created": record.created})
 
 
@@ -175,10 +173,10 @@ def _cache(folder: Path, settings: Any, images: Path | None) -> dict[str, Any]:
     """What is known of a TextRefiner's cache; nothing for other methods."""
     if settings.get("cache", "none") == "none" or "entries" not in settings:
         return {}
-    from petiole.engine.adapter import Adapter
+    from petiole.tasks.classification.adapter import ClassificationAdapter
     from petiole.tasks.classification.refiner_cache import describe
 
-    found = describe(Adapter.load(folder), images)
+    found = describe(ClassificationAdapter.load(folder), images)
     facts = {
         "entries": found.entries,
         "effective rank": f"{found.effective_rank:.1f}",

@@ -46,9 +46,9 @@ def merge(adapter: Path, /, *, out: Path, weights: Path | None = None) -> Merged
     Raises:
         AdapterError: the adapter is damaged, or cannot be folded; the message says why.
     """
-    from petiole.engine.adapter import Adapter
+    from petiole.tasks.classification.adapter import ClassificationAdapter
     from petiole.tasks.classification.merge import write_merged
 
-    opened = Adapter.load(Path(adapter), weights=weights)
+    opened = ClassificationAdapter.load(Path(adapter), weights=weights)
     folder = write_merged(opened, Path(out))
     return Merged(backbone=opened.manifest.backbone.name, weights=Path(out), adapter=folder)

@@ -13,7 +13,8 @@ from rich.text import Text
 from petiole.commands.options import CommandResult, Settings, default_cache, fact, pairs, plural
 
 if TYPE_CHECKING:
-    from petiole.tasks.text.workspace import TextRunSpec, TextWorkspace
+    from petiole.engine.run import RunSpec
+    from petiole.tasks.text.workspace import TextWorkspace
 
 
 class Multitasked(CommandResult):
@@ -110,18 +111,19 @@ def multitask(
         PetioleError: bad data, unknown names, or a folder that holds another measurement.
     """
     from petiole.engine.executor import Local
+    from petiole.engine.task import reopened
     from petiole.protocols import domain_shift
     from petiole.protocols import multitask as protocol
     from petiole.report.multitask import summarise, write
-    from petiole.tasks.text.workspace import TextSpec, reopened, tasks_named
+    from petiole.tasks.text.workspace import TextGeneration
 
     root = Path(out) if out else Path("runs") / "multitask"
-    school = TextSpec(
+    school = TextGeneration(
         model=backbone,
         tasks=tuple(map(str, tasks)),
-        eyes=eyes,
+        vision_backbone=eyes,
         features=Path(features) if features else None,
-        places=places,
+        visual_tokens=places,
         options=tuple(pairs(visual).items()),
         device=device,
         precision=precision,
@@ -136,7 +138,7 @@ def multitask(
         rows,
         reference=reference or stated.get("reference", ""),
         model=backbone,
-        tasks=tasks_named(opened.tasks),
+        tasks=[data.name for data in opened.tasks],
         seeds=seeds,
         mode=mode,
         fraction=fraction,
@@ -152,7 +154,7 @@ def multitask(
     return Multitasked(folder=root, summary=summary)
 
 
-def _announce(opened: TextWorkspace, jobs: Sequence[TextRunSpec]) -> None:
+def _announce(opened: TextWorkspace, jobs: Sequence[RunSpec]) -> None:
     """Say what will be trained on what, on standard error."""
     from petiole.engine.progress import console
 

@@ -16,7 +16,7 @@ from rich.text import Text
 from petiole.errors import ConfigError
 
 if TYPE_CHECKING:
-    from petiole.tasks.classification.workspace import ClassificationSpec
+    from petiole.tasks.classification.workspace import Classification
 
     Settings = Mapping[str, Any] | Sequence[str] | None
 else:
@@ -74,12 +74,12 @@ class ModelOptions:
 
     def bench(
         self, images: Path, source: Path | None, test: Path | None, test_fraction: float
-    ) -> ClassificationSpec:
+    ) -> Classification:
         """Put images on this machine."""
-        from petiole.tasks.classification.workspace import ClassificationSpec
+        from petiole.tasks.classification.workspace import Classification
 
         cache = Path(self.cache_dir) if self.cache_dir else default_cache()
-        return ClassificationSpec(
+        return Classification(
             backbone=self.backbone,
             images=Path(images),
             source=Path(source) if source else None,

@@ -68,9 +68,9 @@ def predict(
         ConfigError: an image without a question, for a tuned encoder.
         DataError: an image cannot be read.
     """
-    from petiole.tasks.codebook.adapter import is_encoder
+    from petiole.engine.adapter import kind_of
 
-    if is_encoder(Path(adapter)):
+    if kind_of(Path(adapter)) == "codebook":
         if len(images) != 2:
             raise ConfigError(
                 f"{adapter} is a tuned encoder, which needs one image and one question: petiole predict ENCODER "
@@ -85,9 +85,9 @@ def predict(
             inference=inference or InferenceOptions(),
             device=device,
         )
-    from petiole.engine.adapter import Adapter
+    from petiole.tasks.classification.adapter import ClassificationAdapter
 
-    opened = Adapter.load(Path(adapter), weights=weights, device=device)
+    opened = ClassificationAdapter.load(Path(adapter), weights=weights, device=device)
     rows = opened.predict([Path(image) for image in images])
     return PredictResult(
         adapter=Path(adapter),

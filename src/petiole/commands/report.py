@@ -28,11 +28,11 @@ def report(folder: Path, /) -> ReportResult:
     Raises:
         RunError: no complete run lies there.
     """
+    from petiole.engine.adapter import kind_of
     from petiole.report.page import write_comparison, write_run
-    from petiole.tasks.codebook.adapter import is_encoder
 
     folder = Path(folder)
-    if is_encoder(folder):
+    if kind_of(folder) == "codebook":
         raise RunError(
             f"{folder} holds a tuned encoder, which has no page. petiole inspect {folder} shows what it is and how it scored."
         )

@@ -15,7 +15,7 @@ from rich.text import Text
 from petiole.commands.options import CommandResult, ModelOptions, default_cache, fact
 
 if TYPE_CHECKING:
-    from petiole.tasks.text.workspace import TextSpec
+    from petiole.tasks.text.workspace import TextGeneration
 
 
 class Reproduced(CommandResult):
@@ -280,12 +280,12 @@ KINDS = ("params", "shares", "base-to-novel", "elsewhere", "multitask", "publish
 """Kinds of tables that can be reproduced."""
 
 
-def _school(table: Mapping[str, Any], model_options: ModelOptions) -> TextSpec:
+def _school(table: Mapping[str, Any], model_options: ModelOptions) -> TextGeneration:
     """The model of the claim, unless another one is named, on this machine."""
-    from petiole.tasks.text.workspace import TextSpec
+    from petiole.tasks.text.workspace import TextGeneration
 
     own = model_options.backbone == ModelOptions().backbone
-    return TextSpec(
+    return TextGeneration(
         model=table["backbone"] if own else model_options.backbone,
         tasks=(),
         device=model_options.device,

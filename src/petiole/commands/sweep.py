@@ -89,10 +89,10 @@ def sweep(
     """
     from petiole.commands.announce import announce
     from petiole.engine.executor import Local
+    from petiole.engine.task import reopened
     from petiole.protocols import rank_sweep
     from petiole.report.elbow import summarise
     from petiole.report.elbow_words import write
-    from petiole.tasks.classification.workspace import reopened
 
     model_options = model_options or ModelOptions()
     folder = Path(out) if out else Path("runs") / f"{Path(images).stem}-{what}"

@@ -25,7 +25,7 @@ from petiole.errors import ConfigError, unknown
 
 if TYPE_CHECKING:
     from petiole.protocols.transfer import Transfer
-    from petiole.tasks.classification.workspace import ClassificationSpec
+    from petiole.tasks.classification.workspace import Classification
 
 _NAME = re.compile(r"[^/\\.][^/\\]*")
 
@@ -101,9 +101,9 @@ def transfer(
     """
     from petiole.data.readers.public import write_table
     from petiole.engine.executor import Local
+    from petiole.engine.task import forget_workspaces
     from petiole.protocols import transfer as protocol
     from petiole.report.transfer import summarise, write
-    from petiole.tasks.classification.workspace import open_workspace
 
     model_options, folder = model_options or ModelOptions(), Path(out)
     images, known = _images(data, folder)
@@ -122,7 +122,7 @@ def transfer(
     cache = Path(model_options.cache_dir or default_cache())
     for name in sorted(known & {cell.data for cell in cells}):
         write_table(name, Path(data_root), images[name], cache=cache, download=download)
-    open_workspace.cache_clear()  # files may have changed since an earlier call in this process
+    forget_workspaces()  # files may have changed since an earlier call in this process
     if not model_options.quiet:
         _announce(wanted, to_do, folder)
     local = Local(processes)
@@ -188,7 +188,7 @@ def _backbones(items: Sequence[str], model_options: ModelOptions) -> dict[str, M
 
 def _benches(
     images: Mapping[str, Path], machines: Mapping[str, ModelOptions], test_fraction: float
-) -> dict[tuple[str, str], ClassificationSpec]:
+) -> dict[tuple[str, str], Classification]:
     """Every data set on every backbone."""
     return {
         (data, name): model_options.bench(path, None, None, test_fraction)
@@ -197,13 +197,13 @@ def _benches(
     }
 
 
-def _announce(transfer: Transfer, to_do: Mapping[str, ClassificationSpec], folder: Path) -> None:
+def _announce(transfer: Transfer, to_do: Mapping[str, Classification], folder: Path) -> None:
     """Say what every cell will do and cost, before the first one starts."""
     from petiole.commands.announce import announce
     from petiole.engine.progress import console
+    from petiole.engine.task import open_workspace
     from petiole.protocols import transfer as protocol
     from petiole.protocols import tuning
-    from petiole.tasks.classification.workspace import open_workspace
 
     rows = plural(len(transfer.rows), "method")
     console.print(

@@ -1,26 +1,24 @@
 """The record: one immutable folder a run, from which every table, plot and page is computed.
 
 request.json              everything that decides the result, and its digest
-split.csv                 which image was in which part
 metrics.jsonl             step, loss, learning rate
-drift.jsonl               step and how far the tokens behind each block have moved, if they can
-predictions.csv           path, label, prediction and confidence of every test image
-predictions.safetensors   probabilities (n, K) and labels (n,)
-test_evaluations.jsonl            every time that a test set was scored
+test_evaluations.jsonl    every time that a test set was scored
 adapter/                  the adapter file
 record.json               scores, costs, environment, checksums: written last
+
+A task adds its own: classification split.csv, drift.jsonl, predictions.csv and predictions.safetensors; texts
+predictions/<task>.jsonl; a codebook predictions/<language model>.jsonl and diagnostics.jsonl.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
@@ -29,76 +27,70 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import safe_open
-from torch import Tensor
+from pydantic import BaseModel, Field, ValidationError
 
-from petiole.data.dataset import Dataset
-from petiole.engine.adapter import BackboneCard
+from petiole.engine.model_card import FrozenModel, ModelCard
+from petiole.engine.task import Scores
 from petiole.errors import RunError
-from petiole.files import sha256, write_json, write_tensors, write_text
+from petiole.files import sha256, write_json
 from petiole.ledger import Ledger
 from petiole.version import __version__
 
 RECORD, REQUEST = "record.json", "request.json"
-LOG, DRIFT = "metrics.jsonl", "drift.jsonl"
-PREDICTIONS, TEST_EVALUATIONS = "predictions.safetensors", "test_evaluations.jsonl"
-
+LOG, TEST_EVALUATIONS = "metrics.jsonl", "test_evaluations.jsonl"
 
 R = TypeVar("R", bound=BaseModel)
 
 
-class FrozenModel(BaseModel):
-    """Base of everything that is written once."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
 class DataCard(FrozenModel):
-    """Which images a run saw, by digest.
+    """What a run saw, by digest.
 
     Attributes:
-        source, train, test: digests; ``source`` is empty without a source domain.
-        images: counts by part.
+        digests: by part, or by task.
+        samples: counts by part; ``task/part`` where there are several tasks.
+        classes: names, where there are any.
+        tasks: names, where there are several.
         shots: drawn from each class of the target; ``None`` for all.
-        draw: seed of that draw.
-        fraction: share of each class of the target's training images.
+        split_seed: of that draw.
+        fraction: share of the training samples.
         validation: share of them that was held back and stands for the test set; 0 for none.
-        classes: names.
+        scored: part that is scored.
         notes: what was left out of the data, and what the leak check found.
     """
 
-    source: str
-    train: str
-    test: str
-    images: dict[str, int]
-    shots: int | None
-    draw: int
+    digests: dict[str, str]
+    samples: dict[str, int]
+    classes: list[str] = Field(default_factory=list)
+    tasks: list[str] = Field(default_factory=list)
+    shots: int | None = None
+    split_seed: int = 0
     fraction: float = 1.0
     validation: float = 0.0
-    classes: list[str]
-    notes: list[str]
+    scored: str = "test"
+    notes: list[str] = Field(default_factory=list)
 
 
 class RunRequest(FrozenModel):
-    """Everything that decides a result on one machine."""
+    """Everything that decides a result on one machine.
 
+    Attributes:
+        kind: of the task.
+        options: of the task: what else decides the result.
+    """
+
+    kind: str
     method: str
     settings: dict[str, Any]
-    backbone: BackboneCard
+    backbone: ModelCard
     data: DataCard
+    options: dict[str, Any] = Field(default_factory=dict)
     seed: int
-    precision: str
-    compiled: bool = False
-    dtype: str
-    teacher: str = ""
 
     @property
     def digest(self) -> str:
-        """SHA-256 of what decides the result: places and notes do not, contents do."""
+        """SHA-256 of what decides the result: names, places and notes do not, contents do."""
         value = self.model_dump(mode="json")
-        for place in ("name", "weights"):  # the fingerprint stands for both
-            value["backbone"].pop(place)
+        value["backbone"] = self.backbone.content()
         value["data"].pop("notes")
         return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
@@ -108,7 +100,7 @@ class Costs(FrozenModel):
 
     Attributes:
         feature_seconds: reading images and running the frozen half (near 0 when cached).
-        train_seconds: optimiser steps or solving.
+        train_seconds: optimizer steps or solving.
         test_seconds: scoring the test set.
         peak_memory_mb: largest memory while training: allocated on a GPU, else resident.
         adapter_bytes: size of the adapter file's tensors.
@@ -122,91 +114,77 @@ class Costs(FrozenModel):
 
 
 class Record(FrozenModel):
-    """What a run was and gave."""
+    """What a run was and gave.
 
-    format: int = 1
+    Attributes:
+        selection: which of the models that training passes through is kept.
+        test_evaluations: how often the test set has been scored in this folder.
+        scores: table -> metric -> value, the headline metric first. Photos have one table, ``test``; texts one for
+            each task; a codebook one for each language model, the surrogate first.
+        ledger: what the method adds.
+        diagnosis: of the task: what it measured of the model beside its scores.
+        files: checksums of the run's other files.
+    """
+
+    format: int = 2
     id: str
     created: str
     request: RunRequest
     selection: str
     test_evaluations: int
-    scores: dict[str, float]
+    scores: Scores
     ledger: Ledger
     costs: Costs
+    diagnosis: dict[str, Any] = Field(default_factory=dict)
     environment: dict[str, str]
     files: dict[str, str]
 
-
-class StoredPredictions(FrozenModel):
-    """Test predictions of a run, read back."""
-
-    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
-
-    probabilities: Tensor
-    labels: Tensor
-    ids: list[str]
-    paths: list[str]
+    @property
+    def main(self) -> dict[str, float]:
+        """The first table of scores."""
+        return next(iter(self.scores.values()))
 
 
-def write_predictions(folder: Path, test: Dataset, probabilities: Tensor) -> None:
-    """Write the probabilities of every test image, for machines and for people."""
-    paths = [str(s.path) for s in test.samples]
-    write_tensors(
-        folder / PREDICTIONS,
-        {"probabilities": probabilities, "labels": torch.tensor(test.labels.copy())},
-        {"ids": json.dumps(test.ids), "paths": json.dumps(paths)},
-    )
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["path", "sha256", "label", "prediction", "confidence"])
-    best = probabilities.max(dim=1)
-    for sample, guess, sure in zip(
-        test.samples, best.indices.tolist(), best.values.tolist(), strict=True
-    ):
-        names = test.classes[sample.label], test.classes[guess]
-        table.writerow([sample.path, sample.id, *names, f"{sure:.6f}"])
-    write_text(folder / "predictions.csv", text.getvalue())
-
-
-def read_predictions(folder: Path) -> StoredPredictions:
-    """Read predictions back."""
-    with safe_open(folder / PREDICTIONS, framework="pt") as file:
-        meta = file.metadata()
-        return StoredPredictions(
-            probabilities=file.get_tensor("probabilities"),
-            labels=file.get_tensor("labels"),
-            ids=json.loads(meta["ids"]),
-            paths=json.loads(meta["paths"]),
-        )
-
-
-def count_test_evaluation(folder: Path, test: Dataset, why: str) -> int:
+def count_test_evaluation(folder: Path, digest: str, samples: int, why: str) -> int:
     """Note that a test set is scored now; returns how often this one has been in this folder.
 
     Raises:
         RunError: the folder cannot be written, so the count would be wrong.
     """
-    line = {"when": now(), "test": test.digest(), "images": len(test), "why": why}
+    line = {"when": now(), "test": digest, "samples": samples, "why": why}
     try:
         with open(folder / TEST_EVALUATIONS, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
     except OSError as error:
         raise RunError(
-            f"The opening of the test set cannot be noted in {folder / TEST_EVALUATIONS}: {error.strerror}. "
+            f"The evaluation of the test set cannot be noted in {folder / TEST_EVALUATIONS}: {error.strerror}. "
             "Copy the folder to a place that you can write."
         ) from error
-    return sum(row["test"] == line["test"] for row in _lines(folder / TEST_EVALUATIONS))
+    return evaluations_of(folder, digest)
 
 
-def write_record(folder: Path, **fields: Any) -> Record:
-    """Write record.json, with the checksums of the other files; it marks the run as complete."""
-    names = [REQUEST, "split.csv", LOG, DRIFT, "predictions.csv", PREDICTIONS]
-    names += [str(p.relative_to(folder)) for p in sorted((folder / "adapter").rglob("*"))]
+def evaluations_of(folder: Path, digest: str = "") -> int:
+    """How often a test set has been scored in a folder; without a digest, the one scored most often."""
+    counts = Counter(row["test"] for row in lines(folder / TEST_EVALUATIONS))
+    return counts[digest] if digest else max(counts.values(), default=0)
+
+
+def write_record(folder: Path, patterns: Sequence[str], **fields: Any) -> Record:
+    """Write record.json, with the checksums of the run's other files; it marks the run as complete.
+
+    Args:
+        folder: of the run.
+        patterns: of the files that the task leaves.
+        fields: of ``Record``.
+    """
+    request: RunRequest = fields["request"]
+    files = [p for name in (REQUEST, LOG, *patterns) for p in sorted(folder.glob(name))]
+    files += [p for p in sorted((folder / "adapter").rglob("*")) if p.is_file()]
     record = Record(
-        id=fields["request"].digest[:16],
+        id=request.digest[:16],
         created=now(),
         environment=environment(),
-        files={name: sha256(folder / name) for name in names if (folder / name).is_file()},
+        files={str(path.relative_to(folder)): sha256(path) for path in files},
         **fields,
     )
     write_json(folder / RECORD, record.model_dump(mode="json"))
@@ -214,7 +192,11 @@ def write_record(folder: Path, **fields: Any) -> Record:
 
 
 def read_record(folder: Path) -> Record:
-    """Read a run's record; see ``read_complete``."""
+    """Read a run's record.
+
+    Raises:
+        RunError: there is none, or it is damaged.
+    """
     return read_complete(folder, Record)
 
 
@@ -236,11 +218,23 @@ def read_complete(folder: Path, kind: type[R]) -> R:
 
 
 def read_log(folder: Path, name: str = LOG) -> list[dict[str, float]]:
-    """Rows of ``LOG`` or ``DRIFT``; of a step that was repeated after a resume, the last."""
-    return list({row["step"]: row for row in _lines(folder / name)}.values())
+    """Rows of a log by step; of a step that was repeated after a resume, the last."""
+    return list({row["step"]: row for row in lines(folder / name)}.values())
 
 
-def _lines(file: Path) -> Iterator[dict[str, Any]]:
+def appender(file: Path, *, fresh: bool) -> Callable[[int, Mapping[str, float]], None]:
+    """Appends one line of JSON a call."""
+    if fresh:
+        file.unlink(missing_ok=True)
+
+    def append(step: int, values: Mapping[str, float]) -> None:
+        with open(file, "a", encoding="utf-8") as out:
+            out.write(json.dumps({"step": step, **values}) + "\n")
+
+    return append
+
+
+def lines(file: Path) -> Iterator[dict[str, Any]]:
     """Rows of a JSON-lines file; one that a dying process left unfinished is passed over."""
     if not file.is_file():
         return

@@ -1,24 +1,21 @@
-"""Run folders: one process at a time, one request each, and lines that are only ever added."""
+"""Run folders: one process at a time, one request each."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from petiole.engine.record import RECORD, REQUEST
+from petiole.engine.record import RECORD, REQUEST, RunRequest
 from petiole.errors import RunError
 from petiole.files import write_json
 
-R = TypeVar("R", bound=BaseModel)
 
-
-def claim_folder(folder: Path, request: BaseModel, *, resume: bool) -> bool:
+def claim_folder(folder: Path, request: RunRequest, *, resume: bool) -> bool:
     """Take a folder for a request; whether its record is already there.
 
     Raises:
@@ -33,8 +30,8 @@ def claim_folder(folder: Path, request: BaseModel, *, resume: bool) -> bool:
             f"{folder} already holds a run. Add --resume to finish or reuse it, or choose "
             "another --out."
         )
-    old = _read(file, type(request))
-    if _digest(old) != _digest(request):
+    old = _read(file)
+    if old.digest != request.digest:
         raise RunError(
             f"{folder} holds a run with other settings ({_differences(old, request)}). "
             "Repeat the command as it was, or choose another --out."
@@ -42,13 +39,9 @@ def claim_folder(folder: Path, request: BaseModel, *, resume: bool) -> bool:
     return (folder / RECORD).exists()
 
 
-def _digest(request: Any) -> str:
-    return str(request.digest)
-
-
-def _read(file: Path, kind: type[R]) -> R:
+def _read(file: Path) -> RunRequest:
     try:
-        return kind.model_validate_json(file.read_text(encoding="utf-8"))
+        return RunRequest.model_validate_json(file.read_text(encoding="utf-8"))
     except (ValidationError, UnicodeDecodeError) as error:
         raise RunError(
             f"{file} is damaged or of another version, so the run cannot be resumed. Delete the run "
@@ -56,7 +49,7 @@ def _read(file: Path, kind: type[R]) -> R:
         ) from error
 
 
-def _differences(old: BaseModel, new: BaseModel) -> str:
+def _differences(old: RunRequest, new: RunRequest) -> str:
     a, b = (json.loads(r.model_dump_json()) for r in (old, new))
     rows = [f"{k}: {a[k]!r} -> {b[k]!r}" for k in a if a[k] != b[k] and not isinstance(a[k], dict)]
     rows += [
@@ -67,18 +60,6 @@ def _differences(old: BaseModel, new: BaseModel) -> str:
         if a[k].get(n) != b[k].get(n)
     ]
     return "; ".join(row if len(row) < 120 else row[:117] + "..." for row in rows[:4])
-
-
-def appender(file: Path, *, fresh: bool) -> Callable[[int, Mapping[str, float]], None]:
-    """Appends one line of JSON a call."""
-    if fresh:
-        file.unlink(missing_ok=True)
-
-    def append(step: int, values: Mapping[str, float]) -> None:
-        with open(file, "a", encoding="utf-8") as out:
-            out.write(json.dumps({"step": step, **values}) + "\n")
-
-    return append
 
 
 @contextmanager

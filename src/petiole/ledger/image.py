@@ -70,6 +70,46 @@ class Ledger(BaseModel):
     flops_classes: int = 0  # in older records part of the above
     flops_classes_training: int = 0
 
+    @classmethod
+    def from_counts(
+        cls,
+        *,
+        backbone: int,
+        adapters: int,
+        head: int = 0,
+        training_only: int = 0,
+        replaced: int = 0,
+        fixed: int = 0,
+        fixed_bytes: int = 0,
+        cut: tuple[str, ...] = (),
+        **flops: int,
+    ) -> Ledger:
+        """Sums and percentages of these counts; ``replaced`` are the originals of tuned copies."""
+        trainable, inference = adapters + head + training_only, adapters + head
+        return cls(
+            backbone=backbone,
+            adapters=adapters,
+            head=head,
+            training_only=training_only,
+            trainable=trainable,
+            inference=inference,
+            total=backbone + trainable - replaced,
+            trainable_percent_of_backbone=100 * trainable / backbone,
+            trainable_percent_of_backbone_and_trainable=100
+            * trainable
+            / (backbone + trainable - replaced),
+            trainable_percent_of_full_fine_tuning=100 * trainable / (backbone + head),
+            inference_percent_of_backbone=100 * inference / backbone,
+            inference_percent_of_backbone_and_inference=100
+            * inference
+            / (backbone + inference - replaced),
+            adapters_percent_of_backbone=100 * adapters / backbone,
+            fixed=fixed,
+            stored_bytes=4 * inference + fixed_bytes,
+            cut=cut,
+            **{"flops_backbone": 0, "flops_forward": 0, "flops_above_cut": 0, **flops},
+        )
+
 
 def ledger(backbone: Backbone, method: Method, classes: int) -> Ledger:
     """Count what ``method`` adds to ``backbone`` (which may be a meta one) for ``classes`` classes.
@@ -102,29 +142,17 @@ def count(backbone: Backbone, plan: Plan) -> Ledger:
     """Count a plan. ``full fine-tuning`` as a denominator is backbone + this plan's head."""
     own = dict(backbone.module.named_parameters())
     tuned = sum(own[name].numel() for name in plan.tune)
-    base = backbone.parameter_count
-    adapters = sum(map(size_of, plan.adapters)) + tuned
-    head, extra = size_of(plan.head), _beside(plan)
-    trainable, inference = adapters + head + extra, adapters + head
     fixed = [value for part in (*plan.adapters, plan.head) for value in fixed_of(part)]
     flops = _flops(backbone, plan)
     training = _training_flops(backbone, plan, names=bool(flops.classes))
-    return Ledger(
-        backbone=base,
-        adapters=adapters,
-        head=head,
-        training_only=extra,
-        trainable=trainable,
-        inference=inference,
-        total=base + trainable - tuned,
-        trainable_percent_of_backbone=100 * trainable / base,
-        trainable_percent_of_backbone_and_trainable=100 * trainable / (base + trainable - tuned),
-        trainable_percent_of_full_fine_tuning=100 * trainable / (base + head),
-        inference_percent_of_backbone=100 * inference / base,
-        inference_percent_of_backbone_and_inference=100 * inference / (base + inference - tuned),
-        adapters_percent_of_backbone=100 * adapters / base,
+    return Ledger.from_counts(
+        backbone=backbone.parameter_count,
+        adapters=sum(map(size_of, plan.adapters)) + tuned,
+        head=size_of(plan.head),
+        training_only=_beside(plan),
+        replaced=tuned,
         fixed=sum(b.numel() for b in fixed),
-        stored_bytes=4 * inference + sum(b.nbytes for b in fixed),
+        fixed_bytes=sum(b.nbytes for b in fixed),
         cut=plan.cut(backbone),
         flops_backbone=flops.backbone,
         flops_forward=flops.below + flops.above,

@@ -15,7 +15,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from petiole.engine.record import FrozenModel
+from petiole.engine.model_card import FrozenModel
 from petiole.errors import RunError
 from petiole.files import write_json
 

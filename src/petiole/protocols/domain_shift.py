@@ -19,13 +19,14 @@ from petiole.claims import table as claimed_table
 from petiole.data.dataset import Dataset
 from petiole.engine.executor import Executor, Local
 from petiole.engine.progress import progress
+from petiole.engine.run import RunSpec, run
+from petiole.engine.task import open_workspace
 from petiole.errors import ConfigError, RunError
 from petiole.methods.recipe import Recipe
 from petiole.methods.registry import create
 from petiole.protocols import tuning
 from petiole.protocols.comparison import COMPARISON, Comparison, ComparisonRow
-from petiole.tasks.classification.task import RunSpec, run
-from petiole.tasks.classification.workspace import ClassificationSpec, Workspace, open_workspace
+from petiole.tasks.classification.workspace import Classification, ClassificationWorkspace, Subset
 
 BASELINES = {
     "knn": "kNN (target shots)",
@@ -78,7 +79,7 @@ def from_table(name: str, *, baselines: Iterable[str] = BASELINES) -> dict[str, 
 
 def jobs_of(
     comparison: Comparison,
-    bench: ClassificationSpec,
+    bench: Classification,
     folder: Path,
     settings: Mapping[str, Any],
     *,
@@ -94,22 +95,25 @@ def jobs_of(
     for key in settings:
         if not any(key in own for own in own_by_row.values()):
             create(comparison.row(comparison.headline).method, {key: settings[key]})
+    held = comparison.validation if comparison.scored == "validation" else 0.0
     for row in comparison.rows:
         own = own_by_row[row.name]
         for index, place in enumerate(comparison.runs(folder, row)):
             jobs.append(
                 RunSpec(
-                    bench=replace(bench, quiet=True),
+                    task=replace(bench, quiet=True),
                     method=row.method,
                     settings={**own, **row.settings},
                     folder=place,
-                    shots=comparison.shots,
-                    draw=index // comparison.inits,
-                    fraction=comparison.fraction,
-                    validation=comparison.validation if comparison.scored == "validation" else 0.0,
+                    options=Subset(
+                        shots=comparison.shots,
+                        split_seed=index // comparison.inits,
+                        fraction=comparison.fraction,
+                        validation=held,
+                        vectors=row.name == comparison.headline and index == 0,
+                    ),
                     seed=index % comparison.inits,
                     resume=resume,
-                    vectors=row.name == comparison.headline and index == 0,
                 )
             )
     return jobs
@@ -132,7 +136,7 @@ def compare(
         RunError: the folder holds another comparison, or this one without ``resume``.
     """
     _claim(comparison, folder, resume)
-    workspace, where = open_workspace(jobs[0].bench), executor or Local()
+    workspace, where = open_workspace(jobs[0].task), executor or Local()
     trials = tuning.trials(comparison, jobs, folder)
     prepare(workspace, [*trials, *jobs], quiet=quiet)
     if trials:
@@ -147,12 +151,12 @@ def compare(
 def _do(what: str, jobs: Sequence[RunSpec], where: Executor, *, quiet: bool) -> None:
     with progress(what, len(jobs), quiet=quiet) as advance:
         for job, record in zip(jobs, where.map(run, jobs), strict=True):
-            advance(1, f"{job.method} {100 * record.scores['accuracy']:.1f} %")
+            advance(1, f"{job.method} {100 * record.main['accuracy']:.1f} %")
 
 
-def prepare(workspace: Workspace, jobs: Sequence[RunSpec], *, quiet: bool) -> None:
+def prepare(workspace: ClassificationWorkspace, jobs: Sequence[RunSpec], *, quiet: bool) -> None:
     """Run the frozen half once for all that the jobs will ask for."""
-    if workspace.bench.cache is None:
+    if workspace.task.cache is None:
         return
     workspace.features.quiet = quiet
     wanted: dict[tuple[tuple[str, ...], int, str], list[Dataset]] = defaultdict(list)
@@ -160,7 +164,7 @@ def prepare(workspace: Workspace, jobs: Sequence[RunSpec], *, quiet: bool) -> No
         method = create(job.method, job.settings)
         with torch.random.fork_rng():
             plan = method.plan(workspace.backbone, len(workspace.shift.classes))
-        recipe, (data, scored) = method.recipe, workspace.parts(job.images)
+        recipe, (data, scored) = method.recipe, workspace.parts(job.options)
         wanted[
             plan.cut(workspace.backbone, training=True), recipe.views, recipe.augmentation
         ].append(data)

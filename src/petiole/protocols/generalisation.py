@@ -1,7 +1,7 @@
 """Train on some classes or images, test on others by their names: base to novel, other data, other domains.
 
     generalisation.json                what was asked
-    runs/<method>/seed-<i>/            one run folder each; elsewhere/<place>.json holds the other scores
+    runs/<method>/seed-<i>/            one run folder each; transfer/<place>.json holds the other scores
 
 Base to novel (spec prompt.md, 4.2): train on the first half of the classes, test on the test images of that
 half with its names, and on those of the other half with theirs; two label spaces. Cross-data-set and domain
@@ -25,15 +25,16 @@ from pydantic import model_validator
 from petiole.engine.executor import Executor, Local
 from petiole.engine.progress import progress
 from petiole.engine.record import read_record
+from petiole.engine.run import RunSpec, run
+from petiole.engine.task import open_workspace
 from petiole.errors import ConfigError
 from petiole.methods.registry import create, find
 from petiole.protocols import domain_shift, published
 from petiole.protocols.comparison import ComparisonRow
 from petiole.protocols.stated import Protocol
 from petiole.tasks.classification.model import ClassNameHead
-from petiole.tasks.classification.task import RunSpec, run
-from petiole.tasks.classification.transfer_eval import ELSEWHERE, TransferResult, score_transfer
-from petiole.tasks.classification.workspace import ClassificationSpec, Workspace, open_workspace
+from petiole.tasks.classification.transfer_eval import TRANSFER, TransferResult, score_transfer
+from petiole.tasks.classification.workspace import Classification, ClassificationWorkspace, Subset
 
 STATE = "generalisation.json"
 NOVEL = "novel"
@@ -156,7 +157,7 @@ def few_shot(
 
 def jobs_of(
     protocol: Generalisation,
-    bench: ClassificationSpec,
+    bench: Classification,
     root: Path,
     settings: Mapping[str, Any],
     *,
@@ -171,12 +172,11 @@ def jobs_of(
             create(row.method, protocol.settings(row, settings, level))
         jobs += [
             RunSpec(
-                bench=part,
+                task=part,
                 method=row.method,
                 settings=protocol.settings(row, settings, level),
                 folder=protocol.folder(root, row, seed, level),
-                shots=int(level) if level else protocol.shots,
-                draw=seed,
+                options=Subset(int(level) if level else protocol.shots, split_seed=seed),
                 seed=seed,
                 resume=resume,
             )
@@ -189,7 +189,7 @@ def jobs_of(
 def generalise(
     protocol: Generalisation,
     jobs: Sequence[RunSpec],
-    places: Mapping[str, ClassificationSpec],
+    places: Mapping[str, Classification],
     root: Path,
     *,
     executor: Executor | None = None,
@@ -209,21 +209,21 @@ def generalise(
         _check_names(jobs)
     protocol.claim(root, resume=resume)
     where = executor or Local()
-    for bench in dict.fromkeys(job.bench for job in jobs):
+    for bench in dict.fromkeys(job.task for job in jobs):
         domain_shift.prepare(
-            open_workspace(bench), [job for job in jobs if job.bench == bench], quiet=quiet
+            open_workspace(bench), [job for job in jobs if job.task == bench], quiet=quiet
         )
     with progress("runs", len(jobs), quiet=quiet) as advance:
         for job, record in zip(jobs, where.map(run, jobs), strict=True):
-            advance(1, f"{job.method} {100 * record.scores['accuracy']:.1f} %")
-    data = {name: Workspace(bench).shift.test for name, bench in places.items()}
+            advance(1, f"{job.method} {100 * record.main['accuracy']:.1f} %")
+    data = {name: ClassificationWorkspace(bench).shift.test for name, bench in places.items()}
     with progress("elsewhere", len(jobs) * len(data), quiet=quiet) as advance:
         for job in jobs:
             for name, images in data.items():
-                if name == job.bench.part:  # the run itself was scored on these
+                if name == getattr(job.task, "part", ""):  # the run itself was scored on these
                     advance(1)
                     continue
-                found = score_transfer(job.folder, name, open_workspace(job.bench), images)
+                found = score_transfer(job.folder, name, open_workspace(job.task), images)
                 advance(1, f"{job.method} {name} {100 * found.scores['accuracy']:.1f} %")
 
 
@@ -231,7 +231,7 @@ def _check_names(jobs: Sequence[RunSpec]) -> None:
     """Refuse heads of fixed classes before anything is trained."""
     for job in {job.method: job for job in jobs}.values():
         with torch.random.fork_rng():
-            plan = create(job.method, job.settings).plan(open_workspace(job.bench).backbone, 2)
+            plan = create(job.method, job.settings).plan(open_workspace(job.task).backbone, 2)
         if not isinstance(plan.head, ClassNameHead):
             raise ConfigError(
                 f"{job.method} has a fixed set of classes and cannot name novel ones. Leave it out."
@@ -239,8 +239,8 @@ def _check_names(jobs: Sequence[RunSpec]) -> None:
 
 
 def places_of(
-    protocol: Generalisation, bench: ClassificationSpec, others: Mapping[str, Path]
-) -> dict[str, ClassificationSpec]:
+    protocol: Generalisation, bench: Classification, others: Mapping[str, Path]
+) -> dict[str, Classification]:
     """The benches of all places; a base-to-novel one has the halves of its own data."""
     if protocol.kind == "base-to-novel":
         return {"base": replace(bench, part="base"), NOVEL: replace(bench, part="novel")}
@@ -259,7 +259,7 @@ def scores(protocol: Generalisation, root: Path, row: ComparisonRow) -> dict[str
     if protocol.kind == "few-shot":
         return {
             level: [
-                read_record(protocol.folder(root, row, seed, level)).scores["accuracy"]
+                read_record(protocol.folder(root, row, seed, level)).main["accuracy"]
                 for seed in range(protocol.seeds)
             ]
             for level in protocol.levels
@@ -269,8 +269,8 @@ def scores(protocol: Generalisation, root: Path, row: ComparisonRow) -> dict[str
     for seed in range(protocol.seeds):
         folder = protocol.folder(root, row, seed)
         if own == "source" or not transductive(row.method):
-            found[own].append(read_record(folder).scores["accuracy"])
-        for file in sorted((folder / ELSEWHERE).glob("*.json")):
+            found[own].append(read_record(folder).main["accuracy"])
+        for file in sorted((folder / TRANSFER).glob("*.json")):
             place = TransferResult.model_validate_json(file.read_text(encoding="utf-8"))
             found.setdefault(place.name, []).append(place.scores["accuracy"])
     return found

@@ -19,6 +19,9 @@ from pydantic import Field
 from petiole.data.task_batches import Mode
 from petiole.engine.executor import Executor, Local
 from petiole.engine.progress import progress
+from petiole.engine.record import Record, read_record
+from petiole.engine.run import RunSpec, run
+from petiole.engine.task import open_workspace
 from petiole.files import write_json
 from petiole.methods.registry import settings_of
 from petiole.protocols.comparison import ComparisonRow
@@ -26,8 +29,8 @@ from petiole.protocols.stated import Protocol
 from petiole.tasks.text.adapter import method_of
 from petiole.tasks.text.collator import TaskData
 from petiole.tasks.text.targets import majority
-from petiole.tasks.text.training import TextRecord, read_record
-from petiole.tasks.text.workspace import TextRunSpec, TextSpec, open_workspace, run
+from petiole.tasks.text.training import TextOptions
+from petiole.tasks.text.workspace import TextGeneration
 
 STATE, MAJORITY = "multitask.json", "majority.json"
 
@@ -66,33 +69,31 @@ def plan(rows: Sequence[ComparisonRow], *, reference: str = "", **terms: Any) ->
 
 def jobs_of(
     protocol: Multitask,
-    school: TextSpec,
+    task: TextGeneration,
     root: Path,
     settings: Mapping[str, Any],
     *,
     resume: bool = False,
-) -> list[TextRunSpec]:
+) -> list[RunSpec]:
     """All runs, row by row; ``settings`` go to every method that has such a field.
 
     Raises:
         ConfigError: an unknown method or setting, one for images, or a value out of range.
     """
     jobs = []
+    options = TextOptions(protocol.mode, protocol.prefixes, protocol.fraction, protocol.scored)
     for row in protocol.rows:
         known = settings_of(method_of(row.method, {}))
         own = {k: v for k, v in settings.items() if k in known} | row.settings
         method_of(row.method, own)
         jobs += [
-            TextRunSpec(
-                school=school,
+            RunSpec(
+                task=task,
                 method=row.method,
                 settings=own,
                 folder=protocol.folder(root, row, seed),
+                options=options,
                 seed=seed,
-                mode=protocol.mode,
-                prefixes=protocol.prefixes,
-                fraction=protocol.fraction,
-                scored=protocol.scored,
                 resume=resume,
             )
             for seed in range(protocol.seeds)
@@ -105,7 +106,7 @@ def jobs_of(
 
 def run_all(
     protocol: Multitask,
-    jobs: Sequence[TextRunSpec],
+    jobs: Sequence[RunSpec],
     root: Path,
     *,
     executor: Executor | None = None,
@@ -118,7 +119,7 @@ def run_all(
         RunError: the folder holds another measurement, or this one without ``resume``.
     """
     protocol.claim(root, resume=resume)
-    opened = open_workspace(jobs[0].school)  # features once, before processes share them
+    opened = open_workspace(jobs[0].task)  # features once, before processes share them
     commonest(opened.tasks, protocol.scored, root)
     where = executor or Local()
     with progress("runs", len(jobs), quiet=quiet) as advance:
@@ -136,16 +137,16 @@ def commonest(tasks: Sequence[TaskData], scored: str, root: Path) -> None:
     write_json(root / MAJORITY, scores)
 
 
-def headlines(record: TextRecord) -> dict[str, float]:
+def headlines(record: Record) -> dict[str, float]:
     """Task -> its headline metric, per cent."""
     return {task: next(iter(metrics.values())) for task, metrics in record.scores.items()}
 
 
-def average(record: TextRecord) -> float:
+def average(record: Record) -> float:
     """The mean of the headlines, per cent. It mixes accuracies with CIDEr, as the paper's column does."""
     return fmean(headlines(record).values())
 
 
-def records(protocol: Multitask, root: Path, row: ComparisonRow) -> list[TextRecord]:
+def records(protocol: Multitask, root: Path, row: ComparisonRow) -> list[Record]:
     """Of all seeds of a row."""
     return [read_record(protocol.folder(root, row, seed)) for seed in range(protocol.seeds)]

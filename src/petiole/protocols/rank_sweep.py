@@ -24,7 +24,9 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from petiole.backbones.base import Backbone
 from petiole.backbones.registry import load
 from petiole.engine.executor import Executor
-from petiole.engine.record import FrozenModel
+from petiole.engine.model_card import FrozenModel
+from petiole.engine.run import RunSpec
+from petiole.engine.task import open_workspace
 from petiole.errors import ConfigError, RunError
 from petiole.files import write_json
 from petiole.ledger import size_of
@@ -32,8 +34,7 @@ from petiole.methods.registry import create, methods
 from petiole.protocols import domain_shift
 from petiole.protocols.comparison import Comparison, ComparisonRow
 from petiole.tasks.classification.spectrum import SPECTRUM, measure
-from petiole.tasks.classification.task import RunSpec
-from petiole.tasks.classification.workspace import ClassificationSpec, open_workspace
+from petiole.tasks.classification.workspace import Classification
 
 SWEEP = "sweep.json"
 
@@ -171,7 +172,7 @@ def place(folder: Path, fraction: float) -> Path:
 def jobs_of(
     sweep: RankSweep,
     fraction: float,
-    bench: ClassificationSpec,
+    bench: Classification,
     folder: Path,
     *,
     resume: bool = False,
@@ -180,12 +181,19 @@ def jobs_of(
     own, where = sweep.comparison(fraction), place(folder, fraction)
     jobs = domain_shift.jobs_of(own, bench, where, sweep.settings, resume=resume)
     # A draw is the start as well, so that the spread over seeds holds both.
-    return [replace(job, seed=job.draw + job.seed, vectors=False) for job in jobs]
+    return [
+        replace(
+            job,
+            seed=job.options.split_seed + job.seed,
+            options=replace(job.options, vectors=False),
+        )
+        for job in jobs
+    ]
 
 
 def run(
     sweep: RankSweep,
-    bench: ClassificationSpec,
+    bench: Classification,
     folder: Path,
     *,
     executor: Executor | None = None,

@@ -23,7 +23,7 @@ from petiole.metrics.harmonic import harmonic_mean
 from petiole.metrics.statistics import Interval, t_interval
 from petiole.protocols import generalisation
 from petiole.protocols.comparison import ComparisonRow
-from petiole.tasks.classification.workspace import ClassificationSpec
+from petiole.tasks.classification.workspace import Classification
 
 Verdict = Literal["agrees", "higher", "lower", "another backbone", "one seed"]
 PUBLISHED = "published"
@@ -64,7 +64,7 @@ class Reproduction:
 
 def reproduce(
     table: Mapping[str, Any],
-    bench_of: Callable[[Path], ClassificationSpec],
+    bench_of: Callable[[Path], Classification],
     data: Path | None,
     root: Path,
     *,

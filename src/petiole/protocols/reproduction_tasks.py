@@ -18,13 +18,14 @@ from petiole.backbones.encoder_decoder import Seq2Seq
 from petiole.backbones.registry import LoadRequest, load_any
 from petiole.data.readers.registry import open_features, open_task
 from petiole.engine.executor import Executor
+from petiole.engine.record import Record
+from petiole.engine.task import open_workspace
 from petiole.errors import BackboneError, DataError
 from petiole.methods.language.base import language_of
 from petiole.protocols import multitask
 from petiole.protocols.comparison import ComparisonRow
 from petiole.protocols.reproduction import TOLERANCE, ClaimResult, Reproduction, compared, rows_of
-from petiole.tasks.text.training import TextRecord
-from petiole.tasks.text.workspace import TextSpec, open_workspace
+from petiole.tasks.text.workspace import TextGeneration
 
 KIND = "multitask"
 AVERAGE = "average"
@@ -47,7 +48,7 @@ LAYOUT = {
 
 def reproduce(
     table: Mapping[str, Any],
-    school: TextSpec,
+    school: TextGeneration,
     data: Path | None,
     root: Path,
     *,
@@ -77,7 +78,7 @@ def reproduce(
         school,
         tasks=tuple(f"{task}={data}" for task in table["data"].values()),
         features=data,
-        places=table.get("places", school.places),
+        visual_tokens=table.get("places", school.visual_tokens),
     )
     try:
         model = open_workspace(school).model
@@ -92,7 +93,7 @@ def reproduce(
 def _measured(
     table: Mapping[str, Any],
     rows: Sequence[ComparisonRow],
-    school: TextSpec,
+    school: TextGeneration,
     root: Path,
     seeds: int,
     *,
@@ -149,7 +150,7 @@ def _lacking(tasks: Mapping[str, str], data: Path | None) -> Iterator[tuple[str,
 
 
 def _compared(
-    table: Mapping[str, Any], row: ComparisonRow, records: Sequence[TextRecord], *, same: bool
+    table: Mapping[str, Any], row: ComparisonRow, records: Sequence[Record], *, same: bool
 ) -> list[ClaimResult]:
     """Each claimed number of a row beside ours."""
     claimed = next(stated["claimed"] for stated in table["rows"] if stated["name"] == row.name)

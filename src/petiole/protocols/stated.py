@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from petiole.engine.record import FrozenModel
+from petiole.engine.model_card import FrozenModel
 from petiole.errors import ConfigError, RunError
 from petiole.files import write_json
 from petiole.protocols.comparison import ComparisonRow

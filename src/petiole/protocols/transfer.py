@@ -17,13 +17,15 @@ from typing import Any, Self
 from pydantic import Field, ValidationError, model_validator
 
 from petiole.engine.executor import Executor
-from petiole.engine.record import RECORD, FrozenModel
+from petiole.engine.model_card import FrozenModel
+from petiole.engine.record import RECORD
+from petiole.engine.run import RunSpec
+from petiole.engine.task import open_workspace
 from petiole.errors import ConfigError, DataError, RunError
 from petiole.files import write_json
 from petiole.protocols import domain_shift, tuning
 from petiole.protocols.comparison import Comparison, ComparisonRow
-from petiole.tasks.classification.task import RunSpec
-from petiole.tasks.classification.workspace import ClassificationSpec, open_workspace
+from petiole.tasks.classification.workspace import Classification
 
 TRANSFER = "transfer.json"
 PAPER = "adaptertune/transfer"
@@ -48,7 +50,7 @@ class TransferCell(FrozenModel):
     terms: dict[str, Any]
 
     @classmethod
-    def of(cls, data: str, backbone: str, bench: ClassificationSpec, folder: Path) -> Self:
+    def of(cls, data: str, backbone: str, bench: Classification, folder: Path) -> Self:
         """The cell of a bench, in the transfer's folder, which may move with what is in it."""
 
         def said(value: Any) -> Any:
@@ -208,7 +210,7 @@ def joined(transfer: Transfer, folder: Path, *, resume: bool = False) -> Transfe
 def jobs_of(
     transfer: Transfer,
     cell: TransferCell,
-    bench: ClassificationSpec,
+    bench: Classification,
     folder: Path,
     *,
     resume: bool = False,
@@ -234,7 +236,7 @@ def jobs_of(
 
 def run(
     transfer: Transfer,
-    benches: Mapping[str, ClassificationSpec],
+    benches: Mapping[str, Classification],
     folder: Path,
     *,
     executor: Executor | None = None,

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from petiole.engine.record import read_record
+from petiole.engine.run import RunSpec
 from petiole.methods.registry import find
 from petiole.protocols.comparison import Comparison, ComparisonRow
-from petiole.tasks.classification.task import RunSpec
 
 
 def with_rates(rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:
@@ -49,8 +49,9 @@ def trials(comparison: Comparison, jobs: Sequence[RunSpec], folder: Path) -> lis
             jobs[index * each],  # draw 0, seed 0
             settings={**jobs[index * each].settings, **point},
             folder=folder / "tuning" / row.name / str(i),
-            validation=comparison.validation,
-            vectors=False,
+            options=replace(
+                jobs[index * each].options, validation=comparison.validation, vectors=False
+            ),
         )
         for index, row in enumerate(comparison.rows)
         if row.grid
@@ -68,7 +69,7 @@ def choose(comparison: Comparison, folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _best(folder: Path, count: int) -> int:
-    scores = [read_record(folder / str(i)).scores["accuracy"] for i in range(count)]
+    scores = [read_record(folder / str(i)).main["accuracy"] for i in range(count)]
     return scores.index(max(scores))
 
 

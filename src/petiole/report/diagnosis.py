@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from petiole.engine.record import FrozenModel
+from petiole.engine.model_card import FrozenModel
 from petiole.files import sha256, write_json
 from petiole.metrics.shift import project, shift_report
 

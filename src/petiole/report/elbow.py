@@ -166,7 +166,7 @@ def _fraction(
 ) -> FractionElbow:
     accuracies = np.stack([row.correct.mean(axis=1) for row in results.rows])
     curve = Curve(tuple(ranks), accuracies)
-    images = results.runs[0].record.request.data.images["train"]
+    images = results.runs[0].record.request.data.samples["train"]
     low, high = np.quantile(elbows, [0.025, 0.975], method="inverted_cdf")
     return FractionElbow(
         fraction=fraction,

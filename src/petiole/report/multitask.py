@@ -12,6 +12,7 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from petiole.engine.record import Record
 from petiole.files import write_json, write_text
 from petiole.metrics.statistics import (
     Interval,
@@ -22,7 +23,6 @@ from petiole.metrics.statistics import (
 )
 from petiole.protocols.multitask import MAJORITY, Multitask, average, headlines, records
 from petiole.report.formatting import bounds, in_cell, mean_sd, percent, seconds, signed
-from petiole.tasks.text.training import TextRecord
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def summarise(root: Path) -> MultitaskSummary:
 def _line(
     name: str,
     label: str,
-    runs: Sequence[TextRecord],
+    runs: Sequence[Record],
     head: Sequence[float],
     difference: Paired | None,
     said: Outcome | None,
@@ -102,8 +102,8 @@ def _line(
     return MultitaskLine(
         name=name,
         label=label,
-        trainable=runs[0].trainable,
-        total=runs[0].total,
+        trainable=runs[0].ledger.trainable,
+        total=runs[0].ledger.total,
         tasks={task: t_interval([h[task] / 100 for h in by_task]) for task in by_task[0]},
         average=t_interval(head),
         seconds=sum(run.costs.train_seconds for run in runs) / len(runs),

@@ -146,7 +146,7 @@ def _comparison(results: Results, summary: ComparisonSummary) -> PageContent:
 
 
 def _run(run: Run) -> PageContent:
-    request, scores = run.record.request, run.record.scores
+    request, scores = run.record.request, run.record.main
     interval = bootstrap_interval(run.correct, seed=0)
     between = bounds(interval.low, interval.high, 1)
     surest = Thumbnails(
@@ -206,7 +206,7 @@ def _common(
 def _curves(runs: Sequence[Run]) -> list[PageFigure]:
     p = np.concatenate([run.probabilities for run in runs])
     labels = np.concatenate([run.labels for run in runs])
-    ece = 100 * float(np.mean([run.record.scores["ece"] for run in runs]))
+    ece = 100 * float(np.mean([run.record.main["ece"] for run in runs]))
     caption = f"Reliability: calibration error {number(ece, 1)} %; a dot grows with its images."
     curves = [_picture(plots.reliability(p, labels), "reliability", "Reliability diagram", caption)]
     logs = [log for log in (read_log(run.folder) for run in runs) if log]
@@ -291,7 +291,7 @@ def _size_tiles(run: Run, time: float) -> list[Fact]:
 def _comparison_done(results: Results) -> str:
     c, data = results.comparison, results.runs[0].record.request.data
     shots = "all target images" if c.shots is None else f"{c.shots} target images of each class"
-    source = f" {data.images['source']:,} source images and" if data.images.get("source") else ""
+    source = f" {data.samples['source']:,} source images and" if data.samples.get("source") else ""
     repeat = [f"{c.draws} draws of these shots"] if c.draws > 1 and c.shots is not None else []
     repeat += [f"{c.inits} initialisations of each"] if c.inits > 1 else []
     often = f", over {' and '.join(repeat)}" if repeat else ""
@@ -299,19 +299,19 @@ def _comparison_done(results: Results) -> str:
     return (
         f"{what} trained on the frozen backbone {results.runs[0].record.request.backbone.name}, "
         f"with{source} {shots} ({len(data.classes)} classes) at hand{often}, and scored on the same "
-        f"{data.images['test']:,} held-back target images."
+        f"{data.samples['test']:,} held-back target images."
     )
 
 
 def _run_done(run: Run) -> str:
     request = run.record.request
     data = request.data
-    source = f" {data.images['source']:,} source images and" if data.images.get("source") else ""
+    source = f" {data.samples['source']:,} source images and" if data.samples.get("source") else ""
     shots = "all" if data.shots is None else f"{data.shots}"
     return (
         f"{request.method} was trained on the frozen backbone {request.backbone.name}, with{source} "
-        f"{shots} target images of each of {len(data.classes)} classes at hand (draw {data.draw}, "
-        f"seed {request.seed}), and scored on {data.images['test']:,} held-back target images."
+        f"{shots} target images of each of {len(data.classes)} classes at hand (draw {data.split_seed}, "
+        f"seed {request.seed}), and scored on {data.samples['test']:,} held-back target images."
     )
 
 

@@ -9,17 +9,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from petiole.engine.record import (
-    PREDICTIONS,
-    RECORD,
-    Record,
-    StoredPredictions,
-    read_predictions,
-    read_record,
-)
+from petiole.engine.record import RECORD, Record, read_record
 from petiole.errors import RunError
 from petiole.files import sha256
 from petiole.protocols.comparison import Comparison, ComparisonRow
+from petiole.tasks.classification.predictions import TENSORS, StoredPredictions, read_predictions
 
 Floats = NDArray[np.float64]
 
@@ -145,8 +139,8 @@ def read_run(folder: Path) -> Run:
         RunError: it is incomplete or damaged, or its predictions are not the recorded ones.
     """
     record = read_record(folder)
-    file = folder / PREDICTIONS
-    if not file.is_file() or sha256(file) != record.files.get(PREDICTIONS):
+    file = folder / TENSORS
+    if not file.is_file() or sha256(file) != record.files.get(TENSORS):
         raise RunError(
             f"{file} is missing or not the one that {RECORD} describes (checksum differs). "
             "Restore the run folder, or delete it and run it again."

@@ -217,9 +217,12 @@ def facts(runs: Sequence[Run]) -> list[Fact]:
     """What decides the result: backbone, data, shots, selection, and openings of the test set."""
     request = runs[0].record.request
     card, data, p = request.backbone, request.data, request.backbone.preprocessing
-    draws, inits = ({f(r.record) for r in runs} for f in (lambda r: r.request.data.draw, _seed))
+    assert p is not None
+    draws, inits = (
+        {f(r.record) for r in runs} for f in (lambda r: r.request.data.split_seed, _seed)
+    )
     images = ", ".join(
-        f"{data.images[k]:,} {name}" for k, name in _PARTS.items() if k in data.images
+        f"{data.samples[k]:,} {name}" for k, name in _PARTS.items() if k in data.samples
     )
     shots = "all target images" if data.shots is None else f"{data.shots} target images a class"
     opened = max(run.record.test_evaluations for run in runs)
@@ -235,7 +238,10 @@ def facts(runs: Sequence[Run]) -> list[Fact]:
         Fact("Runs", f"{len(runs)}: {_count(draws, 'draw')}, {_count(inits, 'initialisation')}"),
         Fact("Model selection", ", ".join(sorted({run.record.selection for run in runs}))),
         Fact("Test set scored", test_evaluations),
-        Fact("Arithmetic", f"{request.precision}, features kept as {request.dtype}"),
+        Fact(
+            "Arithmetic",
+            f"{request.options['precision']}, features kept as {request.options['dtype']}",
+        ),
     ]
 
 
@@ -264,12 +270,16 @@ def hashes(runs: Sequence[Run]) -> list[Fact]:
     request = runs[0].record.request
     found = [
         Fact("backbone", request.backbone.fingerprint),
-        Fact("source images", request.data.source or "none"),
-        Fact("test images", request.data.test),
+        Fact("source images", request.data.digests.get("source", "none")),
+        Fact("test images", request.data.digests.get("test", "none")),
     ]
-    for digest in dict.fromkeys(run.record.request.data.train for run in runs):
+    for digest in dict.fromkeys(run.record.request.data.digests["train"] for run in runs):
         draws = sorted(
-            {r.record.request.data.draw for r in runs if r.record.request.data.train == digest}
+            {
+                r.record.request.data.split_seed
+                for r in runs
+                if r.record.request.data.digests["train"] == digest
+            }
         )
         found.append(Fact(f"training images, draw {', '.join(map(str, draws))}", digest))
     return found
@@ -290,11 +300,9 @@ def run_list(rows: Labelled) -> Sheet:
     lines = [
         [
             TableCell(label, label),
-            TableCell(str(run.record.request.data.draw), run.record.request.data.draw),
+            TableCell(str(run.record.request.data.split_seed), run.record.request.data.split_seed),
             TableCell(str(run.record.request.seed), run.record.request.seed),
-            TableCell(
-                number(100 * run.record.scores["accuracy"], 2), run.record.scores["accuracy"]
-            ),
+            TableCell(number(100 * run.record.main["accuracy"], 2), run.record.main["accuracy"]),
             TableCell(run.record.id, run.record.id, "code"),
             TableCell(run.record.created, run.record.created, "code"),
         ]

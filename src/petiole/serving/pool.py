@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from petiole.backbones.base import IMAGES, Backbone, State
-from petiole.engine.adapter import Adapter
 from petiole.errors import AdapterError, ConfigError, unknown
 from petiole.methods.base import Plan
 from petiole.serving.mixed import compatible, forward
+from petiole.tasks.classification.adapter import ClassificationAdapter
 from petiole.tasks.classification.model import AdaptedClassifier, ClassifierOutput, ClassNameHead
 
 
@@ -72,7 +72,7 @@ class AdapterPool:
     def add(
         self,
         name: str,
-        adapter: Adapter | AdaptedClassifier | str | Path,
+        adapter: ClassificationAdapter | AdaptedClassifier | str | Path,
         classes: Sequence[str] = (),
     ) -> None:
         """Take an adapter in; it is in evaluation mode from then on.
@@ -86,9 +86,9 @@ class AdapterPool:
             AdapterError: the name is taken, or the adapter is for another backbone or preprocessing.
         """
         if isinstance(adapter, str | Path):
-            adapter = Adapter.load(adapter, backbone=self.backbone)
-        adapted = adapter.adapted if isinstance(adapter, Adapter) else adapter
-        named = adapter.classes if isinstance(adapter, Adapter) else classes
+            adapter = ClassificationAdapter.load(adapter, backbone=self.backbone)
+        adapted = adapter.adapted if isinstance(adapter, ClassificationAdapter) else adapter
+        named = adapter.classes if isinstance(adapter, ClassificationAdapter) else classes
         member = PoolMember(self._own(name, adapted).eval(), tuple(named))
         with self.backbone.lock:
             if name in self._members:

@@ -18,8 +18,8 @@ import clip_for_tests as clips
 from methods.test_prompts import NAMES, adapted, shaken
 from petiole.backbones.base import IMAGES
 from petiole.cli import main
-from petiole.engine.adapter import Adapter
 from petiole.errors import AdapterError, BackboneError
+from petiole.tasks.classification.adapter import ClassificationAdapter
 from petiole.tasks.classification.dassl import import_dassl
 
 
@@ -110,7 +110,7 @@ def test_an_imported_checkpoint_answers_as_the_model_it_came_from(
     adapter = import_dassl(file, clips.towers(), NAMES)
     assert adapter.manifest.method == name
     adapter.save(tmp_path / "adapter")
-    again = Adapter.load(tmp_path / "adapter", backbone=clips.towers())
+    again = ClassificationAdapter.load(tmp_path / "adapter", backbone=clips.towers())
     images = tiny.images(built.backbone)
     with torch.no_grad():
         want = built({IMAGES: images}).logits

@@ -10,12 +10,13 @@ import torch
 
 import backbones_for_tests as tiny
 import contract
-from petiole.engine.record import DRIFT, read_log, read_record
+from petiole.engine.record import read_log, read_record
+from petiole.engine.run import RunSpec, run
 from petiole.methods.registry import methods
 from petiole.tasks.classification.drift import Drift, moves_tokens
-from petiole.tasks.classification.task import RunSpec, run
+from petiole.tasks.classification.task import DRIFT
 from petiole.tasks.classification.training import PROBES, Callbacks, train
-from petiole.tasks.classification.workspace import ClassificationSpec
+from petiole.tasks.classification.workspace import Classification
 
 INSIDE = [
     name
@@ -81,10 +82,8 @@ def test_a_run_with_the_probe_is_the_run_without_it() -> None:
     assert all(value > 0 for value in seen[contract.STEPS].values())
 
 
-def test_a_run_keeps_it_in_its_folder(
-    bench: ClassificationSpec, photos: Path, tmp_path: Path
-) -> None:
-    small = ClassificationSpec("petiole/tiny-vit", photos, cache=bench.cache, quiet=True)
+def test_a_run_keeps_it_in_its_folder(bench: Classification, photos: Path, tmp_path: Path) -> None:
+    small = Classification("petiole/tiny-vit", photos, cache=bench.cache, quiet=True)
     settings = {"steps": 25, "views": 0, "batch_size": 4, "blocks": "last:2"}
     run(RunSpec(small, "adaptertune", tmp_path / "inside", settings, shots=2))
     rows = read_log(tmp_path / "inside", DRIFT)

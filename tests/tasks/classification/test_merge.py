@@ -18,7 +18,6 @@ from petiole.backbones.hooks import Attach
 from petiole.backbones.registry import load
 from petiole.backbones.vision import vit
 from petiole.backbones.weights import load_strictly
-from petiole.engine.adapter import Adapter, create_adapter
 from petiole.errors import AdapterError, ConfigError
 from petiole.files import write_json
 from petiole.layers.affine import Affine
@@ -27,6 +26,7 @@ from petiole.layers.heads import CosineHead, LinearHead
 from petiole.layers.lowrank import LowRank
 from petiole.methods.base import Plan
 from petiole.methods.registry import create, settings_of
+from petiole.tasks.classification.adapter import ClassificationAdapter
 from petiole.tasks.classification.merge import merge, write_merged
 from petiole.tasks.classification.model import AdaptedClassifier
 
@@ -241,8 +241,10 @@ def test_a_wrong_equation_would_not_pass(monkeypatch: pytest.MonkeyPatch) -> Non
         merge(adapted)
 
 
-def described(adapted: AdaptedClassifier, method: str, weights: Path | None = None) -> Adapter:
-    return create_adapter(
+def described(
+    adapted: AdaptedClassifier, method: str, weights: Path | None = None
+) -> ClassificationAdapter:
+    return ClassificationAdapter.of(
         adapted,
         method=method,
         settings=settings_of(create(method)),
@@ -261,7 +263,7 @@ def test_written_files_open_by_themselves(tmp_path: Path) -> None:
         "merged.json",
         "merged.safetensors",
     ]
-    again = Adapter.load(folder)
+    again = ClassificationAdapter.load(folder)
     assert again.manifest.method == "linear-probe"
     assert again.manifest.golden == original.manifest.golden
     assert again.classes == original.classes
@@ -285,7 +287,7 @@ def test_preprocessing_goes_with_the_weights(tmp_path: Path) -> None:
     backbone = load("timm/test_vit", weights=weights)
     original = described(build(backbone, "full"), "full", weights)
     folder = write_merged(original, tmp_path / "merged.safetensors")
-    again = Adapter.load(folder).adapted.backbone
+    again = ClassificationAdapter.load(folder).adapted.backbone
     assert again.preprocessing == backbone.preprocessing
     assert again.preprocessing.mean == (0.1, 0.2, 0.3)
 
@@ -298,7 +300,7 @@ def test_a_merged_file_that_was_changed_is_refused(tmp_path: Path) -> None:
     tensors["layernorm.bias"][0] += 1e-3
     save_file(tensors, out)
     with pytest.raises(AdapterError, match="fingerprint"):
-        Adapter.load(folder)
+        ClassificationAdapter.load(folder)
 
 
 def test_nothing_is_overwritten_and_nothing_left_half_done(
@@ -316,7 +318,7 @@ def test_nothing_is_overwritten_and_nothing_left_half_done(
     def fail(*_: object, **__: object) -> None:
         raise AdapterError("does not fit")
 
-    monkeypatch.setattr(Adapter, "load", fail)
+    monkeypatch.setattr(ClassificationAdapter, "load", fail)
     with pytest.raises(AdapterError, match="does not fit"):
         write_merged(adapter, tmp_path / "merged" / "merged.safetensors")
     assert not list((tmp_path / "merged").iterdir())

@@ -9,13 +9,14 @@ import torch
 from torch.nn.functional import cross_entropy
 
 import backbones_for_tests as tiny
+from petiole.engine.run import RunSpec, run
+from petiole.engine.task import open_workspace
 from petiole.errors import RunError
 from petiole.methods.registry import create
 from petiole.tasks.classification import spectrum
 from petiole.tasks.classification.model import AdaptedClassifier
 from petiole.tasks.classification.spectrum import BlockSpectrum, Moments, ShiftSpectrum, measure
-from petiole.tasks.classification.task import RunSpec, run
-from petiole.tasks.classification.workspace import ClassificationSpec, open_workspace
+from petiole.tasks.classification.workspace import Classification
 
 D = 12
 
@@ -114,9 +115,9 @@ def test_the_start_s_gradient_is_that_of_a_linear_adapter() -> None:
 
 @pytest.fixture(scope="module")
 def teacher(
-    bench: ClassificationSpec, photos: Path, tmp_path_factory: pytest.TempPathFactory
+    bench: Classification, photos: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> RunSpec:
-    small = ClassificationSpec("petiole/tiny-vit", photos, cache=bench.cache, quiet=True)
+    small = Classification("petiole/tiny-vit", photos, cache=bench.cache, quiet=True)
     settings = {"rank": 2, "blocks": "last:2", "steps": 12, "views": 0, "batch_size": 5, "lr": 0.02}
     folder = tmp_path_factory.mktemp("teacher")
     job = RunSpec(small, "adaptertune", folder / "run", settings, shots=None, validation=0.25)
@@ -128,7 +129,7 @@ def test_a_run_is_measured_on_its_own_training_images(
     teacher: RunSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(spectrum, "TOKENS", 1)
-    workspace = open_workspace(teacher.bench)
+    workspace = open_workspace(teacher.task)
     # 12 training images of 26 tokens are more than d = 192.
     got = measure(workspace, teacher)
     assert got is not None
@@ -145,9 +146,9 @@ def test_a_run_is_measured_on_its_own_training_images(
 
 
 def test_measuring_leaves_the_backbone_bare(teacher: RunSpec) -> None:
-    backbone = open_workspace(teacher.bench).backbone
+    backbone = open_workspace(teacher.task).backbone
     before = {name: t.clone() for name, t in backbone.module.state_dict().items()}
-    measure(open_workspace(teacher.bench), teacher)
+    measure(open_workspace(teacher.task), teacher)
     assert not backbone.carries
     hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in backbone.module.modules()]
     assert sum(hooks) == 0
@@ -155,9 +156,9 @@ def test_measuring_leaves_the_backbone_bare(teacher: RunSpec) -> None:
 
 
 def test_a_method_that_moves_no_tokens_has_no_spectrum(
-    bench: ClassificationSpec, photos: Path, tmp_path: Path
+    bench: Classification, photos: Path, tmp_path: Path
 ) -> None:
-    small = ClassificationSpec("petiole/tiny-vit", photos, cache=bench.cache, quiet=True)
+    small = Classification("petiole/tiny-vit", photos, cache=bench.cache, quiet=True)
     settings = {"steps": 2, "views": 0}
     job = RunSpec(small, "cls-residual-lora", tmp_path / "run", settings, shots=3)
     run(job)
@@ -169,7 +170,7 @@ def test_the_probe_is_spread_over_the_classes(
 ) -> None:
     monkeypatch.setattr(spectrum, "TOKENS", 1)
     monkeypatch.setattr(spectrum, "IMAGES", 6)
-    workspace = open_workspace(teacher.bench)
+    workspace = open_workspace(teacher.task)
     probe = spectrum._probe(workspace, teacher)
     assert len(probe) == 8  # 192 tokens of 25 patches
     assert set(probe.counts().values()) <= {2, 3}

@@ -23,6 +23,8 @@ from petiole.backbones.codebook_lvlm import LVLM
 from petiole.data.readers.jsonl import open_plain
 from petiole.data.text_dataset import TextDataset
 from petiole.engine import trainer
+from petiole.engine.record import Record, read_record
+from petiole.engine.run import run
 from petiole.engine.run_lock import locked
 from petiole.errors import BackboneError, ConfigError, DataError, RunError
 from petiole.files import sha256
@@ -30,10 +32,10 @@ from petiole.layers.token_pruning import Pruning
 from petiole.methods.base import Changes
 from petiole.methods.registry import methods
 from petiole.tasks.codebook import training
-from petiole.tasks.codebook.adapter import EncoderAdapter, build_model, is_lvlm_method, method_of
+from petiole.tasks.codebook.adapter import CodebookAdapter, build_model, is_lvlm_method, method_of
 from petiole.tasks.codebook.images import ImageFolder
 from petiole.tasks.codebook.model import AdaptedCodebookModel
-from petiole.tasks.codebook.training import CodebookRecord, CodebookRun, read_record, run, train
+from petiole.tasks.codebook.training import CodebookRun, train
 
 SETTINGS = {"steps": 6, "batch_size": 4, "lr": 3e-3}
 METHODS = [name for name in methods() if is_lvlm_method(name)]
@@ -122,13 +124,13 @@ def test_a_run_leaves_all_that_it_promises(
     assert all(sha256(tmp_path / name) == digest for name, digest in record.files.items())
     assert not (tmp_path / "checkpoint.safetensors").exists()
     assert len(lines(tmp_path / "test_evaluations.jsonl")) == 1  # opened once, for both models
-    opened = EncoderAdapter.load(tmp_path, model=other)
+    opened = CodebookAdapter.load(tmp_path, model=other)
     counted = opened.frequencies
     assert not torch.equal(counted.tuned, counted.original)
     assert [torch.equal(p, counted.tuned) for p in told] == [True, True]  # of the tuned encoder
     image_folder = ImageFolder(made.data.root, other.tower)
     assert record.trainable == sum(p.numel() for p in surrogate.tower.encoder.parameters())
-    for adapted in (EncoderAdapter.load(tmp_path, model=surrogate).adapted, opened.adapted):
+    for adapted in (CodebookAdapter.load(tmp_path, model=surrogate).adapted, opened.adapted):
         rows = lines(tmp_path / "predictions" / f"{adapted.model.name}.jsonl")
         assert [row["key"] for row in rows] == [s.key for s in made.data["test"]]
         with torch.no_grad():
@@ -163,7 +165,7 @@ def test_every_method_runs(home: Path, tmp_path: Path, method: str) -> None:
         assert not (tmp_path / "metrics.jsonl").exists()
 
 
-def losses(home: Path, folder: Path, **changes: Any) -> tuple[list[float], CodebookRecord]:
+def losses(home: Path, folder: Path, **changes: Any) -> tuple[list[float], Record]:
     chosen = {**SETTINGS, "steps": 10, "encoder": "lora-qkv"}
     made = asked(home, folder, settings=chosen, **changes)
     record = run(made)
@@ -197,7 +199,7 @@ def test_general_images_are_remembered(home: Path, tmp_path: Path) -> None:
     assert weak.request.general == ""
 
     def forgot(folder: Path) -> float:
-        adapted = EncoderAdapter.load(folder, model=models()[0]).adapted
+        adapted = CodebookAdapter.load(folder, model=models()[0]).adapted
         pictures = ImageFolder(general.root, adapted.model.tower)(general.images)
         with torch.no_grad():
             now, was = adapted.encode_images(pictures), adapted.model.tower.encode_images(pictures)
@@ -315,7 +317,7 @@ def test_a_killed_run_resumes_to_the_same_bits(home: Path, tmp_path: Path) -> No
 
 def tensors_of(folder: Path) -> str:
     """Everything that an opened file holds and sees."""
-    opened = EncoderAdapter.load(folder, model=models()[0])
+    opened = CodebookAdapter.load(folder, model=models()[0])
     with torch.no_grad():
         vision_output = opened.adapted.encode_images(tiny.pictures())
     tensors = [*opened.adapted.state_dict().values(), vision_output.z, vision_output.codes]

@@ -15,7 +15,7 @@ from petiole.backbones.codebook_lvlm import LVLM
 from petiole.errors import AdapterError, ConfigError
 from petiole.methods.registry import methods, settings_of
 from petiole.tasks.codebook.adapter import (
-    EncoderAdapter,
+    CodebookAdapter,
     Frequencies,
     build_model,
     describe,
@@ -52,7 +52,7 @@ def made(
 def test_a_file_opens_bit_for_bit_before_a_fresh_model(name: str, tmp_path: Path) -> None:
     adapted = made(tmp_path, name)
     fresh = tiny.model(discrete=adapted.model.discrete)
-    opened = EncoderAdapter.load(tmp_path, model=fresh)
+    opened = CodebookAdapter.load(tmp_path, model=fresh)
     theirs = opened.adapted.state_dict()
     assert theirs.keys() == adapted.state_dict().keys()
     assert all(torch.equal(value, theirs[n]) for n, value in adapted.state_dict().items())
@@ -86,9 +86,9 @@ def test_an_encoder_opens_before_other_models_and_a_changed_language_side_does_n
     before = tiny.hashes(other)
     if name in LANGUAGE:
         with pytest.raises(AdapterError, match="changed the language side"):
-            EncoderAdapter.load(tmp_path, model=other)
+            CodebookAdapter.load(tmp_path, model=other)
         return
-    opened = EncoderAdapter.load(tmp_path, model=other)
+    opened = CodebookAdapter.load(tmp_path, model=other)
     with torch.no_grad():
         codes = opened.adapted.encode_images(tiny.pictures()).codes
         assert torch.equal(codes, adapted.encode_images(tiny.pictures()).codes)
@@ -98,7 +98,7 @@ def test_an_encoder_opens_before_other_models_and_a_changed_language_side_does_n
 def test_another_codebook_is_refused_by_its_hash(tmp_path: Path) -> None:
     made(tmp_path)
     with pytest.raises(AdapterError, match="sha256"):
-        EncoderAdapter.load(tmp_path, model=tiny.model(over=tiny.tower(seed=5)))
+        CodebookAdapter.load(tmp_path, model=tiny.model(over=tiny.tower(seed=5)))
 
 
 def other_eyes(seed: int = 5) -> LVLM:
@@ -114,7 +114,7 @@ def other_eyes(seed: int = 5) -> LVLM:
 
 def test_layers_need_their_encoder_and_a_whole_one_needs_none(tmp_path: Path) -> None:
     adapted = made(tmp_path / "whole")
-    opened = EncoderAdapter.load(tmp_path / "whole", model=other_eyes())
+    opened = CodebookAdapter.load(tmp_path / "whole", model=other_eyes())
     with torch.no_grad():
         assert torch.equal(
             opened.adapted.encode_images(tiny.pictures()).z,
@@ -122,9 +122,9 @@ def test_layers_need_their_encoder_and_a_whole_one_needs_none(tmp_path: Path) ->
         )
     for encoder in ("lora-qkv", "peft:lora"):
         made(tmp_path / encoder, encoder=encoder)
-        EncoderAdapter.load(tmp_path / encoder, model=tiny.model("gpt2"))
+        CodebookAdapter.load(tmp_path / encoder, model=tiny.model("gpt2"))
         with pytest.raises(AdapterError, match="fingerprint"):
-            EncoderAdapter.load(tmp_path / encoder, model=other_eyes())
+            CodebookAdapter.load(tmp_path / encoder, model=other_eyes())
 
 
 def rewritten(folder: Path, **changes: Any) -> None:
@@ -138,10 +138,10 @@ def test_golden_tokens_are_replayed(tmp_path: Path) -> None:
     assert len(golden) == 64
     rewritten(tmp_path, golden=[golden[0] + 0.1, *golden[1:]])
     with pytest.raises(AdapterError, match="golden input"):
-        EncoderAdapter.load(tmp_path, model=tiny.model())
+        CodebookAdapter.load(tmp_path, model=tiny.model())
     rewritten(tmp_path, golden=[*golden[:-1], float("nan")])
     with pytest.raises(AdapterError):
-        EncoderAdapter.load(tmp_path, model=tiny.model())
+        CodebookAdapter.load(tmp_path, model=tiny.model())
     # Weights other than those that its fingerprint was taken of give themselves away as well.
     rewritten(tmp_path, golden=golden)
     model = tiny.model()
@@ -149,7 +149,7 @@ def test_golden_tokens_are_replayed(tmp_path: Path) -> None:
     with torch.no_grad():
         model.tower.encoder.blocks[1].mlp.fc1.weight *= 3
     with pytest.raises(AdapterError, match="golden input"):
-        EncoderAdapter.load(tmp_path, model=model)
+        CodebookAdapter.load(tmp_path, model=model)
 
 
 def test_damage_is_refused(tmp_path: Path) -> None:
@@ -159,20 +159,20 @@ def test_damage_is_refused(tmp_path: Path) -> None:
     tensors["frequencies.tuned"][0, 0] += 1
     save_file(tensors, file)
     with pytest.raises(AdapterError, match="checksum"):
-        EncoderAdapter.load(tmp_path, model=tiny.model())
+        CodebookAdapter.load(tmp_path, model=tiny.model())
     made(tmp_path)
     rewritten(tmp_path, settings={"no_such": 1})
     with pytest.raises(AdapterError, match="no_such"):
-        EncoderAdapter.load(tmp_path, model=tiny.model())
+        CodebookAdapter.load(tmp_path, model=tiny.model())
     rewritten(tmp_path, format=2)
     with pytest.raises(AdapterError, match="another version"):
-        EncoderAdapter.load(tmp_path, model=tiny.model())
+        CodebookAdapter.load(tmp_path, model=tiny.model())
     rewritten(tmp_path, kind="else")
     assert not is_encoder(tmp_path)
     with pytest.raises(AdapterError, match="no tuned encoder"):
         read(tmp_path)
     with pytest.raises(AdapterError):
-        EncoderAdapter.load(tmp_path / "nothing", model=tiny.model())
+        CodebookAdapter.load(tmp_path / "nothing", model=tiny.model())
 
 
 def test_models_are_found_by_name(tmp_path: Path) -> None:
@@ -186,9 +186,9 @@ def test_models_are_found_by_name(tmp_path: Path) -> None:
     model = load_bundle(LoadRequest(str(home)), read_json(home / "config.json"), home)
     made(tmp_path / "run" / "adapter", model=model)
     assert is_encoder(tmp_path / "run")
-    own = EncoderAdapter.load(tmp_path / "run")
+    own = CodebookAdapter.load(tmp_path / "run")
     assert own.adapted.model.fingerprint == model.fingerprint
-    other = EncoderAdapter.load(tmp_path / "run", model=str(folders["gpt2"]))
+    other = CodebookAdapter.load(tmp_path / "run", model=str(folders["gpt2"]))
     with torch.no_grad():
         assert torch.equal(
             own.adapted.encode_images(tiny.pictures()).codes,

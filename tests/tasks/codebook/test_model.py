@@ -15,11 +15,11 @@ from petiole.errors import BackboneError
 from petiole.layers.token_pruning import Pruning
 from petiole.methods.base import Changes
 from petiole.tasks.codebook.adapter import build_model, method_of
-from petiole.tasks.codebook.answers import answers
 from petiole.tasks.codebook.batches import BatchLoader
 from petiole.tasks.codebook.code_usage import CodeProbe, code_frequencies, counts
 from petiole.tasks.codebook.images import ImageFolder
 from petiole.tasks.codebook.model import AdaptedCodebookModel, CodebookLoss
+from petiole.tasks.codebook.training import answers
 
 QUESTIONS = ["what shape is the red thing ?", "how many things ?", "what is at top left ?"]
 

@@ -15,6 +15,7 @@ import language_for_tests as language
 import seq2seq_for_tests as tiny
 from petiole.backbones.encoder_decoder import Inputs, Seq2Seq
 from petiole.data.text_sample import TextSample
+from petiole.engine.run import run
 from petiole.errors import ConfigError
 from petiole.layers.answer_head import AnswerHead
 from petiole.methods.base import Changes
@@ -24,7 +25,7 @@ from petiole.tasks.text.answer_loss import AnswerLoss, answer_batch, listed
 from petiole.tasks.text.collator import Collator, TaskData
 from petiole.tasks.text.model import AdaptedTextModel
 from petiole.tasks.text.registry import TASKS, find
-from petiole.tasks.text.training import TextRun, run
+from petiole.tasks.text.training import TextRun
 from petiole.tasks.text.visual import InMemoryVisuals
 
 ANSWERS = ("red", "blue", "dog", "cat")

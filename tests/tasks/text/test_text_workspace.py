@@ -15,25 +15,20 @@ import pytest
 from multitask_for_tests import COUNTS, TASKS, language, task, text_task
 from petiole.data.readers.registry import open_features
 from petiole.data.text_sample import TextSample
+from petiole.engine.run import RunSpec, run
+from petiole.engine.task import open_workspace, reopened
 from petiole.errors import ConfigError, DataError
 from petiole.tasks.text.collator import Collator, TaskData
 from petiole.tasks.text.registry import find
 from petiole.tasks.text.visual import BackboneVisuals, PixelSource
-from petiole.tasks.text.workspace import (
-    TextRunSpec,
-    TextSpec,
-    open_workspace,
-    opened_data,
-    reopened,
-    run,
-)
+from petiole.tasks.text.workspace import TextGeneration, opened_data
 
 EYES, PLACES, WIDTH = "petiole/tiny-vit", 25, 192
 
 
 class Place(NamedTuple):
     root: Path
-    school: TextSpec
+    school: TextGeneration
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +37,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     folders = tuple(str(task(root / name, kind)) for name, kind in TASKS.items())
     model = str(language(root / "model"))
     return Place(
-        root, TextSpec(model, folders, EYES, places=PLACES, cache=root / "cache", quiet=True)
+        root, TextGeneration(model, folders, EYES, places=PLACES, cache=root / "cache", quiet=True)
     )
 
 
@@ -70,7 +65,7 @@ def test_it_is_opened_once_a_process_and_anew_on_request(place: Place) -> None:
 
 def test_a_school_and_its_lessons_travel_to_another_process(place: Place, tmp_path: Path) -> None:
     school = replace(place.school, options=(("boxes", "grid"),))
-    lesson = TextRunSpec(school, "vl-lora", tmp_path, {"lr": 0.1})
+    lesson = RunSpec(school, "vl-lora", tmp_path, {"lr": 0.1})
     assert pickle.loads(pickle.dumps(lesson)) == lesson
     assert hash(pickle.loads(pickle.dumps(school))) == hash(school)
 
@@ -192,16 +187,16 @@ def test_a_run_with_trained_eyes_looks_at_pictures(place: Place, tmp_path: Path)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("petiole.tasks.text.workspace.PictureSight", Watched)
-        record = run(TextRunSpec(school, "vl-projection", tmp_path / "run", settings))
+        record = run(RunSpec(school, "vl-projection", tmp_path / "run", settings))
     assert len(seen) >= COUNTS["test"]
     frozen = run(
-        TextRunSpec(school, "vl-projection", tmp_path / "frozen", {**settings, "eyes": "frozen"})
+        RunSpec(school, "vl-projection", tmp_path / "frozen", {**settings, "eyes": "frozen"})
     )
     assert record.trainable > frozen.trainable
     text = str(text_task(tmp_path / "text"))
     blind = replace(place.school, tasks=(text,), eyes="")
     with pytest.raises(ConfigError, match=r"eyes=norms trains an image backbone.*--eyes"):
-        run(TextRunSpec(blind, "vl-adapter", tmp_path / "blind", settings))
+        run(RunSpec(blind, "vl-adapter", tmp_path / "blind", settings))
 
 
 def test_a_part_of_a_task_says_what_it_lacks() -> None:

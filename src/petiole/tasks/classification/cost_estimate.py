@@ -12,13 +12,13 @@ from petiole.backbones.registry import load
 from petiole.data.dataset import Dataset
 from petiole.data.preprocessing import augmentation
 from petiole.engine.feature_extractor import DTYPES
+from petiole.engine.run import RunSpec
 from petiole.layers.solved import SolvedHead
 from petiole.ledger import Ledger, count
 from petiole.methods.recipe import Recipe
 from petiole.methods.registry import create
 from petiole.tasks.classification.sampler import trained_on
-from petiole.tasks.classification.task import RunSpec
-from petiole.tasks.classification.workspace import Workspace
+from petiole.tasks.classification.workspace import ClassificationWorkspace, Subset
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class CostEstimate:
     train_flops: float
 
 
-def estimate_cost(workspace: Workspace, jobs: Sequence[RunSpec]) -> CostEstimate:
+def estimate_cost(workspace: ClassificationWorkspace, jobs: Sequence[RunSpec]) -> CostEstimate:
     """Count what ``jobs`` will compute; an upper bound where draws overlap with stored images."""
-    b = workspace.bench
+    b = workspace.task
     shape = load(b.backbone, weights=b.weights, image_size=b.image_size, device="meta")
     costs: dict[str, _Cost] = {}
     seen: set[tuple[object, str]] = set()
@@ -52,7 +52,7 @@ def estimate_cost(workspace: Workspace, jobs: Sequence[RunSpec]) -> CostEstimate
         if name not in costs:
             costs[name] = _cost(job, shape, len(workspace.shift.classes), b.dtype)
         cost = costs[name]
-        length = cost.steps(workspace.parts(job.images)[0])
+        length = cost.steps(workspace.parts(job.options or Subset())[0])
         steps += length
         ledger = cost.ledger
         trained += length * (ledger.flops_training * cost.batch + ledger.flops_classes_training)
@@ -95,12 +95,14 @@ def _cost(job: RunSpec, shape: Backbone, classes: int, dtype: str) -> _Cost:
     )
 
 
-def _fresh(workspace: Workspace, job: RunSpec, cost: _Cost, seen: set[tuple[object, str]]) -> int:
+def _fresh(
+    workspace: ClassificationWorkspace, job: RunSpec, cost: _Cost, seen: set[tuple[object, str]]
+) -> int:
     """Count the image views of ``job`` that are neither stored nor counted before."""
     cut, recipe = cost.ledger.cut, create(job.method, job.settings).recipe
     if cut == (IMAGES,):
         return 0
-    (data, scored), cache = workspace.parts(job.images), workspace.features.cache
+    (data, scored), cache = workspace.parts(job.options or Subset()), workspace.features.cache
     spec = augmentation(recipe.augmentation)
     before = len(seen)
     for index in range((0 if spec.identity else recipe.views) + 1):

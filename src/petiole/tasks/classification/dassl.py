@@ -24,10 +24,10 @@ from torch import Tensor
 
 from petiole.backbones.base import Backbone
 from petiole.backbones.torchscript import read_training_state
-from petiole.engine.adapter import Adapter, create_adapter
 from petiole.errors import AdapterError
 from petiole.methods.prompt_learning.class_names import PHRASE, towers_of
 from petiole.methods.registry import create, settings_of
+from petiole.tasks.classification.adapter import ClassificationAdapter
 from petiole.tasks.classification.model import AdaptedClassifier
 
 CONTEXT = "attach.text/embed.value"
@@ -107,7 +107,7 @@ def import_dassl(
     *,
     weights: Path | None = None,
     image_size: int | None = None,
-) -> Adapter:
+) -> ClassificationAdapter:
     """Make an adapter of a checkpoint.
 
     Args:
@@ -138,7 +138,7 @@ def import_dassl(
         )
     adapted.load_state_dict({**own, **found.tensors})
     adapted.to(backbone.device)
-    return create_adapter(
+    return ClassificationAdapter.of(
         adapted,
         method=found.method,
         settings=settings_of(method),

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from petiole.data.dataset import Dataset
-from petiole.engine.adapter import Adapter
 from petiole.engine.feature_extractor import Features, StoredTable, Table, views_of
 from petiole.errors import AdapterError
 from petiole.methods.prompt_learning.class_vectors import ClassVectors, TaughtByClassVectors
 from petiole.methods.recipe import Recipe
+from petiole.tasks.classification.adapter import ClassificationAdapter
 from petiole.tasks.classification.model import AdaptedClassifier
 
 
@@ -31,7 +31,9 @@ def distillation_targets(
     Raises:
         AdapterError: the teacher cannot be opened, or is not made of class names.
     """
-    teacher = Adapter.load(Path(adapted.plan.teacher), device=str(features.device)).adapted
+    teacher = ClassificationAdapter.load(
+        Path(adapted.plan.teacher), device=str(features.device)
+    ).adapted
     if not isinstance(teacher.head, ClassVectors):
         raise AdapterError(
             f"{adapted.plan.teacher} has no one vector for each class name, so it cannot teach other "

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import torch
 
-from petiole.engine.adapter import Adapter, create_adapter
 from petiole.errors import AdapterError
 from petiole.layers.matrix import ClassMatrix
 from petiole.methods.prompt_learning.class_vectors import ClassVectors
 from petiole.methods.prompt_learning.folded import Folded
+from petiole.tasks.classification.adapter import ClassificationAdapter
 from petiole.tasks.classification.model import AdaptedClassifier
 
 
-def fold(adapter: Adapter) -> Adapter:
+def fold(adapter: ClassificationAdapter) -> ClassificationAdapter:
     """Return an adapter that gives the same logits without a text tower.
 
     Raises:
@@ -37,7 +37,7 @@ def fold(adapter: Adapter) -> Adapter:
     image = {k: v for k, v in kept.items() if k in folded.state_dict()}
     folded.load_state_dict({**folded.state_dict(), **image})
     card = manifest.backbone
-    again = create_adapter(
+    again = ClassificationAdapter.of(
         folded.to(next(adapted.backbone.module.parameters()).device).eval(),
         method="folded",
         settings={"method": manifest.method, "settings": manifest.settings},
@@ -50,8 +50,10 @@ def fold(adapter: Adapter) -> Adapter:
     return again
 
 
-def _check(before: Adapter, after: Adapter, tolerance: float = 1e-5) -> None:
-    one, two = (torch.tensor(a.manifest.golden.logits) for a in (before, after))
+def _check(
+    before: ClassificationAdapter, after: ClassificationAdapter, tolerance: float = 1e-5
+) -> None:
+    one, two = (torch.tensor(a.manifest.golden) for a in (before, after))
     worst = float(((one - two).abs() / (1 + one.abs())).max())
     if not worst <= tolerance:
         raise AdapterError(

@@ -20,7 +20,7 @@ from torch import nn
 
 from petiole.backbones.base import Backbone
 from petiole.backbones.registry import load
-from petiole.engine.adapter import TOLERANCE, Adapter, create_adapter, golden_logits
+from petiole.engine.adapter import TOLERANCE
 from petiole.engine.folding import Weights, fold
 from petiole.errors import AdapterError, ConfigError
 from petiole.files import write_json, write_tensors
@@ -29,6 +29,7 @@ from petiole.layers.injected import Injected
 from petiole.layers.pool import First
 from petiole.methods.base import Plan
 from petiole.methods.registry import create, settings_of
+from petiole.tasks.classification.adapter import ClassificationAdapter, golden_logits
 from petiole.tasks.classification.model import AdaptedClassifier
 
 HEAD = "linear-probe"
@@ -56,7 +57,7 @@ def merge(adapted: AdaptedClassifier) -> Weights:
     return weights
 
 
-def write_merged(adapter: Adapter, out: Path) -> Path:
+def write_merged(adapter: ClassificationAdapter, out: Path) -> Path:
     """Write the merged backbone and, beside it, its head.
 
     ``out`` gets the weights, for ``petiole.load(name, weights=out)``; the same name with ``.json`` the
@@ -98,22 +99,30 @@ def _check_head(plan: Plan) -> None:
 
 
 def _write(
-    adapter: Adapter, weights: Weights, out: Path, config: Path, folder: Path, file: Path
+    adapter: ClassificationAdapter,
+    weights: Weights,
+    out: Path,
+    config: Path,
+    folder: Path,
+    file: Path,
 ) -> None:
     """Write all three to where they wait, and open them once."""
     card = adapter.manifest.backbone
     write_tensors(file, weights)
+    assert card.preprocessing is not None
     write_json(config, card.preprocessing.model_dump(mode="json"))
     backbone = load(card.name, weights=file, image_size=card.image_size)
     _head(adapter, backbone, out).save(folder)
-    Adapter.load(folder, backbone=backbone)
+    ClassificationAdapter.load(folder, backbone=backbone)
 
 
-def _head(adapter: Adapter, backbone: Backbone, weights: Path) -> Adapter:
+def _head(
+    adapter: ClassificationAdapter, backbone: Backbone, weights: Path
+) -> ClassificationAdapter:
     method = create(HEAD)
     adapted = AdaptedClassifier(backbone, method.plan(backbone, len(adapter.classes)))
     adapted.head.load_state_dict(adapter.adapted.head.state_dict())
-    new = create_adapter(
+    new = ClassificationAdapter.of(
         adapted,
         method=HEAD,
         settings=settings_of(method),
@@ -156,7 +165,7 @@ def _check(adapted: AdaptedClassifier, weights: Weights) -> None:
     merged = AdaptedClassifier(adapted.backbone, plan).eval()
     for name, value in merged.copies.items():
         value.copy_(weights[name])
-    got, want = golden_logits(merged, 0), golden_logits(adapted, 0)
+    got, want = golden_logits(merged), golden_logits(adapted)
     worst = float(((got - want).abs() / (1 + want.abs())).max())
     if not worst <= TOLERANCE:
         raise AdapterError(

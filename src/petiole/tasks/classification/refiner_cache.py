@@ -21,7 +21,6 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from petiole.data.sources import open_data
-from petiole.engine.adapter import Adapter
 from petiole.engine.feature_extractor import Features
 from petiole.errors import AdapterError
 from petiole.layers.local_cache import LocalCache
@@ -31,6 +30,7 @@ from petiole.methods.prompt_learning.refined_head import (
     RefinedHead,
     Refiner,
 )
+from petiole.tasks.classification.adapter import ClassificationAdapter
 
 NEAREST = 3
 READERS = 16
@@ -56,7 +56,7 @@ class CacheReport:
 
 
 @torch.no_grad()
-def describe(adapter: Adapter, images: Path | None = None) -> CacheReport:
+def describe(adapter: ClassificationAdapter, images: Path | None = None) -> CacheReport:
     """Describe the cache of an adapter.
 
     Args:
@@ -82,7 +82,7 @@ def describe(adapter: Adapter, images: Path | None = None) -> CacheReport:
     )
 
 
-def _queries(adapter: Adapter, images: Path | None) -> Tensor | None:
+def _queries(adapter: ClassificationAdapter, images: Path | None) -> Tensor | None:
     """The class vectors that read, (n, d)."""
     head, backbone = adapter.adapted.head, adapter.adapted.backbone
     with adapter.adapted.attached():
@@ -120,7 +120,7 @@ def read_entropy(shares: Tensor) -> float:
 
 
 def _among(
-    adapter: Adapter, refiner: Refiner, cache: LocalCache, images: Path
+    adapter: ClassificationAdapter, refiner: Refiner, cache: LocalCache, images: Path
 ) -> tuple[tuple[float, ...], tuple[tuple[tuple[Path, int, int, float], ...], ...]]:
     if refiner.align is None:
         raise AdapterError(

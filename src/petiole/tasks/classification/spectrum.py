@@ -25,14 +25,14 @@ from torch.nn.functional import cross_entropy
 from petiole.backbones.base import State
 from petiole.backbones.hooks import Attach, attached, observed
 from petiole.data.dataset import Dataset
-from petiole.engine.adapter import Adapter
-from petiole.engine.record import FrozenModel
+from petiole.engine.model_card import FrozenModel
+from petiole.engine.run import RunSpec
 from petiole.errors import RunError
 from petiole.methods.registry import create
+from petiole.tasks.classification.adapter import ClassificationAdapter
 from petiole.tasks.classification.drift import moves_tokens
 from petiole.tasks.classification.model import AdaptedClassifier
-from petiole.tasks.classification.task import RunSpec
-from petiole.tasks.classification.workspace import Workspace
+from petiole.tasks.classification.workspace import ClassificationWorkspace, Subset
 
 SPECTRUM = "spectrum.json"
 TOKENS = 20
@@ -109,7 +109,7 @@ def _pooled(spectra: list[list[float]]) -> list[float]:
     return pooled
 
 
-def measure(workspace: Workspace, teacher: RunSpec) -> ShiftSpectrum | None:
+def measure(workspace: ClassificationWorkspace, teacher: RunSpec) -> ShiftSpectrum | None:
     """Measure a finished run on its own training images, in their evaluation view, in fp32.
 
     Returns ``None`` where the method moves no tokens (it adapts the final vector alone).
@@ -118,7 +118,7 @@ def measure(workspace: Workspace, teacher: RunSpec) -> ShiftSpectrum | None:
         AdapterError, RunError: no adapter in the run's folder, or too few tokens for any fit.
     """
     backbone = workspace.backbone
-    adapted = Adapter.load(teacher.folder, backbone=backbone).adapted
+    adapted = ClassificationAdapter.load(teacher.folder, backbone=backbone).adapted
     if not moves_tokens(adapted):
         return None
     probe = _probe(workspace, teacher)
@@ -150,9 +150,9 @@ def _block(role: str, shift: Moments, slope: Moments) -> BlockSpectrum:
     return BlockSpectrum(role=role, values=values, noise=noise, gradient=gradient)
 
 
-def _probe(workspace: Workspace, teacher: RunSpec) -> Dataset:
+def _probe(workspace: ClassificationWorkspace, teacher: RunSpec) -> Dataset:
     """Training images of the teacher, evenly over its classes: enough for 20 d tokens, if there are."""
-    backbone, data = workspace.backbone, workspace.parts(teacher.images)[0]
+    backbone, data = workspace.backbone, workspace.parts(teacher.options or Subset())[0]
     image = torch.zeros(1, 3, *backbone.preprocessing.size, device=workspace.features.device)
     per_image = backbone.lower(image, (backbone.patches,))[backbone.patches].shape[1]
     wanted = max(IMAGES, ceil(TOKENS * backbone.width / per_image))
@@ -160,7 +160,7 @@ def _probe(workspace: Workspace, teacher: RunSpec) -> Dataset:
     return data.select(keep.tolist())
 
 
-def _untrained(workspace: Workspace, teacher: RunSpec) -> AdaptedClassifier:
+def _untrained(workspace: ClassificationWorkspace, teacher: RunSpec) -> AdaptedClassifier:
     """The teacher as it was before its first step."""
     method, backbone = create(teacher.method, teacher.settings), workspace.backbone
     with torch.random.fork_rng():

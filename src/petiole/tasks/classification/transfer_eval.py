@@ -1,6 +1,6 @@
 """A finished run's adapter on other images, with their own class names: novel classes, other data sets.
 
-    elsewhere/<name>.json       beside the run's record: scores, and what they were measured on
+    transfer/<name>.json       beside the run's record: scores, and what they were measured on
 
 Nothing is trained and nothing chosen here; the run's record counts the opening.
 """
@@ -12,15 +12,16 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from petiole.data.dataset import Dataset
-from petiole.engine.adapter import Adapter
-from petiole.engine.record import FrozenModel, count_test_evaluation, now
+from petiole.engine.model_card import FrozenModel
+from petiole.engine.record import count_test_evaluation, now
 from petiole.errors import ConfigError, RunError
 from petiole.files import write_json
 from petiole.metrics.classification import score
+from petiole.tasks.classification.adapter import ClassificationAdapter
 from petiole.tasks.classification.model import ClassNameHead, predict
-from petiole.tasks.classification.workspace import Workspace
+from petiole.tasks.classification.workspace import ClassificationWorkspace
 
-ELSEWHERE = "elsewhere"
+TRANSFER = "transfer"
 
 
 class TransferResult(FrozenModel):
@@ -42,7 +43,9 @@ class TransferResult(FrozenModel):
     scores: dict[str, float]
 
 
-def score_transfer(folder: Path, name: str, workspace: Workspace, data: Dataset) -> TransferResult:
+def score_transfer(
+    folder: Path, name: str, workspace: ClassificationWorkspace, data: Dataset
+) -> TransferResult:
     """Score a run's adapter on ``data``, once; a result that is there already is read.
 
     Args:
@@ -55,17 +58,17 @@ def score_transfer(folder: Path, name: str, workspace: Workspace, data: Dataset)
         ConfigError: the adapter's head is not made of names and has other classes.
         RunError: what is there was measured on other images.
     """
-    file = folder / ELSEWHERE / f"{name}.json"
+    file = folder / TRANSFER / f"{name}.json"
     if file.exists():
         return _read(file, data)
-    adapter = Adapter.load(folder, backbone=workspace.backbone)
+    adapter = ClassificationAdapter.load(folder, backbone=workspace.backbone)
     if isinstance(adapter.adapted.head, ClassNameHead):
         adapter.adapted.name(data.classes)
     elif list(data.classes) != adapter.classes:
         raise ConfigError(
             f"{adapter.manifest.method} has a fixed set of classes and cannot name those of {name}."
         )
-    test_evaluations = count_test_evaluation(folder, data, f"elsewhere: {name}")
+    test_evaluations = count_test_evaluation(folder, data.digest(), len(data), f"transfer: {name}")
     table = workspace.table(data, adapter.adapted.cut)
     probabilities = predict(adapter.adapted, table.batches(len(data))).logits
     found = TransferResult(

@@ -1,12 +1,13 @@
-"""One backbone and one set of data, opened once; any number of runs on them."""
+"""Labelled images of one or two domains and a backbone: what is opened, and both of them opened."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,14 +20,18 @@ from petiole.data.sources import DomainShift, Part, open_shift
 from petiole.data.splits import draw_fraction, holdout
 from petiole.engine.feature_extractor import Features, JoinedTable, Precision, Table, views_of
 from petiole.engine.feature_store import FeatureCache
+from petiole.engine.task import Task, TaskRun, Workspace
 from petiole.methods.recipe import Recipe
 from petiole.tasks.classification.distillation_targets import distillation_targets
 from petiole.tasks.classification.model import ANCHOR, AdaptedClassifier
 
+if TYPE_CHECKING:
+    from petiole.engine.run import RunSpec
+
 
 @dataclass(frozen=True)
-class ClassificationSpec:
-    """What a session is made of; small and plain, so that it can be sent to another process.
+class Classification(Task["ClassificationWorkspace"]):
+    """Images with labels, and a backbone.
 
     Attributes:
         backbone: name for ``petiole.load``.
@@ -42,8 +47,9 @@ class ClassificationSpec:
         dtype: in which features are stored.
         cache: folder of the feature cache; ``None`` for none.
         skip_bad: leave unreadable images out and count them.
-        quiet: no progress; benches that differ in it alone share a session.
     """
+
+    kind: ClassVar[str] = "classification"
 
     backbone: str
     images: Path
@@ -60,7 +66,9 @@ class ClassificationSpec:
     dtype: str = "float32"
     cache: Path | None = None
     skip_bad: bool = False
-    quiet: bool = field(default=False, compare=False)
+
+    def open(self) -> ClassificationWorkspace:
+        return ClassificationWorkspace(self)
 
 
 VALIDATION_SEED = 0
@@ -73,38 +81,50 @@ class Subset:
 
     Attributes:
         shots: images drawn from each class; ``None`` for all.
-        seed: of the draw.
+        split_seed: of the subset.
         fraction: share of each class that is left; smaller fractions are part of larger ones.
         validation: above 0, this share of the training images is held back and scored instead of
             the test set, which stays closed. The images are the same for every fraction and, unless
             shots are drawn, for every seed; with shots they are among the shots, because these are
             all the labels that there are.
+        vectors: keep image vectors before and after, for the diagnosis.
     """
 
     shots: int | None = 10
-    seed: int = 0
+    split_seed: int = 0
     fraction: float = 1.0
     validation: float = 0.0
+    vectors: bool = False
+
+    @property
+    def scored(self) -> str:
+        """What the images are called that a run is scored on."""
+        return "validation" if self.validation else "test"
 
 
-class Workspace:
-    """An opened bench."""
+class ClassificationWorkspace(Workspace):
+    """Both of them opened; files are read and features computed when they are asked for."""
 
-    def __init__(self, bench: ClassificationSpec) -> None:
-        self.bench = bench
+    def __init__(self, task: Classification) -> None:
+        self.task = task
         self.feature_seconds = 0.0
         self._leaks: dict[str, LeakReport] = {}
+
+    def prepare(self, spec: RunSpec) -> TaskRun:
+        from petiole.tasks.classification.task import ClassificationRun
+
+        return ClassificationRun(self, spec)
 
     @cached_property
     def backbone(self) -> Backbone:
         """The frozen model."""
-        b = self.bench
+        b = self.task
         return load(b.backbone, weights=b.weights, image_size=b.image_size, device=b.device)
 
     @cached_property
     def shift(self) -> DomainShift:
         """Source, pool of shots, and test."""
-        b = self.bench
+        b = self.task
         whole = open_shift(
             b.images, b.source, test=b.test, test_fraction=b.test_fraction, skip_bad=b.skip_bad
         )
@@ -113,7 +133,7 @@ class Workspace:
     @cached_property
     def features(self) -> Features:
         """The frozen half, with its cache."""
-        b = self.bench
+        b = self.task
         cache = FeatureCache(b.cache) if b.cache else None
         return Features(self.backbone, cache, b.precision, b.dtype, b.quiet)
 
@@ -132,7 +152,7 @@ class Workspace:
         key = target.digest() + scored.digest()
         if key not in self._leaks:
             vectors = None
-            if self.bench.cache is not None:
+            if self.task.cache is not None:
                 vectors = self._vectors(target), self._vectors(scored)
             self._leaks[key] = find_leaks(target, scored, features=vectors)
         return self._leaks[key]
@@ -142,15 +162,15 @@ class Workspace:
         states = self.table(data, (role,)).batches(len(data))
         return np.concatenate([state[role].float().cpu().numpy() for state in states])
 
-    def parts(self, draw: Subset) -> tuple[Dataset, Dataset]:
+    def parts(self, subset: Subset) -> tuple[Dataset, Dataset]:
         """Training images (source and target in one data set) and those that will be scored."""
         target, scored = self.shift.train, self.shift.test
-        if draw.shots is not None:
-            target = self.shift.draw(draw.shots, draw.seed)
-        if draw.validation:
-            target, scored = holdout(target, draw.validation, VALIDATION_SEED)
-        if draw.fraction != 1.0:
-            target = draw_fraction(target, draw.fraction, draw.seed)
+        if subset.shots is not None:
+            target = self.shift.draw(subset.shots, subset.split_seed)
+        if subset.validation:
+            target, scored = holdout(target, subset.validation, VALIDATION_SEED)
+        if subset.fraction != 1.0:
+            target = draw_fraction(target, subset.fraction, subset.split_seed)
         source = self.shift.source
         return (target if source is None else source.concat(target)), scored
 
@@ -173,15 +193,3 @@ class Workspace:
         table = make()
         self.feature_seconds += time.perf_counter() - start
         return table
-
-
-@lru_cache(maxsize=2)
-def open_workspace(bench: ClassificationSpec) -> Workspace:
-    """Open a bench, once a process."""
-    return Workspace(bench)
-
-
-def reopened(bench: ClassificationSpec) -> Workspace:
-    """Open a bench anew: its files may have changed since an earlier call in this process."""
-    open_workspace.cache_clear()
-    return open_workspace(bench)

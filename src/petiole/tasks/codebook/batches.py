@@ -44,7 +44,7 @@ class BatchLoader:
         self.read = heads.tokenise if heads else None
         self.method, self.samples = method, samples
         self.vision_outputs: VisionOutputs | None = None
-        if not adapted.changes_eye:  # then nothing is looked at twice
+        if not adapted.changes_encoder:  # then nothing is looked at twice
             self.vision_outputs = image_folder.vision_outputs(
                 adapted, [sample.images[0] for sample in samples]
             )

@@ -59,7 +59,7 @@ def counts(
     names = sorted({sample.images[0] for sample in samples})
     tuned = image_folder.vision_outputs(adapted, names, quiet=quiet)
     original = tuned
-    if adapted.changes_eye:
+    if adapted.changes_encoder:
         bare = AdaptedCodebookModel(adapted.model, Changes(), Changes())
         original = image_folder.vision_outputs(bare, names, quiet=quiet)
     entries = adapted.model.spec.entries

@@ -22,15 +22,15 @@ class AdaptedCodebookModel(nn.Module):
 
     Args:
         model: frozen.
-        eye: changes in its encoder.
+        encoder: changes in its encoder.
         language: changes in its projector and language model.
     """
 
-    def __init__(self, model: LVLM, eye: Changes, language: Changes) -> None:
+    def __init__(self, model: LVLM, encoder: Changes, language: Changes) -> None:
         super().__init__()
         self._model = (model,)
         self._tower = (model.tower,)  # whose encoder it is, also before other language models
-        self.eye = AdaptedModel(model.tower.eye, eye)
+        self.encoder = AdaptedModel(model.tower.eye, encoder)
         self.language = AdaptedModel(model, language)
 
     @property
@@ -39,9 +39,9 @@ class AdaptedCodebookModel(nn.Module):
         return self._model[0]
 
     @property
-    def changes_eye(self) -> bool:
+    def changes_encoder(self) -> bool:
         """Whether images are seen otherwise than by the frozen encoder."""
-        return bool(list(self.eye.parameters()) or list(self.eye.buffers()))
+        return bool(list(self.encoder.parameters()) or list(self.encoder.buffers()))
 
     @property
     def changes_language(self) -> bool:
@@ -56,7 +56,7 @@ class AdaptedCodebookModel(nn.Module):
         """
         self.model.spec.check(model.spec, self.model.name, model.name)
         other = AdaptedCodebookModel(model, Changes(), Changes())
-        other.eye, other._tower = self.eye, self._tower
+        other.encoder, other._tower = self.encoder, self._tower
         return other.eval()
 
     @contextmanager
@@ -71,7 +71,7 @@ class AdaptedCodebookModel(nn.Module):
     def encode_images(self, pictures: Tensor) -> VisionOutput:
         """See preprocessed images (B, 3, H, W)."""
         model = self.model
-        with self.eye.attached():
+        with self.encoder.attached():
             z = self._tower[0].tokens(pictures)
         return model.tower.quantised(z, discrete=model.discrete)
 
@@ -153,7 +153,7 @@ class CodebookLoss(nn.Module):
             dict[str, Tensor](),
         )
         if vision_output is None:
-            with adapted.eye.attached():  # first, or observers miss what is added at their role
+            with adapted.encoder.attached():  # first, or observers miss what is added at their role
                 vision_output, values = self._seen(adapted.encode_images, batch.pictures)
         if self.roles:
             with torch.no_grad():

@@ -37,7 +37,7 @@ class TaskData:
     Attributes:
         task: how samples are put, learned and scored.
         parts: samples by part: train, val, test.
-        sight: gives what the model sees of an image; ``None`` for text alone.
+        visuals: gives what the model sees of an image; ``None`` for text alone.
         digest: of everything that decides these samples.
         notes: what was decided while reading, one sentence each.
         called: its name in a run, where that is not the task's own.
@@ -45,7 +45,7 @@ class TaskData:
 
     task: TextTask
     parts: Mapping[str, tuple[TextSample, ...]]
-    sight: VisualSource | None = None
+    visuals: VisualSource | None = None
     digest: str = ""
     notes: tuple[str, ...] = field(default=())
     called: str = ""
@@ -108,7 +108,7 @@ class Collator:
         seen = _seen(owners, samples) if self.model.vision_width else {}
         return Inputs(ids=ids, mask=mask, **seen).to(self.model.device)
 
-    def lesson(
+    def batch(
         self,
         rows: Sequence[tuple[int, TextSample]],
         rng: np.random.Generator,
@@ -161,14 +161,14 @@ def part_of(rows: int, process: int, processes: int) -> range:
 def _seen(owners: Sequence[TaskData], samples: Sequence[TextSample]) -> dict[str, Any]:
     """Features of all images side by side; rows with fewer images than others say so."""
     rows = [
-        [data.sight(name) for name in sample.images] if data.sight else []
+        [data.visuals(name) for name in sample.images] if data.visuals else []
         for data, sample in zip(owners, samples, strict=True)
     ]
     most = max(map(len, rows))
     if not most:
         return {}
     first = next(row[0] for row in rows if row)
-    places = first.places
+    count = first.visual_tokens
 
     def side_by_side(values: Sequence[Sequence[Tensor]], blank: Tensor) -> Tensor:
         return torch.stack([torch.cat([*row, *[blank] * (most - len(row))]) for row in values])
@@ -184,7 +184,7 @@ def _seen(owners: Sequence[TaskData], samples: Sequence[TextSample]) -> dict[str
         if blank is not None:
             values = [[getattr(one, name) for one in row] for row in rows]
             found[name] = side_by_side(values, torch.zeros_like(blank))
-    present = torch.tensor([len(row) for row in rows])[:, None] * places
-    if bool((present < most * places).any()):
-        found["absent"] = torch.arange(most * places) >= present
+    present = torch.tensor([len(row) for row in rows])[:, None] * count
+    if bool((present < most * count).any()):
+        found["absent"] = torch.arange(most * count) >= present
     return found

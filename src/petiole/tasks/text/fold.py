@@ -72,7 +72,11 @@ def static(adapted: AdaptedTextModel) -> AdaptedTextModel:
     )
     with torch.random.fork_rng():  # the V->L block is drawn, and then filled
         folded = AdaptedTextModel(
-            model, left, dropout=adapted.dropout, eyes=adapted.eyes, head=adapted.head
+            model,
+            left,
+            dropout=adapted.dropout,
+            vision_tower=adapted.vision_tower,
+            head=adapted.head,
         )
     for name, value in folded.copies.items():
         value.copy_(merged.get(name, adapted.copies.get(name, value)))
@@ -142,7 +146,7 @@ def _check(adapted: AdaptedTextModel, folded: AdaptedTextModel) -> None:
     ids = torch.randint(0, model.config.vocab_size, (2, 1, 8), generator=generator)
     words, labels = ids.expand(2, count, 8).to(model.device)
     inputs = Inputs(words, torch.ones_like(words, dtype=torch.bool))
-    if eyes and adapted.eyes is None and eyes.options.boxes != "given":
+    if eyes and adapted.vision_tower is None and eyes.options.boxes != "given":
         seen = torch.randn(1, 4, eyes.width, generator=generator).to(words.device)
         inputs = replace(inputs, visual=seen.expand(count, -1, -1))
     training = adapted.training

@@ -78,7 +78,7 @@ class AdaptedTextModel(AdaptedModel):
         model: frozen.
         changes: of one method.
         dropout: let the language model drop out in training.
-        eyes: trained with it; without, it is given features.
+        vision_tower: trained with it; without, it is given features.
         head: chooses every answer from a closed list, so that nothing is generated.
     """
 
@@ -88,12 +88,12 @@ class AdaptedTextModel(AdaptedModel):
         changes: Changes,
         *,
         dropout: bool = False,
-        eyes: VisionTower | None = None,
+        vision_tower: VisionTower | None = None,
         head: AnswerHead | None = None,
     ) -> None:
         super().__init__(model, changes)
         self._model = (model,)
-        self.dropout, self.eyes, self.head = dropout, eyes, head
+        self.dropout, self.vision_tower, self.head = dropout, vision_tower, head
         visual = model.module.visual
         if visual is not None and not model.trained_eyes:
             fresh = dict(visual.again().named_parameters(prefix="visual"))
@@ -123,9 +123,9 @@ class AdaptedTextModel(AdaptedModel):
                 language.eval()
 
     def _seen(self, inputs: Inputs) -> Inputs:
-        if self.eyes is None or inputs.visual is None:
+        if self.vision_tower is None or inputs.visual is None:
             return inputs
-        return replace(inputs, visual=self.eyes(inputs.visual))
+        return replace(inputs, visual=self.vision_tower(inputs.visual))
 
     def forward(self, inputs: Inputs, labels: Tensor, tasks: Sequence[int]) -> Tensor:
         """Scores (B, T, V) of every token of the labels."""

@@ -35,14 +35,14 @@ class PixelSource:
     Args:
         images_root: names are paths below it.
         backbone: of the eyes; states the preprocessing.
-        places: tokens that the eyes make of a picture.
+        visual_tokens: tokens that the eyes make of a picture.
         memory: bytes of pictures kept in memory.
     """
 
     def __init__(
-        self, images_root: Path, backbone: Backbone, places: int = 36, *, memory: int = 2**29
+        self, images_root: Path, backbone: Backbone, visual_tokens: int = 36, *, memory: int = 2**29
     ) -> None:
-        self.images_root, self.backbone, self.places = images_root, backbone, places
+        self.images_root, self.backbone, self.visual_tokens = images_root, backbone, visual_tokens
         self._transform = evaluate_transform(backbone.preprocessing)
         self._memory = VisualMemory(memory)
 
@@ -55,7 +55,12 @@ class PixelSource:
     def digest(self) -> str:
         """Of the weights that the eyes start from, the preprocessing and the number of tokens."""
         backbone = self.backbone
-        parts = ["picture", backbone.fingerprint, backbone.preprocessing.digest(), self.places]
+        parts = [
+            "picture",
+            backbone.fingerprint,
+            backbone.preprocessing.digest(),
+            self.visual_tokens,
+        ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def __call__(self, name: str) -> VisualFeatures:
@@ -63,11 +68,13 @@ class PixelSource:
 
     def _look(self, name: str) -> VisualFeatures:
         return VisualFeatures(
-            self._transform(read_image(self.images_root / name))[None], self.places
+            self._transform(read_image(self.images_root / name))[None], self.visual_tokens
         )
 
 
-def open_vision_tower(backbone: Backbone, places: int = 36, train: Trained = "last") -> VisionTower:
+def open_vision_tower(
+    backbone: Backbone, visual_tokens: int = 36, train: Trained = "last"
+) -> VisionTower:
     """Eyes of an image backbone.
 
     Of the chosen parameters those are trained on which the local tokens depend: not, for example, CLIP's attention
@@ -75,13 +82,13 @@ def open_vision_tower(backbone: Backbone, places: int = 36, train: Trained = "la
 
     Args:
         backbone: stays untouched; copies are trained.
-        places: tokens of a picture, see ``GridPool``.
+        visual_tokens: tokens of a picture, see ``GridPool``.
         train: what of it.
 
     Raises:
         ConfigError: the grid cannot be pooled so, or there is nothing of that kind to train.
     """
-    pool, count = GridPool(places), local_tokens(backbone)
+    pool, count = GridPool(visual_tokens), local_tokens(backbone)
     pool.check(count, backbone.name)
     chosen = _chosen(backbone, train)
     tune = _reached(backbone, chosen) if chosen else ()

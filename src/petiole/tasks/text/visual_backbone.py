@@ -75,23 +75,23 @@ class _Kind:
 class BackboneVisuals:
     """Features of a frozen backbone, stored under the hash of all that decides them.
 
-    A file is a picture: its local tokens, pooled to ``places``. A folder of frames is a video: the image vector of
+    A file is a picture: its local tokens, pooled to ``visual_tokens``. A folder of frames is a video: the image vector of
     each frame in the order of the numbers in their names, brought to ``rows``.
 
-    The role stored is ``<local tokens>/<places>``, or the backbone's own where nothing is pooled; so nothing is
+    The role stored is ``<local tokens>/<visual_tokens>``, or the backbone's own where nothing is pooled; so nothing is
     stored twice. Files are told apart by content, read once in the life of this object.
 
     Args:
         images_root: names are paths below it.
         backbone: gives ``patches`` and ``vector``.
         cache: folder of the feature cache; ``None`` for one that goes with this object.
-        places: tokens of a picture, see ``GridPool``.
+        visual_tokens: tokens of a picture, see ``GridPool``.
         rows: tokens of a video.
         precision: ``bf16`` computes under autocast.
         dtype: in which features are stored.
 
     Raises:
-        ConfigError: the backbone's grid cannot be pooled to ``places``.
+        ConfigError: the backbone's grid cannot be pooled to ``visual_tokens``.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class BackboneVisuals:
         images_root: Path,
         backbone: Backbone,
         cache: Path | None,
-        places: int = 36,
+        visual_tokens: int = 36,
         *,
         rows: int = 64,
         precision: Precision = "fp32",
@@ -108,7 +108,7 @@ class BackboneVisuals:
         self.images_root, self.backbone = images_root, backbone
         self.cache = FeatureCache(cache or _passing(self))
         self._features = Features(backbone, self.cache, precision, dtype, quiet=True)
-        self._picture = self._kind("pictures", backbone.patches, GridPool(places))
+        self._picture = self._kind("pictures", backbone.patches, GridPool(visual_tokens))
         self._frame = self._kind("frames", backbone.vector, nn.Identity())
         self._ids: dict[Path, str] = {}
         # Frames are mapped from disk, so memory would only double them.
@@ -121,7 +121,7 @@ class BackboneVisuals:
 
     @property
     def digest(self) -> str:
-        """Of backbone, preprocessing, roles, places, rows, precision and dtype; ``prepare`` adds the images."""
+        """Of backbone, preprocessing, roles, visual_tokens, rows, precision and dtype; ``prepare`` adds the images."""
         return _sha256([self._picture.key.digest, self._frame.key.digest, self._videos.rows])
 
     def __call__(self, name: str) -> VisualFeatures:
@@ -190,9 +190,9 @@ class BackboneVisuals:
         if isinstance(pool, GridPool):
             count = local_tokens(self.backbone)
             pool.check(count, self.backbone.name)
-            numbers *= pool.places
-            if pool.places != count:
-                key = replace(key, cut=(f"{role}/{pool.places}",))
+            numbers *= pool.visual_tokens
+            if pool.visual_tokens != count:
+                key = replace(key, cut=(f"{role}/{pool.visual_tokens}",))
         return _Kind(what, role, pool, key, numbers)
 
     def _files(self, name: str) -> list[Path]:
@@ -287,19 +287,19 @@ class BackboneVisuals:
 class _Frames:
     """Vectors of frames as a source of features."""
 
-    def __init__(self, sight: BackboneVisuals) -> None:
-        self.sight = sight
+    def __init__(self, visuals: BackboneVisuals) -> None:
+        self.visuals = visuals
 
     @property
     def width(self) -> int:
-        return self.sight.width
+        return self.visuals.width
 
     @property
     def digest(self) -> str:
-        return self.sight._frame.key.digest
+        return self.visuals._frame.key.digest
 
     def __call__(self, name: str) -> RawFeatures:
-        return RawFeatures(self.sight.frames(name).float().numpy())
+        return RawFeatures(self.visuals.frames(name).float().numpy())
 
 
 def _content(path: Path) -> str:

@@ -15,13 +15,13 @@ class VisualFeatures(NamedTuple):
 
     Attributes:
         tokens: (N, D) features, fp32; or the preprocessed picture (1, 3, H, W), for eyes that are trained too.
-        places: N.
+        visual_tokens: N.
         padding: (N,) bool, rows that only fill up a short video.
         boxes: (N, 4) x1, y1, x2, y2 in 0..1.
     """
 
     tokens: Tensor
-    places: int
+    visual_tokens: int
     padding: Tensor | None = None
     boxes: Tensor | None = None
 

@@ -23,13 +23,13 @@ ROLES = ("tokens", "boxes", "length")
 class StoredVisuals:
     """A source of features as a language model sees it.
 
-    Pictures have ``places`` tokens: grids are pooled to them, regions with boxes must have that many. Videos
+    Pictures have ``visual_tokens`` tokens: grids are pooled to them, regions with boxes must have that many. Videos
     have ``rows``: longer ones are pooled in time, shorter ones filled up with zero rows that ``padding`` marks.
     What is seen is rounded to ``dtype``, with and without a cache.
 
     Args:
         source: of features by name.
-        places: tokens of a picture.
+        visual_tokens: tokens of a picture.
         rows: tokens of a video; exactly one of both is given.
         cache: folder of the feature cache, where the result is stored once; ``None`` shapes it anew whenever it
             is no longer in memory. Worth it for sources that are slow at random places.
@@ -37,25 +37,25 @@ class StoredVisuals:
         memory: bytes kept in memory.
 
     Raises:
-        ConfigError: not exactly one of ``places`` and ``rows``, or an impossible number.
+        ConfigError: not exactly one of ``visual_tokens`` and ``rows``, or an impossible number.
     """
 
     def __init__(
         self,
         source: FeatureSource,
         *,
-        places: int | None = None,
+        visual_tokens: int | None = None,
         rows: int | None = None,
         cache: Path | None = None,
         dtype: str = "float32",
         memory: int = 2**30,
     ) -> None:
-        if (places is None) == (rows is None):
+        if (visual_tokens is None) == (rows is None):
             raise ConfigError(
-                "Features are of pictures (places=36) or of videos (rows=64). Give one of both."
+                "Features are of pictures (visual_tokens=36) or of videos (rows=64). Give one of both."
             )
         self.source, self.rows, self.dtype = source, rows, dtype
-        self._pooled = Pooled(source, places) if places is not None else None
+        self._pooled = Pooled(source, visual_tokens) if visual_tokens is not None else None
         shape = self._pooled or Resized(source, rows or 0)
         self.key = Key(shape.digest, "", ROLES, dtype)
         self.cache = FeatureCache(cache) if cache else None

@@ -1,177 +1,155 @@
-"""A language model and its tasks, opened once for any number of runs."""
+"""An encoder-decoder and its tasks: what is opened, and all of it opened for any number of runs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from petiole.backbones.base import Backbone
 from petiole.backbones.encoder_decoder import Seq2Seq
 from petiole.backbones.registry import LoadRequest, load, load_any
 from petiole.data.readers.questions import open_questions
 from petiole.data.readers.registry import VIDEO_TASKS, open_features, open_task
-from petiole.data.task_batches import Mode
 from petiole.data.text_dataset import TextDataset
 from petiole.engine.feature_extractor import Precision
+from petiole.engine.model_card import ModelCard
+from petiole.engine.task import Task, TaskRun, Workspace
 from petiole.errors import ConfigError
 from petiole.methods.language.base import language_of
-from petiole.tasks.text import training
-from petiole.tasks.text.adapter import method_of
 from petiole.tasks.text.collator import TaskData
 from petiole.tasks.text.model import VisionTower
 from petiole.tasks.text.registry import find
 from petiole.tasks.text.text_task import TextTask
-from petiole.tasks.text.training import TextRecord, TextRun
 from petiole.tasks.text.visual import (
     BackboneVisuals,
     PixelSource,
     StoredVisuals,
+    Trained,
     VisualSource,
     open_vision_tower,
 )
+
+if TYPE_CHECKING:
+    from petiole.engine.run import RunSpec
 
 FRAMES = 64
 """Rows of a video (spec vladapter.md, 1.1)."""
 
 
 @dataclass(frozen=True)
-class TextSpec:
-    """What runs share; small and plain, so that it can be sent to another process.
+class TextGeneration(Task["TextWorkspace"]):
+    """Tasks of texts about images, and an encoder-decoder.
 
     Attributes:
         model: name of an encoder-decoder.
         tasks: folders in the plain format, or ``NAME=FOLDER`` for a public layout.
-        eyes: image backbone that makes the features; empty for the model's own.
+        vision_backbone: makes the features; empty for the model's own.
         features: stored features instead, a file or folder.
-        places: features of an image after pooling.
+        visual_tokens: features of an image after pooling.
         options: of the V->L block, (name, value) each.
         device, precision: where and how it runs.
         cache: folder of the feature cache; ``None`` for none.
         skip_bad: leave samples of unreadable images out and say so.
-        quiet: no progress.
     """
+
+    kind: ClassVar[str] = "text"
 
     model: str
     tasks: tuple[str, ...]
-    eyes: str = ""
+    vision_backbone: str = ""
     features: Path | None = None
-    places: int = 36
+    visual_tokens: int = 36
     options: tuple[tuple[str, Any], ...] = ()
     device: str = "cpu"
     precision: Precision = "fp32"
     cache: Path | None = None
     skip_bad: bool = False
-    quiet: bool = field(default=False, compare=False)
+
+    def open(self) -> TextWorkspace:
+        return open_text(self)
 
 
 @dataclass(frozen=True)
-class TextWorkspace:
-    """Model and tasks, and what the adapter file says of them."""
-
-    model: Seq2Seq
-    tasks: tuple[TaskData, ...]
-    facts: Mapping[str, Any]
-    roots: tuple[Path, ...]
-    eyes: Backbone | None
-
-
-@dataclass(frozen=True)
-class TextRunSpec:
-    """One run to do.
+class TextWorkspace(Workspace):
+    """Model and tasks.
 
     Attributes:
-        school: model and tasks.
-        method, settings, folder, seed, mode, prefixes, fraction, scored, resume: see ``TextRun``.
+        task: what was opened.
+        model: frozen.
+        tasks: in the order of their numbers.
+        card: facts for the model's card: how its images are seen.
+        roots: folders of the tasks' images.
+        vision_backbone: makes the features; ``None`` where they are given.
     """
 
-    school: TextSpec
-    method: str
-    folder: Path
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    seed: int = 0
-    mode: Mode = "proportional"
-    prefixes: bool = True
-    fraction: float = 1.0
-    scored: str = "test"
-    resume: bool = False
+    task: TextGeneration
+    model: Seq2Seq
+    tasks: tuple[TaskData, ...]
+    card: Mapping[str, Any] = field(default_factory=dict)
+    roots: tuple[Path, ...] = ()
+    vision_backbone: Backbone | None = None
 
+    def prepare(self, spec: RunSpec) -> TaskRun:
+        from petiole.tasks.text.task import TextRun
 
-def run(lesson: TextRunSpec) -> TextRecord:
-    """Do one run; see ``training.run``."""
-    opened = open_workspace(lesson.school)
-    own = {name: value for name, value in vars(lesson).items() if name != "school"}
-    eyes, tasks = _trained_eyes(lesson, opened)
-    return training.run(
-        TextRun(
-            model=opened.model,
-            tasks=tasks,
-            facts=opened.facts,
-            eyes=eyes,
-            precision=lesson.school.precision,
-            quiet=lesson.school.quiet,
-            **own,
+        return TextRun(self, spec)
+
+    def with_vision_tower(
+        self, train: Trained | Literal["frozen"]
+    ) -> tuple[VisionTower | None, tuple[TaskData, ...]]:
+        """A fresh image tower that is trained too, and tasks that show it pictures.
+
+        Raises:
+            ConfigError: no image backbone was named.
+        """
+        if train == "frozen":
+            return None, self.tasks
+        if self.vision_backbone is None:
+            raise ConfigError(
+                f"vision={train} trains an image backbone, and none was named (--vision-backbone)."
+            )
+        count = self.task.visual_tokens
+        shown = tuple(
+            replace(data, visuals=PixelSource(root, self.vision_backbone, count))
+            if data.visuals
+            else data
+            for root, data in zip(self.roots, self.tasks, strict=True)
         )
-    )
+        return open_vision_tower(self.vision_backbone, count, train), shown
 
 
-def _trained_eyes(
-    lesson: TextRunSpec, opened: TextWorkspace
-) -> tuple[VisionTower | None, Sequence[TaskData]]:
-    """Fresh eyes where the method trains them too, and tasks that show them pictures."""
-    trained = method_of(lesson.method, lesson.settings).eyes
-    if trained == "frozen":
-        return None, opened.tasks
-    if opened.eyes is None:
-        raise ConfigError(f"eyes={trained} trains an image backbone, and none was named (--eyes).")
-    places = lesson.school.places
-    shown = tuple(
-        replace(data, sight=PixelSource(root, opened.eyes, places)) if data.sight else data
-        for root, data in zip(opened.roots, opened.tasks, strict=True)
-    )
-    return open_vision_tower(opened.eyes, places, trained), shown
-
-
-@lru_cache(maxsize=2)
-def open_workspace(school: TextSpec) -> TextWorkspace:
+def open_text(task: TextGeneration) -> TextWorkspace:
     """Open model and tasks, and compute what features are missing.
 
     Raises:
         BackboneError, DataError, ConfigError: what cannot be opened, by name.
     """
-    data = [opened_data(task) for task in school.tasks]
-    kinds = [_kind(one) for one in data]
-    shape = language_of(load_any(LoadRequest(school.model, meta=True), device="meta"))
-    eyes = school.eyes or shape.eyes
-    backbone = load(eyes, device=school.device) if eyes and not school.features else None
-    sighted = [_sighted(one, school, backbone) for one in data]
-    widths = {sight.width for _, sight, _ in sighted if sight}
+    data = [opened_data(folder) for folder in task.tasks]
+    formats = [_format(one) for one in data]
+    shape = language_of(load_any(LoadRequest(task.model, meta=True), device="meta"))
+    name = task.vision_backbone or shape.eyes
+    backbone = load(name, device=task.device) if name and not task.features else None
+    seen = [_seen(one, task, backbone) for one in data]
+    widths = {visuals.width for _, visuals, _ in seen if visuals}
     if len(widths) > 1:
         raise ConfigError(f"The tasks' features have different widths: {sorted(widths)}.")
     request = LoadRequest(
-        school.model, vision_width=max(widths, default=0), options=dict(school.options)
+        task.model, vision_width=max(widths, default=0), options=dict(task.options)
     )
-    model = language_of(load_any(request, device=school.device))
+    model = language_of(load_any(request, device=task.device))
     taken: set[str] = set()
     tasks = tuple(
-        TaskData(kind, one.parts, sight, digest, one.notes, _called(one, taken))
-        for kind, (one, sight, digest) in zip(kinds, sighted, strict=True)
+        TaskData(kind, one.parts, visuals, digest, one.notes, _called(one, taken))
+        for kind, (one, visuals, digest) in zip(formats, seen, strict=True)
     )
-    facts = {
-        "eyes": eyes if backbone else "",
-        "eyes_fingerprint": backbone.fingerprint if backbone else "",
-        "places": school.places,
-        "options": dict(school.options),
+    card = {
+        "vision_backbone": ModelCard.of(backbone) if backbone else None,
+        "visual_tokens": task.visual_tokens,
+        "options": dict(task.options),
     }
-    return TextWorkspace(model, tasks, facts, tuple(one.root for one in data), backbone)
-
-
-def reopened(school: TextSpec) -> TextWorkspace:
-    """Open anew: files may have changed since an earlier call in this process."""
-    open_workspace.cache_clear()
-    return open_workspace(school)
+    return TextWorkspace(task, model, tasks, card, tuple(one.root for one in data), backbone)
 
 
 def opened_data(task: str) -> TextDataset:
@@ -186,35 +164,35 @@ def opened_data(task: str) -> TextDataset:
     return open_questions(Path(task))
 
 
-def _sighted(
-    data: TextDataset, school: TextSpec, eyes: Backbone | None
+def _seen(
+    data: TextDataset, task: TextGeneration, backbone: Backbone | None
 ) -> tuple[TextDataset, VisualSource | None, str]:
     """Samples whose images can be seen, how they are, and the digest of both."""
     if not data.images:
         return data, None, data.digest()
-    if school.features:
+    if task.features:
         video = data.task in VIDEO_TASKS
         stored = StoredVisuals(
-            open_features(data.task, school.features),
-            places=None if video else school.places,
+            open_features(data.task, task.features),
+            visual_tokens=None if video else task.visual_tokens,
             rows=FRAMES if video else None,
-            cache=school.cache,
+            cache=task.cache,
         )
-        stored.prepare(data.images, quiet=school.quiet)
+        stored.prepare(data.images, quiet=task.quiet)
         return data, stored, f"{data.digest()}:{stored.digest}"
-    if eyes is None:
+    if backbone is None:
         raise ConfigError(
-            f"{school.model} has no eyes of its own, and {data.root} has images. Name an image backbone "
-            "(--eyes petiole/efficientnet-lite0), or stored features (--features FOLDER)."
+            f"{task.model} has no image backbone of its own, and {data.root} has images. Name an image backbone "
+            "(--vision-backbone petiole/efficientnet-lite0), or stored features (--features FOLDER)."
         )
-    sight = BackboneVisuals(
+    visuals = BackboneVisuals(
         data.root,
-        eyes,
-        school.cache,
-        school.places,
-        precision=school.precision,
+        backbone,
+        task.cache,
+        task.visual_tokens,
+        precision=task.precision,
     )
-    prepared = sight.prepare(data.images, skip_bad=school.skip_bad, quiet=school.quiet)
+    prepared = visuals.prepare(data.images, skip_bad=task.skip_bad, quiet=task.quiet)
     if prepared.left_out:
         gone = set(prepared.left_out)
         parts = {
@@ -222,10 +200,10 @@ def _sighted(
             for part, samples in data.parts.items()
         }
         data = replace(data, parts=parts, notes=(*data.notes, *prepared.notes))
-    return data, sight, f"{data.digest()}:{prepared.digest}"
+    return data, visuals, f"{data.digest()}:{prepared.digest}"
 
 
-def _kind(data: TextDataset) -> TextTask:
+def _format(data: TextDataset) -> TextTask:
     try:
         return find(data.task)
     except ConfigError as error:
@@ -239,8 +217,3 @@ def _called(data: TextDataset, taken: set[str]) -> str:
         raise ConfigError(f"Two tasks are called {name}. Rename one of the folders.")
     taken.add(name)
     return name
-
-
-def tasks_named(tasks: Sequence[TaskData]) -> list[str]:
-    """Their names."""
-    return [data.name for data in tasks]

@@ -1,0 +1,151 @@
+"""One run, from request to record: the same for every kind of task."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from petiole.engine.adapter import TENSORS, Adapter
+from petiole.engine.memory import peak_memory
+from petiole.engine.record import (
+    LOG,
+    Costs,
+    Record,
+    RunRequest,
+    appender,
+    evaluations_of,
+    read_record,
+    write_record,
+)
+from petiole.engine.run_lock import claim_folder, locked
+from petiole.engine.task import Task, TaskRun, Workspace, open_workspace
+from petiole.engine.trainer import Callbacks
+from petiole.errors import RunError
+from petiole.methods.registry import settings_of
+
+CHECKPOINT = "checkpoint.safetensors"
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One run to do; small and plain, so that it can be sent to another process.
+
+    Attributes:
+        task: data and backbone.
+        method: registered name.
+        folder: where the record goes.
+        settings: what differs from the method's defaults.
+        options: of the task: which of its data are used, how they are scored; ``None`` for the defaults.
+        seed: of initialisation, batches and dropout.
+        resume: go on where an interrupted run stopped; a finished one is returned as it is.
+        checkpoint_seconds: between two checkpoints.
+    """
+
+    task: Task[Any]
+    method: str
+    folder: Path
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    options: Any = None
+    seed: int = 0
+    resume: bool = False
+    checkpoint_seconds: float = 20.0
+
+
+def run(spec: RunSpec, workspace: Workspace | None = None) -> Record:
+    """Train, score once, write record and adapter.
+
+    Args:
+        spec: what to do.
+        workspace: the task, already opened; else it is opened once a process.
+
+    Raises:
+        RunError: the folder is in use, complete, or holds a run with another request.
+        DataError: nothing to learn, or to score.
+        ConfigError: the method or an option is not for this task.
+    """
+    _alone()
+    opened = workspace or open_workspace(spec.task)
+    with locked(spec.folder):
+        prepared = opened.prepare(spec)
+        request = _request(spec, prepared)
+        if claim_folder(spec.folder, request, resume=spec.resume):
+            return read_record(spec.folder)
+        prepared.begin(spec.folder)
+        return _work(spec, prepared, request)
+
+
+def _alone() -> None:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise RunError(
+            "A run is one process, but this one was started as one of "
+            f"{os.environ['WORLD_SIZE']} (WORLD_SIZE). Start petiole without torchrun or accelerate "
+            "launch; petiole compare --processes N does several runs at a time."
+        )
+
+
+def _request(spec: RunSpec, prepared: TaskRun) -> RunRequest:
+    return RunRequest(
+        kind=spec.task.kind,
+        method=spec.method,
+        settings=settings_of(prepared.method),
+        backbone=prepared.backbone(),
+        data=prepared.data(),
+        options=dict(prepared.options()),
+        seed=spec.seed,
+    )
+
+
+def _work(spec: RunSpec, prepared: TaskRun, request: RunRequest) -> Record:
+    checkpoint = spec.folder / CHECKPOINT
+    log = appender(spec.folder / LOG, fresh=not checkpoint.exists())
+    callbacks = Callbacks(
+        checkpoint=checkpoint,
+        request=request.digest,
+        every=spec.checkpoint_seconds,
+        log=lambda step, loss, lr: log(step, {"loss": loss, "lr": lr}),
+        quiet=spec.task.quiet,
+    )
+    with peak_memory(prepared.device) as peak, torch.random.fork_rng():
+        torch.manual_seed(spec.seed)
+        adapted = prepared.build()
+        train_seconds = prepared.train(adapted, callbacks)
+    start = time.perf_counter()
+    scores = prepared.evaluate(adapted, spec.folder)
+    test_seconds = time.perf_counter() - start
+    diagnosis = dict(prepared.finish(adapted, spec.folder))
+    saved = _save(prepared.adapter(adapted), spec.folder / "adapter")
+    record = write_record(
+        spec.folder,
+        prepared.files,
+        request=request,
+        selection=prepared.selection,
+        test_evaluations=evaluations_of(spec.folder),
+        scores=scores,
+        ledger=saved.manifest.ledger,
+        costs=Costs(
+            feature_seconds=prepared.feature_seconds,
+            train_seconds=train_seconds,
+            test_seconds=test_seconds,
+            peak_memory_mb=peak(),
+            adapter_bytes=(spec.folder / "adapter" / TENSORS).stat().st_size,
+        ),
+        diagnosis=diagnosis,
+    )
+    checkpoint.unlink(missing_ok=True)
+    return record
+
+
+def _save(adapter: Adapter, folder: Path) -> Adapter:
+    """Write the adapter file, open it again and compare, before anything is called done."""
+    adapter.save(folder)
+    again = adapter.load(folder, **adapter.frozen).contents().state_dict()
+    for name, tensor in adapter.contents().state_dict().items():
+        if not torch.equal(tensor, again[name]):
+            raise RunError(f"{folder}: {name} did not survive saving. Please report this as a bug.")
+    return adapter

@@ -1,0 +1,201 @@
+"""What differs between photos, texts about images, and questions over a codebook: a task.
+
+    Task         what is opened: data and backbone, small and plain, so that it can be sent to another process
+    Workspace    both of them opened, for any number of runs
+    TaskRun      one method on them: what ``engine.run`` asks for, in its order
+
+A kind of task is a package that registers itself with ``@kind(...)``; its modules are imported when the kind is used.
+Third parties register a module under the entry point ``petiole.tasks``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
+from pkgutil import iter_modules
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
+
+from petiole.errors import unknown
+
+if TYPE_CHECKING:
+    import torch
+
+    from petiole.engine.adapter import Adapter
+    from petiole.engine.model_card import ModelCard
+    from petiole.engine.record import DataCard
+    from petiole.engine.run import RunSpec
+    from petiole.engine.trainer import Callbacks
+    from petiole.methods.base import Method
+
+W = TypeVar("W", bound="Workspace")
+Scores = dict[str, dict[str, float]]
+"""Table (test set, task or language model) -> metric -> value; the headline metric first."""
+
+
+@dataclass(frozen=True)
+class Task(ABC, Generic[W]):
+    """Data and backbone, not yet opened. Subclasses add what they need to find both.
+
+    Attributes:
+        kind: name of the task's kind.
+        quiet: no progress; tasks that differ in it alone share a workspace.
+    """
+
+    kind: ClassVar[str]
+    quiet: bool = field(default=False, compare=False, kw_only=True)
+
+    @abstractmethod
+    def open(self) -> W:
+        """Open both.
+
+        Raises:
+            PetioleError: what cannot be opened, by name.
+        """
+
+
+class Workspace(ABC):
+    """Data and backbone, opened."""
+
+    @abstractmethod
+    def prepare(self, spec: RunSpec) -> TaskRun:
+        """One run on them.
+
+        Raises:
+            ConfigError: the method or an option is not for this task.
+            DataError: nothing to learn, or to score.
+        """
+
+
+class TaskRun(ABC):
+    """One method on opened data.
+
+    Attributes:
+        method: with its settings.
+        selection: which of the models that training passes through is kept.
+        files: patterns of what it leaves in the folder.
+    """
+
+    method: Method
+    selection: str = "last step"
+    files: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where it is trained."""
+
+    @property
+    def feature_seconds(self) -> float:
+        """Spent on the frozen half so far."""
+        return 0.0
+
+    @abstractmethod
+    def backbone(self) -> ModelCard:
+        """What is adapted."""
+
+    @abstractmethod
+    def data(self) -> DataCard:
+        """What it is trained and scored on."""
+
+    def options(self) -> Mapping[str, Any]:
+        """What else decides the result."""
+        return {}
+
+    def begin(self, folder: Path) -> None:  # noqa: B027 - most have nothing to write
+        """Write what must lie in the folder before anything depends on it."""
+
+    @abstractmethod
+    def build(self) -> Any:
+        """The backbone with fresh layers, drawn from torch's generator."""
+
+    @abstractmethod
+    def train(self, adapted: Any, callbacks: Callbacks) -> float:
+        """Train in place; returns the seconds that it took."""
+
+    @abstractmethod
+    def evaluate(self, adapted: Any, folder: Path) -> Scores:
+        """Score what is held back, once, and leave the predictions in the folder."""
+
+    @abstractmethod
+    def adapter(self, adapted: Any) -> Adapter:
+        """Describe the trained model as a file."""
+
+    def finish(self, adapted: Any, folder: Path) -> Mapping[str, Any]:  # noqa: ARG002
+        """Whatever else the record shall hold."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of task.
+
+    Attributes:
+        name: in records and adapters.
+        adapter: opens its files.
+    """
+
+    name: str
+    adapter: type[Adapter]
+
+
+_KINDS: dict[str, Kind] = {}
+
+
+def register(name: str) -> Callable[[type[Adapter]], type[Adapter]]:
+    """Class decorator: the adapter of a kind of task."""
+
+    def add(adapter: type[Adapter]) -> type[Adapter]:
+        _KINDS[name] = Kind(name, adapter)
+        return adapter
+
+    return add
+
+
+def kinds() -> tuple[str, ...]:
+    """Names of all kinds."""
+    package = import_module("petiole.tasks")
+    own = (module.name for module in iter_modules(package.__path__) if module.ispkg)
+    return (*own, *(point.name for point in entry_points(group="petiole.tasks")))
+
+
+def of_kind(name: str) -> Kind:
+    """A kind by name, its modules imported.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in _KINDS:
+        if name not in kinds():
+            raise unknown("kind of task", name, kinds())
+        points = {point.name: point for point in entry_points(group="petiole.tasks")}
+        if name in points:
+            points[name].load()
+        else:
+            import_module(f"petiole.tasks.{name}.adapter")
+    return _KINDS[name]
+
+
+@lru_cache(maxsize=2)
+def _opened(task: Task[Any]) -> Workspace:
+    return cast(Workspace, task.open())
+
+
+def open_workspace(task: Task[W]) -> W:
+    """Open a task, once a process."""
+    return cast(W, _opened(task))
+
+
+def forget_workspaces() -> None:
+    """Close what is open: files may have changed since an earlier call in this process."""
+    _opened.cache_clear()
+
+
+def reopened(task: Task[W]) -> W:
+    """Open a task anew."""
+    forget_workspaces()
+    return open_workspace(task)

@@ -1,0 +1,163 @@
+"""The adapter of labelled images: class names, logits as golden values, and a part for the library peft.
+
+peft/ holds the same without the head, where peft has a form for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from petiole.backbones.base import IMAGES, Backbone
+from petiole.backbones.registry import load as load_backbone
+from petiole.data.image import read_image
+from petiole.data.preprocessing import evaluate_transform
+from petiole.engine.adapter import Adapter, Manifest, cannot_build, check_fingerprint
+from petiole.engine.model_card import ModelCard
+from petiole.engine.task import register
+from petiole.errors import AdapterError, ConfigError
+from petiole.ledger import count
+from petiole.methods.registry import create
+from petiole.tasks.classification import peft_folder
+from petiole.tasks.classification.model import AdaptedClassifier, predict
+
+PEFT = "peft"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The classes of one image, most probable first."""
+
+    path: Path
+    label: str
+    probability: float
+    probabilities: dict[str, float]
+
+
+@register("classification")
+class ClassificationAdapter(Adapter):
+    """A trained classifier on its backbone."""
+
+    kind: ClassVar[str] = "classification"
+    options: ClassVar[frozenset[str]] = frozenset({"backbone", "weights", "device"})
+    adapted: AdaptedClassifier
+
+    @classmethod
+    def open(
+        cls,
+        folder: Path,
+        manifest: Manifest,
+        *,
+        backbone: Backbone | None = None,
+        weights: str | Path | None = None,
+        device: str = "cpu",
+    ) -> ClassificationAdapter:
+        """See ``Adapter.load``."""
+        card = manifest.backbone
+        if backbone is None:
+            file, size = weights or card.weights, card.image_size
+            backbone = load_backbone(card.name, weights=file, image_size=size, device=device)
+        _check_backbone(folder, card, backbone)
+        try:
+            with torch.random.fork_rng():
+                method = create(manifest.method, manifest.settings)
+                adapted = AdaptedClassifier(backbone, method.plan(backbone, len(manifest.classes)))
+        except ConfigError as error:
+            raise cannot_build(folder, manifest, error) from error
+        adapted.name(manifest.classes)
+        adapter = cls(manifest, adapted)
+        adapter.fill(folder)
+        adapted.to(backbone.device).eval()
+        return adapter
+
+    @classmethod
+    def of(
+        cls,
+        adapted: AdaptedClassifier,
+        *,
+        method: str,
+        settings: dict[str, Any],
+        classes: Sequence[str],
+        weights: Path | None = None,
+        image_size: int | None = None,
+    ) -> ClassificationAdapter:
+        """Describe a trained model, with its golden logits."""
+        backbone = adapted.backbone
+        place = str(weights) if weights else None
+        manifest = Manifest(
+            kind=cls.kind,
+            method=method,
+            settings=settings,
+            classes=list(classes),
+            backbone=ModelCard.of(backbone, weights=place, image_size=image_size),
+            ledger=count(backbone, adapted.plan),
+            golden=golden_logits(adapted).tolist(),
+        )
+        return cls(manifest, adapted)
+
+    @property
+    def frozen(self) -> dict[str, Any]:
+        return {"backbone": self.adapted.backbone}
+
+    def golden_values(self) -> Tensor:
+        return golden_logits(self.adapted)
+
+    def save(self, folder: Path) -> None:
+        peft_folder.write(self.adapted, folder / PEFT)
+        super().save(folder)
+
+    def predict(self, images: Sequence[str | Path], batch: int = 64) -> list[Prediction]:
+        """Label image files.
+
+        Raises:
+            DataError: an image cannot be read; the message names it.
+        """
+        paths = [Path(image) for image in images]
+        backbone, cut = self.adapted.backbone, self.adapted.cut
+        transform = evaluate_transform(backbone.preprocessing)
+        rows: list[Tensor] = []
+        for start in range(0, len(paths), batch):
+            with ThreadPoolExecutor() as pool:
+                read = pool.map(lambda p: transform(read_image(p)), paths[start : start + batch])
+                tensor = torch.stack(list(read)).to(backbone.device)
+            rows.append(predict(self.adapted, [backbone.lower(tensor, cut)]).logits)
+        return [
+            _prediction(path, p, self.classes)
+            for path, p in zip(paths, torch.cat(rows) if rows else [], strict=True)
+        ]
+
+
+@torch.no_grad()
+def golden_logits(adapted: AdaptedClassifier) -> Tensor:
+    """Logits (K,) of a standard-normal image drawn by numpy's PCG64 from seed 0."""
+    backbone = adapted.backbone
+    noise = np.random.default_rng(0).standard_normal((1, 3, *backbone.preprocessing.size))
+    image = torch.from_numpy(noise.astype(np.float32)).to(backbone.device)
+    training = adapted.training
+    adapted.eval()
+    logits: Tensor = adapted({IMAGES: image}).logits[0].float().cpu()
+    adapted.train(training)
+    return logits
+
+
+def _check_backbone(folder: Path, card: ModelCard, backbone: Backbone) -> None:
+    check_fingerprint(folder, card, backbone)
+    if backbone.preprocessing != card.preprocessing:
+        raise AdapterError(
+            f"{folder} was trained with preprocessing {card.preprocessing}, but the backbone now "
+            f"states {backbone.preprocessing}. Use the image size that it was trained with."
+        )
+
+
+def _prediction(path: Path, probabilities: Tensor, classes: Sequence[str]) -> Prediction:
+    order = probabilities.argsort(descending=True).tolist()
+    table = {classes[i]: float(probabilities[i]) for i in order}
+    best = order[0]
+    return Prediction(path, classes[best], float(probabilities[best]), table)

@@ -1,0 +1,66 @@
+"""Test predictions of a run, for machines and for people.
+
+predictions.csv           path, label, prediction and confidence of every test image
+predictions.safetensors   probabilities (n, K) and labels (n,)
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import torch
+from pydantic import ConfigDict
+from safetensors import safe_open
+from torch import Tensor
+
+from petiole.data.dataset import Dataset
+from petiole.engine.model_card import FrozenModel
+from petiole.files import write_tensors, write_text
+
+TABLE, TENSORS = "predictions.csv", "predictions.safetensors"
+
+
+class StoredPredictions(FrozenModel):
+    """Test predictions of a run, read back."""
+
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+
+    probabilities: Tensor
+    labels: Tensor
+    ids: list[str]
+    paths: list[str]
+
+
+def write_predictions(folder: Path, test: Dataset, probabilities: Tensor) -> None:
+    """Write the probabilities of every test image."""
+    paths = [str(s.path) for s in test.samples]
+    write_tensors(
+        folder / TENSORS,
+        {"probabilities": probabilities, "labels": torch.tensor(test.labels.copy())},
+        {"ids": json.dumps(test.ids), "paths": json.dumps(paths)},
+    )
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["path", "sha256", "label", "prediction", "confidence"])
+    best = probabilities.max(dim=1)
+    for sample, guess, sure in zip(
+        test.samples, best.indices.tolist(), best.values.tolist(), strict=True
+    ):
+        names = test.classes[sample.label], test.classes[guess]
+        table.writerow([sample.path, sample.id, *names, f"{sure:.6f}"])
+    write_text(folder / TABLE, text.getvalue())
+
+
+def read_predictions(folder: Path) -> StoredPredictions:
+    """Read predictions back."""
+    with safe_open(folder / TENSORS, framework="pt") as file:
+        meta = file.metadata()
+        return StoredPredictions(
+            probabilities=file.get_tensor("probabilities"),
+            labels=file.get_tensor("labels"),
+            ids=json.loads(meta["ids"]),
+            paths=json.loads(meta["paths"]),
+        )

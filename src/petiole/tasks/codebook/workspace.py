@@ -1,0 +1,72 @@
+"""A language model over a codebook and questions about images: what is opened, and both of them opened."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from petiole.backbones.codebook_lvlm import LVLM
+from petiole.backbones.codebook_lvlm.loading import load_lvlm
+from petiole.data.readers.questions import open_questions
+from petiole.data.text_dataset import TextDataset
+from petiole.engine.feature_extractor import Precision
+from petiole.engine.task import Task, TaskRun, Workspace
+
+if TYPE_CHECKING:
+    from petiole.engine.run import RunSpec
+
+
+@dataclass(frozen=True)
+class CodebookQuestions(Task["CodebookWorkspace"]):
+    """Questions about images, and a vision-language model over a codebook.
+
+    Attributes:
+        model: name of the surrogate that the encoder is trained before.
+        questions: JSON Lines, VQA-RAD, or class folders, which are asked as questions.
+        language_models: further ones over the same codebook, which are scored with the encoder.
+        general: images of no domain, for losses that hold against forgetting.
+        device, precision: where and how it runs.
+        skip_bad: leave samples of unreadable images out and say so.
+    """
+
+    kind: ClassVar[str] = "codebook"
+
+    model: str
+    questions: Path
+    language_models: tuple[str, ...] = ()
+    general: Path | None = None
+    device: str = "cpu"
+    precision: Precision = "fp32"
+    skip_bad: bool = False
+
+    def open(self) -> CodebookWorkspace:
+        names = (self.model, *self.language_models)
+        model, *others = (load_lvlm(name, device=self.device) for name in names)
+        data = open_questions(self.questions, skip_bad=self.skip_bad)
+        general = open_questions(self.general) if self.general else None
+        return CodebookWorkspace(self, model, data, tuple(others), general)
+
+
+@dataclass(frozen=True)
+class CodebookWorkspace(Workspace):
+    """Models and questions.
+
+    Attributes:
+        task: what was opened.
+        model: the surrogate; frozen.
+        data: train, and the part that is scored.
+        others: language models that the encoder is scored with beside the surrogate.
+        general: images of no domain.
+    """
+
+    task: CodebookQuestions
+    model: LVLM
+    data: TextDataset
+    others: tuple[LVLM, ...] = ()
+    general: TextDataset | None = None
+
+    def prepare(self, spec: RunSpec) -> TaskRun:
+        from petiole.tasks.codebook.task import CodebookRun
+
+        return CodebookRun(self, spec)
