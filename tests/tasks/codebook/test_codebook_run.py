@@ -71,7 +71,7 @@ def codebook_run(
     pruning: Pruning | None = None,
     **changes: Any,
 ) -> tuple[RunSpec, CodebookWorkspace]:
-    discrete = methods()[method].cls.discrete is not False  # type: ignore[attr-defined]
+    discrete = getattr(methods()[method].cls, "discrete", None) is not False
     settings = changes.pop("settings", SETTINGS if method != "lvlm-zero-shot" else {})
     return tiny.codebook_run(
         folder,

@@ -205,7 +205,7 @@ def test_a_run_with_trained_eyes_looks_at_pictures(place: Place, tmp_path: Path)
     text = str(text_task(tmp_path / "text"))
     blind = replace(place.school, tasks=(text,), vision_backbone="")
     with pytest.raises(
-        ConfigError, match=r"eyes=norms trains an image backbone.*--vision-backbone"
+        ConfigError, match=r"vision=norms trains an image backbone.*--vision-backbone"
     ):
         run(RunSpec(blind, "vl-adapter", tmp_path / "blind", settings))
 

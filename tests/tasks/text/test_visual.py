@@ -105,7 +105,7 @@ def test_as_many_places_as_tokens_change_nothing(count: int) -> None:
         (5, 16, r"pooled to 5"),
         (0, 16, r"pooled to 0"),
         (-4, 16, r"pooled to -4"),
-        (4, 12, r"12 local tokens.*no square grid.*places=12"),
+        (4, 12, r"12 local tokens.*no square grid.*visual_tokens=12"),
     ],
 )
 def test_a_grid_that_cannot_be_pooled_says_which_can(places: int, count: int, says: str) -> None:

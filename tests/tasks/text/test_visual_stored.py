@@ -100,7 +100,7 @@ def test_a_memory_of_nothing_keeps_nothing() -> None:
 
 def test_features_are_of_pictures_or_of_videos() -> None:
     source = InMemory({"a": rng_tokens(49)})
-    for wrong in ({}, {"places": 36, "rows": 64}):
+    for wrong in ({}, {"visual_tokens": 36, "rows": 64}):
         with pytest.raises(ConfigError, match="Give one of both"):
             StoredVisuals(source, **wrong)
     digests = {
