@@ -38,7 +38,7 @@ class Multitasked(CommandResult):
     def text(self) -> RenderableType:
         from petiole.report.multitask import notes, to_rich
 
-        first = self.summary.asked.rows[0].name
+        first = self.summary.protocol.rows[0].name
         adapter = self.folder / "runs" / first / "seed-0" / "adapter"
         return Group(
             to_rich(self.summary),
