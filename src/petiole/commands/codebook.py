@@ -165,7 +165,7 @@ def fit_encoder(
         PetioleError: bad data, unknown names, another codebook, or a folder that holds another run.
     """
     from petiole.backbones.codebook_lvlm.loading import load_lvlm
-    from petiole.data.readers.questions import open_questions
+    from petiole.data.readers.registry import open_questions
     from petiole.tasks.codebook.training import CodebookRun, run
 
     name = model_options.backbone if model_options.backbone != ModelOptions.backbone else SURROGATE
@@ -229,7 +229,7 @@ def evaluate_encoder(
     """
     from time import perf_counter
 
-    from petiole.data.readers.questions import open_questions
+    from petiole.data.readers.registry import open_questions
     from petiole.engine.adapter import find
     from petiole.tasks.codebook.adapter import EncoderAdapter
     from petiole.tasks.codebook.answers import answers, count_test_evaluation

@@ -11,8 +11,7 @@ from typing import Any
 from petiole.backbones.base import Backbone
 from petiole.backbones.encoder_decoder import Seq2Seq
 from petiole.backbones.registry import LoadRequest, load, load_any
-from petiole.data.readers.questions import open_questions
-from petiole.data.readers.registry import VIDEO_TASKS, open_features, open_task
+from petiole.data.readers.registry import is_video, open_features, open_questions, open_task
 from petiole.data.task_batches import Mode
 from petiole.data.text_dataset import TextDataset
 from petiole.engine.feature_extractor import Precision
@@ -193,7 +192,7 @@ def _sighted(
     if not data.images:
         return data, None, data.digest()
     if school.features:
-        video = data.task in VIDEO_TASKS
+        video = is_video(data.task)
         stored = StoredVisuals(
             open_features(data.task, school.features),
             places=None if video else school.places,
