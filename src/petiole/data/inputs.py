@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from numbers import Integral
 from operator import getitem
 from pathlib import Path
 from typing import Any
@@ -31,11 +30,12 @@ from torch.utils.data import Dataset as TorchDataset
 from petiole.data.checks.images import ImageFile, build
 from petiole.data.dataset import MEMORY, Dataset, Domain, listed
 from petiole.data.image import SUFFIXES, ImageRef
+from petiole.data.labels import are_labels, class_names, is_label, list_of, unique
 from petiole.data.memory import MemoryImage, kind_of
 from petiole.data.readers.folder import visible_files
 from petiole.data.readers.table import is_table, read_rows
 from petiole.data.sources import open_data
-from petiole.errors import DataError, unknown
+from petiole.errors import DataError
 
 Fetch = Callable[[], object]
 FORMS = (
@@ -75,7 +75,7 @@ def as_dataset(
         return open_data(path, domain=domain, classes=classes, skip_bad=skip_bad)
     items = _expand(data)
     if labels is not None:
-        items = replace(items, labels=_list_of(labels))
+        items = replace(items, labels=list_of(labels))
     if items.labels is None:
         raise DataError(
             f"{items.where(0)} has no label. Give (image, label) pairs, labels= or {{class: [images]}}."
@@ -84,7 +84,7 @@ def as_dataset(
         raise DataError(
             f"{len(items.images)} images but {len(items.labels)} labels. Give one label an image."
         )
-    named, order, notes = _class_names(items, classes)
+    named, order, notes = class_names(items.labels, classes, items.names, items.name)
     entries = [
         replace(image, label=label, domain=domain)
         for image, label in zip(items.images, named, strict=True)
@@ -138,7 +138,9 @@ class _Items:
 
 
 def _expand(data: object) -> _Items:
-    """Any form but a path alone."""
+    """Any form; of a path its images alone."""
+    if kind_of(data) == "path":
+        return _Items("list", [ImageFile(image.path) for image in as_images(data)])
     if isinstance(data, DataLoader):
         raise DataError("A DataLoader gives shuffled batches. Give its data set: loader.dataset.")
     if hasattr(data, "features") and hasattr(data, "column_names"):
@@ -154,9 +156,9 @@ def _expand(data: object) -> _Items:
         return _by_class(data)
     if isinstance(data, TorchDataset) or _is_map_style(data):
         return _torch(data)
-    if isinstance(data, tuple) and len(data) == 2 and _are_labels(data[1]):
-        return replace(_expand(data[0]), labels=_list_of(data[1]))
-    if isinstance(data, tuple) and len(data) == 2 and _is_label(data[1]) and kind_of(data[0]):
+    if isinstance(data, tuple) and len(data) == 2 and are_labels(data[1]):
+        return replace(_expand(data[0]), labels=list_of(data[1]))
+    if isinstance(data, tuple) and len(data) == 2 and is_label(data[1]) and kind_of(data[0]):
         data = [data]
     if not isinstance(data, Iterable):
         raise DataError(
@@ -169,7 +171,7 @@ def _pairs(values: list[Any]) -> _Items:
     """Items of a list: all (image, label), or all images."""
     if not values:
         raise DataError("The list of images is empty. Give at least one.")
-    paired = [isinstance(v, tuple | list) and len(v) == 2 and _is_label(v[1]) for v in values]
+    paired = [isinstance(v, tuple | list) and len(v) == 2 and is_label(v[1]) for v in values]
     if not any(paired):
         return _from_values("list", values)
     if not all(paired):
@@ -200,8 +202,12 @@ def _from_values(name: str, values: Sequence[object], start: int = 0) -> _Items:
 
 
 def _in_memory(name: str, where: str, index: int, fetch: Fetch) -> ImageFile:
-    place = Path(MEMORY, name.replace(" ", "-"), f"{index:06d}")
-    return ImageFile(place, image=MemoryImage(where, fetch))
+    return ImageFile(_place(name, index), image=MemoryImage(where, fetch))
+
+
+def _place(name: str, index: int) -> Path:
+    """What an image in memory is called."""
+    return Path(MEMORY, name.replace(" ", "-").replace("/", "-"), f"{index:06d}")
 
 
 def _by_class(data: Mapping[Any, Any]) -> _Items:
@@ -214,7 +220,7 @@ def _by_class(data: Mapping[Any, Any]) -> _Items:
             f"This data set has the parts {parts}. Give one of them: data[{next(iter(data))!r}]."
         )
     names = tuple(str(name) for name in data)
-    _unique(names, "The dict of images")
+    unique(names, "The dict of images")
     found: list[ImageFile] = []
     labels: list[object] = []
     for name, images in zip(names, data.values(), strict=True):
@@ -222,8 +228,8 @@ def _by_class(data: Mapping[Any, Any]) -> _Items:
             given = _expand(images)
         except DataError as error:
             raise DataError(f"Class {name!r}: {error}") from error
-        for image in given.images:
-            path = image.path if image.image is None else Path(MEMORY, name, image.path.name)
+        for index, image in enumerate(given.images):
+            path = image.path if image.image is None else _place(name, index)
             found.append(replace(image, path=path))
         labels += [name] * len(given.images)
     return _Items("dict", found, labels)
@@ -331,89 +337,6 @@ def _column(
     return fitting[0] if fitting else None
 
 
-def _class_names(
-    items: _Items, classes: Sequence[str] | None
-) -> tuple[list[str], tuple[str, ...] | None, list[str]]:
-    """The class name of every item, the classes in order, and notes."""
-    assert items.labels is not None
-    values = [_label(value, items.where(i)) for i, value in enumerate(items.labels)]
-    odd = next((i for i, v in enumerate(values) if type(v) is not type(values[0])), None)
-    if odd is not None:
-        raise DataError(
-            f"{items.where(odd)}: label {values[odd]!r}, but item 0 has {values[0]!r}. Give all as names or "
-            "all as numbers."
-        )
-    known = items.names or (None if classes is None else tuple(classes))
-    for given in (known, classes):
-        _unique(given or (), f"The {items.name}")
-    if isinstance(values[0], int):
-        known = known or tuple(str(i) for i in sorted({int(v) for v in values}))
-        numbered = bool(items.names or classes)
-        named = [
-            _numbered(int(v), known, items.where(i)) if numbered else str(v)
-            for i, v in enumerate(values)
-        ]
-    else:
-        named = [str(v) for v in values]
-        for i, value in enumerate(named):
-            if known and value not in known:
-                raise DataError(f"{items.where(i)}: {unknown('class', value, known, DataError)}")
-    if classes is not None:
-        return named, tuple(classes), []
-    if known is None:
-        return named, None, []
-    used = set(named)
-    absent = [name for name in known if name not in used]
-    notes = [f"{len(absent)} classes have no image and are left out: {listed(absent)}."]
-    return named, tuple(name for name in known if name in used), notes if absent else []
-
-
-def _numbered(number: int, names: Sequence[str], where: str) -> str:
-    if not 0 <= number < len(names):
-        raise DataError(
-            f"{where}: label {number}, but there are {len(names)} classes, 0 to {len(names) - 1} "
-            f"({listed(list(names), 5)}). Correct it, or give all names: classes=[...]."
-        )
-    return names[number]
-
-
-def _label(value: object, where: str) -> str | int:
-    """A name, or the number of a class."""
-    if isinstance(value, np.ndarray | np.generic | Tensor) and value.ndim == 0:
-        value = value.item()
-    if isinstance(value, str) and value.strip():
-        return value
-    if isinstance(value, bool):
-        return str(value)
-    if isinstance(value, Integral):
-        return int(value)
-    raise DataError(
-        f"{where}: label {value!r} is neither a name nor a whole number. Give one class an image."
-    )
-
-
-def _is_label(value: object) -> bool:
-    if isinstance(value, np.ndarray | np.generic | Tensor):
-        return value.ndim == 0
-    return isinstance(value, str | Integral | float) or value is None
-
-
-def _are_labels(value: object) -> bool:
-    """Whether a value holds one label an image."""
-    if isinstance(value, np.ndarray | Tensor):
-        return value.ndim == 1
-    return isinstance(value, list | tuple) and bool(value) and all(map(_is_label, value))
-
-
-def _list_of(labels: Any) -> list[object]:
-    return labels.tolist() if isinstance(labels, np.ndarray | Tensor) else list(labels)
-
-
-def _unique(names: Sequence[str], where: str) -> None:
-    if twice := [name for i, name in enumerate(names) if name in names[:i]]:
-        raise DataError(f"{where}: the class name {twice[0]!r} occurs twice. Rename one of them.")
-
-
 def _path(value: object, where: str = "") -> Path | None:
     """The path that a value is, if it is one; addresses are refused."""
     if kind_of(value) != "path":
@@ -435,7 +358,8 @@ def _is_map_style(data: object) -> bool:
 
 
 def _a(value: object) -> str:
-    return f"a {kind_of(value) or type(value).__name__}"
+    kind = kind_of(value) or type(value).__name__
+    return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
 
 
 # Functions of a module, not lambdas: data sets travel to other processes.

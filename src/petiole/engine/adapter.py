@@ -26,7 +26,8 @@ from torch import Tensor, nn
 
 from petiole.backbones.base import IMAGES, Backbone
 from petiole.backbones.registry import load as load_backbone
-from petiole.data.image import read_image
+from petiole.data.image import load
+from petiole.data.inputs import as_images
 from petiole.data.preprocessing import Preprocessing, evaluate_transform
 from petiole.errors import AdapterError, ConfigError
 from petiole.files import sha256, write_json, write_tensors
@@ -163,24 +164,24 @@ class Adapter:
                 "backbone, its library or the arithmetic differs: train again on this one."
             )
 
-    def predict(self, images: Sequence[str | Path], batch: int = 64) -> list[Prediction]:
-        """Label image files.
+    def predict(self, images: object, batch: int = 64) -> list[Prediction]:
+        """Label images, in any form of `petiole.data.inputs.as_images`.
 
         Raises:
             DataError: an image cannot be read; the message names it.
         """
-        paths = [Path(image) for image in images]
+        refs = as_images(images)
         transform = evaluate_transform(self.adapted.backbone.preprocessing)
         device = next(self.adapted.backbone.module.parameters()).device
         rows = []
-        for start in range(0, len(paths), batch):
+        for start in range(0, len(refs), batch):
             with ThreadPoolExecutor() as pool:
-                read = pool.map(lambda p: transform(read_image(p)), paths[start : start + batch])
+                read = pool.map(lambda r: transform(load(r)), refs[start : start + batch])
                 tensor = torch.stack(list(read)).to(device)
             rows.append(predict(self.adapted, [self._lower(tensor)]).logits)
         return [
-            _prediction(path, p, self.classes)
-            for path, p in zip(paths, torch.cat(rows) if rows else [], strict=True)
+            _prediction(ref.path, p, self.classes)
+            for ref, p in zip(refs, torch.cat(rows) if rows else [], strict=True)
         ]
 
     def _lower(self, images: Tensor) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.fft import dctn
 
-from petiole.data.dataset import Dataset, Sample, bullets
+from petiole.data.dataset import MEMORY, Dataset, Sample, bullets
 from petiole.data.image import load
 from petiole.errors import DataError
 
@@ -86,9 +86,11 @@ class LeakReport:
 
 
 def _from_common_folder(paths: Sequence[Path]) -> dict[Path, str]:
-    """Paths from the folder that all share; as they are where some are images in memory."""
-    if len({path.is_absolute() for path in paths}) > 1 or not (root := commonpath(paths)):
+    """Paths from the folder that all share; as they are where there is none, or images in memory."""
+    absolute = {path.is_absolute() for path in paths}
+    if len(absolute) > 1 or any(path.parts[0] == MEMORY for path in paths):
         return {path: str(path) for path in paths}
+    root = commonpath(paths) or "."
     return {path: relpath(path, root) for path in paths}
 
 
