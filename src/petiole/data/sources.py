@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from petiole.data.dataset import Dataset, Domain, same_classes
-from petiole.data.readers.base import ImageParts, ImageReader, reader_of
+from petiole.data.readers.base import ImageReader, reader_of
 from petiole.data.readers.folder import open_folder
 from petiole.data.readers.table import open_table
 from petiole.data.splits import draw_shots, holdout
@@ -128,10 +128,7 @@ def open_shift(
     """
     images = Path(images)
     reader = _reader(images)
-    if reader.parts:
-        found = reader.parts(images, has_test=test is not None, skip_bad=skip_bad)
-    else:
-        found = ImageParts(reader(images, skip_bad=skip_bad))
+    found = reader.split(images, has_test=test is not None, skip_bad=skip_bad)
     drawn, train, held = found.source, found.train, found.test
     if test is not None:
         held = open_data(test, classes=found.classes, skip_bad=skip_bad)

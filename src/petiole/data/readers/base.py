@@ -77,12 +77,19 @@ class ImageReader(Reader):
     """A layout of labelled images; ``open`` gives all of them as one `Dataset`.
 
     Attributes:
-        parts: (path, ``has_test``, ``skip_bad``) -> `ImageParts`; without it all images are for training
+        parts: path -> `ImageParts`, with ``has_test`` and ``skip_bad`` passed on likewise; without it all images are for training
             and a test part is split off. ``has_test``: the test part is given elsewhere.
     """
 
     open: Callable[..., Dataset]
     parts: Callable[..., ImageParts] | None = None
+
+    def split(self, path: Path, **options: Any) -> ImageParts:
+        """Open ``path`` by what each image is for."""
+        if self.parts is None:
+            return ImageParts(self(path, **options))
+        found: ImageParts = accepted(self.parts, path, options)
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
