@@ -252,7 +252,16 @@ def test_written_folders(tmp_path: Path) -> None:
 
 
 def test_the_verb_writes_a_domain(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["world", str(tmp_path / "s"), "--task", "board", "--style", "sketch", "--train", "5"]
+    command = [
+        "synthesize",
+        str(tmp_path / "s"),
+        "--task",
+        "board",
+        "--style",
+        "sketch",
+        "--train",
+        "5",
+    ]
     with pytest.raises(SystemExit, match=r"^0$"):
         main([*command, "--test", "4", "--quiet", "--json"])
     said = json.loads(capsys.readouterr().out)

@@ -268,7 +268,7 @@ def test_what_is_unknown_is_refused(tmp_path: Path) -> None:
 
 def test_the_command_writes_questions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "pairs"
-    command = ["world", str(out), "--task", "nlvr", "--train", "4", "--test", "2", "--json"]
+    command = ["synthesize", str(out), "--task", "nlvr", "--train", "4", "--test", "2", "--json"]
     with pytest.raises(SystemExit) as done:
         main([*command, "--quiet"])
     assert not done.value.code
@@ -277,6 +277,6 @@ def test_the_command_writes_questions(tmp_path: Path, capsys: pytest.CaptureFixt
     assert len(list((out / "images").iterdir())) == 16
     assert [len(open_plain(out)[part]) for part in ("train", "val", "test")] == [4, 2, 2]
     with pytest.raises(SystemExit) as wrong:
-        main(["world", str(tmp_path / "x"), "--task", "video"])
+        main(["synthesize", str(tmp_path / "x"), "--task", "video"])
     assert wrong.value.code == 1
     assert "video-qa" in capsys.readouterr().err

@@ -5,7 +5,7 @@
     imagenet/classnames.txt, images/{train,val}/<wnid>/
     imagenetv2 | imagenet-sketch | imagenet-adversarial | imagenet-rendition: classnames.txt and folders, test only
 
-Shots are those of Dassl's sampler (spec prompt.md, 4.1): ``random.sample`` over the classes in the order in which they
+Shots are those of Dassl's sampler (Zhou et al., IJCV 2022, whose CoOp draws by it): ``random.sample`` over the classes in the order in which they
 first appear in the list, by Python's generator, seed s + 1 for our draw s = 0, 1, 2, since the papers' seeds are 1, 2, 3.
 A cached ``split_fewshot/shot_K-seed_S.pkl`` beside the list wins. ImageNet's lists come unsorted from the file system
 in their code; here they are sorted, so without its pickle the subset is another one than the papers'.
@@ -25,6 +25,7 @@ import numpy as np
 from petiole.data.checks.images import ImageFile, build
 from petiole.data.dataset import Dataset, bullets
 from petiole.data.image import SUFFIXES
+from petiole.data.readers.base import ImageParts, ImageReader, register
 from petiole.data.readers.folder import class_folders
 from petiole.data.readers.pickles import read_pickle
 from petiole.errors import DataError
@@ -33,6 +34,8 @@ Item = tuple[Path, int, str]
 """File, label and class name, in the order of a list."""
 
 SPLIT = "split_zhou_"
+
+_AIRCRAFT = ("variants.txt", "images_variant_train.txt")
 
 IMAGE_ROOTS = {
     "Caltech101": "101_ObjectCategories",
@@ -138,7 +141,7 @@ def read(root: Path) -> CoopLists | None:
         )
     if splits:
         return _from_split(root, splits[0])
-    if (root / "variants.txt").is_file() and (root / "images_variant_train.txt").is_file():
+    if all((root / name).is_file() for name in _AIRCRAFT):
         return _aircraft(root)
     if (root / "classnames.txt").is_file():
         return _imagenet(root)
@@ -274,3 +277,53 @@ def _lines(file: Path) -> list[str]:
         ]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file}: not readable ({error}). Unpack the archive again.") from error
+
+
+def open_all(root: Path, classes: Sequence[str] | None = None, skip_bad: bool = False) -> Dataset:
+    """Open all listed images, those of train and test, as one dataset.
+
+    Raises:
+        DataError: damaged lists, missing or unreadable images, or other classes than ``classes``.
+    """
+    lists = _read_known(root)
+    data = lists.dataset([*lists.train, *lists.test], "all", skip_bad=skip_bad)
+    return data if classes is None else data.of_classes(classes)
+
+
+def open_parts(root: Path, has_test: bool = False, skip_bad: bool = False) -> ImageParts:
+    """Open a directory with Dassl's sampler; one without training images is a test set only.
+
+    Raises:
+        DataError: damaged lists, or missing or unreadable images.
+    """
+    lists = _read_known(root)
+    train = lists.dataset(lists.train, "train", skip_bad=skip_bad) if lists.train else None
+    test = None if has_test else lists.dataset(lists.test, "test", skip_bad=skip_bad)
+    return ImageParts(train, test, None, DasslSampler(lists), lists.classes)
+
+
+def _read_known(root: Path) -> CoopLists:
+    lists = read(root)
+    assert lists is not None  # `recognised` said so
+    return lists
+
+
+def recognised(root: Path) -> bool:
+    """Whether a folder holds lists in CoOp's format; none is read."""
+    return root.is_dir() and (
+        (root / "classnames.txt").is_file()
+        or all((root / name).is_file() for name in _AIRCRAFT)
+        or any(root.glob(f"{SPLIT}*.json"))
+    )
+
+
+register(
+    ImageReader(
+        name="coop",
+        layout=f"{SPLIT}<Name>.json, variants.txt or classnames.txt, as CoOp has them",
+        recognises=recognised,
+        open=open_all,
+        parts=open_parts,
+        rank=20,
+    )
+)

@@ -1,4 +1,4 @@
-"""DAQUAR: questions about indoor photographs, split by photograph.
+"""DAQUAR (Malinowski and Fritz, NeurIPS 2014): questions about indoor photographs, split by photograph.
 
 Only the image lists are used: a random split of the questions would put nearly every test photograph
 into training as well.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+from petiole.data.readers.base import TextReader, register
 from petiole.data.text_dataset import TextDataset
 from petiole.data.text_sample import TextSample
 from petiole.errors import DataError
@@ -60,3 +61,13 @@ def _table(path: Path) -> list[tuple[str, dict[str, str]]]:
     if short := [line for line, row in rows if not all(row[c] for c in COLUMNS)]:
         raise DataError(f"{path}, line {short[0]}: a cell is empty. Fill it or delete the line.")
     return rows
+
+
+register(
+    TextReader(
+        name="daquar",
+        layout="data.csv with train_images_list.txt and test_images_list.txt",
+        recognises=lambda root: (root / "train_images_list.txt").is_file(),
+        open=open_daquar,
+    )
+)

@@ -32,6 +32,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from petiole.data.readers.base import TextReader, register
 from petiole.data.readers.captions import captioned
 from petiole.data.readers.json_rows import JsonRow, read_lines, read_object
 from petiole.data.readers.vqa import soft_targets
@@ -40,7 +41,7 @@ from petiole.data.text_sample import TextSample
 from petiole.errors import DataError
 from petiole.files import write_text
 
-SAYINGS = ("answer", "answers", "captions", "targets")
+ANSWERS = ("answer", "answers", "captions", "targets")
 """The fields that say what is right; a line has at most one."""
 
 _PICTURES = ("image", "images", "video")
@@ -84,20 +85,20 @@ def write_jsonl(path: Path, samples: Iterable[TextSample], *, video: bool = Fals
 
 def _samples(row: JsonRow, root: Path, part: str) -> list[TextSample]:
     key = row.name("id") if "id" in row else str(row.number)
-    said = _one_of(row, SAYINGS)
+    field = _one_of(row, ANSWERS)
     images = tuple(_placed(root, name) for name in _names(row))
     text = row.text("question") if "question" in row else ""
     if not text and not images:
         raise DataError(f"{row.where}: has neither an image nor a question. Add one.")
-    if said is None and part == "train":
+    if field is None and part == "train":
         raise DataError(
-            f"{row.where}: says nothing to learn. Add one of the fields {', '.join(SAYINGS)}; "
+            f"{row.where}: says nothing to learn. Add one of the fields {', '.join(ANSWERS)}; "
             f"it has {', '.join(row.values)}."
         )
-    if said == "captions":
+    if field == "captions":
         samples = captioned(key, images, _filled(row, "captions"), part, text)
     else:
-        targets, references = _right(row, said)
+        targets, references = _right(row, field)
         group = row.name("group") if "group" in row else ""
         samples = [TextSample(key, text, images, targets, references, group)]
     return [_described(sample, row) for sample in samples]
@@ -113,15 +114,15 @@ def _described(sample: TextSample, row: JsonRow) -> TextSample:
     )
 
 
-def _right(row: JsonRow, said: str | None) -> tuple[dict[str, float], tuple[str, ...]]:
+def _right(row: JsonRow, field: str | None) -> tuple[dict[str, float], tuple[str, ...]]:
     """What may be learnt, and what is scored against."""
-    if said == "answer":
+    if field == "answer":
         answer = row.name("answer")  # a number may be written without quotes
         return {answer: 1.0}, (answer,)
-    if said == "answers":
+    if field == "answers":
         answers = _filled(row, "answers")
         return soft_targets(answers), answers
-    targets = row.scores("targets") if said else {}
+    targets = row.scores("targets") if field else {}
     return targets, row.texts("references") if "references" in row else tuple(targets)
 
 
@@ -162,10 +163,10 @@ def _line(sample: TextSample, video: bool) -> dict[str, object]:
     if sample.group:
         line["group"] = sample.group
     about = {"caption": sample.caption, "label": sample.label, "facts": list(sample.facts)}
-    return line | _saying(sample) | {field: value for field, value in about.items() if value}
+    return line | _answer_fields(sample) | {field: value for field, value in about.items() if value}
 
 
-def _saying(sample: TextSample) -> dict[str, object]:
+def _answer_fields(sample: TextSample) -> dict[str, object]:
     """The shortest fields that are read as these targets and references."""
     targets, references = dict(sample.targets), sample.references
     if len(references) == 1 and targets == {references[0]: 1.0}:
@@ -173,3 +174,14 @@ def _saying(sample: TextSample) -> dict[str, object]:
     if references and targets == soft_targets(references):
         return {"answers": list(references)}
     return {"targets": targets, "references": list(references)}
+
+
+register(
+    TextReader(
+        name="JSON Lines",
+        layout="train.jsonl, val.jsonl, test.jsonl, with task.json",
+        recognises=lambda root: any((root / f"{part}.jsonl").is_file() for part in PARTS),
+        open=open_plain,
+        rank=10,
+    )
+)

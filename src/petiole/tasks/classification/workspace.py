@@ -35,7 +35,7 @@ class Classification(Task["ClassificationWorkspace"]):
 
     Attributes:
         backbone: name for ``petiole.load``.
-        images: target images, or a root with synthetic/, real_train/, real_eval/.
+        images: target images, or a root with synthetic/, real_train/, real_eval/; or images in memory.
         source: source images, where they lie elsewhere.
         test: held-back target images, where they lie elsewhere.
         test_fraction: held back by content where the layout states no test part.
@@ -52,9 +52,9 @@ class Classification(Task["ClassificationWorkspace"]):
     kind: ClassVar[str] = "classification"
 
     backbone: str
-    images: Path
-    source: Path | None = None
-    test: Path | None = None
+    images: Path | Dataset
+    source: Path | Dataset | None = None
+    test: Path | Dataset | None = None
     test_fraction: float = 0.5
     part: Part = "all"
     weights: Path | None = None
