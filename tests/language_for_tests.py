@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -11,9 +12,11 @@ from petiole.backbones.encoder_decoder import Seq2Seq
 from petiole.backbones.encoder_decoder.loading import architecture, with_eyes
 from petiole.backbones.encoder_decoder.visual import VisualOptions
 from petiole.data.text_sample import TextSample
+from petiole.engine.run import RunSpec
 from petiole.tasks.text.collator import TaskData
 from petiole.tasks.text.registry import find
 from petiole.tasks.text.visual import InMemoryVisuals
+from petiole.tasks.text.workspace import TextGeneration, TextWorkspace
 
 Family = Literal["bart", "t5"]
 WIDTH, SEEN, PLACES, IMAGES = 32, 16, 4, 6
@@ -118,3 +121,18 @@ def tasks(images: int = IMAGES) -> list[TaskData]:
         TaskData(find(name), {"train": part, "val": part, "test": part}, seen, name)
         for name, part in (("vqa", vqa), ("nlvr", pairs), ("caption", captions))
     ]
+
+
+def text_run(
+    folder: Path,
+    method: str = "vl-adapter",
+    settings: Mapping[str, Any] | None = None,
+    *,
+    data: Sequence[TaskData] | None = None,
+    **changes: Any,
+) -> tuple[RunSpec, TextWorkspace]:
+    """A run on the tiny model and these tasks, both opened; ``changes`` are of its ``RunSpec``."""
+    given = tuple(tasks() if data is None else data)
+    task = TextGeneration("tiny-bart", tuple(one.name for one in given), quiet=True)
+    spec = RunSpec(task, method, folder, settings or {}, checkpoint_seconds=0, **changes)
+    return spec, TextWorkspace(task, model(), given)

@@ -71,7 +71,7 @@ def shaken(one: AdaptedTextModel) -> AdaptedTextModel:
 def batch(family: tiny.Family, tasks: tuple[int, ...] = (0, 1, 2, 2, 0, 1)) -> GenerationBatch:
     data = tiny.tasks()
     rows = [(t, data[t].parts["train"][i]) for i, t in enumerate(tasks)]
-    return Collator(model(family), data).lesson(rows, np.random.default_rng(0))
+    return Collator(model(family), data).batch(rows, np.random.default_rng(0))
 
 
 def scores(one: AdaptedTextModel, of: GenerationBatch) -> Tensor:

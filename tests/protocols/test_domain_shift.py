@@ -63,9 +63,9 @@ def test_rows_share_draws_and_test_images(bench: Classification, tmp_path: Path)
     do(c, bench, tmp_path / "out")
     cards = [[read_record(p).request.data for p in c.runs(tmp_path / "out", r)] for r in c.rows]
     for draw in range(2):
-        assert len({row[draw].train for row in cards}) == 1
-    assert cards[0][0].train != cards[0][1].train
-    assert len({card.test for row in cards for card in row}) == 1
+        assert len({row[draw].digests["train"] for row in cards}) == 1
+    assert cards[0][0].digests["train"] != cards[0][1].digests["train"]
+    assert len({card.digests["test"] for row in cards for card in row}) == 1
     ids = {tuple(read_predictions(p).ids) for r in c.rows for p in c.runs(tmp_path / "out", r)}
     assert len(ids) == 1
 

@@ -16,6 +16,7 @@ from petiole.errors import ConfigError, DataError, RunError
 from petiole.protocols import multitask
 from petiole.protocols.comparison import ComparisonRow
 from petiole.protocols.multitask import Multitask, commonest, jobs_of, plan, run_all
+from petiole.tasks.text.training import TextOptions
 from petiole.tasks.text.workspace import TextGeneration, TextWorkspace
 
 SCHOOL = TextGeneration("a-model", ("a-folder",))
@@ -62,7 +63,7 @@ def test_every_row_has_a_run_of_every_seed(tmp_path: Path) -> None:
     ]
     assert len({one.folder for one in jobs}) == 4
     for one in jobs:
-        assert (one.mode, one.fraction, one.prefixes, one.scored) == ("mixed", 0.5, False, "val")
+        assert one.options == TextOptions("mixed", prefixes=False, fraction=0.5, scored="val")
         assert one.resume
 
 
@@ -126,8 +127,8 @@ class Remembering:
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> None:
     tasks = tuple(tiny.tasks())
-    made = TextWorkspace(tiny.model(), tasks, {}, (Path(),) * 3, None)
-    monkeypatch.setattr(multitask, "attend", lambda _: made)
+    made = TextWorkspace(SCHOOL, tiny.model(), tasks, {}, (Path(),) * 3)
+    monkeypatch.setattr(multitask, "open_workspace", lambda _: made)
 
 
 @pytest.mark.usefixtures("opened")

@@ -222,7 +222,7 @@ def test_cells_run_on_one_split_for_all_methods_and_seeds(images: Path, tmp_path
         ]
         assert len(records) == 4
         cards = [record.request.data for record in records]
-        assert len({(card.train, card.test) for card in cards}) == 1
+        assert len({(card.digests["train"], card.digests["test"]) for card in cards}) == 1
         assert {card.shots for card in cards} == {None}
         assert {record.request.seed for record in records} == {0, 1}
         assert {record.test_evaluations for record in records} == {1}
@@ -248,11 +248,11 @@ def test_a_tuned_cell_chooses_on_validation_and_opens_the_test_set_once(
     place = tmp_path / "out" / "leaves" / "tiny-vit"
     trials = [read_record(f.parent) for f in sorted((place / "tuning").rglob("record.json"))]
     assert [r.test_evaluations for r in trials] == [0, 0]
-    assert {r.request.data.images["validation"] for r in trials} == {2}
+    assert {r.request.data.samples["validation"] for r in trials} == {2}
     [final] = [read_record(f.parent) for f in (place / "runs").rglob("record.json")]
     assert final.test_evaluations == 1
-    assert final.request.data.images == {"train": 6, "test": 6}
-    best = max(trials, key=lambda r: r.scores["accuracy"])
+    assert final.request.data.samples == {"train": 6, "test": 6}
+    best = max(trials, key=lambda r: r.main["accuracy"])
     assert final.request.settings["lr"] == best.request.settings["lr"]
 
 

@@ -30,6 +30,7 @@ from petiole.ledger import Ledger
 from petiole.metrics.classification import score
 from petiole.protocols.comparison import Comparison, ComparisonRow
 from petiole.tasks.classification.predictions import write_predictions
+from petiole.tasks.classification.task import ClassificationRun
 
 BACKBONE = 22_056_576
 Correct = Callable[[str, int, int], NDArray[np.bool_]]
@@ -129,17 +130,20 @@ class Build:
             for s in range(0, 300, 10)
         ]
         (folder / "metrics.jsonl").write_text("".join(json.dumps(s) + "\n" for s in steps))
-        test_evaluations = count_test_evaluation(folder, test, "end of training")
+        test_evaluations = count_test_evaluation(
+            folder, test.digest(), len(test), "end of training"
+        )
         p = probabilities(test.labels, correct, len(self.classes), seed=97 * draw + seed)
         write_predictions(folder, test, p)
         if vectors:
             self.vectors(folder, source)
         write_record(
             folder,
+            ClassificationRun.files,
             request=request,
             selection="last step",
             test_evaluations=test_evaluations,
-            scores=score(p.double().numpy(), test.labels).to_dict(),
+            scores={"test": score(p.double().numpy(), test.labels).to_dict()},
             ledger=ledger(trainable, training_only),
             costs=Costs(
                 feature_seconds=1.5,
@@ -154,9 +158,12 @@ class Build:
     def request(
         self, test: Dataset, method: str, draw: int, seed: int, shots: int | None, source: bool
     ) -> RunRequest:
-        images = {"source": 300} if source else {}
-        images |= {"train": 300 * source + 10 * len(self.classes), "test": len(test)}
+        samples = {"source": 300} if source else {}
+        samples |= {"train": 300 * source + 10 * len(self.classes), "test": len(test)}
+        digests = {"source": "5" * 64} if source else {}
+        digests |= {"train": f"{draw:064d}", "test": test.digest()}
         return RunRequest(
+            kind="classification",
             method=method,
             settings={"rank": 8, "train_on": "joint"},
             backbone=ModelCard(
@@ -172,18 +179,20 @@ class Build:
                 ),
             ),
             data=DataCard(
-                source="5" * 64 if source else "",
-                train=f"{draw:064d}",
-                test=test.digest(),
-                images=images,
+                digests=digests,
+                samples=samples,
                 shots=shots,
-                draw=draw,
+                split_seed=draw,
                 classes=list(self.classes),
                 notes=self.notes,
             ),
             seed=seed,
-            precision="fp32",
-            dtype="float32",
+            options={
+                "precision": "fp32",
+                "compiled": False,
+                "dtype": "float32",
+                "teacher": "",
+            },
         )
 
     def vectors(self, folder: Path, source: bool = True, d: int = 16) -> None:

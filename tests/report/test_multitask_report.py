@@ -13,14 +13,14 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
-from petiole.engine.record import Costs, Record
+from petiole.engine.model_card import ModelCard
+from petiole.engine.record import Costs, DataCard, Record, RunRequest
 from petiole.errors import RunError
 from petiole.files import write_json
+from petiole.ledger import Ledger
 from petiole.protocols.comparison import ComparisonRow
 from petiole.protocols.multitask import MAJORITY, STATE, Multitask
 from petiole.report.multitask import notes, summarise, to_dict, to_markdown, to_rich, write
-from petiole.tasks.text.adapter import LanguageModelCard
-from petiole.tasks.text.training import TaskCard, TextRequest
 
 SEEDS = 5
 STUDENT_4 = 2.7764451051977987  # t quantile of 0.975, four degrees of freedom
@@ -54,16 +54,14 @@ def scores_of(row: str, seed: int) -> dict[str, dict[str, float]]:
 
 
 def record(row: str, seed: int) -> Record:
-    card = LanguageModelCard(name="tiny", fingerprint="f", vision_width=4, options={})
-    request = TextRequest(
+    request = RunRequest(
+        kind="text",
         method=row,
         settings={},
-        model=card,
-        tasks=[TaskCard(name="vqa", digest="d", samples={"train": 1})],
-        scored="test",
-        mode="proportional",
+        backbone=ModelCard(name="tiny", fingerprint="f", vision_width=4),
+        data=DataCard(digests={"vqa": "d"}, samples={"vqa/train": 1}, tasks=["vqa"]),
+        options={"mode": "proportional", "prefixes": True, "precision": "fp32"},
         seed=seed,
-        precision="fp32",
     )
     costs = Costs(
         feature_seconds=0,
@@ -77,8 +75,9 @@ def record(row: str, seed: int) -> Record:
         created="now",
         request=request,
         scores=scores_of(row, seed),
-        trainable=418,
-        total=10_000,
+        selection="last step",
+        test_evaluations=1,
+        ledger=Ledger.from_counts(backbone=9_582, adapters=418),
         costs=costs,
         environment={},
         files={},

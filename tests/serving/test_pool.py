@@ -144,7 +144,7 @@ def test_it_says_who_runs_alone_and_why() -> None:
     assert whole().explain().keys() == ALONE | prompts
     assert "copies of 20 of the backbone's parameters" in bank_reason("biases")
     assert "another library" in bank_reason("peft")
-    assert "Prompt at block.0.in may change the number of tokens" in bank_reason("deep")
+    assert "PromptTokens at block.0.in may change the number of tokens" in bank_reason("deep")
 
 
 def test_one_adapter_in_a_batch_gives_its_own_bits() -> None:

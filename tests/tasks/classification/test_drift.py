@@ -16,7 +16,7 @@ from petiole.methods.registry import methods
 from petiole.tasks.classification.drift import Drift, moves_tokens
 from petiole.tasks.classification.task import DRIFT
 from petiole.tasks.classification.training import PROBES, Callbacks, train
-from petiole.tasks.classification.workspace import Classification
+from petiole.tasks.classification.workspace import Classification, Subset
 
 INSIDE = [
     name
@@ -85,11 +85,11 @@ def test_a_run_with_the_probe_is_the_run_without_it() -> None:
 def test_a_run_keeps_it_in_its_folder(bench: Classification, photos: Path, tmp_path: Path) -> None:
     small = Classification("petiole/tiny-vit", photos, cache=bench.cache, quiet=True)
     settings = {"steps": 25, "views": 0, "batch_size": 4, "blocks": "last:2"}
-    run(RunSpec(small, "adaptertune", tmp_path / "inside", settings, shots=2))
+    run(RunSpec(small, "adaptertune", tmp_path / "inside", settings, Subset(2)))
     rows = read_log(tmp_path / "inside", DRIFT)
     assert [row["step"] for row in rows] == [*range(0, 25, 25 // PROBES), 25]
     assert {value for key, value in rows[0].items() if key != "step"} == {0.0}
     assert list(rows[-1].values())[-1] > list(rows[1].values())[-1] > 0
     assert DRIFT in read_record(tmp_path / "inside").files
-    run(RunSpec(small, "head-only", tmp_path / "outside", {"iterations": 5}, shots=2))
+    run(RunSpec(small, "head-only", tmp_path / "outside", {"iterations": 5}, Subset(2)))
     assert not (tmp_path / "outside" / DRIFT).exists()

@@ -181,7 +181,7 @@ REFUSED: dict[str, tuple[Callable[[], AdaptedClassifier], str]] = {
     ),
     "prompts": (
         lambda: build(tiny.plain(), "vpt-deep"),
-        r"Prompt at block\.0\.in cannot be merged: its prompts are tokens, and no weight holds",
+        r"PromptTokens at block\.0\.in cannot be merged: its prompts are tokens, and no weight holds",
     ),
     "vector only": (lambda: build(tiny.plain(), "cls-residual-lora"), "nothing to merge"),
     "a stream": (

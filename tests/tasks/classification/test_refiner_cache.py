@@ -31,7 +31,7 @@ def run(*arguments: object) -> int:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world") / "colours"
-    command = ["world", folder, "--task", "colours", "--train", 4, "--test", 2, "--quiet"]
+    command = ["synthesize", folder, "--task", "colours", "--train", 4, "--test", 2, "--quiet"]
     assert run(*command) == 0
     return folder
 

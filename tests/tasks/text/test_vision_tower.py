@@ -47,7 +47,7 @@ def test_a_picture_is_the_preprocessed_image(backbone: Backbone, root: Path) -> 
     seen = sight("a.png")
     want = evaluate_transform(backbone.preprocessing)(read_image(root / "a.png"))
     assert torch.equal(seen.tokens, want[None])
-    assert (seen.places, sight.width) == (4, backbone.width_of(backbone.patches))
+    assert (seen.visual_tokens, sight.width) == (4, backbone.width_of(backbone.patches))
     assert sight.digest != PixelSource(root, backbone, 1).digest
     with pytest.raises(DataError, match=r"absent\.png: no such file"):
         sight("absent.png")

@@ -103,7 +103,6 @@ class TextAdapter(Adapter):
         method: str,
         settings: dict[str, Any],
         tasks: Sequence[TaskName],
-        ledger: Ledger,
         prefixes: bool = True,
         **card: Any,
     ) -> TextAdapter:
@@ -120,7 +119,7 @@ class TextAdapter(Adapter):
             settings=settings,
             tasks=list(tasks),
             backbone=ModelCard.of(model, vision_width=model.vision_width, **card),
-            ledger=ledger,
+            ledger=_ledger(adapted),
             details=TextDetails(prefixes=prefixes, answers=answers).model_dump(),
             golden=golden_scores(adapted).tolist(),
         )
@@ -227,3 +226,15 @@ def golden_scores(adapted: AdaptedTextModel) -> Tensor:
     scores = adapted.judge(inputs, (0,)) if adapted.head else adapted(inputs, labels, (0,))[:, -1]
     adapted.train(training)
     return scores[0, :SCORES].float().cpu()
+
+
+def _ledger(adapted: AdaptedTextModel) -> Ledger:
+    copies = sum(copy.numel() for copy in adapted.copies.values())
+    head = sum(p.numel() for p in adapted.head.parameters()) if adapted.head else 0
+    trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+    return Ledger.from_counts(
+        backbone=adapted.model.parameter_count,
+        adapters=trained - head,
+        head=head,
+        replaced=copies,
+    )
