@@ -28,7 +28,7 @@ from petiole.engine.record import FrozenModel
 from petiole.errors import ConfigError, RunError
 from petiole.files import write_json
 from petiole.ledger import size_of
-from petiole.methods.registry import create, methods
+from petiole.methods.registry import create, find, methods
 from petiole.protocols import domain_shift
 from petiole.protocols.comparison import Comparison, ComparisonRow
 from petiole.tasks.classification.spectrum import SPECTRUM, measure
@@ -147,7 +147,7 @@ def plan(method: str, settings: Mapping[str, Any], **terms: Any) -> RankSweep:
 
 def _has_rank(name: str) -> bool:
     """Whether there is such a field, and it decides a size: some presets leave it unused."""
-    if "rank" not in {f.name for f in fields(methods()[name].cls)}:
+    if "rank" not in {f.name for f in fields(find(name).cls)}:
         return False
     try:
         with torch.device("meta"):
