@@ -18,8 +18,6 @@ from petiole.errors import PetioleError
 from petiole.version import __version__
 
 if TYPE_CHECKING:
-    from petiole.backbones.codebook_lvlm.loading import load_lvlm
-    from petiole.backbones.encoder_decoder.loading import load_language_model
     from petiole.backbones.registry import load
     from petiole.commands.ask import ask
     from petiole.commands.cache import cache
@@ -49,8 +47,6 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "load": "backbones.registry",
-    "load_language_model": "backbones.encoder_decoder.loading",
-    "load_lvlm": "backbones.codebook_lvlm.loading",
     "Adapter": "engine.adapter",
     "EncoderAdapter": "tasks.codebook.adapter",
     "TextAdapter": "tasks.text.adapter",
@@ -103,8 +99,6 @@ __all__ = [
     "inspect",
     "ledger",
     "load",
-    "load_language_model",
-    "load_lvlm",
     "merge",
     "multitask",
     "params",

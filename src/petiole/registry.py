@@ -153,20 +153,25 @@ class Registry(Generic[T]):
         point = self.plug_ins().get(name)
         return f"from {_distribution(point)}" if point else ""
 
-    def get(self, name: str) -> T | None:
-        """The thing of this name, imported if need be; ``None`` if there is none.
+    def get(self, *names: str) -> T | None:
+        """The thing of the first of these names that there is, imported if need be; ``None`` if there is none.
+
+        Built-in names are tried before plug-ins, which are looked up only if no built-in one fits.
 
         Raises:
             PetioleError: a plug-in fails to load, or does not register what its entry point names.
         """
-        if name not in self._known:
-            if name in self.built_in:
+        for name in names:
+            if name not in self._known and name in self.built_in:
                 import_module(self.built_in[name].module)
-            elif point := self.plug_ins().get(name):
-                self._load(point)
-            else:
-                return None
-        return self._known[name][0]
+            if name in self._known:
+                return self._known[name][0]
+        plug_ins = self.plug_ins()
+        for name in names:
+            if name in plug_ins:
+                self._load(plug_ins[name])
+                return self._known[name][0]
+        return None
 
     def find(self, name: str) -> T:
         """The thing of this name.

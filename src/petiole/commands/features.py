@@ -87,13 +87,13 @@ def features(
         DataError: no images, or unreadable ones.
         PetioleError: a backbone that cannot be loaded, or whose grid cannot be pooled so.
     """
-    from petiole.backbones.registry import load
+    from petiole.backbones.registry import load_backbone
     from petiole.tasks.text.visual import BackboneVisuals
 
     names = _names(Path(images), videos)
     sight = BackboneVisuals(
         Path(images),
-        load(backbone, weights=weights, image_size=image_size, device=device),
+        load_backbone(backbone, weights=weights, image_size=image_size, device=device),
         Path(cache_dir) if cache_dir else default_cache(),
         places,
         precision=precision,

@@ -102,7 +102,7 @@ def decode(content: bytes, path: Path) -> Image.Image:
     try:
         with _open(BytesIO(content), path) as image:
             image.load()
-            return _upright(_to_rgb(image), image)
+            return upright_rgb(image)
     except DataError:
         raise
     except Exception as error:  # damaged files make the decoders raise nearly anything
@@ -122,6 +122,11 @@ def _open(stream: BinaryIO, path: Path) -> Image.Image:
     if image.width * image.height > MAX_PIXELS:
         raise _bomb(path, image.size)
     return image
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """A loaded image of any mode, upright and in RGB, as `read_image` gives it."""
+    return _upright(_to_rgb(image), image)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from petiole.backbones.base import IMAGES, Backbone
-from petiole.backbones.registry import load as load_backbone
+from petiole.backbones.registry import load_backbone
 from petiole.data.image import read_image
 from petiole.data.preprocessing import Preprocessing, evaluate_transform
 from petiole.errors import AdapterError, ConfigError

@@ -22,7 +22,7 @@ import torch
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from petiole.backbones.base import Backbone
-from petiole.backbones.registry import load
+from petiole.backbones.registry import load_backbone
 from petiole.engine.executor import Executor
 from petiole.engine.record import FrozenModel
 from petiole.errors import ConfigError, RunError
@@ -160,7 +160,7 @@ def _has_rank(name: str) -> bool:
 
 @cache
 def _shape() -> Backbone:
-    return load("petiole/tiny-vit", device="meta")
+    return load_backbone("petiole/tiny-vit", device="meta")
 
 
 def place(folder: Path, fraction: float) -> Path:

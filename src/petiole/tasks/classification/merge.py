@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from petiole.backbones.base import Backbone
-from petiole.backbones.registry import load
+from petiole.backbones.registry import load_backbone
 from petiole.engine.adapter import TOLERANCE, Adapter, create_adapter, golden_logits
 from petiole.engine.folding import Weights, fold
 from petiole.errors import AdapterError, ConfigError
@@ -104,7 +104,7 @@ def _write(
     card = adapter.manifest.backbone
     write_tensors(file, weights)
     write_json(config, card.preprocessing.model_dump(mode="json"))
-    backbone = load(card.name, weights=file, image_size=card.image_size)
+    backbone = load_backbone(card.name, weights=file, image_size=card.image_size)
     _head(adapter, backbone, out).save(folder)
     Adapter.load(folder, backbone=backbone)
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from petiole.backbones.base import Backbone
 from petiole.backbones.encoder_decoder import Inputs, Seq2Seq
-from petiole.backbones.registry import LoadRequest, load, load_any
+from petiole.backbones.registry import LoadRequest, load_any, load_backbone
 from petiole.engine.adapter import MANIFEST, TENSORS, TOLERANCE, fill, find
 from petiole.errors import AdapterError, ConfigError
 from petiole.files import sha256, write_json, write_tensors
@@ -222,7 +222,7 @@ def _eyes(card: LanguageModelCard, given: Backbone | None, device: str) -> Backb
     Raises:
         AdapterError: it has other weights.
     """
-    eyes = given or load(card.eyes, device=device)
+    eyes = given or load_backbone(card.eyes, device=device)
     if card.eyes_fingerprint not in ("", eyes.fingerprint):
         raise AdapterError(
             f"The training saw through {card.eyes} with fingerprint {card.eyes_fingerprint[:12]}, but "

@@ -10,7 +10,7 @@ from typing import Any
 
 from petiole.backbones.base import Backbone
 from petiole.backbones.encoder_decoder import Seq2Seq
-from petiole.backbones.registry import LoadRequest, load, load_any
+from petiole.backbones.registry import LoadRequest, load_any, load_backbone
 from petiole.data.readers.questions import open_questions
 from petiole.data.readers.registry import VIDEO_TASKS, open_features, open_task
 from petiole.data.task_batches import Mode
@@ -145,7 +145,7 @@ def open_workspace(school: TextSpec) -> TextWorkspace:
     kinds = [_kind(one) for one in data]
     shape = language_of(load_any(LoadRequest(school.model, meta=True), device="meta"))
     eyes = school.eyes or shape.eyes
-    backbone = load(eyes, device=school.device) if eyes and not school.features else None
+    backbone = load_backbone(eyes, device=school.device) if eyes and not school.features else None
     sighted = [_sighted(one, school, backbone) for one in data]
     widths = {sight.width for _, sight, _ in sighted if sight}
     if len(widths) > 1:
