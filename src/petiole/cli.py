@@ -53,6 +53,7 @@ RESUMING = (
 app = App(
     name="petiole",
     help="Adapt frozen vision and vision-language models with few trained parameters.",
+    help_format="plaintext",  # markdown takes a library of its own to print
     help_epilogue="Every command takes --json to print its result as JSON.",
     version=__version__,
     result_action="return_value",
@@ -62,7 +63,9 @@ app = App(
 for _verb, _about in VERBS.items():
     _home = _FILES.get(_verb, _verb)
     # Loaded when called: the root help imports no verb.
-    app.command(f"petiole.commands.{_home}:{_home}", name=_verb, help=_about)
+    app.command(
+        f"petiole.commands.{_home}:{_home}", name=_verb, help=_about, help_format="markdown"
+    )
 
 
 def main(arguments: list[str] | None = None) -> None:
