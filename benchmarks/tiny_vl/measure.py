@@ -22,7 +22,7 @@ from petiole.backbones.bundled.tiny_vl import LanguageWords
 from petiole.backbones.encoder_decoder import Inputs, Seq2Seq
 from petiole.backbones.encoder_decoder.loading import load_language_model
 from petiole.backbones.encoder_decoder.tokens import IGNORED, padded
-from petiole.backbones.registry import load
+from petiole.backbones.registry import load_backbone
 from petiole.data.preprocessing import evaluate_transform
 from petiole.data.synthetic.scenes.language import ReadingText, readings
 from petiole.data.synthetic.scenes.layout import Group, View, places
@@ -160,7 +160,7 @@ def main() -> None:
     options.add_argument("--grid", type=Path)
     options.add_argument("--language", type=Path)
     chosen = options.parse_args()
-    eyes = load("petiole/tiny-grid", weights=chosen.grid)
+    eyes = load_backbone("petiole/tiny-grid", weights=chosen.grid)
     print(json.dumps({"tiny-grid, probes, %": eyesight(eyes)}, indent=1), flush=True)
     model = load_language_model("petiole/tiny-vl", weights=chosen.language)
     print(json.dumps({"tiny-vl, text questions, %": reading(model)}, indent=1))

@@ -171,7 +171,7 @@ def test_a_pair_reads_its_image_tower_and_its_sentences(towers: TwoTowers) -> No
     got = towers.lower(images, towers.finals)
     torch.testing.assert_close(got["final.image"], own[eyes.vector])
     torch.testing.assert_close(got["final.patches"], own[eyes.patches])
-    assert got["final.attention"].shape == (len(images), towers.image.patch_count)
+    assert got["final.attention"].shape == (len(images), towers.local_tokens)
     assert (got["final.attention"] >= 0).all()
     assert (got["final.attention"].sum(-1) <= 1 + 1e-6).all()
     torch.testing.assert_close(towers.scale, torch.tensor(40.0))

@@ -13,11 +13,9 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState, PartialState
 from torch import Tensor, nn
 
 from petiole.engine import checkpoint
@@ -27,6 +25,9 @@ from petiole.engine.optimizer import GaussianAverage, learning_rate
 from petiole.engine.progress import progress
 from petiole.errors import RunError
 from petiole.methods.recipe import Recipe
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 LOG_EVERY = 10
 
@@ -179,6 +180,9 @@ def seed_device(device: torch.device, seed: int) -> None:
 
 def accelerate(module: nn.Module, precision: Precision) -> Accelerator:
     """An accelerator for the device that the frozen network lives on."""
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState, PartialState
+
     mixed = "bf16" if precision == "bf16" else "no"
     cpu = next(module.parameters()).device.type == "cpu"
     # Accelerate keeps one state a process; another device or precision needs a fresh one.

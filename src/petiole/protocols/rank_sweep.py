@@ -22,7 +22,7 @@ import torch
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from petiole.backbones.base import Backbone
-from petiole.backbones.registry import load
+from petiole.backbones.registry import load_backbone
 from petiole.engine.executor import Executor
 from petiole.engine.model_card import FrozenModel
 from petiole.engine.run import RunSpec
@@ -30,7 +30,7 @@ from petiole.engine.task import open_workspace
 from petiole.errors import ConfigError, RunError
 from petiole.files import write_json
 from petiole.ledger import size_of
-from petiole.methods.registry import create, methods
+from petiole.methods.registry import create, find, methods
 from petiole.protocols import domain_shift
 from petiole.protocols.comparison import Comparison, ComparisonRow
 from petiole.tasks.classification.spectrum import SPECTRUM, measure
@@ -148,7 +148,7 @@ def plan(method: str, settings: Mapping[str, Any], **terms: Any) -> RankSweep:
 
 def _has_rank(name: str) -> bool:
     """Whether there is such a field, and it decides a size: some presets leave it unused."""
-    if "rank" not in {f.name for f in fields(methods()[name].cls)}:
+    if "rank" not in {f.name for f in fields(find(name).cls)}:
         return False
     try:
         with torch.device("meta"):
@@ -161,7 +161,7 @@ def _has_rank(name: str) -> bool:
 
 @cache
 def _shape() -> Backbone:
-    return load("petiole/tiny-vit", device="meta")
+    return load_backbone("petiole/tiny-vit", device="meta")
 
 
 def place(folder: Path, fraction: float) -> Path:

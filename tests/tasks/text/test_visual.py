@@ -25,7 +25,7 @@ from petiole.data.preprocessing import evaluate_transform
 from petiole.engine.feature_extractor import Features
 from petiole.engine.feature_store import FeatureCache, entries
 from petiole.errors import ConfigError, DataError
-from petiole.tasks.text.grid_pool import GridPool, local_tokens
+from petiole.tasks.text.grid_pool import GridPool
 from petiole.tasks.text.visual import BackboneVisuals
 
 Tiny = Callable[..., ConvNet]
@@ -135,7 +135,7 @@ def test_the_shipped_backbones_show_their_pooled_grid(
     name: str, tokens: int, shape: tuple[int, int], root: Path
 ) -> None:
     backbone = load(name)
-    assert local_tokens(backbone) == tokens
+    assert backbone.local_tokens == tokens
     seen = BackboneVisuals(root, backbone, None, shape[0])("a.png")
     assert seen.tokens.shape == shape
     want = seen_by_hand(backbone, root / "a.png", shape[0])

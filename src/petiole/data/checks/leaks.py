@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.fft import dctn
 
 from petiole.data.dataset import MEMORY, Dataset, Sample, bullets
 from petiole.data.image import load
@@ -156,7 +156,7 @@ def perceptual_hash(image: Image.Image) -> int | None:
     """
     if min(image.size) < MIN_SIDE:
         return None
-    low = dctn(_thumbnail(image).astype(np.float64), norm="ortho")[:_LOW, :_LOW].ravel()
+    low = scipy.fft.dctn(_thumbnail(image).astype(np.float64), norm="ortho")[:_LOW, :_LOW].ravel()
     if np.linalg.norm(low[1:]) / _SIDE < MIN_CONTRAST:
         return None
     return int.from_bytes(np.packbits(low > np.median(low[1:])).tobytes())

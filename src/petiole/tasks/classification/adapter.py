@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from petiole.backbones.base import IMAGES, Backbone
-from petiole.backbones.registry import load as load_backbone
+from petiole.backbones.registry import load_backbone
 from petiole.data.image import load as load_image
 from petiole.data.inputs import as_images
 from petiole.data.preprocessing import evaluate_transform

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from petiole.backbones.base import Backbone
-from petiole.backbones.registry import load
+from petiole.backbones.registry import load_backbone
 from petiole.data.checks.leaks import LeakReport, find_leaks
 from petiole.data.dataset import Dataset
 from petiole.data.sources import DomainShift, Part, open_shift
@@ -126,7 +126,9 @@ class ClassificationWorkspace(Workspace):
     def backbone(self) -> Backbone:
         """The frozen model."""
         b = self.task
-        return load(b.backbone, weights=b.weights, image_size=b.image_size, device=b.device)
+        return load_backbone(
+            b.backbone, weights=b.weights, image_size=b.image_size, device=b.device
+        )
 
     @cached_property
     def shift(self) -> DomainShift:
