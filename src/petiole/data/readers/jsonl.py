@@ -32,7 +32,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from petiole.data.readers.base import TextReader, register
+from petiole.data.readers.base import text_reader
 from petiole.data.readers.captions import captioned
 from petiole.data.readers.json_rows import JsonRow, read_lines, read_object
 from petiole.data.readers.vqa import soft_targets
@@ -47,6 +47,7 @@ ANSWERS = ("answer", "answers", "captions", "targets")
 _PICTURES = ("image", "images", "video")
 
 
+@text_reader("JSON Lines", *(f"{part}.jsonl" for part in PARTS), rank=10)
 def open_plain(root: Path, task: str | None = None) -> TextDataset:
     """Open a folder of JSON Lines.
 
@@ -178,14 +179,3 @@ def _answer_fields(sample: TextSample) -> dict[str, object]:
     if references and targets == soft_targets(references):
         return {"answers": list(references)}
     return {"targets": targets, "references": list(references)}
-
-
-register(
-    TextReader(
-        name="JSON Lines",
-        layout="train.jsonl, val.jsonl, test.jsonl, with task.json",
-        recognises=lambda root: any((root / f"{part}.jsonl").is_file() for part in PARTS),
-        open=open_plain,
-        rank=10,
-    )
-)
