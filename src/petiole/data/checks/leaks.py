@@ -1,4 +1,4 @@
-"""Images on both sides of a split: equal bytes, equal looks, or equal features.
+"""Images on both sides of a split: equal bytes, equal thumbnails, or equal features.
 
 SHA-256 finds copies; a perceptual hash finds re-encoded and resized ones; feature cosine finds
 crops and near-twins, at the price of false alarms where the backbone sees no detail.

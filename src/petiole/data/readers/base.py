@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, wraps
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -162,43 +162,60 @@ def accepted(function: Callable[..., Any], path: Path, options: Mapping[str, Any
     return function(path, **{name: value for name, value in options.items() if name in known})
 
 
+Opener = TypeVar("Opener", bound=Callable[..., Any])
+
+
+def image_reader(name: str, **more: Any) -> Callable[[Opener], Opener]:
+    """Register a function that opens labelled images; the rest is as of `ImageReader`."""
+
+    def add(function: Opener) -> Opener:
+        register(ImageReader(name=name, open=function, **more))
+        return function
+
+    return add
+
+
+def text_reader(name: str, *files: str, **more: Any) -> Callable[[Opener], Opener]:
+    """Register a function that opens texts about images; the rest is as of `TextReader`.
+
+    Args:
+        name: of the reader.
+        files: any of them below a folder makes it this layout, where ``more`` does not say otherwise.
+    """
+    usual: dict[str, Any] = {
+        "layout": ", ".join(files),
+        "recognises": lambda root: any((root / file).is_file() for file in files),
+    }
+
+    def add(function: Opener) -> Opener:
+        register(TextReader(name=name, open=function, **(usual | more)))
+        return function
+
+    return add
+
+
 def files_reader(
-    name: str,
-    files: Mapping[str, Sequence[str]],
-    *,
-    scored: str = "",
-    task: str = "",
-    features: Sequence[str] = (),
+    name: str, files: Mapping[str, Sequence[str]], *, scored: str, **more: Any
 ) -> Callable[[Callable[[Path, str], Iterable[TextSample]]], Callable[[Path], TextDataset]]:
-    """Register a layout of one or more annotation files a part; decorates (file, part) -> samples.
+    """Register a layout of annotation files by part; decorates (file, part) -> samples.
 
     Args:
         name: of the reader.
         files: part -> names below the root, joined in order.
-        scored: the task of the data set; ``task`` where it is empty.
-        task, features: as of `TextReader`.
+        scored: the task of the data set.
+        more: as of `text_reader`.
 
     Returns:
         A function that opens a root and raises DataError if none of the files exists, or a row cannot be used.
     """
 
     def add(read: Callable[[Path, str], Iterable[TextSample]]) -> Callable[[Path], TextDataset]:
+        @text_reader(name, *(file for listed in files.values() for file in listed), **more)
+        @wraps(read, assigned=("__doc__", "__name__"), updated=())
         def open_root(root: Path) -> TextDataset:
             paths = {part: [root / file for file in listed] for part, listed in files.items()}
-            return gather(scored or task, root, paths, read)
+            return gather(scored, root, paths, read)
 
-        open_root.__doc__ = read.__doc__
-        every = [file for listed in files.values() for file in listed]
-        register(
-            TextReader(
-                name=name,
-                layout=", ".join(every),
-                recognises=lambda root: any((root / file).is_file() for file in every),
-                open=open_root,
-                task=task,
-                features=features,
-            )
-        )
         return open_root
 
     return add

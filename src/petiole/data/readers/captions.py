@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from petiole.data.readers.base import TextReader, files_reader, register
+from petiole.data.readers.base import files_reader, text_reader
 from petiole.data.readers.json_rows import read_list
 from petiole.data.text_dataset import PARTS, TextDataset
 from petiole.data.text_sample import TextSample
@@ -15,6 +15,7 @@ KARPATHY = "COCO/dataset_coco.json"
 _SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "test"}
 
 
+@text_reader("coco-captions", KARPATHY, task="caption", features=["COCO"])
 def open_coco(root: Path) -> TextDataset:
     """Open `KARPATHY` below the reference's ``datasets/`` folder; restval is train.
 
@@ -31,18 +32,6 @@ def open_coco(root: Path) -> TextDataset:
         captions = [sentence.text("raw") for sentence in row.rows("sentences")]
         parts[part] += captioned(name, (name,), captions, part)
     return TextDataset("caption", root, {part: tuple(s) for part, s in parts.items() if s})
-
-
-register(
-    TextReader(
-        name="coco-captions",
-        layout=KARPATHY,
-        recognises=lambda root: (root / KARPATHY).is_file(),
-        open=open_coco,
-        task="caption",
-        features=["COCO"],
-    )
-)
 
 
 @files_reader(

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from petiole.data.dataset import Dataset, listed
 from petiole.data.image import SUFFIXES
-from petiole.data.readers.base import LAST, TextReader, register
+from petiole.data.readers.base import LAST, text_reader
 from petiole.data.readers.folder import class_folders, open_folder, part_folders, visible_files
 from petiole.data.readers.json_rows import read_object
 from petiole.data.splits import holdout
@@ -46,6 +46,21 @@ _CAMEL = re.compile(r"(?:[A-Z][a-z]+)+")
 _WORDNET = re.compile(r"n\d{8}-")
 
 
+def has_classes(root: Path) -> bool:
+    """Say whether `open_classes` would find an image in a class folder; none is opened."""
+    inside = _entered(root)
+    parts = _part_folders(inside)
+    folders = [f for part in parts.values() for f in class_folders(part)] or class_folders(inside)
+    return any(f.suffix.lower() in SUFFIXES for folder in folders for f in visible_files(folder))
+
+
+@text_reader(
+    "class folders",
+    layout="images in <class>/ or train/<class>/",
+    recognises=has_classes,
+    task=TASK,
+    rank=LAST,
+)
 def open_classes(
     root: Path, *, val: float = 0.1, test: float = 0.2, seed: int = 0, skip_bad: bool = False
 ) -> TextDataset:
@@ -79,14 +94,6 @@ def open_classes(
         for part, dataset in datasets.items()
     }
     return TextDataset(TASK, root, parts, tuple(notes))
-
-
-def has_classes(root: Path) -> bool:
-    """Say whether `open_classes` would find an image in a class folder; none is opened."""
-    inside = _entered(root)
-    parts = _part_folders(inside)
-    folders = [f for part in parts.values() for f in class_folders(part)] or class_folders(inside)
-    return any(f.suffix.lower() in SUFFIXES for folder in folders for f in visible_files(folder))
 
 
 def words_of(classes: tuple[str, ...]) -> dict[str, str]:
@@ -199,15 +206,3 @@ def _sample(
         caption=caption.replace("{class}", answer),
         label=label,
     )
-
-
-register(
-    TextReader(
-        name="class folders",
-        layout="images in <class>/ or train/<class>/",
-        recognises=has_classes,
-        open=open_classes,
-        task=TASK,
-        rank=LAST,
-    )
-)

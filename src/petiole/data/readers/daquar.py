@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from petiole.data.readers.base import TextReader, register
+from petiole.data.readers.base import text_reader
 from petiole.data.text_dataset import TextDataset
 from petiole.data.text_sample import TextSample
 from petiole.errors import DataError
@@ -17,6 +17,7 @@ from petiole.errors import DataError
 COLUMNS = ("question", "answer", "image_id")
 
 
+@text_reader("daquar", "train_images_list.txt", layout="data.csv, {train,test}_images_list.txt")
 def open_daquar(root: Path) -> TextDataset:
     """Open ``data.csv`` by ``{train,test}_images_list.txt``; photographs are in ``images/``.
 
@@ -61,13 +62,3 @@ def _table(path: Path) -> list[tuple[str, dict[str, str]]]:
     if short := [line for line, row in rows if not all(row[c] for c in COLUMNS)]:
         raise DataError(f"{path}, line {short[0]}: a cell is empty. Fill it or delete the line.")
     return rows
-
-
-register(
-    TextReader(
-        name="daquar",
-        layout="data.csv with train_images_list.txt and test_images_list.txt",
-        recognises=lambda root: (root / "train_images_list.txt").is_file(),
-        open=open_daquar,
-    )
-)

@@ -15,10 +15,11 @@ from pathlib import Path
 from petiole.data.checks.images import ImageFile, build
 from petiole.data.dataset import Dataset, Domain
 from petiole.data.image import SUFFIXES
-from petiole.data.readers.base import LAST, ImageParts, ImageReader, register
+from petiole.data.readers.base import LAST, ImageParts, image_reader
 from petiole.errors import DataError
 
 
+@image_reader("folder", layout="<class>/", recognises=lambda _: True, rank=LAST)
 def open_folder(
     root: Path | str,
     *,
@@ -28,7 +29,8 @@ def open_folder(
 ) -> Dataset:
     """Open a folder of class folders; images may lie at any depth below their class.
 
-    Hidden files and folders are ignored; files that are no images by name are counted in the notes.
+    As a reader it takes what no other recognises, since its errors say what is wrong with that. Hidden
+    files and folders are ignored; files that are no images by name are counted in the notes.
 
     Args:
         root: the folder; the names of its subfolders are the classes.
@@ -139,6 +141,22 @@ def _register(layout: str) -> None:
     def domain_of(name: str, domain: Domain) -> Domain:
         return "source" if roles[name] == "source" else domain
 
+    def open_parts(root: Path, has_test: bool = False, skip_bad: bool = False) -> ImageParts:
+        found = {
+            roles[name]: open_folder(path, domain=domain_of(name, "target"), skip_bad=skip_bad)
+            for name, path in _laid_out(root, layout, need_test=not has_test).items()
+            if not (has_test and roles[name] == "test")
+        }
+        return ImageParts(found["train"], found.get("test"), found.get("source"))
+
+    *_, train, _ = roles
+
+    @image_reader(
+        layout,
+        layout=", ".join(f"{name}/<class>/" for name in roles),
+        recognises=lambda root: root.is_dir() and train in part_folders(root, roles),
+        parts=open_parts,
+    )
     def open_all(
         root: Path,
         domain: Domain = "target",
@@ -151,34 +169,6 @@ def _register(layout: str) -> None:
         )
         return first.concat(*others)
 
-    def open_parts(root: Path, has_test: bool = False, skip_bad: bool = False) -> ImageParts:
-        found = {
-            roles[name]: open_folder(path, domain=domain_of(name, "target"), skip_bad=skip_bad)
-            for name, path in _laid_out(root, layout, need_test=not has_test).items()
-            if not (has_test and roles[name] == "test")
-        }
-        return ImageParts(found["train"], found.get("test"), found.get("source"))
-
-    *_, train, _ = roles
-    register(
-        ImageReader(
-            name=layout,
-            layout=", ".join(f"{name}/<class>/" for name in roles),
-            recognises=lambda root: root.is_dir() and train in part_folders(root, roles),
-            open=open_all,
-            parts=open_parts,
-        )
-    )
-
 
 for _layout in LAYOUTS:
     _register(_layout)
-register(
-    ImageReader(
-        name="folder",  # recognises anything: what is wrong with it, `open_folder` says
-        layout="<class>/",
-        recognises=lambda _: True,
-        open=open_folder,
-        rank=LAST,
-    )
-)

@@ -32,7 +32,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from petiole.data.readers.base import TextReader, register
+from petiole.data.readers.base import text_reader
 from petiole.data.readers.captions import captioned
 from petiole.data.readers.json_rows import JsonRow, read_lines, read_object
 from petiole.data.readers.vqa import soft_targets
@@ -47,6 +47,7 @@ ANSWERS = ("answer", "answers", "captions", "targets")
 _PICTURES = ("image", "images", "video")
 
 
+@text_reader("JSON Lines", *(f"{part}.jsonl" for part in PARTS), rank=10)
 def open_plain(root: Path, task: str | None = None) -> TextDataset:
     """Open a folder of JSON Lines.
 
@@ -71,15 +72,18 @@ def open_plain(root: Path, task: str | None = None) -> TextDataset:
     return gather(task, root, {part: [root / f"{part}.jsonl"] for part in PARTS}, read)
 
 
-def write_jsonl(path: Path, samples: Iterable[TextSample], *, video: bool = False) -> None:
+def write_jsonl(
+    path: Path, samples: Iterable[TextSample], *, video: bool = False, captions: bool = False
+) -> None:
     """Write one part such that reading it gives equal samples; whole or not at all.
 
     Args:
         path: ``<folder>/<part>.jsonl``.
         samples: of the part; names of images start at the folder.
         video: the images are videos.
+        captions: the references are all captions of one image, which reading takes apart for training.
     """
-    lines = (json.dumps(_line(s, video), ensure_ascii=False) for s in samples)
+    lines = (json.dumps(_line(s, video, captions), ensure_ascii=False) for s in samples)
     write_text(path, "".join(f"{line}\n" for line in lines))
 
 
@@ -152,7 +156,7 @@ def _placed(root: Path, name: str) -> str:
     return inside if os.path.exists(root / inside) else name
 
 
-def _line(sample: TextSample, video: bool) -> dict[str, object]:
+def _line(sample: TextSample, video: bool, captions: bool) -> dict[str, object]:
     line: dict[str, object] = {"id": sample.key}
     if len(sample.images) > 1:
         line["images"] = list(sample.images)
@@ -163,7 +167,8 @@ def _line(sample: TextSample, video: bool) -> dict[str, object]:
     if sample.group:
         line["group"] = sample.group
     about = {"caption": sample.caption, "label": sample.label, "facts": list(sample.facts)}
-    return line | _answer_fields(sample) | {field: value for field, value in about.items() if value}
+    answers = {"captions": list(sample.references)} if captions else _answer_fields(sample)
+    return line | answers | {field: value for field, value in about.items() if value}
 
 
 def _answer_fields(sample: TextSample) -> dict[str, object]:
@@ -174,14 +179,3 @@ def _answer_fields(sample: TextSample) -> dict[str, object]:
     if references and targets == soft_targets(references):
         return {"answers": list(references)}
     return {"targets": targets, "references": list(references)}
-
-
-register(
-    TextReader(
-        name="JSON Lines",
-        layout="train.jsonl, val.jsonl, test.jsonl, with task.json",
-        recognises=lambda root: any((root / f"{part}.jsonl").is_file() for part in PARTS),
-        open=open_plain,
-        rank=10,
-    )
-)

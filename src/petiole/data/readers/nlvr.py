@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from petiole.data.readers.base import TextReader, files_reader, register
+from petiole.data.readers.base import files_reader, text_reader
 from petiole.data.readers.json_rows import JsonRow, read_list
 from petiole.data.text_dataset import TextDataset, gather, hold_out
 from petiole.data.text_sample import TextSample
@@ -24,6 +24,7 @@ HELD_OUT = 0.2
 @files_reader(
     "nlvr2",
     {"train": ["nlvr/train.json"], "val": ["nlvr/valid.json"], "test": ["nlvr/test.json"]},
+    scored="nlvr",
     task="nlvr",
     features=["nlvr"],
 )
@@ -41,6 +42,7 @@ def open_nlvr2(path: Path, _: str) -> Iterator[TextSample]:
         yield _judged(key, row, row.text("sent"), (row.name("img0"), row.name("img1")), group)
 
 
+@text_reader("nlvr", "dev.json")
 def open_nlvr(root: Path) -> TextDataset:
     """Open Cornell NLVR (Suhr et al., ACL 2017): ``{train,dev,test}.json`` and pictures in ``<split>/images/``.
 
@@ -74,13 +76,3 @@ def _read_drawings(path: Path, _: str) -> Iterator[TextSample]:
 def _judged(key: str, row: JsonRow, text: str, images: tuple[str, ...], group: str) -> TextSample:
     said = (row.value("label", TRUTH),) if "label" in row else ()
     return TextSample(key, text, images, dict.fromkeys(said, 1.0), said, group)
-
-
-register(
-    TextReader(
-        name="nlvr",
-        layout="dev.json beside train.json or test.json",
-        recognises=lambda root: (root / "dev.json").is_file(),
-        open=open_nlvr,
-    )
-)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from petiole.data.checks.images import ImageFile, build
 from petiole.data.dataset import Dataset
-from petiole.data.readers.base import ImageParts, ImageReader, register
+from petiole.data.readers.base import ImageParts, image_reader
 from petiole.errors import DataError
 
 
@@ -28,21 +28,11 @@ def recognised(path: Path) -> bool:
     )
 
 
-def open_all(path: Path, classes: Sequence[str] | None = None, skip_bad: bool = False) -> Dataset:
-    """Open training and test images as one dataset.
-
-    Raises:
-        DataError: it is incomplete or not the published one, or an image cannot be read.
-    """
-    entries = [entry for part in _files(path).values() for entry in part]
-    return build(path.name, entries, classes, skip_bad=skip_bad)
-
-
 def open_parts(path: Path, has_test: bool = False, skip_bad: bool = False) -> ImageParts:
     """Open the published training and test part.
 
     Raises:
-        DataError: as `open_all`.
+        DataError: it is incomplete or not the published one, or an image cannot be read.
     """
     opened = {
         part: build(f"{path.name}/{part}", entries, None, skip_bad=skip_bad)
@@ -50,6 +40,23 @@ def open_parts(path: Path, has_test: bool = False, skip_bad: bool = False) -> Im
         if not (has_test and part == "test")
     }
     return ImageParts(opened["train"], opened.get("test"))
+
+
+@image_reader(
+    "published",
+    layout="DATA/<name of a public data set>",
+    recognises=recognised,
+    parts=open_parts,
+    rank=5,
+)
+def open_all(path: Path, classes: Sequence[str] | None = None, skip_bad: bool = False) -> Dataset:
+    """Open training and test images as one dataset.
+
+    Raises:
+        DataError: as `open_parts`.
+    """
+    entries = [entry for part in _files(path).values() for entry in part]
+    return build(path.name, entries, classes, skip_bad=skip_bad)
 
 
 def _files(path: Path) -> dict[str, list[ImageFile]]:
@@ -62,15 +69,3 @@ def _files(path: Path) -> dict[str, list[ImageFile]]:
             f"{path.parent}: {path.name} cannot be unpacked there ({error.strerror}). Make the folder "
             "writable, or copy the data set to one that is."
         ) from error
-
-
-register(
-    ImageReader(
-        name="published",
-        layout="DATA/<name of a public data set>",
-        recognises=recognised,
-        open=open_all,
-        parts=open_parts,
-        rank=5,
-    )
-)

@@ -13,7 +13,7 @@ from typing import cast, get_args
 
 from petiole.data.checks.images import ImageFile, build
 from petiole.data.dataset import Dataset, Domain, bullets
-from petiole.data.readers.base import ImageParts, ImageReader, register
+from petiole.data.readers.base import ImageParts, image_reader
 from petiole.data.readers.json_rows import read_lines
 from petiole.errors import DataError
 
@@ -35,6 +35,53 @@ class TableRow:
     split: str
 
 
+def is_table(path: Path) -> bool:
+    """Whether a path is taken for a table, by its name."""
+    return path.suffix.lower() in SUFFIXES and not path.is_dir()
+
+
+def open_parts(path: Path, has_test: bool = False, skip_bad: bool = False) -> ImageParts:
+    """Open a table's rows by domain and split.
+
+    Raises:
+        DataError: as `open_table`; or an unknown split, or no row to train on.
+    """
+    parts: dict[str, list[ImageFile]] = {}
+    rows = read_rows(path)
+    for row in rows:
+        part = _PARTS.get(row.split)
+        if part is None and row.split not in _UNUSED:
+            raise DataError(
+                f"{path}: split {row.split!r} is unknown; "
+                "use train, test (or eval), val or validation."
+            )
+        if row.entry.domain == "source":
+            part = "source" if part == "train" else None
+        if part:
+            parts.setdefault(part, []).append(row.entry)
+    if "train" not in parts:
+        raise DataError(
+            f"{path}: no rows of the target domain to train on; mark some with split train."
+        )
+    unused = len(rows) - sum(map(len, parts.values()))
+    what = f"{unused} rows of {path.name} are not used: validation, or test rows of the source."
+    opened = {
+        part: build(
+            f"{path.stem}/{part}", entries, None, skip_bad=skip_bad, notes=[what] if unused else []
+        )
+        for part, entries in parts.items()
+        if not (has_test and part == "test")
+    }
+    return ImageParts(opened["train"], opened.get("test"), opened.get("source"))
+
+
+@image_reader(
+    "table",
+    layout="a file of " + ", ".join(sorted(SUFFIXES)),
+    recognises=is_table,
+    parts=open_parts,
+    rank=10,
+)
 def open_table(
     path: Path | str,
     *,
@@ -165,55 +212,3 @@ def _read_parquet(path: Path) -> Records:
         ) from error
     text = [{c: "" if v is None else str(v).strip() for c, v in r.items()} for r in records]
     return columns, list(enumerate(text, start=1))
-
-
-def open_parts(path: Path, has_test: bool = False, skip_bad: bool = False) -> ImageParts:
-    """Open a table's rows by domain and split.
-
-    Raises:
-        DataError: as `open_table`; or an unknown split, or no row to train on.
-    """
-    parts: dict[str, list[ImageFile]] = {}
-    rows = read_rows(path)
-    for row in rows:
-        part = _PARTS.get(row.split)
-        if part is None and row.split not in _UNUSED:
-            raise DataError(
-                f"{path}: split {row.split!r} is unknown; "
-                "use train, test (or eval), val or validation."
-            )
-        if row.entry.domain == "source":
-            part = "source" if part == "train" else None
-        if part:
-            parts.setdefault(part, []).append(row.entry)
-    if "train" not in parts:
-        raise DataError(
-            f"{path}: no rows of the target domain to train on; mark some with split train."
-        )
-    unused = len(rows) - sum(map(len, parts.values()))
-    what = f"{unused} rows of {path.name} are not used: validation, or test rows of the source."
-    opened = {
-        part: build(
-            f"{path.stem}/{part}", entries, None, skip_bad=skip_bad, notes=[what] if unused else []
-        )
-        for part, entries in parts.items()
-        if not (has_test and part == "test")
-    }
-    return ImageParts(opened["train"], opened.get("test"), opened.get("source"))
-
-
-def is_table(path: Path) -> bool:
-    """Whether a path is taken for a table, by its name."""
-    return path.suffix.lower() in SUFFIXES and not path.is_dir()
-
-
-register(
-    ImageReader(
-        name="table",
-        layout="a file of " + ", ".join(sorted(SUFFIXES)),
-        recognises=is_table,
-        open=open_table,
-        parts=open_parts,
-        rank=10,
-    )
-)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
-from petiole.data.readers.base import TextReader, register
+from petiole.data.readers.base import text_reader
 from petiole.data.readers.captions import captioned
 from petiole.data.readers.json_rows import JsonRow, read_lines
 from petiole.data.text_dataset import PARTS, TextDataset, gather
@@ -130,21 +130,18 @@ def _spoken(row: JsonRow, subtitles: Mapping[str, str], video: str) -> str:
 def _register(task: str, read: Callable[..., TextDataset], source: str, **options: object) -> None:
     """Register a task by a function of (root, order)."""
 
+    layout = f"video/ann/{task}"
+
+    @text_reader(
+        task,
+        layout=f"{layout}/{task}_<part>*.jsonl",
+        recognises=lambda root: any((root / layout).glob(f"{task}_*.jsonl")),
+        task=task,
+        features=[source],
+        video=True,
+    )
     def open_video(root: Path, order: Order = "reference") -> TextDataset:
         return read(root, order, task=task, source=source, **options)
-
-    layout = f"video/ann/{task}"
-    register(
-        TextReader(
-            name=task,
-            layout=f"{layout}/{task}_<part>*.jsonl",
-            recognises=lambda root: any((root / layout).glob(f"{task}_*.jsonl")),
-            open=open_video,
-            task=task,
-            features=[source],
-            video=True,
-        )
-    )
 
 
 _register("tvqa", _choices, "tv", count=5)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from petiole.data.readers.base import TextReader, files_reader, register
+from petiole.data.readers.base import files_reader, text_reader
 from petiole.data.readers.json_rows import JsonRow, read_list
 from petiole.data.text_dataset import PARTS, TextDataset, gather
 from petiole.data.text_sample import TextSample
@@ -15,6 +15,7 @@ ANNOTATIONS = "v2_mscoco_val2014_annotations.json"
 """Karpathy's val and test are both cut from val2014."""
 
 
+@text_reader("vqa", *FILES.values(), task="vqa", features=["COCO"])
 def open_vqa(root: Path) -> TextDataset:
     """Open VQA below the reference's ``datasets/`` folder.
 
@@ -37,21 +38,10 @@ def open_vqa(root: Path) -> TextDataset:
     return gather("vqa", root, {part: [root / FILES[part]] for part in PARTS}, read)
 
 
-register(
-    TextReader(
-        name="vqa",
-        layout=", ".join(FILES.values()),
-        recognises=lambda root: any((root / file).is_file() for file in FILES.values()),
-        open=open_vqa,
-        task="vqa",
-        features=["COCO"],
-    )
-)
-
-
 @files_reader(
     "gqa",
     {"train": ["GQA/train.json", "GQA/valid.json"], "test": ["GQA/testdev.json"]},
+    scored="gqa",
     task="gqa",
     features=["VG", "GQA"],
 )

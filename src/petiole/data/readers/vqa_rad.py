@@ -17,7 +17,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from petiole.data.readers.base import TextReader, register
+from petiole.data.readers.base import text_reader
 from petiole.data.readers.json_rows import JsonRow, read_list
 from petiole.data.text_dataset import TextDataset
 from petiole.data.text_sample import TextSample
@@ -35,6 +35,7 @@ PHRASES = {
 """The part of each ``phrase_type``."""
 
 
+@text_reader("VQA-RAD", ANNOTATIONS)
 def open_vqa_rad(root: Path) -> TextDataset:
     """Open VQA-RAD as questions with one answer.
 
@@ -89,13 +90,3 @@ def _notes(
             f"{left_out} training questions left out: the same image, question and answer again."
         )
     return tuple(notes)
-
-
-register(
-    TextReader(
-        name="VQA-RAD",
-        layout=f"{ANNOTATIONS!r} beside {FOLDER!r}",
-        recognises=lambda root: (root / ANNOTATIONS).is_file(),
-        open=open_vqa_rad,
-    )
-)
