@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-import backbones_for_tests as tiny
-import clip_for_tests as clips
 from petiole.backbones.hooks import Attach, attached
 from petiole.backbones.registry import load
 from petiole.errors import BackboneError, ConfigError
+from petiole.testing import backbones as tiny
+from petiole.testing import dual_encoder as clips
 
 
 def texts(*words: str) -> torch.Tensor:

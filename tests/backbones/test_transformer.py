@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, layer_norm, linear
 
-import backbones_for_tests as tiny
 from petiole.backbones.base import IMAGES, Backbone
 from petiole.backbones.hooks import Attach, attached
 from petiole.backbones.vision import vit
 from petiole.backbones.vision.transformer import Transformer
 from petiole.errors import BackboneError, ConfigError
+from petiole.testing import backbones as tiny
 
 
 class Record(nn.Module):

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-import language_for_tests as tiny
 from petiole.errors import ConfigError, DataError, RunError
 from petiole.protocols import multitask
 from petiole.protocols.comparison import ComparisonRow
 from petiole.protocols.multitask import Multitask, commonest, jobs_of, plan, run_all
 from petiole.tasks.text.training import TextRecord
 from petiole.tasks.text.workspace import TextRunSpec, TextSpec, TextWorkspace
+from petiole.testing import encoder_decoder as tiny
 
 SCHOOL = TextSpec("a-model", ("a-folder",))
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-import backbones_for_tests as tiny
 from petiole.errors import RunError
 from petiole.methods.registry import create
 from petiole.tasks.classification import spectrum
@@ -16,6 +15,7 @@ from petiole.tasks.classification.model import AdaptedClassifier
 from petiole.tasks.classification.spectrum import BlockSpectrum, Moments, ShiftSpectrum, measure
 from petiole.tasks.classification.task import RunSpec, run
 from petiole.tasks.classification.workspace import ClassificationSpec, open_workspace
+from petiole.testing import backbones as tiny
 
 D = 12
 

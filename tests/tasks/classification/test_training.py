@@ -10,7 +10,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import backbones_for_tests as tiny
 from petiole.backbones.vision.cnn import ConvNet
 from petiole.data.dataset import Dataset
 from petiole.engine import optimizer
@@ -20,6 +19,7 @@ from petiole.methods.recipe import Recipe
 from petiole.methods.registry import create
 from petiole.tasks.classification import training
 from petiole.tasks.classification.model import AdaptedClassifier, ClassificationLoss
+from petiole.testing import backbones as tiny
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import lvlm_for_tests as tiny
 from petiole.backbones.codebook_lvlm import LVLM
 from petiole.errors import AdapterError, ConfigError
 from petiole.methods.registry import methods, settings_of
@@ -25,6 +24,7 @@ from petiole.tasks.codebook.adapter import (
     read,
 )
 from petiole.tasks.codebook.model import AdaptedCodebookModel
+from petiole.testing import codebook_lvlm as tiny
 
 METHODS = [name for name in methods() if is_lvlm_method(name)]
 LANGUAGE = ("projector-ft", "llm-lora")

@@ -16,13 +16,13 @@ import torch
 from safetensors.torch import load_file
 from torch.nn.functional import log_softmax
 
-import language_for_tests as tiny
 from petiole.errors import AdapterError, ConfigError, RunError
 from petiole.tasks.text.adapter import TextAdapter, method_of
 from petiole.tasks.text.collator import Collator
 from petiole.tasks.text.model import AdaptedTextModel, GenerationLoss
 from petiole.tasks.text.registry import find
 from petiole.tasks.text.training import TextRun, answers, read_record, run
+from petiole.testing import encoder_decoder as tiny
 
 SETTINGS = {"steps": 6, "batch_size": 4, "lr": 3e-3, "dropout": True}
 
