@@ -120,7 +120,10 @@ def is_the_same_from_every_cut(case: ImageBackboneCase) -> None:
     backbone = case.network
     for cut in (IMAGES, *backbone.cuts):
         reads = case.finals_above(cut)
-        got = backbone.upper(backbone.lower(case.images, (cut,)), reads)
+        below = backbone.lower(case.images, (cut,))
+        require_equal(list(below), [cut], f"what lower gives for the cut {cut}")
+        require(not below[cut].requires_grad, f"the value at the cut {cut} has a graph")
+        got = backbone.upper(below, reads)
         for role in reads:
             what = f"{role} from the cut {cut} and from images"
             require_close(got[role], case.bare[role], 1e-5, what)
