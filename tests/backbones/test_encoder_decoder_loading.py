@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-import seq2seq_for_tests as tiny
+from builders import seq2seq as tiny
 from petiole.backbones.encoder_decoder import Seq2Seq, stored
 from petiole.backbones.encoder_decoder.loading import load_language_model
 from petiole.backbones.registry import LoadRequest, load_any, load_backbone

@@ -22,13 +22,13 @@ from transformers import (
     SiglipModel,
 )
 
-import backbones_for_tests as tiny
 from petiole.backbones.dual_encoder import bert, pair
 from petiole.backbones.dual_encoder.towers import TwoTowers
 from petiole.backbones.hooks import Attach, attached
 from petiole.backbones.registry import load
 from petiole.engine import pairing
 from petiole.errors import BackboneError, ConfigError
+from petiole.testing import backbones as tiny
 
 WORDS = ["<pad>", "</s>", "<s>", "a", "photo", "of", "cat", "dog", "x", ".", "lion", "<unk>"]
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-import seq2seq_for_tests as tiny
+from builders import seq2seq as tiny
 from petiole.backbones.encoder_decoder import stored
 from petiole.backbones.encoder_decoder.loading import load_language_model
 from petiole.cli import main

@@ -13,7 +13,7 @@ from PIL import Image
 from scipy.io import loadmat
 from torchvision.datasets import CIFAR10, CIFAR100, SVHN
 
-import suite_for_tests as fake
+from builders import public_sets as fake
 from petiole.data.image import read_image
 from petiole.data.readers.public import arrays, find, names, registry, write_table
 from petiole.data.readers.public.registry import files_of

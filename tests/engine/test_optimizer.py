@@ -11,8 +11,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import clip_for_tests as clips
-import contract
 from petiole.backbones.dual_encoder.towers import TwoTowers
 from petiole.engine.optimizer import learning_rate, make_optimizer
 from petiole.engine.weight_average import GaussianAverage
@@ -22,6 +20,8 @@ from petiole.methods.registry import create
 from petiole.tasks.classification import training
 from petiole.tasks.classification.model import AdaptedClassifier, ClassificationLoss
 from petiole.tasks.classification.sampler import Sampler
+from petiole.testing import dual_encoder as clips
+from petiole.testing import image_case as contract
 
 
 def test_rates_of_ten_epochs() -> None:

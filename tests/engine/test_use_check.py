@@ -8,8 +8,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import backbones_for_tests as tiny
-import contract
 from petiole.backbones.base import Backbone
 from petiole.engine.use_check import UseCheck
 from petiole.errors import RunError
@@ -17,6 +15,8 @@ from petiole.layers.tasks import PerTask, routed
 from petiole.methods.registry import create
 from petiole.tasks.classification.model import AdaptedClassifier
 from petiole.tasks.classification.training import Callbacks, train
+from petiole.testing import backbones as tiny
+from petiole.testing import image_case as contract
 from training_for_tests import descend
 
 

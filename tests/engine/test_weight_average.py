@@ -8,8 +8,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import backbones_for_tests as tiny
-import contract
 from petiole.backbones.base import IMAGES
 from petiole.engine.weight_average import ExponentialAverage, Teacher
 from petiole.errors import ConfigError
@@ -17,6 +15,8 @@ from petiole.methods.base import SelfTeacher
 from petiole.methods.registry import create
 from petiole.methods.self_distillation import SelfDistillation
 from petiole.tasks.classification.model import AdaptedClassifier, ClassificationLoss
+from petiole.testing import backbones as tiny
+from petiole.testing import image_case as contract
 from training_for_tests import Regression, descend, regression, same
 
 EMA = {"average_decay": 0.8, "average_as": "teacher"}

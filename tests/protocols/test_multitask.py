@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-import language_for_tests as tiny
 from petiole.engine.record import Record
 from petiole.engine.run import RunSpec
 from petiole.errors import ConfigError, DataError, RunError
@@ -18,6 +17,7 @@ from petiole.protocols.comparison import ComparisonRow
 from petiole.protocols.multitask import Multitask, commonest, jobs_of, plan, run_all
 from petiole.tasks.text.training import TextOptions
 from petiole.tasks.text.workspace import TextGeneration, TextWorkspace
+from petiole.testing import encoder_decoder as tiny
 
 SCHOOL = TextGeneration("a-model", ("a-folder",))
 

@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 from torch import nn
 
-import backbones_for_tests as small
 from petiole.backbones.base import Backbone
 from petiole.backbones.registry import load
 from petiole.backbones.vision import cnn
@@ -23,6 +22,7 @@ from petiole.tasks.text.grid_pool import GridPool
 from petiole.tasks.text.model import VisionTower
 from petiole.tasks.text.vision_tower import Trained
 from petiole.tasks.text.visual import BackboneVisuals, PixelSource, open_vision_tower
+from petiole.testing import backbones as small
 
 KINDS: tuple[Trained, ...] = ("all", "last", "norms")
 

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-import backbones_for_tests as small
 from petiole.backbones.base import Backbone
 from petiole.backbones.registry import load
 from petiole.backbones.vision.cnn import ConvNet
@@ -27,6 +26,7 @@ from petiole.engine.feature_store import FeatureCache, entries
 from petiole.errors import ConfigError, DataError
 from petiole.tasks.text.grid_pool import GridPool
 from petiole.tasks.text.visual import BackboneVisuals
+from petiole.testing import backbones as small
 
 Tiny = Callable[..., ConvNet]
 
