@@ -75,8 +75,8 @@ class AdaptedBackbone(nn.Module):
         return label(self.adapted, self.classes, images)
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
-        super()._apply(fn, recurse)
-        self.backbone.module._apply(fn)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.backbone.module._apply(fn)  # type: ignore[no-untyped-call]
         return self
 
 
