@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from petiole.backbones.codebook_lvlm.loading import load_lvlm
     from petiole.backbones.encoder_decoder.loading import load_language_model
     from petiole.backbones.registry import load
-    from petiole.commands.ask import ask
     from petiole.commands.cache import cache
     from petiole.commands.compare import compare
     from petiole.commands.demo import demo
@@ -55,7 +54,6 @@ _HOMES = {
     **{
         verb: f"commands.{verb}"
         for verb in (
-            "ask",
             "cache",
             "compare",
             "demo",
@@ -84,7 +82,6 @@ __all__ = [
     "AdapterPool",
     "PetioleError",
     "__version__",
-    "ask",
     "cache",
     "compare",
     "demo",

@@ -6,49 +6,51 @@ import json
 import sys
 from typing import Any
 
-from cyclopts import App, Parameter
-from rich.console import Console, Group
+from cyclopts import App, Group, Parameter
+from rich.console import Console
+from rich.console import Group as Lines
 from rich.text import Text
 
 from petiole.errors import PetioleError
 from petiole.version import __version__
 
-VERBS = {
-    "demo": "The main job on real images, offline, in a few minutes.",
-    "fit": "Train one adapter on your images; writes a run folder and an adapter file.",
-    "predict": "Label images with an adapter.",
-    "eval": "Score an adapter on labelled images.",
-    "compare": "Several methods on the same images, draws and seeds; paired tests, one page.",
-    "transfer": "Data sets x backbones x methods x seeds; wins, ties and costs in one table.",
-    "generalise": "Train on some classes, test on others by their names: base to novel, other data.",
-    "few-shot": "Accuracy by the number of labelled images of each class.",
-    "multitask": "Many vision-language tasks in one model: methods x seeds, one table.",
-    "ask": "Put a question about a picture to a trained language model.",
-    "sweep": "One method at several ranks: how much rank is enough, on how many images.",
-    "params": "Count parameters and FLOPs of a method, without weights.",
-    "reproduce": "A published table beside ours: claimed, ours, verdict, and what is missing.",
-    "merge": "Put an adapter into the backbone's weights, where mathematics allows.",
-    "fold": "Store what prediction needs of an adapter: class vectors, or static weights.",
-    "import-dassl": "A checkpoint of CoOp, CoCoOp, MaPLe, IVLP or PromptSRC as an adapter.",
-    "pair": "Join an image backbone and a sentence encoder into two towers.",
-    "synthesize": "Draw a data set of generated scenes or boards, to try things offline.",
-    "features": "Run images through a frozen backbone into the feature cache, ahead of training.",
-    "cache": "List, verify or clean the feature cache.",
-    "report": "Write the page of a run or comparison again.",
-    "inspect": "Show a backbone's roles, a method's settings, an adapter or a run.",
-    "doctor": "Check this machine and installation.",
+GROUPS = {
+    "Train": {
+        "fit": "Train one adapter on your data; writes a run folder and an adapter file.",
+        "compare": "Several methods on the same data, splits and seeds; paired tests, one page.",
+        "multitask": "Many vision-language tasks in one model: methods x seeds, one table.",
+    },
+    "Look": {
+        "predict": "Label images with an adapter, or ask a language model about them.",
+        "eval": "Score an adapter on data that it has not seen.",
+        "report": "Write the page of a run or comparison again.",
+        "inspect": "Show a backbone's roles, a method's settings, an adapter or a run.",
+        "params": "Count parameters and FLOPs of a method, without weights.",
+    },
+    "Ship": {
+        "merge": "Put an adapter into the backbone's weights, where mathematics allows.",
+        "fold": "Store what prediction needs of an adapter: class vectors, or static weights.",
+        "import-dassl": "A checkpoint of CoOp, CoCoOp, MaPLe, IVLP or PromptSRC as an adapter.",
+        "pair": "Join an image backbone and a sentence encoder into two towers.",
+    },
+    "Study": {
+        "demo": "The main job on real images, offline, in a few minutes.",
+        "sweep": "One method at several ranks: how much rank is enough, on how many images.",
+        "transfer": "Data sets x backbones x methods x seeds; wins, ties and costs in one table.",
+        "generalise": "Train on some classes, test on others by their names: base to novel, other data.",
+        "few-shot": "Accuracy by the number of labelled images of each class.",
+        "reproduce": "A published table beside ours: claimed, ours, verdict, and what is missing.",
+    },
+    "Data": {
+        "synthesize": "Draw a data set of generated scenes or boards, to try things offline.",
+        "features": "Run images through a frozen backbone into the feature cache, ahead of training.",
+        "cache": "List, verify or clean the feature cache.",
+        "doctor": "Check this machine and installation.",
+    },
 }
+VERBS = {verb: about for group in GROUPS.values() for verb, about in group.items()}
 _FILES = {"eval": "evaluate", "few-shot": "few_shot", "import-dassl": "import_dassl"}
-RESUMING = (
-    ["demo"],
-    ["fit"],
-    ["compare"],
-    ["transfer"],
-    ["generalise"],
-    ["few-shot"],
-    ["sweep"],
-    ["multitask"],
-)
+RESUMING = ("demo", "fit", "compare", "transfer", "generalise", "few-shot", "sweep", "multitask")
 
 app = App(
     name="petiole",
@@ -59,10 +61,17 @@ app = App(
     suppress_keyboard_interrupt=False,  # main says how to go on
     default_parameter=Parameter(negative=()),
 )
-for _verb, _about in VERBS.items():
-    _home = _FILES.get(_verb, _verb)
-    # Loaded when called: the root help imports no verb.
-    app.command(f"petiole.commands.{_home}:{_home}", name=_verb, help=_about)
+for _order, (_name, _verbs) in enumerate(GROUPS.items()):
+    _group = Group(_name, sort_key=_order)
+    for _verb, _about in _verbs.items():
+        _home = _FILES.get(_verb, _verb)
+        # Loaded when called: the root help imports no verb.
+        app.command(
+            f"petiole.commands.{_home}:{_home}",
+            name=_verb,
+            help=_about,
+            group=_group,
+        )
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -89,7 +98,9 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         again = (
-            "Repeat the command with --resume" if tokens[:1] in RESUMING else "Repeat the command"
+            "Repeat the command with --resume"
+            if tokens and tokens[0] in RESUMING
+            else "Repeat the command"
         )
         Console(stderr=True).print(f"Interrupted. {again} to go on.", soft_wrap=True)
         sys.exit(130)
@@ -101,7 +112,7 @@ def _show(result: Any, as_json: bool) -> None:
         print(json.dumps(result.model_dump(mode="json"), indent=2))
     else:
         # A group renders each line by its own rules; a lone text would be wrapped.
-        Console().print(Group(result), crop=False)
+        Console().print(Lines(result), crop=False)
 
 
 def _complain(text: str) -> None:

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from petiole.commands.options import CommandResult, default_cache, plural
+from petiole.commands.verb import verb
 
 
 class Cache(CommandResult):
@@ -52,6 +53,7 @@ class Cache(CommandResult):
         )
 
 
+@verb
 def cache(
     action: Literal["list", "verify", "clean", "clear"] = "list",
     /,

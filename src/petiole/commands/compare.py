@@ -11,6 +11,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from petiole.commands.options import CommandResult, ModelOptions, Settings, fact, pairs
+from petiole.commands.verb import verb
 
 
 class Compared(CommandResult):
@@ -37,6 +38,7 @@ class Compared(CommandResult):
         )
 
 
+@verb
 def compare(
     images: Path,
     *,
@@ -50,12 +52,12 @@ def compare(
     all_images: bool = False,
     tune: bool = False,
     validation: float = 0.25,
-    draws: int = 5,
-    inits: int = 1,
+    split_seeds: int = 5,
+    seeds: int = 1,
     out: Path | None = None,
     resume: bool = False,
     processes: int = 1,
-    model_options: ModelOptions | None = None,
+    model: ModelOptions | None = None,
 ) -> Compared:
     """Train several methods on the same draws and test them once each on the same images.
 
@@ -74,12 +76,11 @@ def compare(
         all_images: train on all of them instead.
         tune: choose each method's learning rate from its own grid, on validation only.
         validation: share of the training images that this is decided on.
-        draws: support draws, the unit of a result.
-        inits: initialisation seeds a draw.
+        split_seeds: support draws, the unit of a result.
+        seeds: initialisations a draw.
         out: folder; by default runs/IMAGES-compare.
         resume: finish an interrupted comparison; finished runs are kept.
         processes: runs at a time.
-        model_options: where and how the backbone runs.
 
     Raises:
         PetioleError: bad images, unknown names, or a folder that holds another comparison.
@@ -92,17 +93,19 @@ def compare(
     from petiole.report.page import write_comparison
     from petiole.report.tables import summarise
 
-    model_options = model_options or ModelOptions()
+    model = model or ModelOptions()
     folder = Path(out) if out else Path("runs") / f"{Path(images).stem}-compare"
-    bench = model_options.bench(images, source, test, test_fraction)
-    chosen = domain_shift.from_table(table) if table else _chosen(methods, bool(bench.source))
+    chosen = domain_shift.from_table(table) if table else _chosen(methods, bool(source))
+    bench = model.classification(
+        images, source, test, test_fraction, methods=[row.method for row in chosen["rows"]]
+    )
     if tune:
         chosen["rows"] = tuning.with_rates(chosen["rows"])
     workspace = reopened(bench)
     comparison = Comparison(
         **chosen,
-        draws=draws,
-        inits=inits,
+        draws=split_seeds,
+        inits=seeds,
         shots=None if all_images else shots,
         validation=validation if any(row.grid for row in chosen["rows"]) else 0.0,
         notes=list(workspace.notes),
@@ -110,9 +113,7 @@ def compare(
     jobs = domain_shift.jobs_of(comparison, bench, folder, pairs(settings), resume=resume)
     announce(workspace, [*jobs, *tuning.trials(comparison, jobs, folder)])
     local = Local(processes)
-    domain_shift.compare(
-        comparison, jobs, folder, executor=local, resume=resume, quiet=model_options.quiet
-    )
+    domain_shift.compare(comparison, jobs, folder, executor=local, resume=resume, quiet=model.quiet)
     return Compared(folder=folder, report=write_comparison(folder), summary=summarise(folder))
 
 

@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from petiole.commands.compare import Compared, compare
 from petiole.commands.options import CommandResult, ModelOptions, fact
 from petiole.commands.predict import PredictResult, predict
+from petiole.commands.verb import verb
 
 
 class Demo(CommandResult):
@@ -30,26 +31,26 @@ class Demo(CommandResult):
         )
 
 
+@verb
 def demo(
     *,
     out: Path = Path("runs/demo"),
-    draws: int = 5,
+    split_seeds: int = 5,
     steps: int = 300,
     per_class: int = 100,
     resume: bool = False,
     processes: int = 2,
-    model_options: ModelOptions | None = None,
+    model: ModelOptions | None = None,
 ) -> Demo:
     """Rendered digits as source, ten real handwritten ones a class as target; Table 1 on them.
 
     Args:
         out: folder for images, runs and page.
-        draws: draws of the ten real digits.
+        split_seeds: draws of the ten real digits.
         steps: optimiser steps of each trained row.
         per_class: rendered digits a class.
         resume: finish an interrupted demo.
         processes: runs at a time, each on one core: small matrices gain nothing from more.
-        model_options: where and how the backbone runs.
     """
     from petiole.data.synthetic.digits import write_digits
     from petiole.engine.progress import console
@@ -67,11 +68,11 @@ def demo(
         images,
         table="cls-residual-lora/table1",
         settings={"steps": steps, "views": 0},
-        draws=draws,
+        split_seeds=split_seeds,
         out=out,
         resume=resume,
         processes=processes,
-        model_options=model_options,
+        model=model,
     )
     comparison = Comparison.read(out)
     adapter = comparison.runs(out, comparison.headline)[0] / "adapter"

@@ -12,6 +12,7 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from petiole.commands.options import CommandResult, default_cache
+from petiole.commands.verb import verb
 
 ROOM_GB = 2.0
 
@@ -42,6 +43,7 @@ class DoctorReport(CommandResult):
         return table
 
 
+@verb
 def doctor(*, cache_dir: Path | None = None) -> DoctorReport:
     """Check libraries, processor, bundled weights, cache folder and disk; changes nothing.
 

@@ -1,40 +1,59 @@
-"""``petiole eval``: score an adapter on labelled images."""
+"""``petiole eval``: score an adapter on data that it has not seen."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import RenderableType
+from pydantic import Field
+from rich.console import Group, RenderableType
 from rich.text import Text
 
-from petiole.commands.codebook import EncoderScores, InferenceOptions, Languages, evaluate_encoder
-from petiole.commands.options import CommandResult, plural
+from petiole.commands.options import CommandResult, InferenceOptions, plural
+from petiole.commands.options import device as device_of
+from petiole.commands.verb import verb
+from petiole.errors import ConfigError, unknown
 
 
 class Evaluation(CommandResult):
     """Scores of an adapter on a set.
 
     Attributes:
-        scores: accuracy, macro_accuracy, ece, nll, n.
+        kind: of the adapter.
+        scores: table -> metric -> value: ``test`` for labelled images, a table for each language model or task.
+        samples: scored.
         test_evaluations: how often this set has been scored with this adapter, now included.
-        confusion: rows are true classes, columns predictions.
+        classes, confusion: of labelled images; rows are true classes, columns predictions.
+        notes: on the data.
     """
 
     adapter: Path
-    images: Path
-    classes: list[str]
-    scores: dict[str, float]
+    data: Path
+    kind: str
+    scores: dict[str, dict[str, float]]
+    samples: int
     test_evaluations: int
-    confusion: list[list[int]]
-    notes: list[str]
+    classes: list[str] = Field(default_factory=list)
+    confusion: list[list[int]] = Field(default_factory=list)
+    notes: list[str] = Field(default_factory=list)
 
     def text(self) -> RenderableType:
-        s = self.scores
-        lines = [
+        opened = Text(f"this set was opened {self.test_evaluations}x with this adapter")
+        notes = (Text(note) for note in self.notes)
+        if self.kind != "classification":
+            from petiole.commands.fit import scores_table
+
+            return Group(
+                scores_table(self.scores), Text(plural(self.samples, "sample")), opened, *notes
+            )
+        s = self.scores["test"]
+        first = Text(
             f"{100 * s['accuracy']:.2f} % correct on {plural(int(s['n']), 'image')} "
-            f"(macro {100 * s['macro_accuracy']:.2f} %, ECE {s['ece']:.3f}, NLL {s['nll']:.3f})",
-            f"this set was opened {self.test_evaluations}x with this adapter",
-        ]
+            f"(macro {100 * s['macro_accuracy']:.2f} %, ECE {s['ece']:.3f}, NLL {s['nll']:.3f})"
+        )
+        return Group(first, opened, *map(Text, self._confused()), *notes)
+
+    def _confused(self) -> list[str]:
+        """The commonest mistakes."""
         wrong = sorted(
             (
                 (n, i, j)
@@ -44,51 +63,58 @@ class Evaluation(CommandResult):
             ),
             reverse=True,
         )
-        lines += [
-            f"{n:5d} x {self.classes[i]} taken for {self.classes[j]}" for n, i, j in wrong[:5] if n
-        ]
-        return Text("\n".join([*lines, *self.notes]))
+        names = self.classes
+        return [f"{n:5d} x {names[i]} taken for {names[j]}" for n, i, j in wrong[:5] if n]
 
 
+@verb
 def evaluate(
     adapter: Path,
-    images: Path,
-    /,
+    data: Path,
     *,
     weights: Path | None = None,
-    device: str = "cpu",
+    device: str = "auto",
     skip_bad: bool = False,
-    lm: Languages = (),
     inference: InferenceOptions | None = None,
-) -> Evaluation | EncoderScores:
-    """Score an adapter on labelled images; the opening of the set is written beside the adapter.
-
-    A tuned encoder (craft) is scored on questions about images, before each language model named.
+) -> Evaluation:
+    """Score an adapter; the opening of the set is written beside the adapter.
 
     Args:
         adapter: adapter folder, or the run folder around it.
-        images: folder with one folder a class, or a CSV or Parquet list.
-        weights: where the backbone's weights lie now, if they were moved.
-        device: cpu, cuda, ...
+        data: labelled images (class folders, or a CSV or Parquet list); for adapters of language models questions
+            about images, whose part ``test`` is scored.
+        weights: where the weights of an image backbone lie now, if they were moved.
+        device: auto, cpu, cuda, ...
         skip_bad: leave unreadable images out, and count them.
-        lm: language models to put a tuned encoder before; by default that of its training.
-        inference: how questions are put.
 
     Raises:
         AdapterError: the adapter is damaged or does not fit the backbone.
-        DataError: bad images, or classes that the adapter does not know.
+        ConfigError: an option that this kind of adapter has no use for.
+        DataError: bad data, or classes that the adapter does not know.
     """
-    from petiole.engine.adapter import kind_of
+    from petiole.engine.adapter import find, read_manifest
 
-    if kind_of(Path(adapter)) == "codebook":
-        return evaluate_encoder(
-            adapter,
-            images,
-            languages=lm,
-            inference=inference or InferenceOptions(),
-            device=device,
-            skip_bad=skip_bad,
+    kind = read_manifest(find(adapter)).kind
+    if weights and kind != "classification":
+        raise ConfigError(
+            f"--weights is for image backbones, and {adapter} has none. Leave it out."
         )
+    if kind != "codebook" and inference not in (None, InferenceOptions()):
+        raise ConfigError(
+            f"--keep, --route and --language-model are for models over a codebook, and {adapter} is of the kind {kind}."
+        )
+    where, path = device_of(device), Path(data)
+    if kind == "classification":
+        return _images(Path(adapter), path, weights, where, skip_bad=skip_bad)
+    if kind == "text":
+        return _texts(Path(adapter), path, where, skip_bad=skip_bad)
+    options = inference or InferenceOptions()
+    return _codebook(Path(adapter), path, where, options, skip_bad=skip_bad)
+
+
+def _images(
+    adapter: Path, images: Path, weights: Path | None, where: str, *, skip_bad: bool
+) -> Evaluation:
     from petiole.data.sources import open_data
     from petiole.engine.adapter import find
     from petiole.engine.feature_extractor import Features
@@ -97,20 +123,76 @@ def evaluate(
     from petiole.tasks.classification.adapter import ClassificationAdapter
     from petiole.tasks.classification.model import predict
 
-    opened = ClassificationAdapter.load(Path(adapter), weights=weights, device=device)
+    opened = ClassificationAdapter.load(adapter, weights=weights, device=where)
     data = open_data(images, classes=opened.classes, skip_bad=skip_bad)
-    test_evaluations = count_test_evaluation(
-        find(Path(adapter)), data.digest(), len(data), "petiole eval"
-    )
+    count = count_test_evaluation(find(adapter), data.digest(), len(data), "petiole eval")
     table = Features(opened.adapted.backbone).table(data, opened.adapted.cut)
     probabilities = predict(opened.adapted, table.batches(len(data), 64)).logits
     guesses = probabilities.argmax(1).numpy()
     return Evaluation(
-        adapter=Path(adapter),
-        images=Path(images),
+        adapter=adapter,
+        data=images,
+        kind="classification",
+        scores={"test": score(probabilities.double().numpy(), data.labels).to_dict()},
+        samples=len(data),
+        test_evaluations=count,
         classes=opened.classes,
-        scores=score(probabilities.double().numpy(), data.labels).to_dict(),
-        test_evaluations=test_evaluations,
         confusion=confusion(guesses, data.labels, len(opened.classes)).tolist(),
         notes=list(data.notes),
+    )
+
+
+def _texts(adapter: Path, folder: Path, where: str, *, skip_bad: bool) -> Evaluation:
+    from petiole.data.readers.questions import open_questions
+    from petiole.engine.adapter import find
+    from petiole.engine.record import count_test_evaluation
+    from petiole.tasks.text.adapter import TextAdapter
+    from petiole.tasks.text.training import evaluate as score
+
+    opened = TextAdapter.load(adapter, device=where)
+    data = open_questions(folder, skip_bad=skip_bad)
+    known = {task.kind: task.name for task in opened.manifest.tasks}
+    if data.task not in known:
+        raise unknown(f"task of {adapter}", data.task, known)
+    samples = data["test"]
+    count = count_test_evaluation(find(adapter), data.digest(), len(samples), "petiole eval")
+    return Evaluation(
+        adapter=adapter,
+        data=folder,
+        kind="text",
+        scores={known[data.task]: score(opened, data, known[data.task])},
+        samples=len(samples),
+        test_evaluations=count,
+        notes=list(data.notes),
+    )
+
+
+def _codebook(
+    adapter: Path, folder: Path, where: str, options: InferenceOptions, *, skip_bad: bool
+) -> Evaluation:
+    from petiole.data.readers.questions import open_questions
+    from petiole.engine.adapter import find
+    from petiole.engine.record import count_test_evaluation
+    from petiole.tasks.codebook.adapter import CodebookAdapter
+    from petiole.tasks.codebook.training import evaluate as score
+
+    data = open_questions(folder, skip_bad=skip_bad)
+    names = options.language_models or ("",)
+    files = [CodebookAdapter.load(adapter, backbone=name, device=where) for name in names]
+    samples = data["test"]
+    count = count_test_evaluation(find(adapter), data.digest(), len(samples), "petiole eval")
+    scores, notes = {}, list(data.notes)
+    for file in files:
+        found, tuned = score(file, data, options.pruning(), route=options.route)
+        scores[file.adapted.model.name] = found
+    if options.route:
+        notes.append(f"{100 * tuned:.0f} % of the images went through the tuned encoder")
+    return Evaluation(
+        adapter=adapter,
+        data=folder,
+        kind="codebook",
+        scores=scores,
+        samples=len(samples),
+        test_evaluations=count,
+        notes=notes,
     )

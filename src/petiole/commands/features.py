@@ -9,6 +9,8 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from petiole.commands.options import CommandResult, default_cache, fact, plural
+from petiole.commands.options import device as device_of
+from petiole.commands.verb import verb
 
 
 class Extracted(CommandResult):
@@ -51,16 +53,17 @@ class Extracted(CommandResult):
         )
 
 
+@verb
 def features(
     images: Path,
     /,
     *,
     backbone: str = "petiole/efficientnet-lite0",
-    places: int = 36,
+    visual_tokens: int = 36,
     videos: bool = False,
     weights: Path | None = None,
     image_size: int | None = None,
-    device: str = "cpu",
+    device: str = "auto",
     precision: Literal["fp32", "bf16"] = "fp32",
     dtype: Literal["float32", "float16", "bfloat16"] = "float16",
     cache_dir: Path | None = None,
@@ -72,11 +75,11 @@ def features(
     Args:
         images: folder; images may lie at any depth.
         backbone: image backbone, as for fit.
-        places: local tokens of a picture after pooling: a square number.
+        visual_tokens: local tokens of a picture after pooling: a square number.
         videos: each folder that holds images is a video, and each image a frame: one vector a frame.
         weights: local safetensors file for the named architecture.
         image_size: pixels, where the model accepts other sizes than its own.
-        device: cpu, cuda, ...
+        device: auto, cpu, cuda, ...
         precision: bf16 computes in mixed precision.
         dtype: in which features are stored.
         cache_dir: the cache's folder, if it is not the usual one.
@@ -91,20 +94,20 @@ def features(
     from petiole.tasks.text.visual import BackboneVisuals
 
     names = _names(Path(images), videos)
-    sight = BackboneVisuals(
+    visuals = BackboneVisuals(
         Path(images),
-        load(backbone, weights=weights, image_size=image_size, device=device),
+        load(backbone, weights=weights, image_size=image_size, device=device_of(device)),
         Path(cache_dir) if cache_dir else default_cache(),
-        places,
+        visual_tokens,
         precision=precision,
         dtype=dtype,
     )
-    done = sight.prepare(names, skip_bad=skip_bad, quiet=quiet)
+    done = visuals.prepare(names, skip_bad=skip_bad, quiet=quiet)
     return Extracted(
-        cache=sight.cache.root,
+        cache=visuals.cache.root,
         backbone=backbone,
-        tokens=1 if videos else places,
-        width=sight.width,
+        tokens=1 if videos else visual_tokens,
+        width=visuals.width,
         images=done.images,
         computed=done.computed,
         left_out=list(done.left_out),

@@ -10,10 +10,12 @@ from cyclopts import Parameter
 
 from petiole.commands.generalise import Generalised, measured
 from petiole.commands.options import ModelOptions, Settings
+from petiole.commands.verb import verb
 
 METHODS = ("zero-shot", "tip-adapter", "logistic-regression", "coop")
 
 
+@verb
 def few_shot(
     images: Path,
     *,
@@ -28,7 +30,7 @@ def few_shot(
     out: Path | None = None,
     resume: bool = False,
     processes: int = 1,
-    model_options: ModelOptions | None = None,
+    model: ModelOptions | None = None,
 ) -> Generalised:
     """Train and test on all classes, with 1, 2, 4, 8 and 16 images of each.
 
@@ -49,7 +51,6 @@ def few_shot(
         out: folder; by default runs/IMAGES-few-shot.
         resume: finish an interrupted measurement; finished runs are kept.
         processes: runs at a time.
-        model_options: where and how the backbone runs.
 
     Raises:
         PetioleError: bad images, unknown names, too few images for the shots, or a folder that holds another
@@ -58,7 +59,7 @@ def few_shot(
     from petiole.data.readers import coop
     from petiole.protocols import domain_shift, generalisation
 
-    model_options = model_options or ModelOptions()
+    model = model or ModelOptions()
     root = Path(out) if out else Path("runs") / f"{Path(images).stem}-few-shot"
     rows = domain_shift.rows_of(methods)
     asked = generalisation.few_shot(
@@ -70,5 +71,7 @@ def few_shot(
         known=coop.name_of(Path(images)),
         published=published,
     )
-    bench = model_options.bench(images, None, test, test_fraction)
+    bench = model.classification(
+        images, None, test, test_fraction, methods=[row.method for row in rows]
+    )
     return measured(asked, bench, {}, root, settings, resume=resume, processes=processes)

@@ -1,4 +1,4 @@
-"""``petiole fit``: one adapter, from images to a run folder."""
+"""``petiole fit``: one adapter, from data to a run folder."""
 
 from __future__ import annotations
 
@@ -7,13 +7,25 @@ from shlex import quote
 from typing import Any
 
 from rich.console import Group, RenderableType
+from rich.table import Table
 from rich.text import Text
 
-from petiole.commands.codebook import FittedEncoder, InferenceOptions, Languages, fit_encoder
-from petiole.commands.options import CommandResult, ModelOptions, Settings, fact, pairs, plural
+from petiole.commands.options import (
+    CodebookTaskOptions,
+    CommandResult,
+    Data,
+    ImageOptions,
+    ModelOptions,
+    Settings,
+    TextTaskOptions,
+    fact,
+    pairs,
+    plural,
+)
+from petiole.commands.verb import verb
 
 
-class Fitted(CommandResult):
+class FitResult(CommandResult):
     """A finished run.
 
     Attributes:
@@ -29,120 +41,138 @@ class Fitted(CommandResult):
     record: dict[str, Any]
 
     def text(self) -> RenderableType:
-        scores, ledger = self.record["scores"], self.record["ledger"]
-        accuracy = Text(f"{100 * scores['accuracy']:.2f} %", style="bold")
+        request, ledger = self.record["request"], self.record["ledger"]
+        adapter = quote(str(self.adapter))
+        question = "" if request["kind"] == "classification" else ' --question "..."'
         return Group(
-            accuracy.append(
-                f" correct on {plural(int(scores['n']), 'held-back image')} "
-                f"(macro {100 * scores['macro_accuracy']:.2f} %, ECE {scores['ece']:.3f}); "
-                f"{self.record['selection']}, test set opened {self.record['test_evaluations']}x",
-                style="not bold",
-            ),
+            self._scores(),
             Text(
                 f"trained  {ledger['trainable']:,} parameters "
                 f"({ledger['trainable_percent_of_backbone']:.3f} % of the backbone's), "
                 f"{ledger['inference']:,} kept for prediction"
             ),
-            *(Text(f"note     {note}") for note in self.record["request"]["data"]["notes"]),
+            *(Text(f"note     {note}") for note in request["data"]["notes"]),
             fact("adapter", self.adapter),
             fact("report", self.report),
-            fact("next", f"petiole predict {quote(str(self.adapter))} IMAGE..."),
+            fact("next", f"petiole predict {adapter} IMAGE{question}"),
         )
 
+    def _scores(self) -> RenderableType:
+        tables = self.record["scores"]
+        if self.record["request"]["kind"] != "classification":
+            return scores_table(tables)
+        scores = next(iter(tables.values()))
+        accuracy = Text(f"{100 * scores['accuracy']:.2f} %", style="bold")
+        return accuracy.append(
+            f" correct on {plural(int(scores['n']), 'held-back image')} "
+            f"(macro {100 * scores['macro_accuracy']:.2f} %, ECE {scores['ece']:.3f}); "
+            f"{self.record['selection']}, test set opened {self.record['test_evaluations']}x",
+            style="not bold",
+        )
 
+    def predict(self, data: Any, **options: Any) -> Any:
+        """``petiole.predict`` with this run's adapter."""
+        from petiole.commands.predict import predict
+
+        return predict(self.adapter, data, **options)
+
+
+def scores_table(tables: dict[str, dict[str, float]]) -> Table:
+    """A column for each task or language model, a row for each metric, in per cent."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("")
+    for name in tables:
+        table.add_column(Path(name).name, justify="right", overflow="fold")
+    for metric in dict.fromkeys(metric for scores in tables.values() for metric in scores):
+        label = metric.removesuffix("_given").replace("_", " ")
+        known = [f"{scores[metric]:.1f}" if metric in scores else "" for scores in tables.values()]
+        table.add_row(label + ", where explained" * metric.endswith("_given"), *known)
+    return table
+
+
+@verb
 def fit(
-    images: Path,
+    data: Data,
     *,
-    source: Path | None = None,
-    test: Path | None = None,
-    test_fraction: float = 0.5,
     method: str = "cls-residual-lora",
     settings: Settings = None,
-    shots: int | None = 10,
-    all_images: bool = False,
-    draw: int = 0,
     seed: int = 0,
     out: Path | None = None,
     resume: bool = False,
-    model_options: ModelOptions | None = None,
     checkpoint_seconds: float = 20.0,
-    lm: Languages = (),
-    general: Path | None = None,
-    inference: InferenceOptions | None = None,
-) -> Fitted | FittedEncoder:
-    """Train one adapter and score it once on held-back images.
+    model: ModelOptions | None = None,
+    images: ImageOptions | None = None,
+    text: TextTaskOptions | None = None,
+    codebook: CodebookTaskOptions | None = None,
+) -> FitResult:
+    """Train one adapter and score it once on what is held back.
 
-    IMAGES is a folder with one folder a class, a CSV or Parquet list, or a root with synthetic/,
-    real_train/ and real_eval/.
-
-    With craft and its rivals (vision-ft, ldifs, projector-ft, llm-lora, lvlm-zero-shot) IMAGES are questions about images
-    (JSON Lines, VQA-RAD, or class folders, which are asked as questions), and BACKBONE is the vision-language model that
-    the encoder is trained before.
+    DATA is what the method learns from. Labelled images: a folder with one folder a class, a CSV or Parquet list, or a
+    root with synthetic/, real_train/ and real_eval/. For vl- methods, one or more tasks of texts about images: folders
+    of JSON Lines, or TASK=FOLDER for a public layout. For craft and its rivals, questions about images: JSON Lines,
+    VQA-RAD, or class folders, which are asked as questions.
 
     Args:
-        images: the target (real) images.
-        source: labelled images of the source domain: synthetic, old, drawn, ...
-        test: held-back target images; otherwise a part of IMAGES is held back.
-        test_fraction: that part.
+        data: see above.
         method: registered name; see petiole inspect methods.
         settings: fields of the method or recipe that differ from its defaults.
-        shots: target images drawn from each class for training.
-        all_images: train on all of them instead.
-        draw: seed of the draw.
         seed: of initialisation, batches and dropout.
-        out: run folder; by default runs/IMAGES-METHOD-drawN-seedN.
+        out: run folder; by default runs/DATA-METHOD-splitN-seedN.
         resume: go on where an interrupted run stopped, to the same numbers.
-        model_options: where and how the backbone runs.
         checkpoint_seconds: between two checkpoints.
-        lm: further language models over the codebook, to be scored with the encoder (craft and its rivals).
-        general: questions of no domain, whose images remember=1 keeps at their codes (craft).
-        inference: how the scored questions are put (craft and its rivals).
 
     Raises:
-        PetioleError: bad images, unknown names, or a folder that holds another run.
+        ConfigError: an unknown method or setting, or an option that this method has no use for.
+        PetioleError: bad data, or a folder that holds another run.
     """
-    from petiole.tasks.codebook.adapter import is_lvlm_method
-
-    if is_lvlm_method(method):
-        return fit_encoder(
-            images,
-            method=method,
-            settings=pairs(settings),
-            seed=seed,
-            out=out,
-            resume=resume,
-            model_options=model_options or ModelOptions(),
-            others=lm,
-            general=general,
-            inference=inference or InferenceOptions(),
-            checkpoint_seconds=checkpoint_seconds,
-        )
     from petiole.commands.announce import announce
+    from petiole.commands.defaults import kind_of_methods
+    from petiole.commands.tasks import open_task
     from petiole.engine.run import RunSpec, run
     from petiole.engine.task import reopened
     from petiole.methods.registry import create
     from petiole.report.page import write_run
-    from petiole.tasks.classification.workspace import Subset
 
-    create(method, pairs(settings))  # a slip in them is told before any image is read
-    images = Path(images)
-    folder = Path(out) if out else Path("runs") / f"{images.stem}-{method}-draw{draw}-seed{seed}"
-    job = RunSpec(
-        task=(model_options or ModelOptions()).bench(images, source, test, test_fraction),
-        method=method,
-        settings=pairs(settings),
-        folder=folder,
-        options=Subset(None if all_images else shots, draw, vectors=True),
+    create(method, pairs(settings))  # a slip in them is told before any data is read
+    kind = kind_of_methods([method])
+    sets = list(data) if isinstance(data, list | tuple) else [data]
+    task, options = open_task(
+        kind,
+        sets,
+        [method],
+        model or ModelOptions(),
+        images or ImageOptions(),
+        text or TextTaskOptions(),
+        codebook or CodebookTaskOptions(),
+    )
+    folder = Path(out) if out else Path("runs") / default_name(sets, method, options, seed)
+    if kind == "classification":
+        from dataclasses import replace
+
+        options = replace(options, vectors=True)
+    spec = RunSpec(
+        task,
+        method,
+        folder,
+        pairs(settings),
+        options,
         seed=seed,
         resume=resume,
         checkpoint_seconds=checkpoint_seconds,
     )
-    announce(reopened(job.task), [job])
-    record = run(job)
-    page = write_run(folder)
-    return Fitted(
+    announce(reopened(task), [spec])
+    record = run(spec)
+    return FitResult(
         folder=folder,
         adapter=folder / "adapter",
-        report=page,
+        report=write_run(folder),
         record=record.model_dump(mode="json"),
     )
+
+
+def default_name(sets: list[Any], method: str, options: Any, seed: int) -> str:
+    """``photos-lora-qkv-split0-seed0``."""
+    names = "-".join(Path(str(one).rpartition("=")[2]).stem for one in sets[:3])
+    split = getattr(options, "split_seed", None)
+    split_part = "" if split is None else f"-split{split}"
+    return f"{names}-{method.replace(':', '-')}{split_part}-seed{seed}"

@@ -8,6 +8,7 @@ from shlex import quote
 from rich.console import Group, RenderableType
 
 from petiole.commands.options import CommandResult, fact
+from petiole.commands.verb import verb
 from petiole.errors import ConfigError
 
 
@@ -49,10 +50,11 @@ class FoldedSpeaker(CommandResult):
     def text(self) -> RenderableType:
         return Group(
             fact("adapter", f"{self.adapter} ({self.values:,} numbers; before {self.before:,})"),
-            fact("next", f'petiole ask {quote(str(self.adapter))} "a question" --image IMAGE'),
+            fact("next", f'petiole predict {quote(str(self.adapter))} IMAGE --question "..."'),
         )
 
 
+@verb
 def fold(
     adapter: Path, /, *, out: Path, weights: Path | None = None
 ) -> FoldedAdapter | FoldedSpeaker:

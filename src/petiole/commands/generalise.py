@@ -12,6 +12,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from petiole.commands.options import CommandResult, ModelOptions, Settings, fact, pairs
+from petiole.commands.verb import verb
 from petiole.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class Generalised(CommandResult):
         )
 
 
+@verb
 def generalise(
     images: Path,
     *,
@@ -65,7 +67,7 @@ def generalise(
     out: Path | None = None,
     resume: bool = False,
     processes: int = 1,
-    model_options: ModelOptions | None = None,
+    model: ModelOptions | None = None,
 ) -> Generalised:
     """Train on half of the classes, test on the other half by their names; or on other data sets.
 
@@ -88,7 +90,6 @@ def generalise(
         out: folder; by default runs/IMAGES-generalise.
         resume: finish an interrupted measurement; finished runs are kept.
         processes: runs at a time.
-        model_options: where and how the backbone runs.
 
     Raises:
         PetioleError: bad images, unknown names, or a folder that holds another measurement.
@@ -97,13 +98,16 @@ def generalise(
     from petiole.protocols import domain_shift
     from petiole.protocols import generalisation as protocol
 
-    model_options = model_options or ModelOptions()
+    model = model or ModelOptions()
     root = Path(out) if out else Path("runs") / f"{Path(images).stem}-generalise"
-    bench = model_options.bench(images, None, test, test_fraction)
     stated = domain_shift.from_table(table, baselines=()) if table else {}
+    rows = stated.get("rows") or domain_shift.rows_of(methods)
+    bench = model.classification(
+        images, None, test, test_fraction, methods=[row.method for row in rows]
+    )
     asked = protocol.plan(
         Path(images).name,
-        stated.get("rows") or domain_shift.rows_of(methods),
+        rows,
         reference=reference or stated.get("reference", ""),
         places=[_name(path, to) for path in to],
         shots=None if all_images else shots,

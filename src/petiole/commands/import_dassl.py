@@ -11,6 +11,7 @@ from cyclopts import Parameter
 from rich.console import Group, RenderableType
 
 from petiole.commands.options import CommandResult, Settings, fact, pairs
+from petiole.commands.verb import verb
 from petiole.errors import ConfigError
 
 
@@ -34,6 +35,7 @@ class ImportedAdapter(CommandResult):
         )
 
 
+@verb
 def import_dassl(
     file: Path,
     /,

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from petiole.commands.options import CommandResult
+from petiole.commands.verb import verb
 
 if TYPE_CHECKING:
     from petiole.backbones.base import FrozenNetwork
@@ -32,6 +33,7 @@ class Inspection(CommandResult):
         return table
 
 
+@verb
 def inspect(
     what: str, /, *, image_size: int | None = None, images: Path | None = None
 ) -> Inspection:

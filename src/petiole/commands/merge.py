@@ -8,6 +8,7 @@ from shlex import quote
 from rich.console import Group, RenderableType
 
 from petiole.commands.options import CommandResult, fact
+from petiole.commands.verb import verb
 
 
 class Merged(CommandResult):
@@ -31,6 +32,7 @@ class Merged(CommandResult):
         )
 
 
+@verb
 def merge(adapter: Path, /, *, out: Path, weights: Path | None = None) -> Merged:
     """Fold an adapter into its backbone: no cost in prediction any more.
 

@@ -10,11 +10,12 @@ from cyclopts import Parameter
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from petiole.commands.options import CommandResult, Settings, default_cache, fact, pairs, plural
+from petiole.commands.options import CommandResult, Settings, default_cache, fact, pairs
+from petiole.commands.options import device as device_of
+from petiole.commands.verb import verb
 
 if TYPE_CHECKING:
-    from petiole.engine.run import RunSpec
-    from petiole.tasks.text.workspace import TextWorkspace
+    pass
 
 
 class Multitasked(CommandResult):
@@ -44,17 +45,18 @@ class Multitasked(CommandResult):
             *(Text(line) for line in notes(self.summary)),
             fact("table", self.folder / "table.md"),
             fact("adapter", adapter),
-            fact("next", f'petiole ask {adapter} "a question" --image IMAGE'),
+            fact("next", f'petiole predict {adapter} IMAGE --question "..."'),
         )
 
 
+@verb
 def multitask(
     tasks: Annotated[Sequence[str], Parameter(consume_multiple=True)],
     *,
     backbone: str = "petiole/tiny-vl",
-    eyes: str = "",
+    vision_backbone: str = "",
     features: Path | None = None,
-    places: int = 36,
+    visual_tokens: int = 36,
     methods: Annotated[Sequence[str], Parameter(consume_multiple=True)] = ("vl-adapter",),
     table: str | None = None,
     reference: str = "",
@@ -63,12 +65,12 @@ def multitask(
     mode: Literal["proportional", "balanced", "mixed"] = "proportional",
     fraction: float = 1.0,
     no_prefixes: bool = False,
-    validation: bool = False,
+    validation_part: bool = False,
     visual: Annotated[Settings, Parameter(name="--visual", negative=())] = None,
     out: Path | None = None,
     resume: bool = False,
     processes: int = 1,
-    device: str = "cpu",
+    device: str = "auto",
     precision: Literal["fp32", "bf16"] = "fp32",
     cache_dir: Path | None = None,
     skip_bad: bool = False,
@@ -84,9 +86,9 @@ def multitask(
     Args:
         tasks: folders, or TASK=FOLDER.
         backbone: petiole/tiny-vl, clip-bart-base, clip-t5-base, or a BART or T5 by folder or hf/NAME.
-        eyes: image backbone that makes the features; by default the model's own.
+        vision_backbone: image backbone that makes the features; by default the model's own.
         features: stored features instead: VL-Adapter's datasets/ folder with .h5, .npz or .parquet files.
-        places: visual features an image, after pooling.
+        visual_tokens: visual features an image, after pooling.
         methods: registered names (vl-...); the first is what the others are compared with.
         table: instead of methods, a table of rows, e.g. vl-adapter/methods, or a TOML file of one's own.
         reference: name of another row to compare with.
@@ -96,12 +98,12 @@ def multitask(
         mode: one task a batch in proportion to their sizes, balanced, or all tasks mixed in every batch.
         fraction: share of every task's training samples.
         no_prefixes: put no hard prompt before texts.
-        validation: score on val and leave the test part closed.
+        validation_part: score on val and leave the test part closed.
         visual: key=value of the V->L block: boxes, mask_padding, norms.
         out: folder; by default runs/multitask.
         resume: finish an interrupted measurement; finished runs are kept.
         processes: runs at a time.
-        device: cpu, cuda, ...
+        device: auto, cpu, cuda, ...
         precision: bf16 computes in mixed precision.
         cache_dir: folder of the feature cache.
         skip_bad: leave samples of unreadable images out, and count them.
@@ -110,6 +112,7 @@ def multitask(
     Raises:
         PetioleError: bad data, unknown names, or a folder that holds another measurement.
     """
+    from petiole.commands.announce import announce
     from petiole.engine.executor import Local
     from petiole.engine.task import reopened
     from petiole.protocols import domain_shift
@@ -118,14 +121,14 @@ def multitask(
     from petiole.tasks.text.workspace import TextGeneration
 
     root = Path(out) if out else Path("runs") / "multitask"
-    school = TextGeneration(
+    task = TextGeneration(
         model=backbone,
         tasks=tuple(map(str, tasks)),
-        vision_backbone=eyes,
+        vision_backbone=vision_backbone,
         features=Path(features) if features else None,
-        visual_tokens=places,
+        visual_tokens=visual_tokens,
         options=tuple(pairs(visual).items()),
-        device=device,
+        device=device_of(device),
         precision=precision,
         cache=Path(cache_dir) if cache_dir else default_cache(),
         skip_bad=skip_bad,
@@ -133,7 +136,7 @@ def multitask(
     )
     stated = domain_shift.from_table(table, baselines=()) if table else {}
     rows = stated.get("rows") or domain_shift.rows_of(methods)
-    opened = reopened(school)
+    opened = reopened(task)
     asked = protocol.plan(
         rows,
         reference=reference or stated.get("reference", ""),
@@ -143,29 +146,11 @@ def multitask(
         mode=mode,
         fraction=fraction,
         prefixes=not no_prefixes,
-        scored="val" if validation else "test",
+        scored="val" if validation_part else "test",
     )
-    jobs = protocol.jobs_of(asked, school, root, pairs(settings), resume=resume)
-    if not quiet:
-        _announce(opened, jobs)
+    jobs = protocol.jobs_of(asked, task, root, pairs(settings), resume=resume)
+    announce(opened, jobs)
     protocol.run_all(asked, jobs, root, executor=Local(processes), resume=resume, quiet=quiet)
     summary = summarise(root)
     write(summary, root)
     return Multitasked(folder=root, summary=summary)
-
-
-def _announce(opened: TextWorkspace, jobs: Sequence[RunSpec]) -> None:
-    """Say what will be trained on what, on standard error."""
-    from petiole.engine.progress import console
-
-    for data in opened.tasks:
-        counts = ", ".join(f"{len(samples):,} {part}" for part, samples in data.parts.items())
-        console.print(f"task     {data.name}: {counts}", highlight=False, markup=False)
-        for note in data.notes:
-            console.print(f"note     {note}", style="yellow", highlight=False, markup=False)
-    console.print(
-        f"training {plural(len(jobs), 'run')} on {opened.model.name} "
-        f"({opened.model.parameter_count:,} parameters)",
-        highlight=False,
-        markup=False,
-    )

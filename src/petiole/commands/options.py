@@ -1,12 +1,17 @@
-"""What verbs share: the result face, ``--set``, and the options that make a bench."""
+"""What verbs share: the result face, ``--set``, and groups of options.
+
+``None`` means that an option was not given, so that one which a task has no use for can be told from a default.
+"""
 
 from __future__ import annotations
 
+import inspect
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from cyclopts import Parameter
 from pydantic import BaseModel, ConfigDict
@@ -16,18 +21,45 @@ from rich.text import Text
 from petiole.errors import ConfigError
 
 if TYPE_CHECKING:
+    from petiole.layers.token_pruning import Pruning
     from petiole.tasks.classification.workspace import Classification
 
     Settings = Mapping[str, Any] | Sequence[str] | None
+    Data = Any
 else:
     Settings = Annotated[
         list[str] | None,
-        Parameter(name="--set", negative=(), help="key=value of the method or recipe; repeatable."),
+        Parameter(
+            name="--set",
+            negative=(),
+            consume_multiple=True,
+            help="key=value of the method or recipe; several, or repeated.",
+        ),
     ]
+    Data = Annotated[list[str], Parameter(negative=(), consume_multiple=True)]
+
+
+C = TypeVar("C", bound=type)
+
+
+def group(title: str) -> Callable[[C], C]:
+    """Class decorator: fields are options under a title of the help, which says of each what the docstring says."""
+
+    def add(cls: C) -> C:
+        listed = inspect.cleandoc(cls.__doc__ or "").partition("Attributes:\n")[2]
+        told = {
+            name: " ".join(text.split())
+            for name, text in re.findall(r"^    (\w+): ((?:.+\n?)(?:      +.+\n?)*)", listed, re.M)
+        }
+        for name, hint in list(cls.__annotations__.items()):
+            cls.__annotations__[name] = f"Annotated[{hint}, Parameter(help={told[name]!r})]"
+        return Parameter(name="*", group=title)(cls)
+
+    return add
 
 
 class CommandResult(BaseModel):
-    """What a verb returns: fields for programs, ``text`` for people."""
+    """What a verb returns: fields for programs, ``text`` for people, HTML for notebooks."""
 
     model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
 
@@ -38,64 +70,211 @@ class CommandResult(BaseModel):
     def __rich__(self) -> RenderableType:
         return self.text()
 
+    def _repr_html_(self) -> str:
+        """The same for a notebook."""
+        from rich.console import Console
 
-@Parameter(name="*")
+        with open(os.devnull, "w", encoding="utf-8") as nowhere:
+            console = Console(record=True, width=110, file=nowhere)
+            console.print(self.text())
+        return console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
+
+
+@group("Model")
 @dataclass(frozen=True)
 class ModelOptions:
-    """Where and how a backbone runs.
+    """Which model runs, where and how.
 
     Attributes:
-        backbone: petiole/tiny-vit, petiole/efficientnet-lite0, timm/MODEL, or a model folder.
+        backbone: petiole/tiny-vit, petiole/efficientnet-lite0, timm/MODEL, hf/OWNER/MODEL, or a model folder; by
+            default a packaged one that the method fits.
         weights: local safetensors file for the named architecture.
         image_size: pixels, where the model accepts other sizes than its own.
-        device: cpu, cuda, ...
-        precision: bf16 computes in mixed precision: faster where the processor has it.
+        device: auto (CUDA where there is one), cpu, cuda, ...
+        precision: fp32, or bf16, which computes in mixed precision: faster where the processor has it.
         grad_checkpointing: less memory for time: recompute activations in the backward pass.
         compile: train through torch.compile: slow to start, faster afterwards.
-        dtype: in which cached features are stored.
+        dtype: in which cached features are stored; by default float32.
         cache_dir: folder of the feature cache.
         no_cache: recompute the frozen half in every epoch.
         skip_bad: leave unreadable images out, and count them.
         quiet: no progress bars.
     """
 
-    backbone: str = "petiole/efficientnet-lite0"
+    backbone: str | None = None
     weights: Path | None = None
     image_size: int | None = None
-    device: str = "cpu"
+    device: str = "auto"
     precision: Literal["fp32", "bf16"] = "fp32"
     grad_checkpointing: bool = False
     compile: bool = False
-    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    dtype: Literal["float32", "float16", "bfloat16"] | None = None
     cache_dir: Path | None = None
     no_cache: bool = False
     skip_bad: bool = False
     quiet: bool = False
 
-    def bench(
-        self, images: Path, source: Path | None, test: Path | None, test_fraction: float
+    @property
+    def cache(self) -> Path | None:
+        """Folder of the feature cache."""
+        if self.no_cache:
+            return None
+        return Path(self.cache_dir) if self.cache_dir else default_cache()
+
+    def classification(
+        self,
+        images: Any,
+        source: Path | None = None,
+        test: Path | None = None,
+        test_fraction: float | None = None,
+        *,
+        methods: Sequence[str] = (),
     ) -> Classification:
-        """Put images on this machine."""
+        """Put images on this model; without a name, on a packaged one that takes these methods."""
+        from petiole.commands.defaults import backbone_for
         from petiole.tasks.classification.workspace import Classification
 
-        cache = Path(self.cache_dir) if self.cache_dir else default_cache()
         return Classification(
-            backbone=self.backbone,
+            backbone=self.backbone or backbone_for(methods),
             images=Path(images),
             source=Path(source) if source else None,
             test=Path(test) if test else None,
-            test_fraction=test_fraction,
+            test_fraction=0.5 if test_fraction is None else test_fraction,
             weights=Path(self.weights) if self.weights else None,
             image_size=self.image_size,
-            device=self.device,
+            device=device(self.device),
             precision=self.precision,
             checkpointing=self.grad_checkpointing,
             compiled=self.compile,
-            dtype=self.dtype,
-            cache=None if self.no_cache else cache,
+            dtype=self.dtype or "float32",
+            cache=self.cache,
             skip_bad=self.skip_bad,
             quiet=self.quiet,
         )
+
+
+@group("Labelled images")
+@dataclass(frozen=True)
+class ImageOptions:
+    """Which labelled images are learned from and scored.
+
+    Attributes:
+        source: labelled images of the source domain: synthetic, old, drawn, ...
+        test: held-back target images; otherwise a part of DATA is held back.
+        test_fraction: that part; by default 0.5.
+        shots: target images drawn from each class for training; by default 10.
+        all_images: train on all of them instead.
+        split_seed: seed of the draw.
+    """
+
+    source: Path | None = None
+    test: Path | None = None
+    test_fraction: float | None = None
+    shots: int | None = None
+    all_images: bool = False
+    split_seed: int | None = None
+
+
+@group("Texts about images")
+@dataclass(frozen=True)
+class TextTaskOptions:
+    """How an encoder-decoder sees, learns and is scored.
+
+    Attributes:
+        vision_backbone: image backbone that makes the features; by default the model's own.
+        features: stored features instead: VL-Adapter's datasets/ folder with .h5, .npz or .parquet files.
+        visual_tokens: visual features an image, after pooling; by default 36.
+        visual: key=value of the V->L block: boxes, mask_padding, norms.
+        mode: one task a batch in proportion to their sizes, balanced, or all tasks mixed in every batch.
+        fraction: share of every task's training samples.
+        no_prefixes: put no hard prompt before texts.
+        validation_part: score val and leave the test part closed.
+    """
+
+    vision_backbone: str | None = None
+    features: Path | None = None
+    visual_tokens: int | None = None
+    visual: Annotated[
+        list[str] | dict[str, Any] | None, Parameter(negative=(), consume_multiple=True)
+    ] = None
+    mode: Literal["proportional", "balanced", "mixed"] | None = None
+    fraction: float | None = None
+    no_prefixes: bool = False
+    validation_part: bool = False
+
+
+@group("Questions over a codebook")
+@dataclass(frozen=True)
+class CodebookTaskOptions:
+    """Which language models read the codes, and how.
+
+    Attributes:
+        language_models: further language models over the codebook, which are scored with the encoder.
+        general: questions of no domain, whose images remember=1 keeps at their codes.
+        keep: share of image tokens that the language model reads; by default 1, all.
+        prune: which are kept: full, rarity+residual, rarity, random or uniform.
+        positions: kept tokens keep their places, or close up (compact).
+    """
+
+    language_models: Annotated[
+        Sequence[str], Parameter(name="--language-model", negative=(), consume_multiple=True)
+    ] = ()
+    general: Path | None = None
+    keep: float | None = None
+    prune: Literal["full", "rarity+residual", "rarity", "random", "uniform"] | None = None
+    positions: Literal["keep", "compact"] | None = None
+
+
+@group("Questions over a codebook")
+@dataclass(frozen=True)
+class InferenceOptions:
+    """How questions are put to a model over a codebook.
+
+    Attributes:
+        language_models: language models to put a tuned encoder before; by default that of its training.
+        keep: share of image tokens that the language model reads; by default 1, all.
+        prune: which are kept: full, rarity+residual, rarity, random or uniform.
+        positions: kept tokens keep their places, or close up (compact).
+        route: send images that do not look like the domain through the original encoder.
+    """
+
+    language_models: Annotated[
+        Sequence[str], Parameter(name="--language-model", negative=(), consume_multiple=True)
+    ] = ()
+    keep: float | None = None
+    prune: Literal["full", "rarity+residual", "rarity", "random", "uniform"] | None = None
+    positions: Literal["keep", "compact"] | None = None
+    route: bool = False
+
+    def pruning(self) -> Pruning | None:
+        """Of image tokens, if any go."""
+        return pruning(self.keep, self.prune, self.positions)
+
+
+def pruning(keep: float | None, mode: Any, positions: Any) -> Pruning | None:
+    """What three options say about image tokens; ``None`` where all stay.
+
+    Raises:
+        ConfigError: a way of pruning where nothing is pruned.
+    """
+    from petiole.layers.token_pruning import Pruning
+
+    if keep is None or keep == 1:
+        if mode or positions:
+            raise ConfigError(
+                "--prune and --positions say how tokens go; say how many stay: --keep 0.8."
+            )
+        return None
+    return Pruning(keep=keep, mode=mode or "full", positions=positions or "keep")
+
+
+def device(name: str) -> str:
+    """``auto`` is CUDA where there is a device, else the CPU."""
+    if name != "auto":
+        return name
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def default_cache() -> Path:

@@ -8,6 +8,7 @@ from shlex import quote
 from rich.console import Group, RenderableType
 
 from petiole.commands.options import CommandResult, fact
+from petiole.commands.verb import verb
 from petiole.errors import ConfigError
 
 
@@ -31,6 +32,7 @@ class PairResult(CommandResult):
         )
 
 
+@verb
 def pair(
     folder: Path,
     /,

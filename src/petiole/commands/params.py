@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from petiole.commands.options import CommandResult, Settings, pairs
+from petiole.commands.verb import verb
 
 DENOMINATORS = (
     "VL-Adapter's tables are in % of total; its first version, and perhaps the rows of 1.14 and 1.18 % (V->L block "
@@ -99,6 +100,7 @@ def _question(whole: dict[str, Any], pruned: dict[str, Any]) -> Table:
     return table
 
 
+@verb
 def params(
     *,
     backbone: str = "petiole/efficientnet-lite0",

@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import RenderableType
 
 from petiole.commands.options import CommandResult, fact
+from petiole.commands.verb import verb
 from petiole.errors import RunError
 
 
@@ -19,6 +20,7 @@ class ReportResult(CommandResult):
         return fact("report", self.report)
 
 
+@verb
 def report(folder: Path, /) -> ReportResult:
     """Write report.html of a run folder or of a comparison folder again, from its records.
 

@@ -12,7 +12,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from petiole.commands.options import CommandResult, ModelOptions, default_cache, fact
+from petiole.commands.options import CommandResult, ModelOptions, device, fact
+from petiole.commands.verb import verb
 
 if TYPE_CHECKING:
     from petiole.tasks.text.workspace import TextGeneration
@@ -196,6 +197,7 @@ def _legend(sources: Mapping[str, str]) -> list[Text]:
     return [Text(f"source   {tag}: {meaning}") for tag, meaning in sources.items()]
 
 
+@verb
 def reproduce(
     name: str,
     /,
@@ -206,7 +208,7 @@ def reproduce(
     out: Path | None = None,
     resume: bool = False,
     processes: int = 1,
-    model_options: ModelOptions | None = None,
+    model: ModelOptions | None = None,
 ) -> Reproduced | ReproducedShares | ReproducedTable:
     """Print what was claimed, ours, and the verdict; and what is missing for the rest.
 
@@ -226,7 +228,6 @@ def reproduce(
         out: folder; by default runs/NAME.
         resume: finish an interrupted measurement; finished runs are kept.
         processes: runs at a time.
-        model_options: where and how the backbone runs.
 
     Raises:
         ConfigError: no such table or row; the nearest are listed.
@@ -245,22 +246,22 @@ def reproduce(
         return _share(name, table)
     if kind == "shares":
         return _shares(name, table)
-    model_options = model_options or ModelOptions()
+    model = model or ModelOptions()
     root = Path(out) if out else Path("runs") / name.replace("/", "-")
     terms: dict[str, Any] = {"methods": methods, "seeds": seeds, "resume": resume}
     terms["executor"] = Local(processes)
     if kind == reproduction.PUBLISHED:
         done = reproduction.unmeasured(table, methods)
     elif kind == reproduction_tasks.KIND:
-        school = _school(table, model_options)
+        school = _school(table, model)
         done = reproduction_tasks.reproduce(table, school, data, root, **terms)
     else:
         done = reproduction.reproduce(
             table,
-            lambda images: model_options.bench(images, None, None, 0.5),
+            lambda images: model.classification(images, methods=_methods(table)),
             data,
             root,
-            quiet=model_options.quiet,
+            quiet=model.quiet,
             **terms,
         )
     return ReproducedTable(
@@ -280,19 +281,22 @@ KINDS = ("params", "shares", "base-to-novel", "elsewhere", "multitask", "publish
 """Kinds of tables that can be reproduced."""
 
 
-def _school(table: Mapping[str, Any], model_options: ModelOptions) -> TextGeneration:
+def _methods(table: Mapping[str, Any]) -> list[str]:
+    return list(dict.fromkeys(row["method"] for row in table["rows"] if "method" in row))
+
+
+def _school(table: Mapping[str, Any], model: ModelOptions) -> TextGeneration:
     """The model of the claim, unless another one is named, on this machine."""
     from petiole.tasks.text.workspace import TextGeneration
 
-    own = model_options.backbone == ModelOptions().backbone
     return TextGeneration(
-        model=table["backbone"] if own else model_options.backbone,
+        model=model.backbone or table["backbone"],
         tasks=(),
-        device=model_options.device,
-        precision=model_options.precision,
-        cache=Path(model_options.cache_dir) if model_options.cache_dir else default_cache(),
-        skip_bad=model_options.skip_bad,
-        quiet=model_options.quiet,
+        device=device(model.device),
+        precision=model.precision,
+        cache=model.cache,
+        skip_bad=model.skip_bad,
+        quiet=model.quiet,
     )
 
 

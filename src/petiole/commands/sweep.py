@@ -11,6 +11,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from petiole.commands.options import CommandResult, ModelOptions, Settings, fact, pairs
+from petiole.commands.verb import verb
 
 RANKS = (1, 2, 4, 8, 16, 32, 64, 128)
 FRACTIONS = (0.1, 0.3, 1.0)
@@ -45,6 +46,7 @@ class Swept(CommandResult):
         )
 
 
+@verb
 def sweep(
     what: Literal["rank"],
     images: Path,
@@ -61,7 +63,7 @@ def sweep(
     out: Path | None = None,
     resume: bool = False,
     processes: int = 1,
-    model_options: ModelOptions | None = None,
+    model: ModelOptions | None = None,
 ) -> Swept:
     """Train one method at several ranks, on several shares of the training images.
 
@@ -82,7 +84,6 @@ def sweep(
         out: folder; by default runs/IMAGES-rank.
         resume: finish an interrupted sweep; finished runs are kept.
         processes: runs at a time.
-        model_options: where and how the backbone runs.
 
     Raises:
         PetioleError: bad images, a method without a rank, or a folder that holds another sweep.
@@ -94,7 +95,7 @@ def sweep(
     from petiole.report.elbow import summarise
     from petiole.report.elbow_words import write
 
-    model_options = model_options or ModelOptions()
+    model = model or ModelOptions()
     folder = Path(out) if out else Path("runs") / f"{Path(images).stem}-{what}"
     wanted = rank_sweep.plan(
         method,
@@ -104,7 +105,7 @@ def sweep(
         seeds=seeds,
         validation=validation,
     )
-    bench = model_options.bench(images, None, test, test_fraction)
+    bench = model.classification(images, None, test, test_fraction, methods=[method])
     workspace = reopened(bench)
     jobs = [
         job
@@ -113,7 +114,7 @@ def sweep(
     ]
     announce(workspace, jobs)
     local = Local(processes)
-    rank_sweep.run(wanted, bench, folder, executor=local, resume=resume, quiet=model_options.quiet)
+    rank_sweep.run(wanted, bench, folder, executor=local, resume=resume, quiet=model.quiet)
     summary = summarise(folder)
     write(summary, folder)
     return Swept(folder=folder, summary=summary)

@@ -8,6 +8,7 @@ from shlex import quote
 from rich.console import Group, RenderableType
 
 from petiole.commands.options import CommandResult, fact
+from petiole.commands.verb import verb
 
 PER_CLASS = (32, 40)
 QUESTIONS = (2000, 500)
@@ -43,6 +44,7 @@ class SynthesizeResult(CommandResult):
         )
 
 
+@verb
 def synthesize(
     folder: Path,
     /,

@@ -12,6 +12,7 @@ from cyclopts import Parameter
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from petiole.commands.defaults import backbone_for
 from petiole.commands.options import (
     CommandResult,
     ModelOptions,
@@ -21,6 +22,7 @@ from petiole.commands.options import (
     pairs,
     plural,
 )
+from petiole.commands.verb import verb
 from petiole.errors import ConfigError, unknown
 
 if TYPE_CHECKING:
@@ -58,6 +60,7 @@ class Transferred(CommandResult):
         )
 
 
+@verb
 def transfer(
     data: Annotated[Sequence[str], Parameter(consume_multiple=True)],
     /,
@@ -74,7 +77,7 @@ def transfer(
     out: Path = Path("runs/transfer"),
     resume: bool = False,
     processes: int = 1,
-    model_options: ModelOptions | None = None,
+    model: ModelOptions | None = None,
 ) -> Transferred:
     """Train methods on all training images of several data sets, from several backbones.
 
@@ -94,7 +97,6 @@ def transfer(
         out: folder of the cells and the table.
         resume: finish an interrupted transfer, or add data sets and backbones to one.
         processes: runs at a time.
-        model_options: where and how the backbones run.
 
     Raises:
         PetioleError: missing or bad images, unknown names, or a folder that holds another transfer.
@@ -105,9 +107,11 @@ def transfer(
     from petiole.protocols import transfer as protocol
     from petiole.report.transfer import summarise, write
 
-    model_options, folder = model_options or ModelOptions(), Path(out)
+    model, folder = model or ModelOptions(), Path(out)
     images, known = _images(data, folder)
-    benches = _benches(images, _backbones(backbones, model_options), test_fraction)
+    benches = _benches(
+        images, _backbones(backbones, model, methods or ("adaptertune",)), test_fraction
+    )
     wanted = protocol.plan(
         [protocol.TransferCell.of(*key, bench, folder) for key, bench in benches.items()],
         methods,
@@ -119,14 +123,14 @@ def transfer(
     whole = protocol.joined(wanted, folder, resume=resume)
     cells = [cell for cell in wanted.cells if not whole.finished(folder, cell)]
     to_do = {cell.name: benches[cell.data, cell.backbone] for cell in cells}
-    cache = Path(model_options.cache_dir or default_cache())
+    cache = model.cache or default_cache()
     for name in sorted(known & {cell.data for cell in cells}):
         write_table(name, Path(data_root), images[name], cache=cache, download=download)
     forget_workspaces()  # files may have changed since an earlier call in this process
-    if not model_options.quiet:
+    if not model.quiet:
         _announce(wanted, to_do, folder)
     local = Local(processes)
-    protocol.run(whole, to_do, folder, executor=local, resume=resume, quiet=model_options.quiet)
+    protocol.run(whole, to_do, folder, executor=local, resume=resume, quiet=model.quiet)
     summary = summarise(folder)
     write(summary, folder)
     return Transferred(folder=folder, summary=summary)
@@ -169,31 +173,33 @@ def _own(item: str, known: Mapping[str, str]) -> tuple[str, Path]:
     return name, path
 
 
-def _backbones(items: Sequence[str], model_options: ModelOptions) -> dict[str, ModelOptions]:
-    """A machine for each backbone, by the name that its folder gets."""
+def _backbones(
+    items: Sequence[str], model: ModelOptions, methods: Sequence[str]
+) -> dict[str, ModelOptions]:
+    """Options for each backbone, by the name that its folder gets."""
     if not items:
-        weights = [str(model_options.weights)] if model_options.weights else []
-        items = ["=".join([model_options.backbone, *weights])]
-    elif model_options.weights:
+        weights = [str(model.weights)] if model.weights else []
+        items = ["=".join([model.backbone or backbone_for(methods), *weights])]
+    elif model.weights:
         raise ConfigError("--weights fits one backbone; with --backbones, write NAME=WEIGHTS.")
     found: dict[str, ModelOptions] = {}
     for item in items:
-        model, _, file = item.partition("=")
-        name = Path(model).name + (f"+{Path(file).stem}" if file else "")
+        backbone, _, file = item.partition("=")
+        name = Path(backbone).name + (f"+{Path(file).stem}" if file else "")
         if name in found:
             raise ConfigError(f"Two backbones are called {name}; rename a weights file.")
-        found[name] = replace(model_options, backbone=model, weights=Path(file) if file else None)
+        found[name] = replace(model, backbone=backbone, weights=Path(file) if file else None)
     return found
 
 
 def _benches(
-    images: Mapping[str, Path], machines: Mapping[str, ModelOptions], test_fraction: float
+    images: Mapping[str, Path], models: Mapping[str, ModelOptions], test_fraction: float
 ) -> dict[tuple[str, str], Classification]:
     """Every data set on every backbone."""
     return {
-        (data, name): model_options.bench(path, None, None, test_fraction)
+        (data, name): one.classification(path, None, None, test_fraction)
         for data, path in images.items()
-        for name, model_options in machines.items()
+        for name, one in models.items()
     }
 
 

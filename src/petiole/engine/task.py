@@ -11,7 +11,7 @@ Third parties register a module under the entry point ``petiole.tasks``.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import import_module
@@ -59,7 +59,21 @@ class Task(ABC, Generic[W]):
 
 
 class Workspace(ABC):
-    """Data and backbone, opened."""
+    """Data and backbone, opened.
+
+    Attributes:
+        task: what was opened.
+    """
+
+    task: Task[Any]
+
+    @abstractmethod
+    def describe(self, specs: Sequence[RunSpec]) -> list[str]:
+        """What runs on it will do and cost, a line each; notes begin with ``note``.
+
+        Raises:
+            ConfigError: an unknown method or setting.
+        """
 
     @abstractmethod
     def prepare(self, spec: RunSpec) -> TaskRun:

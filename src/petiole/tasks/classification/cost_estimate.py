@@ -110,3 +110,25 @@ def _fresh(
         ids = [*data.ids, *(scored.ids if index == 0 else ())]
         seen.update((key, image) for image in (cache.missing(key, ids) if cache else ids))
     return len(seen) - before
+
+
+def describe(workspace: ClassificationWorkspace, jobs: Sequence[RunSpec]) -> list[str]:
+    """Data, frozen work still to do, storage and training steps of ``jobs``, a line each."""
+    shift, task, seen = workspace.shift, workspace.task, estimate_cost(workspace, jobs)
+    source = f"{_count(len(shift.source), 'source image')}, " if shift.source else ""
+    shots = (jobs[0].options or Subset()).shots
+    drawn = f"{shots} a class" if shots else "all"
+    return [
+        f"data     {source}{len(shift.classes)} classes, {len(shift.train):,} target images to draw "
+        f"from ({drawn}), {len(shift.test):,} held back",
+        *(f"note     {note}" for note in workspace.notes),
+        f"frozen   {workspace.backbone.name}, {seen.images:,} images through the frozen half "
+        f"({seen.flops / 1e12:.2f} TFLOPs), {seen.megabytes:,.0f} MB to store in "
+        f"{task.cache or 'no cache: repeated in every epoch'}",
+        f"training {_count(len(jobs), 'run')}, {seen.steps:,} steps, "
+        f"{seen.train_flops / 1e12:.2f} TFLOPs above the cut, {task.precision} on {task.device}",
+    ]
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n:,} {what}" + ("" if n == 1 else "s")

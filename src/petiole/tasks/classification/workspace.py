@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -105,6 +105,8 @@ class Subset:
 class ClassificationWorkspace(Workspace):
     """Both of them opened; files are read and features computed when they are asked for."""
 
+    task: Classification
+
     def __init__(self, task: Classification) -> None:
         self.task = task
         self.feature_seconds = 0.0
@@ -114,6 +116,11 @@ class ClassificationWorkspace(Workspace):
         from petiole.tasks.classification.task import ClassificationRun
 
         return ClassificationRun(self, spec)
+
+    def describe(self, specs: Sequence[RunSpec]) -> list[str]:
+        from petiole.tasks.classification.cost_estimate import describe
+
+        return describe(self, specs)
 
     @cached_property
     def backbone(self) -> Backbone:

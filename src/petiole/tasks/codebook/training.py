@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
+from pathlib import Path
 
 from torch import Tensor
 
@@ -18,9 +19,11 @@ from petiole.engine.progress import progress
 from petiole.engine.trainer import Callbacks, Trainer, accelerate
 from petiole.layers.token_pruning import Pruning
 from petiole.methods.codebook.base import LVLMMethod
+from petiole.tasks.codebook.adapter import CodebookAdapter
 from petiole.tasks.codebook.batches import BatchLoader
 from petiole.tasks.codebook.images import ImageFolder, VisionOutputs
 from petiole.tasks.codebook.model import AdaptedCodebookModel, CodebookLoss
+from petiole.tasks.text.registry import find
 
 ROWS = 100
 """Samples that are answered at a time."""
@@ -114,3 +117,58 @@ def answers(
             )
             advance(len(rows))
     return texts
+
+
+def see(
+    adapter: CodebookAdapter, image_folder: ImageFolder, names: Sequence[str], *, route: bool
+) -> tuple[VisionOutputs, float]:
+    """What the tuned encoder sees in images, and the share that it has seen.
+
+    Args:
+        route: images that do not look like the domain go through the original encoder.
+    """
+    seen = image_folder.vision_outputs(adapter.adapted, names)
+    if not route:
+        return seen, 1.0
+    return image_folder.routed(seen, adapter.adapted, adapter.frequencies, names)
+
+
+def ask(
+    adapter: CodebookAdapter,
+    image: Path,
+    question: str,
+    pruning: Pruning | None = None,
+    *,
+    route: bool = False,
+) -> str:
+    """What a tuned encoder's language model says to one question.
+
+    Raises:
+        DataError: the image cannot be read.
+    """
+    names = [str(image)]
+    folder = ImageFolder(Path(), adapter.adapted.model.tower)
+    seen, _ = see(adapter, folder, names, route=route)
+    return adapter.adapted.answer(
+        seen(names), [question], pruning=pruning, frequencies=adapter.frequencies.tuned
+    )[0]
+
+
+def evaluate(
+    adapter: CodebookAdapter,
+    data: TextDataset,
+    pruning: Pruning | None = None,
+    *,
+    route: bool = False,
+) -> tuple[dict[str, float], float]:
+    """Metrics in per cent on the part ``test``, and the share of images that the tuned encoder has seen.
+
+    Raises:
+        DataError: there is no such part, or an image cannot be read.
+    """
+    samples = data["test"]
+    names = [sample.images[0] for sample in samples]
+    folder = ImageFolder(data.root, adapter.adapted.model.tower)
+    seen, tuned = see(adapter, folder, names, route=route)
+    texts = answers(adapter.adapted, seen, samples, pruning, adapter.frequencies.tuned)
+    return find(data.task).score(samples, texts), tuned

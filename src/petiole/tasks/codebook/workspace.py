@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -12,6 +13,7 @@ from petiole.data.readers.questions import open_questions
 from petiole.data.text_dataset import TextDataset
 from petiole.engine.feature_extractor import Precision
 from petiole.engine.task import Task, TaskRun, Workspace
+from petiole.tasks.text.workspace import counts
 
 if TYPE_CHECKING:
     from petiole.engine.run import RunSpec
@@ -65,6 +67,19 @@ class CodebookWorkspace(Workspace):
     data: TextDataset
     others: tuple[LVLM, ...] = ()
     general: TextDataset | None = None
+
+    def describe(self, specs: Sequence[RunSpec]) -> list[str]:
+        from petiole.tasks.codebook.adapter import method_of
+
+        recipe = method_of(specs[0].method, specs[0].settings).recipe
+        length = f"{recipe.epochs:g} passes" if recipe.epochs else f"{recipe.steps} steps"
+        scored = ", ".join(model.name for model in (self.model, *self.others))
+        return [
+            f"data     {self.data.root}: {counts(self.data.parts)}",
+            *(f"note     {note}" for note in self.data.notes),
+            f"training {specs[0].method} before {self.model.name}, {length} of {recipe.batch_size} questions",
+            f"scoring  {scored}",
+        ]
 
     def prepare(self, spec: RunSpec) -> TaskRun:
         from petiole.tasks.codebook.task import CodebookRun

@@ -5,7 +5,7 @@ Its golden values are scores of the first tokens (or answers) of a fixed input.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -193,7 +193,7 @@ def _vision(card: ModelCard, given: Backbone | None, device: str) -> Backbone:
     return backbone
 
 
-def method_of(name: str, settings: dict[str, Any]) -> LanguageMethod:
+def method_of(name: str, settings: Mapping[str, Any]) -> LanguageMethod:
     """A method for encoder-decoders by name.
 
     Raises:

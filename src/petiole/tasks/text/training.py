@@ -6,19 +6,24 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil
+from pathlib import Path
 
 import numpy as np
 
 from petiole.data.task_batches import Mode, TaskBatches
+from petiole.data.text_dataset import TextDataset
 from petiole.data.text_sample import TextSample
 from petiole.engine.feature_extractor import Precision
 from petiole.engine.optimizer import make_optimizer
 from petiole.engine.progress import progress
 from petiole.engine.trainer import Callbacks, Trainer, accelerate
+from petiole.errors import unknown
 from petiole.methods.recipe import Recipe
+from petiole.tasks.text.adapter import TextAdapter
 from petiole.tasks.text.answer_loss import AnswerBatch, AnswerLoss, answer_batch
-from petiole.tasks.text.collator import Collator
+from petiole.tasks.text.collator import Collator, TaskData
 from petiole.tasks.text.model import AdaptedTextModel, GenerationBatch, GenerationLoss
+from petiole.tasks.text.registry import find
 
 ROWS = 64
 """Samples that are answered at a time."""
@@ -116,3 +121,50 @@ def answers(
             texts += adapted.answer(collator.inputs([data] * len(rows), rows), data.task, number)
             advance(len(rows))
     return texts
+
+
+def ask(adapter: TextAdapter, question: str, images: Sequence[Path] = (), task: str = "") -> str:
+    """What a trained model says to one question about pictures.
+
+    Args:
+        adapter: opened.
+        question: a question, a sentence to judge, or "" for a caption.
+        images: pictures.
+        task: one of the adapter's; by default its first.
+
+    Raises:
+        ConfigError: no such task.
+        AdapterError, DataError: it sees no pictures, or one cannot be read.
+    """
+    kinds = {one.name: one.kind for one in adapter.manifest.tasks}
+    chosen = task or next(iter(kinds))
+    if chosen not in kinds:
+        raise unknown("task of this adapter", chosen, kinds)
+    visuals = adapter.visuals(Path("/")) if images else None
+    tasks = [TaskData(find(kind), {}, visuals, called=name) for name, kind in kinds.items()]
+    collator = Collator(adapter.adapted.model, tasks, prefixes=adapter.details.prefixes)
+    sample = TextSample("asked", question, tuple(str(Path(p).resolve()) for p in images))
+    return answers(adapter.adapted, collator, list(kinds).index(chosen), [sample])[0]
+
+
+def evaluate(adapter: TextAdapter, data: TextDataset, name: str) -> dict[str, float]:
+    """Metrics in per cent of a trained model on the part ``test`` of one of its tasks.
+
+    Args:
+        adapter: opened.
+        data: of the task.
+        name: of the task in the adapter.
+
+    Raises:
+        DataError: there is no such part, or an image cannot be read.
+    """
+    visuals = adapter.visuals(data.root) if data.images else None
+    tasks = [
+        TaskData(find(one.kind), data.parts, visuals, called=one.name)
+        for one in adapter.manifest.tasks
+    ]
+    number = [task.name for task in tasks].index(name)
+    collator = Collator(adapter.adapted.model, tasks, prefixes=adapter.details.prefixes)
+    samples = data["test"]
+    texts = answers(adapter.adapted, collator, number, samples)
+    return tasks[number].task.score(samples, texts)

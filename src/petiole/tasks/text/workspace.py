@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -96,6 +96,18 @@ class TextWorkspace(Workspace):
 
         return TextRun(self, spec)
 
+    def describe(self, specs: Sequence[RunSpec]) -> list[str]:
+        from petiole.tasks.text.adapter import method_of
+
+        recipe = method_of(specs[0].method, specs[0].settings).recipe
+        length = f"{recipe.epochs:g} passes" if recipe.epochs else f"{recipe.steps} steps"
+        return [
+            *(f"task     {data.name}: {counts(data.parts)}" for data in self.tasks),
+            *(f"note     {data.name}: {note}" for data in self.tasks for note in data.notes),
+            f"training {len(specs)} x {self.model.name}, {length} of {recipe.batch_size or 32} samples, "
+            f"{self.task.precision} on {self.task.device}",
+        ]
+
     def with_vision_tower(
         self, train: Trained | Literal["frozen"]
     ) -> tuple[VisionTower | None, tuple[TaskData, ...]]:
@@ -118,6 +130,11 @@ class TextWorkspace(Workspace):
             for root, data in zip(self.roots, self.tasks, strict=True)
         )
         return open_vision_tower(self.vision_backbone, count, train), shown
+
+
+def counts(parts: Mapping[str, Sequence[object]]) -> str:
+    """``120 train, 40 test``."""
+    return ", ".join(f"{len(samples):,} {part}" for part, samples in parts.items())
 
 
 def open_text(task: TextGeneration) -> TextWorkspace:
