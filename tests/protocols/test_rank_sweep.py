@@ -72,9 +72,9 @@ def test_every_rank_sees_the_same_images(done: Path) -> None:
 
 def test_all_runs_are_scored_on_the_same_validation_images(done: Path) -> None:
     records = [read_record(r) for f in (0.5, 1.0) for k in (1, 3) for r in runs(done, f, k)]
-    assert len({record.request.data.test for record in records}) == 1
-    assert {record.request.data.images["validation"] for record in records} == {10}
-    assert {record.request.data.images["train"] for record in records} == {15 * 2, 8 * 2}
+    assert len({record.request.data.digests["validation"] for record in records}) == 1
+    assert {record.request.data.samples["validation"] for record in records} == {10}
+    assert {record.request.data.samples["train"] for record in records} == {15 * 2, 8 * 2}
 
 
 def test_the_test_set_stays_closed(done: Path) -> None:
@@ -85,11 +85,11 @@ def test_the_test_set_stays_closed(done: Path) -> None:
 def test_a_seed_is_another_draw_and_another_start(done: Path) -> None:
     parts = [read_record(r).request for r in runs(done, 0.5, 1)]
     assert [p.seed for p in parts] == [0, 1]
-    assert [p.data.draw for p in parts] == [0, 1]
-    assert parts[0].data.train != parts[1].data.train
+    assert [p.data.split_seed for p in parts] == [0, 1]
+    assert parts[0].data.digests["train"] != parts[1].data.digests["train"]
     whole = [read_record(r).request for r in runs(done, 1.0, 1)]
     assert [p.seed for p in whole] == [0, 1]
-    assert whole[0].data.train == whole[1].data.train
+    assert whole[0].data.digests["train"] == whole[1].data.digests["train"]
 
 
 def test_a_smaller_share_is_part_of_a_larger_one(done: Path) -> None:
@@ -148,7 +148,7 @@ def test_a_finished_folder_needs_resume_and_the_same_terms(
     with pytest.raises(RunError, match="--resume"):
         rank_sweep.run(wanted(), bench, done, quiet=True)
     for change in ({"ranks": [1, 2]}, {"fractions": [1.0]}, {"seeds": 3}, {"settings": {}}):
-        with pytest.raises(RunError, match=f"another sweep \\({next(iter(change))} differ"):
+        with pytest.raises(RunError, match=f"another sweep \\({next(iter(change))}: "):
             rank_sweep.run(wanted(**change), bench, done, resume=True, quiet=True)
 
 

@@ -46,8 +46,8 @@ def done(
             ComparisonRow(name="probe", label="Probe", method="linear-probe", grid=GRID),
             *domain_shift.rows_of(["class-means"]),
         ],
-        draws=2,
-        inits=1,
+        split_seeds=2,
+        seeds=1,
         shots=4,
         validation=0.5,
         reference="probe",
@@ -86,14 +86,14 @@ def test_the_best_of_validation_trains_on_all_images(
     for i in range(4):
         found = read_predictions(folder / "tuning" / "probe" / str(i))
         right.append(float((found.probabilities.argmax(1) == found.labels).float().mean()))
-    assert right == pytest.approx([t.scores["accuracy"] for t in trials])
+    assert right == pytest.approx([t.main["accuracy"] for t in trials])
     best = right.index(max(right))
     assert best >= 2, "a rate of 1e-6 cannot have learned"
     for run in comparison.runs(folder, "probe"):
         record = read_record(run)
         assert record.request.settings["lr"] == GRID["lr"][best // 2]
         assert record.request.settings["clip"] == GRID["clip"][best % 2]
-        assert record.request.data.images["train"] == 8
+        assert record.request.data.samples["train"] == 8
         assert record.test_evaluations == 1
     said = Comparison.read(folder).notes
     assert any("lr=0.03 of (1e-06, 0.03) by validation accuracy" in note for note in said)
@@ -111,8 +111,8 @@ def test_trials_leave_the_test_set_closed(
         record = read_record(trial)
         assert record.test_evaluations == 0
         assert not (trial / TEST_EVALUATIONS).exists()
-        assert record.request.data.test == held.digest()
-        assert record.request.data.images == {"train": 4, "validation": 4}
+        assert record.request.data.digests["validation"] == held.digest()
+        assert record.request.data.samples == {"train": 4, "validation": 4}
     assert not test & {s.id for s in shots.samples}
 
 

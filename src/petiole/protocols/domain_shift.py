@@ -27,6 +27,8 @@ from petiole.protocols.comparison import Comparison
 from petiole.protocols.protocol import BASELINES, ComparisonRow, rows_of, run_jobs
 from petiole.tasks.classification.workspace import ClassificationWorkspace, Subset
 
+__all__ = ["BASELINES", "compare", "from_table", "jobs_of", "prepare", "rows_of"]
+
 
 def from_table(name: str, *, baselines: Iterable[str] = BASELINES) -> dict[str, Any]:
     """Fields of a Comparison for a published table, with the cheap baselines added.

@@ -60,12 +60,11 @@ def rows_of(names: Sequence[str]) -> list[ComparisonRow]:
     Raises:
         ConfigError: an unknown name.
     """
-    found = {name: find(name) for name in names}
+    for name in names:
+        find(name)
     return [
-        ComparisonRow(
-            name=name.replace(":", "-"), label=str(BASELINES.get(name, name)), method=name
-        )
-        for name in found
+        ComparisonRow(name=name.replace(":", "-"), label=BASELINES.get(name, name), method=name)
+        for name in names
     ]
 
 

@@ -162,7 +162,9 @@ def joined(transfer: Transfer, folder: Path, *, resume: bool = False) -> Transfe
         )
     old = Transfer.read(folder)
     known = {cell.name: cell for cell in old.cells}
-    changed = [cell.name for cell in transfer.cells if known.get(cell.name, cell) != cell]
+    changed = [
+        f"{cell.name} differs" for cell in transfer.cells if known.get(cell.name, cell) != cell
+    ]
     if terms := old.differences(transfer.model_copy(update={"cells": old.cells})):
         changed.append(terms)
     if changed:

@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
-from petiole.engine.record import RECORD
-from petiole.protocols.comparison import COMPARISON, Comparison
-from petiole.protocols.generalisation import STATE as GENERALISATION
-from petiole.protocols.multitask import STATE as MULTITASK
 from petiole.protocols.protocol import headlines
-from petiole.report import generalisation, multitask, sections
+from petiole.report import sections
+from petiole.report.folder import is_comparison, sentence, summarise
 from petiole.report.formatting import join, mean_sd, number, seconds
-from petiole.report.page import (
-    PageContent,
-    common,
-    loss_curves,
-    overview,
-    size_tiles,
-)
+from petiole.report.page import PageContent, common, loss_curves, overview, size_tiles
 from petiole.report.runs import Run, read_run, read_runs
-from petiole.report.scores import ScoreSummary, summarise_comparison, table
+from petiole.report.scores import ScoreSummary, seeds_of, table
 from petiole.report.sections import Fact
-from petiole.report.sentence import standing
 
 _MOST_NAMED = 4
-_PROTOCOLS: dict[str, Callable[[Path], ScoreSummary]] = {
-    MULTITASK: multitask.summarise,
-    GENERALISATION: generalisation.summarise,
-}
 
 
 def page_of_scores(folder: Path) -> PageContent | None:
@@ -37,18 +22,11 @@ def page_of_scores(folder: Path) -> PageContent | None:
     Raises:
         RunError: a run is missing or damaged.
     """
-    for state, summarise in _PROTOCOLS.items():
-        if (folder / state).is_file():
-            return _comparison(folder, summarise(folder))
-    if (folder / COMPARISON).is_file():
-        comparison = Comparison.read(folder)
-        if comparison.kind == "classification":
-            return None
-        return _comparison(folder, summarise_comparison(comparison, folder))
-    if (folder / RECORD).is_file():
-        run = read_run(folder)
-        return None if run.record.request.kind == "classification" else _run(run)
-    return None
+    if is_comparison(folder):
+        summary = summarise(folder)
+        return _comparison(folder, summary) if isinstance(summary, ScoreSummary) else None
+    run = read_run(folder)
+    return None if run.record.request.kind == "classification" else _run(run)
 
 
 def _comparison(folder: Path, summary: ScoreSummary) -> PageContent:
@@ -56,27 +34,22 @@ def _comparison(folder: Path, summary: ScoreSummary) -> PageContent:
     runs = read_runs(protocol, folder)
     rows = [(row.label, of_row) for row, of_row in zip(protocol.rows, runs, strict=True)]
     shown = dict(rows)[reference.label]
-    verdicts = [(row.label, row.verdict) for row in summary.rows if row.verdict]
     reached = f"{mean_sd(reference.headline, 1)} %"
-    spread = f"mean ± sd of {protocol.seeds} seeds" if protocol.seeds > 1 else "one seed"
     several = len(reference.scores) > 1
-    what = f"{summary.headline} of {', '.join(reference.scores)}" if several else "score"
     request = shown[0].record.request
     methods = f"{len(rows)} methods were" if len(rows) > 1 else "One method was"
-    seeds = "one seed" if protocol.seeds == 1 else f"{protocol.seeds} seeds"
-    page = table(summary)
     return PageContent(
         title=summary.title,
         kind="Comparison",
-        lede=f"{reference.label} reaches {reached} ({what}; {spread}). {standing('It', verdicts)}".strip(),
+        lede=sentence(summary),
         tiles=[
             Fact(reached, f"{summary.headline if several else 'score'} of {reference.label}"),
             Fact(f"{reference.trainable:,}", "trained parameters"),
             Fact(f"{seconds(reference.seconds or 0.0)} s", "of training, mean"),
         ],
-        done=f"{methods} trained on the frozen {request.backbone.name}, with {seeds} each, and scored on the same "
+        done=f"{methods} trained on the frozen {request.backbone.name}, with {seeds_of(protocol)} each, and scored on the same "
         f"{request.data.scored} samples.",
-        results=page,
+        results=table(summary),
         legend=" ".join(summary.notes),
         overview=overview(
             summary,

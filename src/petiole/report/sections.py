@@ -262,7 +262,7 @@ def run_list(rows: Labelled) -> Table[Any]:
     lines = [(label, run.record) for label, runs in rows for run in runs]
     photos = lines[0][1].request.kind == "classification"
     score = "Accuracy, %" if photos else "Score, %"
-    split = measure("Split seed", lambda line: line[1].request.data.split_seed, str)
+    split: Column[Any] = measure("Split seed", lambda line: line[1].request.data.split_seed, str)
     columns: list[Column[Any]] = [
         words("Method", lambda line: line[0]),
         *([split] if photos else []),
