@@ -235,7 +235,7 @@ def test_compare_tests_methods_on_the_same_draws(place: Path, say: Say) -> None:
     assert Path(result["report"]).is_file()
     rows = {p.name for p in (out / "runs").iterdir()}
     assert {"cosine", "linear-probe", "source-only", "knn", "ridge"} <= rows
-    splits = {p.read_text() for p in out.glob("runs/*/draw-0-init-0/split.csv")}
+    splits = {p.read_text() for p in out.glob("runs/*/split-0-seed-0/split.csv")}
     assert len(splits) == 1, "every method sees the same images"
     assert len({p.read_text() for p in out.glob("runs/cosine/*/split.csv")}) == 2
 

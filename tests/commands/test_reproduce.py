@@ -19,7 +19,7 @@ from petiole.cli import main
 from petiole.commands.options import ModelOptions
 from petiole.commands.reproduce import ReproducedShares, ReproducedTable, reproduce
 from petiole.engine.record import read_record
-from petiole.protocols.comparison import ComparisonRow
+from petiole.protocols.protocol import ComparisonRow
 from petiole.protocols.reproduction import compared
 from petiole.protocols.reproduction_tasks import is_stated
 

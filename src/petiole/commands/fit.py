@@ -131,7 +131,7 @@ def fit(
     from petiole.engine.run import RunSpec, run
     from petiole.engine.task import reopened
     from petiole.methods.registry import create
-    from petiole.report.page import write_run
+    from petiole.report.page import write_page
 
     create(method, pairs(settings))  # a slip in them is told before any data is read
     kind = kind_of_methods([method])
@@ -164,7 +164,7 @@ def fit(
     return FitResult(
         folder=folder,
         adapter=folder / "adapter",
-        report=write_run(folder),
+        report=write_page(folder),
         record=record.model_dump(mode="json"),
     )
 
