@@ -22,7 +22,7 @@ CLAIMED = {
 
 @pytest.mark.parametrize("name", names())
 def test_every_row_is_a_method_and_the_baselines_stand_with_it(name: str) -> None:
-    comparison = Comparison(**from_table(name), draws=1, inits=1, shots=10)
+    comparison = Comparison(**from_table(name), split_seeds=1, seeds=1, shots=10)
     for row in comparison.rows:
         create(row.method, row.settings)
     assert set(BASELINES) <= {row.name for row in comparison.rows}

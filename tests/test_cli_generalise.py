@@ -10,20 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import clip_for_tests as clips
+from builders.cli import run
 from petiole import claims
-from petiole.cli import main
 from petiole.metrics.harmonic import harmonic_mean
 from petiole.protocols import domain_shift
 from petiole.protocols.reproduction import on_data
+from petiole.testing import dual_encoder as clips
 
 NAMES = ("ash", "birch", "cedar", "elm", "fir")
-
-
-def run(*arguments: object) -> int:
-    with pytest.raises(SystemExit) as done:
-        main([str(a) for a in arguments])
-    return int(done.value.code or 0)
 
 
 def write_images(root: Path, names: tuple[str, ...] = NAMES, seed: int = 0, count: int = 6) -> Path:
@@ -73,10 +67,10 @@ def test_base_to_novel(backbone: Path, tmp_path: Path, capsys: pytest.CaptureFix
     command += options(backbone, tmp_path)
     assert run(*command) == 0
     result = json.loads(capsys.readouterr().out)
-    assert [line["name"] for line in result["lines"]] == list(methods)
-    assert [line["transductive"] for line in result["lines"]] == [False, False, False, True]
-    for line in result["lines"]:
-        base, novel = (line["places"][place]["mean"] for place in ("base", "novel"))
+    assert [line["name"] for line in result["rows"]] == list(methods)
+    assert [line["transductive"] for line in result["rows"]] == [False, False, False, True]
+    for line in result["rows"]:
+        base, novel = (line["scores"][place]["mean"] for place in ("base", "novel"))
         assert line["hm_of_means"] == pytest.approx(harmonic_mean(base, novel))
         folder = out / "runs" / line["name"] / "seed-0"
         request = json.loads((folder / "request.json").read_text())
@@ -91,8 +85,8 @@ def test_base_to_novel(backbone: Path, tmp_path: Path, capsys: pytest.CaptureFix
         assert (folder / "transfer" / "base.json").exists() == line["transductive"]
     markdown = (out / "table.md").read_text()
     assert "promptkd (transductive)" in markdown
-    zero = result["lines"][0]["places"]["base"]
-    pair = result["lines"][1]["difference"]
+    zero = result["rows"][0]["scores"]["base"]
+    pair = result["rows"][1]["difference"]
     expected = f"[{100 * pair['low']:.1f}, {100 * pair['high']:.1f}]".replace("-", "−")
     assert expected in markdown
     row = next(line for line in markdown.splitlines() if line.startswith("| zero-shot"))
@@ -104,7 +98,7 @@ def test_base_to_novel(backbone: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert (out / "table.json").read_bytes() == before
     capsys.readouterr()
     assert run(*command) == 1
-    assert "already holds results" in capsys.readouterr().err
+    assert "already holds a measurement" in capsys.readouterr().err
     assert run(*command, "--reference", "coop", "--resume") == 1
 
 
@@ -114,8 +108,8 @@ def test_elsewhere(backbone: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     out = tmp_path / "out"
     command = ["generalise", images, "--to", other, "--methods", "zero-shot", "coop"]
     assert run(*command, "--out", out, "--json", *options(backbone, tmp_path)) == 0
-    lines = json.loads(capsys.readouterr().out)["lines"]
-    assert set(lines[0]["places"]) == {"source", "herbs"}
+    lines = json.loads(capsys.readouterr().out)["rows"]
+    assert set(lines[0]["scores"]) == {"source", "herbs"}
     herbs = json.loads((out / "runs/coop/seed-1/transfer/herbs.json").read_text())
     assert herbs["classes"] == ["mint", "sage"]
     zero = [
@@ -197,12 +191,12 @@ def test_few_shot(backbone: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     command += ["--shots", 4, 1, "--out", out, "--json", "--backbone", backbone, "--quiet"]
     command += ["--cache-dir", tmp_path / "cache", "--seeds", 2, "--set", "steps=2"]
     assert run(*command) == 0
-    lines = json.loads(capsys.readouterr().out)["lines"]
-    assert [list(line["places"]) for line in lines] == [["1", "4"]] * 3
+    lines = json.loads(capsys.readouterr().out)["rows"]
+    assert [list(line["scores"]) for line in lines] == [["1", "4"]] * 3
     for shots in (1, 4):
         request = json.loads((out / f"runs/coop/shots-{shots}/seed-0/request.json").read_text())
         assert request["data"]["shots"] == shots
-    assert lines[0]["places"]["1"] == lines[0]["places"]["4"], "zero-shot sees no shots"
+    assert lines[0]["scores"]["1"] == lines[0]["scores"]["4"], "zero-shot sees no shots"
     before = (out / "table.json").read_bytes()
     assert run(*command, "--resume") == 0
     assert (out / "table.json").read_bytes() == before

@@ -16,7 +16,7 @@ from statistics import fmean
 import pytest
 from safetensors.torch import load_file
 
-from multitask_for_tests import (
+from builders.multitask import (
     COUNTS,
     TASKS,
     World,
@@ -49,8 +49,8 @@ def test_a_measurement_leaves_a_table_runs_and_the_commonest_answer(world: World
         k: v for k, v in result.items() if k != "folder"
     }
     assert list(result["metrics"]) == list(TASKS.values())
-    assert [one["name"] for one in result["lines"]] == ["vl-adapter", "vl-lora"]
-    for one in result["lines"]:
+    assert [one["name"] for one in result["rows"]] == ["vl-adapter", "vl-lora"]
+    for one in result["rows"]:
         for kind, interval in one["tasks"].items():
             files = [world.run(one["name"], s) / "predictions" / f"{kind}.jsonl" for s in (0, 1)]
             means = [fmean(row["score"] for row in rows_of(file)) for file in files]
@@ -86,7 +86,7 @@ def test_results_are_not_written_over(world: World) -> None:
     before = (world.out / "table.json").read_bytes()
     said = say(*world.command)
     assert said.code == 1
-    assert "already holds results. Add --resume" in said.err
+    assert "already holds a measurement. Add --resume" in said.err
     assert say(*world.command, "--resume").code == 0
     assert (world.out / "table.json").read_bytes() == before
 
@@ -254,7 +254,7 @@ def test_mixed_batches_of_a_share_with_the_test_part_closed(world: World, tmp_pa
     command += ["--methods", "vl-adapters", "--mode", "mixed", "--fraction", 0.5]
     said = say(*command, "--no-prefixes", "--validation-part", "--json")
     assert said.code == 0, said.err
-    assert said.json["lines"][0]["average"]["sd"] is None, "one value has no spread"
+    assert said.json["rows"][0]["headline"]["sd"] is None, "one value has no spread"
     run = out / "runs" / "vl-adapters" / "seed-0"
     request = json.loads((run / "request.json").read_text())
     assert (request["options"]["mode"], request["data"]["scored"]) == ("mixed", "val")

@@ -22,8 +22,10 @@ from petiole.backbones.weights import load_strictly, read_json, read_safetensors
 from petiole.data.text_sample import TextSample
 from petiole.engine.run import run
 from petiole.protocols import multitask
-from petiole.protocols.comparison import ComparisonRow
-from petiole.report.multitask import summarise, to_markdown, write
+from petiole.protocols.protocol import ComparisonRow, average
+from petiole.report.multitask import summarise
+from petiole.report.scores import table
+from petiole.report.table import to_markdown, write
 from petiole.tasks.text.collator import TaskData
 from petiole.tasks.text.registry import find
 from petiole.tasks.text.training import TextRun
@@ -114,7 +116,7 @@ def tuned(rows: list[dict], model: Seq2Seq, data: TaskData, out: Path) -> dict[s
                     quiet=True,
                 )
             )
-            scores[lr] = multitask.average(record)
+            scores[lr] = 100 * average(record)
         if scores:
             chosen[row["name"]] = max(scores, key=lambda lr: (scores[lr], -lr))
             print(row["name"], {f"{lr:g}": round(s, 1) for lr, s in scores.items()}, flush=True)
@@ -135,8 +137,8 @@ def main() -> None:
     data = words(options.weights, model.tokenizer)  # type: ignore[arg-type]
     print({part: len(samples) for part, samples in data.parts.items()}, flush=True)
     rates = tuned(rows, model, data, options.out) if options.tune else {}
-    asked = multitask.plan(
-        [
+    asked = multitask.Multitask.checked(
+        rows=[
             ComparisonRow(
                 name=r["name"],
                 label=r["label"],
@@ -167,13 +169,13 @@ def main() -> None:
             print(
                 row.name,
                 seed,
-                round(multitask.average(record), 2),
+                round(100 * average(record), 2),
                 f"{record.costs.train_seconds:.0f} s",
                 flush=True,
             )
-    summary = summarise(options.out)
-    write(summary, options.out)
-    print(to_markdown(summary))
+    found = table(summarise(options.out))
+    write(found, options.out)
+    print(to_markdown(found))
 
 
 if __name__ == "__main__":

@@ -18,8 +18,6 @@ from petiole.errors import PetioleError
 from petiole.version import __version__
 
 if TYPE_CHECKING:
-    from petiole.backbones.codebook_lvlm.loading import load_lvlm
-    from petiole.backbones.encoder_decoder.loading import load_language_model
     from petiole.backbones.registry import load
     from petiole.commands.cache import cache
     from petiole.commands.compare import compare
@@ -43,12 +41,13 @@ if TYPE_CHECKING:
     from petiole.engine.adapter import Adapter
     from petiole.ledger import ledger
     from petiole.serving.pool import AdapterPool
+    from petiole.tasks.classification.module import adapt, load_adapter
 
 _HOMES = {
     "load": "backbones.registry",
-    "load_language_model": "backbones.encoder_decoder.loading",
-    "load_lvlm": "backbones.codebook_lvlm.loading",
     "Adapter": "engine.adapter",
+    "adapt": "tasks.classification.module",
+    "load_adapter": "tasks.classification.module",
     "AdapterPool": "serving.pool",
     "ledger": "ledger",
     **{
@@ -82,6 +81,7 @@ __all__ = [
     "AdapterPool",
     "PetioleError",
     "__version__",
+    "adapt",
     "cache",
     "compare",
     "demo",
@@ -94,8 +94,7 @@ __all__ = [
     "inspect",
     "ledger",
     "load",
-    "load_language_model",
-    "load_lvlm",
+    "load_adapter",
     "merge",
     "multitask",
     "params",

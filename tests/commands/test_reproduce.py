@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-import seq2seq_for_tests as tiny
+from builders import seq2seq as tiny
 from petiole.backbones.encoder_decoder import stored
 from petiole.backbones.encoder_decoder.loading import load_language_model
 from petiole.cli import main
 from petiole.commands.options import ModelOptions
 from petiole.commands.reproduce import ReproducedShares, ReproducedTable, reproduce
 from petiole.engine.record import read_record
-from petiole.protocols.comparison import ComparisonRow
+from petiole.protocols.protocol import ComparisonRow
 from petiole.protocols.reproduction import compared
 from petiole.protocols.reproduction_tasks import is_stated
 

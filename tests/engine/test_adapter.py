@@ -12,7 +12,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import backbones_for_tests as tiny
 import petiole
 from petiole.backbones.registry import load
 from petiole.backbones.vision.cnn import ConvNet
@@ -25,9 +24,11 @@ from petiole.tasks.classification.adapter import ClassificationAdapter, golden_l
 from petiole.tasks.classification.model import AdaptedClassifier, predict
 from petiole.tasks.classification.predictions import read_predictions
 from petiole.tasks.classification.workspace import Classification, Subset
+from petiole.testing import backbones as tiny
+from petiole.testing.methods import carries
 
 Tiny = Callable[..., ConvNet]
-ON_A_CNN = [n for n in methods() if n != "full" and tiny.carries(tiny.resnet(), n)]
+ON_A_CNN = [n for n in methods() if n != "full" and carries(tiny.resnet(), n)]
 
 
 def build(

@@ -13,8 +13,8 @@ def comparison(**changes: object) -> Comparison:
     values: dict[str, object] = {
         "title": "Sketch to photo",
         "rows": [ComparisonRow(name=n, label=n.upper(), method="cosine") for n in ("a", "b")],
-        "draws": 2,
-        "inits": 3,
+        "split_seeds": 2,
+        "seeds": 3,
         "shots": 10,
         "reference": "b",
         "baseline": "a",
@@ -30,10 +30,10 @@ def test_it_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert Comparison.read(tmp_path) == before
 
 
-def test_runs_come_draw_by_draw(tmp_path: Path) -> None:
+def test_runs_come_split_by_split(tmp_path: Path) -> None:
     c = comparison()
     names = [str(run.relative_to(tmp_path)) for run in c.runs(tmp_path, "a")]
-    assert names == [f"runs/a/draw-{d}-init-{i}" for d in (0, 1) for i in (0, 1, 2)]
+    assert names == [f"runs/a/split-{d}-seed-{i}" for d in (0, 1) for i in (0, 1, 2)]
     assert c.runs(tmp_path, c.row("a")) == c.runs(tmp_path, "a")
 
 
@@ -48,8 +48,15 @@ def test_claims_must_be_of_rows() -> None:
         comparison(claims={"c": 1.0})
 
 
+def test_what_only_photos_have_is_refused_for_other_kinds() -> None:
+    for change in ({}, {"split_seeds": 1}, {"split_seeds": 1, "shots": None, "validation": 0.2}):
+        with pytest.raises(ValidationError, match="are of classification, and this is codebook"):
+            comparison(kind="codebook", **change)
+    comparison(kind="codebook", split_seeds=1, shots=None)
+
+
 def test_rows_must_differ() -> None:
-    with pytest.raises(ValidationError, match="row names occur twice: a"):
+    with pytest.raises(ValidationError, match="a row is named twice: a"):
         comparison(rows=[ComparisonRow(name="a", label="x", method="m")] * 2)
 
 

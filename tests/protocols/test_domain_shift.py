@@ -43,8 +43,8 @@ def comparison(**changes: object) -> Comparison:
     fields = {
         "title": "t",
         "rows": rows,
-        "draws": 2,
-        "inits": 1,
+        "split_seeds": 2,
+        "seeds": 1,
         "shots": 3,
         "reference": "cls-residual-lora",
         "baseline": "source-only",
@@ -62,8 +62,8 @@ def test_rows_share_draws_and_test_images(bench: Classification, tmp_path: Path)
     c = comparison()
     do(c, bench, tmp_path / "out")
     cards = [[read_record(p).request.data for p in c.runs(tmp_path / "out", r)] for r in c.rows]
-    for draw in range(2):
-        assert len({row[draw].digests["train"] for row in cards}) == 1
+    for split_seed in range(2):
+        assert len({row[split_seed].digests["train"] for row in cards}) == 1
     assert cards[0][0].digests["train"] != cards[0][1].digests["train"]
     assert len({card.digests["test"] for row in cards for card in row}) == 1
     ids = {tuple(read_predictions(p).ids) for r in c.rows for p in c.runs(tmp_path / "out", r)}
@@ -117,4 +117,4 @@ def test_another_comparison_in_the_folder_is_refused(bench: Classification, tmp_
     with pytest.raises(RunError, match="--resume"):
         do(comparison(), bench, tmp_path / "out")
     with pytest.raises(RunError, match="another comparison"):
-        do(comparison(draws=3), bench, tmp_path / "out", resume=True)
+        do(comparison(split_seeds=3), bench, tmp_path / "out", resume=True)

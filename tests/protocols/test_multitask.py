@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-import language_for_tests as tiny
-from petiole.engine.record import Record
+from petiole.engine.record import Record, RunRequest
 from petiole.engine.run import RunSpec
 from petiole.errors import ConfigError, DataError, RunError
 from petiole.protocols import multitask
-from petiole.protocols.comparison import ComparisonRow
-from petiole.protocols.multitask import Multitask, commonest, jobs_of, plan, run_all
+from petiole.protocols.multitask import Multitask, commonest, jobs_of, run_all
+from petiole.protocols.protocol import ComparisonRow, average, headlines
 from petiole.tasks.text.training import TextOptions
 from petiole.tasks.text.workspace import TextGeneration, TextWorkspace
+from petiole.testing import encoder_decoder as tiny
 
 SCHOOL = TextGeneration("a-model", ("a-folder",))
 
@@ -29,6 +29,10 @@ def rows(*names: str, **settings: Any) -> list[ComparisonRow]:
 def protocol(*names: str, **terms: Any) -> Multitask:
     given = {"model": "a-model", "tasks": ["vqa", "nlvr", "caption"], "seeds": 2, **terms}
     return plan(rows(*(names or ("vl-adapter", "vl-lora"))), **given)
+
+
+def plan(rows: list[ComparisonRow], **terms: Any) -> Multitask:
+    return Multitask.checked(rows=rows, **terms)
 
 
 def test_the_first_row_is_the_reference_unless_another_is_named() -> None:
@@ -121,7 +125,9 @@ class Remembering:
     def map(self, _: Callable[..., Any], jobs: Sequence[Any]) -> Iterator[Any]:
         for job in jobs:
             self.jobs.append(job)
-            yield Record.model_construct(scores={"vqa": {"a": 1.0}, "caption": {"b": 3.0}})
+            yield Record.model_construct(
+                request=RunRequest.model_construct(kind="text"), scores={"vqa": {"a": 1.0}}
+            )
 
 
 @pytest.fixture
@@ -138,7 +144,7 @@ def test_what_was_asked_is_written_before_anything_runs_and_kept(tmp_path: Path)
     run_all(made, jobs, tmp_path, executor=where, quiet=True)
     assert where.jobs == jobs
     assert Multitask.read(tmp_path) == made
-    with pytest.raises(RunError, match=r"already holds results\. Add --resume"):
+    with pytest.raises(RunError, match=r"already holds a measurement\. Add --resume"):
         run_all(made, jobs, tmp_path, executor=where, quiet=True)
     run_all(made, jobs, tmp_path, executor=where, resume=True, quiet=True)
     assert len(where.jobs) == 2 * len(jobs)
@@ -181,7 +187,8 @@ def test_another_measurement_is_refused_and_the_difference_named(
 
 def test_the_average_is_the_mean_of_the_first_metrics() -> None:
     record = Record.model_construct(
-        scores={"vqa": {"a": 10.0, "z": 99.0}, "caption": {"cider": 40.0, "bleu4": 0.0}}
+        request=RunRequest.model_construct(kind="text"),
+        scores={"vqa": {"a": 10.0, "z": 99.0}, "caption": {"cider": 40.0, "bleu4": 0.0}},
     )
-    assert multitask.headlines(record) == {"vqa": 10.0, "caption": 40.0}
-    assert multitask.average(record) == 25.0
+    assert headlines(record) == {"vqa": 0.1, "caption": 0.4}
+    assert average(record) == 0.25

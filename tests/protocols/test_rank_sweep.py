@@ -148,7 +148,7 @@ def test_a_finished_folder_needs_resume_and_the_same_terms(
     with pytest.raises(RunError, match="--resume"):
         rank_sweep.run(wanted(), bench, done, quiet=True)
     for change in ({"ranks": [1, 2]}, {"fractions": [1.0]}, {"seeds": 3}, {"settings": {}}):
-        with pytest.raises(RunError, match=f"another sweep \\({next(iter(change))} differ"):
+        with pytest.raises(RunError, match=f"another sweep \\({next(iter(change))}: "):
             rank_sweep.run(wanted(**change), bench, done, resume=True, quiet=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,7 @@ def test_tuning_gives_each_method_its_own_grid_and_holds_images_back() -> None:
 
 def test_a_cell_is_a_comparison_on_one_split_of_all_images() -> None:
     c = transfer(seeds=3).comparison(cell(), ["a note"])
-    assert (c.draws, c.inits, c.shots, c.fraction) == (1, 3, None, 1.0)
+    assert (c.split_seeds, c.seeds, c.shots, c.fraction) == (1, 3, None, 1.0)
     assert c.notes == ["a note"]
     assert c.title == "leaves on tiny-vit"
 
@@ -101,11 +102,11 @@ def test_a_cell_is_a_comparison_on_one_split_of_all_images() -> None:
 @pytest.mark.parametrize(
     ("terms", "message"),
     [
-        ({"seeds": 0}, "seeds Input should be greater than or equal to 1"),
-        ({"tune": True, "validation": 1.0}, "validation Input should be less than 1"),
-        ({"methods": ("full", "full")}, "full is named twice"),
+        ({"seeds": 0}, "seeds: Input should be greater than or equal to 1"),
+        ({"tune": True, "validation": 1.0}, "validation: Input should be less than 1"),
+        ({"methods": ("full", "full")}, "a row is named twice: full"),
         ({"methods": ("ful",)}, "Did you mean full"),
-        ({"cells": []}, "cells List should have at least 1 item"),
+        ({"cells": []}, "cells: List should have at least 1 item"),
     ],
 )
 def test_what_cannot_be_is_said(terms: dict[str, Any], message: str) -> None:
@@ -146,20 +147,23 @@ def test_a_folder_is_not_gone_on_with_unless_asked(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "word"),
     [
-        (transfer(seeds=3), "seeds"),
-        (transfer(methods=("head-only", "adaptertune")), "rows"),
-        (transfer(tune=True), "rows, validation"),
-        (transfer(settings={"steps": 3}), "settings"),
-        (transfer(cell(precision="bf16")), "leaves/tiny-vit"),
-        (transfer(cell(images=Path("other/leaves"))), "leaves/tiny-vit"),
-        (transfer(cell(test_fraction=0.4)), "leaves/tiny-vit"),
-        (transfer(cell(skip_bad=True)), "leaves/tiny-vit"),
-        (transfer(cell(weights=Path("w.safetensors"))), "leaves/tiny-vit"),
+        (transfer(seeds=3), "seeds: 2 -> 3)"),
+        (
+            transfer(methods=("head-only", "adaptertune")),
+            "rows: ['head-only', 'full', 'adaptertune'] ->",
+        ),
+        (transfer(tune=True), "settings of a row; validation: 0.0 -> 0.25)"),
+        (transfer(settings={"steps": 3}), "settings: {} -> {'steps': 3})"),
+        (transfer(cell(precision="bf16")), "leaves/tiny-vit differs)"),
+        (transfer(cell(images=Path("other/leaves"))), "leaves/tiny-vit differs)"),
+        (transfer(cell(test_fraction=0.4)), "leaves/tiny-vit differs)"),
+        (transfer(cell(skip_bad=True)), "leaves/tiny-vit differs)"),
+        (transfer(cell(weights=Path("w.safetensors"))), "leaves/tiny-vit differs)"),
     ],
 )
 def test_other_terms_are_refused_and_named(tmp_path: Path, changed: Transfer, word: str) -> None:
     kept(transfer(), tmp_path)
-    with pytest.raises(RunError, match=rf"other terms \({word} differ\)"):
+    with pytest.raises(RunError, match=rf"holds another transfer \({re.escape(word)}"):
         joined(changed, tmp_path, resume=True)
 
 
@@ -208,8 +212,8 @@ def test_cells_run_on_one_split_for_all_methods_and_seeds(images: Path, tmp_path
     leaves, stones = wanted.cells
     only = {leaves.name: benches[leaves.name]}
     protocol.run(wanted, only, tmp_path / "out", quiet=True)
-    assert wanted.finished(tmp_path / "out", leaves)
-    assert not wanted.finished(tmp_path / "out", stones)
+    assert wanted.done(tmp_path / "out", leaves)
+    assert not wanted.done(tmp_path / "out", stones)
     assert Transfer.read(tmp_path / "out") == wanted
 
     made = {f: f.stat().st_mtime_ns for f in (tmp_path / "out").rglob("record.json")}

@@ -21,6 +21,7 @@ from petiole.engine.record import (
     REQUEST,
     Costs,
     DataCard,
+    Record,
     RunRequest,
     count_test_evaluation,
     write_record,
@@ -28,9 +29,9 @@ from petiole.engine.record import (
 from petiole.files import write_json, write_tensors
 from petiole.ledger import Ledger
 from petiole.metrics.classification import score
-from petiole.protocols.comparison import Comparison, ComparisonRow
+from petiole.protocols.comparison import Comparison
+from petiole.protocols.protocol import ComparisonRow
 from petiole.tasks.classification.predictions import write_predictions
-from petiole.tasks.classification.task import ClassificationRun
 
 BACKBONE = 22_056_576
 Correct = Callable[[str, int, int], NDArray[np.bool_]]
@@ -112,7 +113,7 @@ class Build:
         method: str = "cls-residual-lora",
         trainable: int = 255_233,
         training_only: int = 0,
-        draw: int = 0,
+        split_seed: int = 0,
         seed: int = 0,
         shots: int | None = 10,
         train_seconds: float = 2.0,
@@ -123,23 +124,23 @@ class Build:
         """Write one run whose prediction is right exactly where ``correct`` says so."""
         test = test or self.test()
         folder.mkdir(parents=True, exist_ok=True)
-        request = self.request(test, method, draw, seed, shots, source)
+        request = self.request(test, method, split_seed, seed, shots, source)
         write_json(folder / REQUEST, request.model_dump(mode="json"))
         steps = [
-            {"step": s, "loss": 3 * 0.99**s + 0.1 * (draw + 1), "lr": 1e-3}
+            {"step": s, "loss": 3 * 0.99**s + 0.1 * (split_seed + 1), "lr": 1e-3}
             for s in range(0, 300, 10)
         ]
         (folder / "metrics.jsonl").write_text("".join(json.dumps(s) + "\n" for s in steps))
         test_evaluations = count_test_evaluation(
             folder, test.digest(), len(test), "end of training"
         )
-        p = probabilities(test.labels, correct, len(self.classes), seed=97 * draw + seed)
+        p = probabilities(test.labels, correct, len(self.classes), seed=97 * split_seed + seed)
         write_predictions(folder, test, p)
         if vectors:
             self.vectors(folder, source)
         write_record(
             folder,
-            ClassificationRun.files,
+            ["predictions.*"],
             request=request,
             selection="last step",
             test_evaluations=test_evaluations,
@@ -156,12 +157,17 @@ class Build:
         return folder
 
     def request(
-        self, test: Dataset, method: str, draw: int, seed: int, shots: int | None, source: bool
+        self,
+        test: Dataset,
+        method: str,
+        split_seed: int,
+        seed: int,
+        shots: int | None,
+        source: bool,
     ) -> RunRequest:
-        samples = {"source": 300} if source else {}
-        samples |= {"train": 300 * source + 10 * len(self.classes), "test": len(test)}
+        images = {"source": 300} if source else {}
+        images |= {"train": 300 * source + 10 * len(self.classes), "test": len(test)}
         digests = {"source": "5" * 64} if source else {}
-        digests |= {"train": f"{draw:064d}", "test": test.digest()}
         return RunRequest(
             kind="classification",
             method=method,
@@ -179,20 +185,15 @@ class Build:
                 ),
             ),
             data=DataCard(
-                digests=digests,
-                samples=samples,
+                digests={**digests, "train": f"{split_seed:064d}", "test": test.digest()},
+                samples=images,
                 shots=shots,
-                split_seed=draw,
+                split_seed=split_seed,
                 classes=list(self.classes),
                 notes=self.notes,
             ),
             seed=seed,
-            options={
-                "precision": "fp32",
-                "compiled": False,
-                "dtype": "float32",
-                "teacher": "",
-            },
+            options={"precision": "fp32", "dtype": "float32"},
         )
 
     def vectors(self, folder: Path, source: bool = True, d: int = 16) -> None:
@@ -227,8 +228,8 @@ class Build:
         correct: Correct,
         rows: Sequence[str] = ("baseline", "cosine", "ours"),
         *,
-        draws: int = 5,
-        inits: int = 1,
+        split_seeds: int = 5,
+        seeds: int = 1,
         reference: str = "ours",
         baseline: str = "baseline",
         labels: dict[str, str] | None = None,
@@ -238,7 +239,7 @@ class Build:
         title: str = "Sketch to photo",
         notes: Sequence[str] = (),
     ) -> Path:
-        """Write a comparison; ``correct(row, draw, init)`` says which test images are right."""
+        """Write a comparison; ``correct(row, split_seed, seed)`` says which test images are right."""
         folder = self.root / name
         labels, sizes = labels or {}, trainable or {}
         card = Comparison(
@@ -249,8 +250,8 @@ class Build:
                 )
                 for r in rows
             ],
-            draws=draws,
-            inits=inits,
+            split_seeds=split_seeds,
+            seeds=seeds,
             shots=10,
             reference=reference,
             baseline=baseline,
@@ -261,20 +262,81 @@ class Build:
         test = self.test()
         for i, row in enumerate(rows):
             for j, run in enumerate(card.runs(folder, row)):
-                draw, init = divmod(j, inits)
+                split_seed, seed = divmod(j, seeds)
                 self.run(
                     run,
-                    correct(row, draw, init),
+                    correct(row, split_seed, seed),
                     method=row,
                     trainable=sizes.get(row, 18_095 * (i + 1)),
-                    draw=draw,
-                    seed=init,
-                    train_seconds=1.0 + i + 0.1 * draw,
-                    vectors=vectors and row == reference and draw == init == 0,
+                    split_seed=split_seed,
+                    seed=seed,
+                    train_seconds=1.0 + i + 0.1 * split_seed,
+                    vectors=vectors and row == reference and split_seed == seed == 0,
                     test=test,
                 )
         card.write(folder)
         return folder
+
+
+def write_scores(
+    folder: Path,
+    kind: str,
+    scores: dict[str, dict[str, float]],
+    *,
+    method: str = "vl-adapter",
+    seed: int = 0,
+    trainable: int = 418,
+    total: int = 10_000,
+    memory: float = 100.0,
+    diagnosis: dict[str, dict[str, float]] | None = None,
+    options: dict[str, object] | None = None,
+    notes: Sequence[str] = (),
+) -> Record:
+    """Write one run of texts or over a codebook, without predictions."""
+    parts = {f"{task}/{part}": n for task in scores for part, n in (("train", 40), ("test", 12))}
+    photos = {"train": 40, "test": 12}
+    request = RunRequest(
+        kind=kind,
+        method=method,
+        settings={"lr": 1e-3},
+        backbone=ModelCard(name="petiole/tiny", fingerprint="b" * 64, vision_width=4),
+        data=DataCard(
+            digests={"data": "d" * 64} if kind == "codebook" else dict.fromkeys(scores, "d" * 64),
+            samples=photos if kind == "codebook" else parts,
+            tasks=["qa"] if kind == "codebook" else list(scores),
+            notes=list(notes),
+        ),
+        options=options or {"precision": "fp32", "mode": "proportional", "prefixes": True},
+        seed=seed,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / REQUEST, request.model_dump(mode="json"))
+    steps = [{"step": s, "loss": 2 * 0.98**s, "lr": 1e-3} for s in range(0, 100, 5)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(s) + "\n" for s in steps))
+    for name in scores:
+        count_test_evaluation(folder, name, 12, "end of training")
+    return write_record(
+        folder,
+        [],
+        request=request,
+        selection="last step",
+        test_evaluations=1,
+        scores=scores,
+        ledger=Ledger.from_counts(backbone=total - trainable, adapters=trainable),
+        costs=Costs(
+            feature_seconds=0.0,
+            train_seconds=10.0 + seed,
+            test_seconds=1.0,
+            peak_memory_mb=memory,
+            adapter_bytes=4 * trainable,
+        ),
+        diagnosis=diagnosis or {},
+    )
+
+
+@pytest.fixture(scope="session")
+def scored() -> Callable[..., Record]:
+    return write_scores
 
 
 @pytest.fixture
@@ -288,10 +350,10 @@ def make_build(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Buil
 
 
 def correct_at(accuracy: dict[str, float], n: int, spread: float = 0.0) -> Correct:
-    """About ``accuracy[row]`` right, images drawn anew for each draw and init."""
+    """About ``accuracy[row]`` right, images drawn anew for each split seed and seed."""
 
-    def draw_correct(row: str, draw: int, init: int) -> NDArray[np.bool_]:
-        rng = np.random.default_rng([sorted(accuracy).index(row), draw, init])
+    def draw_correct(row: str, split_seed: int, seed: int) -> NDArray[np.bool_]:
+        rng = np.random.default_rng([sorted(accuracy).index(row), split_seed, seed])
         return np.asarray(rng.random(n) < accuracy[row] + spread * rng.standard_normal())
 
     return draw_correct

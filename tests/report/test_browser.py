@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from petiole.report.page import write_comparison, write_run
+from petiole.report.page import write_page
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -45,8 +45,8 @@ def pages(make_build, at):
     build.classes = ["a rather long class name", "ünïcødé", "cross"]
     accuracy = {"baseline": 0.3, "cosine": 0.75, "ours": 0.8}
     labels = {"ours": "CLS-Residual LoRA"}
-    folder = build.comparison("c", at(accuracy, 60), draws=3, labels=labels)
-    return write_comparison(folder), write_run(folder / "runs/ours/draw-0-init-0")
+    folder = build.comparison("c", at(accuracy, 60), split_seeds=3, labels=labels)
+    return write_page(folder), write_page(folder / "runs/ours/split-0-seed-0")
 
 
 def show(browser, page: Path, size=DESKTOP, scheme: str = "light") -> None:

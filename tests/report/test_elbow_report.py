@@ -194,6 +194,6 @@ def test_the_terminal_shows_both_tables(summary: ElbowSummary) -> None:
 
 
 def test_missing_runs_are_named(folder: Path) -> None:
-    (place(folder, 0.1) / "runs" / "r4" / "draw-1-init-0" / "record.json").unlink()
-    with pytest.raises(RunError, match="r4/draw-1-init-0"):
+    (place(folder, 0.1) / "runs" / "r4" / "split-1-seed-0" / "record.json").unlink()
+    with pytest.raises(RunError, match="r4/split-1-seed-0"):
         summarise(folder)

@@ -15,8 +15,8 @@ from petiole.report.runs import read_run
 
 def pair(build, n: int = 60):
     rng = np.random.default_rng(0)
-    before = build.run(build.root / "before", rng.random(n) < 0.5, draw=0)
-    after = build.run(build.root / "after", rng.random(n) < 0.7, draw=1)
+    before = build.run(build.root / "before", rng.random(n) < 0.5, split_seed=0)
+    after = build.run(build.root / "after", rng.random(n) < 0.7, split_seed=1)
     return before, after
 
 

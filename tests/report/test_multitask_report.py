@@ -6,6 +6,7 @@ import io
 import json
 import math
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,13 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
-from petiole.engine.model_card import ModelCard
-from petiole.engine.record import Costs, DataCard, Record, RunRequest
 from petiole.errors import RunError
 from petiole.files import write_json
-from petiole.ledger import Ledger
-from petiole.protocols.comparison import ComparisonRow
 from petiole.protocols.multitask import MAJORITY, STATE, Multitask
-from petiole.report.multitask import notes, summarise, to_dict, to_markdown, to_rich, write
+from petiole.protocols.protocol import ComparisonRow
+from petiole.report.multitask import summarise
+from petiole.report.scores import table
+from petiole.report.table import to_dict, to_markdown, to_rich, write
 
 SEEDS = 5
 STUDENT_4 = 2.7764451051977987  # t quantile of 0.975, four degrees of freedom
@@ -53,38 +53,13 @@ def scores_of(row: str, seed: int) -> dict[str, dict[str, float]]:
     }
 
 
-def record(row: str, seed: int) -> Record:
-    request = RunRequest(
-        kind="text",
-        method=row,
-        settings={},
-        backbone=ModelCard(name="tiny", fingerprint="f", vision_width=4),
-        data=DataCard(digests={"vqa": "d"}, samples={"vqa/train": 1}, tasks=["vqa"]),
-        options={"mode": "proportional", "prefixes": True, "precision": "fp32"},
-        seed=seed,
-    )
-    costs = Costs(
-        feature_seconds=0,
-        train_seconds=10.0 + seed,
-        test_seconds=1,
-        peak_memory_mb=100.0 * (1 + seed),
-        adapter_bytes=1,
-    )
-    return Record(
-        id="i",
-        created="now",
-        request=request,
-        scores=scores_of(row, seed),
-        selection="last step",
-        test_evaluations=1,
-        ledger=Ledger.from_counts(backbone=9_582, adapters=418),
-        costs=costs,
-        environment={},
-        files={},
-    )
-
-
-def build(root: Path, *, seeds: int = SEEDS, rows: tuple[str, ...] = tuple(SHIFTS)) -> Path:
+def build(
+    root: Path,
+    scored: Callable[..., Any],
+    *,
+    seeds: int = SEEDS,
+    rows: tuple[str, ...] = tuple(SHIFTS),
+) -> Path:
     protocol = Multitask(
         model="tiny",
         tasks=["vqa", "caption"],
@@ -96,23 +71,24 @@ def build(root: Path, *, seeds: int = SEEDS, rows: tuple[str, ...] = tuple(SHIFT
     write_json(root / MAJORITY, MAJORITIES)
     for row in protocol.rows:
         for seed in range(seeds):
-            made = record(row.name, seed)
-            write_json(
-                protocol.folder(root, row, seed) / "record.json", made.model_dump(mode="json")
+            place = protocol.folder(root, row, seed)
+            memory = 100.0 * (1 + seed)
+            scored(
+                place, "text", scores_of(row.name, seed), method=row.name, seed=seed, memory=memory
             )
     return root
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return build(tmp_path)
+def folder(tmp_path: Path, scored: Callable[..., Any]) -> Path:
+    return build(tmp_path, scored)
 
 
 def test_every_number_is_that_of_the_records(folder: Path) -> None:
-    found = to_dict(summarise(folder))
+    found = to_dict(table(summarise(folder)))
     assert found["metrics"] == {"vqa": "vqa_accuracy", "caption": "cider"}
     assert found["majority"] == pytest.approx({"vqa": 0.255, "caption": 0.0125})
-    for line in found["lines"]:
+    for line in found["rows"]:
         heads: dict[str, list[float]] = {"vqa": [], "caption": []}
         for seed in range(SEEDS):
             file = folder / "runs" / line["name"] / f"seed-{seed}" / "record.json"
@@ -121,8 +97,8 @@ def test_every_number_is_that_of_the_records(folder: Path) -> None:
             heads["caption"].append(scores["caption"]["cider"] / 100)
         averages = [(a + b) / 2 for a, b in zip(heads["vqa"], heads["caption"], strict=True)]
         for interval, values in (
-            *((line["tasks"][task], values) for task, values in heads.items()),
-            (line["average"], averages),
+            *((line["scores"][task], values) for task, values in heads.items()),
+            (line["headline"], averages),
         ):
             mean, sd = statistics.mean(values), statistics.stdev(values)
             half = STUDENT_4 * sd / math.sqrt(SEEDS)
@@ -135,7 +111,7 @@ def test_every_number_is_that_of_the_records(folder: Path) -> None:
 
 
 def test_differences_are_paired_by_seed_and_corrected_over_the_rows(folder: Path) -> None:
-    lines = {line.name: line for line in summarise(folder).lines}
+    lines = {line.name: line for line in summarise(folder).rows}
     tested = [name for name in SHIFTS if name != "vl-adapter"]
     p = {n: float(stats.ttest_1samp(SHIFTS[n], 0).pvalue) for n in tested}
     ranked, worst = sorted(tested, key=p.__getitem__), 0.0
@@ -159,31 +135,31 @@ def test_differences_are_paired_by_seed_and_corrected_over_the_rows(folder: Path
 
 
 def test_the_markdown_states_the_rows_the_baseline_and_its_terms(folder: Path) -> None:
-    text = to_markdown(summarise(folder))
+    text = to_markdown(table(summarise(folder)))
     rows = [
-        [cell.strip() for cell in row.strip("|").split("|")]
+        [cell.strip().strip("*") for cell in row.strip("|").split("|")]
         for row in text.splitlines()
         if row.startswith("| ")
     ]
     head, *body = rows
-    assert head[3:5] == ["vqa vqa_accuracy", "caption cider"]
+    assert head[3:5] == ["vqa, vqa_accuracy", "caption, cider"]
     assert {len(row) for row in rows} == {len(head)}
-    table = {row[0]: dict(zip(head, row, strict=True)) for row in body}
-    reference = table["VL-ADAPTER"]
-    assert reference["vqa vqa_accuracy"] == f"41.0 ± {statistics.stdev(VQA):.1f}"
-    assert reference["% of total"] == "4.18"
-    assert (reference["difference of Avg"], reference["Verdict"]) == ("–", "reference")
-    assert table["VL-PROMPT"]["Verdict"] == "tie"
-    assert table["VL-LORA"]["difference of Avg"].startswith("−5.0 [−5.2, −4.8]")
-    assert table["the commonest answer"]["vqa vqa_accuracy"] == "25.5"
-    assert table["the commonest answer"]["caption cider"] == "1.2"
-    assert table["the commonest answer"]["Avg"] == "13.4"
+    cells = {row[0]: dict(zip(head, row, strict=True)) for row in body}
+    reference = cells["VL-ADAPTER"]
+    assert reference["vqa, vqa_accuracy"] == f"41.0 ± {statistics.stdev(VQA):.1f}"
+    assert reference["%, of total"] == "4.18"
+    assert (reference["Difference, of Avg"], reference["Verdict"]) == ("–", "reference")
+    assert cells["VL-PROMPT"]["Verdict"] == "tie"
+    assert cells["VL-LORA"]["Difference, of Avg"].startswith("−5.0 [−5.2, −4.8]")
+    assert cells["the commonest answer"]["vqa, vqa_accuracy"] == "25.5"
+    assert cells["the commonest answer"]["caption, cider"] == "1.2"
+    assert cells["the commonest answer"]["Avg"] == "13.4"
     assert "differences are from VL-ADAPTER" in text or "Differences are from VL-ADAPTER" in text
 
 
 def test_the_terminal_shows_the_same_cells(folder: Path) -> None:
     console = Console(width=200, record=True, file=io.StringIO())
-    console.print(to_rich(summarise(folder)))
+    console.print(to_rich(table(summarise(folder))))
     shown = console.export_text()
     assert "41.0 ± 1.6" in shown
     assert "the commonest answer" in shown
@@ -204,23 +180,25 @@ def test_the_notes_say_how_it_was_measured(
 ) -> None:
     state = json.loads((folder / STATE).read_text())
     write_json(folder / STATE, {**state, **change})
-    assert words in " ".join(notes(summarise(folder)))
+    assert words in " ".join(summarise(folder).notes)
 
 
-def test_one_seed_has_no_spread_and_no_verdict_and_its_json_is_json(tmp_path: Path) -> None:
-    root = build(tmp_path, seeds=1)
+def test_one_seed_has_no_spread_and_no_verdict_and_its_json_is_json(
+    tmp_path: Path, scored: Callable[..., Any]
+) -> None:
+    root = build(tmp_path, scored, seeds=1)
     summary = summarise(root)
-    assert {line.verdict for line in summary.lines} == {None, "tie"}
-    files = write(summary, root)
-    found = json.loads(files[1].read_text(), parse_constant=pytest.fail)
-    assert found["lines"][1]["average"]["sd"] is None
-    assert found["lines"][1]["difference"]["high"] is None
+    assert {line.verdict for line in summary.rows} == {None, "tie"}
+    files = write(table(summary), root)
+    found = json.loads(files[2].read_text(), parse_constant=pytest.fail)
+    assert found["rows"][1]["headline"]["sd"] is None
+    assert found["rows"][1]["difference"]["high"] is None
     assert "| unknown |" not in files[0].read_text()
     assert "+5.0 unknown" in files[0].read_text()
 
 
-def test_a_lone_row_is_the_reference(tmp_path: Path) -> None:
-    (line,) = summarise(build(tmp_path, rows=("vl-adapter",))).lines
+def test_a_lone_row_is_the_reference(tmp_path: Path, scored: Callable[..., Any]) -> None:
+    (line,) = summarise(build(tmp_path, scored, rows=("vl-adapter",))).rows
     assert (line.difference, line.verdict) == (None, None)
 
 
@@ -232,5 +210,5 @@ def test_an_unfinished_measurement_is_no_table(folder: Path) -> None:
     with pytest.raises(RunError, match=r"multitask\.json is damaged"):
         summarise(folder)
     (folder / STATE).unlink()
-    with pytest.raises(RunError, match=r"holds no multitask\.json"):
+    with pytest.raises(RunError, match=r"holds no measurement \(multitask\.json is missing"):
         summarise(folder)

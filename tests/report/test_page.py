@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from petiole.errors import RunError
-from petiole.report.page import write_comparison, write_run
+from petiole.report.page import write_page
 from petiole.report.tables import legend, sentence, summarise
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
@@ -55,12 +55,12 @@ def folder(build, at):
     build.notes = ["1 image was left out: <broken>.png."]
     accuracy = {"baseline": 0.3, "cosine": 0.75, "ours": 0.8}
     return build.comparison(
-        "c", at(accuracy, 60), draws=3, claims={"ours": 78.87}, notes=["No leak found."]
+        "c", at(accuracy, 60), split_seeds=3, claims={"ours": 78.87}, notes=["No leak found."]
     )
 
 
 def test_it_loads_nothing(folder) -> None:
-    page = Page(write_comparison(folder).read_text())
+    page = Page(write_page(folder).read_text())
     for tag, attributes in page.elements:
         for name in LOADS & attributes.keys():
             assert attributes[name].startswith(("data:", "#")), (tag, attributes)
@@ -72,7 +72,7 @@ def test_it_loads_nothing(folder) -> None:
 
 
 def test_its_policy_allows_its_own_script_and_no_other(folder) -> None:
-    text = write_comparison(folder).read_text()
+    text = write_page(folder).read_text()
     script = re.findall(r"<script>(.*?)</script>", text, flags=re.DOTALL)
     assert len(script) == 1
     digest = base64.b64encode(hashlib.sha256(script[0].encode()).digest()).decode()
@@ -84,7 +84,7 @@ def test_its_policy_allows_its_own_script_and_no_other(folder) -> None:
 
 
 def test_it_is_valid_and_readable_without_eyes(folder) -> None:
-    page = Page(write_comparison(folder).read_text())
+    page = Page(write_page(folder).read_text())
     ids = [a["id"] for _, a in page.elements if "id" in a]
     assert len(ids) == len(set(ids))
     for attributes in page.all("section"):
@@ -100,13 +100,13 @@ def test_it_is_valid_and_readable_without_eyes(folder) -> None:
 
 
 def test_it_says_what_the_summary_says(folder) -> None:
-    page = Page(write_comparison(folder).read_text())
+    page = Page(write_page(folder).read_text())
     text = " ".join("".join(page.text).split())  # also turns no-break spaces into spaces
     summary = summarise(folder)
     assert sentence(summary) in text
     assert " ".join(legend(summary).split()) in text
     for row in summary.rows:
-        assert f"{100 * row.accuracy.mean:.1f} ± {100 * row.over_draws.sd:.1f}" in text
+        assert f"{100 * row.accuracy.mean:.1f} ± {100 * row.over_splits.sd:.1f}" in text
     for words in (
         "3 methods were trained on the frozen backbone timm/vit_small_patch14_dinov2.lvd142m",
         "300 source, 330 to train on (source and shots), 60 target test",
@@ -124,16 +124,16 @@ def test_it_says_what_the_summary_says(folder) -> None:
 
 
 def test_test_sets_that_were_scored_twice_are_told(folder, build) -> None:
-    run = folder / "runs/cosine/draw-0-init-0"
+    run = folder / "runs/cosine/split-0-seed-0"
     build.run(
         run, np.ones(60, dtype=bool), method="cosine"
     )  # a second line in test_evaluations.jsonl
-    assert "up to 2 times by one run" in write_comparison(folder).read_text()
+    assert "up to 2 times by one run" in write_page(folder).read_text()
 
 
 def test_equal_records_give_equal_bytes(folder) -> None:
-    first = write_comparison(folder).read_bytes()
-    assert write_comparison(folder).read_bytes() == first
+    first = write_page(folder).read_bytes()
+    assert write_page(folder).read_bytes() == first
     assert not [p for p in folder.iterdir() if p.name.startswith(".tmp")]
 
 
@@ -144,7 +144,7 @@ def test_names_are_never_markup(build, at) -> None:
     accuracy = {"baseline": 0.3, "cosine": 0.75, "ours": 0.8}
     labels = {"ours": f"</td>{evil}"}
     folder = build.comparison("c", at(accuracy, 60), labels=labels, title=evil, notes=[evil])
-    text = write_comparison(folder).read_text()
+    text = write_page(folder).read_text()
     page = Page(text)
     assert evil not in text
     assert len(page.all("script")) == 1
@@ -152,7 +152,7 @@ def test_names_are_never_markup(build, at) -> None:
     assert evil in seen
     assert "ünïcødé 猫" in seen
     assert '"quoted" & $5$' in seen
-    run = write_run(folder / "runs/ours/draw-0-init-0").read_text()
+    run = write_page(folder / "runs/ours/split-0-seed-0").read_text()
     assert evil not in run
     assert len(Page(run).all("script")) == 1
 
@@ -160,34 +160,34 @@ def test_names_are_never_markup(build, at) -> None:
 def test_without_vectors_the_diagnosis_is_left_out(build, at) -> None:
     accuracy = {"baseline": 0.3, "cosine": 0.75, "ours": 0.8}
     folder = build.comparison("c", at(accuracy, 60), vectors=False)
-    text = write_comparison(folder).read_text()
+    text = write_page(folder).read_text()
     Page(text)
     assert "Domains before and after" not in text
     assert "Predictions that changed" in text
 
 
 def test_a_row_alone(build, at) -> None:
-    folder = build.comparison("c", at({"ours": 0.8}, 60), ["ours"], draws=1, baseline="ours")
-    page = Page(write_comparison(folder).read_text())
+    folder = build.comparison("c", at({"ours": 0.8}, 60), ["ours"], split_seeds=1, baseline="ours")
+    page = Page(write_page(folder).read_text())
     text = "".join(page.text)
     assert "One method was trained" in text
     assert "Predictions that changed" not in text
 
 
 def test_thumbnails_and_those_that_are_gone(folder, build) -> None:
-    page = Page(write_comparison(folder).read_text())
+    page = Page(write_page(folder).read_text())
     shown = len(page.all("img"))
     assert shown > 0
     shutil.rmtree(build.root / "images")
-    text = write_comparison(folder).read_text()
+    text = write_page(folder).read_text()
     assert len(Page(text).all("img")) == 0
     assert text.count("file not found") == shown
 
 
 def test_a_missing_run_leaves_no_page(folder) -> None:
-    (folder / "runs/ours/draw-2-init-0/record.json").unlink()
-    with pytest.raises(RunError, match="runs/ours/draw-2-init-0"):
-        write_comparison(folder)
+    (folder / "runs/ours/split-2-seed-0/record.json").unlink()
+    with pytest.raises(RunError, match="runs/ours/split-2-seed-0"):
+        write_page(folder)
     assert not (folder / "report.html").exists()
 
 
@@ -195,10 +195,10 @@ def test_a_missing_run_leaves_no_page(folder) -> None:
 def test_a_single_run(build, source: bool) -> None:
     correct = np.arange(60) % 4 > 0
     run = build.run(build.root / "run", correct, vectors=True, source=source, training_only=131_456)
-    page = Page(write_run(run).read_text())
+    page = Page(write_page(run).read_text())
     text = " ".join("".join(page.text).split())
     assert "cls-residual-lora reaches 75.0 % on 60 test images" in text
-    assert "one run, so no interval between draws can be given" in text
+    assert "one run, so no interval between splits can be given" in text
     assert "15 of 60 test images were labelled wrongly" in text
     assert "123,777" in text
     assert "Results" not in text
@@ -207,7 +207,7 @@ def test_a_single_run(build, source: bool) -> None:
 
 def test_a_perfect_run_has_no_mistakes_to_show(build) -> None:
     run = build.run(build.root / "run", np.ones(60, dtype=bool), shots=None)
-    text = " ".join("".join(Page(write_run(run).read_text()).text).split())
+    text = " ".join("".join(Page(write_page(run).read_text()).text).split())
     assert "Mistakes" not in text
     assert "all target images" in text
 
@@ -216,4 +216,4 @@ def test_an_unfinished_run_says_so(build) -> None:
     run = build.run(build.root / "run", np.ones(60, dtype=bool))
     (run / "record.json").unlink()
     with pytest.raises(RunError, match=r"holds no complete run .*--resume"):
-        write_run(run)
+        write_page(run)

@@ -90,5 +90,5 @@ def test_many_classes_have_distinct_colours() -> None:
 
 def test_untrained_rows_are_drawn_too(build, at) -> None:
     accuracy = {"baseline": 0.3, "cosine": 0.7, "ours": 0.8}
-    folder = build.comparison("c", at(accuracy, 60), trainable={"baseline": 0}, draws=2)
+    folder = build.comparison("c", at(accuracy, 60), trainable={"baseline": 0}, split_seeds=2)
     assert "Baseline" in plots.svg(plots.against_parameters(summarise(folder)), "p", "x")

@@ -13,10 +13,25 @@ from rich.console import Console
 from safetensors.numpy import load_file
 
 from petiole.errors import RunError
-from petiole.report.tables import COSTS, columns, sentence, summarise, to_csv, to_markdown, to_rich
+from petiole.report import table as tables
+from petiole.report.tables import COSTS, columns, sentence, summarise, table
 from petiole.tasks.classification.predictions import TENSORS
 
 N = 60
+
+
+def to_csv(summary) -> str:
+    return tables.to_csv(table(summary))
+
+
+def to_markdown(summary) -> str:
+    return tables.to_markdown(table(summary))
+
+
+def to_rich(summary):
+    return tables.to_rich(table(summary))
+
+
 STUDENT = {4: 2.7764451051977987, 2: 4.302652729911275}  # t quantile of 0.975 by freedom
 
 
@@ -25,11 +40,11 @@ def run_accuracy(run: Path) -> float:
     return sum(r["label"] == r["prediction"] for r in rows) / len(rows)
 
 
-def draw_accuracies(folder: Path, row: str, draws: int, inits: int) -> list[float]:
+def split_accuracies(folder: Path, row: str, split_seeds: int, seeds: int) -> list[float]:
     at = folder / "runs" / row
     return [
-        statistics.fmean(run_accuracy(at / f"draw-{d}-init-{i}") for i in range(inits))
-        for d in range(draws)
+        statistics.fmean(run_accuracy(at / f"split-{d}-seed-{i}") for i in range(seeds))
+        for d in range(split_seeds)
     ]
 
 
@@ -47,27 +62,27 @@ def naive_macro_and_ece(run: Path) -> tuple[float, float]:
     return float(np.mean(recalls)), ece
 
 
-@pytest.mark.parametrize("inits", [1, 2])
-def test_numbers_are_those_of_the_predictions(build, at, inits: int) -> None:
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_numbers_are_those_of_the_predictions(build, at, seeds: int) -> None:
     accuracy = {"baseline": 0.3, "cosine": 0.7, "ours": 0.8}
-    folder = build.comparison("c", at(accuracy, N), draws=5, inits=inits)
+    folder = build.comparison("c", at(accuracy, N), split_seeds=5, seeds=seeds)
     summary = summarise(folder)
     table = {r["name"]: r for r in csv.DictReader(io.StringIO(to_csv(summary)))}
-    base = draw_accuracies(folder, "baseline", 5, inits)
+    base = split_accuracies(folder, "baseline", 5, seeds)
     for row in summary.rows:
-        mine = draw_accuracies(folder, row.name, 5, inits)
+        mine = split_accuracies(folder, row.name, 5, seeds)
         mean, sd = statistics.fmean(mine), statistics.stdev(mine)
         got = table[row.name]
         assert float(got["accuracy"]) == pytest.approx(mean, abs=1e-12)
-        assert float(got["accuracy_sd_over_draws"]) == pytest.approx(sd, abs=1e-12)
-        assert row.draws == pytest.approx(mine, abs=1e-12)
+        assert float(got["accuracy_sd_over_splits"]) == pytest.approx(sd, abs=1e-12)
+        assert row.by_split == pytest.approx(mine, abs=1e-12)
         half = STUDENT[4] * sd / math.sqrt(5)
-        assert float(got["accuracy_low_over_draws"]) == pytest.approx(mean - half, abs=1e-9)
+        assert float(got["accuracy_low_over_splits"]) == pytest.approx(mean - half, abs=1e-9)
         assert float(got["accuracy_low"]) < mean < float(got["accuracy_high"])
         runs = [
-            folder / "runs" / row.name / f"draw-{d}-init-{i}"
+            folder / "runs" / row.name / f"split-{d}-seed-{i}"
             for d in range(5)
-            for i in range(inits)
+            for i in range(seeds)
         ]
         macro, ece = zip(*map(naive_macro_and_ece, runs), strict=True)
         assert float(got["macro_accuracy"]) == pytest.approx(statistics.fmean(macro), abs=1e-9)
@@ -83,7 +98,7 @@ def test_numbers_are_those_of_the_predictions(build, at, inits: int) -> None:
 
 def test_size_time_and_percentage_come_from_ledger_and_costs(build, at) -> None:
     sizes = {"baseline": 18_095, "cosine": 18_049, "ours": 255_233}
-    folder = build.comparison("c", at(dict.fromkeys(sizes, 0.5), N), trainable=sizes, draws=3)
+    folder = build.comparison("c", at(dict.fromkeys(sizes, 0.5), N), trainable=sizes, split_seeds=3)
     row = summarise(folder).row("ours")
     assert (row.trainable, row.inference) == (255_233, 255_233)
     assert row.percent_of_backbone_and_trainable == pytest.approx(1.1439, abs=1e-4)
@@ -93,9 +108,9 @@ def test_size_time_and_percentage_come_from_ledger_and_costs(build, at) -> None:
 def test_costs_are_those_of_the_records_and_stand_beside_the_accuracy(build, at) -> None:
     sizes = {"baseline": 18_095, "ours": 255_233}
     correct = at(dict.fromkeys(sizes, 0.5), N)
-    folder = build.comparison("c", correct, list(sizes), trainable=sizes, draws=3)
-    for draw, memory in enumerate((700.0, 950.0, 800.4)):
-        file = folder / f"runs/ours/draw-{draw}-init-0/record.json"
+    folder = build.comparison("c", correct, list(sizes), trainable=sizes, split_seeds=3)
+    for split, memory in enumerate((700.0, 950.0, 800.4)):
+        file = folder / f"runs/ours/split-{split}-seed-0/record.json"
         record = json.loads(file.read_text())
         record["costs"]["peak_memory_mb"] = memory
         record["ledger"]["flops_training"] = 1_500_000
@@ -125,17 +140,17 @@ COST_FIELDS = ("stored_bytes", "flops_forward", "flops_training", "peak_memory_m
 def test_p_is_adjusted_over_the_table(build, at) -> None:
     folder = build.comparison("c", at({"baseline": 0.3, "cosine": 0.6, "ours": 0.8}, N))
     rows = [r for r in summarise(folder).rows if r.versus]
-    raw = sorted((r.versus.by_draw.p, r.versus.p) for r in rows)
+    raw = sorted((r.versus.by_split.p, r.versus.p) for r in rows)
     assert raw[0][1] == pytest.approx(min(1, 2 * raw[0][0]))
     assert raw[1][1] == pytest.approx(max(raw[0][1], raw[1][0]))
 
 
 def constructed(pattern):
-    """``pattern[row](draw)`` gives the indices of the wrong images."""
+    """``pattern[row](split_seed)`` gives the indices of the wrong images."""
 
-    def correct(row: str, draw: int, _: int) -> np.ndarray:
+    def correct(row: str, split_seed: int, _: int) -> np.ndarray:
         right = np.ones(N, dtype=bool)
-        right[list(pattern[row](draw))] = False
+        right[list(pattern[row](split_seed))] = False
         return right
 
     return correct
@@ -149,7 +164,7 @@ def test_verdicts(build) -> None:
         "best": lambda d: range(d % 2),
     }
     rows = ["baseline", "cosine", "ours", "best"]
-    summary = summarise(build.comparison("c", constructed(pattern), rows, draws=6))
+    summary = summarise(build.comparison("c", constructed(pattern), rows, split_seeds=6))
     got = {r.name: r.versus.verdict if r.versus else None for r in summary.rows}
     assert got == {"baseline": "worse", "cosine": "tie", "ours": None, "best": "better"}
     text = sentence(summary)
@@ -163,7 +178,7 @@ def test_a_difference_that_hangs_on_one_image_is_a_tie_though_every_draw_agrees(
         "cosine": lambda _: [0],
         "ours": lambda _: [],
     }
-    summary = summarise(build.comparison("c", constructed(pattern), draws=9))
+    summary = summarise(build.comparison("c", constructed(pattern), split_seeds=9))
     versus = summary.row("cosine").versus
     assert versus.p < 0.05
     assert versus.both.low < 0 <= versus.both.high
@@ -185,34 +200,36 @@ def test_a_large_difference_over_two_draws_is_undecided_and_not_a_tie(build) -> 
         "cosine": lambda d: range(25 - 4 * d),
         "ours": lambda _: range(10),
     }
-    summary = summarise(build.comparison("c", constructed(pattern), draws=2))
+    summary = summarise(build.comparison("c", constructed(pattern), split_seeds=2))
     versus = summary.row("cosine").versus
     assert versus.p > 0.05
     assert versus.both.high < 0
     assert versus.verdict == "undecided"
     text = sentence(summary)
-    assert "Cosine, 2 draws do not decide" in text
+    assert "Cosine, 2 splits do not decide" in text
     assert "tie" not in text
     assert "cheapest" not in text
 
 
 def test_one_draw_says_so(build, at) -> None:
-    folder = build.comparison("c", at({"baseline": 0.2, "cosine": 0.7, "ours": 0.75}, N), draws=1)
+    folder = build.comparison(
+        "c", at({"baseline": 0.2, "cosine": 0.7, "ours": 0.75}, N), split_seeds=1
+    )
     summary = summarise(folder)
-    assert "no interval between draws can be given" in sentence(summary)
-    assert "no interval between draws can be given" in to_markdown(summary)
+    assert "no interval between splits can be given" in sentence(summary)
+    assert "no interval between splits can be given" in to_markdown(summary)
     row = summary.row("baseline")
-    assert row.versus.by_draw is None
+    assert row.versus.by_split is None
     assert row.versus.headline.test == "McNemar exact"
     assert row.versus.verdict == "worse"
     assert " ± " not in to_markdown(summary)
     got = next(csv.DictReader(io.StringIO(to_csv(summary))))
-    assert got["accuracy_sd_over_draws"] == got["accuracy_low_over_draws"] == ""
+    assert got["accuracy_sd_over_splits"] == got["accuracy_low_over_splits"] == ""
     assert got["versus_reference_test"] == "McNemar exact"
 
 
 def test_one_row_needs_no_comparison(build, at) -> None:
-    folder = build.comparison("c", at({"ours": 0.7}, N), ["ours"], draws=3, baseline="ours")
+    folder = build.comparison("c", at({"ours": 0.7}, N), ["ours"], split_seeds=3, baseline="ours")
     summary = summarise(folder)
     assert summary.rows[0].gain is None
     assert summary.rows[0].versus is None
@@ -222,41 +239,43 @@ def test_one_row_needs_no_comparison(build, at) -> None:
 
 def test_missing_runs_are_named(build, at) -> None:
     folder = build.comparison("c", at(dict.fromkeys(("baseline", "cosine", "ours"), 0.5), N))
-    (folder / "runs/cosine/draw-3-init-0/record.json").unlink()
-    with pytest.raises(RunError, match=r"1 of 15 runs .*\n  runs/cosine/draw-3-init-0\n.*--resume"):
+    (folder / "runs/cosine/split-3-seed-0/record.json").unlink()
+    with pytest.raises(
+        RunError, match=r"1 of 15 runs .*\n  runs/cosine/split-3-seed-0\n.*--resume"
+    ):
         summarise(folder)
 
 
 def test_changed_predictions_are_refused(build, at) -> None:
     folder = build.comparison("c", at(dict.fromkeys(("baseline", "cosine", "ours"), 0.5), N))
-    file = folder / "runs/ours/draw-0-init-0" / TENSORS
-    file.write_bytes((folder / "runs/ours/draw-1-init-0" / TENSORS).read_bytes())
-    with pytest.raises(RunError, match=r"draw-0-init-0.*checksum differs"):
+    file = folder / "runs/ours/split-0-seed-0" / TENSORS
+    file.write_bytes((folder / "runs/ours/split-1-seed-0" / TENSORS).read_bytes())
+    with pytest.raises(RunError, match=r"split-0-seed-0.*checksum differs"):
         summarise(folder)
 
 
 def test_runs_on_other_images_are_refused(build, at) -> None:
     folder = build.comparison("c", at(dict.fromkeys(("baseline", "cosine", "ours"), 0.5), N))
     build.per_class -= 1
-    run = folder / "runs/cosine/draw-0-init-0"
+    run = folder / "runs/cosine/split-0-seed-0"
     (run / "test_evaluations.jsonl").unlink()
     build.run(run, np.ones(N - 3, dtype=bool))
-    with pytest.raises(RunError, match=r"cosine/draw-0-init-0 was tested on other images"):
+    with pytest.raises(RunError, match=r"cosine/split-0-seed-0 was tested on other images"):
         summarise(folder)
 
 
 def test_a_damaged_record_is_named(build, at) -> None:
     folder = build.comparison("c", at(dict.fromkeys(("baseline", "cosine", "ours"), 0.5), N))
-    file = folder / "runs/ours/draw-0-init-0/record.json"
+    file = folder / "runs/ours/split-0-seed-0/record.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "scores": "none"}))
-    with pytest.raises(RunError, match=r"draw-0-init-0/record.json is damaged"):
+    with pytest.raises(RunError, match=r"split-0-seed-0/record.json is damaged"):
         summarise(folder)
 
 
 def test_published_numbers_have_a_column_only_if_there_are_any(build, at) -> None:
     correct = at(dict.fromkeys(("baseline", "cosine", "ours"), 0.5), N)
-    without = summarise(build.comparison("a", correct, draws=1))
-    given = summarise(build.comparison("b", correct, draws=1, claims={"ours": 78.87}))
+    without = summarise(build.comparison("a", correct, split_seeds=1))
+    given = summarise(build.comparison("b", correct, split_seeds=1, claims={"ours": 78.87}))
     assert "Published, %" not in [c.title for c in columns(without)]
     assert "78.87" in to_markdown(given)
     assert "78.87" not in to_markdown(without)
@@ -265,7 +284,7 @@ def test_published_numbers_have_a_column_only_if_there_are_any(build, at) -> Non
 def test_markdown_and_terminal_keep_odd_labels_whole(build, at) -> None:
     labels = {"ours": "<b>a|b</b> [red]\nx", "cosine": "one, two"}
     accuracy = {"baseline": 0.2, "cosine": 0.7, "ours": 0.7}
-    summary = summarise(build.comparison("c", at(accuracy, N, 0.05), labels=labels, draws=3))
+    summary = summarise(build.comparison("c", at(accuracy, N, 0.05), labels=labels, split_seeds=3))
     lines = to_markdown(summary).splitlines()
     assert "**&lt;b>a\\|b&lt;/b> [red] x**" in lines[4]
     widths = {line.replace("\\|", "").count("|") for line in lines[:5]}

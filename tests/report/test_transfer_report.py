@@ -15,18 +15,10 @@ from rich.console import Console
 
 from petiole.claims import table as claimed_table
 from petiole.errors import RunError
-from petiole.protocols.comparison import ComparisonRow
+from petiole.protocols.protocol import ComparisonRow
 from petiole.protocols.transfer import PAPER, TRANSFER, Transfer, TransferCell
-from petiole.report.transfer import (
-    COLUMNS,
-    sentences,
-    summarise,
-    to_csv,
-    to_dict,
-    to_markdown,
-    to_rich,
-    write,
-)
+from petiole.report import table as tables
+from petiole.report.transfer import COLUMNS, sentences, summarise, table
 
 N, SEEDS = 60, 3
 STUDENT_3 = 3.182446305284263  # t quantile of 0.975, three degrees of freedom
@@ -48,15 +40,15 @@ VERDICTS = {  # on the reference, against head-only and full
 def write_cells(build, cells=WRONG, *, rows=tuple(LABELS), reference="adaptertune") -> Path:
     for (data, backbone), wrong in cells.items():
 
-        def correct(row: str, _: int, init: int, wrong=wrong) -> np.ndarray:
-            return np.arange(N) >= wrong[row] + (init == SEEDS - 1)
+        def correct(row: str, _: int, seed: int, wrong=wrong) -> np.ndarray:
+            return np.arange(N) >= wrong[row] + (seed == SEEDS - 1)
 
         build.comparison(
             f"{data}/{backbone}",
             correct,
             rows,
-            draws=1,
-            inits=SEEDS,
+            split_seeds=1,
+            seeds=SEEDS,
             reference=reference,
             baseline=rows[0],
             labels=LABELS,
@@ -81,7 +73,7 @@ def folder(make_build) -> Path:
 def naive_accuracies(folder: Path, data: str, backbone: str, row: str) -> list[float]:
     found = []
     for seed in range(SEEDS):
-        run = folder / data / backbone / "runs" / row / f"draw-0-init-{seed}"
+        run = folder / data / backbone / "runs" / row / f"split-0-seed-{seed}"
         rows = list(csv.DictReader((run / "predictions.csv").open()))
         found.append(sum(r["label"] == r["prediction"] for r in rows) / len(rows))
     return found
@@ -91,10 +83,10 @@ def test_accuracies_are_those_of_the_predictions(folder: Path) -> None:
     summary = summarise(folder)
     flat = {
         (r["data"], r["backbone"], r["name"]): r
-        for r in csv.DictReader(io.StringIO(to_csv(summary)))
+        for r in csv.DictReader(io.StringIO(tables.to_csv(table(summary))))
     }
     assert len(flat) == len(summary.rows) == 3 * len(WRONG)
-    text = to_markdown(summary)
+    text = tables.to_markdown(table(summary))
     for (data, backbone), wrong in WRONG.items():
         reference = statistics.fmean(naive_accuracies(folder, data, backbone, "adaptertune"))
         for row in wrong:
@@ -148,7 +140,7 @@ def test_costs_are_those_of_the_records(make_build) -> None:
     folder = write_cells(build, dict(list(WRONG.items())[:1]))
     data, backbone = next(iter(WRONG))
     for seed, (memory, took) in enumerate(((700.0, 30.0), (950.0, 10.0), (800.0, 20.0))):
-        run = folder / data / backbone / "runs/full" / f"draw-0-init-{seed}"
+        run = folder / data / backbone / "runs/full" / f"split-0-seed-{seed}"
         record = json.loads((run / "record.json").read_text())
         record["costs"] |= {"peak_memory_mb": memory, "train_seconds": took}
         record["costs"]["adapter_bytes"] = 88_000_000
@@ -156,7 +148,7 @@ def test_costs_are_those_of_the_records(make_build) -> None:
         record["ledger"] |= {"flops_forward": 9_200_000_000, "flops_training": 27_600_000_000}
         (run / "record.json").write_text(json.dumps(record))
     summary = summarise(folder)
-    row = next(r for r in to_dict(summary)["rows"] if r["name"] == "full")
+    row = next(r for r in tables.to_dict(table(summary))["rows"] if r["name"] == "full")
     assert row["images"] == N
     want = {
         "trainable": 22_000_000,
@@ -168,7 +160,9 @@ def test_costs_are_those_of_the_records(make_build) -> None:
         "train_seconds": 20.0,
     }
     assert {name: row[name] for name in want} == want
-    line = next(line for line in to_markdown(summary).splitlines() if "Full fine" in line)
+    line = next(
+        line for line in tables.to_markdown(table(summary)).splitlines() if "Full fine" in line
+    )
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     shown = dict(zip((c.title for c in COLUMNS), cells, strict=True))
     assert {title: shown[title] for title in list(shown)[-7:]} == {
@@ -185,7 +179,7 @@ def test_costs_are_those_of_the_records(make_build) -> None:
 def test_unfinished_cells_are_left_out_and_named(make_build) -> None:
     build = make_build("unfinished")
     folder = write_cells(build, dict(list(WRONG.items())[:2]))
-    (folder / "pets/vit_b.augreg_in1k/runs/full/draw-0-init-1/record.json").unlink()
+    (folder / "pets/vit_b.augreg_in1k/runs/full/split-0-seed-1/record.json").unlink()
     summary = summarise(folder)
     assert {(one.data, one.backbone) for one in summary.rows} == {("pets", "vit_s.augreg_in1k")}
     rest = ["/".join(cell) for cell in list(WRONG)[1:]]
@@ -194,14 +188,14 @@ def test_unfinished_cells_are_left_out_and_named(make_build) -> None:
     [gain, _] = summary.versus
     assert math.isnan(gain.gain.sd)
     assert "[" not in sentences(summary)[0], "one cell has no interval"
-    written = json.dumps(to_dict(summary), allow_nan=False)
+    written = json.dumps(tables.to_dict(table(summary)), allow_nan=False)
     assert json.loads(written)["versus"][0]["gain"]["sd"] is None
 
 
 def test_nothing_finished_is_an_empty_table(make_build) -> None:
     summary = summarise(write_cells(make_build("empty"), {}))
     assert (summary.rows, summary.versus) == ([], [])
-    assert to_csv(summary) == ""
+    assert tables.to_csv(table(summary)) == ""
     assert len(summary.unfinished) == 4
 
 
@@ -219,21 +213,21 @@ def test_runs_on_other_images_are_refused(make_build) -> None:
     build = make_build("images")
     folder = write_cells(build, dict(list(WRONG.items())[:1]))
     build.per_class -= 1
-    run = folder / "pets/vit_s.augreg_in1k/runs/full/draw-0-init-0"
+    run = folder / "pets/vit_s.augreg_in1k/runs/full/split-0-seed-0"
     (run / "test_evaluations.jsonl").unlink()
     build.run(run, np.ones(N - 3, dtype=bool))
-    with pytest.raises(RunError, match="full/draw-0-init-0 was tested on other images"):
+    with pytest.raises(RunError, match="full/split-0-seed-0 was tested on other images"):
         summarise(folder)
 
 
 def test_files_and_terminal(folder: Path, tmp_path: Path) -> None:
     summary = summarise(folder)
-    write(summary, tmp_path)
-    assert (tmp_path / "table.md").read_text() == to_markdown(summary)
-    assert (tmp_path / "table.csv").read_text() == to_csv(summary)
-    assert json.loads((tmp_path / "table.json").read_text()) == to_dict(summary)
+    tables.write(table(summary), tmp_path)
+    assert (tmp_path / "table.md").read_text() == tables.to_markdown(table(summary))
+    assert (tmp_path / "table.csv").read_text() == tables.to_csv(table(summary))
+    assert json.loads((tmp_path / "table.json").read_text()) == tables.to_dict(table(summary))
     console = Console(width=80, file=io.StringIO())
-    console.print(to_rich(summary))
+    console.print(tables.to_rich(table(summary)))
     said = console.file.getvalue()
     assert max(map(len, said.splitlines())) <= 80
     assert "reference" in said
@@ -246,5 +240,5 @@ def test_odd_names_stay_in_their_cells(make_build) -> None:
     wanted = Transfer.read(folder)
     cell = TransferCell(data="a|b", backbone="<i>v", terms={})
     (folder / TRANSFER).write_text(wanted.model_copy(update={"cells": [cell]}).model_dump_json())
-    line = to_markdown(summarise(folder)).splitlines()[2]
+    line = tables.to_markdown(table(summarise(folder))).splitlines()[2]
     assert line.startswith("| a\\|b | &lt;i>v | Head only |")

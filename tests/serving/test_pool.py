@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-import backbones_for_tests as tiny
 from petiole.backbones.base import IMAGES, Backbone
 from petiole.backbones.hooks import Attach
 from petiole.backbones.vision import vit
@@ -27,6 +26,7 @@ from petiole.methods.registry import create, settings_of
 from petiole.serving.pool import AdapterPool
 from petiole.tasks.classification.adapter import ClassificationAdapter
 from petiole.tasks.classification.model import AdaptedClassifier
+from petiole.testing import backbones as tiny
 
 KINDS: dict[str, tuple[str, dict[str, object]]] = {
     "tuned": ("adaptertune", {"rank": 4}),

@@ -28,10 +28,12 @@ class Compared(CommandResult):
     summary: Any
 
     def text(self) -> RenderableType:
-        from petiole.report.tables import sentence, to_rich
+        from petiole.report.folder import sentence, table
+        from petiole.report.table import to_rich
 
+        shown = table(self.summary)
         return Group(
-            to_rich(self.summary),
+            to_rich(shown, caption=shown.notes[0]),
             Text(sentence(self.summary)),
             fact("report", self.report),
             fact("runs", self.folder / "runs"),
@@ -90,8 +92,8 @@ def compare(
     from petiole.engine.task import reopened
     from petiole.protocols import domain_shift, tuning
     from petiole.protocols.comparison import Comparison
-    from petiole.report.page import write_comparison
-    from petiole.report.tables import summarise
+    from petiole.report.folder import summarise
+    from petiole.report.page import write_page
 
     model = model or ModelOptions()
     folder = Path(out) if out else Path("runs") / f"{Path(images).stem}-compare"
@@ -102,10 +104,10 @@ def compare(
     if tune:
         chosen["rows"] = tuning.with_rates(chosen["rows"])
     workspace = reopened(bench)
-    comparison = Comparison(
+    comparison = Comparison.checked(
         **chosen,
-        draws=split_seeds,
-        inits=seeds,
+        split_seeds=split_seeds,
+        seeds=seeds,
         shots=None if all_images else shots,
         validation=validation if any(row.grid for row in chosen["rows"]) else 0.0,
         notes=list(workspace.notes),
@@ -114,7 +116,7 @@ def compare(
     announce(workspace, [*jobs, *tuning.trials(comparison, jobs, folder)])
     local = Local(processes)
     domain_shift.compare(comparison, jobs, folder, executor=local, resume=resume, quiet=model.quiet)
-    return Compared(folder=folder, report=write_comparison(folder), summary=summarise(folder))
+    return Compared(folder=folder, report=write_page(folder), summary=summarise(folder))
 
 
 def _chosen(methods: Sequence[str], has_source: bool) -> dict[str, Any]:

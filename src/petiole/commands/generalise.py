@@ -35,16 +35,19 @@ class Generalised(CommandResult):
 
     def model_dump(self, **options: Any) -> dict[str, Any]:
         """The folder and every number of the table."""
-        from petiole.report.generalisation import to_dict
+        from petiole.report.scores import table
+        from petiole.report.table import to_dict
 
-        return {**super().model_dump(include={"folder"}, **options), **to_dict(self.summary)}
+        return {**super().model_dump(include={"folder"}, **options), **to_dict(table(self.summary))}
 
     def text(self) -> RenderableType:
-        from petiole.report.generalisation import notes, to_rich
+        from petiole.report.scores import table
+        from petiole.report.table import to_rich
 
+        shown = table(self.summary)
         return Group(
-            to_rich(self.summary),
-            *(Text(line) for line in notes(self.summary)),
+            to_rich(shown),
+            *(Text(line) for line in shown.notes),
             fact("table", self.folder / "table.md"),
             fact("runs", self.folder / "runs"),
         )
@@ -133,7 +136,9 @@ def measured(
     from petiole.engine.executor import Local
     from petiole.engine.task import reopened
     from petiole.protocols import generalisation as protocol
-    from petiole.report.generalisation import summarise, write
+    from petiole.report.generalisation import summarise
+    from petiole.report.scores import table
+    from petiole.report.table import write
 
     given = pairs(settings)
     jobs = protocol.jobs_of(asked, bench, root, given, resume=resume)
@@ -149,7 +154,7 @@ def measured(
         quiet=bench.quiet,
     )
     summary = summarise(root)
-    write(summary, root)
+    write(table(summary), root)
     return Generalised(folder=root, summary=summary)
 
 

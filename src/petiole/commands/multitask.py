@@ -31,18 +31,21 @@ class Multitasked(CommandResult):
 
     def model_dump(self, **options: Any) -> dict[str, Any]:
         """The folder and every number of the table."""
-        from petiole.report.multitask import to_dict
+        from petiole.report.scores import table
+        from petiole.report.table import to_dict
 
-        return {**super().model_dump(include={"folder"}, **options), **to_dict(self.summary)}
+        return {**super().model_dump(include={"folder"}, **options), **to_dict(table(self.summary))}
 
     def text(self) -> RenderableType:
-        from petiole.report.multitask import notes, to_rich
+        from petiole.report.scores import table
+        from petiole.report.table import to_rich
 
         first = self.summary.protocol.rows[0].name
         adapter = self.folder / "runs" / first / "seed-0" / "adapter"
+        shown = table(self.summary)
         return Group(
-            to_rich(self.summary),
-            *(Text(line) for line in notes(self.summary)),
+            to_rich(shown),
+            *(Text(line) for line in shown.notes),
             fact("table", self.folder / "table.md"),
             fact("adapter", adapter),
             fact("next", f'petiole predict {adapter} IMAGE --question "..."'),
@@ -117,7 +120,9 @@ def multitask(
     from petiole.engine.task import reopened
     from petiole.protocols import domain_shift
     from petiole.protocols import multitask as protocol
-    from petiole.report.multitask import summarise, write
+    from petiole.report.multitask import summarise
+    from petiole.report.scores import table as table_of
+    from petiole.report.table import write
     from petiole.tasks.text.workspace import TextGeneration
 
     root = Path(out) if out else Path("runs") / "multitask"
@@ -137,8 +142,8 @@ def multitask(
     stated = domain_shift.from_table(table, baselines=()) if table else {}
     rows = stated.get("rows") or domain_shift.rows_of(methods)
     opened = reopened(task)
-    asked = protocol.plan(
-        rows,
+    asked = protocol.Multitask.checked(
+        rows=rows,
         reference=reference or stated.get("reference", ""),
         model=backbone,
         tasks=[data.name for data in opened.tasks],
@@ -152,5 +157,5 @@ def multitask(
     announce(opened, jobs)
     protocol.run_all(asked, jobs, root, executor=Local(processes), resume=resume, quiet=quiet)
     summary = summarise(root)
-    write(summary, root)
+    write(table_of(summary), root)
     return Multitasked(folder=root, summary=summary)

@@ -8,7 +8,6 @@ from rich.console import RenderableType
 
 from petiole.commands.options import CommandResult, fact
 from petiole.commands.verb import verb
-from petiole.errors import RunError
 
 
 class ReportResult(CommandResult):
@@ -25,18 +24,11 @@ def report(folder: Path, /) -> ReportResult:
     """Write report.html of a run folder or of a comparison folder again, from its records.
 
     Args:
-        folder: what petiole fit, compare or demo wrote.
+        folder: what petiole fit, compare, multitask, generalise, few-shot or demo wrote.
 
     Raises:
         RunError: no complete run lies there.
     """
-    from petiole.engine.adapter import kind_of
-    from petiole.report.page import write_comparison, write_run
+    from petiole.report.page import write_page
 
-    folder = Path(folder)
-    if kind_of(folder) == "codebook":
-        raise RunError(
-            f"{folder} holds a tuned encoder, which has no page. petiole inspect {folder} shows what it is and how it scored."
-        )
-    write = write_comparison if (folder / "comparison.json").is_file() else write_run
-    return ReportResult(report=write(folder))
+    return ReportResult(report=write_page(Path(folder)))

@@ -45,16 +45,19 @@ class Transferred(CommandResult):
 
     def model_dump(self, **options: Any) -> dict[str, Any]:
         """The folder and every number of the table."""
-        from petiole.report.transfer import to_dict
+        from petiole.report.table import to_dict
+        from petiole.report.transfer import table
 
-        return {**super().model_dump(include={"folder"}, **options), **to_dict(self.summary)}
+        return {**super().model_dump(include={"folder"}, **options), **to_dict(table(self.summary))}
 
     def text(self) -> RenderableType:
-        from petiole.report.transfer import sentences, to_rich
+        from petiole.report.table import to_rich
+        from petiole.report.transfer import table
 
+        shown = table(self.summary)
         return Group(
-            to_rich(self.summary),
-            *(Text(line) for line in sentences(self.summary)),
+            to_rich(shown),
+            *(Text(line) for line in shown.notes),
             fact("table", self.folder / "table.md"),
             fact("cells", self.folder),
         )
@@ -105,7 +108,8 @@ def transfer(
     from petiole.engine.executor import Local
     from petiole.engine.task import forget_workspaces
     from petiole.protocols import transfer as protocol
-    from petiole.report.transfer import summarise, write
+    from petiole.report.table import write
+    from petiole.report.transfer import summarise, table
 
     model, folder = model or ModelOptions(), Path(out)
     images, known = _images(data, folder)
@@ -121,7 +125,7 @@ def transfer(
         settings=pairs(settings),
     )
     whole = protocol.joined(wanted, folder, resume=resume)
-    cells = [cell for cell in wanted.cells if not whole.finished(folder, cell)]
+    cells = [cell for cell in wanted.cells if not whole.done(folder, cell)]
     to_do = {cell.name: benches[cell.data, cell.backbone] for cell in cells}
     cache = model.cache or default_cache()
     for name in sorted(known & {cell.data for cell in cells}):
@@ -132,7 +136,7 @@ def transfer(
     local = Local(processes)
     protocol.run(whole, to_do, folder, executor=local, resume=resume, quiet=model.quiet)
     summary = summarise(folder)
-    write(summary, folder)
+    write(table(summary), folder)
     return Transferred(folder=folder, summary=summary)
 
 

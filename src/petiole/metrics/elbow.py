@@ -26,8 +26,8 @@ from math import log2, sqrt
 from typing import Literal
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 MARGIN = 0.002
 """Accuracy that is worth mentioning: 0.2 points."""
@@ -173,7 +173,7 @@ def trend(curve: Curve, margin: float = MARGIN, level: float = 0.95) -> Trend:
 
 @cache  # a tenth of a second each
 def _studentized_range(level: float, groups: int, free: int) -> float:
-    return float(stats.studentized_range.ppf(level, groups, free))
+    return float(scipy.stats.studentized_range.ppf(level, groups, free))
 
 
 def resampled_elbows(

@@ -3,10 +3,10 @@
     generalisation.json                what was asked
     runs/<method>/seed-<i>/            one run folder each; transfer/<place>.json holds the other scores
 
-Base to novel (spec prompt.md, 4.2): train on the first half of the classes, test on the test images of that
-half with its names, and on those of the other half with theirs; two label spaces. Cross-data-set and domain
-generalisation (4.3, 4.4): train on all classes of one set, test unchanged on other sets. Few-shot (4.5): train
-and test on all classes, with 1, 2, 4, ... images of each.
+Base to novel (Zhou et al., CoCoOp, CVPR 2022, sec. 4.1): train on the first half of the classes, test on the test
+images of that half with its names, and on those of the other half with theirs; two label spaces. Cross-data-set and
+domain generalisation (ibid., sec. 4.2 and 4.3): train on all classes of one set, test unchanged on other sets.
+Few-shot (Zhou et al., CoOp, IJCV 2022): train and test on all classes, with 1, 2, 4, ... images of each.
 
 A seed is a draw of the shots and a start. A transductive method trains on unlabelled images of all classes
 that it is tested on, so its rows stand apart.
@@ -22,16 +22,15 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from pydantic import model_validator
 
-from petiole.engine.executor import Executor, Local
+from petiole.engine.executor import Executor
 from petiole.engine.progress import progress
 from petiole.engine.record import read_record
-from petiole.engine.run import RunSpec, run
+from petiole.engine.run import RunSpec
 from petiole.engine.task import open_workspace
 from petiole.errors import ConfigError
 from petiole.methods.registry import create, find
 from petiole.protocols import domain_shift, published
-from petiole.protocols.comparison import ComparisonRow
-from petiole.protocols.stated import Protocol
+from petiole.protocols.protocol import ComparisonRow, RowsProtocol, applicable, average, run_jobs
 from petiole.tasks.classification.model import ClassNameHead
 from petiole.tasks.classification.transfer_eval import TRANSFER, TransferResult, score_transfer
 from petiole.tasks.classification.workspace import Classification, ClassificationWorkspace, Subset
@@ -40,7 +39,7 @@ STATE = "generalisation.json"
 NOVEL = "novel"
 
 
-class Generalisation(Protocol):
+class Generalisation(RowsProtocol):
     """What is trained, and where it is tested.
 
     Attributes:
@@ -74,6 +73,12 @@ class Generalisation(Protocol):
         home = root / "runs" / row.name
         return (home / f"shots-{shots}" if shots else home) / f"seed-{seed}"
 
+    def runs(self, root: Path, row: ComparisonRow | str) -> list[Path]:
+        """The run folders of a row, those of its largest number of shots last."""
+        one = self.row(row) if isinstance(row, str) else row
+        seeds = range(self.seeds)
+        return [self.folder(root, one, seed, level) for level in self.levels for seed in seeds]
+
     @property
     def levels(self) -> tuple[str, ...]:
         """Numbers of shots that are runs of their own; one that is empty where there are none."""
@@ -86,7 +91,7 @@ class Generalisation(Protocol):
 
         Zero-shot rows read the data set's templates where they are tested on it alone.
         """
-        stated = {**domain_shift.applicable(row, given), **row.settings}
+        stated = {**applicable(row.method, given), **row.settings}
         own: dict[str, Any] = {}
         if self.kind != "elsewhere":
             own |= published.sentences(row.method, self.known, stated)
@@ -99,7 +104,7 @@ class Generalisation(Protocol):
         said: dict[str, None] = {}
         for row in self.rows:
             for level in self.levels:
-                stated = {**domain_shift.applicable(row, given), **row.settings}
+                stated = {**applicable(row.method, given), **row.settings}
                 own = self.settings(row, given, level)
                 new = ", ".join(f"{k}={v!r}" for k, v in own.items() if k not in stated)
                 by_shots = f", {level} shots" if row.method in published.FEW_SHOT else ""
@@ -119,7 +124,6 @@ def plan(
     data: str,
     rows: Sequence[ComparisonRow],
     *,
-    reference: str = "",
     places: Sequence[str] = (),
     **terms: Any,
 ) -> Generalisation:
@@ -132,7 +136,6 @@ def plan(
         kind="elsewhere" if places else "base-to-novel",
         data=data,
         rows=list(rows),
-        reference=reference or rows[0].name,
         places=list(places) or [NOVEL],
         **terms,
     )
@@ -150,9 +153,10 @@ def few_shot(
         raise ConfigError(
             f"Shots are different numbers from 1 up, not {', '.join(map(str, shots))}."
         )
-    protocol = plan(data, rows, places=["1"], shots=None, **terms)
     places = [str(k) for k in sorted(shots)]
-    return protocol.model_copy(update={"kind": "few-shot", "places": places})
+    return Generalisation.checked(
+        kind="few-shot", data=data, rows=list(rows), places=places, shots=None, **terms
+    )
 
 
 def jobs_of(
@@ -165,6 +169,7 @@ def jobs_of(
 ) -> list[RunSpec]:
     """All runs, method by method; ``settings`` go to every method that has such a field."""
     jobs = []
+    protocol.check_used(settings)
     for row in protocol.rows:
         whole = protocol.kind != "base-to-novel" or transductive(row.method)
         part = replace(bench, part="all" if whole else "base", quiet=True)
@@ -208,14 +213,11 @@ def generalise(
     if protocol.kind == "base-to-novel":
         _check_names(jobs)
     protocol.claim(root, resume=resume)
-    where = executor or Local()
     for bench in dict.fromkeys(job.task for job in jobs):
         domain_shift.prepare(
             open_workspace(bench), [job for job in jobs if job.task == bench], quiet=quiet
         )
-    with progress("runs", len(jobs), quiet=quiet) as advance:
-        for job, record in zip(jobs, where.map(run, jobs), strict=True):
-            advance(1, f"{job.method} {100 * record.main['accuracy']:.1f} %")
+    run_jobs(jobs, executor=executor, quiet=quiet)
     data = {name: ClassificationWorkspace(bench).shift.test for name, bench in places.items()}
     with progress("elsewhere", len(jobs) * len(data), quiet=quiet) as advance:
         for job in jobs:
@@ -256,20 +258,17 @@ def scores(protocol: Generalisation, root: Path, row: ComparisonRow) -> dict[str
 
     Of few-shot by number of shots.
     """
+
+    def accuracies(level: str) -> list[float]:
+        folders = (protocol.folder(root, row, seed, level) for seed in range(protocol.seeds))
+        return [average(read_record(folder)) for folder in folders]
+
     if protocol.kind == "few-shot":
-        return {
-            level: [
-                read_record(protocol.folder(root, row, seed, level)).main["accuracy"]
-                for seed in range(protocol.seeds)
-            ]
-            for level in protocol.levels
-        }
+        return {level: accuracies(level) for level in protocol.levels}
     own = "source" if protocol.kind == "elsewhere" else "base"
-    found: dict[str, list[float]] = {own: []}
-    for seed in range(protocol.seeds):
-        folder = protocol.folder(root, row, seed)
-        if own == "source" or not transductive(row.method):
-            found[own].append(read_record(folder).main["accuracy"])
+    untaught = own == "source" or not transductive(row.method)
+    found: dict[str, list[float]] = {own: accuracies("") if untaught else []}
+    for folder in protocol.runs(root, row):
         for file in sorted((folder / TRANSFER).glob("*.json")):
             place = TransferResult.model_validate_json(file.read_text(encoding="utf-8"))
             found.setdefault(place.name, []).append(place.scores["accuracy"])

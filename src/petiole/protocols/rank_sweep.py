@@ -16,30 +16,30 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from petiole.backbones.base import Backbone
-from petiole.backbones.registry import load
+from petiole.backbones.registry import load_backbone
 from petiole.engine.executor import Executor
-from petiole.engine.model_card import FrozenModel
 from petiole.engine.run import RunSpec
 from petiole.engine.task import open_workspace
-from petiole.errors import ConfigError, RunError
+from petiole.errors import ConfigError
 from petiole.files import write_json
 from petiole.ledger import size_of
-from petiole.methods.registry import create, methods
+from petiole.methods.registry import create, find, methods
 from petiole.protocols import domain_shift
-from petiole.protocols.comparison import Comparison, ComparisonRow
+from petiole.protocols.comparison import Comparison
+from petiole.protocols.protocol import ComparisonRow, Protocol
 from petiole.tasks.classification.spectrum import SPECTRUM, measure
 from petiole.tasks.classification.workspace import Classification
 
 SWEEP = "sweep.json"
 
 
-class RankSweep(FrozenModel):
+class RankSweep(Protocol):
     """What is swept.
 
     Attributes:
@@ -51,7 +51,9 @@ class RankSweep(FrozenModel):
         validation: share of the training images that is held back, and scored.
     """
 
-    format: int = 1
+    STATE: ClassVar[str] = SWEEP
+    NOUN: ClassVar[str] = "sweep"
+
     method: str
     settings: dict[str, Any] = Field(default_factory=dict)
     ranks: list[int] = Field(min_length=1)
@@ -85,8 +87,8 @@ class RankSweep(FrozenModel):
         return Comparison(
             title=f"{self.method} by rank, {100 * fraction:g} % of the training images",
             rows=rows,
-            draws=1 if whole else self.seeds,
-            inits=self.seeds if whole else 1,
+            split_seeds=1 if whole else self.seeds,
+            seeds=self.seeds if whole else 1,
             shots=None,
             fraction=fraction,
             validation=self.validation,
@@ -95,30 +97,6 @@ class RankSweep(FrozenModel):
             baseline=names[0],
             headline=names[-1],
         )
-
-    def write(self, folder: Path) -> None:
-        """Write ``sweep.json`` atomically."""
-        write_json(folder / SWEEP, self.model_dump(mode="json"))
-
-    @classmethod
-    def read(cls, folder: Path) -> Self:
-        """Read ``sweep.json``.
-
-        Raises:
-            RunError: there is none, or it is damaged.
-        """
-        file = folder / SWEEP
-        try:
-            return cls.model_validate_json(file.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise RunError(
-                f"{folder} holds no sweep ({SWEEP} is missing). Give the folder that petiole sweep "
-                "wrote."
-            ) from error
-        except (ValidationError, UnicodeDecodeError) as error:
-            raise RunError(
-                f"{file} is damaged or of another version: {error}. Run petiole sweep again."
-            ) from error
 
 
 def plan(method: str, settings: Mapping[str, Any], **terms: Any) -> RankSweep:
@@ -139,16 +117,12 @@ def plan(method: str, settings: Mapping[str, Any], **terms: Any) -> RankSweep:
         ranked = ", ".join(name for name in methods() if _has_rank(name))
         raise ConfigError(f"{method} has no rank to sweep. Methods with one: {ranked}.")
     create(method, settings)
-    try:
-        return RankSweep(method=method, settings=dict(settings), **terms)
-    except ValidationError as error:
-        said = "; ".join(f"{'.'.join(map(str, e['loc']))} {e['msg']}" for e in error.errors())
-        raise ConfigError(f"This sweep cannot be: {said}.") from error
+    return RankSweep.checked(method=method, settings=dict(settings), **terms)
 
 
 def _has_rank(name: str) -> bool:
     """Whether there is such a field, and it decides a size: some presets leave it unused."""
-    if "rank" not in {f.name for f in fields(methods()[name].cls)}:
+    if "rank" not in {f.name for f in fields(find(name).cls)}:
         return False
     try:
         with torch.device("meta"):
@@ -161,7 +135,7 @@ def _has_rank(name: str) -> bool:
 
 @cache
 def _shape() -> Backbone:
-    return load("petiole/tiny-vit", device="meta")
+    return load_backbone("petiole/tiny-vit", device="meta")
 
 
 def place(folder: Path, fraction: float) -> Path:
@@ -180,7 +154,7 @@ def jobs_of(
     """All runs on one share of the images, rank by rank."""
     own, where = sweep.comparison(fraction), place(folder, fraction)
     jobs = domain_shift.jobs_of(own, bench, where, sweep.settings, resume=resume)
-    # A draw is the start as well, so that the spread over seeds holds both.
+    # A split seed is the start as well, so that the spread over seeds holds both.
     return [
         replace(
             job,
@@ -205,7 +179,7 @@ def run(
     Raises:
         RunError: the folder holds another sweep, or this one without ``resume``.
     """
-    _claim(sweep, folder, resume)
+    sweep.claim(folder, resume=resume)
     for fraction in sweep.fractions:
         domain_shift.compare(
             sweep.comparison(fraction),
@@ -221,18 +195,3 @@ def run(
         measured = measure(open_workspace(bench), teacher)
         if measured is not None:
             write_json(folder / SPECTRUM, measured.model_dump(mode="json"))
-
-
-def _claim(sweep: RankSweep, folder: Path, resume: bool) -> None:
-    if (folder / SWEEP).exists():
-        if not resume:
-            raise RunError(
-                f"{folder} already holds a sweep. Add --resume to finish it, or choose another --out."
-            )
-        old = RankSweep.read(folder)
-        if changed := [f for f in RankSweep.model_fields if getattr(old, f) != getattr(sweep, f)]:
-            raise RunError(
-                f"{folder} holds another sweep ({', '.join(changed)} differ). Repeat the command as it "
-                "was, or choose another --out."
-            )
-    sweep.write(folder)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from petiole.backbones.base import Backbone
-from petiole.backbones.registry import load
+from petiole.backbones.registry import load_backbone
 from petiole.data.readers import coop
 from petiole.engine.executor import Executor
 from petiole.errors import ConfigError
@@ -97,7 +97,7 @@ def reproduce(
     first = next(iter(there.values()), None)
     if not rows or first is None or (table["kind"] == "elsewhere" and table["train"] not in there):
         return Reproduction((), tuple(missing))
-    same = is_stated(load(bench_of(first).backbone, device="meta"), table["backbone"])
+    same = is_stated(load_backbone(bench_of(first).backbone, device="meta"), table["backbone"])
     if not same:
         missing.append(f"weights of {table['backbone']}; what follows is another model's")
     found: list[ClaimResult] = []
@@ -128,7 +128,7 @@ def reproduce(
 
 def is_stated(backbone: Backbone, stated: str) -> bool:
     """Whether a backbone has the shape of the one that a table was made with."""
-    shape = load(stated, device="meta")
+    shape = load_backbone(stated, device="meta")
     return (backbone.parameter_count, backbone.width, backbone.depth) == (
         shape.parameter_count,
         shape.width,

@@ -23,7 +23,7 @@ from petiole.engine.task import open_workspace
 from petiole.errors import BackboneError, DataError
 from petiole.methods.language.base import language_of
 from petiole.protocols import multitask
-from petiole.protocols.comparison import ComparisonRow
+from petiole.protocols.protocol import ComparisonRow, average, headlines
 from petiole.protocols.reproduction import TOLERANCE, ClaimResult, Reproduction, compared, rows_of
 from petiole.tasks.text.workspace import TextGeneration
 
@@ -108,15 +108,15 @@ def _measured(
         chosen = [row for row in rows if (row.name in prompted) == prefixes]
         if not chosen:
             continue
-        protocol = multitask.plan(
-            chosen, model=school.model, tasks=tasks, seeds=seeds, prefixes=prefixes
+        protocol = multitask.Multitask.checked(
+            rows=chosen, model=school.model, tasks=tasks, seeds=seeds, prefixes=prefixes
         )
         jobs = multitask.jobs_of(protocol, school, place, {}, resume=resume)
         multitask.run_all(
             protocol, jobs, place, executor=executor, resume=resume, quiet=school.quiet
         )
         for row in chosen:
-            yield from _compared(table, row, multitask.records(protocol, place, row), same=same)
+            yield from _compared(table, row, protocol.records(place, row), same=same)
 
 
 def is_stated(model: Seq2Seq, stated: str) -> bool:
@@ -155,10 +155,10 @@ def _compared(
     """Each claimed number of a row beside ours."""
     claimed = next(stated["claimed"] for stated in table["rows"] if stated["name"] == row.name)
     tolerance = tolerances(table, row.name)
-    heads = [multitask.headlines(record) for record in records]
+    heads = [headlines(record) for record in records]
     tasks = table["data"]
-    ours = {label: [head[task] / 100 for head in heads] for label, task in tasks.items()}
-    ours[AVERAGE] = [multitask.average(record) / 100 for record in records]
+    ours = {label: [head[task] for head in heads] for label, task in tasks.items()}
+    ours[AVERAGE] = [average(record) for record in records]
     metrics = {label: next(iter(records[0].scores[task])) for label, task in tasks.items()}
     return [
         compared(

@@ -9,22 +9,20 @@ training images (see ``tuning``). It holds no result: every number is computed f
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from petiole.engine.executor import Executor
 from petiole.engine.model_card import FrozenModel
-from petiole.engine.record import RECORD
 from petiole.engine.run import RunSpec
 from petiole.engine.task import open_workspace
-from petiole.errors import ConfigError, DataError, RunError
-from petiole.files import write_json
+from petiole.errors import DataError, RunError
 from petiole.protocols import domain_shift, tuning
-from petiole.protocols.comparison import Comparison, ComparisonRow
+from petiole.protocols.comparison import Comparison
+from petiole.protocols.protocol import RowsProtocol, rows_of
 from petiole.tasks.classification.workspace import Classification
 
 TRANSFER = "transfer.json"
@@ -68,34 +66,30 @@ class TransferCell(FrozenModel):
         return f"{self.data}/{self.backbone}"
 
 
-class Transfer(FrozenModel):
+class Transfer(RowsProtocol):
     """Cells, and the terms that are the same in all of them.
 
     Attributes:
         cells: in the order of the table.
-        rows: one method each.
-        seeds: runs of each row in each cell.
+        rows, reference, seeds: of every cell.
         validation: share of the training images on which grids are decided.
-        reference: name of the row that all others are tested against.
         baseline: name of the row that gains are counted from.
         settings: given to every row that has such a field.
     """
 
-    format: int = 1
+    STATE: ClassVar[str] = TRANSFER
+    NOUN: ClassVar[str] = "transfer"
+
     cells: list[TransferCell] = Field(min_length=1)
-    rows: list[ComparisonRow] = Field(min_length=1)
-    seeds: int = Field(ge=1)
     validation: float = Field(default=0.0, ge=0, lt=1)
-    reference: str
     baseline: str
     settings: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
-    def _distinct(self) -> Self:
-        for what in (self.cells, self.rows):
-            names = Counter(one.name for one in what)
-            if twice := [name for name, count in names.items() if count > 1]:
-                raise ValueError(f"{', '.join(twice)} is named twice")
+    def _cells_differ(self) -> Self:
+        names = [cell.name for cell in self.cells]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"{', '.join(twice)} is named twice")
         return self
 
     def comparison(self, cell: TransferCell, notes: Sequence[str] = ()) -> Comparison:
@@ -103,9 +97,7 @@ class Transfer(FrozenModel):
         return Comparison(
             title=f"{cell.data} on {cell.backbone}",
             rows=self.rows,
-            draws=1,
-            inits=self.seeds,
-            shots=None,
+            seeds=self.seeds,
             validation=self.validation,
             reference=self.reference,
             baseline=self.baseline,
@@ -113,30 +105,9 @@ class Transfer(FrozenModel):
             notes=list(notes),
         )
 
-    def finished(self, folder: Path, cell: TransferCell) -> bool:
+    def done(self, root: Path, cell: TransferCell) -> bool:
         """Whether all runs of a cell have their records."""
-        c, place = self.comparison(cell), folder / cell.name
-        return all((run / RECORD).is_file() for row in c.rows for run in c.runs(place, row))
-
-    @classmethod
-    def read(cls, folder: Path) -> Self:
-        """Read ``transfer.json``.
-
-        Raises:
-            RunError: there is none, or it is damaged.
-        """
-        file = folder / TRANSFER
-        try:
-            return cls.model_validate_json(file.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise RunError(
-                f"{folder} holds no transfer ({TRANSFER} is missing). Give the folder that petiole "
-                "transfer wrote."
-            ) from error
-        except (ValidationError, UnicodeDecodeError) as error:
-            raise RunError(
-                f"{file} is damaged or of another version: {error}. Run petiole transfer again."
-            ) from error
+        return self.comparison(cell).finished(root / cell.name)
 
 
 def plan(
@@ -162,22 +133,18 @@ def plan(
     """
     paper = domain_shift.from_table(PAPER, baselines=())
     labelled = {row.name: row for row in paper["rows"]}
-    rows = [labelled.get(r.name, r) for r in domain_shift.rows_of(methods or list(labelled))]
+    rows = [labelled.get(r.name, r) for r in rows_of(methods or list(labelled))]
     if tune:
         rows = tuning.with_rates(rows)
     present = [row.name for row in rows]
-    try:
-        return Transfer(
-            cells=list(cells),
-            rows=rows,
-            reference=paper["reference"] if paper["reference"] in present else present[0],
-            baseline=paper["baseline"] if paper["baseline"] in present else present[0],
-            validation=validation if any(row.grid for row in rows) else 0.0,
-            **terms,
-        )
-    except ValidationError as error:
-        said = "; ".join(f"{'.'.join(map(str, e['loc']))} {e['msg']}" for e in error.errors())
-        raise ConfigError(f"This transfer cannot be: {said.strip()}.") from error
+    return Transfer.checked(
+        cells=list(cells),
+        rows=rows,
+        reference=paper["reference"] if paper["reference"] in present else present[0],
+        baseline=paper["baseline"] if paper["baseline"] in present else present[0],
+        validation=validation if any(row.grid for row in rows) else 0.0,
+        **terms,
+    )
 
 
 def joined(transfer: Transfer, folder: Path, *, resume: bool = False) -> Transfer:
@@ -195,13 +162,15 @@ def joined(transfer: Transfer, folder: Path, *, resume: bool = False) -> Transfe
         )
     old = Transfer.read(folder)
     known = {cell.name: cell for cell in old.cells}
-    changed = [c.name for c in transfer.cells if known.get(c.name, c) != c]
-    shared = set(Transfer.model_fields) - {"cells"}
-    changed += sorted(f for f in shared if getattr(old, f) != getattr(transfer, f))
+    changed = [
+        f"{cell.name} differs" for cell in transfer.cells if known.get(cell.name, cell) != cell
+    ]
+    if terms := old.differences(transfer.model_copy(update={"cells": old.cells})):
+        changed.append(terms)
     if changed:
         raise RunError(
-            f"{folder} holds a transfer on other terms ({', '.join(changed)} differ). Repeat the "
-            "command as it was, or choose another --out."
+            f"{folder} holds another transfer ({'; '.join(changed)}). Repeat the command as it was, or choose "
+            "another --out."
         )
     added = [cell for cell in transfer.cells if cell.name not in known]
     return transfer.model_copy(update={"cells": [*old.cells, *added]})
@@ -245,10 +214,10 @@ def run(
 ) -> None:
     """Do all unfinished cells that have a bench, by the cell's name, and keep the others."""
     for cell in transfer.cells:
-        if cell.name in benches and not transfer.finished(folder, cell):
+        if cell.name in benches and not transfer.done(folder, cell):
             comparison, jobs = jobs_of(transfer, cell, benches[cell.name], folder, resume=resume)
             # Only now: a command that is refused leaves no trace.
-            write_json(folder / TRANSFER, transfer.model_dump(mode="json"))
+            transfer.write(folder)
             domain_shift.compare(
                 comparison,
                 jobs,

@@ -18,7 +18,8 @@ from typing import Any
 from petiole.engine.record import read_record
 from petiole.engine.run import RunSpec
 from petiole.methods.registry import find
-from petiole.protocols.comparison import Comparison, ComparisonRow
+from petiole.protocols.comparison import Comparison
+from petiole.protocols.protocol import ComparisonRow, average
 
 
 def with_rates(rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:
@@ -43,10 +44,10 @@ def trials(comparison: Comparison, jobs: Sequence[RunSpec], folder: Path) -> lis
         jobs: of the comparison, row by row.
         folder: of the comparison.
     """
-    each = comparison.draws * comparison.inits
+    each = comparison.split_seeds * comparison.seeds
     return [
         replace(
-            jobs[index * each],  # draw 0, seed 0
+            jobs[index * each],  # split seed 0, seed 0
             settings={**jobs[index * each].settings, **point},
             folder=folder / "tuning" / row.name / str(i),
             options=replace(
@@ -69,7 +70,7 @@ def choose(comparison: Comparison, folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _best(folder: Path, count: int) -> int:
-    scores = [read_record(folder / str(i)).main["accuracy"] for i in range(count)]
+    scores = [average(read_record(folder / str(i))) for i in range(count)]
     return scores.index(max(scores))
 
 
@@ -77,7 +78,7 @@ def settled(
     comparison: Comparison, jobs: Sequence[RunSpec], chosen: Mapping[str, Mapping[str, Any]]
 ) -> list[RunSpec]:
     """The comparison's jobs with what was chosen for their row."""
-    each = comparison.draws * comparison.inits
+    each = comparison.split_seeds * comparison.seeds
     rows = [row for row in comparison.rows for _ in range(each)]
     return [
         replace(job, settings={**job.settings, **chosen.get(row.name, {})})

@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-from rich.text import Text
+from rich.table import Table as RichTable
 
 from petiole.files import write_json, write_text
+from petiole.report import table
 from petiole.report.elbow import ElbowSummary, FractionElbow, to_dict
 from petiole.report.elbow_plot import plot
 from petiole.report.formatting import join, mean_sd, number
+from petiole.report.table import Table, plain
+from petiole.report.tables import digits_of
 
 PLOT = "elbow.png"
 
-Cells = list[list[str]]
 
-
-def heads(summary: ElbowSummary) -> list[str]:
-    """A column for each share of the images."""
-    return [f"{100 * f.fraction:g} %, n = {f.images:,}" for f in summary.fractions]
-
-
-def accuracy_rows(summary: ElbowSummary) -> Cells:
+def accuracies(summary: ElbowSummary) -> Table[Any]:
     """Rank, trained parameters, and mean ± sd in per cent; the headline rank is marked."""
-    d = _digits(summary)
-    return [
+    d = digits_of(summary.images)
+    rows = [
         [
             str(rank),
             f"{trained:,}",
@@ -38,13 +34,17 @@ def accuracy_rows(summary: ElbowSummary) -> Cells:
         ]
         for i, (rank, trained) in enumerate(zip(summary.ranks, summary.trainable, strict=True))
     ]
+    title = f"{summary.method}: accuracy by rank"
+    stressed = summary.ranks.index(summary.whole.one_se)
+    return plain(["Rank", "Trained", *_shares(summary)], rows, title=title, stressed=stressed)
 
 
-def _digits(summary: ElbowSummary) -> int:
-    return 2 if summary.images >= 1000 else 1  # one image in a thousand is 0.1 %
+def _shares(summary: ElbowSummary) -> list[str]:
+    """A column for each share of the images."""
+    return [f"{100 * f.fraction:g} %, n = {f.images:,}" for f in summary.fractions]
 
 
-def rule_rows(summary: ElbowSummary) -> Cells:
+def rank_rules(summary: ElbowSummary) -> Table[Any]:
     """Every rule, and the rank that it gives for each share of the images."""
 
     def row(name: str, of: Callable[[FractionElbow], str]) -> list[str]:
@@ -64,7 +64,7 @@ def rule_rows(summary: ElbowSummary) -> Cells:
             row("predicted: 90 % energy of the shift", lambda _: energy),
             row("predicted: 90 % of the first gradient", lambda _: gradient),
         ]
-    return rows
+    return plain(["Rule", *_shares(summary)], rows, title="Which rank is enough")
 
 
 def _span(low: int, high: int) -> str:
@@ -191,12 +191,18 @@ def _growth(summary: ElbowSummary) -> str:
     )
 
 
+def blocks(summary: ElbowSummary) -> list[Table[Any]]:
+    """What the shift predicts of each block, if it was measured."""
+    if summary.shift is None:
+        return []
+    rows = [[role, str(e), str(g), f"{noise:.2g}"] for role, e, g, noise in summary.shift.blocks]
+    return [plain(["Block", "90 % energy", "90 % gradient", "tau^2"], rows)]
+
+
 def to_markdown(summary: ElbowSummary) -> str:
-    """Return the picture, both tables, and the sentences."""
-    columns, blocks, shown = heads(summary), [], "Accuracy by rank"
-    if summary.shift:
-        shown = "Accuracy and predicted excess risk by rank"
-        blocks = [_table(["Block", "90 % energy", "90 % gradient", "tau^2"], _blocks(summary)), ""]
+    """Return the picture, the tables, and the sentences."""
+    shown = "Accuracy and predicted excess risk by rank" if summary.shift else "Accuracy by rank"
+    shown_tables = [accuracies(summary), rank_rules(summary), *blocks(summary)]
     return "\n".join(
         [
             f"# {summary.method}: accuracy by rank",
@@ -204,49 +210,19 @@ def to_markdown(summary: ElbowSummary) -> str:
             *(f"{line}\n" for line in sentences(summary)),
             f"![{shown}]({PLOT})",
             "",
-            _table(["Rank", "Trained", *columns], accuracy_rows(summary)),
-            "",
-            _table(["Rule", *columns], rule_rows(summary)),
-            "",
-            *blocks,
+            *(table.to_markdown(replace(one, stressed=None)) for one in shown_tables),
             legend(summary),
             "",
         ]
     )
 
 
-def _blocks(summary: ElbowSummary) -> Cells:
-    assert summary.shift is not None
-    return [[role, str(e), str(g), f"{noise:.2g}"] for role, e, g, noise in summary.shift.blocks]
-
-
-def _table(columns: list[str], rows: Cells) -> str:
-    lines = ["| " + " | ".join(columns) + " |", "|---|" + "---:|" * (len(columns) - 1)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
-
-
-def to_rich(summary: ElbowSummary) -> list[Table]:
+def to_rich(summary: ElbowSummary) -> list[RichTable]:
     """Return accuracies and rules for a terminal."""
-    columns = heads(summary)
-    first = _rich(f"{summary.method}: accuracy by rank", ["Rank", "Trained", *columns])
-    for cells in accuracy_rows(summary):
-        first.add_row(
-            *map(Text, cells), style="bold" if cells[0] == str(summary.whole.one_se) else ""
-        )
-    second = _rich("Which rank is enough", ["Rule", *columns])
-    second.caption, second.caption_justify = legend(summary), "left"
-    for cells in rule_rows(summary):
-        second.add_row(*map(Text, cells))
-    return [first, second]
-
-
-def _rich(title: str, columns: list[str]) -> Table:
-    table = Table(
-        title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
-    )
-    for i, column in enumerate(columns):
-        table.add_column(column, justify="right" if i else "left")
-    return table
+    return [
+        table.to_rich(accuracies(summary)),
+        table.to_rich(rank_rules(summary), caption=legend(summary)),
+    ]
 
 
 def write(summary: ElbowSummary, folder: Path) -> None:

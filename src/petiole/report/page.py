@@ -1,36 +1,29 @@
-"""One self-contained HTML page: no network, no script needed, light or dark as the reader likes."""
+"""One self-contained HTML page for a run or a comparison of any kind: no network, no script needed, light or dark."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from petiole.engine.record import read_log
 from petiole.files import write_text
-from petiole.metrics.statistics import bootstrap_interval
 from petiole.report import plots, sections
-from petiole.report.diagnosis import DomainDiagnosis, diagnose
-from petiole.report.flips import FlipExample, flips, mistakes
-from petiole.report.formatting import bounds, number, percent, seconds, signed
-from petiole.report.runs import Results, Run, read_results, read_run
-from petiole.report.sections import Fact, Labelled, Sheet
-from petiole.report.summary import ComparisonSummary, summarise_results
-from petiole.report.tables import legend, sentence
+from petiole.report.flips import FlipExample
+from petiole.report.formatting import percent, seconds
+from petiole.report.runs import Run
+from petiole.report.sections import Fact, Labelled
+from petiole.report.table import Table
 from petiole.version import __version__
 
 REPORT = "report.html"
-MOST_NAMED = 12  # classes in the legend of the map
 
 
 @dataclass(frozen=True)
@@ -55,7 +48,7 @@ class DomainMap:
     """The diagnosis: distances as a table, four panels, and what the colours mean."""
 
     images: str
-    sheet: Sheet | None
+    sheet: Table[Any] | None
     panels: list[PageFigure]
     colours: list[tuple[str, str]]
     note: str
@@ -72,126 +65,46 @@ class PageContent:
     done: str
     facts: list[Fact]
     subject: str
-    confusion: PageFigure
-    classes: Sheet
     curves: list[PageFigure]
-    counts: Sheet
-    percentages: Sheet
-    costs: Sheet
-    runs: Sheet
+    counts: Table[Any]
+    percentages: Table[Any]
+    costs: Table[Any]
+    runs: Table[Any]
     environment: list[Fact]
     hashes: list[Fact]
     settings: list[Fact]
     notes: list[str]
-    results: Sheet | None = None
+    results: Table[Any] | None = None
+    heading: str = "Results"
     legend: str = ""
     overview: list[PageFigure] = field(default_factory=list)
+    measured: Table[Any] | None = None
     map: DomainMap | None = None
     galleries: list[Thumbnails] = field(default_factory=list)
+    confusion: PageFigure | None = None
+    classes: Table[Any] | None = None
 
 
-def write_comparison(folder: Path) -> Path:
-    """Write ``report.html`` into a comparison folder and return its path.
-
-    Raises:
-        RunError: no comparison, or a run that is missing, damaged or tested on other images.
-    """
-    results = read_results(folder)
-    return _write(folder, _comparison(results, summarise_results(results)))
-
-
-def write_run(folder: Path) -> Path:
-    """Write ``report.html`` into a run folder and return its path.
+def write_page(folder: Path) -> Path:
+    """Write ``report.html`` into the folder of a run, or of a comparison of runs, and return its path.
 
     Raises:
-        RunError: the run is incomplete or damaged.
+        RunError: neither lies there, or a run is missing, damaged or was tested on other samples.
     """
-    return _write(folder, _run(read_run(folder)))
+    from petiole.report.page_photos import page_of_photos
+    from petiole.report.page_scores import page_of_scores
+
+    path = folder / REPORT
+    write_text(path, render(page_of_scores(folder) or page_of_photos(folder)))
+    return path
 
 
-def _comparison(results: Results, summary: ComparisonSummary) -> PageContent:
-    c, runs, row = results.comparison, results.headline.runs, summary.row(summary.headline)
-    labelled = [(r.row.label, r.runs) for r in results.rows]
-    overview = [
-        _picture(
-            plots.accuracy(summary),
-            "accuracy",
-            "Accuracy of every method with its interval",
-            _accuracy_caption(summary),
-        )
-    ]
-    if len(summary.rows) > 1:
-        caption = (
-            "Accuracy against trained parameters, bars are 95 % intervals. Named are the rows that none "
-            "with fewer parameters matches."
-        )
-        figure = plots.against_parameters(summary)
-        overview.append(
-            _picture(figure, "parameters", "Accuracy against trained parameters", caption)
-        )
-    return PageContent(
-        title=c.title,
-        kind="Comparison",
-        lede=sentence(summary),
-        tiles=_comparison_tiles(summary),
-        done=_comparison_done(results),
-        facts=sections.facts(results.runs),
-        results=sections.results(summary),
-        legend=legend(summary),
-        overview=overview,
-        map=_map(diagnose(runs[0].folder), runs[0]),
-        galleries=_flip_galleries(results),
-        **_common(row.label, runs, labelled, c.notes),
-    )
-
-
-def _run(run: Run) -> PageContent:
-    request, scores = run.record.request, run.record.main
-    interval = bootstrap_interval(run.correct, seed=0)
-    between = bounds(interval.low, interval.high, 1)
-    surest = Thumbnails(
-        "The surest",
-        f"{(~run.correct).sum():,} of {len(run.labels):,} test images were labelled wrongly; these "
-        "with the greatest confidence.",
-        mistakes(run),
-    )
-    return PageContent(
-        title=request.method,
-        kind="Run",
-        lede=f"{request.method} reaches {number(100 * interval.mean, 1)} % on {interval.n:,} test "
-        f"images (95 % interval over images {between}; one run, so no interval between draws can "
-        "be given). One number alone ranks nothing: compare it with the cheap baselines.",
-        tiles=[
-            Fact(f"{number(100 * interval.mean, 1)} %", f"accuracy, {between} over images"),
-            Fact(f"{number(100 * scores['macro_accuracy'], 1)} %", "mean accuracy of the classes"),
-            *_size_tiles(run, run.record.costs.train_seconds),
-        ],
-        done=_run_done(run),
-        facts=sections.facts([run]),
-        map=_map(diagnose(run.folder), run),
-        galleries=[surest] if surest.examples else [],
-        **_common(request.method, [run], [(request.method, [run])], []),
-    )
-
-
-def _common(
-    subject: str, runs: Sequence[Run], rows: Labelled, more_notes: Sequence[str]
-) -> dict[str, Any]:
-    """The sections that both pages have; ``runs`` are those of the row that is shown."""
+def common(subject: str, rows: Labelled, more_notes: list[str]) -> dict[str, Any]:
+    """The sections that every page has."""
     every = [run for _, of_row in rows for run in of_row]
-    classes = runs[0].record.request.data.classes
-    counts = sections.confusion_counts(runs)
     return {
         "subject": subject,
-        "confusion": _picture(
-            plots.confusion_matrix(counts, classes),
-            "confusion",
-            "Confusion matrix",
-            "Rows are true classes, columns predicted ones; per cent of the row"
-            + (f", over {len(runs)} runs." if len(runs) > 1 else "."),
-        ),
-        "classes": sections.by_class(counts, classes, len(runs)),
-        "curves": _curves(runs),
+        "facts": sections.facts(every),
         "counts": sections.parameter_counts(rows),
         "percentages": sections.percentages(rows),
         "costs": sections.costs(rows),
@@ -203,134 +116,40 @@ def _common(
     }
 
 
-def _curves(runs: Sequence[Run]) -> list[PageFigure]:
-    p = np.concatenate([run.probabilities for run in runs])
-    labels = np.concatenate([run.labels for run in runs])
-    ece = 100 * float(np.mean([run.record.main["ece"] for run in runs]))
-    caption = f"Reliability: calibration error {number(ece, 1)} %; a dot grows with its images."
-    curves = [_picture(plots.reliability(p, labels), "reliability", "Reliability diagram", caption)]
-    logs = [log for log in (read_log(run.folder) for run in runs) if log]
-    if logs:
-        caption = "Training loss" + (f", {len(logs)} runs." if len(logs) > 1 else ".")
-        curves.append(_picture(plots.loss(logs), "loss", "Training loss by step", caption))
-    return curves
-
-
-def _map(diagnosis: DomainDiagnosis | None, run: Run) -> DomainMap | None:
-    if diagnosis is None:
-        return None
-    classes = run.record.request.data.classes
-    panels = [
-        _picture(
-            plots.domain_map(diagnosis, after=after, by_class=by_class, classes=len(classes)),
-            f"map-{when}-{what}",
-            f"t-SNE map of image vectors {when} adaptation, coloured by {what}",
-            f"{when.capitalize()}, by {what}",
-        )
-        for by_class, what in ((True, "class"), (False, "domain"))
-        for after, when in ((False, "before"), (True, "after"))
-        if diagnosis.map_after
-    ]
-    named = len(classes) <= MOST_NAMED and panels
-    colours = zip(plots.class_colours(len(classes)), classes, strict=True)
-    return DomainMap(
-        images=" and ".join(f"{n:,} {domain}" for domain, n in diagnosis.images.items() if n),
-        sheet=sections.domain_distances(diagnosis) if diagnosis.before else None,
-        panels=panels,
-        colours=list(colours) if named else [],
-        note=diagnosis.note,
-    )
-
-
-def _flip_galleries(results: Results) -> list[Thumbnails]:
-    c = results.comparison
-    if c.baseline == c.headline:
+def loss_curves(runs: list[Run]) -> list[PageFigure]:
+    """Training loss by step, where anything was trained by steps."""
+    logs = [log for log in (run.log for run in runs) if log]
+    if not logs:
         return []
-    found = flips(results.row(c.baseline).runs[0], results.headline.runs[0])
-    before, after = c.row(c.baseline).label, c.row(c.headline).label
-    parts = (
-        ("Fixed", "wrong", "right", found.fixed, found.fixed_count),
-        ("Broken", "right", "wrong", found.broken, found.broken_count),
-    )
-    return [
-        Thumbnails(
-            name,
-            f"{count:,} of {found.images:,} test images: {before} {was}, {after} {now}"
-            + (f"; the {len(examples)} surest." if count > len(examples) else "."),
-            examples,
-        )
-        for name, was, now, examples, count in parts
-    ]
+    caption = "Training loss" + (f", {len(logs)} runs." if len(logs) > 1 else ".")
+    return [picture(plots.loss(logs), "loss", "Training loss by step", caption)]
 
 
-def _comparison_tiles(summary: ComparisonSummary) -> list[Fact]:
-    row = summary.row(summary.headline)
-    spread = (
-        f"± {number(100 * row.over_draws.sd, 1)} over {summary.draws} draws"
-        if summary.draws > 1
-        else "one draw"
-    )
-    tiles = [Fact(f"{number(100 * row.accuracy.mean, 1)} %", f"accuracy, {spread}")]
-    if row.gain is not None:
-        gain = signed(100 * row.gain.both.mean, 1)
-        tiles.append(Fact(gain, f"points against {summary.row(summary.baseline).label}"))
-    share = percent(row.percent_of_backbone_and_trainable)
-    tiles.append(Fact(f"{row.trainable:,}", f"trained parameters, {share} % of backbone + trained"))
-    return [*tiles, Fact(f"{seconds(row.seconds)} s", "of training, median")]
+def overview(summary: Any, caption: str) -> list[PageFigure]:
+    """Scores of all methods, and scores against trained parameters."""
+    name = "Accuracy" if hasattr(summary, "images") else "Score"
+    label = f"{name} of every method with its interval"
+    found = [picture(plots.accuracy(summary), "accuracy", label, caption)]
+    if len(summary.rows) > 1:
+        label = f"{name} against trained parameters"
+        caption = f"{label}, bars are 95 % intervals. Named are the rows that none with fewer parameters matches."
+        found.append(picture(plots.against_parameters(summary), "parameters", label, caption))
+    return found
 
 
-def _size_tiles(run: Run, time: float) -> list[Fact]:
+def size_tiles(run: Run) -> list[Fact]:
+    """Parameters and time of one run."""
     ledger = run.record.ledger
     share = percent(ledger.trainable_percent_of_backbone_and_trainable)
     return [
         Fact(f"{ledger.trainable:,}", f"trained parameters, {share} % of backbone + trained"),
-        Fact(f"{seconds(time)} s", "of training"),
+        Fact(f"{seconds(run.record.costs.train_seconds)} s", "of training"),
     ]
 
 
-def _comparison_done(results: Results) -> str:
-    c, data = results.comparison, results.runs[0].record.request.data
-    shots = "all target images" if c.shots is None else f"{c.shots} target images of each class"
-    source = f" {data.samples['source']:,} source images and" if data.samples.get("source") else ""
-    repeat = [f"{c.draws} draws of these shots"] if c.draws > 1 and c.shots is not None else []
-    repeat += [f"{c.inits} initialisations of each"] if c.inits > 1 else []
-    often = f", over {' and '.join(repeat)}" if repeat else ""
-    what = f"{len(c.rows)} methods were" if len(c.rows) > 1 else "One method was"
-    return (
-        f"{what} trained on the frozen backbone {results.runs[0].record.request.backbone.name}, "
-        f"with{source} {shots} ({len(data.classes)} classes) at hand{often}, and scored on the same "
-        f"{data.samples['test']:,} held-back target images."
-    )
-
-
-def _run_done(run: Run) -> str:
-    request = run.record.request
-    data = request.data
-    source = f" {data.samples['source']:,} source images and" if data.samples.get("source") else ""
-    shots = "all" if data.shots is None else f"{data.shots}"
-    return (
-        f"{request.method} was trained on the frozen backbone {request.backbone.name}, with{source} "
-        f"{shots} target images of each of {len(data.classes)} classes at hand (draw {data.split_seed}, "
-        f"seed {request.seed}), and scored on {data.samples['test']:,} held-back target images."
-    )
-
-
-def _accuracy_caption(summary: ComparisonSummary) -> str:
-    text = "Mean and 95 % interval"
-    text += ", small dots are single draws" if summary.draws > 1 else ""
-    if any(row.published is not None for row in summary.rows):
-        text += ", diamonds the published values"
-    return f"{text}; the line is {summary.row(summary.reference).label}."
-
-
-def _picture(figure: Figure, name: str, label: str, caption: str) -> PageFigure:
+def picture(figure: Figure, name: str, label: str, caption: str) -> PageFigure:
+    """A figure with its caption; ``name`` is unique on the page."""
     return PageFigure(Markup(plots.svg(figure, name, label)), caption)
-
-
-def _write(folder: Path, page: PageContent) -> Path:
-    path = folder / REPORT
-    write_text(path, render(page))
-    return path
 
 
 def render(page: PageContent) -> str:

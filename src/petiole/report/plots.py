@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import colorsys
 import io
+import math
 import re
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 
 import matplotlib as mpl
@@ -22,8 +24,10 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator
 from numpy.typing import ArrayLike, NDArray
 
+from petiole.metrics.statistics import Interval
 from petiole.report.diagnosis import DomainDiagnosis
 from petiole.report.label_placement import place_labels
+from petiole.report.scores import ScoreSummary
 from petiole.report.summary import ComparisonSummary
 
 # Stand-ins for the page's own colours; `svg` replaces them by CSS variables.
@@ -111,57 +115,105 @@ def _own_ids(text: str, name: str) -> str:
     return re.sub(r'(url\(#|xlink:href="#)', rf"\1{name}-", text)
 
 
-def accuracy(summary: ComparisonSummary) -> Figure:
-    """Accuracy of every row in per cent: draws as dots, mean and 95 % interval."""
-    rows = summary.rows
+@dataclass(frozen=True)
+class Mark:
+    """One row of an overview.
+
+    Attributes:
+        label: of the row.
+        at: its score with the bounds of its interval, fractions; bounds are infinite where one value has none.
+        dots: single splits or seeds; empty for one.
+        trainable: parameters trained.
+        stressed: whether it is the reference.
+        published: in per cent.
+    """
+
+    label: str
+    at: Interval
+    dots: Sequence[float]
+    trainable: int
+    stressed: bool
+    published: float | None = None
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Bounds of the interval in per cent; the mean twice where there is none."""
+        low, high = (b if math.isfinite(b) else self.at.mean for b in (self.at.low, self.at.high))
+        return 100 * low, 100 * high
+
+
+def marks(summary: ComparisonSummary | ScoreSummary) -> list[Mark]:
+    """The rows of a summary."""
+    if isinstance(summary, ComparisonSummary):
+        return [
+            Mark(
+                *(r.label, r.accuracy, r.by_split if len(r.by_split) > 1 else [], r.trainable),
+                stressed=r.name == summary.reference,
+                published=r.published,
+            )
+            for r in summary.rows
+        ]
+    return [
+        Mark(
+            *(r.label, r.headline, r.by_seed if len(r.by_seed) > 1 else [], r.trainable),
+            stressed=r is summary.reference,
+        )
+        for r in summary.rows
+    ]
+
+
+def accuracy(summary: ComparisonSummary | ScoreSummary) -> Figure:
+    """Score of every row in per cent: splits or seeds as dots, mean and 95 % interval."""
+    rows = marks(summary)
+    photos = isinstance(summary, ComparisonSummary)
     with mpl.rc_context(_STYLE):
         figure = Figure((WIDE * POINTS, (22 * len(rows) + 48) * POINTS), layout="constrained")
         axes: Axes = figure.subplots()
-        axes.axvline(100 * summary.row(summary.reference).accuracy.mean, color=LINE, zorder=0)
+        axes.axvline(100 * next(r.at.mean for r in rows if r.stressed), color=LINE, zorder=0)
         for y, row in enumerate(rows):
-            a, colour = row.accuracy, ACCENT if row.name == summary.reference else MUTED
-            axes.plot([100 * a.low, 100 * a.high], [y, y], color=colour, linewidth=2.4, alpha=0.45)
-            if len(row.draws) > 1:
-                dots = [100 * value for value in row.draws]
-                axes.scatter(
-                    dots, [y - 0.27] * len(dots), s=5, color=colour, alpha=0.55, linewidths=0
-                )
-            axes.scatter([100 * a.mean], [y], s=34, color=colour, zorder=3, linewidths=0)
-            if row.published is not None:
-                axes.scatter(
-                    [row.published], [y], s=26, marker="D", facecolors="none", edgecolors=SECOND
-                )
+            _mark(axes, row, y)
         axes.set_yticks(range(len(rows)), [row.label for row in rows])
         for tick, row in zip(axes.get_yticklabels(), rows, strict=True):
             tick.set_color(INK)
-            tick.set_fontweight("bold" if row.name == summary.reference else "normal")
+            tick.set_fontweight("bold" if row.stressed else "normal")
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         axes.set_ylim(len(rows) - 0.4, -0.6)
-        axes.set_xlabel("Accuracy on the target test images, %")
+        axes.set_xlabel("Accuracy on the target test images, %" if photos else "Score, %")
         axes.grid(axis="x")
         axes.set_axisbelow(True)
     return figure
 
 
-def against_parameters(summary: ComparisonSummary) -> Figure:
-    """Accuracy in per cent against trained parameters; the rows that none cheaper beats are named."""
-    rows = summary.rows
+def _mark(axes: Axes, row: Mark, y: int) -> None:
+    colour = ACCENT if row.stressed else MUTED
+    axes.plot(row.ends, [y, y], color=colour, linewidth=2.4, alpha=0.45)
+    if row.dots:
+        dots = [100 * value for value in row.dots]
+        axes.scatter(dots, [y - 0.27] * len(dots), s=5, color=colour, alpha=0.55, linewidths=0)
+    axes.scatter([100 * row.at.mean], [y], s=34, color=colour, zorder=3, linewidths=0)
+    if row.published is not None:
+        axes.scatter([row.published], [y], s=26, marker="D", facecolors="none", edgecolors=SECOND)
+
+
+def against_parameters(summary: ComparisonSummary | ScoreSummary) -> Figure:
+    """Score in per cent against trained parameters; the rows that none cheaper beats are named."""
+    rows = marks(summary)
     x = np.array([row.trainable for row in rows], dtype=np.float64)
-    y = np.array([100 * row.accuracy.mean for row in rows])
-    ends = 100 * np.array([[r.accuracy.low, r.accuracy.high] for r in rows])
-    named = frontier(x, y) | np.array([row.name == summary.reference for row in rows])
+    y = np.array([100 * row.at.mean for row in rows])
+    named = frontier(x, y) | np.array([row.stressed for row in rows])
     with mpl.rc_context(_STYLE):
         figure = Figure(
             (WIDE * POINTS, max(240, 22 * len(rows) + 48) * POINTS), layout="constrained"
         )
         axes: Axes = figure.subplots()
         _parameter_axis(axes, x)
-        axes.vlines(x, *ends.T, color=LINE, linewidth=1.4)
-        colours = [ACCENT if row.name == summary.reference else MUTED for row in rows]
+        axes.vlines(x, *np.array([row.ends for row in rows]).T, color=LINE, linewidth=1.4)
+        colours = [ACCENT if row.stressed else MUTED for row in rows]
         axes.scatter(x, y, s=30, color=colours, alpha=0.85, zorder=3, linewidths=0)
         axes.margins(x=0.12, y=0.1)
-        axes.set(xlabel="Trained parameters", ylabel="Accuracy, %")
+        photos = isinstance(summary, ComparisonSummary)
+        axes.set(xlabel="Trained parameters", ylabel="Accuracy, %" if photos else "Score, %")
         axes.grid()
         axes.set_axisbelow(True)
         names = [row.label if show else "" for row, show in zip(rows, named, strict=True)]

@@ -1,18 +1,20 @@
-"""The runs of a comparison, read from their records and checked to be comparable."""
+"""Runs of every kind, read from their records and checked to be comparable."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from petiole.engine.record import RECORD, Record, read_record
+from petiole.engine.record import RECORD, Record, read_log, read_record
 from petiole.errors import RunError
 from petiole.files import sha256
 from petiole.protocols.comparison import Comparison, ComparisonRow
+from petiole.protocols.protocol import RowsProtocol
 from petiole.tasks.classification.predictions import TENSORS, StoredPredictions, read_predictions
 
 Floats = NDArray[np.float64]
@@ -25,12 +27,30 @@ class Run:
     Attributes:
         folder: where it lies.
         record: what it was and gave.
-        predictions: probabilities (n, K) and labels (n,) of the test images.
     """
 
     folder: Path
     record: Record
-    predictions: StoredPredictions
+
+    @property
+    def log(self) -> list[dict[str, float]]:
+        """Step, loss and learning rate; empty where nothing is trained by gradient."""
+        return read_log(self.folder)
+
+    @cached_property
+    def predictions(self) -> StoredPredictions:
+        """Probabilities (n, K) and labels (n,) of the test images of a classification run.
+
+        Raises:
+            RunError: they are not the recorded ones.
+        """
+        file = self.folder / TENSORS
+        if not file.is_file() or sha256(file) != self.record.files.get(TENSORS):
+            raise RunError(
+                f"{file} is missing or not the one that {RECORD} describes (checksum differs). "
+                "Restore the run folder, or delete it and run it again."
+            )
+        return read_predictions(self.folder)
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -55,27 +75,27 @@ class Run:
 
 @dataclass(frozen=True)
 class RowRuns:
-    """All runs of one row: draw 0 with every init, then draw 1, and so on."""
+    """All runs of one row: split seed 0 with every seed, then split seed 1, and so on."""
 
     row: ComparisonRow
     runs: list[Run]
-    draws: int
+    split_seeds: int
 
     @property
     def correct(self) -> NDArray[np.bool_]:
-        """Correctness by run and image, (draws · inits, n)."""
+        """Correctness by run and image, (split_seeds · seeds, n)."""
         return np.stack([run.correct for run in self.runs])
 
     @property
-    def correct_by_draw(self) -> Floats:
-        """Share of a draw's inits that get an image right, (draws, n): the draw is the unit."""
-        shares = self.correct.reshape(self.draws, -1, len(self.runs[0].labels)).mean(axis=1)
-        return np.asarray(shares, dtype=np.float64)
+    def correct_by_split(self) -> Floats:
+        """Share of a split's seeds that get an image right, (split_seeds, n): the split is the unit."""
+        by_split = self.correct.reshape(self.split_seeds, -1, len(self.runs[0].labels))
+        return np.asarray(by_split.mean(axis=1), dtype=np.float64)
 
-    def by_draw(self, value: Callable[[Record], float]) -> Floats:
-        """A number of each record, averaged over the inits of a draw, (draws,)."""
+    def by_split(self, value: Callable[[Record], float]) -> Floats:
+        """A number of each record, averaged over the seeds of a split, (split_seeds,)."""
         values = np.array([value(run.record) for run in self.runs], dtype=np.float64)
-        return np.asarray(values.reshape(self.draws, -1).mean(axis=1))
+        return np.asarray(values.reshape(self.split_seeds, -1).mean(axis=1))
 
     def median(self, value: Callable[[Record], float]) -> float:
         """The median of a number over all runs."""
@@ -84,7 +104,7 @@ class RowRuns:
 
 @dataclass(frozen=True)
 class Results:
-    """A comparison with everything that its runs recorded."""
+    """A comparison of photos with everything that its runs recorded."""
 
     folder: Path
     comparison: Comparison
@@ -106,25 +126,16 @@ class Results:
 
 
 def read_results(folder: Path) -> Results:
-    """Read a comparison folder and all of its runs.
+    """Read a comparison of photos and all of its runs.
 
     Raises:
         RunError: no comparison, runs that are missing (all are named), predictions that are not
             the recorded ones, or runs that were tested on other images.
     """
     comparison = Comparison.read(folder)
-    wanted = [run for row in comparison.rows for run in comparison.runs(folder, row)]
-    missing = [run for run in wanted if not (run / RECORD).is_file()]
-    if missing:
-        names = "\n".join(f"  {run.relative_to(folder)}" for run in missing[:10])
-        more = f"\n  and {len(missing) - 10} more" if len(missing) > 10 else ""
-        raise RunError(
-            f"{len(missing)} of {len(wanted)} runs of {folder} are not finished:\n{names}{more}\n"
-            "Repeat the petiole compare command with --resume."
-        )
     rows = [
-        RowRuns(row, [read_run(run) for run in comparison.runs(folder, row)], comparison.draws)
-        for row in comparison.rows
+        RowRuns(row, runs, comparison.split_seeds)
+        for row, runs in zip(comparison.rows, read_runs(comparison, folder), strict=True)
     ]
     results = Results(folder, comparison, rows)
     for run in results.runs:
@@ -132,20 +143,31 @@ def read_results(folder: Path) -> Results:
     return results
 
 
+def read_runs(protocol: RowsProtocol, folder: Path) -> list[list[Run]]:
+    """Read the runs of every row.
+
+    Raises:
+        RunError: runs that are missing (all are named) or damaged.
+    """
+    wanted = [run for row in protocol.rows for run in protocol.runs(folder, row)]
+    missing = [run for run in wanted if not (run / RECORD).is_file()]
+    if missing:
+        names = "\n".join(f"  {run.relative_to(folder)}" for run in missing[:10])
+        more = f"\n  and {len(missing) - 10} more" if len(missing) > 10 else ""
+        raise RunError(
+            f"{len(missing)} of {len(wanted)} runs of {folder} are not finished:\n{names}{more}\n"
+            "Repeat the command that wrote it with --resume."
+        )
+    return [[read_run(run) for run in protocol.runs(folder, row)] for row in protocol.rows]
+
+
 def read_run(folder: Path) -> Run:
     """Read one run folder.
 
     Raises:
-        RunError: it is incomplete or damaged, or its predictions are not the recorded ones.
+        RunError: it is incomplete or damaged.
     """
-    record = read_record(folder)
-    file = folder / TENSORS
-    if not file.is_file() or sha256(file) != record.files.get(TENSORS):
-        raise RunError(
-            f"{file} is missing or not the one that {RECORD} describes (checksum differs). "
-            "Restore the run folder, or delete it and run it again."
-        )
-    return Run(folder, record, read_predictions(folder))
+    return Run(folder, read_record(folder))
 
 
 def _same_test(first: Run, run: Run) -> None:

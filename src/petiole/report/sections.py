@@ -1,52 +1,24 @@
-"""What the page says in tables and lists, from records; no HTML here."""
+"""What the page says in tables and lists of runs of any kind, from their records; no HTML here."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from petiole.engine.record import Record
-from petiole.metrics.classification import confusion
-from petiole.report.diagnosis import DomainDiagnosis
+from petiole.engine.record import Costs, Record, RunRequest
+from petiole.ledger import Ledger
+from petiole.protocols.protocol import average
 from petiole.report.formatting import amount, flops, number, percent, seconds
 from petiole.report.runs import Run
-from petiole.report.summary import ComparisonSummary, SummaryRow
-from petiole.report.tables import VERDICT, SummaryColumn, columns
+from petiole.report.table import Column, Table, measure, plain, words
 
-Value = float | int | str | None
 Labelled = Sequence[tuple[str, Sequence[Run]]]
 """Label of a row, and its runs."""
-
-
-@dataclass(frozen=True)
-class TableCell:
-    """What is read, what is sorted by, a class for the style sheet, and a second line."""
-
-    text: str
-    value: Value = None
-    style: str = ""
-    detail: str = ""
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """A table.
-
-    Attributes:
-        titles: of the columns, with whether they are numeric.
-        rows: of cells.
-        stressed: index of the row to stress.
-        sortable: whether the rows may be read in any order.
-    """
-
-    titles: list[tuple[str, bool]]
-    rows: list[list[TableCell]]
-    stressed: int | None = None
-    sortable: bool = True
+RowOfRuns = tuple[str, Sequence[Run]]
 
 
 @dataclass(frozen=True)
@@ -55,22 +27,6 @@ class Fact:
 
     name: str
     text: str
-
-
-def results(summary: ComparisonSummary) -> Sheet:
-    """The main table."""
-    table = columns(summary)
-    rows = [
-        [TableCell(c.text(row), c.value(row), _style(c, row), c.detail(row)) for c in table]
-        for row in summary.rows
-    ]
-    names = [row.name for row in summary.rows]
-    titles = [(c.title, c.numeric) for c in table]
-    return Sheet(titles, rows, names.index(summary.reference))
-
-
-def _style(column: SummaryColumn, row: SummaryRow) -> str:
-    return column.text(row) if column.title == VERDICT else ""
 
 
 _COUNTS = {
@@ -92,164 +48,171 @@ _PERCENTAGES = {
 }
 
 
-def parameter_counts(rows: Labelled) -> Sheet:
+def parameter_counts(rows: Labelled) -> Table[RowOfRuns]:
     """Parameters by role."""
-    return _ledger(rows, _COUNTS, lambda value: f"{value:,.0f}")
+    return _of_ledgers(rows, _COUNTS, lambda value: f"{value:,.0f}")
 
 
-def percentages(rows: Labelled) -> Sheet:
+def percentages(rows: Labelled) -> Table[RowOfRuns]:
     """Every percentage, its title saying of what."""
-    return _ledger(rows, _PERCENTAGES, percent)
+    return _of_ledgers(rows, _PERCENTAGES, percent)
 
 
-def _ledger(rows: Labelled, fields: dict[str, str], show: Callable[[float], str]) -> Sheet:
-    lines = []
-    for label, runs in rows:
-        ledger = runs[0].record.ledger
-        values = [getattr(ledger, field) for field in fields.values()]
-        lines.append([TableCell(label, label), *(TableCell(show(v), v) for v in values)])
-    return Sheet([("Method", False), *((title, True) for title in fields)], lines)
+def _of_ledgers(
+    rows: Labelled, fields: Mapping[str, str], show: Callable[[float], str]
+) -> Table[RowOfRuns]:
+    def column(title: str, name: str) -> Column[RowOfRuns]:
+        return measure(title, lambda row: getattr(row[1][-1].record.ledger, name), show)
+
+    return Table([_method(), *(column(*field) for field in fields.items())], rows)
 
 
-_COSTS: dict[str, tuple[Callable[[Record], float], Callable[[float], str]]] = {
-    "Features, s": (lambda r: r.costs.feature_seconds, seconds),
-    "Training, s": (lambda r: r.costs.train_seconds, seconds),
-    "Scoring the test set, s": (lambda r: r.costs.test_seconds, seconds),
-    "Peak memory": (lambda r: 1e6 * r.costs.peak_memory_mb, lambda v: amount(v, "B")),
-    "Adapter file": (lambda r: r.costs.adapter_bytes, lambda v: amount(v, "B")),
-    "Forward, one image": (lambda r: r.ledger.flops_forward, flops),
-    "of which repeated in training": (lambda r: r.ledger.flops_above_cut, flops),
-    "Training step, one image": (lambda r: r.ledger.flops_training, flops),
-}
+def _method() -> Column[RowOfRuns]:
+    return words("Method", lambda row: row[0])
 
 
-def costs(rows: Labelled) -> Sheet:
-    """What the runs took: medians over the runs of a row."""
-    lines = []
-    for label, runs in rows:
-        values = [
-            (float(np.median([of(run.record) for run in runs])), show)
-            for of, show in _COSTS.values()
-        ]
-        lines.append([TableCell(label, label), *(TableCell(show(v), v) for v, show in values)])
-    return Sheet([("Method", False), *((title, True) for title in _COSTS)], lines)
+def costs(rows: Labelled) -> Table[RowOfRuns]:
+    """What the runs took: medians over the runs of a row; FLOPs where they were counted."""
 
+    def cost(title: str, of: Callable[[Costs], float], show: Callable[[float], str]) -> Any:
+        return measure(title, lambda row: _median(row, lambda r: of(r.costs)), show)
 
-def confusion_counts(runs: Sequence[Run]) -> NDArray[np.int64]:
-    """Counts (K, K) over all runs: rows are true classes, columns predicted ones."""
-    classes = len(runs[0].record.request.data.classes)
-    tables = [confusion(run.guesses, run.labels, classes) for run in runs]
-    return np.asarray(np.sum(tables, axis=0), dtype=np.int64)
+    def count(title: str, of: Callable[[Ledger], float]) -> Any:
+        return measure(title, lambda row: _median(row, lambda r: of(r.ledger)), flops)
 
+    def size(value: float) -> str:
+        return amount(value, "B")
 
-def by_class(counts: NDArray[np.int64], classes: Sequence[str], runs: int) -> Sheet:
-    """Images, recall, precision and the commonest wrong answer of each class."""
-    lines = []
-    for k, name in enumerate(classes):
-        true, predicted = int(counts[k].sum()), int(counts[:, k].sum())
-        wrong = np.where(np.arange(len(classes)) == k, 0, counts[k])
-        worst = int(wrong.argmax())
-        share = 100 * wrong[worst] / true if true else 0.0
-        lines.append(
-            [
-                TableCell(name, name),
-                TableCell(f"{true // runs:,}", true),
-                _share(counts[k, k], true),
-                _share(counts[k, k], predicted),
-                TableCell(
-                    f"{classes[worst]} ({number(share, 1)} %)" if wrong[worst] else "–", share
-                ),
-            ]
-        )
-    titles = [("Class", False), ("Test images", True), ("Recall, %", True), ("Precision, %", True)]
-    return Sheet([*titles, ("Most often taken for", False)], lines)
-
-
-def _share(part: int, whole: int) -> TableCell:
-    if not whole:
-        return TableCell("–")
-    return TableCell(number(100 * part / whole, 1), float(part / whole))
-
-
-_MEASURES = (
-    ("domain_accuracy", "Domain classifier, accuracy", "0.5: domains alike; 1: told apart"),
-    ("mmd2", "Maximum mean discrepancy, squared", "0: domains alike"),
-    ("centroid_cosine", "Source to target mean of a class, cosine distance", "smaller: aligned"),
-    (
-        "centroid_cosine_other",
-        "… to the nearest other class",
-        "larger than the row above: classes kept apart",
-    ),
-    (
-        "centroid_euclidean",
-        "Source to target mean of a class, Euclidean",
-        "compare with the next row",
-    ),
-    (
-        "centroid_euclidean_other",
-        "… to the nearest other class",
-        "larger than the row above: classes kept apart",
-    ),
-)
-
-
-def domain_distances(diagnosis: DomainDiagnosis) -> Sheet:
-    """Measures of the domain shift before and after."""
-    lines = [
-        [
-            TableCell(title, title),
-            TableCell(_three(diagnosis.before.get(name)), diagnosis.before.get(name)),
-            TableCell(_three(diagnosis.after.get(name)), diagnosis.after.get(name)),
-            TableCell(meaning, meaning),
-        ]
-        for name, title, meaning in _MEASURES
-        if name in diagnosis.before or name in diagnosis.after
+    columns = [
+        _method(),
+        cost("Features, s", lambda c: c.feature_seconds, seconds),
+        cost("Training, s", lambda c: c.train_seconds, seconds),
+        cost("Scoring the test set, s", lambda c: c.test_seconds, seconds),
+        cost("Peak memory", lambda c: 1e6 * c.peak_memory_mb, size),
+        cost("Adapter file", lambda c: c.adapter_bytes, size),
     ]
-    titles = [("Measure", False), ("Before", True), ("After", True), ("How to read it", False)]
-    return Sheet(titles, lines, sortable=False)
+    if any(run.record.ledger.flops_forward for _, runs in rows for run in runs):
+        columns += [
+            count("Forward, one image", lambda ledger: ledger.flops_forward),
+            count("of which repeated in training", lambda ledger: ledger.flops_above_cut),
+            count("Training step, one image", lambda ledger: ledger.flops_training),
+        ]
+    return Table(columns, rows)
 
 
-def _three(value: float | None) -> str:
-    return "–" if value is None else number(value, 3)
+def _median(row: RowOfRuns, of: Callable[[Record], float]) -> float:
+    return float(np.median([of(run.record) for run in row[1]]))
+
+
+def all_scores(record: Record) -> Table[Any]:
+    """Every score of a run: a row a table and a column a metric, or a line each where the metrics differ."""
+    tables, scale = record.scores, 100 if record.request.kind == "classification" else 1
+    names = [tuple(metrics) for metrics in tables.values()]
+    if len(set(names)) > 1:
+        lines = [
+            (table, name, value)
+            for table, scores in tables.items()
+            for name, value in scores.items()
+        ]
+        return Table(
+            [
+                words("Task", lambda line: line[0]),
+                words("Metric", lambda line: line[1]),
+                measure("Score", lambda line: scale * line[2], lambda v: number(v, 1)),
+            ],
+            lines,
+        )
+
+    def metric(name: str) -> Column[Any]:
+        return measure(name, lambda line: scale * line[1][name], lambda v: number(v, 1))
+
+    title = "Language model" if record.request.kind == "codebook" else "Task"
+    return Table([words(title, lambda line: line[0]), *map(metric, names[0])], list(tables.items()))
+
+
+def measured(record: Record) -> Table[Any] | None:
+    """What the task measured of the model beside its scores, by moment; ``None`` for nothing."""
+    moments = {k: v for k, v in record.diagnosis.items() if isinstance(v, dict)}
+    names = dict.fromkeys(name for values in moments.values() for name in values)
+    if not names:
+        return None
+    rows = [
+        [
+            name.replace("_", " "),
+            *(f"{values.get(name, float('nan')):.4g}" for values in moments.values()),
+        ]
+        for name in names
+    ]
+    titles = ["Measure", *(moment.capitalize() for moment in moments)]
+    return plain(titles, rows, sortable=False)
 
 
 def facts(runs: Sequence[Run]) -> list[Fact]:
-    """What decides the result: backbone, data, shots, selection, and openings of the test set."""
-    request = runs[0].record.request
-    card, data, p = request.backbone, request.data, request.backbone.preprocessing
-    assert p is not None
-    draws, inits = (
-        {f(r.record) for r in runs} for f in (lambda r: r.request.data.split_seed, _seed)
-    )
-    images = ", ".join(
-        f"{data.samples[k]:,} {name}" for k, name in _PARTS.items() if k in data.samples
-    )
-    shots = "all target images" if data.shots is None else f"{data.shots} target images a class"
-    opened = max(run.record.test_evaluations for run in runs)
-    test_evaluations = (
-        "once, by each run, at its end" if opened == 1 else f"up to {opened} times by one run"
-    )
+    """What decides the result: backbone, data, selection, and how often the test set was scored."""
+    request, most = runs[0].record.request, max(run.record.test_evaluations for run in runs)
+    photos = request.kind == "classification"
+    often = "once, by each run, at its end" if most == 1 else f"up to {most} times by one run"
+    seeds = {run.record.request.seed for run in runs}
+    splits = {run.record.request.data.split_seed for run in runs}
+    repeats = ([_count(splits, "split seed")] if photos else []) + [_count(seeds, "seed")]
     return [
-        Fact("Backbone", card.name),
-        Fact("Input", f"{p.size[1]} × {p.size[0]} pixels, {p.interpolation}, crop {p.crop:g}"),
-        Fact("Images", images),
-        Fact("Classes", f"{len(data.classes)}"),
-        Fact("Shots", shots),
-        Fact("Runs", f"{len(runs)}: {_count(draws, 'draw')}, {_count(inits, 'initialisation')}"),
+        Fact("Backbone", request.backbone.name),
+        *(_photos(request) if photos else _samples(request)),
+        Fact("Runs", f"{len(runs)}: {', '.join(repeats)}"),
         Fact("Model selection", ", ".join(sorted({run.record.selection for run in runs}))),
-        Fact("Test set scored", test_evaluations),
-        Fact(
-            "Arithmetic",
-            f"{request.options['precision']}, features kept as {request.options['dtype']}",
-        ),
+        Fact("Test set scored", often if most else "never"),
+        *([_arithmetic(request)] if photos else _options(request)),
     ]
 
 
 _PARTS = {"source": "source", "train": "to train on (source and shots)", "test": "target test"}
 
 
-def _seed(record: Record) -> int:
-    return record.request.seed
+def _photos(request: RunRequest) -> list[Fact]:
+    data, p = request.data, request.backbone.preprocessing
+    shown = (f"{data.samples[k]:,} {name}" for k, name in _PARTS.items() if k in data.samples)
+    shots = "all target images" if data.shots is None else f"{data.shots} target images a class"
+    size = f"{p.size[1]} × {p.size[0]} pixels, {p.interpolation}, crop {p.crop:g}" if p else ""
+    return [
+        *([Fact("Input", size)] if size else []),
+        Fact("Images", ", ".join(shown)),
+        Fact("Classes", f"{len(data.classes)}"),
+        Fact("Shots", shots),
+    ]
+
+
+def _samples(request: RunRequest) -> list[Fact]:
+    data, vision = request.data, request.backbone.vision_backbone
+    found = [Fact("Images are seen by", vision.name)] if vision else []
+    found.append(Fact("Tasks", ", ".join(data.tasks)))
+    found.append(Fact("Samples", ", ".join(f"{n:,} {part}" for part, n in data.samples.items())))
+    if data.fraction < 1:
+        found.append(Fact("Share of the training samples", f"{100 * data.fraction:g} %"))
+    return [*found, Fact("Scored", data.scored)]
+
+
+def _options(request: RunRequest) -> list[Fact]:
+    return [
+        Fact(name.replace("_", " ").capitalize(), _said(value))
+        for name, value in request.options.items()
+        if value not in (None, [], {})
+    ]
+
+
+def _said(value: Any) -> str:
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case list():
+            return ", ".join(map(str, value))
+        case dict():
+            return ", ".join(f"{name}={one}" for name, one in value.items())
+    return str(value)
+
+
+def _arithmetic(request: RunRequest) -> Fact:
+    precision, dtype = (request.options.get(name, "unknown") for name in ("precision", "dtype"))
+    return Fact("Arithmetic", f"{precision}, features kept as {dtype}")
 
 
 def _count(values: set[int], noun: str) -> str:
@@ -265,23 +228,22 @@ def environment(runs: Sequence[Run]) -> list[Fact]:
     ]
 
 
+_DIGESTS = {"source": "source images", "train": "training images", "test": "test images"}
+
+
 def hashes(runs: Sequence[Run]) -> list[Fact]:
-    """Digests of weights and data."""
-    request = runs[0].record.request
-    found = [
-        Fact("backbone", request.backbone.fingerprint),
-        Fact("source images", request.data.digests.get("source", "none")),
-        Fact("test images", request.data.digests.get("test", "none")),
-    ]
-    for digest in dict.fromkeys(run.record.request.data.digests["train"] for run in runs):
-        draws = sorted(
-            {
-                r.record.request.data.split_seed
-                for r in runs
-                if r.record.request.data.digests["train"] == digest
-            }
-        )
-        found.append(Fact(f"training images, draw {', '.join(map(str, draws))}", digest))
+    """Digests of weights and data; those that differ between runs by split seed."""
+    requests = [run.record.request for run in runs]
+    found = [Fact("backbone", requests[0].backbone.fingerprint)]
+    for name in dict.fromkeys(name for request in requests for name in request.data.digests):
+        splits: dict[str, set[int]] = {}
+        for request in requests:
+            if digest := request.data.digests.get(name):
+                splits.setdefault(digest, set()).add(request.data.split_seed)
+        title = _DIGESTS.get(name, name)
+        for digest, seeds in splits.items():
+            own = f", split seed {', '.join(map(str, sorted(seeds)))}" if len(splits) > 1 else ""
+            found.append(Fact(title + own, digest))
     return found
 
 
@@ -295,22 +257,21 @@ def settings(rows: Labelled) -> list[Fact]:
     return found
 
 
-def run_list(rows: Labelled) -> Sheet:
+def run_list(rows: Labelled) -> Table[Any]:
     """Every run with the digest of its request."""
-    lines = [
-        [
-            TableCell(label, label),
-            TableCell(str(run.record.request.data.split_seed), run.record.request.data.split_seed),
-            TableCell(str(run.record.request.seed), run.record.request.seed),
-            TableCell(number(100 * run.record.main["accuracy"], 2), run.record.main["accuracy"]),
-            TableCell(run.record.id, run.record.id, "code"),
-            TableCell(run.record.created, run.record.created, "code"),
-        ]
-        for label, runs in rows
-        for run in runs
+    lines = [(label, run.record) for label, runs in rows for run in runs]
+    photos = lines[0][1].request.kind == "classification"
+    score = "Accuracy, %" if photos else "Score, %"
+    split: Column[Any] = measure("Split seed", lambda line: line[1].request.data.split_seed, str)
+    columns: list[Column[Any]] = [
+        words("Method", lambda line: line[0]),
+        *([split] if photos else []),
+        measure("Seed", lambda line: line[1].request.seed, str),
+        measure(score, lambda line: 100 * average(line[1]), lambda v: number(v, 2)),
+        words("Request", lambda line: line[1].id, style="code"),
+        words("Finished", lambda line: line[1].created, style="code"),
     ]
-    titles = [("Method", False), ("Draw", True), ("Seed", True), ("Accuracy, %", True)]
-    return Sheet([*titles, ("Request", False), ("Finished", False)], lines)
+    return Table(columns, lines)
 
 
 def notes(runs: Sequence[Run], more: Sequence[str] = ()) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from petiole.metrics.statistics import Outcome
 from petiole.report.formatting import bounds, join, p_value, seconds, signed
 from petiole.report.summary import ComparisonSummary, SummaryRow
@@ -17,13 +19,13 @@ def sentence(summary: ComparisonSummary) -> str:
 def _reaches(summary: ComparisonSummary) -> str:
     row = summary.row(summary.headline)
     mean = f"{100 * row.accuracy.mean:.1f} %"
-    if summary.draws > 1:
-        spread = f"± {100 * row.over_draws.sd:.1f} (mean ± sd of {summary.draws} draws)"
+    if summary.split_seeds > 1:
+        spread = f"± {100 * row.over_splits.sd:.1f} (mean ± sd of {summary.split_seeds} splits)"
     else:
         spread = (
             f"on {summary.images:,} test images (95 % interval over images "
-            f"{bounds(row.accuracy.low, row.accuracy.high, 1)}; one support draw, so no interval "
-            "between draws can be given)"
+            f"{bounds(row.accuracy.low, row.accuracy.high, 1)}; one split, so no interval between "
+            "splits can be given)"
         )
     return f"{row.label} reaches {mean} {spread}{_gained(row, summary)}."
 
@@ -45,9 +47,29 @@ def _gained(row: SummaryRow, summary: ComparisonSummary) -> str:
 def _ranks(summary: ComparisonSummary) -> list[str]:
     """What the reference is beaten by, ties with and beats, and what is left open."""
     reference = summary.row(summary.reference)
-    worse, tied, better, undecided = (
+    tied, undecided = (
         [row for row in summary.rows if row.versus and row.versus.verdict == outcome]
-        for outcome in _OUTCOMES
+        for outcome in ("tie", "undecided")
+    )
+    subject = "It" if summary.reference == summary.headline else reference.label
+    verdicts = [(row.label, row.versus.verdict) for row in summary.rows if row.versus]
+    return [
+        standing(subject, verdicts),
+        _cheapest([reference, *tied]) if tied else "",
+        _open(undecided, summary) if undecided else "",
+    ]
+
+
+def standing(subject: str, verdicts: Sequence[tuple[str, Outcome]]) -> str:
+    """What a reference is beaten by, ties with and beats.
+
+    Args:
+        subject: what the sentence calls it.
+        verdicts: label of every other row, and how it stands to the reference.
+    """
+    worse, tied, better = (
+        [label for label, verdict in verdicts if verdict == outcome]
+        for outcome in ("worse", "tie", "better")
     )
     parts = []
     if better:
@@ -55,17 +77,9 @@ def _ranks(summary: ComparisonSummary) -> list[str]:
     if tied:
         parts.append(f"ties with {_names(tied)} (differences within chance)")
     if worse:
-        every = len(worse) == len(summary.rows) - 1
+        every = len(worse) == len(verdicts)
         parts.append(f"is better than {'every other row' if every else _names(worse)}")
-    subject = "It" if summary.reference == summary.headline else reference.label
-    return [
-        f"{subject} {join(parts)}." if parts else "",
-        _cheapest([reference, *tied]) if tied else "",
-        _open(undecided, summary) if undecided else "",
-    ]
-
-
-_OUTCOMES: tuple[Outcome, ...] = ("worse", "tie", "better", "undecided")
+    return f"{subject} {join(parts)}." if parts else ""
 
 
 def _cheapest(rows: list[SummaryRow]) -> str:
@@ -77,15 +91,14 @@ def _cheapest(rows: list[SummaryRow]) -> str:
 
 
 def _open(rows: list[SummaryRow], summary: ComparisonSummary) -> str:
-    draws = f"{summary.draws} draws do" if summary.draws > 1 else "one draw does"
+    splits = f"{summary.split_seeds} splits do" if summary.split_seeds > 1 else "one split does"
     return (
-        f"Against {_names(rows)}, {draws} not decide: zero lies outside the interval, but p is 0.05 "
+        f"Against {_names([row.label for row in rows])}, {splits} not decide: zero lies outside the interval, but p is 0.05 "
         "or more."
     )
 
 
-def _names(rows: list[SummaryRow]) -> str:
-    labels = [row.label for row in rows]
+def _names(labels: list[str]) -> str:
     if len(labels) > _MOST_NAMES:
         rest = len(labels) - _MOST_NAMES + 1
         labels = [*labels[: _MOST_NAMES - 1], f"{rest} others"]

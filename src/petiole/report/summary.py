@@ -1,11 +1,11 @@
 """A comparison as numbers: one row a method, with intervals, paired tests and verdicts.
 
-The support draw is the unit of a result: the inits of a draw are averaged first. Differences are
-tested by the paired t test over draws, Holm-adjusted over the rows of the table. A row is called
-better or worse only where p < 0.05 *and* the bootstrap interval over draws and images excludes zero.
+The split seed (a draw of the training images) is the unit of a result: its seeds are averaged first. Differences
+are tested by the paired t test over split seeds, Holm-adjusted over the rows of the table. A row is called
+better or worse only where p < 0.05 *and* the bootstrap interval over splits and images excludes zero.
 Where the interval includes zero it is a tie, in whose favour the difference may be; where only the
-interval excludes zero, as large differences over few draws do, it is undecided. With one draw McNemar's test over the images
-takes the place of the t test, and speaks of these trained models only.
+interval excludes zero, as large differences over few splits do, it is undecided. With one split McNemar's test over the
+images takes the place of the t test, and speaks of these trained models only.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ class PairedContrast:
     """A row minus another one, paired; differences are fractions, as accuracies are.
 
     Attributes:
-        by_draw: paired t test over support draws; ``None`` with one draw.
+        by_split: paired t test over split seeds; ``None`` with one.
         by_image: paired test over images (McNemar's with one run).
-        both: bootstrap interval of the difference over draws and images.
+        both: bootstrap interval of the difference over splits and images.
         p: Holm-adjusted p of the headline test.
         verdict: "better", "worse", "tie" or "undecided", as above.
     """
 
-    by_draw: Paired | None
+    by_split: Paired | None
     by_image: Paired
     both: Interval
     p: float
@@ -51,8 +51,8 @@ class PairedContrast:
 
     @property
     def headline(self) -> Paired:
-        """The test that the verdict starts from: over draws where there are several."""
-        return self.by_draw or self.by_image
+        """The test that the verdict starts from: over splits where there are several."""
+        return self.by_split or self.by_image
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,11 @@ class SummaryRow:
 
     Attributes:
         name, label, method: as in the comparison.
-        accuracy: micro accuracy with the bootstrap interval over draws and images (over images
-            with one draw); ``sd`` is over draws.
-        over_draws: micro accuracy with the t interval over draws.
-        draws: micro accuracy by draw.
-        macro: macro accuracy with the t interval over draws.
+        accuracy: micro accuracy with the bootstrap interval over splits and images (over images
+            with one split); ``sd`` is over splits.
+        over_splits: micro accuracy with the t interval over splits.
+        by_split: micro accuracy by split seed.
+        macro: macro accuracy with the t interval over splits.
         ece: mean expected calibration error.
         trainable: trained parameters.
         inference: those of them that are kept for prediction.
@@ -86,8 +86,8 @@ class SummaryRow:
     label: str
     method: str
     accuracy: Interval
-    over_draws: Interval
-    draws: list[float]
+    over_splits: Interval
+    by_split: list[float]
     macro: Interval
     ece: float
     trainable: int
@@ -110,7 +110,7 @@ class ComparisonSummary:
     Attributes:
         title: of the comparison.
         rows: in the comparison's order.
-        draws, inits: runs of a row.
+        split_seeds, seeds: runs of a row.
         shots: target images of each class; ``None`` for all.
         images: test images.
         reference, baseline, headline: names of rows.
@@ -118,8 +118,8 @@ class ComparisonSummary:
 
     title: str
     rows: list[SummaryRow]
-    draws: int
-    inits: int
+    split_seeds: int
+    seeds: int
     shots: int | None
     images: int
     reference: str
@@ -152,8 +152,8 @@ def summarise_results(results: Results) -> ComparisonSummary:
             for row in results.rows
             for name in [row.row.name]
         ],
-        draws=c.draws,
-        inits=c.inits,
+        split_seeds=c.split_seeds,
+        seeds=c.seeds,
         shots=c.shots,
         images=len(results.runs[0].labels),
         reference=c.reference,
@@ -169,16 +169,16 @@ def _row(
     published: float | None,
 ) -> SummaryRow:
     ledger = runs.runs[0].record.ledger
-    by_draw = runs.correct_by_draw.mean(axis=1)
+    by_split = runs.correct_by_split.mean(axis=1)
     return SummaryRow(
         name=runs.row.name,
         label=runs.row.label,
         method=runs.row.method,
-        accuracy=over_draws_and_images(runs.correct_by_draw),
-        over_draws=t_interval(by_draw),
-        draws=by_draw.tolist(),
-        macro=t_interval(runs.by_draw(lambda r: r.main["macro_accuracy"])),
-        ece=float(runs.by_draw(lambda r: r.main["ece"]).mean()),
+        accuracy=over_splits_and_images(runs.correct_by_split),
+        over_splits=t_interval(by_split),
+        by_split=by_split.tolist(),
+        macro=t_interval(runs.by_split(lambda r: r.main["macro_accuracy"])),
+        ece=float(runs.by_split(lambda r: r.main["ece"]).mean()),
         trainable=ledger.trainable,
         inference=ledger.inference,
         percent_of_backbone_and_trainable=ledger.trainable_percent_of_backbone_and_trainable,
@@ -193,8 +193,8 @@ def _row(
     )
 
 
-def over_draws_and_images(values: Floats) -> Interval:
-    """Interval of the mean of ``values`` (draws, images): over both, or over images for one draw."""
+def over_splits_and_images(values: Floats) -> Interval:
+    """Interval of the mean of ``values`` (splits, images): over both, or over images for one split."""
     if len(values) == 1:
         return bootstrap_interval(values[0], seed=SEED)
     return hierarchical_interval(values, seed=SEED)
@@ -205,7 +205,7 @@ def _contrasts(results: Results, against: str) -> dict[str, PairedContrast]:
     other = results.row(against)
     rows = [row for row in results.rows if row.row.name != against]
     tests = [_tests(row, other) for row in rows]
-    adjusted = holm([(by_draw or by_image).p for by_draw, by_image, _ in tests])
+    adjusted = holm([(by_split or by_image).p for by_split, by_image, _ in tests])
     return {
         row.row.name: PairedContrast(*test, p, _verdict(*test, p))
         for row, test, p in zip(rows, tests, adjusted, strict=True)
@@ -213,11 +213,11 @@ def _contrasts(results: Results, against: str) -> dict[str, PairedContrast]:
 
 
 def _tests(a: RowRuns, b: RowRuns) -> tuple[Paired | None, Paired, Interval]:
-    mine, theirs = a.correct_by_draw, b.correct_by_draw
-    by_draw = paired_by_seed(mine.mean(axis=1), theirs.mean(axis=1)) if a.draws > 1 else None
+    mine, theirs = a.correct_by_split, b.correct_by_split
+    by_split = paired_by_seed(mine.mean(axis=1), theirs.mean(axis=1)) if a.split_seeds > 1 else None
     by_image = paired_by_image(a.correct, b.correct, seed=SEED)
-    return by_draw, by_image, over_draws_and_images(mine - theirs)
+    return by_split, by_image, over_splits_and_images(mine - theirs)
 
 
-def _verdict(by_draw: Paired | None, by_image: Paired, both: Interval, p: float) -> Outcome:
-    return outcome(both.low, both.high, verdict(by_draw or by_image, p))
+def _verdict(by_split: Paired | None, by_image: Paired, both: Interval, p: float) -> Outcome:
+    return outcome(both.low, both.high, verdict(by_split or by_image, p))

@@ -8,27 +8,20 @@ independent, so it is an optimistic one.
 
 from __future__ import annotations
 
-import csv
-import io
-import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-from rich.text import Text
-
 from petiole.claims import table as claimed_table
-from petiole.files import write_json, write_text
 from petiole.metrics.statistics import Interval, Outcome, t_interval
 from petiole.protocols.transfer import PAPER, Transfer, TransferCell
 from petiole.report import tables
-from petiole.report.formatting import bounds, in_cell, mean_sd, signed
+from petiole.report.formatting import bounds, mean_sd, signed
 from petiole.report.runs import read_results
 from petiole.report.summary import SummaryRow, summarise_results
+from petiole.report.table import Brief, Column, Table, measure, words
 
 _OPPOSITE: dict[Outcome, str] = {"worse": "wins", "better": "losses"}
 
@@ -99,7 +92,7 @@ def summarise(folder: Path) -> TransferSummary:
         RunError: no transfer, or a run that is damaged or was tested on other images.
     """
     transfer = Transfer.read(folder)
-    done = [cell for cell in transfer.cells if transfer.finished(folder, cell)]
+    done = [cell for cell in transfer.cells if transfer.done(folder, cell)]
     rows = [row for cell in done for row in _cell(folder, cell)]
     labels = {row.name: row.label for row in transfer.rows}
     paper = claimed_table(PAPER)
@@ -140,43 +133,39 @@ def _versus(name: str, label: str, rows: list[TransferRow]) -> Versus:
     )
 
 
-@dataclass(frozen=True)
-class TransferColumn:
-    """One column: its title, what a person reads, and whether a terminal has room for it."""
-
-    title: str
-    text: Callable[[TransferRow], str]
-    numeric: bool = True
-    brief: bool = False
-
-
-def _difference(one: TransferRow) -> str:
-    if one.row.versus is None:
-        return "–"
-    both, d = one.row.versus.both, _digits(one)
-    return f"{signed(100 * both.mean, d)} {bounds(both.low, both.high, d)}"
-
-
 def _digits(one: TransferRow) -> int:
-    return 2 if one.images >= 1000 else 1  # one image in a thousand is 0.1 %
+    return tables.digits_of(one.images)
 
 
-def _cost(column: tables.SummaryColumn) -> TransferColumn:
-    return TransferColumn(
-        column.title, lambda one: column.text(one.row), brief=column is tables.COSTS[-1]
-    )
+def _cost(column: Column[SummaryRow]) -> Column[TransferRow]:
+    brief: Brief = "text" if column is tables.COSTS[-1] else ""
+    return Column(column.title, lambda one: column.text(one.row), brief=brief)
 
 
-COLUMNS = (
-    TransferColumn("Data set", lambda one: one.data, numeric=False, brief=True),
-    TransferColumn("Backbone", lambda one: one.backbone, numeric=False, brief=True),
-    TransferColumn("Method", lambda one: one.row.label, numeric=False, brief=True),
-    TransferColumn("Accuracy, %", lambda one: mean_sd(one.accuracy, _digits(one)), brief=True),
-    TransferColumn("Difference, points", _difference),
-    TransferColumn("Verdict", lambda one: tables.verdict_of(one.row), numeric=False, brief=True),
-    TransferColumn("Trained", lambda one: f"{one.row.trainable:,}", brief=True),
+COLUMNS: tuple[Column[TransferRow], ...] = (
+    words("Data set", lambda one: one.data),
+    words("Backbone", lambda one: one.backbone),
+    words("Method", lambda one: one.row.label),
+    Column("Accuracy, %", lambda one: mean_sd(one.accuracy, _digits(one)), brief="text"),
+    tables.difference("Difference, points", lambda one: tables.contrast(one.row.versus), _digits),
+    tables.verdicts(lambda one: tables.verdict(one.row)),
+    measure("Trained", lambda one: one.row.trainable, lambda v: f"{v:,}", "text"),
     *(_cost(column) for column in tables.COSTS),
 )
+
+
+def table(summary: TransferSummary) -> Table[TransferRow]:
+    """All rows, with what they amount to below."""
+    cells = [(one.data, one.backbone) for one in summary.rows]
+    return Table(
+        COLUMNS,
+        summary.rows,
+        title="Transfer",
+        notes=[f"{legend(summary)} {tables.ABOUT_COSTS}", *sentences(summary)],
+        parts=[i for i in range(1, len(cells)) if cells[i] != cells[i - 1]],
+        records=[_flat(one) for one in summary.rows],
+        facts={**asdict(summary), "rows": [_flat(one) for one in summary.rows]},
+    )
 
 
 def legend(summary: TransferSummary) -> str:
@@ -185,8 +174,7 @@ def legend(summary: TransferSummary) -> str:
     return (
         f"{spread if summary.seeds > 1 else 'One seed'}. Difference and verdict are against "
         f"{summary.reference}, over the test images with the seeds averaged, Holm-adjusted within a "
-        "cell: they speak of these trained models. A row is a tie where the interval of the difference "
-        "includes zero, and undecided where it does not but p is 0.05 or more."
+        f"cell: they speak of these trained models. A row is {tables.UNDECIDED}."
     )
 
 
@@ -212,66 +200,6 @@ def sentences(summary: TransferSummary) -> list[str]:
     return lines
 
 
-def to_markdown(summary: TransferSummary) -> str:
-    """Return a Markdown table with the sentences below it."""
-    lines = [
-        "| " + " | ".join(c.title for c in COLUMNS) + " |",
-        "|" + "|".join("---:" if c.numeric else "---" for c in COLUMNS) + "|",
-        *("| " + " | ".join(in_cell(c.text(one)) for c in COLUMNS) + " |" for one in summary.rows),
-    ]
-    below = [f"{legend(summary)} {tables.ABOUT_COSTS}", *sentences(summary)]
-    return "\n".join([*lines, "", *(f"{text}\n" for text in below)])
-
-
-def to_rich(summary: TransferSummary) -> Table:
-    """Return the table for a terminal; differences and further costs are left to the files."""
-    table = Table(
-        title="Transfer",
-        title_justify="left",
-        caption=legend(summary),
-        caption_justify="left",
-        box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-    )
-    shown = [c for c in COLUMNS if c.brief]
-    for c in shown:
-        title = c.title.partition(",")[0]
-        table.add_column(title, justify="right" if c.numeric else "left", no_wrap=c.numeric)
-    cell = None
-    for one in summary.rows:
-        if cell not in (None, (one.data, one.backbone)):
-            table.add_section()
-        cell = (one.data, one.backbone)
-        style = "bold" if one.row.versus is None else ""
-        table.add_row(*(Text(c.text(one)) for c in shown), style=style)
-    return table
-
-
-def to_dict(summary: TransferSummary) -> dict[str, Any]:
-    """Return all numbers unrounded, fractions as fractions; unknown ones are ``None``."""
-    versus = [{**asdict(v), "gain": _interval(v.gain)} for v in summary.versus]
-    return {**asdict(summary), "rows": [_flat(one) for one in summary.rows], "versus": versus}
-
-
-def to_csv(summary: TransferSummary) -> str:
-    """Return the rows with all numbers unrounded; unknown ones are empty."""
-    text = io.StringIO()
-    flat = [_flat(one) for one in summary.rows]
-    if flat:
-        writer = csv.DictWriter(text, list(flat[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(flat)
-    return text.getvalue()
-
-
-def write(summary: TransferSummary, folder: Path) -> None:
-    """Write ``table.md``, ``table.csv`` and ``table.json``."""
-    write_text(folder / "table.md", to_markdown(summary))
-    write_text(folder / "table.csv", to_csv(summary))
-    write_json(folder / "table.json", to_dict(summary))
-
-
 def _flat(one: TransferRow) -> dict[str, Any]:
     versus = one.row.versus
     return {
@@ -281,7 +209,7 @@ def _flat(one: TransferRow) -> dict[str, Any]:
         "label": one.row.label,
         "images": one.images,
         "accuracy": one.accuracy.mean,
-        "accuracy_sd_over_seeds": _finite(one.accuracy.sd),
+        "accuracy_sd_over_seeds": one.accuracy.sd,
         "difference": versus.both.mean if versus else None,
         "difference_low": versus.both.low if versus else None,
         "difference_high": versus.both.high if versus else None,
@@ -289,11 +217,3 @@ def _flat(one: TransferRow) -> dict[str, Any]:
         "verdict": versus.verdict if versus else None,
         **tables.flat_costs(one.row),
     }
-
-
-def _interval(interval: Interval) -> dict[str, Any]:
-    return {k: _finite(v) for k, v in interval.to_dict().items()}
-
-
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from petiole.cli import main
+from builders.cli import run
 from petiole.tasks.classification.refiner_cache import effective_rank, mean_cosine, read_entropy
 
 
@@ -20,12 +20,6 @@ def test_numbers_of_caches_that_are_understood() -> None:
     assert mean_cosine(torch.ones(1, 2)) == 1.0
     assert read_entropy(torch.full((3, 8), 1 / 8)) == pytest.approx(1.0)
     assert read_entropy(torch.eye(4)) == pytest.approx(0.0)
-
-
-def run(*arguments: object) -> int:
-    with pytest.raises(SystemExit) as done:
-        main([str(a) for a in arguments])
-    return int(done.value.code or 0)
 
 
 @pytest.fixture(scope="module")

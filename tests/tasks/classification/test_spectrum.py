@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-import backbones_for_tests as tiny
 from petiole.engine.run import RunSpec, run
 from petiole.engine.task import open_workspace
 from petiole.errors import RunError
@@ -17,6 +16,7 @@ from petiole.tasks.classification import spectrum
 from petiole.tasks.classification.model import AdaptedClassifier
 from petiole.tasks.classification.spectrum import BlockSpectrum, Moments, ShiftSpectrum, measure
 from petiole.tasks.classification.workspace import Classification, Subset
+from petiole.testing import backbones as tiny
 
 D = 12
 

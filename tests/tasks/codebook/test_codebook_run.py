@@ -18,7 +18,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import lvlm_for_tests as tiny
 from petiole.backbones.codebook_lvlm import LVLM
 from petiole.data.readers.jsonl import open_plain
 from petiole.data.text_dataset import TextDataset
@@ -37,6 +36,7 @@ from petiole.tasks.codebook.images import ImageFolder
 from petiole.tasks.codebook.model import AdaptedCodebookModel
 from petiole.tasks.codebook.training import CodebookOptions, train
 from petiole.tasks.codebook.workspace import CodebookWorkspace
+from petiole.testing import codebook_lvlm as tiny
 
 SETTINGS = {"steps": 6, "batch_size": 4, "lr": 3e-3}
 METHODS = [name for name in methods() if is_lvlm_method(name)]

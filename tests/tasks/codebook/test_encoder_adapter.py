@@ -10,7 +10,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import lvlm_for_tests as tiny
 from petiole.backbones.codebook_lvlm import LVLM
 from petiole.engine.adapter import find, kind_of, read_manifest
 from petiole.errors import AdapterError, ConfigError
@@ -23,6 +22,7 @@ from petiole.tasks.codebook.adapter import (
     method_of,
 )
 from petiole.tasks.codebook.model import AdaptedCodebookModel
+from petiole.testing import codebook_lvlm as tiny
 
 METHODS = [name for name in methods() if is_lvlm_method(name)]
 LANGUAGE = ("projector-ft", "llm-lora")

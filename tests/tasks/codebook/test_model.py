@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-import lvlm_for_tests as tiny
 from petiole.backbones.codebook_lvlm import LVLM, VisionOutput
 from petiole.data.text_dataset import TextDataset
 from petiole.errors import BackboneError
@@ -20,6 +19,7 @@ from petiole.tasks.codebook.code_usage import CodeProbe, code_frequencies, count
 from petiole.tasks.codebook.images import ImageFolder
 from petiole.tasks.codebook.model import AdaptedCodebookModel, CodebookLoss
 from petiole.tasks.codebook.training import answers
+from petiole.testing import codebook_lvlm as tiny
 
 QUESTIONS = ["what shape is the red thing ?", "how many things ?", "what is at top left ?"]
 

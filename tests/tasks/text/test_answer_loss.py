@@ -11,8 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import language_for_tests as language
-import seq2seq_for_tests as tiny
+from builders import seq2seq as tiny
 from petiole.backbones.encoder_decoder import Inputs, Seq2Seq
 from petiole.data.text_sample import TextSample
 from petiole.engine.run import run
@@ -26,6 +25,7 @@ from petiole.tasks.text.collator import Collator, TaskData
 from petiole.tasks.text.model import AdaptedTextModel
 from petiole.tasks.text.registry import TASKS, find
 from petiole.tasks.text.visual import InMemoryVisuals
+from petiole.testing import encoder_decoder as language
 
 ANSWERS = ("red", "blue", "dog", "cat")
 

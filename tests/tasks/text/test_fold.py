@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import seq2seq_for_tests as tiny
+from builders import seq2seq as tiny
+from builders.cli import run as command
 from petiole.backbones.encoder_decoder import Seq2Seq, stored
 from petiole.backbones.hooks import Attach
 from petiole.backbones.registry import LoadRequest, load_any
-from petiole.cli import main
 from petiole.errors import AdapterError
 from petiole.layers.answer_head import AnswerHead
 from petiole.layers.bottleneck import Bottleneck
@@ -193,12 +193,6 @@ def saved(model: Seq2Seq, method: str, folder: Path, head: AnswerHead | None = N
     tasks = [TaskName(name=name, kind="answers") for name in "abc"]
     TextAdapter.of(made, method=method, settings=settings, tasks=tasks).save(folder)
     return folder
-
-
-def command(*arguments: object) -> int:
-    with pytest.raises(SystemExit) as done:
-        main([str(a) for a in arguments])
-    return int(done.value.code or 0)
 
 
 @pytest.mark.parametrize("method", list(SETTINGS))

@@ -16,7 +16,6 @@ import torch
 from safetensors.torch import load_file
 from torch.nn.functional import log_softmax
 
-import language_for_tests as tiny
 from petiole.engine.record import read_record
 from petiole.engine.run import RunSpec, run
 from petiole.errors import AdapterError, ConfigError, RunError
@@ -26,6 +25,7 @@ from petiole.tasks.text.model import AdaptedTextModel, GenerationLoss
 from petiole.tasks.text.registry import find
 from petiole.tasks.text.training import answers
 from petiole.tasks.text.workspace import TextWorkspace
+from petiole.testing import encoder_decoder as tiny
 
 SETTINGS = {"steps": 6, "batch_size": 4, "lr": 3e-3, "dropout": True}
 
@@ -205,7 +205,7 @@ import sys
 from pathlib import Path
 sys.path[:0] = ["tasks/text", "."]
 import torch
-import language_for_tests as tiny
+from petiole.testing import encoder_decoder as tiny
 from petiole.tasks.text.training import TextOptions, train
 from petiole.engine.trainer import Callbacks
 from petiole.tasks.text.adapter import method_of

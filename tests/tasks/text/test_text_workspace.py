@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from multitask_for_tests import COUNTS, TASKS, language, task, text_task
+from builders.multitask import COUNTS, TASKS, language, task, text_task
 from petiole.data.readers.registry import open_features
 from petiole.data.text_sample import TextSample
 from petiole.engine.run import RunSpec, run

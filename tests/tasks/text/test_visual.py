@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-import backbones_for_tests as small
 from petiole.backbones.base import Backbone
 from petiole.backbones.registry import load
 from petiole.backbones.vision.cnn import ConvNet
@@ -25,8 +24,9 @@ from petiole.data.preprocessing import evaluate_transform
 from petiole.engine.feature_extractor import Features
 from petiole.engine.feature_store import FeatureCache, entries
 from petiole.errors import ConfigError, DataError
-from petiole.tasks.text.grid_pool import GridPool, local_tokens
+from petiole.tasks.text.grid_pool import GridPool
 from petiole.tasks.text.visual import BackboneVisuals
+from petiole.testing import backbones as small
 
 Tiny = Callable[..., ConvNet]
 
@@ -135,7 +135,7 @@ def test_the_shipped_backbones_show_their_pooled_grid(
     name: str, tokens: int, shape: tuple[int, int], root: Path
 ) -> None:
     backbone = load(name)
-    assert local_tokens(backbone) == tokens
+    assert backbone.local_tokens == tokens
     seen = BackboneVisuals(root, backbone, None, shape[0])("a.png")
     assert seen.tokens.shape == shape
     want = seen_by_hand(backbone, root / "a.png", shape[0])

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from petiole.backbones.base import Backbone
 from petiole.backbones.encoder_decoder import Inputs, Seq2Seq
-from petiole.backbones.registry import LoadRequest, load, load_any
+from petiole.backbones.registry import LoadRequest, load_any, load_backbone
 from petiole.engine.adapter import Adapter, Manifest, TaskName, cannot_build, check_fingerprint
 from petiole.engine.model_card import FrozenModel, ModelCard
 from petiole.engine.task import register
@@ -183,7 +183,7 @@ def _vision(card: ModelCard, given: Backbone | None, device: str) -> Backbone:
     """
     stated = card.vision_backbone
     assert stated is not None
-    backbone = given or load(stated.name, device=device)
+    backbone = given or load_backbone(stated.name, device=device)
     if stated.fingerprint != backbone.fingerprint:
         raise AdapterError(
             f"The training saw through {stated.name} with fingerprint {stated.fingerprint[:12]}, but "

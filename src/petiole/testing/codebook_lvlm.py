@@ -133,7 +133,7 @@ def model(
             words_at = language.get_input_embeddings().weight  # type: ignore[operator]
             for parameter in (*language.parameters(), *projector.parameters()):
                 if parameter.ndim > 1:  # strong blocks, or tied words repeat themselves
-                    parameter *= 4.0 if parameter is words_at else 8.0
+                    parameter.mul_(4.0 if parameter is words_at else 8.0)
     return LVLM(
         f"tiny-{family}", LVLMModule(over, projector, language), words(), prompt, discrete=discrete
     )

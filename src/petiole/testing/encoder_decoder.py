@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
+from torch import nn
 
 from petiole.backbones.encoder_decoder import Seq2Seq
 from petiole.backbones.encoder_decoder.loading import architecture, with_eyes
@@ -19,6 +20,8 @@ from petiole.tasks.text.visual import InMemoryVisuals
 from petiole.tasks.text.workspace import TextGeneration, TextWorkspace
 
 Family = Literal["bart", "t5"]
+FAMILIES: tuple[Family, ...] = ("bart", "t5")
+M = TypeVar("M", bound=nn.Module)
 WIDTH, SEEN, PLACES, IMAGES = 32, 16, 4, 6
 VOCABULARY = ["red", "blue", "two", "true", "false", "a", "dog", "what", "is", "it", "both", "are"]
 
@@ -71,15 +74,37 @@ def model(family: Family = "bart", *, seen: int = SEEN, **options: Any) -> Seq2S
     """Random weights, the same at every call."""
     words = Words()
     config = {"model_type": family, "vocab_size": len(words), **CONFIGS[family]}
+    return build(f"tiny-{family}", config, words, seen, options)
+
+
+def build(
+    name: str, config: dict[str, Any], words: Words | None, seen: int, options: dict[str, Any]
+) -> Seq2Seq:
+    """A language model of this configuration that sees features of width ``seen``; 0 for none."""
     language, reading = architecture(config)
-    return with_eyes(
-        f"tiny-{family}",
-        language,
-        reading,
-        words,
-        vision_width=seen,
-        options=VisualOptions(**options),
-    )
+    visual = VisualOptions(**options)
+    return with_eyes(name, language, reading, words, vision_width=seen, options=visual)
+
+
+def strong(family: Family) -> Seq2Seq:
+    """Weights large enough for every part of it to matter."""
+    made = model(family)
+    parts = {n: p for n, p in made.module.named_parameters() if "norm" not in n}
+    _shift(parts, seed=1)
+    return made
+
+
+def moved(module: M, seed: int = 5) -> M:
+    """With every parameter elsewhere: trained, as far as numbers can tell."""
+    _shift(dict(module.named_parameters()), seed)
+    return module
+
+
+def _shift(parameters: dict[str, nn.Parameter], seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in parameters.values():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) / 5)
 
 
 def sight(images: int = IMAGES) -> InMemoryVisuals:

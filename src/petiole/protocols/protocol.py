@@ -1,0 +1,345 @@
+"""What every protocol is: terms that are stated before anything runs, runs on these terms, and scores read back.
+
+A protocol lies as one JSON file in its folder and holds no result: every number is computed from the runs' records.
+Another protocol in the same folder is refused, and so is the same one unless it is to be finished.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from petiole.engine.executor import Executor, Local
+from petiole.engine.model_card import FrozenModel
+from petiole.engine.progress import progress
+from petiole.engine.record import RECORD, Record, read_record
+from petiole.engine.run import RunSpec, run
+from petiole.engine.task import Task, of_kind
+from petiole.errors import ConfigError, RunError
+from petiole.files import write_json
+from petiole.methods.base import Method
+from petiole.methods.registry import create, find, settings_of
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+
+
+class ComparisonRow(FrozenModel):
+    """One row of a table: a method with its settings.
+
+    Attributes:
+        name: identifies the row and names its folder: letters, digits, ``. _ + -``.
+        label: for people.
+        method: registered name.
+        settings: what differs from the method's defaults.
+        grid: setting -> values, of which the best on validation is taken.
+    """
+
+    name: str
+    label: str
+    method: str
+    settings: dict[str, Any] = Field(default_factory=dict)
+    grid: dict[str, list[Any]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _folder_safe(self) -> Self:
+        if not _NAME.fullmatch(self.name):
+            raise ValueError(
+                f"row name {self.name!r} cannot name a folder; use letters, digits, '.', '_', '+', '-'"
+            )
+        return self
+
+
+def rows_of(names: Sequence[str]) -> list[ComparisonRow]:
+    """One row for each registered method.
+
+    Raises:
+        ConfigError: an unknown name.
+    """
+    for name in names:
+        find(name)
+    return [
+        ComparisonRow(name=name.replace(":", "-"), label=BASELINES.get(name, name), method=name)
+        for name in names
+    ]
+
+
+BASELINES = {
+    "knn": "kNN (target shots)",
+    "class-means": "Class means (target shots)",
+    "logistic-regression": "Logistic regression (target shots)",
+    "ridge": "Ridge (target shots)",
+}
+"""The cheap rows that stand in every table of photos, and what they are called there."""
+
+
+class Protocol(FrozenModel):
+    """Terms in a file.
+
+    Attributes:
+        STATE: name of the file.
+        NOUN: what messages call it.
+        LOOSE: fields in which two equal protocols may differ.
+    """
+
+    STATE: ClassVar[str]
+    NOUN: ClassVar[str] = "measurement"
+    LOOSE: ClassVar[frozenset[str]] = frozenset()
+
+    format: int = 2
+
+    @classmethod
+    def checked(cls, **terms: Any) -> Self:
+        """Check and state what is to be done.
+
+        Raises:
+            ConfigError: a value out of range, or values that do not fit together.
+        """
+        try:
+            return cls(**terms)
+        except ValidationError as error:
+            raise ConfigError(f"This {cls.NOUN} cannot be: {_reasons(error)}.") from error
+
+    @classmethod
+    def read(cls, root: Path) -> Self:
+        """Read what lies in a folder.
+
+        Raises:
+            RunError: there is none, or it is damaged.
+        """
+        file = root / cls.STATE
+        try:
+            return cls.model_validate_json(file.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise RunError(
+                f"{root} holds no {cls.NOUN} ({cls.STATE} is missing). Give the folder that the command wrote."
+            ) from error
+        except (ValidationError, UnicodeDecodeError) as error:
+            details = _reasons(error) if isinstance(error, ValidationError) else str(error)
+            raise RunError(
+                f"{file} is damaged or of another version: {details}. Repeat the command that wrote it."
+            ) from error
+
+    def write(self, root: Path) -> Path:
+        """Write the file atomically and return its path."""
+        write_json(root / self.STATE, self.model_dump(mode="json"))
+        return root / self.STATE
+
+    def claim(self, root: Path, *, resume: bool) -> None:
+        """Take a folder for this protocol.
+
+        Raises:
+            RunError: it holds another one, or this one without ``resume``.
+        """
+        if (root / self.STATE).exists():
+            if not resume:
+                raise RunError(
+                    f"{root} already holds a {self.NOUN}. Add --resume to finish it, or choose another --out."
+                )
+            if changed := type(self).read(root).differences(self):
+                raise RunError(
+                    f"{root} holds another {self.NOUN} ({changed}). Repeat the command as it was, or choose "
+                    "another --out."
+                )
+        self.write(root)
+
+    def differences(self, new: Self) -> str:
+        """Which terms differ; empty for none. Rows are told by their names."""
+        changed = {
+            name: (getattr(self, name), getattr(new, name))
+            for name in type(self).model_fields
+            if name not in self.LOOSE and getattr(self, name) != getattr(new, name)
+        }
+        if "rows" in changed:
+            old, other = ([row.name for row in rows] for rows in changed.pop("rows"))
+            if old == other:
+                return "; ".join(["settings of a row", *_changes(changed)])
+            changed = {"rows": (old, other), **changed}
+        return "; ".join(_changes(changed))
+
+
+def _changes(changed: Mapping[str, tuple[Any, Any]]) -> list[str]:
+    return [f"{name}: {old!r} -> {new!r}" for name, (old, new) in changed.items()]
+
+
+def _reasons(error: ValidationError) -> str:
+    return "; ".join(": ".join([*map(str, e["loc"]), e["msg"]]) for e in error.errors())
+
+
+class RowsProtocol(Protocol):
+    """Several methods on equal terms.
+
+    Attributes:
+        rows: methods, in the order of the table.
+        reference: name of the row that all others are tested against; the first, unless stated.
+        seeds: runs of each row.
+    """
+
+    rows: list[ComparisonRow] = Field(min_length=1)
+    reference: str
+    seeds: int = Field(ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _first_is_reference(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("rows") and not values.get("reference"):
+            first = values["rows"][0]
+            name = first["name"] if isinstance(first, dict) else first.name
+            return {**values, "reference": name}
+        return values
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        names = [row.name for row in self.rows]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"a row is named twice: {', '.join(twice)}")
+        self.row(self.reference, "reference")
+        return self
+
+    def row(self, name: str, part: str = "row") -> ComparisonRow:
+        """Return the row called ``name``; ``part`` is what a message calls it.
+
+        Raises:
+            ValueError: there is none.
+        """
+        names = [row.name for row in self.rows]
+        if name not in names:
+            raise ValueError(f"{part} names no row: {name!r} is not among {', '.join(names)}")
+        return self.rows[names.index(name)]
+
+    def folder(self, root: Path, row: ComparisonRow, seed: int) -> Path:
+        """Where a run lies."""
+        return root / "runs" / row.name / f"seed-{seed}"
+
+    def runs(self, root: Path, row: ComparisonRow | str) -> list[Path]:
+        """The run folders of a row, in the order in which results pair them."""
+        one = self.row(row) if isinstance(row, str) else row
+        return [self.folder(root, one, seed) for seed in range(self.seeds)]
+
+    def finished(self, root: Path) -> bool:
+        """Whether all runs have their records."""
+        return all((run / RECORD).is_file() for row in self.rows for run in self.runs(root, row))
+
+    def records(self, root: Path, row: ComparisonRow) -> list[Record]:
+        """Of all runs of a row.
+
+        Raises:
+            RunError: one is missing or damaged.
+        """
+        return [read_record(run) for run in self.runs(root, row)]
+
+    def row_settings(self, given: Mapping[str, Any], kind: str) -> dict[str, dict[str, Any]]:
+        """Settings by row: those of ``given`` that its method has, and then its own.
+
+        Raises:
+            ConfigError: an unknown method or one for another kind of task, a setting that no row has, or a value
+                out of range.
+        """
+        make = method_maker(kind)
+        found = {}
+        for row in self.rows:
+            found[row.name] = {**applicable(row.method, given), **row.settings}
+            make(row.method, found[row.name])
+        self.check_used(given)
+        return found
+
+    def check_used(self, given: Mapping[str, Any]) -> None:
+        """Refuse a setting that no row's method has.
+
+        Raises:
+            ConfigError: with the nearest setting of the reference.
+        """
+        used = {key for row in self.rows for key in applicable(row.method, given)}
+        for key, value in given.items():
+            if key not in used:
+                create(self.row(self.reference).method, {key: value})
+
+    def jobs_of(
+        self,
+        task: Task[Any],
+        root: Path,
+        settings: Mapping[str, Any],
+        options: Callable[[ComparisonRow, int], Any],
+        seed: Callable[[int], int] = lambda index: index,
+        *,
+        resume: bool = False,
+    ) -> list[RunSpec]:
+        """All runs, row by row, of whatever kind of task.
+
+        Args:
+            task: data and backbone.
+            root: of the protocol.
+            settings: for every row whose method has such a field.
+            options: of the task, by row and index of the run.
+            seed: by index of the run.
+            resume: finish interrupted runs.
+
+        Raises:
+            ConfigError: as ``row_settings``.
+        """
+        own = self.row_settings(settings, task.kind)
+        return [
+            RunSpec(
+                task=task,
+                method=row.method,
+                settings=own[row.name],
+                folder=folder,
+                options=options(row, index),
+                seed=seed(index),
+                resume=resume,
+            )
+            for row in self.rows
+            for index, folder in enumerate(self.runs(root, row))
+        ]
+
+
+def method_maker(kind: str) -> Callable[[str, dict[str, Any]], Method]:
+    """What makes a method of a kind of task by name and settings, and refuses one for another kind.
+
+    It is the kind's own ``method_of`` where its module has one.
+    """
+    module = import_module(of_kind(kind).adapter.__module__)
+    make: Callable[[str, dict[str, Any]], Method] = getattr(module, "method_of", create)
+    return make
+
+
+def applicable(method: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a method has; solved heads have no use for steps and views."""
+    known = settings_of(create(method))
+    return {key: value for key, value in settings.items() if key in known}
+
+
+def run_jobs(
+    jobs: Sequence[RunSpec],
+    *,
+    executor: Executor | None = None,
+    quiet: bool = False,
+    what: str = "runs",
+) -> list[Record]:
+    """Do all jobs, of whatever kind, and show how far they are."""
+    records = []
+    with progress(what, len(jobs), quiet=quiet) as advance:
+        done: Iterator[Record] = (executor or Local()).map(run, jobs)
+        for job, record in zip(jobs, done, strict=True):
+            records.append(record)
+            advance(1, f"{job.method} {100 * average(record):.1f} %")
+    return records
+
+
+def headlines(record: Record) -> dict[str, float]:
+    """Table of scores -> its headline metric, as a fraction.
+
+    Classification records hold fractions, those of texts per cent (CIDEr x 100).
+    """
+    scale = 1 if record.request.kind == "classification" else 100
+    return {table: next(iter(metrics.values())) / scale for table, metrics in record.scores.items()}
+
+
+def average(record: Record) -> float:
+    """The mean of the headlines, a fraction. Of tasks it mixes accuracies with CIDEr, as VL-Adapter's Table 1 does."""
+    found = headlines(record)
+    return sum(found.values()) / len(found)
