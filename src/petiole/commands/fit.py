@@ -19,6 +19,7 @@ from petiole.commands.options import (
     Settings,
     TextTaskOptions,
     fact,
+    name_of,
     pairs,
     plural,
 )
@@ -171,10 +172,6 @@ def fit(
 
 def default_name(data: Any, method: str, options: Any, seed: int) -> str:
     """``photos-lora-qkv-split0-seed0``; images without a path are called ``data``."""
-    sets = data if isinstance(data, list | tuple) else [data]
-    named = all(isinstance(one, str | Path) for one in sets)
-    parts = [Path(str(one).rpartition("=")[2]).stem for one in sets[:3]] if named else ["data"]
-    names = "-".join(parts)
     split = getattr(options, "split_seed", None)
     split_part = "" if split is None else f"-split{split}"
-    return f"{names}-{method.replace(':', '-')}{split_part}-seed{seed}"
+    return f"{name_of(data)}-{method.replace(':', '-')}{split_part}-seed{seed}"
