@@ -21,6 +21,12 @@ from petiole.data.readers.vqa import open_vqa
 from petiole.data.readers.vqa_rad import ANNOTATIONS, open_vqa_rad
 from petiole.data.text_dataset import PARTS, TextDataset
 from petiole.errors import DataError, unknown
+from petiole.registry import Registry
+
+READERS = Registry[Callable[[Path], TextDataset]](
+    "task", "petiole.data.readers", "READERS.register", "petiole.readers"
+)
+"""Readers of tasks that other distributions add: a task's name -> what opens its folder."""
 
 IMAGE_TASKS: Mapping[str, Callable[[Path], TextDataset]] = {
     "vqa": open_vqa,
@@ -88,7 +94,9 @@ def open_task(name: str, root: Path | str, order: Order = "reference") -> TextDa
         return VIDEO_TASKS[name](root, order)
     if name == TASK:
         return open_questions(root)
-    raise unknown("task", name, [*IMAGE_TASKS, *VIDEO_TASKS, TASK])
+    if open_it := READERS.get(name):
+        return replace(open_it(root), task=name)
+    raise unknown("task", name, [*IMAGE_TASKS, *VIDEO_TASKS, TASK, *READERS.names()])
 
 
 def open_features(name: str, root: Path | str) -> FeatureSource:
