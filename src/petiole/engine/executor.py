@@ -1,12 +1,22 @@
-"""Where jobs run. Comparisons and sweeps know only ``Executor``, so other places can be added."""
+"""Where jobs run. Comparisons and sweeps know only ``Executor``, so other places can be added.
+
+Another place is one new file beside this one, or a distribution with an entry point of the group ``petiole.executors``:
+
+    @EXECUTORS.register("cluster", "jobs on the machines of a cluster")
+    class Cluster: ...
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from inspect import signature
 from multiprocessing import get_context
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
+
+from petiole.errors import ConfigError
+from petiole.registry import Registry
 
 J = TypeVar("J")
 R = TypeVar("R")
@@ -20,6 +30,28 @@ class Executor(Protocol):
         ...
 
 
+EXECUTORS = Registry[Callable[..., Executor]](
+    "executor", "petiole.engine", "EXECUTORS.register", "petiole.executors", described=True
+)
+
+
+def executor(name: str = "local", **options: Any) -> Executor:
+    """Make an executor by name, e.g. ``executor("local", processes=2)``.
+
+    Raises:
+        ConfigError: an unknown name, or an option that this executor does not take.
+    """
+    kind = EXECUTORS.find(name)
+    try:
+        signature(kind).bind(**options)
+    except TypeError as error:
+        raise ConfigError(
+            f"The executor {name!r} cannot be made so: {error}. It is {name}{signature(kind)}."
+        ) from error
+    return kind(**options)
+
+
+@EXECUTORS.register("local", "this machine, in this process or in several")
 @dataclass(frozen=True)
 class Local:
     """This machine: in this process, or in fresh ones.

@@ -14,6 +14,7 @@ from fractions import Fraction
 from typing import Literal
 
 from petiole.errors import ConfigError, unknown
+from petiole.registry import Registry
 from petiole.tasks.text import scoring
 from petiole.tasks.text.text_task import TextTask
 
@@ -74,6 +75,8 @@ _ALL = (
     TextTask("question", "exact_match", scoring.question_scores, max_length=40),
 )
 TASKS = {task.name: task for task in _ALL}
+PLUG_INS = Registry[TextTask]("task", "petiole.tasks", "PLUG_INS.register", "petiole.tasks")
+"""Tasks that other distributions add, by entry points of the group ``petiole.tasks``."""
 
 
 def find(
@@ -92,9 +95,9 @@ def find(
     Raises:
         ConfigError: an unknown name or spelling; choices for another task, fewer than two, or one twice.
     """
-    if name not in TASKS:
-        raise unknown("task", name, TASKS)
-    task = TASKS[name]
+    task = TASKS.get(name) or PLUG_INS.get(name)
+    if task is None:
+        raise unknown("task", name, [*TASKS, *PLUG_INS.names()])
     if spelling == "vl-t5":
         task = replace(task, prefix=_VL_T5_PREFIXES.get(name, task.prefix))
     elif spelling != "plain":
