@@ -18,6 +18,7 @@ from petiole.errors import PetioleError
 from petiole.version import __version__
 
 if TYPE_CHECKING:
+    from petiole.allocator import tune_allocator
     from petiole.backbones.codebook_lvlm.loading import load_lvlm
     from petiole.backbones.encoder_decoder.loading import load_language_model
     from petiole.backbones.registry import load
@@ -56,6 +57,7 @@ _HOMES = {
     "TextAdapter": "tasks.text.adapter",
     "AdapterPool": "serving.pool",
     "ledger": "ledger",
+    "tune_allocator": "allocator",
     **{
         verb: f"commands.{verb}"
         for verb in (
@@ -114,6 +116,7 @@ __all__ = [
     "sweep",
     "synthesize",
     "transfer",
+    "tune_allocator",
 ]
 
 
