@@ -18,6 +18,8 @@ from typing import Any, Protocol, TypeVar
 from petiole.errors import ConfigError
 from petiole.registry import Registry
 
+from petiole.allocator import tune_allocator
+
 J = TypeVar("J")
 R = TypeVar("R")
 
@@ -68,7 +70,7 @@ class Local:
             yield from map(work, jobs)
             return
         # spawn, because forking a process that has OpenMP threads can hang.
-        pool = ProcessPoolExecutor(self.processes, get_context("spawn"), initializer=_one_thread)
+        pool = ProcessPoolExecutor(self.processes, get_context("spawn"), initializer=_begin)
         try:
             yield from pool.map(work, jobs)
         finally:
@@ -76,7 +78,9 @@ class Local:
             pool.shutdown(cancel_futures=True)
 
 
-def _one_thread() -> None:
+def _begin() -> None:
+    """Set up a fresh worker process; the parent's malloc settings do not reach it."""
+    tune_allocator()
     import torch
 
     torch.set_num_threads(1)
