@@ -24,7 +24,7 @@ from petiole.testing import image_case as contract
 
 
 def test_rates_of_ten_epochs() -> None:
-    """Golden list of spec prompt.md, section 1, for lr 0.002."""
+    """The rates of Dassl's cosine schedule with one warm-up epoch (CoOp; Zhou et al., 2022), for lr 0.002."""
     recipe = Recipe(**PROMPT_LEARNING | {"epochs": 10})  # type: ignore[arg-type]
     got = [learning_rate(epoch * 25 + 24, recipe, 25) for epoch in range(10)]
     want = [
@@ -49,7 +49,7 @@ def test_rates_of_ten_epochs() -> None:
     [(800, 10, 250), (304, 10, 90), (80, 10, 20), (3184, 10, 990), (20, 10, 10)],
 )
 def test_steps_of_the_published_table(images: int, epochs: int, steps: int) -> None:
-    """Spec prompt.md, section 1: a pass drops its rest, unless that is all there is."""
+    """As Dassl's loader: a pass drops its rest, unless that is all there is."""
     recipe = Recipe(**PROMPT_LEARNING | {"epochs": epochs})  # type: ignore[arg-type]
     assert recipe.resolved(images, 50).steps == steps
 
