@@ -1,4 +1,4 @@
-"""The ledger's numbers against those of the letter (spec B4, B5) and against hand formulas."""
+"""The ledger's numbers against those of CLS-Residual LoRA (Yong, 2026) and against hand formulas."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_sizes_of_the_letters_method(
     settings: dict[str, Any], trainable: int, inference: int
 ) -> None:
     got = counted("cls-residual-lora", **settings)
-    # The spec's P4 family counts W and LN but not tau, P1 to P3 count it; see the sums below.
+    # One reading of the published 0.26 M counts W and LN but not tau, the others count it; see the sums below.
     r, m = settings.get("rank", 8), settings.get("bottleneck", 128)
     a, b = settings.get("projection_hidden", 256), settings.get("projection_out", 128)
     norm = 0 if settings.get("post_norm") == "ln_frozen" else 2 * D
@@ -90,7 +90,7 @@ def test_sizes_of_the_comparison_rows(
     got = counted(name, **settings)
     assert got.trainable == got.inference == trainable
     digits = len(str(percent).split(".")[1])
-    # The spec divides by the Hugging Face count; the third decimal does not see the difference.
+    # These percentages divide by the Hugging Face count; the third decimal does not see the difference.
     for backbone in (TIMM, HUGGING_FACE):
         assert round(100 * trainable / backbone, digits) == percent
     assert got.trainable_percent_of_backbone == pytest.approx(100 * trainable / TIMM)

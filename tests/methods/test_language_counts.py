@@ -1,4 +1,4 @@
-"""The ledger of language models against the published rows (spec vladapter.md, 3.1), to the last parameter."""
+"""The ledger of language models against the published rows of VL-Adapter (Sung et al., 2022), to the last parameter."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ ROWS: list[Row] = [
     (T5, "vl-adapter", {"reduction": 4}, 19_381_248, 242_292_480, 7.999),
     (T5, "vl-lora", {"rank": 150}, 18_170_880, 241_128_960, 7.536),
     (T5, "vl-prompt", {}, 2_842_400, 225_801_248, 1.259),
-    # Beside the table: what the spec's script prints, and rows of other papers.
+    # Beside the table: what the reference code's modules count, and rows of other papers.
     (BART, "vl-compacter-original", {}, 1_709_824, 141_234_688, 1.2106),
     (T5, "vl-adapter", {"also": "nothing"}, 10_480_512, 233_439_360, 4.4896),
     (VIDEO, "vl-dora", {}, 7_634_688, 147_082_752, 5.19),
@@ -59,7 +59,7 @@ RATES = {
     1e-3: {"vl-adapter", "vl-hyperformer", "vl-compacter", "vl-compacters", "vl-lora", "vl-loras"}
     | {"vl-prompt", "vl-prompts", "vl-bitfit"},
 }
-"""As published for images on BART (spec 4.1)."""
+"""As published for images on BART (Sung et al., 2022)."""
 
 
 @cache

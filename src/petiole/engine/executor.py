@@ -15,10 +15,9 @@ from inspect import signature
 from multiprocessing import get_context
 from typing import Any, Protocol, TypeVar
 
+from petiole.allocator import tune_allocator
 from petiole.errors import ConfigError
 from petiole.registry import Registry
-
-from petiole.allocator import tune_allocator
 
 J = TypeVar("J")
 R = TypeVar("R")

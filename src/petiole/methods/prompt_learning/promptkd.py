@@ -1,4 +1,4 @@
-"""PromptKD (Li et al., 2024): visual prompts learn a teacher's answers, without labels. **Transductive.**
+"""PromptKD (Li et al., 2024): visual prompts learn a teacher's answers, without labels. It is **transductive**.
 
     u = unit(h(v)),   h = Linear(d, d_T), BatchNorm, ReLU, Linear(d_T, d_T)
     z = s u E_T^T,    L = w T^2 KL( softmax(z_T / T) || softmax(z / T) ) / (B C)

@@ -3,7 +3,7 @@
     L = sum_i w_i sum_a BCE(z_ia, s_ia),   w_i = 1/B
 
 s_ia is the soft score of answer a to sample i, 0 where it was not given; answers outside the list are dropped
-(LXMERT, CLIP-ViL; spec vladapter.md, 1.4). VL-T5's own variant averages over the answers, which only scales
+(LXMERT, CLIP-ViL). VL-T5's own variant averages over the answers, which only scales
 the learning rate. Several tasks have one list and one head in common.
 """
 

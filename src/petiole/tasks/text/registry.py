@@ -1,10 +1,10 @@
 """The tasks by name: those of VL-Adapter, three for one's own data, and ``question`` of a domain.
 
-Text formats, limits, losses and decoding are those of spec vladapter.md, 1.4; batch shares those of 4.2.
+Text formats, limits, losses and decoding and batch shares are those of VL-Adapter's reference code (Sung et al., 2022).
 One thing differs on purpose: GQA's prefix is spelt ``gqa: ``. The reference wrote ``gpa: ``, which
 ``spelling="vl-t5"`` brings back for its checkpoints. One oddity is kept, since the published numbers came
 about so: captions are learned up to 40 tokens and generated up to 20.
-``question`` is put as it stands, and its answer may have a reason (spec craft.md, 5 and 9).
+``question`` is put as it stands, and its answer may have a reason (as CRAFT asks VQA-RAD; Wu et al., 2026).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Eyes that are trained with the language model: the picture they look at, and what of them is trained.
 
-The ablation "CLIP frozen or not" of VL-Adapter (vladapter.md, 2.6). BatchNorm statistics stay those of the
+The ablation "CLIP frozen or not" of VL-Adapter (Sung et al., 2022). BatchNorm statistics stay those of the
 pretraining whatever is trained, because the backbone stays in eval mode: the reference's --freeze_bn_statistics.
 """
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from petiole.engine.run import RunSpec
 
 FRAMES = 64
-"""Rows of a video (spec vladapter.md, 1.1)."""
+"""Rows of a video (VALUE's features as VL-Adapter takes them; Sung et al., 2022)."""
 
 
 @dataclass(frozen=True)
