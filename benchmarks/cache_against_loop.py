@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from petiole.backbones.base import Backbone
-from petiole.backbones.registry import load
+from petiole.backbones.registry import load_backbone
 from petiole.data.dataset import Dataset
 from petiole.data.image import read_image
 from petiole.data.preprocessing import evaluate_transform
@@ -52,7 +52,7 @@ def main() -> None:
     batch = 12 * min(16, len(train.classes))
     steps = chosen.epochs * len(train) // batch
     method = create("linear-probe", {"steps": steps, "views": 0})
-    backbone = load("petiole/efficientnet-lite0")
+    backbone = load_backbone("petiole/efficientnet-lite0")
     plain = usual_backbone(backbone)
     rows = []
     for repeat in range(chosen.repeats):

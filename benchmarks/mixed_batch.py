@@ -36,7 +36,7 @@ import torch
 from torch import Tensor, nn
 
 from petiole.backbones.base import Backbone
-from petiole.backbones.registry import load
+from petiole.backbones.registry import load_backbone
 from petiole.methods.registry import create
 from petiole.serving.pool import AdapterPool
 from petiole.tasks.classification.model import AdaptedClassifier
@@ -98,7 +98,7 @@ def main() -> None:
 
 def random_backbone(size: int) -> Backbone:
     """Random weights, with layer scales of 1, so that every block counts."""
-    backbone = load(f"timm/{MODEL}", image_size=size, device="meta")
+    backbone = load_backbone(f"timm/{MODEL}", image_size=size, device="meta")
     backbone.module.to_empty(device="cpu")
     backbone.module.load_state_dict(
         timm.create_model(MODEL, num_classes=0, init_values=1.0).state_dict()

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-import backbones_for_tests as tiny
 from petiole.backbones.base import Backbone
+from petiole.testing import backbones as tiny
 
-pytest_plugins = ("image_fixtures",)
+pytest_plugins = ("builders.images",)
 
 torch.set_num_threads(1)
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-import seq2seq_for_tests as tiny
+from builders import seq2seq as tiny
 from petiole.backbones.encoder_decoder import Seq2Seq
 from petiole.claims import names, table
 from petiole.methods.registry import settings_of

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import petiole
+from builders import images
 from petiole.cli import VERBS, main
 
 QUICK = ["--set", "steps=5", "--set", "views=0", "--image-size", "32", "--shots", "3"]
@@ -21,14 +21,8 @@ Say = Callable[..., tuple[int, str, str]]
 
 
 def write_images(root: Path, per_class: int, seed: int) -> Path:
-    rng = np.random.default_rng(seed)
-    for label, name in enumerate(("ash", "birch [b]")):
-        (root / name).mkdir(parents=True)
-        for index in range(per_class):
-            pixels = rng.integers(0, 120, (40, 40, 3), dtype=np.uint8)
-            pixels[..., label] += 90
-            Image.fromarray(pixels).save(root / name / f"{index}.png")
-    return root
+    """Two classes, one of them with a name that markup could take for its own."""
+    return images.write_images(root, per_class, seed, classes=("ash", "birch [b]"), side=40)
 
 
 @pytest.fixture(scope="module")

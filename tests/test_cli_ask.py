@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
-from multitask_for_tests import (
+from builders.multitask import (
     COLOURS,
     COUNTS,
     TASKS,

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from multitask_for_tests import say
+from builders.multitask import say
 from petiole.data.synthetic.boards import write
 from petiole.files import sha256
 

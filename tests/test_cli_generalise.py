@@ -10,20 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import clip_for_tests as clips
+from builders.cli import run
 from petiole import claims
-from petiole.cli import main
 from petiole.metrics.harmonic import harmonic_mean
 from petiole.protocols import domain_shift
 from petiole.protocols.reproduction import on_data
+from petiole.testing import dual_encoder as clips
 
 NAMES = ("ash", "birch", "cedar", "elm", "fir")
-
-
-def run(*arguments: object) -> int:
-    with pytest.raises(SystemExit) as done:
-        main([str(a) for a in arguments])
-    return int(done.value.code or 0)
 
 
 def write_images(root: Path, names: tuple[str, ...] = NAMES, seed: int = 0, count: int = 6) -> Path:

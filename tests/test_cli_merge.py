@@ -10,18 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import backbones_for_tests as tiny
 import petiole
-from petiole.cli import main
+from builders.cli import run
 from petiole.methods.registry import create, settings_of
 from petiole.tasks.classification.adapter import ClassificationAdapter
 from petiole.tasks.classification.model import AdaptedClassifier
-
-
-def run(*arguments: object) -> int:
-    with pytest.raises(SystemExit) as done:
-        main([str(a) for a in arguments])
-    return int(done.value.code or 0)
+from petiole.testing import backbones as tiny
 
 
 def save(folder: Path, method: str) -> Path:

@@ -16,7 +16,7 @@ from statistics import fmean
 import pytest
 from safetensors.torch import load_file
 
-from multitask_for_tests import (
+from builders.multitask import (
     COUNTS,
     TASKS,
     World,

@@ -9,12 +9,11 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 import petiole
-import suite_for_tests as fake
+from builders import images
+from builders import public_sets as fake
 from petiole.cli import main
 from petiole.commands.options import ModelOptions
 from petiole.protocols import domain_shift
@@ -25,14 +24,8 @@ Say = Callable[..., tuple[int, str, str]]
 
 
 def write_images(root: Path, seed: int, per_class: int = 6) -> Path:
-    rng = np.random.default_rng(seed)
-    for label, name in enumerate(("ash", "birch [b]")):
-        (root / name).mkdir(parents=True)
-        for index in range(per_class):
-            pixels = rng.integers(0, 120, (40, 40, 3), dtype=np.uint8)
-            pixels[..., label] += 90
-            Image.fromarray(pixels).save(root / name / f"{index}.png")
-    return root
+    """Two classes, one of them with a name that markup could take for its own."""
+    return images.write_images(root, per_class, seed, classes=("ash", "birch [b]"), side=40)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The contract, walked over every registered method on every tiny backbone."""
+"""The contracts, walked over every registered method on every tiny model of its kind, and over every backbone."""
 
 from __future__ import annotations
 
@@ -8,23 +8,30 @@ from pathlib import Path
 import pytest
 import torch
 
-import backbones_for_tests as tiny
-import contract
 from petiole.errors import ConfigError
 from petiole.ledger import ledger
 from petiole.methods.registry import create, methods
+from petiole.testing import backbones as tiny
+from petiole.testing import check_method
+from petiole.testing.image_case import ImageCase
+from petiole.testing.methods import FAMILIES, carries
 
 FRESH = {name: build() for name, build in tiny.TIMM.items()}
 LIKE = {"dinov2": "vit"}
 """Backbones that need a folder carry what these do."""
 ALL = [(method, backbone) for method in methods() for backbone in tiny.NAMES]
-WALK = [pair for pair in ALL if tiny.carries(FRESH[LIKE.get(pair[1], pair[1])], pair[0])]
+WALK = [pair for pair in ALL if carries(FRESH[LIKE.get(pair[1], pair[1])], pair[0])]
+OTHERS = [
+    (name, family)
+    for name, entry in methods().items()
+    if entry.cls.adapts != "images"
+    for family in FAMILIES[entry.cls.adapts]
+]
 
 
-@pytest.mark.parametrize(("method", "backbone"), WALK)
-def test_contract(method: str, backbone: str, tmp_path: Path) -> None:
-    backbone_of_its_own = tiny.build(backbone, tmp_path / "model")
-    contract.check(contract.Pair(method, backbone_of_its_own, tmp_path / "adapter"))
+@pytest.mark.parametrize(("method", "backbone"), [*WALK, *OTHERS])
+def test_contract(method: str, backbone: str) -> None:
+    assert check_method(method, [backbone]) == (backbone,)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +55,7 @@ def test_the_ledger_of_the_shape_is_that_of_the_weights(
 
 def test_one_adapter_serves_two_threads(tmp_path: Path) -> None:
     """A thread that comes while another has the adapter on still gets the adapter's answer."""
-    pair = contract.Pair("houlsby", tiny.plain(), tmp_path)
+    pair = ImageCase("houlsby", tiny.plain(), tmp_path)
     adapted = pair.trained
     want, got = pair.logits(adapted), list[torch.Tensor]()
     second = threading.Thread(target=lambda: got.append(pair.logits(adapted)))

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-import lvlm_for_tests as tiny
 from petiole.backbones.codebook_lvlm import LVLM, CodebookSpec, Tower, causal
 from petiole.backbones.codebook_lvlm.bundle import PROMPT
 from petiole.backbones.codebook_lvlm.model import LVLMModule
@@ -26,6 +25,7 @@ from petiole.ledger import flops, lvlm_ledger
 from petiole.methods.codebook.base import LVLMMethod
 from petiole.methods.registry import create
 from petiole.tasks.codebook.adapter import build_model
+from petiole.testing import codebook_lvlm as tiny
 
 N, TEXT = tiny.TOKENS, 9
 

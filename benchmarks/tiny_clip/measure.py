@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 
 from petiole.backbones.bundled.tiny_clip import ClipWords
 from petiole.backbones.dual_encoder.towers import TwoTowers
-from petiole.backbones.registry import load
+from petiole.backbones.registry import load_backbone
 from petiole.data.preprocessing import evaluate_transform
 from petiole.data.synthetic.scenes import STYLES, TASKS, caption, compositions, draw_scene, render
 from petiole.data.synthetic.scenes.scene import SEEN, Composition, Scene
@@ -108,7 +108,7 @@ def main() -> None:
     options.add_argument("--weights", type=Path)
     options.add_argument("--random", action="store_true", help="its twin with random weights too")
     chosen = options.parse_args()
-    towers = load("petiole/tiny-clip", weights=chosen.weights)
+    towers = load_backbone("petiole/tiny-clip", weights=chosen.weights)
     assert isinstance(towers, TwoTowers)
     print(json.dumps(measure(towers), indent=1))
     if chosen.random:

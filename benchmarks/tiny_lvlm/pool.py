@@ -51,7 +51,7 @@ def drawn(folder: Path, count: int, seed: int) -> Pool:
             rows = batch("base", "train", range(start, min(start + CHUNK, count)), seed)
             for i, row in enumerate(rows, start):
                 held[i] = row.image
-                captions.append(row.caption)
+                captions.append(row.sample.caption)
                 turns.append([(q.text, q.target) for q in questions(row.board, rng, ASKED)])
         held.flush()
         write_text(text, json.dumps({"captions": captions, "turns": turns}))

@@ -32,9 +32,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from petiole.backbones.bundled.tiny_grid import GRID, SIZE, WIDTH, Layer, TinyGrid
 from petiole.data.synthetic.scenes import COLOURS, SHAPES, TEXTURES
-from petiole.data.synthetic.scenes.clip import draw_clip, film
-from petiole.data.synthetic.scenes.layout import anything, places
-from petiole.data.synthetic.scenes.render import render_things
+from petiole.data.synthetic.scenes.clip import draw_clip, frames_of
+from petiole.data.synthetic.scenes.layout import draw_any, placed_objects
+from petiole.data.synthetic.scenes.render import render_objects
 from petiole.data.synthetic.scenes.scene import SEEN, SceneObject, draw_kind
 from petiole.files import write_tensors
 
@@ -49,9 +49,9 @@ def things(rng: np.random.Generator) -> list[SceneObject]:
     """What is in a picture: two thirds are views, the others frames of clips and lone things anywhere."""
     luck = rng.random()
     if luck < 0.66:
-        return places(anything(rng), rng)
+        return placed_objects(draw_any(rng), rng)
     if luck < 0.84:
-        frames = film(draw_clip(rng), rng)
+        frames = frames_of(draw_clip(rng), rng)
         return [thing for thing in frames[rng.integers(len(frames))] if thing.radius]
     radius = rng.uniform(0.11, 0.29)
     x, y = rng.uniform(radius, 1 - radius, 2)
@@ -66,7 +66,7 @@ def chunk(seed: int, number: int) -> tuple[NDArray[np.uint8], NDArray[np.float32
     for i in range(CHUNK):
         there = things(rng)
         style = str(rng.choice(SEEN))
-        pictures[i] = np.asarray(render_things(there, style, int(rng.integers(2**31))))
+        pictures[i] = np.asarray(render_objects(there, style, int(rng.integers(2**31))))
         for j, t in enumerate(there):
             told[i, j] = (t.x, t.y, t.radius, t.kind.shape, t.kind.colour, t.kind.texture)
     return pictures, told

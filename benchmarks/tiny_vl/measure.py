@@ -22,11 +22,11 @@ from petiole.backbones.bundled.tiny_vl import LanguageWords
 from petiole.backbones.encoder_decoder import Inputs, Seq2Seq
 from petiole.backbones.encoder_decoder.loading import load_language_model
 from petiole.backbones.encoder_decoder.tokens import IGNORED, padded
-from petiole.backbones.registry import load
+from petiole.backbones.registry import load_backbone
 from petiole.data.preprocessing import evaluate_transform
 from petiole.data.synthetic.scenes.language import ReadingText, readings
-from petiole.data.synthetic.scenes.layout import Group, View, places
-from petiole.data.synthetic.scenes.render import render_things
+from petiole.data.synthetic.scenes.layout import Group, View, placed_objects
+from petiole.data.synthetic.scenes.render import render_objects
 from petiole.data.synthetic.scenes.scene import MOST, SEEN, UNSEEN, SceneObject, compositions
 
 PARTS = ("shape", "colour", "texture", "count", "quadrant")
@@ -41,7 +41,7 @@ def scene(rng: np.random.Generator, held: bool) -> tuple[list[SceneObject], list
     kind = kinds[rng.integers(len(kinds))]
     if rng.random() < 0.5:
         view = View((Group(kind, int(rng.integers(2, MOST + 1))),), beside=bool(rng.random() < 0.5))
-        there = places(view, rng)
+        there = placed_objects(view, rng)
         return there, [kind.shape, kind.colour, kind.texture, len(there) - 1, -1]
     radius = float(rng.uniform(0.13, 0.24))
     x, y = (float(at) for at in rng.uniform(radius, 1 - radius, 2))
@@ -61,7 +61,7 @@ def seen(
         for i in range(start, min(count, start + 100)):
             rng = np.random.default_rng([FRESH, seed, i])
             there, told = scene(rng, held)
-            rows.append(transform(render_things(there, styles[i % len(styles)], FRESH + i)))
+            rows.append(transform(render_objects(there, styles[i % len(styles)], FRESH + i)))
             labels.append(told)
         tokens = eyes.lower(torch.stack(rows), (eyes.patches,))[eyes.patches]  # type: ignore[no-untyped-call]
         values.append(torch.cat([tokens.mean(1), tokens.amax(1)], dim=1))
@@ -160,7 +160,7 @@ def main() -> None:
     options.add_argument("--grid", type=Path)
     options.add_argument("--language", type=Path)
     chosen = options.parse_args()
-    eyes = load("petiole/tiny-grid", weights=chosen.grid)
+    eyes = load_backbone("petiole/tiny-grid", weights=chosen.grid)
     print(json.dumps({"tiny-grid, probes, %": eyesight(eyes)}, indent=1), flush=True)
     model = load_language_model("petiole/tiny-vl", weights=chosen.language)
     print(json.dumps({"tiny-vl, text questions, %": reading(model)}, indent=1))

@@ -18,8 +18,6 @@ from petiole.errors import PetioleError
 from petiole.version import __version__
 
 if TYPE_CHECKING:
-    from petiole.backbones.codebook_lvlm.loading import load_lvlm
-    from petiole.backbones.encoder_decoder.loading import load_language_model
     from petiole.backbones.registry import load
     from petiole.commands.cache import cache
     from petiole.commands.compare import compare
@@ -46,8 +44,6 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "load": "backbones.registry",
-    "load_language_model": "backbones.encoder_decoder.loading",
-    "load_lvlm": "backbones.codebook_lvlm.loading",
     "Adapter": "engine.adapter",
     "AdapterPool": "serving.pool",
     "ledger": "ledger",
@@ -94,8 +90,6 @@ __all__ = [
     "inspect",
     "ledger",
     "load",
-    "load_language_model",
-    "load_lvlm",
     "merge",
     "multitask",
     "params",

@@ -55,6 +55,7 @@ RESUMING = ("demo", "fit", "compare", "transfer", "generalise", "few-shot", "swe
 app = App(
     name="petiole",
     help="Adapt frozen vision and vision-language models with few trained parameters.",
+    help_format="plaintext",  # markdown takes a library of its own to print
     help_epilogue="Every command takes --json to print its result as JSON.",
     version=__version__,
     result_action="return_value",
@@ -71,6 +72,7 @@ for _order, (_name, _verbs) in enumerate(GROUPS.items()):
             name=_verb,
             help=_about,
             group=_group,
+            help_format="markdown",
         )
 
 

@@ -1,7 +1,6 @@
 """Errors that a person can act on: each says what was wrong, where, and what to do."""
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 
 
 class PetioleError(Exception):
@@ -36,6 +35,8 @@ def unknown(
     kind: str, name: str, known: Iterable[str], error: type[PetioleError] = ConfigError
 ) -> PetioleError:
     """Return an error for an unknown ``name`` that lists the nearest known ones first."""
+    from difflib import get_close_matches
+
     names = sorted(known)
     near = get_close_matches(name, names, n=4, cutoff=0.4)
     hint = f"Did you mean {', '.join(near)}?" if near else f"Known: {', '.join(names) or 'none'}."

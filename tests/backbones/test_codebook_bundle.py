@@ -10,11 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import lvlm_for_tests as tiny
 from petiole.backbones.codebook_lvlm import LVLM, bundle
 from petiole.backbones.codebook_lvlm.codebook import digest
 from petiole.backbones.registry import LoadRequest, load_any
 from petiole.errors import BackboneError
+from petiole.testing import codebook_lvlm as tiny
 
 
 def opened(folder: Path, **wishes: Any) -> LVLM:

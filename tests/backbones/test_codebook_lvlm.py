@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-import lvlm_for_tests as tiny
 from petiole.backbones.codebook_lvlm import LVLM, causal
 from petiole.backbones.codebook_lvlm.model import IGNORED, Turns
 from petiole.errors import BackboneError
+from petiole.testing import codebook_lvlm as tiny
 
 LAID = tiny.model(prompt=tiny.LONG_PROMPT)
 QUESTIONS = [[9, 10, 11], [12], [13, 14, 15, 16, 17, 18]]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, pad
 
-import seq2seq_for_tests as tiny
+from builders import seq2seq as tiny
 from petiole.backbones.encoder_decoder import Inputs, Seq2Seq
 from petiole.backbones.encoder_decoder.loading import architecture, with_eyes
 from petiole.backbones.hooks import Attach, attached

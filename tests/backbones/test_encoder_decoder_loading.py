@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-import seq2seq_for_tests as tiny
+from builders import seq2seq as tiny
 from petiole.backbones.encoder_decoder import Seq2Seq, stored
 from petiole.backbones.encoder_decoder.loading import load_language_model
-from petiole.backbones.registry import LoadRequest, load, load_any
+from petiole.backbones.registry import LoadRequest, load_any, load_backbone
 from petiole.errors import BackboneError, ConfigError
 
 MODEL = "model.safetensors"
@@ -123,11 +123,11 @@ def test_a_tokenizer_that_is_not_the_models_is_refused(bart: Path, damage: str) 
 
 
 def test_a_language_model_is_no_image_backbone_and_has_no_image_size(bart: Path) -> None:
-    with pytest.raises(BackboneError, match="load_language"):
-        load(str(bart))
+    with pytest.raises(BackboneError, match="is a language model"):
+        load_backbone(str(bart))
     with pytest.raises(BackboneError, match="no image size"):
         load_any(LoadRequest(str(bart), image_size=224))
-    with pytest.raises(BackboneError, match=r"petiole\.load\."):
+    with pytest.raises(BackboneError, match="is no encoder-decoder"):
         load_language_model("petiole/tiny-vit")
 
 

@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import Dinov2Config, Dinov2Model
 
-import backbones_for_tests as tiny
 from petiole.backbones.base import IMAGES
 from petiole.backbones.registry import load
 from petiole.backbones.weights import fingerprint
 from petiole.errors import BackboneError, ConfigError
+from petiole.testing import backbones as tiny
 
 SHARED = Path(__file__).parents[3] / "shared" / "weights"
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import backbones_for_tests as tiny
 from petiole.backbones.base import IMAGES, Backbone
 from petiole.backbones.hooks import Attach, attached
 from petiole.backbones.weights import fingerprint
 from petiole.errors import BackboneError
+from petiole.testing import backbones as tiny
 
 
 class Add(nn.Module):

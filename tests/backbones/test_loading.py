@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-import backbones_for_tests as tiny
 from petiole.backbones.base import IMAGES
 from petiole.backbones.registry import load
 from petiole.backbones.weights import fingerprint, load_strictly, read_safetensors
 from petiole.errors import BackboneError
+from petiole.testing import backbones as tiny
 
 DINOV2 = "timm/vit_small_patch14_dinov2.lvd142m"
 

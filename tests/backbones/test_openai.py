@@ -12,10 +12,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-import backbones_for_tests as tiny
 from petiole.backbones.dual_encoder.towers import TwoTowers
 from petiole.backbones.registry import load
 from petiole.errors import BackboneError
+from petiole.testing import backbones as tiny
 
 open_clip = pytest.importorskip("open_clip", reason="needs open_clip_torch (petiole[clip])")
 

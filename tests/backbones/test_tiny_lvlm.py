@@ -9,7 +9,7 @@ import torch
 
 from petiole.backbones.codebook_lvlm.bundle import PACKAGED, digest
 from petiole.backbones.codebook_lvlm.loading import load_lvlm
-from petiole.backbones.registry import load
+from petiole.backbones.registry import load, load_backbone
 from petiole.data.readers.jsonl import open_plain
 from petiole.data.synthetic.boards import write
 from petiole.errors import BackboneError
@@ -64,4 +64,4 @@ def test_the_encoder_is_a_backbone_of_its_own() -> None:
     z = eye.lower(pictures, (eye.patches,))[eye.patches]
     assert torch.equal(z, tower.encode_images(pictures).z)
     with pytest.raises(BackboneError, match="language model"):
-        load("petiole/tiny-lvlm")
+        load_backbone("petiole/tiny-lvlm")

@@ -20,7 +20,7 @@ from petiole.backbones.encoder_decoder.tokens import padded
 from petiole.backbones.registry import LoadRequest, load_any
 from petiole.data.preprocessing import evaluate_transform
 from petiole.data.synthetic.scenes.language import readings, statements
-from petiole.data.synthetic.scenes.render import render_things
+from petiole.data.synthetic.scenes.render import render_objects
 from petiole.data.synthetic.scenes.scene import SEEN, SceneObject, compositions
 from petiole.errors import BackboneError, ConfigError
 
@@ -137,7 +137,7 @@ def pictures(label: int, part: str, held: bool, count: int) -> Tensor:
         rng = np.random.default_rng([label, held, i])
         x, y = rng.uniform(0.25, 0.75, 2)
         thing = SceneObject(kinds[rng.integers(len(kinds))], float(x), float(y), 0.2)
-        rows.append(transform(render_things([thing], SEEN[i % 4], i)))
+        rows.append(transform(render_objects([thing], SEEN[i % 4], i)))
     return torch.stack(rows)
 
 

@@ -22,13 +22,13 @@ from transformers import (
     SiglipModel,
 )
 
-import backbones_for_tests as tiny
 from petiole.backbones.dual_encoder import bert, pair
 from petiole.backbones.dual_encoder.towers import TwoTowers
 from petiole.backbones.hooks import Attach, attached
 from petiole.backbones.registry import load
 from petiole.engine import pairing
 from petiole.errors import BackboneError, ConfigError
+from petiole.testing import backbones as tiny
 
 WORDS = ["<pad>", "</s>", "<s>", "a", "photo", "of", "cat", "dog", "x", ".", "lion", "<unk>"]
 
@@ -171,7 +171,7 @@ def test_a_pair_reads_its_image_tower_and_its_sentences(towers: TwoTowers) -> No
     got = towers.lower(images, towers.finals)
     torch.testing.assert_close(got["final.image"], own[eyes.vector])
     torch.testing.assert_close(got["final.patches"], own[eyes.patches])
-    assert got["final.attention"].shape == (len(images), towers.image.patch_count)
+    assert got["final.attention"].shape == (len(images), towers.local_tokens)
     assert (got["final.attention"] >= 0).all()
     assert (got["final.attention"].sum(-1) <= 1 + 1e-6).all()
     torch.testing.assert_close(towers.scale, torch.tensor(40.0))

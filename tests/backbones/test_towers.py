@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-import backbones_for_tests as tiny
-import clip_for_tests as clips
-from petiole.backbones.hooks import Attach, attached
 from petiole.backbones.registry import load
 from petiole.errors import BackboneError, ConfigError
+from petiole.testing import backbones as tiny
+from petiole.testing import dual_encoder as clips
 
 
 def texts(*words: str) -> torch.Tensor:
@@ -61,36 +60,10 @@ def test_what_stands_behind_the_last_end_changes_nothing() -> None:
         assert (towers.encode(texts("cat")) - towers.encode(ids)[:1]).abs().max() <= 2e-6
 
 
-def test_every_cut_of_the_image_tower_is_the_same_function() -> None:
-    towers = clips.towers()
-    images = tiny.images(towers)
-    want = towers.lower(images, towers.finals)
-    for cut in towers.cuts:
-        state = towers.lower(images, (cut,))
-        with torch.no_grad():
-            got = towers.upper(state, towers.finals)
-        for role, value in want.items():
-            torch.testing.assert_close(got[role], value, rtol=1e-5, atol=1e-5)
-
-
 def test_what_touches_texts_leaves_the_image_at_its_final_vector() -> None:
     towers = clips.towers()
     assert towers.cut_below(["text.embed", "text.block.1.in"], ["final.image"]) == ("final.image",)
     assert towers.cut_below(["text.embed", "block.2.in"], ["final.image"]) == ("block.2.in",)
-
-
-@pytest.mark.parametrize(
-    "role", ["text.embed", "text.block.1.in", "text.block.0.attn.q", "text.block.2.mlp.out"]
-)
-def test_text_roles_carry_layers_and_come_off(role: str) -> None:
-    towers = clips.towers()
-    ids = texts("cat", "dog")
-    shift = torch.nn.Linear(towers.site(role).width, towers.site(role).width)
-    with torch.no_grad():
-        before = towers.encode(ids)
-        with attached(towers, [Attach(role, shift)]):
-            assert not torch.allclose(towers.encode(ids), before)
-        assert torch.equal(towers.encode(ids), before)
 
 
 def test_a_text_that_is_too_long_is_explained() -> None:

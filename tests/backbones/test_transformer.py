@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, layer_norm, linear
 
-import backbones_for_tests as tiny
 from petiole.backbones.base import IMAGES, Backbone
 from petiole.backbones.hooks import Attach, attached
 from petiole.backbones.vision import vit
 from petiole.backbones.vision.transformer import Transformer
 from petiole.errors import BackboneError, ConfigError
+from petiole.testing import backbones as tiny
 
 
 class Record(nn.Module):
@@ -187,19 +187,6 @@ def test_registers_and_class_token_never_reach_the_patches() -> None:
     assert finals(backbone, tiny.images(backbone))["final.patches"].shape == (3, 4, tiny.WIDTH)
 
 
-def test_lower_then_upper_is_the_whole_at_every_cut(transformer: Backbone) -> None:
-    images = tiny.images(transformer)
-    want = finals(transformer, images)
-    assert transformer.cuts == ("block.1.in", "block.2.in")
-    for cut in [(IMAGES,), *((c,) for c in transformer.cuts), transformer.finals]:
-        state = transformer.lower(images, cut)
-        assert set(state) == set(cut)
-        assert not any(value.requires_grad for value in state.values())
-        got = transformer.upper(state, transformer.finals)
-        for role in transformer.finals:
-            close(got[role], want[role])
-
-
 def test_lower_stops_below_the_block_that_the_cut_names(transformer: Backbone) -> None:
     images = tiny.images(transformer)
     seen = record(transformer, ["block.2.in"], images)
@@ -246,11 +233,6 @@ def test_parameters_under_a_role_are_that_blocks(transformer: Backbone) -> None:
     parts = [transformer.parameters_under(f"block.{i}") for i in range(tiny.DEPTH)]
     rest = [transformer.parameters_under(p) for p in (IMAGES, "final.tokens")]
     assert sum(map(len, parts + rest)) == len(every)
-
-
-def test_the_module_is_frozen_and_in_eval_mode(backbone: Backbone) -> None:
-    assert not backbone.module.training
-    assert not any(p.requires_grad for p in backbone.module.parameters())
 
 
 def test_dynamic_size_changes_neither_keys_nor_fingerprint() -> None:

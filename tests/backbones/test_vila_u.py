@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import SiglipConfig, SiglipModel
 
-import vila_u_for_tests as tiny
+from builders import vila_u as tiny
 from petiole.backbones.codebook_lvlm import LVLM
 from petiole.backbones.codebook_lvlm.model import IMAGE
 from petiole.backbones.codebook_lvlm.vila_u import SIGLIP, Heads

@@ -19,7 +19,6 @@ from petiole.data.synthetic.boards import (
     COLOURS,
     DOMAINS,
     NOVEL,
-    PARTS,
     SHAPES,
     SIZE,
     SIZES,
@@ -39,6 +38,7 @@ from petiole.data.synthetic.boards import (
 )
 from petiole.data.synthetic.boards.shapes import polygon
 from petiole.data.synthetic.boards.styles import FALSE, INK
+from petiole.data.text_dataset import PARTS
 from petiole.errors import ConfigError, DataError
 
 SEEDS = st.integers(0, 2**31 - 1)
@@ -52,7 +52,7 @@ TWO = Board(
 
 def right_answers(board: Board, question: str) -> set[str]:
     """What is right by a naive reading of the question, over all things."""
-    question, things = question.removeprefix("briefly , "), board.things
+    question, things = question.removeprefix("briefly , "), board.objects
     if question == "describe .":
         return {caption(board)}
     if question == "how many things ?":
@@ -97,7 +97,7 @@ def test_each_question_has_one_right_answer_and_its_reason_is_true(seed: int, do
     rng = np.random.default_rng(seed)
     board = draw_board(domain, rng)
     asked = questions(board, rng, 99)
-    assert len({a.text for a in asked}) == len(asked) == {1: 8, 2: 10, 3: 14}[len(board.things)]
+    assert len({a.text for a in asked}) == len(asked) == {1: 8, 2: 10, 3: 14}[len(board.objects)]
     for a in asked:
         assert right_answers(board, a.text) == {a.answer}
         if a.because:
@@ -113,27 +113,29 @@ def test_domains_ask_what_has_one_answer_and_only_base_explains(
     domain: str, index: int, seed: int
 ) -> None:
     drawn = draw(domain, "val", index, seed)
-    board, asked = drawn.board, drawn.asked
+    board, asked = drawn.board, drawn.question
     assert right_answers(board, asked.text) == {asked.answer}
-    spoken = f"{asked.text} {asked.target} {drawn.caption} {drawn.label} {' '.join(drawn.facts)}"
+    spoken = f"{asked.text} {asked.target} {drawn.sample.caption} {drawn.sample.label} {' '.join(drawn.sample.facts)}"
     assert set(spoken.split()) <= set(words())
-    cells = [CELLS.index(t.cell) for t in board.things]
+    cells = [CELLS.index(t.cell) for t in board.objects]
     assert cells == sorted(set(cells))
-    assert len({t.colour for t in board.things}) == len(cells)
-    assert len({t.shape for t in board.things}) == (1 if domain == "leaf" else len(cells))
+    assert len({t.colour for t in board.objects}) == len(cells)
+    assert len({t.shape for t in board.objects}) == (1 if domain == "leaf" else len(cells))
     if domain != "base":
         assert not asked.briefly
         assert not asked.because
         assert asked.kind != "describe"
     if domain == "novel":
-        new = [t for t in board.things if t.shape in NOVEL]
+        new = [t for t in board.objects if t.shape in NOVEL]
         assert len(new) == 1
         assert right_answers(Board((new[0],)), asked.text) == {asked.answer}
     else:
         assert not set(spoken.split()) & set(NOVEL)
     if domain == "tail":
-        assert all((t.shape, t.colour) in TAIL for t in board.things)
-    assert drawn.label == (board.things[0].shape if domain == "leaf" else drawn.caption)
+        assert all((t.shape, t.colour) in TAIL for t in board.objects)
+    assert drawn.sample.label == (
+        board.objects[0].shape if domain == "leaf" else drawn.sample.caption
+    )
 
 
 @pytest.mark.parametrize("domain", DOMAINS)
@@ -145,7 +147,11 @@ def test_a_batch_is_bit_for_bit_what_is_drawn_one_by_one(domain: str) -> None:
         assert drawn.image.shape == (SIZE, SIZE, 3)
         assert drawn.image.dtype == np.uint8
         np.testing.assert_array_equal(drawn.image, alone.image)
-        assert (drawn.board, drawn.asked, drawn.facts) == (alone.board, alone.asked, alone.facts)
+        assert (drawn.board, drawn.question, drawn.sample.facts) == (
+            alone.board,
+            alone.question,
+            alone.sample.facts,
+        )
 
 
 def test_parts_seeds_and_domains_share_no_picture() -> None:
@@ -158,7 +164,7 @@ def test_rare_pairs_are_rare_in_base() -> None:
     assert {s for s, _ in TAIL} == set(SHAPES)
     assert {c for _, c in TAIL} == set(COLOURS)
     rng = np.random.default_rng(3)
-    things = [t for _ in range(6000) for t in draw_board("base", rng).things]
+    things = [t for _ in range(6000) for t in draw_board("base", rng).objects]
     seen = Counter((t.shape, t.colour) for t in things)
     rare = np.mean([seen[pair] for pair in TAIL])
     usual = np.mean([seen[(s, c)] for s in SHAPES for c in COLOURS if (s, c) not in TAIL])
@@ -169,7 +175,7 @@ def test_rare_pairs_are_rare_in_base() -> None:
 def test_the_base_picture_shows_each_thing_in_its_cell_and_colour() -> None:
     for drawn in batch("base", "train", range(60)):
         cells = drawn.image.reshape(3, 16, 3, 16, 3).swapaxes(1, 2).reshape(9, 256, 3) / 255.0
-        filled = {t.cell: t for t in drawn.board.things}
+        filled = {t.cell: t for t in drawn.board.objects}
         for name, pixels in zip(CELLS, cells, strict=True):
             bright = pixels[pixels.max(1) > 0.5]
             if name not in filled:
@@ -235,11 +241,11 @@ def test_written_folders(tmp_path: Path) -> None:
             assert line == {
                 "id": f"{part}-{index}",
                 "image": f"images/{part}-{index}.png",
-                "question": drawn.asked.text,
-                "answer": drawn.asked.target,
-                "caption": drawn.caption,
-                "label": drawn.label,
-                "facts": list(drawn.facts),
+                "question": drawn.question.text,
+                "answer": drawn.question.target,
+                "caption": drawn.sample.caption,
+                "label": drawn.sample.label,
+                "facts": list(drawn.sample.facts),
             }
             np.testing.assert_array_equal(
                 np.asarray(Image.open(folder / line["image"])), drawn.image
@@ -252,7 +258,16 @@ def test_written_folders(tmp_path: Path) -> None:
 
 
 def test_the_verb_writes_a_domain(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["world", str(tmp_path / "s"), "--task", "board", "--style", "sketch", "--train", "5"]
+    command = [
+        "synthesize",
+        str(tmp_path / "s"),
+        "--task",
+        "board",
+        "--style",
+        "sketch",
+        "--train",
+        "5",
+    ]
     with pytest.raises(SystemExit, match=r"^0$"):
         main([*command, "--test", "4", "--quiet", "--json"])
     said = json.loads(capsys.readouterr().out)

@@ -13,7 +13,7 @@ from PIL import Image
 from scipy.io import loadmat
 from torchvision.datasets import CIFAR10, CIFAR100, SVHN
 
-import suite_for_tests as fake
+from builders import public_sets as fake
 from petiole.data.image import read_image
 from petiole.data.readers.public import arrays, find, names, registry, write_table
 from petiole.data.readers.public.registry import files_of
@@ -83,6 +83,12 @@ def test_each_is_read_from_its_published_layout(
     for part, data in (("train", shift.train), ("test", shift.test)):
         assert sorted(data.classes[label] for label in data.labels) == labels[part]
     assert not set(shift.train.ids) & set(shift.test.ids)
+    if name != "imagenet-r":  # a folder of this name is opened as a folder
+        by_path = open_shift(root / name)
+        assert (by_path.train.digest(), by_path.test.digest()) == (
+            shift.train.digest(),
+            shift.test.digest(),
+        )
     assert offline == []
 
 

@@ -37,11 +37,11 @@ from petiole.data.synthetic.scenes.clip import (
     SceneClip,
     draw_mover,
     draw_sequence,
-    film,
+    frames_of,
 )
-from petiole.data.synthetic.scenes.language import SPOKEN
-from petiole.data.synthetic.scenes.layout import View, anything, places
-from petiole.data.synthetic.scenes.render import render_things
+from petiole.data.synthetic.scenes.language import OTHER_WORDS
+from petiole.data.synthetic.scenes.layout import View, draw_any, placed_objects
+from petiole.data.synthetic.scenes.render import render_objects
 from petiole.data.synthetic.scenes.scene import SEEN
 from petiole.errors import ConfigError, DataError
 
@@ -99,7 +99,7 @@ def test_a_sample_is_a_function_of_its_place_and_shows_nothing_held_out(
     assert drawn.style == style or (not style and drawn.style in SEEN)
     for shown in drawn.shown:
         kinds = (
-            [thing.kind for frame in film(shown, np.random.default_rng(0)) for thing in frame]
+            [thing.kind for frame in frames_of(shown, np.random.default_rng(0)) for thing in frame]
             if isinstance(shown, SceneClip)
             else [group.kind for group in shown.groups]
         )
@@ -131,8 +131,8 @@ def test_what_is_asked_does_not_depend_on_the_style(task: str) -> None:
 @settings(max_examples=200, deadline=None)
 def test_things_are_whole_apart_and_where_the_view_says(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    view = anything(rng)
-    things = places(view, rng)
+    view = draw_any(rng)
+    things = placed_objects(view, rng)
     assert len(things) == sum(group.count for group in view.groups)
     for thing in things:
         assert thing.x >= thing.radius
@@ -156,12 +156,13 @@ def centre(mask: np.ndarray) -> tuple[float, float]:
 def test_a_thing_moves_as_is_told_before_a_background_that_stays(seed: int) -> None:
     rng = np.random.default_rng(seed)
     clip = draw_mover(rng)
-    frames = film(clip, rng)
+    frames = frames_of(clip, rng)
     assert len(frames) == LENGTH
     empty = [type(t)(t.kind, t.x, t.y, 0.0) for t in frames[0]]
-    nothing = np.asarray(render_things(empty, "clear", seed), dtype=float)
+    nothing = np.asarray(render_objects(empty, "clear", seed), dtype=float)
     masks = [
-        np.abs(np.asarray(render_things(things, "clear", seed), dtype=float) - nothing).max(-1) > 12
+        np.abs(np.asarray(render_objects(things, "clear", seed), dtype=float) - nothing).max(-1)
+        > 12
         for things in frames
     ]
     assert all(0.01 < mask.mean() < 0.15 for mask in masks)
@@ -177,11 +178,11 @@ def test_a_thing_moves_as_is_told_before_a_background_that_stays(seed: int) -> N
 
 def test_the_second_thing_comes_later() -> None:
     clip = draw_sequence(np.random.default_rng(0))
-    frames = film(clip, np.random.default_rng(0))
+    frames = frames_of(clip, np.random.default_rng(0))
     seen = [[thing.radius > 0 for thing in things] for things in frames]
     assert seen[0] == [True, False]
     assert seen[-1] == [True, True]
-    pictures = [np.asarray(render_things(things, "clear", 0), dtype=float) for things in frames]
+    pictures = [np.asarray(render_objects(things, "clear", 0), dtype=float) for things in frames]
     changed = [bool(np.abs(b - a).max() > 12) for a, b in pairwise(pictures)]
     assert changed.count(True) == 1
     assert changed.index(True) == clip.actors[1].enters - 1
@@ -201,8 +202,8 @@ def test_all_words_of_all_texts_are_known_and_none_is_idle() -> None:
     said |= parts(" ".join(islice(statements(rng), 500)))
     said |= parts(" ".join(" ".join(reading[1:]) for reading in islice(readings(rng), 500)))
     assert said <= set(language_words())
-    assert set(SPOKEN.split()) <= said
-    assert not set(SPOKEN.split()) & set(words())
+    assert set(OTHER_WORDS.split()) <= said
+    assert not set(OTHER_WORDS.split()) & set(words())
     assert list(language_words()) == sorted(set(language_words()))
 
 
@@ -231,7 +232,7 @@ def test_a_written_folder_is_read_as_what_was_drawn(task: str, tmp_path: Path) -
     assert data.task == QUESTIONS[task].scored
     for part, count in (("train", 4), ("val", 2), ("test", 2)):
         drawn = [draw(task, part, index, 5, style="noisy") for index in range(count)]
-        if part == "train" and QUESTIONS[task].told:
+        if part == "train" and QUESTIONS[task].captions:
             assert [s.references for s in data[part][::5]] == [d.sample.references for d in drawn]
             assert len(data[part]) == 5 * count
         else:
@@ -268,7 +269,7 @@ def test_what_is_unknown_is_refused(tmp_path: Path) -> None:
 
 def test_the_command_writes_questions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "pairs"
-    command = ["world", str(out), "--task", "nlvr", "--train", "4", "--test", "2", "--json"]
+    command = ["synthesize", str(out), "--task", "nlvr", "--train", "4", "--test", "2", "--json"]
     with pytest.raises(SystemExit) as done:
         main([*command, "--quiet"])
     assert not done.value.code
@@ -277,6 +278,6 @@ def test_the_command_writes_questions(tmp_path: Path, capsys: pytest.CaptureFixt
     assert len(list((out / "images").iterdir())) == 16
     assert [len(open_plain(out)[part]) for part in ("train", "val", "test")] == [4, 2, 2]
     with pytest.raises(SystemExit) as wrong:
-        main(["world", str(tmp_path / "x"), "--task", "video"])
+        main(["synthesize", str(tmp_path / "x"), "--task", "video"])
     assert wrong.value.code == 1
     assert "video-qa" in capsys.readouterr().err

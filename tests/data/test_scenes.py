@@ -116,7 +116,7 @@ def test_the_command_writes_class_folders(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "world"
-    command = ["world", str(out), "--task", "colours", "--train", "3", "--test", "2", "--json"]
+    command = ["synthesize", str(out), "--task", "colours", "--train", "3", "--test", "2", "--json"]
     with pytest.raises(SystemExit) as done:
         main([*command, "--quiet"])
     assert not done.value.code

@@ -11,19 +11,20 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint as recompute
 
-import backbones_for_tests as tiny
-import contract
 from petiole.backbones.hooks import observed
 from petiole.backbones.vision import transformer
 from petiole.errors import ConfigError
+from petiole.methods.registry import create
 from petiole.tasks.classification import training
 from petiole.tasks.classification.model import AdaptedClassifier
+from petiole.testing import backbones as tiny
+from petiole.testing import image_case as contract
 
 INSIDE = ("adaptertune", "adapter-plus", "lora-qkv", "dora", "full", "vpt-deep", "ssf", "peft:loha")
 
 
 def gradients(
-    pair: contract.Pair, adapted: AdaptedClassifier, *, bf16: bool = False
+    pair: contract.ImageCase, adapted: AdaptedClassifier, *, bf16: bool = False
 ) -> dict[str, Tensor]:
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         contract.backward(pair, adapted)
@@ -43,7 +44,7 @@ def test_recomputed_activations_give_the_same_gradients(
         return recompute(*args, use_reentrant=use_reentrant)  # type: ignore[arg-type]
 
     monkeypatch.setattr(transformer, "recompute", spy)
-    pair = contract.Pair(method, tiny.registers(), Path())
+    pair = contract.ImageCase(method, tiny.registers(), Path())
     kept = gradients(pair, pair.adapted(), bf16=bf16)
     again = gradients(pair, pair.adapted(checkpoint=True), bf16=bf16)
     assert used == [False] * tiny.DEPTH
@@ -55,7 +56,7 @@ def test_recomputed_activations_give_the_same_gradients(
 
 @pytest.mark.parametrize("method", INSIDE)
 def test_gradients_under_bf16_point_where_those_of_fp32_do(method: str) -> None:
-    pair = contract.Pair(method, tiny.plain(), Path())
+    pair = contract.ImageCase(method, tiny.plain(), Path())
     exact, rough = (gradients(pair, pair.adapted(), bf16=bf16) for bf16 in (False, True))
     a, b = (
         torch.cat([g[name].flatten().double() for name in exact if exact[name].any()])
@@ -68,12 +69,10 @@ def test_gradients_under_bf16_point_where_those_of_fp32_do(method: str) -> None:
 
 @pytest.mark.parametrize("blocks", ["last:1", "1"])
 def test_no_graph_is_built_below_the_earliest_adapter(blocks: str) -> None:
-    pair = contract.Pair("adaptertune", tiny.plain(), Path())
+    pair = contract.ImageCase("adaptertune", tiny.plain(), Path())
     first = {"last:1": 2, "1": 1}[blocks]
     with tiny.seeded():
-        plan = contract.create("adaptertune", {**contract.RECIPE, "blocks": blocks}).plan(
-            pair.backbone, 3
-        )
+        plan = create("adaptertune", {**contract.RECIPE, "blocks": blocks}).plan(pair.backbone, 3)
     adapted = AdaptedClassifier(pair.backbone, plan).train()
     roles = [f"block.{i}.out" for i in range(tiny.DEPTH)]
     with adapted.attached(), observed(pair.backbone, roles) as seen:
@@ -96,12 +95,12 @@ def test_compiled_steps_follow_every_kind_of_adapter() -> None:
     """On one backbone, one after the other: code for one adapter never serves the next."""
     backbone = tiny.plain()
     for method in (*INSIDE[:-1], "peft:lora"):  # peft's LoHa branches on a random number
-        pair = contract.Pair(method, backbone, Path())
+        pair = contract.ImageCase(method, backbone, Path())
         eager, compiled = pair.adapted(), pair.adapted()
         compiled.compiled = True
         want, got = gradients(pair, eager), gradients(pair, compiled)
         for name, value in want.items():
-            contract.close(got[name], value, 1e-5)
+            torch.testing.assert_close(got[name], value, rtol=1e-5, atol=1e-5)
         compiled.train()
         with torch.no_grad():
             bare = backbone.lower(pair.images, backbone.finals)
@@ -114,7 +113,7 @@ def test_a_compiled_run_trains_to_the_same_weights() -> None:
         training.check_compiler()
     except ConfigError as error:
         pytest.skip(str(error))
-    pair = contract.Pair("adaptertune", tiny.plain(), Path())
+    pair = contract.ImageCase("adaptertune", tiny.plain(), Path())
     adapted = pair.adapted()
     adapted.compiled = True
     table = contract.Memory(adapted, stored=True)
@@ -122,7 +121,7 @@ def test_a_compiled_run_trains_to_the_same_weights() -> None:
     training.train(
         adapted, contract.dataset(), table, pair.method.recipe, seed=0, callbacks=callbacks
     )
-    contract.close_states(adapted, pair.trained, 1e-4)
+    contract.require_same_tensors(adapted, pair.trained, 1e-4)
 
 
 def test_a_machine_that_cannot_compile_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

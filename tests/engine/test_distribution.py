@@ -16,7 +16,7 @@ from petiole.engine.run import RunSpec, run
 from petiole.engine.task import open_workspace, reopened
 from petiole.errors import DataError
 from petiole.tasks.classification.cost_estimate import estimate_cost
-from petiole.tasks.classification.workspace import Classification
+from petiole.tasks.classification.workspace import Classification, Subset
 
 TRAIN = """
 import sys
@@ -24,8 +24,9 @@ from pathlib import Path
 import torch
 from petiole.backbones.registry import load
 from petiole.data.dataset import Dataset, Sample
-from petiole.engine import loop
-from petiole.tasks.classification.model import Adapted
+from petiole.engine.trainer import Callbacks
+from petiole.tasks.classification.model import AdaptedClassifier
+from petiole.tasks.classification.training import train
 from petiole.engine.feature_extractor import StoredTable
 from petiole.files import write_tensors
 from petiole.methods.registry import create
@@ -43,13 +44,13 @@ rows = [{"final.pooled": centres[s.label] + torch.randn(1280, generator=generato
 table = StoredTable([rows], torch.device("cpu"))
 method = create("cosine-ln", {"steps": 30, "views": 0, "lr": 0.001, "target_weight": 0.3})
 torch.manual_seed(0)
-adapted = Adapted(backbone, method.plan(backbone, 4))
+adapted = AdaptedClassifier(backbone, method.plan(backbone, 4))
 logged = []
-watch = loop.Watch(
+callbacks = Callbacks(
     checkpoint=out / f"checkpoint-{sys.argv[2]}", every=0.0, quiet=True,
     log=lambda step, loss, lr: logged.append(step),
 )
-loop.train(adapted, data, table, method.recipe, seed=0, watch=watch)
+train(adapted, data, table, method.recipe, seed=0, callbacks=callbacks)
 write_tensors(out / f"weights-{sys.argv[2]}", adapted.state_dict())
 print(len(logged))
 """
@@ -111,14 +112,17 @@ def test_job_processes_give_the_same_in_order_and_their_errors_arrive(
 ) -> None:
     def job(place: str, draw: int, shots: int = 3) -> RunSpec:
         settings = {"steps": 5}
-        return RunSpec(bench, "linear-probe", tmp_path / place / str(draw), settings, shots, draw)
+        return RunSpec(
+            bench, "linear-probe", tmp_path / place / str(draw), settings, Subset(shots, draw)
+        )
 
     here = list(Local().map(run, [job("here", 0), job("here", 1)]))
     results = Local(processes=2).map(run, [*(job("there", i) for i in (0, 1)), job("no", 2, 1000)])
     for record in here:
         other = next(results)
         assert other.id == record.id
-        assert other.scores == pytest.approx(record.scores, rel=1e-5)
+        assert other.scores.keys() == record.scores.keys() == {"test"}
+        assert other.main == pytest.approx(record.main, rel=1e-5)
     with pytest.raises(DataError, match="too few images"):
         next(results)
 
@@ -134,7 +138,9 @@ def test_a_survey_counts_what_is_not_stored(bench: Classification, tmp_path: Pat
     workspace = open_workspace(replace(bench, cache=tmp_path / "cache"))
 
     def job(method: str, draw: int = 0, **settings: object) -> RunSpec:
-        return RunSpec(workspace.task, method, tmp_path / f"{method}{draw}", settings, 3, draw)
+        return RunSpec(
+            workspace.task, method, tmp_path / f"{method}{draw}", settings, Subset(3, draw)
+        )
 
     probe = job("linear-probe", steps=7, views=2)
     # 18 source and 9 drawn images in 3 views, 15 test images in one.

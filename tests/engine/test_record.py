@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from petiole.data.dataset import Dataset
 from petiole.engine.record import (
     TEST_EVALUATIONS,
     Record,
@@ -21,14 +22,14 @@ from petiole.errors import RunError
 from petiole.files import sha256
 from petiole.tasks.classification.predictions import read_predictions
 from petiole.tasks.classification.task import VECTORS
-from petiole.tasks.classification.workspace import Classification
+from petiole.tasks.classification.workspace import Classification, Subset
 
 
 @pytest.fixture(scope="module")
 def done(bench: Classification, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunSpec, Record]:
     folder = tmp_path_factory.mktemp("runs") / "run"
     settings = {"steps": 12, "views": 0}
-    job = RunSpec(bench, "cls-residual-lora", folder, settings, shots=3, vectors=True)
+    job = RunSpec(bench, "cls-residual-lora", folder, settings, Subset(3, vectors=True))
     return job, run(job)
 
 
@@ -37,7 +38,7 @@ def test_the_record_comes_back_from_json(done: tuple[RunSpec, Record]) -> None:
     assert read_record(job.folder) == record
     assert Record.model_validate_json(record.model_dump_json()) == record
     assert record.selection == "last step"
-    assert record.request.data.images == {"source": 18, "train": 18 + 9, "test": 15}
+    assert record.request.data.samples == {"source": 18, "train": 18 + 9, "test": 15}
 
 
 def test_every_file_has_its_checksum(done: tuple[RunSpec, Record]) -> None:
@@ -59,7 +60,7 @@ def test_scores_follow_from_the_predictions(done: tuple[RunSpec, Record]) -> Non
     job, record = done
     kept = read_predictions(job.folder)
     right = (kept.probabilities.argmax(1) == kept.labels).double().mean()
-    assert record.scores["accuracy"] == pytest.approx(float(right))
+    assert record.main["accuracy"] == pytest.approx(float(right))
     torch.testing.assert_close(kept.probabilities.sum(1), torch.ones(15))
     lines = (job.folder / "predictions.csv").read_text().splitlines()
     assert lines[0] == "path,sha256,label,prediction,confidence"
@@ -71,16 +72,21 @@ def test_the_test_set_was_opened_once(done: tuple[RunSpec, Record]) -> None:
     job, record = done
     assert record.test_evaluations == 1
     rows = [json.loads(r) for r in (job.folder / TEST_EVALUATIONS).read_text().splitlines()]
-    assert [(r["images"], r["why"]) for r in rows] == [(15, "end of training")]
-    assert rows[0]["test"] == record.request.data.test
+    assert [(r["samples"], r["why"]) for r in rows] == [(15, "end of training")]
+    assert rows[0]["test"] == record.request.data.digests["test"]
 
 
 def test_openings_are_counted_by_content(done: tuple[RunSpec, Record], tmp_path: Path) -> None:
     test = open_workspace(done[0].task).shift.test
-    assert [count_test_evaluation(tmp_path, test, "a") for _ in range(3)] == [1, 2, 3]
-    assert count_test_evaluation(tmp_path, test.select(range(4)), "b") == 1
+    few = test.select(range(4))
+
+    def count(folder: Path, data: Dataset, why: str) -> int:
+        return count_test_evaluation(folder, data.digest(), len(data), why)
+
+    assert [count(tmp_path, test, "a") for _ in range(3)] == [1, 2, 3]
+    assert count(tmp_path, few, "b") == 1
     with pytest.raises(RunError, match="cannot be noted"):
-        count_test_evaluation(tmp_path / "absent", test, "c")
+        count(tmp_path / "absent", test, "c")
 
 
 def test_vectors_before_and_after_are_kept(done: tuple[RunSpec, Record]) -> None:
@@ -99,7 +105,7 @@ def test_moving_the_images_leaves_the_request_as_it_was(
     moved = tmp_path / "elsewhere"
     shutil.copytree(job.task.images, moved)
     bench = replace(job.task, images=moved)
-    again = run(replace(job, bench=bench, folder=tmp_path / "run"))
+    again = run(replace(job, task=bench, folder=tmp_path / "run"))
     assert again.request.digest == record.request.digest
     assert again.files["adapter/adapter.safetensors"] == record.files["adapter/adapter.safetensors"]
 
@@ -112,8 +118,8 @@ def test_moving_the_images_leaves_the_request_as_it_was(
         ("data", "notes", ["x"], False),
         ("backbone", "fingerprint", "0" * 64, True),
         ("backbone", "image_size", 64, True),
-        ("data", "test", "0" * 64, True),
-        ("data", "draw", 3, True),
+        ("data/digests", "test", "0" * 64, True),
+        ("data", "split_seed", 3, True),
     ],
 )
 def test_the_digest_is_of_contents(
@@ -121,7 +127,11 @@ def test_the_digest_is_of_contents(
 ) -> None:
     request = done[1].request
     changed = request.model_dump(mode="json")
-    changed[part][field] = value
+    place = changed
+    for name in part.split("/"):
+        place = place[name]
+    assert field in place
+    place[field] = value
     assert (RunRequest.model_validate(changed).digest != request.digest) == counts
 
 
@@ -132,16 +142,20 @@ def test_the_record_says_which_model_was_kept(
     done: tuple[RunSpec, Record], tmp_path: Path, method: str, selection: str
 ) -> None:
     job = replace(
-        done[0], method=method, settings={"steps": 0}, folder=tmp_path / "run", vectors=False
+        done[0],
+        method=method,
+        settings={"steps": 0},
+        folder=tmp_path / "run",
+        options=Subset(3),
     )
     assert run(job).selection == selection
 
 
 def test_without_source_the_target_is_enough(done: tuple[RunSpec, Record], tmp_path: Path) -> None:
     bench = replace(done[0].task, source=None)
-    record = run(replace(done[0], bench=bench, folder=tmp_path / "run"))
-    assert record.request.data.source == ""
-    assert "source" not in record.request.data.images
+    record = run(replace(done[0], task=bench, folder=tmp_path / "run"))
+    assert record.request.data.digests.keys() == {"train", "test"}
+    assert "source" not in record.request.data.samples
 
 
 def test_random_state_is_untouched_by_a_run(done: tuple[RunSpec, Record], tmp_path: Path) -> None:
@@ -167,7 +181,11 @@ def test_with_and_without_a_cache_the_run_is_the_same(
     kept = []
     for name, cache in (("cached", tmp_path / "cache"), ("live", None)):
         bench = replace(done[0].task, cache=cache, dtype=dtype)
-        run(replace(done[0], bench=bench, folder=tmp_path / name, settings=settings, vectors=False))
+        run(
+            replace(
+                done[0], task=bench, folder=tmp_path / name, settings=settings, options=Subset(3)
+            )
+        )
         kept.append(read_predictions(tmp_path / name))
     assert kept[0].ids == kept[1].ids
     torch.testing.assert_close(kept[0].probabilities, kept[1].probabilities, rtol=1e-3, atol=1e-4)

@@ -18,7 +18,7 @@ from petiole.engine.record import LOG, REQUEST, read_log, read_record
 from petiole.engine.run import RunSpec, run
 from petiole.errors import RunError
 from petiole.files import sha256
-from petiole.tasks.classification.workspace import Classification
+from petiole.tasks.classification.workspace import Classification, Subset
 
 STEPS = 150
 SETTINGS = {"steps": STEPS, "views": 1}
@@ -32,7 +32,7 @@ def adapter_of(folder: Path) -> str:
 def whole(bench: Classification, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunSpec, str]:
     """An uninterrupted run and its adapter's checksum."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    job = RunSpec(bench, "cls-residual-lora", folder, SETTINGS, shots=3)
+    job = RunSpec(bench, "cls-residual-lora", folder, SETTINGS, Subset(3))
     run(job)
     return job, adapter_of(folder)
 
@@ -107,7 +107,7 @@ def test_a_used_folder_needs_resume(whole: tuple[RunSpec, str]) -> None:
     [
         ({"seed": 1}, "seed: 0 -> 1"),
         ({"settings": {**SETTINGS, "lr": 0.5}}, "settings.lr: 0.001 -> 0.5"),
-        ({"draw": 2}, "data.draw: 0 -> 2"),
+        ({"options": Subset(3, 2)}, "data.split_seed: 0 -> 2"),
         ({"method": "cosine"}, "method: 'cls-residual-lora' -> 'cosine'"),
     ],
     ids=["seed", "setting", "draw", "method"],

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, layer_norm, linear, relu
 
-import backbones_for_tests as tiny
 from petiole.backbones.base import IMAGES, Backbone
 from petiole.backbones.registry import load
 from petiole.backbones.vision import vit
@@ -25,6 +24,7 @@ from petiole.methods.base import Plan
 from petiole.methods.registry import create
 from petiole.protocols.accounting import HEADLINE, account
 from petiole.tasks.classification.model import AdaptedClassifier
+from petiole.testing import backbones as tiny
 
 PLACEMENTS = ("post", "pre", "parallel", "intermediate", "houlsby", "pfeiffer", "attn_only")
 TIMM = {

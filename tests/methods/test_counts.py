@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 
-import backbones_for_tests as tiny
 from petiole import claims
 from petiole.backbones.base import Backbone
 from petiole.backbones.registry import load
@@ -18,6 +17,7 @@ from petiole.methods.base import Method
 from petiole.methods.codebook.base import LVLMMethod
 from petiole.methods.language.base import LanguageMethod
 from petiole.methods.registry import create, methods
+from petiole.testing import backbones as tiny
 
 SMALL = "timm/vit_small_patch14_dinov2.lvd142m"
 TIMM, HUGGING_FACE = 22_056_192, 22_056_576

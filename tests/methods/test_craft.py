@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import Tensor
 
-import lvlm_for_tests as tiny
 from petiole.backbones.codebook_lvlm import LVLM
 from petiole.backbones.codebook_lvlm.model import IGNORED
 from petiole.data.text_dataset import TextDataset
@@ -31,6 +30,7 @@ from petiole.tasks.codebook.adapter import build_model, is_lvlm_method, method_o
 from petiole.tasks.codebook.batches import BatchLoader
 from petiole.tasks.codebook.images import ImageFolder
 from petiole.tasks.codebook.model import AdaptedCodebookModel, CodebookBatch, CodebookLoss
+from petiole.testing import codebook_lvlm as tiny
 
 METHODS = [name for name in methods() if is_lvlm_method(name)]
 ENCODERS: dict[str, dict[str, Any]] = {

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 
-import language_for_tests as tiny
 from petiole.backbones.encoder_decoder import Seq2Seq
 from petiole.backbones.registry import LoadRequest, resolve
 from petiole.cli import main
@@ -18,6 +17,7 @@ from petiole.errors import ConfigError
 from petiole.ledger import LanguageSizes, language_ledger, sizes
 from petiole.methods.language.base import LanguageMethod, attentions, blocks
 from petiole.methods.registry import create
+from petiole.testing import encoder_decoder as tiny
 
 BART, VIDEO, T5 = "clip-bart-base", "clip-bart-base-video", "clip-t5-base"
 BART_ALONE, T5_ALONE = 139_420_416, 222_903_552

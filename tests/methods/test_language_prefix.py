@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-import seq2seq_for_tests as tiny
+from builders import seq2seq as tiny
 from petiole.backbones.encoder_decoder import Seq2Seq
 from petiole.backbones.hooks import observed
 from petiole.methods.language.base import LanguageMethod

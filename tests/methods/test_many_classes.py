@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-import backbones_for_tests as tiny
 from methods.test_prompts import adapted, batch, shaken
 from petiole.backbones.base import IMAGES
 from petiole.errors import ConfigError
 from petiole.methods.prompt_learning.class_names import NamedTexts
 from petiole.tasks.classification.model import AdaptedClassifier, ClassificationLoss
+from petiole.testing import backbones as tiny
 
 NAMES = ("ash", "birch", "cedar", "elm", "fir", "hazel", "larch", "maple", "oak", "pine")
 

@@ -13,8 +13,6 @@ import torch
 from peft import PeftModel, get_peft_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
-import backbones_for_tests as tiny
-import contract
 from petiole.backbones.base import Backbone
 from petiole.backbones.weights import fingerprint
 from petiole.errors import ConfigError
@@ -22,6 +20,10 @@ from petiole.ledger import ledger
 from petiole.methods.peft.library import REFUSED
 from petiole.methods.registry import create
 from petiole.tasks.classification.model import AdaptedClassifier
+from petiole.testing import backbones as tiny
+from petiole.testing import image_case as contract
+from petiole.testing.contract import hold
+from petiole.testing.image_methods import CLAUSES
 
 KINDS = sorted(key.value.lower() for key in PEFT_TYPE_TO_CONFIG_MAPPING)
 SMALL: dict[str, dict[str, Any]] = {  # what does not fit a width of 24
@@ -37,25 +39,17 @@ SMALL: dict[str, dict[str, Any]] = {  # what does not fit a width of 24
 USABLE = [kind for kind in KINDS if kind not in REFUSED]
 
 
-class Pair(contract.Pair):
-    """A pair with settings of its own."""
-
-    settings: dict[str, Any]
-
-    @property
-    def method(self) -> Any:
-        return create(self.name, {**contract.RECIPE, **self.settings})
-
-
 def pair_of(
     name: str, backbone: Backbone, folder: Path, settings: dict[str, Any] | None = None
-) -> Pair:
-    pair = Pair(name, backbone, folder)
-    pair.settings = settings or {}
-    return pair
+) -> contract.ImageCase:
+    return contract.ImageCase(name, backbone, folder, settings or {})
 
 
-def vector_in_peft(pair: contract.Pair) -> torch.Tensor:
+def check(pair: contract.ImageCase) -> None:
+    hold(CLAUSES, pair, f"{pair.name} with {pair.settings}")
+
+
+def vector_in_peft(pair: contract.ImageCase) -> torch.Tensor:
     """What the bare network gives with the saved folder on it, by peft alone."""
     assert pair.saved
     model = PeftModel.from_pretrained(copy.deepcopy(pair.backbone.module), pair.folder / "peft")
@@ -64,7 +58,7 @@ def vector_in_peft(pair: contract.Pair) -> torch.Tensor:
     return out if isinstance(out, torch.Tensor) else out.last_hidden_state[:, 0]
 
 
-def vector_here(pair: contract.Pair) -> torch.Tensor:
+def vector_here(pair: contract.ImageCase) -> torch.Tensor:
     with torch.no_grad():
         vector: torch.Tensor = pair.saved.adapted.eval()({"images": pair.images}).vector
     return vector
@@ -81,7 +75,7 @@ def test_a_type_keeps_the_contract_and_loads_in_peft(kind: str, tmp_path: Path) 
     pair = pair_of(f"peft:{kind}", backbone, tmp_path, SMALL.get(kind))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peft's own
-        contract.check(pair)
+        check(pair)
         assert torch.equal(vector_in_peft(pair), vector_here(pair))
         config = pair.method.config(backbone)
         theirs = get_peft_model(copy.deepcopy(backbone.module), config)
@@ -179,7 +173,7 @@ def test_settings_come_as_text_and_survive_the_file(tmp_path: Path) -> None:
     """As the command line gives them: numbers, lists and switches."""
     texts = {"r": "4", "use_rslora": "true", "target_modules": '["mlp.fc1", "mlp.fc2"]'}
     pair = pair_of("peft:lora", tiny.plain(), tmp_path, {**texts, "bias": "all"})
-    contract.check(pair)
+    check(pair)
     config = json.loads((tmp_path / "peft" / "adapter_config.json").read_text())
     assert (config["r"], config["use_rslora"], config["bias"]) == (4, True, "all")
     assert set(config["target_modules"]) == {"mlp.fc1", "mlp.fc2"}
@@ -195,7 +189,7 @@ def test_a_cnn_takes_modules_by_name(tmp_path: Path) -> None:
         if isinstance(module, torch.nn.Conv2d) and path.startswith("layer4")
     ]
     pair = pair_of("peft:loha", backbone, tmp_path, {"target_modules": convolutions})
-    contract.check(pair)
+    check(pair)
     assert torch.equal(vector_in_peft(pair), vector_here(pair))
 
 

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
-import backbones_for_tests as tiny
-import clip_for_tests as clips
 from petiole.backbones.base import IMAGES
 from petiole.errors import ConfigError
 from petiole.methods.prompt_learning.templates import SIXTY
 from petiole.methods.prompt_learning.textrefiner import Semantics
 from petiole.methods.registry import create
 from petiole.tasks.classification.model import ANCHOR, AdaptedClassifier, ClassificationLoss
+from petiole.testing import backbones as tiny
+from petiole.testing import dual_encoder as clips
 
 NAMES = ("ash", "weeping willow", "red_oak")
 

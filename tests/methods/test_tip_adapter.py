@@ -7,10 +7,10 @@ import math
 import pytest
 import torch
 
-import clip_for_tests as clips
 from petiole.errors import ConfigError
 from petiole.methods.prompt_learning.tip_adapter import TipHead
 from petiole.methods.registry import create
+from petiole.testing import dual_encoder as clips
 
 
 def head(**settings: object) -> TipHead:

@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 
-import language_for_tests as tiny
 from petiole.engine.record import Record, RunRequest
 from petiole.engine.run import RunSpec
 from petiole.errors import ConfigError, DataError, RunError
 from petiole.protocols import multitask
 from petiole.protocols.multitask import Multitask, commonest, jobs_of, run_all
 from petiole.protocols.protocol import ComparisonRow, average, headlines
+from petiole.tasks.text.training import TextOptions
 from petiole.tasks.text.workspace import TextGeneration, TextWorkspace
+from petiole.testing import encoder_decoder as tiny
 
 SCHOOL = TextGeneration("a-model", ("a-folder",))
 
@@ -66,12 +67,7 @@ def test_every_row_has_a_run_of_every_seed(tmp_path: Path) -> None:
     ]
     assert len({one.folder for one in jobs}) == 4
     for one in jobs:
-        assert (
-            one.options.mode,
-            one.options.fraction,
-            one.options.prefixes,
-            one.options.scored,
-        ) == ("mixed", 0.5, False, "val")
+        assert one.options == TextOptions("mixed", prefixes=False, fraction=0.5, scored="val")
         assert one.resume
 
 
@@ -137,7 +133,7 @@ class Remembering:
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> None:
     tasks = tuple(tiny.tasks())
-    made = TextWorkspace(SCHOOL, tiny.model(), tasks, {}, (Path(),) * 3, None)
+    made = TextWorkspace(SCHOOL, tiny.model(), tasks, {}, (Path(),) * 3)
     monkeypatch.setattr(multitask, "open_workspace", lambda _: made)
 
 

@@ -32,6 +32,7 @@ from petiole.metrics.classification import score
 from petiole.protocols.comparison import Comparison
 from petiole.protocols.protocol import ComparisonRow
 from petiole.tasks.classification.predictions import write_predictions
+from petiole.tasks.classification.task import ClassificationRun
 
 BACKBONE = 22_056_576
 Correct = Callable[[str, int, int], NDArray[np.bool_]]
@@ -140,7 +141,7 @@ class Build:
             self.vectors(folder, source)
         write_record(
             folder,
-            ["predictions.*"],
+            ClassificationRun.files,
             request=request,
             selection="last step",
             test_evaluations=test_evaluations,

@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-import backbones_for_tests as tiny
 from petiole.backbones.base import IMAGES, Backbone
 from petiole.backbones.hooks import Attach
 from petiole.backbones.vision import vit
@@ -27,6 +26,7 @@ from petiole.methods.registry import create, settings_of
 from petiole.serving.pool import AdapterPool
 from petiole.tasks.classification.adapter import ClassificationAdapter
 from petiole.tasks.classification.model import AdaptedClassifier
+from petiole.testing import backbones as tiny
 
 KINDS: dict[str, tuple[str, dict[str, object]]] = {
     "tuned": ("adaptertune", {"rank": 4}),
@@ -144,7 +144,7 @@ def test_it_says_who_runs_alone_and_why() -> None:
     assert whole().explain().keys() == ALONE | prompts
     assert "copies of 20 of the backbone's parameters" in bank_reason("biases")
     assert "another library" in bank_reason("peft")
-    assert "Prompt at block.0.in may change the number of tokens" in bank_reason("deep")
+    assert "PromptTokens at block.0.in may change the number of tokens" in bank_reason("deep")
 
 
 def test_one_adapter_in_a_batch_gives_its_own_bits() -> None:

@@ -16,14 +16,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from math import prod
+from typing import TYPE_CHECKING, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
 from petiole.backbones.weights import fingerprint
-from petiole.data.preprocessing import Preprocessing
+from petiole.data.preprocessing import Preprocessing, evaluate_transform
 from petiole.errors import BackboneError, ConfigError, unknown
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 State = dict[str, Tensor]
 """Values by role: all that ``upper`` needs, and all that the feature cache stores."""
@@ -52,8 +56,11 @@ class Site:
     rejoin: nn.Module | None = None
 
 
-class FrozenNetwork(ABC):
+class FrozenNetwork(nn.Module, ABC):
     """A frozen network with roles. It stays in eval mode and none of its parameters asks for gradients.
+
+    It is an ``nn.Module`` with one child, ``module``. Roles name the parameters as that child does; what trains beside it
+    never becomes its child.
 
     Attributes:
         name: what it was loaded as.
@@ -63,12 +70,25 @@ class FrozenNetwork(ABC):
         carries: whether an adapter is on it; set by ``hooks.attached``.
     """
 
+    module: nn.Module
+
     def __init__(self, name: str, module: nn.Module, width: int) -> None:
+        super().__init__()
         self.name = name
-        self.module = module.eval().requires_grad_(False)
+        self.module = module.requires_grad_(False)
         self.width = width
+        self.eval()
         self.lock = threading.RLock()
         self.carries = False
+
+    def train(self, mode: bool = True) -> Self:  # noqa: ARG002
+        """Stay in eval mode: dropout and batch statistics would make it another function."""
+        return super().train(False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        self.__dict__.pop("fingerprint", None)  # ``half`` and its kin change the weights
+        applied: Self = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return applied
 
     @cached_property
     def fingerprint(self) -> str:
@@ -141,7 +161,7 @@ class FrozenNetwork(ABC):
 
 
 class Backbone(FrozenNetwork):
-    """A frozen model of images.
+    """A frozen model of images, (B, 3, H, W) -> image vectors (B, d).
 
     Attributes:
         preprocessing: as the weights' own configuration states it.
@@ -157,6 +177,49 @@ class Backbone(FrozenNetwork):
     ) -> None:
         super().__init__(name, module, width)
         self.preprocessing = preprocessing
+
+    def preprocess(self, image: Image) -> Tensor:
+        """A PIL image of any mode as these weights want it, (3, H, W): upright, RGB, resized, cropped, normalised."""
+        from petiole.data.image import upright_rgb
+
+        return evaluate_transform(self.preprocessing)(upright_rgb(image))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Image vectors (B, d) of preprocessed images (B, 3, H, W); gradients reach the images where these ask for them."""
+        return self.upper({IMAGES: images}, (self.vector,))[self.vector]
+
+    def features(self, images: Tensor, roles: Sequence[str] = ()) -> State:
+        """Values at roles, inside the network or final ones; without any all final ones.
+
+        Args:
+            images: (B, 3, H, W), preprocessed.
+            roles: of ``roles``.
+
+        Raises:
+            ConfigError: no such role.
+        """
+        from petiole.backbones.hooks import observed
+
+        wanted = tuple(roles) or self.finals
+        final = [role for role in wanted if role in self.finals]
+        with observed(self, [role for role in wanted if role not in final]) as seen:
+            values = self.upper({IMAGES: images}, final or (self.vector,))
+            return {role: values[role] if role in final else seen[role] for role in wanted}
+
+    @property
+    @abstractmethod
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the local tokens, which lie in row order."""
+
+    @property
+    def local_tokens(self) -> int:
+        """N, number of local tokens of an image."""
+        return prod(self.grid)
+
+    @property
+    def prefix_tokens(self) -> int:
+        """Tokens that stand before the patches inside the blocks: class token and registers."""
+        return 0
 
     @abstractmethod
     def width_of(self, role: str) -> int:

@@ -24,7 +24,7 @@ FILES = [
 ]
 
 
-@loader("hf")
+@loader("hf/")
 def load(request: LoadRequest) -> FrozenNetwork:
     """A model by its hub name.
 

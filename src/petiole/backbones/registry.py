@@ -1,17 +1,18 @@
-"""``petiole.load(name)``: finds the loader of a backbone by the first part of its name."""
+"""``petiole.load(name)``: finds the loader of a model by its name, of a folder by its config.json, of a file by its suffix."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
-from pkgutil import walk_packages
-from typing import Any
+from typing import Any, TypeVar
 
 from petiole.backbones.base import Backbone, FrozenNetwork
 from petiole.backbones.weights import read_json
-from petiole.errors import BackboneError, unknown
+from petiole.errors import BackboneError, PetioleError, unknown
+from petiole.registry import Registry
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -40,39 +41,50 @@ Loader = Callable[[LoadRequest], FrozenNetwork]
 FolderLoader = Callable[[LoadRequest, dict[str, Any], Path | None], FrozenNetwork]
 """From a stated configuration, and the folder with its files; without one only the shape."""
 
+L = TypeVar("L", bound=Loader)
+D = TypeVar("D", bound=FolderLoader)
+
 CONFIGS = {"open_clip_config.json": "open_clip", "config.json": ""}
 """Files that state a model, and what they mean where they name no model_type."""
 
-_LOADERS: dict[str, Loader] = {}
-_FOLDERS: dict[str, FolderLoader] = {}
-_FILES: dict[str, Loader] = {}
+LOADERS = Registry[Loader](
+    "backbone", "petiole.backbones", "loader", "petiole.backbones", error=BackboneError
+)
+FOLDERS = Registry[FolderLoader](
+    "model_type",
+    "petiole.backbones",
+    "folder_loader",
+    "petiole.backbone_folders",
+    error=BackboneError,
+)
+FILES = Registry[Loader](
+    "kind of file",
+    "petiole.backbones",
+    "file_loader",
+    "petiole.backbone_files",
+    error=BackboneError,
+)
 
 
-def loader(prefix: str) -> Callable[[Loader], Loader]:
-    """Register the loader of all names ``<prefix>/...``, and of ``prefix`` itself."""
-
-    def add(function: Loader) -> Loader:
-        _LOADERS[prefix] = function
-        return function
-
-    return add
+def loader(*names: str) -> Callable[[L], L]:
+    """Register the loader of these names; one that ends in ``/`` stands for all that begin so."""
+    return _adding(LOADERS, names)
 
 
-def folder_loader(*model_types: str) -> Callable[[FolderLoader], FolderLoader]:
+def folder_loader(*model_types: str) -> Callable[[D], D]:
     """Register the loader of folders whose config.json states one of ``model_types``."""
-
-    def add(function: FolderLoader) -> FolderLoader:
-        _FOLDERS.update(dict.fromkeys(model_types, function))
-        return function
-
-    return add
+    return _adding(FOLDERS, model_types)
 
 
-def file_loader(suffix: str) -> Callable[[Loader], Loader]:
+def file_loader(*suffixes: str) -> Callable[[L], L]:
     """Register the loader of files whose names end so."""
+    return _adding(FILES, suffixes)
 
-    def add(function: Loader) -> Loader:
-        _FILES[suffix] = function
+
+def _adding(registry: Registry[Any], names: Sequence[str]) -> Callable[[F], F]:
+    def add(function: F) -> F:
+        for name in names:
+            registry.add(name, function)
         return function
 
     return add
@@ -84,27 +96,53 @@ def load(
     weights: str | Path | None = None,
     image_size: int | None = None,
     device: str = "cpu",
-) -> Backbone:
-    """Load a frozen backbone of images.
+    vision_width: int = 0,
+    options: Mapping[str, Any] | None = None,
+) -> FrozenNetwork:
+    """Load a frozen model; what the name stands for decides of which kind.
+
+    A ``Backbone`` maps images to vectors, and a ``TwoTowers`` texts as well; a ``Seq2Seq`` reads texts and visual features and
+    writes texts; an ``LVLM`` answers questions about images.
 
     Args:
-        name: ``petiole/tiny-vit``, ``petiole/efficientnet-lite0``, ``petiole/tiny-clip``,
-            ``timm/<model>``, ``hf/<owner>/<model>``, an OpenAI ``.pt`` file, or a folder with a Dinov2, CLIP,
-            SigLIP or open_clip model or a pair.
-        weights: local safetensors file with the weights of the named architecture.
+        name: ``petiole/tiny-vit``, ``petiole/efficientnet-lite0``, ``petiole/tiny-clip``, ``petiole/tiny-vl``,
+            ``petiole/tiny-lvlm`` ..., ``timm/<model>``, ``hf/<owner>/<model>``, ``clip-bart-base``, ``clip-t5-base`` (either
+            with ``-video``), an OpenAI ``.pt`` file, or a folder: of a Dinov2, CLIP, SigLIP, open_clip, BART, T5 or VILA-U model,
+            a pair or a bundle.
+        weights: a file with the weights of the named architecture: safetensors, and for a language model also a checkpoint
+            of VL-T5.
         image_size: pixels, where the model accepts other sizes than its own.
         device: ``cpu``, ``cuda`` ...; ``meta`` builds the shape without any weights.
+        vision_width: of a language model, the width D_v of the visual features that it shall see; 0 for none, or for
+            the stored V->L block's.
+        options: of a language model's V->L block, see ``VisualOptions``.
 
     Raises:
-        BackboneError: the name is unknown or that of a language model, or the weights cannot be loaded
-            completely.
+        BackboneError: the name is unknown, or weights or tokenizer are missing, incomplete or of another model.
+        ConfigError: no such option.
     """
-    request = LoadRequest(name, Path(weights) if weights else None, image_size, device == "meta")
-    backbone = load_any(request, device=device)
+    file = Path(weights) if weights else None
+    request = LoadRequest(name, file, image_size, device == "meta", vision_width, options or {})
+    return load_any(request, device=device)
+
+
+def load_backbone(
+    name: str,
+    *,
+    weights: str | Path | None = None,
+    image_size: int | None = None,
+    device: str = "cpu",
+) -> Backbone:
+    """``load`` for those who need a backbone of images.
+
+    Raises:
+        BackboneError: it is a model of another kind, or as ``load``.
+    """
+    backbone = load(name, weights=weights, image_size=image_size, device=device)
     if not isinstance(backbone, Backbone):
         raise BackboneError(
-            f"{name} is a language model, and an image backbone is wanted here. In Python use petiole.load_language "
-            "or petiole.load_lvlm; as a command petiole multitask, or petiole fit --method craft."
+            f"{name} is a language model, and an image backbone is wanted here. As a command use petiole multitask, or "
+            "petiole fit --method craft."
         )
     return backbone
 
@@ -118,7 +156,7 @@ def load_any(request: LoadRequest, *, device: str = "cpu") -> FrozenNetwork:
     frozen = resolve(request)
     if not request.meta:
         try:
-            frozen.module.to(device)
+            frozen.to(device)
         except (RuntimeError, AssertionError) as error:
             raise BackboneError(
                 f"{request.name} cannot be put on device {device!r}: {error}. Use cpu, or install torch for "
@@ -128,22 +166,35 @@ def load_any(request: LoadRequest, *, device: str = "cpu") -> FrozenNetwork:
 
 
 def resolve(request: LoadRequest) -> FrozenNetwork:
-    """Load a model where its loader puts it."""
-    _import_all()
-    return _find(request.name)(request)
+    """Load a model where its loader puts it.
+
+    Raises:
+        BackboneError: it cannot be loaded, whatever a foreign library raised.
+    """
+    load_it = _find(request.name)
+    try:
+        return load_it(request)
+    except PetioleError:
+        raise
+    except Exception as error:  # files of all ages meet libraries of all versions
+        reason = str(error).splitlines()[0] if str(error) else "no reason given"
+        raise BackboneError(
+            f"{request.name} cannot be loaded ({type(error).__name__}: {reason}). Check that its files are those of the "
+            "model that they name, and that this version of its library knows it."
+        ) from error
 
 
 def _find(name: str) -> Loader:
     if Path(name).is_dir():
         return lambda request: from_folder(request, Path(name))
-    if Path(name).is_file() and Path(name).suffix in _FILES:
-        return _FILES[Path(name).suffix]
-    prefix = name.split("/")[0]
-    if name not in _LOADERS and (prefix not in _LOADERS or "/" not in name):
-        examples = ["petiole/tiny-vit", "petiole/efficientnet-lite0", "timm/<model>", "<folder>"]
-        examples += [known for known in _LOADERS if "-" in known]
-        raise unknown("backbone", name, examples, BackboneError)
-    return _LOADERS[prefix]
+    if Path(name).is_file() and (from_file := FILES.get(Path(name).suffix)):
+        return from_file
+    prefix, slash, _ = name.partition("/")
+    found = LOADERS.get(name, *([f"{prefix}/"] if slash else []))
+    if found is None:
+        known = [f"{each}<model>" if each.endswith("/") else each for each in LOADERS.names()]
+        raise unknown("backbone", name, [*known, "<folder>"], BackboneError)
+    return found
 
 
 def from_folder(request: LoadRequest, folder: Path) -> FrozenNetwork:
@@ -162,15 +213,13 @@ def from_folder(request: LoadRequest, folder: Path) -> FrozenNetwork:
 
 
 def from_config(request: LoadRequest, config: dict[str, Any], folder: Path | None) -> FrozenNetwork:
-    """Build what a configuration states; without a folder only its shape."""
+    """Build what a configuration states; without a folder only its shape.
+
+    Raises:
+        BackboneError: nobody here knows its model_type.
+    """
     kind = str(config.get("model_type", ""))
-    if kind not in _FOLDERS:
-        raise unknown(f"model_type in {folder}/config.json", kind, _FOLDERS, BackboneError)
-    return _FOLDERS[kind](request, config, folder)
-
-
-def _import_all() -> None:
-    """Import every family file, so that adding one edits no other."""
-    package = import_module("petiole.backbones")
-    for module in walk_packages(package.__path__, "petiole.backbones."):
-        import_module(module.name)
+    from_it = FOLDERS.get(kind)
+    if from_it is None:
+        raise unknown(f"model_type in {folder}/config.json", kind, FOLDERS.names(), BackboneError)
+    return from_it(request, config, folder)

@@ -34,11 +34,11 @@ def kind_of_methods(methods: Sequence[str]) -> str:
 
 @lru_cache
 def _fits(backbone: str, method: str) -> bool:
-    from petiole.backbones.registry import load
+    from petiole.backbones.registry import load_backbone
     from petiole.methods.registry import create
 
     try:
-        create(method).plan(load(backbone, device="meta"), 2)
+        create(method).plan(load_backbone(backbone, device="meta"), 2)
     except (ConfigError, BackboneError):
         return False
     except (

@@ -105,11 +105,11 @@ def _threads() -> tuple[str, str]:
 def _backbone(name: str) -> tuple[str, str]:
     import torch
 
-    from petiole.backbones.registry import load
+    from petiole.backbones.registry import load_backbone
     from petiole.errors import BackboneError
 
     try:
-        backbone = load(name)
+        backbone = load_backbone(name)
     except BackboneError as error:
         return "note", str(error)
     image = torch.zeros(1, 3, *backbone.preprocessing.size)

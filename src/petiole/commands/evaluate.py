@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from petiole.commands.options import CommandResult, InferenceOptions, plural
+from petiole.commands.options import CommandResult, Data, InferenceOptions, images_of, plural
 from petiole.commands.options import device as device_of
 from petiole.commands.verb import verb
 from petiole.errors import ConfigError, unknown
+
+if TYPE_CHECKING:
+    from petiole.data.dataset import Dataset
 
 
 class Evaluation(CommandResult):
@@ -27,7 +31,7 @@ class Evaluation(CommandResult):
     """
 
     adapter: Path
-    data: Path
+    data: str
     kind: str
     scores: dict[str, dict[str, float]]
     samples: int
@@ -70,7 +74,7 @@ class Evaluation(CommandResult):
 @verb
 def evaluate(
     adapter: Path,
-    data: Path,
+    data: Data,
     *,
     weights: Path | None = None,
     device: str = "auto",
@@ -103,7 +107,7 @@ def evaluate(
         raise ConfigError(
             f"--keep, --route and --language-model are for models over a codebook, and {adapter} is of the kind {kind}."
         )
-    where, path = device_of(device), Path(data)
+    where, path = device_of(device), images_of(data)
     if kind == "classification":
         return _images(Path(adapter), path, weights, where, skip_bad=skip_bad)
     if kind == "text":
@@ -113,9 +117,9 @@ def evaluate(
 
 
 def _images(
-    adapter: Path, images: Path, weights: Path | None, where: str, *, skip_bad: bool
+    adapter: Path, images: Path | Dataset, weights: Path | None, where: str, *, skip_bad: bool
 ) -> Evaluation:
-    from petiole.data.sources import open_data
+    from petiole.data.inputs import as_dataset
     from petiole.engine.adapter import find
     from petiole.engine.feature_extractor import Features
     from petiole.engine.record import count_test_evaluation
@@ -124,14 +128,14 @@ def _images(
     from petiole.tasks.classification.model import predict
 
     opened = ClassificationAdapter.load(adapter, weights=weights, device=where)
-    data = open_data(images, classes=opened.classes, skip_bad=skip_bad)
+    data = as_dataset(images, classes=opened.classes, skip_bad=skip_bad)
     count = count_test_evaluation(find(adapter), data.digest(), len(data), "petiole eval")
     table = Features(opened.adapted.backbone).table(data, opened.adapted.cut)
     probabilities = predict(opened.adapted, table.batches(len(data), 64)).logits
     guesses = probabilities.argmax(1).numpy()
     return Evaluation(
         adapter=adapter,
-        data=images,
+        data=str(images) if isinstance(images, Path) else images.name,
         kind="classification",
         scores={"test": score(probabilities.double().numpy(), data.labels).to_dict()},
         samples=len(data),
@@ -143,7 +147,7 @@ def _images(
 
 
 def _texts(adapter: Path, folder: Path, where: str, *, skip_bad: bool) -> Evaluation:
-    from petiole.data.readers.questions import open_questions
+    from petiole.data.readers.registry import open_questions
     from petiole.engine.adapter import find
     from petiole.engine.record import count_test_evaluation
     from petiole.tasks.text.adapter import TextAdapter
@@ -158,7 +162,7 @@ def _texts(adapter: Path, folder: Path, where: str, *, skip_bad: bool) -> Evalua
     count = count_test_evaluation(find(adapter), data.digest(), len(samples), "petiole eval")
     return Evaluation(
         adapter=adapter,
-        data=folder,
+        data=str(folder),
         kind="text",
         scores={known[data.task]: score(opened, data, known[data.task])},
         samples=len(samples),
@@ -170,7 +174,7 @@ def _texts(adapter: Path, folder: Path, where: str, *, skip_bad: bool) -> Evalua
 def _codebook(
     adapter: Path, folder: Path, where: str, options: InferenceOptions, *, skip_bad: bool
 ) -> Evaluation:
-    from petiole.data.readers.questions import open_questions
+    from petiole.data.readers.registry import open_questions
     from petiole.engine.adapter import find
     from petiole.engine.record import count_test_evaluation
     from petiole.tasks.codebook.adapter import CodebookAdapter
@@ -189,7 +193,7 @@ def _codebook(
         notes.append(f"{100 * tuned:.0f} % of the images went through the tuned encoder")
     return Evaluation(
         adapter=adapter,
-        data=folder,
+        data=str(folder),
         kind="codebook",
         scores=scores,
         samples=len(samples),

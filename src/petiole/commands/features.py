@@ -90,13 +90,13 @@ def features(
         DataError: no images, or unreadable ones.
         PetioleError: a backbone that cannot be loaded, or whose grid cannot be pooled so.
     """
-    from petiole.backbones.registry import load
+    from petiole.backbones.registry import load_backbone
     from petiole.tasks.text.visual import BackboneVisuals
 
     names = _names(Path(images), videos)
     visuals = BackboneVisuals(
         Path(images),
-        load(backbone, weights=weights, image_size=image_size, device=device_of(device)),
+        load_backbone(backbone, weights=weights, image_size=image_size, device=device_of(device)),
         Path(cache_dir) if cache_dir else default_cache(),
         visual_tokens,
         precision=precision,

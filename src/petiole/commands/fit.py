@@ -107,8 +107,8 @@ def fit(
 ) -> FitResult:
     """Train one adapter and score it once on what is held back.
 
-    DATA is what the method learns from. Labelled images: a folder with one folder a class, a CSV or Parquet list, or a
-    root with synthetic/, real_train/ and real_eval/. For vl- methods, one or more tasks of texts about images: folders
+    DATA is what the method learns from. Labelled images: a folder with one folder a class, a CSV or Parquet list, a
+    root with synthetic/, real_train/ and real_eval/; in Python also whatever ``petiole.data.inputs.as_dataset`` takes. For vl- methods, one or more tasks of texts about images: folders
     of JSON Lines, or TASK=FOLDER for a public layout. For craft and its rivals, questions about images: JSON Lines,
     VQA-RAD, or class folders, which are asked as questions.
 
@@ -135,17 +135,16 @@ def fit(
 
     create(method, pairs(settings))  # a slip in them is told before any data is read
     kind = kind_of_methods([method])
-    sets = list(data) if isinstance(data, list | tuple) else [data]
     task, options = open_task(
         kind,
-        sets,
+        data,
         [method],
         model or ModelOptions(),
         images or ImageOptions(),
         text or TextTaskOptions(),
         codebook or CodebookTaskOptions(),
     )
-    folder = Path(out) if out else Path("runs") / default_name(sets, method, options, seed)
+    folder = Path(out) if out else Path("runs") / default_name(data, method, options, seed)
     if kind == "classification":
         from dataclasses import replace
 
@@ -170,9 +169,12 @@ def fit(
     )
 
 
-def default_name(sets: list[Any], method: str, options: Any, seed: int) -> str:
-    """``photos-lora-qkv-split0-seed0``."""
-    names = "-".join(Path(str(one).rpartition("=")[2]).stem for one in sets[:3])
+def default_name(data: Any, method: str, options: Any, seed: int) -> str:
+    """``photos-lora-qkv-split0-seed0``; images without a path are called ``data``."""
+    sets = data if isinstance(data, list | tuple) else [data]
+    named = all(isinstance(one, str | Path) for one in sets)
+    parts = [Path(str(one).rpartition("=")[2]).stem for one in sets[:3]] if named else ["data"]
+    names = "-".join(parts)
     split = getattr(options, "split_seed", None)
     split_part = "" if split is None else f"-split{split}"
     return f"{names}-{method.replace(':', '-')}{split_part}-seed{seed}"

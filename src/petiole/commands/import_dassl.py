@@ -68,7 +68,7 @@ def import_dassl(
     Raises:
         PetioleError: a file that cannot be read, or that does not fit the backbone or the classes.
     """
-    from petiole.backbones.registry import load
+    from petiole.backbones.registry import load_backbone
     from petiole.data.sources import open_shift
     from petiole.tasks.classification.dassl import import_dassl as import_file
 
@@ -81,7 +81,7 @@ def import_dassl(
     names = list(classes) if images is None else open_shift(images).half(part).classes
     adapter = import_file(
         Path(file),
-        load(backbone, weights=weights, image_size=image_size),
+        load_backbone(backbone, weights=weights, image_size=image_size),
         names,
         pairs(settings),
         weights=weights,

@@ -50,17 +50,15 @@ def inspect(
     Raises:
         PetioleError: nothing of that name.
     """
-    from petiole.methods.registry import families, find, methods
+    from petiole.methods.registry import abouts, find, is_known
 
     if what == "methods":
-        facts = {name: entry.about for name, entry in methods().items()}
-        facts |= {f"{prefix}:...": about for prefix, about in families().items()}
-        return Inspection(what="methods", facts=facts)
+        return Inspection(what="methods", facts=dict(abouts()))
     if what == "tables":
         from petiole.claims import titles
 
         return Inspection(what="tables", facts=titles())
-    if what in methods() or what.partition(":")[0] in families():
+    if is_known(what):
         from petiole.methods.registry import create, settings_of
 
         return Inspection(what=f"{what}: {find(what).about}", facts=settings_of(create(what)))

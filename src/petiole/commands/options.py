@@ -124,8 +124,8 @@ class ModelOptions:
     def classification(
         self,
         images: Any,
-        source: Path | None = None,
-        test: Path | None = None,
+        source: Any = None,
+        test: Any = None,
         test_fraction: float | None = None,
         *,
         methods: Sequence[str] = (),
@@ -136,9 +136,9 @@ class ModelOptions:
 
         return Classification(
             backbone=self.backbone or backbone_for(methods),
-            images=Path(images),
-            source=Path(source) if source else None,
-            test=Path(test) if test else None,
+            images=images_of(images),
+            source=images_of(source, "source"),
+            test=images_of(test),
             test_fraction=0.5 if test_fraction is None else test_fraction,
             weights=Path(self.weights) if self.weights else None,
             image_size=self.image_size,
@@ -249,6 +249,17 @@ class InferenceOptions:
     def pruning(self) -> Pruning | None:
         """Of image tokens, if any go."""
         return pruning(self.keep, self.prune, self.positions)
+
+
+def images_of(data: Any, domain: Literal["source", "target"] = "target") -> Any:
+    """A path as it is; images in any other form as a data set."""
+    from petiole.data.inputs import as_dataset
+
+    if isinstance(data, list | tuple) and len(data) == 1 and isinstance(data[0], str | Path):
+        data = data[0]
+    if data is None or isinstance(data, str | Path):
+        return Path(data) if data else None
+    return as_dataset(data, domain=domain)
 
 
 def pruning(keep: float | None, mode: Any, positions: Any) -> Pruning | None:

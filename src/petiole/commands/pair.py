@@ -70,13 +70,13 @@ def pair(
         BackboneError: a network cannot be loaded.
         DataError: a caption's picture cannot be read.
     """
-    from petiole.backbones.registry import load
+    from petiole.backbones.registry import load_backbone
     from petiole.backbones.vision.classifier import imagenet_names, imagenet_rows
     from petiole.engine import pairing
 
     if folder.exists():
         raise ConfigError(f"{folder} exists already. Move it away, or choose another folder.")
-    eyes = load(image, weights=weights, image_size=image_size)
+    eyes = load_backbone(image, weights=weights, image_size=image_size)
     if captions is None:
         texts = [template.format(name) for name in imagenet_names()]
         targets = imagenet_rows(image, weights)

@@ -135,8 +135,6 @@ def params(
     from petiole.ledger import language_ledger, ledger, lvlm_ledger
     from petiole.methods.language.base import language_of
     from petiole.methods.registry import create
-    from petiole.tasks.codebook import adapter
-    from petiole.tasks.text.adapter import method_of
 
     if classes < 1:
         raise ConfigError(f"classes must be at least 1, not {classes}.")
@@ -146,11 +144,15 @@ def params(
         counts = ledger(shape, create(method, given), classes).model_dump(mode="json")
         of = {"classes": classes}
     elif isinstance(shape, LVLM):
+        from petiole.tasks.codebook import adapter
+
         text = {"text_tokens": text_tokens, "answer_tokens": answer_tokens}
         own = adapter.method_of(method, given)
         counts = lvlm_ledger(shape, own, keep=keep, **text).model_dump(mode="json")
         of = text
     else:
+        from petiole.tasks.text.adapter import method_of
+
         several = method_of(method, given)
         counts = language_ledger(language_of(shape), several).model_dump(mode="json")
         of = {"tasks": several.tasks}

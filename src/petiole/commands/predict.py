@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +84,7 @@ def predict(
 
     Args:
         adapter: adapter folder, or the run folder around it.
-        data: image files, or folders of them.
+        data: image files, or a folder; in Python whatever ``petiole.data.inputs.as_images`` takes.
         question: a question, a sentence to judge, or "" for a caption; for adapters of language models.
         task: one of such an adapter's tasks; by default its first.
         csv: write path, label and probability there too.
@@ -100,28 +99,26 @@ def predict(
     from petiole.engine.adapter import find, read_manifest
     from petiole.files import write_text
 
-    images = _images(data)
     kind = read_manifest(find(adapter)).kind
     answer = {"classification": _labels, "text": _text, "codebook": _codebook}[kind]
-    result = answer(Path(adapter), images, question, task, weights, device, inference)
+    result = answer(Path(adapter), data, question, task, weights, device, inference)
     if csv:
         write_text(Path(csv), result.to_csv())
     return result
 
 
-def _images(data: Any) -> list[Path]:
-    """Image files named, and those below folders named."""
-    from petiole.data.image import SUFFIXES
-    from petiole.data.readers.folder import visible_files
+def _one(data: Any) -> Any:
+    """A list of one path is that path: a file, a folder or a table."""
+    alone = isinstance(data, list | tuple) and len(data) == 1 and isinstance(data[0], str | Path)
+    return data[0] if alone else data
 
+
+def _paths(data: Any) -> list[Path]:
+    """Image files named."""
     named = [data] if isinstance(data, str | Path) else list(data)
-    found: list[Path] = []
-    for path in map(Path, named):
-        if path.is_dir():
-            found += [p for p in visible_files(path) if p.suffix.lower() in SUFFIXES]
-        else:
-            found.append(path)
-    return found
+    if not all(isinstance(one, str | Path) for one in named):
+        raise ConfigError("Questions are about image files: give their paths.")
+    return [Path(one) for one in named]
 
 
 def _unused(kind: str, **given: Any) -> None:
@@ -134,7 +131,7 @@ def _unused(kind: str, **given: Any) -> None:
 
 def _labels(
     adapter: Path,
-    images: Sequence[Path],
+    images: Any,
     question: str | None,
     task: str,
     weights: Path | None,
@@ -145,7 +142,7 @@ def _labels(
 
     _unused("classification", question=question is not None, task=task, keep=_says(inference))
     opened = ClassificationAdapter.load(adapter, weights=weights, device=device_of(where))
-    rows = opened.predict(images)
+    rows = opened.predict(_one(images))
     return PredictResult(
         adapter=adapter,
         model=opened.manifest.backbone.name,
@@ -181,7 +178,7 @@ def _answered(adapter: Path, model: str, images: Any, *said: str) -> PredictResu
 
 def _text(
     adapter: Path,
-    images: Sequence[Path],
+    images: Any,
     question: str | None,
     task: str,
     weights: Path | None,
@@ -192,7 +189,7 @@ def _text(
     from petiole.tasks.text.training import ask
 
     _unused("text", weights=weights, keep=_says(inference))
-    asked = _asked(adapter, question)
+    asked, images = _asked(adapter, question), _paths(images)
     opened = TextAdapter.load(adapter, device=device_of(where))
     answer = ask(opened, asked, images, task)
     return _answered(adapter, opened.adapted.model.name, images, asked, answer)
@@ -200,7 +197,7 @@ def _text(
 
 def _codebook(
     adapter: Path,
-    images: Sequence[Path],
+    images: Any,
     question: str | None,
     task: str,
     weights: Path | None,
@@ -212,7 +209,7 @@ def _codebook(
 
     _unused("codebook", weights=weights, task=task)
     options = inference or InferenceOptions()
-    asked = _asked(adapter, question)
+    asked, images = _asked(adapter, question), _paths(images)
     if len(images) != 1:
         raise ConfigError(f"A question to a tuned encoder is about one image, not {len(images)}.")
     if len(options.language_models) > 1:

@@ -50,7 +50,7 @@ def check_used(kind: str, method: str, *groups: Any) -> None:
 
 def open_task(
     kind: str,
-    data: Sequence[Any],
+    data: Any,
     methods: Sequence[str],
     model: ModelOptions,
     images: ImageOptions,
@@ -63,13 +63,14 @@ def open_task(
         ConfigError: an option of another kind, or more data than one of a kind that takes one.
     """
     check_used(kind, methods[0], model, images, text, codebook)
+    if kind == "classification":
+        return _classification(data, methods, model, images)
+    data = list(data) if isinstance(data, list | tuple) else [data]
     if kind == "text":
         return _text(data, model, text)
     if len(data) != 1:
         raise ConfigError(f"{methods[0]} is trained on one set of {DATA[kind]}, not {len(data)}.")
-    if kind == "codebook":
-        return _codebook(data[0], model, codebook)
-    return _classification(data[0], methods, model, images)
+    return _codebook(data[0], model, codebook)
 
 
 def _classification(

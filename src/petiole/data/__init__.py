@@ -1,6 +1,7 @@
-"""Images to datasets: sources, splits, k-shot draws, transforms and the leak check.
+"""Images, texts and labels to data sets: inputs, readers, splits, transforms and the leak check.
 
-Reading order: `image` (one file), `dataset` (many), `folder` / `table` / `sources` (where they
-lie), `splits` (who gets which), `leaks` (who must not see which), `preprocessing` (what the
-backbone sees), `digits` (the demo's own folders).
+Reading order: `image` and `memory` (one image), `dataset` and `text_dataset` (many), `inputs` (whatever
+holds them), `readers` and `sources` (where they lie), `splits` (who gets which), `checks` (what is wrong with
+them, who must not see which), `preprocessing` (what the backbone sees), `features` (what was computed before),
+`synthetic` (what is drawn).
 """

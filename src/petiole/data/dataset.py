@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -11,9 +11,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from petiole.data.image import Pixels
 from petiole.errors import DataError
 
 Domain = Literal["source", "target"]
+MEMORY = "memory"
+"""First part of the paths of images in memory."""
 
 
 @dataclass(frozen=True)
@@ -21,9 +24,10 @@ class Sample:
     """One labelled image.
 
     Attributes:
-        path: where the file lies.
+        path: where the file lies; of an image in memory, what it is called in errors and records.
         label: index into the dataset's classes.
-        id: SHA-256 (hex) of the file's bytes.
+        id: SHA-256 (hex) of the file's bytes, or of the pixels (`petiole.data.image.pixel_id`).
+        image: of an image in memory; `petiole.data.image.load` reads either.
         domain: "source" (synthetic, sketches, ...) or "target" (the real images that count).
     """
 
@@ -31,6 +35,7 @@ class Sample:
     label: int
     id: str
     domain: Domain = "target"
+    image: Pixels | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

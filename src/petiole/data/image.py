@@ -1,16 +1,17 @@
-"""One file to one upright RGB image, whatever was in it; or one error that says what is wrong with
-which file.
+"""One file, or one image in memory, to one upright RGB image, whatever was in it; or one error that
+says what is wrong with which file.
 
 Headers are checked before any pixel is allocated, so that a small file that claims a gigapixel
 costs nothing.
 """
 
+import hashlib
 import os
 import stat
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import numpy as np
 from PIL import Image, ImageChops, UnidentifiedImageError
@@ -53,6 +54,59 @@ _UPRIGHT = {
 }
 
 
+class Pixels(Protocol):
+    """An image in memory."""
+
+    def __call__(self) -> Image.Image:
+        """Return it upright and in mode RGB.
+
+        Raises:
+            DataError: it cannot be used; the message says which one it is.
+        """
+
+    @property
+    def id(self) -> str:
+        """SHA-256 (hex) of its content, see `pixel_id`."""
+
+
+class ImageRef(Protocol):
+    """What `load` reads: an image in memory where ``image`` is set, else the file at ``path``."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def image(self) -> Pixels | None: ...
+
+
+def load(ref: ImageRef) -> Image.Image:
+    """Return a sample's image as `read_image` does, wherever it is.
+
+    Raises:
+        DataError: it cannot be read or used.
+    """
+    return ref.image() if ref.image is not None else read_image(ref.path)
+
+
+def checked_id(ref: ImageRef) -> str:
+    """Decode an image and return its identity: SHA-256 (hex) of the file's bytes, or `pixel_id`.
+
+    Raises:
+        DataError: it cannot be read or used.
+    """
+    if ref.image is not None:
+        return ref.image.id
+    content = read_bytes(ref.path)
+    decode(content, ref.path)
+    return hashlib.sha256(content).hexdigest()
+
+
+def pixel_id(image: Image.Image) -> str:
+    """SHA-256 (hex) of mode, width, height and the raw pixels: the same on every machine, unlike a PNG's."""
+    head = f"{image.mode}|{image.width}|{image.height}|".encode()
+    return hashlib.sha256(head + image.tobytes()).hexdigest()
+
+
 def read_image(path: Path) -> Image.Image:
     """Return the image in ``path`` upright and in mode RGB.
 
@@ -93,7 +147,7 @@ def read_bytes(path: Path) -> bytes:
     return content
 
 
-def decode(content: bytes, path: Path) -> Image.Image:
+def decode(content: bytes, path: Path | str) -> Image.Image:
     """Return the image in ``content`` as `read_image` does; ``path`` is only for the error's text.
 
     Raises:
@@ -101,15 +155,20 @@ def decode(content: bytes, path: Path) -> Image.Image:
     """
     try:
         with _open(BytesIO(content), path) as image:
-            image.load()
-            return _upright(_to_rgb(image), image)
+            return upright_rgb(image)
     except DataError:
         raise
     except Exception as error:  # damaged files make the decoders raise nearly anything
         raise _unreadable(path, f"damaged or truncated ({error})") from error
 
 
-def _open(stream: BinaryIO, path: Path) -> Image.Image:
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """Return any PIL image as `read_image` does: upright by its EXIF, in mode RGB."""
+    image.load()
+    return _upright(_to_rgb(image), image)
+
+
+def _open(stream: BinaryIO, path: Path | str) -> Image.Image:
     """Read the header alone and refuse what must not be decoded."""
     try:
         image = Image.open(stream, formats=_FORMATS)
@@ -182,11 +241,11 @@ def _grey(values: np.ndarray) -> Image.Image:
 _WIDE: dict[str, Callable[[Image.Image], Image.Image]] = {"I": _from_integers, "F": _from_floats}
 
 
-def _unreadable(path: Path, what: str) -> DataError:
+def _unreadable(path: Path | str, what: str) -> DataError:
     return DataError(f"{path}: {what}. Re-export the image, or leave it out ({SKIP}).")
 
 
-def _bomb(path: Path, size: tuple[int, int] | None = None) -> DataError:
+def _bomb(path: Path | str, size: tuple[int, int] | None = None) -> DataError:
     claimed = f"{size[0]} x {size[1]} pixels" if size else "more pixels"
     return _unreadable(
         path, f"claims {claimed}; more than {MAX_PIXELS / 1e6:.0f} million are refused"

@@ -1,26 +1,22 @@
 """From a path to datasets: what lies there is recognised and put together to a domain shift."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 from typing import Literal
 
-from petiole.data.checks.images import build
+from petiole.data.checks.images import match_classes
 from petiole.data.dataset import Dataset, Domain, same_classes
-from petiole.data.readers import coop
-from petiole.data.readers.folder import class_folders, open_folder
-from petiole.data.readers.table import SUFFIXES as TABLES
-from petiole.data.readers.table import open_table, read_rows
+from petiole.data.readers.base import ImageParts, ImageReader, reader_of
+from petiole.data.readers.folder import open_folder
+from petiole.data.readers.table import open_table
 from petiole.data.splits import draw_shots, holdout
 from petiole.errors import DataError
 
 __all__ = ["DomainShift", "open_data", "open_folder", "open_shift", "open_table"]
 
 Part = Literal["all", "base", "novel"]
-_PAIR = ("synthetic", "real_train", "real_eval")
-_PARTS = ("train", "test")
-_UNUSED = ("val", "validation")
 
 
 @dataclass(frozen=True)
@@ -37,7 +33,7 @@ class DomainShift:
     source: Dataset | None
     train: Dataset
     test: Dataset
-    sampler: coop.DasslSampler | None = None
+    sampler: Callable[[Dataset, int, int], Dataset] | None = None
 
     def __post_init__(self) -> None:
         same_classes(self.train, self.test)
@@ -60,8 +56,8 @@ class DomainShift:
     def half(self, part: Part) -> "DomainShift":
         """The first half of the classes (``base``, the larger one), the rest (``novel``), or all.
 
-        m = ceil(C / 2) base classes in the order of the labels, as CoOp's code divides them (spec
-        prompt.md, 4.2); both halves are labelled from 0.
+        m = ceil(C / 2) base classes in the order of the labels, as CoCoOp's code divides them (Zhou et
+        al., CVPR 2022); both halves are labelled from 0.
 
         Raises:
             DataError: fewer than two classes.
@@ -84,8 +80,8 @@ def open_data(
     classes: Sequence[str] | None = None,
     skip_bad: bool = False,
 ) -> Dataset:
-    """Open whatever lies at ``path`` as one dataset: a class folder, a table, or all parts of a
-    laid-out root.
+    """Open whatever lies at ``path`` as one dataset, by the reader that recognises it: a class folder, a
+    table, a directory in CoOp's format, or all parts of a laid-out root.
 
     In ``synthetic/ real_train/ real_eval/`` the first is the source domain and the others are
     target.
@@ -94,25 +90,15 @@ def open_data(
         DataError: nothing usable there; see `open_folder` and `open_table`.
     """
     path = Path(path)
-    if _is_table(path):
-        return open_table(path, domain=domain, classes=classes, skip_bad=skip_bad)
-    parts = _laid_out(path, _PAIR) or _laid_out(path, _PARTS)
-    if not parts:
-        return open_folder(path, domain=domain, classes=classes, skip_bad=skip_bad)
-    first, *others = (
-        open_folder(
-            p, domain="source" if n == "synthetic" else domain, classes=classes, skip_bad=skip_bad
-        )
-        for n, p in parts.items()
-    )
-    return first.concat(*others)
+    opened: Dataset = _reader(path)(path, domain=domain, classes=classes, skip_bad=skip_bad)
+    return opened
 
 
 def open_shift(
-    images: Path | str,
-    source: Path | str | None = None,
+    images: Path | str | Dataset,
+    source: Path | str | Dataset | None = None,
     *,
-    test: Path | str | None = None,
+    test: Path | str | Dataset | None = None,
     test_fraction: float = 0.5,
     seed: int = 0,
     skip_bad: bool = False,
@@ -126,8 +112,8 @@ def open_shift(
 
         images/split_zhou_<Name>.json, and CoOp's other ones        as ``petiole.data.readers.coop`` says
 
-    A table's ``split`` column (train, test or eval, val or validation) and ``domain`` column are
-    obeyed.
+    or of another reader. A table's ``split`` column (train, test or eval, val or validation) and
+    ``domain`` column are obeyed.
 
     Args:
         images: the real images.
@@ -141,114 +127,39 @@ def open_shift(
     Raises:
         DataError: no such layout, differing classes, bad images, or too few images to split.
     """
-    images = Path(images)
-    if images.is_dir() and (lists := coop.read(images)):
-        return _listed(lists, source, test, skip_bad)
-    found = (
-        _from_table(images, skip_bad)
-        if _is_table(images)
-        else _from_folder(images, test is not None, skip_bad)
-    )
-    if source is not None:
-        found["source"] = open_data(source, domain="source", skip_bad=skip_bad).with_domain(
-            "source"
-        )
+    if isinstance(images, Dataset):
+        found = ImageParts(images, classes=images.classes)
+    else:
+        reader = _reader(Path(images))
+        found = reader.split(Path(images), has_test=test is not None, skip_bad=skip_bad)
+    drawn, train, held = found.source, found.train, found.test
     if test is not None:
-        found["test"] = open_data(test, skip_bad=skip_bad)
-    if "test" not in found:
-        found["train"], found["test"] = holdout(found["train"], test_fraction, seed)
-    return DomainShift(found.get("source"), found["train"], found["test"])
-
-
-def _listed(
-    lists: coop.CoopLists, source: Path | str | None, test: Path | str | None, skip_bad: bool
-) -> DomainShift:
-    """A directory in CoOp's format; one without training images is a test set only, and stands for both."""
-    scored = lists.dataset(lists.test, "test", skip_bad=skip_bad)
-    if test is not None:
-        scored = open_data(test, classes=lists.classes, skip_bad=skip_bad)
-    if not lists.train:
-        return DomainShift(None, scored, scored)
-    train = lists.dataset(lists.train, "train", skip_bad=skip_bad)
-    drawn = None
+        held = _part(test, found.classes, "target", skip_bad=skip_bad)
+    if train is None:
+        if held is None:
+            raise DataError(f"{images}: its layout ({reader.name}) has no images at all.")
+        return DomainShift(None, held, held)
     if source is not None:
-        drawn = open_data(source, domain="source", classes=lists.classes, skip_bad=skip_bad)
-        drawn = drawn.with_domain("source")
-    return DomainShift(drawn, train, scored, coop.DasslSampler(lists))
+        drawn = _part(source, found.classes, "source", skip_bad=skip_bad)
+    if held is None:
+        train, held = holdout(train, test_fraction, seed)
+    return DomainShift(drawn, train, held, found.sampler)
 
 
-def _from_folder(root: Path, has_test: bool, skip_bad: bool) -> dict[str, Dataset]:
-    """Open the parts that ``root`` has; a test part that is given elsewhere is not opened here."""
-    for layout, names in ((_PAIR, ("source", "train", "test")), (_PARTS, ("train", "test"))):
-        if parts := _laid_out(root, layout, need_test=not has_test):
-            roles = dict(zip(layout, names, strict=True))
-            return {
-                roles[n]: open_folder(
-                    p, domain="source" if n == "synthetic" else "target", skip_bad=skip_bad
-                )
-                for n, p in parts.items()
-                if not (has_test and roles[n] == "test")
-            }
-    return {"train": open_folder(root, skip_bad=skip_bad)}
+def _part(
+    images: Path | str | Dataset, classes: Sequence[str] | None, domain: Domain, *, skip_bad: bool
+) -> Dataset:
+    """A part that lies elsewhere, with the classes of the rest."""
+    if isinstance(images, Dataset):
+        names = classes or images.classes
+        match_classes(images.name, images.classes, names)
+        return images.of_classes(names).with_domain(domain)
+    found = open_data(images, domain=domain, classes=classes, skip_bad=skip_bad)
+    return found.with_domain(domain)
 
 
-def _from_table(path: Path, skip_bad: bool) -> dict[str, Dataset]:
-    """Open a table's rows by domain and split."""
-    parts: dict[str, list[int]] = {}
-    rows = read_rows(path)
-    for i, row in enumerate(rows):
-        part = {"": "train", "train": "train", "test": "test", "eval": "test"}.get(row.split)
-        if part is None and row.split not in _UNUSED:
-            raise DataError(
-                f"{path}: split {row.split!r} is unknown; "
-                "use train, test (or eval), val or validation."
-            )
-        if row.entry.domain == "source":
-            part = "source" if part == "train" else None
-        if part:
-            parts.setdefault(part, []).append(i)
-    if "train" not in parts:
-        raise DataError(
-            f"{path}: no rows of the target domain to train on; mark some with split train."
-        )
-    unused = len(rows) - sum(map(len, parts.values()))
-    notes = (
-        [f"{unused} rows of {path.name} are not used: validation, or test rows of the source."]
-        if unused
-        else []
-    )
-    return {
-        part: build(
-            f"{path.stem}/{part}",
-            [rows[i].entry for i in chosen],
-            None,
-            skip_bad=skip_bad,
-            notes=notes,
-        )
-        for part, chosen in parts.items()
-    }
-
-
-def _is_table(path: Path) -> bool:
-    return path.suffix.lower() in TABLES and not path.is_dir()
-
-
-def _laid_out(root: Path, layout: tuple[str, ...], *, need_test: bool = True) -> dict[str, Path]:
-    """The subfolders of ``layout`` that ``root`` has; nothing when it is not laid out so.
-
-    A layout's last two names are its train and test part. Each must hold folders itself: a class
-    may be called "train".
-
-    Raises:
-        DataError: a train part without its test part, where one is needed.
-    """
-    parts = {f.name: f for f in class_folders(root) if f.name in layout and class_folders(f)}
-    train, test = layout[-2:]
-    if train not in parts:
-        return {}
-    if test not in parts and need_test:
-        raise DataError(
-            f"{root}: has {train}/ but no {test}/ with class folders. "
-            "Add it, or name one with --test."
-        )
-    return {name: parts[name] for name in layout if name in parts}
+def _reader(path: Path) -> ImageReader:
+    reader = reader_of(path, ImageReader)
+    if reader is None:  # not while the reader of class folders takes what is left
+        raise DataError(f"{path}: no reader recognises what lies there.")
+    return reader

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from petiole.data.dataset import Dataset, Domain, Sample, bullets, listed
+from petiole.data.dataset import MEMORY, Dataset, Domain, Sample, bullets, listed
 from petiole.errors import DataError
 from petiole.files import sha256, write_text
 
@@ -113,7 +113,7 @@ def write_split(
             f"{path}: all parts of a split must have the same classes; "
             f"got {len(classes)} different lists of them."
         )
-    files = [s.path.absolute() for d in parts.values() for s in d.samples]
+    files = [s.path.absolute() for d in parts.values() for s in d.samples if s.image is None]
     root = Path(os.path.commonpath([f.parent for f in files])) if files else Path.cwd()
     text = io.StringIO()
     try:
@@ -128,8 +128,9 @@ def write_split(
     writer.writerow(_COLUMNS)
     for part, dataset in parts.items():
         for s in dataset.samples:
-            relative = s.path.absolute().relative_to(root).as_posix()
-            writer.writerow([part, dataset.classes[s.label], s.domain, s.id, relative])
+            place = s.path if s.image else s.path.absolute().relative_to(root)
+            row = [part, dataset.classes[s.label], s.domain, s.id, place.as_posix()]
+            writer.writerow(row)
     try:
         write_text(path, text.getvalue())
     except UnicodeEncodeError as error:
@@ -180,7 +181,10 @@ def _check_unchanged(path: Path, samples: list[Sample], verify: bool) -> None:
     wrong = []
     for s in samples:
         if not s.path.is_file():
-            wrong.append(f"{s.path}: missing")
+            in_memory = (
+                " (it was in memory when the split was drawn)" if MEMORY in s.path.parts else ""
+            )
+            wrong.append(f"{s.path}: missing{in_memory}")
         elif verify and sha256(s.path) != s.id:
             wrong.append(f"{s.path}: changed since the split was drawn")
     if wrong:

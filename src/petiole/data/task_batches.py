@@ -6,7 +6,7 @@ Task t has n_t samples and batches of b_t, and so ceil(n_t / b_t) batches a pass
     balanced      equally many batches of every task, about as many in all, shuffled; one task a batch
     mixed         as many batches as proportional, each with samples of all tasks by their n_t
 
-(vladapter.md 4.2; the reference calls proportional "roundrobin" and has no mixed batches.)
+VL-Adapter's code (Sung et al., CVPR 2022) calls proportional "roundrobin" and has no mixed batches.
 """
 
 from __future__ import annotations

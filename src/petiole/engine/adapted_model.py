@@ -48,6 +48,11 @@ class AdaptedModel(nn.Module):
         return self._frozen[0]
 
     @property
+    def changes(self) -> Changes:
+        """What one method changed in it."""
+        return self._changes
+
+    @property
     def copies(self) -> dict[str, Tensor]:
         """Tuned and kept copies by the name of the network's parameter."""
         return {name.replace("/", "."): copy for name, copy in self.tuned.items()}

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from petiole.backbones.base import IMAGES, Backbone, State
 from petiole.data.dataset import Dataset, Sample
-from petiole.data.image import read_image
+from petiole.data.image import load
 from petiole.data.preprocessing import Augmentation, augmentation, view
 from petiole.engine.feature_store import FeatureCache, Key
 from petiole.engine.progress import progress
@@ -151,13 +151,13 @@ class Features:
     ) -> State:
         """Read, transform and run (sample, view) pairs through the frozen half."""
 
-        def load(pair: tuple[Sample, int]) -> Tensor:
+        def prepared(pair: tuple[Sample, int]) -> Tensor:
             sample, index = pair
-            image = read_image(sample.path)
+            image = load(sample)
             return view(image, self.backbone.preprocessing, spec, sample.id, index)
 
         with ThreadPoolExecutor(cpu_count()) as pool:
-            images = torch.stack(list(pool.map(load, chosen))).to(self.device)
+            images = torch.stack(list(pool.map(prepared, chosen))).to(self.device)
         with autocast(self.device, self.precision):
             state = self.backbone.lower(images, cut)
         if cut == (IMAGES,):

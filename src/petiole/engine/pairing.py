@@ -24,7 +24,7 @@ from petiole.backbones.dual_encoder import bert
 from petiole.backbones.dual_encoder.pair import PROJECTIONS, PairConfig, join
 from petiole.backbones.dual_encoder.towers import TwoTowers
 from petiole.backbones.weights import load_strictly, read_safetensors
-from petiole.data.image import read_image
+from petiole.data.image import load
 from petiole.data.preprocessing import evaluate_transform
 from petiole.data.readers.table import open_table
 from petiole.engine.progress import progress
@@ -69,7 +69,7 @@ def seen(image: Backbone, captions: Path, *, quiet: bool) -> tuple[list[str], Te
     texts, found = [], []
     with progress("pictures", len(data), quiet=quiet) as advance:
         for sample in data.samples:
-            pixels = prepare(read_image(sample.path))[None]
+            pixels = prepare(load(sample))[None]
             found.append(image.lower(pixels, (image.vector,))[image.vector])
             texts.append(data.classes[sample.label])
             advance(1)

@@ -71,8 +71,8 @@ def run(spec: RunSpec, workspace: Workspace | None = None) -> Record:
     """
     _alone()
     opened = workspace or open_workspace(spec.task)
+    prepared = opened.prepare(spec)
     with locked(spec.folder):
-        prepared = opened.prepare(spec)
         request = _request(spec, prepared)
         if claim_folder(spec.folder, request, resume=spec.resume):
             return read_record(spec.folder)

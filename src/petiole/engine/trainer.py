@@ -1,6 +1,6 @@
 """Gradient descent, whatever is trained: steps, rates, averaging, checkpoints, interruption, processes.
 
-A trainee is a module that turns a batch into a loss; a feed gives the batch of a step as a pure function of (seed,
+A loss module turns a batch into a loss; a feed gives the batch of a step as a pure function of (seed,
 step), already this process's part of it. So a run that goes on after an interruption ends in the same bits on
 one machine.
 """
@@ -13,20 +13,26 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState, PartialState
 from torch import Tensor, nn
 
 from petiole.engine import checkpoint
 from petiole.engine.feature_extractor import Precision
 from petiole.engine.interrupt import stoppable
-from petiole.engine.optimizer import GaussianAverage, learning_rate
+from petiole.engine.optimizer import learning_rate
 from petiole.engine.progress import progress
-from petiole.errors import RunError
+from petiole.engine.repeatable import Repeatable
+from petiole.engine.step_rules import StepContext, StepRule, make_step_rule
+from petiole.engine.use_check import UseCheck
+from petiole.engine.weight_average import Teacher, WeightAverage, make_average
+from petiole.errors import ConfigError, RunError
+from petiole.methods.base import SelfTaught
 from petiole.methods.recipe import Recipe
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 LOG_EVERY = 10
 
@@ -69,7 +75,7 @@ class Trainer:
         accelerator: device, precision, processes.
         loss_module: batch -> loss.
         model: whose changes are at work meanwhile.
-        feed: step -> this process's part of the batch, on the device: the trainee's arguments.
+        feed: step -> this process's part of the batch, on the device: the loss module's arguments.
         optimizer: over what is trained; bare, since accelerate's wrapper serves fp16 scaling only.
         recipe: with its length in steps.
         a_pass: steps of an epoch.
@@ -84,6 +90,17 @@ class Trainer:
     recipe: Recipe
     a_pass: float
     seed: int
+
+    def __post_init__(self) -> None:
+        recipe = self.recipe
+        self.rule: StepRule = make_step_rule(recipe.step_rule, recipe.step_rule_settings)
+        self.average: WeightAverage | None = None
+        self.parameters = [p for p in self.loss_module.parameters() if p.requires_grad]
+
+    @property
+    def gradient_evaluations(self) -> int:
+        """Forward and backward passes of a step, by its rule."""
+        return self.rule.gradient_evaluations
 
     def run(
         self,
@@ -100,17 +117,19 @@ class Trainer:
             measure: called before every step, and at the end.
 
         Raises:
-            RunError: the loss became NaN or infinite, or the checkpoint cannot be used.
+            RunError: the loss became NaN or infinite, the checkpoint cannot be used, or something that the method
+                declares took no part (see ``use_check``).
+            ConfigError: a loss learns from an average that the recipe does not keep.
             KeyboardInterrupt: Ctrl-C; the step in hand is finished and stored.
         """
-        average = GaussianAverage(self.loss_module, self.recipe, int(self.a_pass))
-        average.to(self.accelerator.device)
-        kept = nn.ModuleDict({"loss_module": self.loss_module, "average": average})
+        kept = self._kept()
         done = 0
         if callbacks.checkpoint and callbacks.checkpoint.exists():
             done = checkpoint.load(callbacks.checkpoint, callbacks.request, kept, self.optimizer)
         else:
             fresh()
+            if self.average:
+                self.average.begin()
         model = self.accelerator.prepare(self.loss_module)
         self.loss_module.train()
         main = self.accelerator.is_main_process
@@ -119,12 +138,14 @@ class Trainer:
             self.model.attached(),
             progress("training", self.recipe.steps, quiet=callbacks.quiet or not main) as advance,
             stoppable() as stopped,
+            UseCheck(self.loss_module, math.ceil(self.a_pass)) as used,
         ):
             advance(done)
             for step in range(done, self.recipe.steps):
                 measure(step)
-                loss, lr = self._step(model, step)
-                average.after(step)
+                loss, lr = self._step(model, step, used)
+                if self.average:
+                    self.average.after(step)
                 note = ""
                 if step % LOG_EVERY == 0 or step == self.recipe.steps - 1:
                     value = _finite(float(loss), step, self.recipe)
@@ -137,24 +158,54 @@ class Trainer:
                     saved = time.perf_counter()
                 if stopped():
                     raise KeyboardInterrupt
-            average.finish()
+            if self.average:
+                self.average.finish()
             measure(self.recipe.steps)
         self.accelerator.wait_for_everyone()
 
-    def _step(self, model: nn.Module, step: int) -> tuple[Tensor, float]:
+    def _kept(self) -> nn.ModuleDict:
+        """All that a checkpoint holds beside the optimiser's moments; the average gets its losses as pupils."""
+        self.average = make_average(self.loss_module, self.recipe, int(self.a_pass))
+        self.rule.prepare(self.parameters)
+        kept = nn.ModuleDict({"loss_module": self.loss_module, "step_rule": self.rule})
+        if self.average:
+            kept["average"] = self.average
+            self.average.to(self.accelerator.device)
+        for module in self.loss_module.modules():
+            if isinstance(module, SelfTaught):
+                if self.average is None:
+                    raise ConfigError(
+                        f"{type(module).__name__} learns from an average of the weights, and the recipe keeps none: "
+                        "set average_decay=0.999 and average_as=teacher."
+                    )
+                module.learn_from(Teacher(self.average))
+        return kept
+
+    def _step(self, model: nn.Module, step: int, used: UseCheck) -> tuple[Tensor, float]:
         """One optimiser step; returns the loss, not yet read back, and the learning rate."""
-        seed_device(self.accelerator.device, self.seed * 1_000_003 + step)
+        device = self.accelerator.device
+        seed_device(device, self.seed * 1_000_003 + step)
         batch = self.feed(step)
         lr = learning_rate(step, self.recipe, self.a_pass)
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["factor"]
-        loss: Tensor = model(*batch)
-        torch.autograd.backward(loss)
-        if self.recipe.clip:
-            self.accelerator.clip_grad_norm_(model.parameters(), self.recipe.clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        return loss.detach(), lr
+
+        def gradient() -> Tensor:
+            loss: Tensor = model(*batch)
+            torch.autograd.backward(loss)
+            return loss.detach()
+
+        def update() -> None:
+            used.after_backward()
+            if self.recipe.clip:
+                self.accelerator.clip_grad_norm_(model.parameters(), self.recipe.clip)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+
+        evaluate = gradient
+        if self.rule.gradient_evaluations > 1:
+            evaluate = Repeatable(gradient, self.loss_module, device)
+        return self.rule.step(StepContext(self.parameters, evaluate, update)), lr
 
     def _save(self, callbacks: Callbacks, step: int, kept: nn.Module) -> None:
         if self.accelerator.is_main_process and callbacks.checkpoint:
@@ -179,6 +230,9 @@ def seed_device(device: torch.device, seed: int) -> None:
 
 def accelerate(module: nn.Module, precision: Precision) -> Accelerator:
     """An accelerator for the device that the frozen network lives on."""
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState, PartialState
+
     mixed = "bf16" if precision == "bf16" else "no"
     cpu = next(module.parameters()).device.type == "cpu"
     # Accelerate keeps one state a process; another device or precision needs a fresh one.

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import torch
-from timm.layers import DropPath
 from torch import Tensor, nn
 
 from petiole.layers.checks import positive
@@ -63,6 +62,8 @@ class Bottleneck(nn.Module):
         drop_path: float = 0.0,
         projection: Callable[[int, int], nn.Module] | None = None,
     ) -> None:
+        from timm.layers import DropPath
+
         super().__init__()
         positive(width=width, bottleneck=size)
         self.scale = nn.Parameter(torch.full((width,), scale)) if learn_scale else scale

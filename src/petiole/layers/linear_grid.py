@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from sklearn.model_selection import StratifiedKFold
 from torch import Tensor
 from torch.nn.functional import one_hot
 
@@ -71,6 +70,8 @@ class LinearGridHead(SolvedLinear):
 
     def _choose(self, x: Tensor, y: Tensor, weights: Tensor, judged: Tensor) -> tuple[int, float]:
         """The candidate of the most right answers; the lower rate and earlier input of equals."""
+        from sklearn.model_selection import StratifiedKFold
+
         counts = torch.bincount(y[judged])
         folds = min(self.folds, int(counts[counts > 0].min()))
         if folds < 2:

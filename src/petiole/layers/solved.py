@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression, RidgeCV
-from sklearn.model_selection import StratifiedKFold
 from torch import Tensor, nn
 from torch.nn.functional import linear, normalize, one_hot
 
 from petiole.errors import ConfigError, DataError
 from petiole.layers.checks import positive
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
 
 
 class SolvedHead(nn.Module, ABC):
@@ -167,6 +168,8 @@ class LogisticHead(SolvedLinear):
         self.register_buffer("chosen_c", torch.tensor(0.0))
 
     def solve(self, x: Tensor, y: Tensor, is_target: Tensor) -> None:
+        from sklearn.linear_model import LogisticRegression
+
         data, labels = x.double().cpu().numpy(), y.cpu().numpy()
         if len(np.unique(labels)) < 2:
             raise DataError(
@@ -184,6 +187,9 @@ class LogisticHead(SolvedLinear):
         self.chosen_c = torch.tensor(c)
 
     def _choose(self, x: Any, y: Any, w: Any, is_target: Any) -> float:
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.model_selection import StratifiedKFold
+
         judged = np.flatnonzero(is_target if is_target.any() else ~is_target)
         _, counts = np.unique(y[judged], return_counts=True)
         folds = min(self.folds, int(counts.min()))
@@ -225,6 +231,8 @@ class RidgeHead(SolvedLinear):
         self.register_buffer("chosen_alpha", torch.tensor(0.0))
 
     def solve(self, x: Tensor, y: Tensor, is_target: Tensor) -> None:
+        from sklearn.linear_model import RidgeCV
+
         targets = 2.0 * one_hot(y, self.classes).double().cpu().numpy() - 1.0
         weights = domain_weights(is_target).cpu().numpy()
         model = RidgeCV(alphas=self.grid).fit(x.double().cpu().numpy(), targets, weights)

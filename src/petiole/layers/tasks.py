@@ -79,6 +79,9 @@ class PerTask(nn.Module):
         layers: one for each task, all of one kind.
     """
 
+    used_within = "pass"
+    """A batch may hold rows of some tasks only; in a pass over the data every task has its turn."""
+
     def __init__(self, layers: Sequence[nn.Module]) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from petiole.backbones.base import IMAGES, Backbone, State
 from petiole.backbones.hooks import attached
-from petiole.backbones.registry import load
+from petiole.backbones.registry import load_backbone
 from petiole.ledger.counting import by_shape, fixed_of, own_gradients, own_randomness, size_of
 from petiole.methods.base import Method, Plan
 from petiole.methods.prompt_learning.class_vectors import CachedHead
@@ -134,7 +134,7 @@ def params(
     image_size: int | None = None,
 ) -> Ledger:
     """Count by name, from a meta device."""
-    shape = load(backbone, weights=weights, image_size=image_size, device="meta")
+    shape = load_backbone(backbone, weights=weights, image_size=image_size, device="meta")
     return ledger(shape, method, classes)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -28,6 +29,8 @@ class LossInputs:
         is_target: (B,), the images' domain.
         values: final roles that the plan reads or studies, as the adapted model gives them.
         anchors: what stays as it was: final roles of the bare backbone, and a teacher's ``logits``.
+        again: the batch once more, without dropout and under the weights of the moment: vector (B, d) and logits
+            (B, K). Within ``SelfTeacher.weights`` these are the teacher's.
     """
 
     vector: Tensor
@@ -36,16 +39,40 @@ class LossInputs:
     is_target: Tensor
     values: Mapping[str, Tensor]
     anchors: Mapping[str, Tensor]
+    again: Callable[[], tuple[Tensor, Tensor]] | None = None
+
+
+class SelfTeacher(Protocol):
+    """An average of the trained weights that gives targets (recipe: ``average_decay``, ``average_as``)."""
+
+    def weights(self) -> AbstractContextManager[None]:
+        """Within the context the network computes with the average, without gradients."""
+        ...
+
+
+@runtime_checkable
+class SelfTaught(Protocol):
+    """A module of the loss that takes targets from the average of the weights."""
+
+    def learn_from(self, teacher: SelfTeacher) -> None:
+        """Called once before the first step, where the recipe keeps an average."""
+        ...
 
 
 class Loss(nn.Module, ABC):
     """An extra loss. Its parameters are trained and then dropped: they do not serve prediction.
 
+    A loss may own whole networks, for example one that generates features of classes that are not in the batch
+    (as OGEN does: Zang et al., ICLR 2024, section 3.2).
+
     Attributes:
         weight: lambda, the factor in the total loss.
+        used_within: how soon its parameters must have had a gradient: ``step``, ``pass`` or ``run`` (never
+            checked: for a loss that starts late).
     """
 
     weight: float
+    used_within: Literal["step", "pass", "run"] = "step"
 
     def begin(self) -> None:
         """Called once before training, with nothing on the backbone and the class names known."""

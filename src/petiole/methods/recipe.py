@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import ceil, floor
-from typing import Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator
 
 from petiole.errors import ConfigError
 
@@ -13,9 +15,17 @@ FIRST_EPOCH = 1e-5
 """Learning rate of the first epoch under ``schedule=epochs`` (Dassl's constant warm-up)."""
 
 
+def numbers(value: Any) -> Any:
+    """``rho=0.05,scale=2`` as a mapping of texts; whatever is no text stays as it is."""
+    if not isinstance(value, str):
+        return value
+    pairs = (part.partition("=") for part in value.split(",") if part.strip())
+    return {name.strip(): number.strip() for name, _, number in pairs}
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """Everything about training that is not the method's equation (spec B3, all [?] there).
+    """Everything about training that is not the method's equation.
 
     Attributes:
         train_on: ``joint`` source and target in every batch; ``sequential`` source for the first
@@ -45,6 +55,12 @@ class Recipe:
         clip: largest norm of the gradient; 0 for none.
         average_mean, average_sd: keep the average of the weights after each epoch e = 1 .. T, weighted
             by the density of N(mean, sd^2) at e (PromptSRC); mean 0 keeps the last.
+        average_decay: d of an exponential moving average of the weights, updated after every step; 0 keeps
+            none.
+        average_as: ``result``, that average takes the place of the weights in the end; or ``teacher``, it only
+            gives targets to losses that ask for a teacher.
+        step_rule: how an optimiser step uses gradients: ``plain``, ``sam``, or a registered one.
+        step_rule_settings: numbers that the rule takes, e.g. ``rho=0.05``.
         views: stored random views of every training image; 0 trains on the evaluation view alone.
         augmentation: name of the random view's recipe.
         imprint: start a cosine head from the class means of the training features.
@@ -73,6 +89,12 @@ class Recipe:
     clip: float = 0.0
     average_mean: float = 0.0
     average_sd: float = 1.0
+    average_decay: float = 0.0
+    average_as: Literal["result", "teacher"] = "result"
+    step_rule: str = "plain"
+    step_rule_settings: Annotated[dict[str, float], BeforeValidator(numbers)] = field(
+        default_factory=dict
+    )
     views: int = 4
     augmentation: str = "default"
     imprint: bool = False
@@ -88,6 +110,13 @@ class Recipe:
         for name in ("classes_per_batch", "source_per_class", "target_per_class"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, but is {getattr(self, name)}.")
+        if not 0 <= self.average_decay < 1:
+            raise ConfigError(f"average_decay must lie in [0, 1), but is {self.average_decay}.")
+        if self.average_mean and self.average_decay:
+            raise ConfigError(
+                "average_mean and average_decay are two averages of the weights, and a run keeps one: set one of "
+                "them to 0."
+            )
         if not self.average_sd > 0:
             raise ConfigError(f"average_sd must be above 0, but is {self.average_sd}.")
         counts_epochs = self.schedule == "epochs" or self.average_mean
@@ -130,5 +159,5 @@ PROMPT_LEARNING = {
     "train_on": "target",
     "augmentation": "crops",
 }
-"""What all prompt learners inherit from Dassl (spec prompt.md, section 1): SGD with momentum 0.9, decay
+"""What all prompt learners inherit from Dassl, the code base of CoOp (Zhou et al., IJCV 2022): SGD with momentum 0.9, decay
 on everything, a rate by epoch. Views are stored, so that crops repeat after ``views`` of them."""

@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cache
-from importlib import import_module
-from importlib.metadata import entry_points
-from pkgutil import walk_packages
-from typing import Any, TypeVar
-
-from pydantic import TypeAdapter, ValidationError
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from petiole.errors import ConfigError, unknown
-from petiole.methods.base import Method
 from petiole.methods.recipe import Recipe
+from petiole.registry import Registry
 
-M = TypeVar("M", bound=Method)
+if TYPE_CHECKING:
+    from petiole.methods.base import Method
+
+M = TypeVar("M", bound="Method")
 IN_STEPS = {"epochs": 0.0, "schedule": "steps", "average_mean": 0.0}
 
 
@@ -29,23 +27,25 @@ class MethodEntry:
     about: str
 
 
-_ENTRIES: dict[str, MethodEntry] = {}
-_FAMILIES: dict[str, tuple[Callable[[str], MethodEntry], str]] = {}
+METHODS = Registry[MethodEntry](
+    "method", "petiole.methods", "register", "petiole.methods", described=True
+)
+FAMILIES = Registry[Callable[[str], MethodEntry]](
+    "family of methods", "petiole.methods", "family", "petiole.method_families", described=True
+)
 
 
 def register(name: str, about: str, **preset: Any) -> Callable[[type[M]], type[M]]:
     """Class decorator: make the method available as ``name``.
 
     Args:
-        name: what ``--method`` takes.
+        name: what ``--method`` takes; a literal string, as is ``about`` (see ``Registry``).
         about: one line for lists.
         preset: fields of the method or of its recipe that differ from the defaults.
     """
 
     def add(cls: type[M]) -> type[M]:
-        if name in _ENTRIES:
-            raise ConfigError(f"Two methods are named {name!r}: {_ENTRIES[name].cls} and {cls}.")
-        _ENTRIES[name] = MethodEntry(cls, preset, about)
+        METHODS.add(name, MethodEntry(cls, preset, about), about, origin=cls.__module__)
         return cls
 
     return add
@@ -62,23 +62,27 @@ def family(
     """
 
     def add(build: Callable[[str], MethodEntry]) -> Callable[[str], MethodEntry]:
-        _FAMILIES[prefix] = cache(build), about
+        FAMILIES.add(prefix, cache(build), about, origin=build.__module__)
         return build
 
     return add
 
 
 def preset_of(name: str) -> Mapping[str, Any]:
-    """What differs from the defaults in a method of this package, also while files are being read."""
-    if name not in _ENTRIES:  # its file comes later in the walk
-        methods()
-    return _ENTRIES[name].preset
+    """What differs from the defaults in a method."""
+    return find(name).preset
 
 
-def families() -> Mapping[str, str]:
-    """One line about each family, by prefix."""
-    methods()
-    return {prefix: about for prefix, (_, about) in _FAMILIES.items()}
+def abouts() -> Mapping[str, str]:
+    """One line about every method and every family (``prefix:...``), by name; imports none of them."""
+    lines = {name: METHODS.about(name) for name in METHODS.names()}
+    return lines | {f"{prefix}:...": FAMILIES.about(prefix) for prefix in FAMILIES.names()}
+
+
+def is_known(name: str) -> bool:
+    """Whether there is such a method, or a family that answers for it; imports none of them."""
+    prefix, colon, _ = name.partition(":")
+    return name in METHODS or (bool(colon) and prefix in FAMILIES)
 
 
 def find(name: str) -> MethodEntry:
@@ -87,23 +91,15 @@ def find(name: str) -> MethodEntry:
     Raises:
         ConfigError: nothing; the nearest names are listed.
     """
-    known = methods()
     prefix, colon, kind = name.partition(":")
-    if colon and prefix in _FAMILIES:
-        return _FAMILIES[prefix][0](kind)
-    if name not in known:
-        raise unknown("method", name, known)
-    return known[name]
+    if colon and (build := FAMILIES.get(prefix)):
+        return build(kind)
+    return METHODS.find(name)
 
 
 def methods() -> Mapping[str, MethodEntry]:
-    """All registered methods, from this package and from the entry points ``petiole.methods``."""
-    package = import_module("petiole.methods")
-    for module in walk_packages(package.__path__, "petiole.methods."):
-        import_module(module.name)
-    for point in entry_points(group="petiole.methods"):
-        point.load()
-    return dict(sorted(_ENTRIES.items()))
+    """All registered methods, every one imported."""
+    return METHODS.all()
 
 
 def create(name: str, settings: Mapping[str, Any] | None = None) -> Method:
@@ -144,6 +140,8 @@ def settings_of(method: Method) -> dict[str, Any]:
 
 
 def _validate(cls: type[M], values: Mapping[str, Any], name: str) -> M:
+    from pydantic import TypeAdapter, ValidationError
+
     try:
         return TypeAdapter(cls).validate_python(dict(values))
     except ValidationError as error:

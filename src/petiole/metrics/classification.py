@@ -4,7 +4,6 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.metrics import recall_score
 
 SUM_TOLERANCE = 1e-3  # softmax in half precision over a thousand classes stays well inside
 
@@ -40,6 +39,8 @@ def score(probabilities: ArrayLike, labels: ArrayLike) -> ClassificationScores:
         ValueError: Wrong shapes, no samples, NaN or negative probabilities, rows that do not sum
             to 1 (logits, usually), or labels outside ``0 … K-1``.
     """
+    from sklearn.metrics import recall_score
+
     p, y = _checked(probabilities, labels)
     predictions = p.argmax(axis=1)
     true_class = p[np.arange(len(y)), y]

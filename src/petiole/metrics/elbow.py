@@ -1,8 +1,8 @@
 """Which rank is enough: rules on a measured curve of accuracy by rank, and rules on a spectrum.
 
-Measured, from accuracies by rank and seed (spec A6):
+Measured, from accuracies by rank and seed:
 
-    one-SE     least r with mean(r) >= best mean - SE of the best              the headline
+    one-SE     least r with mean(r) >= best mean - SE of the best              the headline; Breiman et al., 1984
     marginal   least r with acc(2r) - acc(r) < max(0.2 points, SE of that)
     Kneedle    the knee of (log2 r, mean accuracy)                            Satopaa et al., 2011
 
@@ -10,7 +10,7 @@ Predicted, from singular values sigma_j of the shift, width d, noise tau^2 and n
 
     energy     least r with sum_{j<=r} sigma_j^2 >= 90 % of all
     threshold  r* = #{j: sigma_j^2 > 2 d tau^2 / n}, where the bound below stops falling
-    bound      sum_{j>r} sigma_j^2 + tau^2 r (2d - r) / n                      spec (A2), fast rate
+    bound      sum_{j>r} sigma_j^2 + tau^2 r (2d - r) / n                      AdapterTune's excess-risk bound, fast rate
 
 Only the bound's first term falls with r for certain, so accuracy need not rise with rank: ``trend`` asks
 whether it did.
@@ -26,8 +26,8 @@ from math import log2, sqrt
 from typing import Literal
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 MARGIN = 0.002
 """Accuracy that is worth mentioning: 0.2 points."""
@@ -173,7 +173,7 @@ def trend(curve: Curve, margin: float = MARGIN, level: float = 0.95) -> Trend:
 
 @cache  # a tenth of a second each
 def _studentized_range(level: float, groups: int, free: int) -> float:
-    return float(stats.studentized_range.ppf(level, groups, free))
+    return float(scipy.stats.studentized_range.ppf(level, groups, free))
 
 
 def resampled_elbows(

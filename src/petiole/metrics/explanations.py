@@ -10,7 +10,7 @@ Presence, relevance and faithfulness are of questions that do not say ``briefly`
 Relevance and faithfulness are given twice: of all answers, where one without a clause is 0, and ``_given``
 that there is one. What has no sample to be a mean of is left out, never NaN.
 
-A rule judges, no model: spec craft.md, 9, which is our protocol (the paper does not state its judge).
+A rule judges, no model. This is our protocol: CRAFT does not state its judge.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ import math
 from dataclasses import asdict, dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 BCA_LIMIT = 2_000  # above it the jackknife of BCa is quadratic work for a vanishing correction
 CHUNK = 10_000_000  # numbers held at once while resampling (80 MB)
@@ -59,7 +59,9 @@ def t_interval(values: ArrayLike, level: float = 0.95) -> Interval:
     x = vector(values, level)
     half = math.inf
     if len(x) > 1:
-        half = float(stats.t.ppf((1 + level) / 2, len(x) - 1) * x.std(ddof=1) / math.sqrt(len(x)))
+        half = float(
+            scipy.stats.t.ppf((1 + level) / 2, len(x) - 1) * x.std(ddof=1) / math.sqrt(len(x))
+        )
     mean = float(x.mean())
     return Interval(mean, spread(x), mean - half, mean + half, len(x), level, "t")
 
@@ -83,7 +85,7 @@ def bootstrap_interval(
     elif np.ptp(x) == 0:  # every resample has this mean; BCa would divide by zero
         low = high = mean
     else:
-        bounds = stats.bootstrap(
+        bounds = scipy.stats.bootstrap(
             (x,),
             np.mean,
             confidence_level=level,

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from petiole.metrics.intervals import (
     matrix,
@@ -69,14 +69,17 @@ def paired_by_seed(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Paired:
     d = _differences(vector(a, level), vector(b, level))
     interval = t_interval(d, level)
     flip = _sign_flip_p(d, seed=0)
-    others = {"sign-flip": flip, "Wilcoxon": float(stats.wilcoxon(d).pvalue) if d.any() else 1.0}
+    others = {
+        "sign-flip": flip,
+        "Wilcoxon": float(scipy.stats.wilcoxon(d).pvalue) if d.any() else 1.0,
+    }
     test, p = "paired t over runs", flip
     if len(d) == 1:
         p = 1.0
     elif np.ptp(d) <= 1e-12:  # equal up to rounding: t would be 0/0 or ±infinity
         test = "sign-flip over runs (all differences equal)"
     else:
-        p = float(stats.ttest_1samp(d, 0.0).pvalue)
+        p = float(scipy.stats.ttest_1samp(d, 0.0).pvalue)
     return Paired(interval.mean, interval.low, interval.high, p, len(d), test, level, others)
 
 
@@ -217,7 +220,7 @@ def runs_needed(
     if sd_difference == 0:
         return 2
     ratio = abs(effect) / sd_difference
-    z = stats.norm.ppf(1 - alpha / 2) + stats.norm.ppf(power)
+    z = scipy.stats.norm.ppf(1 - alpha / 2) + scipy.stats.norm.ppf(power)
     n = max(2, math.ceil(float(z / ratio) ** 2) - 1)  # the normal approximation is just below
     while _t_power(n, ratio, alpha) < power:
         n += 1
@@ -225,16 +228,16 @@ def runs_needed(
 
 
 def _t_power(n: int, ratio: float, alpha: float) -> float:
-    critical, shift = stats.t.ppf(1 - alpha / 2, n - 1), math.sqrt(n) * ratio
-    above = stats.nct.sf(critical, n - 1, shift)
-    return float(above + stats.nct.cdf(-critical, n - 1, shift))
+    critical, shift = scipy.stats.t.ppf(1 - alpha / 2, n - 1), math.sqrt(n) * ratio
+    above = scipy.stats.nct.sf(critical, n - 1, shift)
+    return float(above + scipy.stats.nct.cdf(-critical, n - 1, shift))
 
 
 def _mcnemar_p(d: NDArray[np.float64]) -> float:
     only_a, only_b = int((d > 0).sum()), int((d < 0).sum())
     if only_a + only_b == 0:
         return 1.0
-    return float(stats.binomtest(only_a, only_a + only_b, 0.5).pvalue)
+    return float(scipy.stats.binomtest(only_a, only_a + only_b, 0.5).pvalue)
 
 
 def _sign_flip_p(d: NDArray[np.float64], seed: int, resamples: int = 9_999) -> float:
@@ -243,7 +246,7 @@ def _sign_flip_p(d: NDArray[np.float64], seed: int, resamples: int = 9_999) -> f
     if len(moving) < 2:  # either sign of a single difference is as large
         return 1.0
     if 2 ** len(moving) <= resamples:
-        exact = stats.permutation_test(
+        exact = scipy.stats.permutation_test(
             (moving,), np.sum, permutation_type="samples", n_resamples=resamples
         )
         return float(exact.pvalue)

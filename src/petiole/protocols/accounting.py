@@ -2,7 +2,7 @@
 
 AdapterTune's abstract prints "0.92 of the parameters". Rank 16 in all blocks, biases and linear head
 included, over the parameters of full fine-tuning (backbone and the same head), and the arithmetic
-mean over five data sets times three backbones give 0.9171 per cent (spec A4).
+mean over five data sets times three backbones give 0.9171 per cent.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from petiole.backbones.registry import load
+from petiole.backbones.registry import load_backbone
 from petiole.ledger import size_of
 from petiole.methods.registry import create
 
@@ -91,7 +91,7 @@ def _with(trained: list[int], pairs: tuple[BackbonePair, ...]) -> list[tuple[int
 def _pair(
     name: str, data: str, classes: int, method: str, settings: dict[str, Any]
 ) -> BackbonePair:
-    shape = load(name, device="meta")
+    shape = load_backbone(name, device="meta")
     with torch.device("meta"):
         plan = create(method, settings).plan(shape, classes)
     adapters = [p for part in plan.adapters for p in part.parameters()]

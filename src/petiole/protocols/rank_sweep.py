@@ -16,23 +16,22 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, Unpack
 
 import torch
 from pydantic import Field, field_validator, model_validator
 
 from petiole.backbones.base import Backbone
-from petiole.backbones.registry import load
-from petiole.engine.executor import Executor
+from petiole.backbones.registry import load_backbone
 from petiole.engine.run import RunSpec
 from petiole.engine.task import open_workspace
 from petiole.errors import ConfigError
 from petiole.files import write_json
 from petiole.ledger import size_of
-from petiole.methods.registry import create, methods
+from petiole.methods.registry import create, find, methods
 from petiole.protocols import domain_shift
 from petiole.protocols.comparison import Comparison
-from petiole.protocols.protocol import ComparisonRow, Protocol
+from petiole.protocols.protocol import ComparisonRow, Protocol, Running
 from petiole.tasks.classification.spectrum import SPECTRUM, measure
 from petiole.tasks.classification.workspace import Classification
 
@@ -122,7 +121,7 @@ def plan(method: str, settings: Mapping[str, Any], **terms: Any) -> RankSweep:
 
 def _has_rank(name: str) -> bool:
     """Whether there is such a field, and it decides a size: some presets leave it unused."""
-    if "rank" not in {f.name for f in fields(methods()[name].cls)}:
+    if "rank" not in {f.name for f in fields(find(name).cls)}:
         return False
     try:
         with torch.device("meta"):
@@ -135,7 +134,7 @@ def _has_rank(name: str) -> bool:
 
 @cache
 def _shape() -> Backbone:
-    return load("petiole/tiny-vit", device="meta")
+    return load_backbone("petiole/tiny-vit", device="meta")
 
 
 def place(folder: Path, fraction: float) -> Path:
@@ -169,25 +168,20 @@ def run(
     sweep: RankSweep,
     bench: Classification,
     folder: Path,
-    *,
-    executor: Executor | None = None,
-    resume: bool = False,
-    quiet: bool = False,
+    **running: Unpack[Running],
 ) -> None:
     """Do what is unfinished of a sweep, then measure the shift that the highest rank learned.
 
     Raises:
         RunError: the folder holds another sweep, or this one without ``resume``.
     """
-    sweep.claim(folder, resume=resume)
+    sweep.claim(folder, resume=running.get("resume", False))
     for fraction in sweep.fractions:
         domain_shift.compare(
             sweep.comparison(fraction),
-            jobs_of(sweep, fraction, bench, folder, resume=resume),
+            jobs_of(sweep, fraction, bench, folder, resume=running.get("resume", False)),
             place(folder, fraction),
-            executor=executor,
-            resume=resume,
-            quiet=quiet,
+            **running,
         )
     if not (folder / SPECTRUM).exists():
         most = sweep.fractions[-1]

@@ -9,8 +9,7 @@ import pytest
 from PIL import Image
 
 from petiole.data.readers.classes import has_classes, open_classes, words_of
-from petiole.data.readers.questions import open_questions
-from petiole.data.readers.registry import open_task
+from petiole.data.readers.registry import open_questions, open_task
 from petiole.data.readers.vqa_rad import ANNOTATIONS, FOLDER, open_vqa_rad
 from petiole.data.text_sample import TextSample
 from petiole.errors import DataError

@@ -13,14 +13,14 @@ import pytest
 import torch
 from torch import Tensor
 
-import backbones_for_tests as tiny
-import clip_for_tests as clips
+from builders.cli import run
 from methods.test_prompts import NAMES, adapted, shaken
 from petiole.backbones.base import IMAGES
-from petiole.cli import main
 from petiole.errors import AdapterError, BackboneError
 from petiole.tasks.classification.adapter import ClassificationAdapter
 from petiole.tasks.classification.dassl import import_dassl
+from petiole.testing import backbones as tiny
+from petiole.testing import dual_encoder as clips
 
 
 def save(path: Path, state: dict[str, Tensor], *, extra: object = None) -> Path:
@@ -151,11 +151,6 @@ def test_what_does_not_fit_or_cannot_be_read_says_why(tmp_path: Path) -> None:
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def run(*arguments: object) -> int:
-        with pytest.raises(SystemExit) as done:
-            main([str(a) for a in arguments])
-        return int(done.value.code or 0)
-
     backbone = clips.folder(tmp_path / "model", tokenizer=True)
     file = save(tmp_path / "model.pth.tar-50", theirs("maple")[1])
     command = ["import-dassl", file, "--backbone", backbone, "--out", tmp_path / "adapter"]

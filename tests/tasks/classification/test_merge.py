@@ -12,7 +12,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-import backbones_for_tests as tiny
 from petiole.backbones.base import IMAGES, Backbone
 from petiole.backbones.hooks import Attach
 from petiole.backbones.registry import load
@@ -29,6 +28,7 @@ from petiole.methods.registry import create, settings_of
 from petiole.tasks.classification.adapter import ClassificationAdapter
 from petiole.tasks.classification.merge import merge, write_merged
 from petiole.tasks.classification.model import AdaptedClassifier
+from petiole.testing import backbones as tiny
 
 FOLD = (
     "lora-qkv",
@@ -181,7 +181,7 @@ REFUSED: dict[str, tuple[Callable[[], AdaptedClassifier], str]] = {
     ),
     "prompts": (
         lambda: build(tiny.plain(), "vpt-deep"),
-        r"Prompt at block\.0\.in cannot be merged: its prompts are tokens, and no weight holds",
+        r"PromptTokens at block\.0\.in cannot be merged: its prompts are tokens, and no weight holds",
     ),
     "vector only": (lambda: build(tiny.plain(), "cls-residual-lora"), "nothing to merge"),
     "a stream": (

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from petiole.cli import main
+from builders.cli import run
 from petiole.tasks.classification.refiner_cache import effective_rank, mean_cosine, read_entropy
 
 
@@ -22,16 +22,10 @@ def test_numbers_of_caches_that_are_understood() -> None:
     assert read_entropy(torch.eye(4)) == pytest.approx(0.0)
 
 
-def run(*arguments: object) -> int:
-    with pytest.raises(SystemExit) as done:
-        main([str(a) for a in arguments])
-    return int(done.value.code or 0)
-
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world") / "colours"
-    command = ["world", folder, "--task", "colours", "--train", 4, "--test", 2, "--quiet"]
+    command = ["synthesize", folder, "--task", "colours", "--train", 4, "--test", 2, "--quiet"]
     assert run(*command) == 0
     return folder
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-import backbones_for_tests as tiny
 from petiole.engine.run import RunSpec, run
 from petiole.engine.task import open_workspace
 from petiole.errors import RunError
@@ -16,7 +15,8 @@ from petiole.methods.registry import create
 from petiole.tasks.classification import spectrum
 from petiole.tasks.classification.model import AdaptedClassifier
 from petiole.tasks.classification.spectrum import BlockSpectrum, Moments, ShiftSpectrum, measure
-from petiole.tasks.classification.workspace import Classification
+from petiole.tasks.classification.workspace import Classification, Subset
+from petiole.testing import backbones as tiny
 
 D = 12
 
@@ -120,7 +120,7 @@ def teacher(
     small = Classification("petiole/tiny-vit", photos, cache=bench.cache, quiet=True)
     settings = {"rank": 2, "blocks": "last:2", "steps": 12, "views": 0, "batch_size": 5, "lr": 0.02}
     folder = tmp_path_factory.mktemp("teacher")
-    job = RunSpec(small, "adaptertune", folder / "run", settings, shots=None, validation=0.25)
+    job = RunSpec(small, "adaptertune", folder / "run", settings, Subset(None, validation=0.25))
     run(job)
     return job
 
@@ -160,7 +160,7 @@ def test_a_method_that_moves_no_tokens_has_no_spectrum(
 ) -> None:
     small = Classification("petiole/tiny-vit", photos, cache=bench.cache, quiet=True)
     settings = {"steps": 2, "views": 0}
-    job = RunSpec(small, "cls-residual-lora", tmp_path / "run", settings, shots=3)
+    job = RunSpec(small, "cls-residual-lora", tmp_path / "run", settings, Subset(3))
     run(job)
     assert measure(open_workspace(small), job) is None
 
@@ -174,4 +174,4 @@ def test_the_probe_is_spread_over_the_classes(
     probe = spectrum._probe(workspace, teacher)
     assert len(probe) == 8  # 192 tokens of 25 patches
     assert set(probe.counts().values()) <= {2, 3}
-    assert set(probe.ids) <= set(workspace.parts(teacher.images)[0].ids)
+    assert set(probe.ids) <= set(workspace.parts(teacher.options)[0].ids)

@@ -10,7 +10,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import backbones_for_tests as tiny
 from petiole.backbones.vision.cnn import ConvNet
 from petiole.data.dataset import Dataset
 from petiole.engine import optimizer
@@ -18,8 +17,9 @@ from petiole.engine.feature_extractor import StoredTable
 from petiole.errors import DataError, RunError
 from petiole.methods.recipe import Recipe
 from petiole.methods.registry import create
-from petiole.tasks.classification import training
+from petiole.tasks.classification import learning_rates, training
 from petiole.tasks.classification.model import AdaptedClassifier, ClassificationLoss
+from petiole.testing import backbones as tiny
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_rates_fall_with_depth_and_the_head_has_its_own(decay_all: bool) -> None
         AdaptedClassifier(backbone, method.plan(backbone, 3)), 0.5, 0.0
     )
     groups = optimizer.parameter_groups(
-        loss_module, method.recipe, optimizer.factors(loss_module.adapted, method.recipe)
+        loss_module, method.recipe, learning_rates.factors(loss_module.adapted, method.recipe)
     )
     factor = {id(p): g["factor"] for g in groups for p in g["params"]}
     decay = {id(p): g["weight_decay"] for g in groups for p in g["params"]}

@@ -1,4 +1,4 @@
-"""An inquiry: record, files, diagnoses, repetition, interruption, processes."""
+"""A run over a codebook: record, files, diagnoses, repetition, interruption, processes."""
 
 from __future__ import annotations
 
@@ -18,24 +18,25 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import lvlm_for_tests as tiny
 from petiole.backbones.codebook_lvlm import LVLM
 from petiole.data.readers.jsonl import open_plain
 from petiole.data.text_dataset import TextDataset
 from petiole.engine import trainer
 from petiole.engine.record import Record, read_record
-from petiole.engine.run import run
+from petiole.engine.run import RunSpec, run
 from petiole.engine.run_lock import locked
 from petiole.errors import BackboneError, ConfigError, DataError, RunError
 from petiole.files import sha256
 from petiole.layers.token_pruning import Pruning
 from petiole.methods.base import Changes
 from petiole.methods.registry import methods
-from petiole.tasks.codebook import training
+from petiole.tasks.codebook import task, training
 from petiole.tasks.codebook.adapter import CodebookAdapter, build_model, is_lvlm_method, method_of
 from petiole.tasks.codebook.images import ImageFolder
 from petiole.tasks.codebook.model import AdaptedCodebookModel
-from petiole.tasks.codebook.training import CodebookRun, train
+from petiole.tasks.codebook.training import CodebookOptions, train
+from petiole.tasks.codebook.workspace import CodebookWorkspace
+from petiole.testing import codebook_lvlm as tiny
 
 SETTINGS = {"steps": 6, "batch_size": 4, "lr": 3e-3}
 METHODS = [name for name in methods() if is_lvlm_method(name)]
@@ -60,19 +61,27 @@ def models(discrete: bool = True) -> tuple[LVLM, LVLM]:
     )
 
 
-def asked(home: Path, folder: Path, method: str = "craft", **changes: Any) -> CodebookRun:
-    discrete = methods()[method].cls.discrete is not False  # type: ignore[attr-defined]
-    settings = SETTINGS if method != "lvlm-zero-shot" else {}
-    plain = CodebookRun(
-        models(discrete)[0],
-        open_plain(home / "sketch"),
-        method,
+def codebook_run(
+    home: Path,
+    folder: Path,
+    method: str = "craft",
+    *,
+    model: LVLM | None = None,
+    data: TextDataset | None = None,
+    pruning: Pruning | None = None,
+    **changes: Any,
+) -> tuple[RunSpec, CodebookWorkspace]:
+    discrete = getattr(methods()[method].cls, "discrete", None) is not False
+    settings = changes.pop("settings", SETTINGS if method != "lvlm-zero-shot" else {})
+    return tiny.codebook_run(
         folder,
+        model or models(discrete)[0],
+        data or open_plain(home / "sketch"),
+        method,
         settings,
-        quiet=True,
-        checkpoint_seconds=0,
+        options=CodebookOptions(pruning=pruning),
+        **changes,
     )
-    return replace(plain, **changes)
 
 
 def lines(file: Path) -> list[dict[str, Any]]:
@@ -82,7 +91,7 @@ def lines(file: Path) -> list[dict[str, Any]]:
 def test_a_run_leaves_all_that_it_promises(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "EVERY", 3)
+    monkeypatch.setattr(task, "EVERY", 3)
     monkeypatch.setattr(trainer, "LOG_EVERY", 1)
     answers, told = training.answers, []
 
@@ -95,8 +104,8 @@ def test_a_run_leaves_all_that_it_promises(
     monkeypatch.setattr(training, "answers", overheard)
     surrogate, other = models()
     before = tiny.hashes(surrogate), tiny.hashes(other)
-    made = asked(home, tmp_path, others=(other,), pruning=Pruning(0.5))
-    record = run(made)
+    spec, made = codebook_run(home, tmp_path, others=(other,), pruning=Pruning(0.5))
+    record = run(spec, made)
     assert (tiny.hashes(surrogate), tiny.hashes(other)) == before
     assert list(record.scores) == ["tiny-llama", "tiny-gpt2"]
     assert all(next(iter(s)) == "exact_match" for s in record.scores.values())
@@ -124,13 +133,13 @@ def test_a_run_leaves_all_that_it_promises(
     assert all(sha256(tmp_path / name) == digest for name, digest in record.files.items())
     assert not (tmp_path / "checkpoint.safetensors").exists()
     assert len(lines(tmp_path / "test_evaluations.jsonl")) == 1  # opened once, for both models
-    opened = CodebookAdapter.load(tmp_path, model=other)
+    opened = CodebookAdapter.load(tmp_path, backbone=other)
     counted = opened.frequencies
     assert not torch.equal(counted.tuned, counted.original)
     assert [torch.equal(p, counted.tuned) for p in told] == [True, True]  # of the tuned encoder
     image_folder = ImageFolder(made.data.root, other.tower)
-    assert record.trainable == sum(p.numel() for p in surrogate.tower.encoder.parameters())
-    for adapted in (CodebookAdapter.load(tmp_path, model=surrogate).adapted, opened.adapted):
+    assert record.ledger.trainable == sum(p.numel() for p in surrogate.tower.encoder.parameters())
+    for adapted in (CodebookAdapter.load(tmp_path, backbone=surrogate).adapted, opened.adapted):
         rows = lines(tmp_path / "predictions" / f"{adapted.model.name}.jsonl")
         assert [row["key"] for row in rows] == [s.key for s in made.data["test"]]
         with torch.no_grad():
@@ -149,11 +158,11 @@ def test_a_run_leaves_all_that_it_promises(
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_runs(home: Path, tmp_path: Path, method: str) -> None:
-    made = asked(home, tmp_path, method)
+    spec, made = codebook_run(home, tmp_path, method)
     before = tiny.hashes(made.model)
-    record = run(made)
+    record = run(spec, made)
     assert tiny.hashes(made.model) == before
-    assert (record.trainable > 0) == (method != "lvlm-zero-shot")
+    assert (record.ledger.trainable > 0) == (method != "lvlm-zero-shot")
     moved = record.diagnosis["end"]["flip_rate"] > 0
     assert moved == (method in ("craft", "vision-ft-discrete", "vision-ft", "ldifs"))
     bare = AdaptedCodebookModel(made.model, Changes(), Changes())
@@ -167,8 +176,7 @@ def test_every_method_runs(home: Path, tmp_path: Path, method: str) -> None:
 
 def losses(home: Path, folder: Path, **changes: Any) -> tuple[list[float], Record]:
     chosen = {**SETTINGS, "steps": 10, "encoder": "lora-qkv"}
-    made = asked(home, folder, settings=chosen, **changes)
-    record = run(made)
+    record = run(*codebook_run(home, folder, settings=chosen, **changes))
     return [row["loss"] for row in lines(folder / "metrics.jsonl")], record
 
 
@@ -192,14 +200,14 @@ def test_a_seed_fixes_the_first_ten_losses(
 
 def test_general_images_are_remembered(home: Path, tmp_path: Path) -> None:
     general = open_plain(home / "base")
-    weak = run(asked(home, tmp_path / "without"))
+    weak = run(*codebook_run(home, tmp_path / "without"))
     wish = {**SETTINGS, "remember": 5.0}
-    strong = run(asked(home, tmp_path / "with", settings=wish, general=general))
-    assert strong.request.general == general.digest()
-    assert weak.request.general == ""
+    strong = run(*codebook_run(home, tmp_path / "with", settings=wish, general=general))
+    assert strong.request.data.digests["general"] == general.digest()
+    assert "general" not in weak.request.data.digests
 
     def forgot(folder: Path) -> float:
-        adapted = CodebookAdapter.load(folder, model=models()[0]).adapted
+        adapted = CodebookAdapter.load(folder, backbone=models()[0]).adapted
         pictures = ImageFolder(general.root, adapted.model.tower)(general.images)
         with torch.no_grad():
             now, was = adapted.encode_images(pictures), adapted.model.tower.encode_images(pictures)
@@ -207,36 +215,37 @@ def test_general_images_are_remembered(home: Path, tmp_path: Path) -> None:
 
     assert forgot(tmp_path / "with") < forgot(tmp_path / "without")
     with pytest.raises(DataError, match="general"):
-        run(asked(home, tmp_path / "none", settings=wish))
+        run(*codebook_run(home, tmp_path / "none", settings=wish))
 
 
 def test_wrong_requests_are_refused_before_anything_is_written(home: Path, tmp_path: Path) -> None:
     twin = models(discrete=False)[0]
     with pytest.raises(ConfigError, match="codes"):
-        run(asked(home, tmp_path / "a", model=twin))
+        run(*codebook_run(home, tmp_path / "a", model=twin))
     with pytest.raises(ConfigError, match="continuous"):
-        run(asked(home, tmp_path / "a", "vision-ft", model=models()[0]))
+        run(*codebook_run(home, tmp_path / "a", "vision-ft", model=models()[0]))
     with pytest.raises(BackboneError, match="sha256"):
-        run(asked(home, tmp_path / "a", others=(tiny.model("gpt2", tiny.tower(seed=5)),)))
+        run(*codebook_run(home, tmp_path / "a", others=(tiny.model("gpt2", tiny.tower(seed=5)),)))
     with pytest.raises(ConfigError, match="craft"):
-        run(replace(asked(home, tmp_path / "a"), method="linear-probe"))
+        run(*codebook_run(home, tmp_path / "a", "linear-probe"))
     data = open_plain(home / "sketch")
     two = replace(data["train"][0], images=data["train"][0].images * 2)
+    data = replace(data, parts={**data.parts, "train": (two,)})
     with pytest.raises(DataError, match="one image"):
-        run(asked(home, tmp_path / "a", data=replace(data, parts={**data.parts, "train": (two,)})))
+        run(*codebook_run(home, tmp_path / "a", data=data))
     assert not (tmp_path / "a").exists()
 
 
 def test_a_folder_holds_one_run_and_one_writer(home: Path, tmp_path: Path) -> None:
-    made = asked(home, tmp_path)
+    spec, made = codebook_run(home, tmp_path)
     with locked(tmp_path), pytest.raises(RunError, match="Another process"):
-        run(made)
+        run(spec, made)
     assert not (tmp_path / "request.json").exists()
-    record = run(made)
+    record = run(spec, made)
     stamp = (tmp_path / FILE).stat().st_mtime_ns
     with pytest.raises(RunError, match="--resume"):
-        run(made)
-    assert run(replace(made, resume=True)) == record  # as it is
+        run(spec, made)
+    assert run(replace(spec, resume=True), made) == record  # as it is
     assert (tmp_path / FILE).stat().st_mtime_ns == stamp
     assert len(lines(tmp_path / "test_evaluations.jsonl")) == 1
     for change in (
@@ -248,7 +257,7 @@ def test_a_folder_holds_one_run_and_one_writer(home: Path, tmp_path: Path) -> No
         {"data": open_plain(home / "base")},
     ):
         with pytest.raises(RunError, match="other settings"):
-            run(replace(made, resume=True, **change))  # type: ignore[arg-type]
+            run(*codebook_run(home, tmp_path, resume=True, **change))
 
 
 class Stopped(Exception):
@@ -268,8 +277,8 @@ def test_a_run_cut_anywhere_ends_in_the_same_bits(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, settings: Any
 ) -> None:
     chosen = {**SETTINGS, **settings}
-    whole = run(asked(home, tmp_path / "whole", method, settings=chosen))
-    made = asked(home, tmp_path / "cut", method, settings=chosen)
+    whole = run(*codebook_run(home, tmp_path / "whole", method, settings=chosen))
+    spec, made = codebook_run(home, tmp_path / "cut", method, settings=chosen)
     save = trainer.Trainer._save
     for last in (2, 5):
 
@@ -281,8 +290,8 @@ def test_a_run_cut_anywhere_ends_in_the_same_bits(
         with monkeypatch.context() as patch:
             patch.setattr(trainer.Trainer, "_save", stops)
             with pytest.raises(Stopped):
-                run(replace(made, resume=last > 2))
-    record = run(replace(made, resume=True))
+                run(replace(spec, resume=last > 2), made)
+    record = run(replace(spec, resume=True), made)
     assert record.files[FILE] == whole.files[FILE]
     assert record.scores == whole.scores
     assert record.diagnosis == whole.diagnosis
@@ -295,10 +304,10 @@ def test_a_run_cut_anywhere_ends_in_the_same_bits(
 
 def test_a_killed_run_resumes_to_the_same_bits(home: Path, tmp_path: Path) -> None:
     """In another process, which also opens the file of this one."""
-    whole = run(asked(home, tmp_path / "whole"))
+    whole = run(*codebook_run(home, tmp_path / "whole"))
     file = tmp_path / "cut" / "checkpoint.safetensors"
     stopped = subprocess.Popen(
-        [sys.executable, "-c", SLOW, str(home), str(tmp_path)], cwd=Path(__file__).parents[1]
+        [sys.executable, "-c", SLOW, str(home), str(tmp_path)], cwd=Path(__file__).parents[2]
     )
     deadline = time.monotonic() + 540
     while not file.exists() and time.monotonic() < deadline and stopped.poll() is None:
@@ -307,17 +316,17 @@ def test_a_killed_run_resumes_to_the_same_bits(home: Path, tmp_path: Path) -> No
     stopped.wait()
     assert file.exists()
     assert (tmp_path / "hash").read_text() == tensors_of(tmp_path / "whole")
-    made = asked(home, tmp_path / "cut")
+    spec, made = codebook_run(home, tmp_path / "cut")
     with pytest.raises(RunError, match="--resume"):
-        run(made)
-    record = run(replace(made, resume=True))
+        run(spec, made)
+    record = run(replace(spec, resume=True), made)
     assert record.files[FILE] == whole.files[FILE]
     assert record.id == whole.id
 
 
 def tensors_of(folder: Path) -> str:
     """Everything that an opened file holds and sees."""
-    opened = CodebookAdapter.load(folder, model=models()[0])
+    opened = CodebookAdapter.load(folder, backbone=models()[0])
     with torch.no_grad():
         vision_output = opened.adapted.encode_images(tiny.pictures())
     tensors = [*opened.adapted.state_dict().values(), vision_output.z, vision_output.codes]
@@ -327,19 +336,19 @@ def tensors_of(folder: Path) -> str:
 SLOW = """
 import sys, time
 from pathlib import Path
-sys.path[:0] = ["engine", "."]
+sys.path[:0] = ["tasks/codebook", "."]
 import torch
 torch.set_num_threads(1)
-from petiole.engine import descent
-save = trainer.Descent._save
+from petiole.engine import trainer
+save = trainer.Trainer._save
 def slowly(self, *rest):
     save(self, *rest)
     time.sleep(60)
-trainer.Descent._save = slowly
-from test_inquiry import asked, run, tensors_of
+trainer.Trainer._save = slowly
+from test_codebook_run import codebook_run, run, tensors_of
 home, folder = map(Path, sys.argv[1:])
 (folder / "hash").write_text(tensors_of(folder / "whole"))
-run(asked(home, folder / "cut"))
+run(*codebook_run(home, folder / "cut"))
 """
 
 SHORT = {"steps": 4, "batch_size": 6, "lr": 1e-3, "contrast": 0, "clip": 0.0}
@@ -349,27 +358,21 @@ def together(home: Path, out: Path) -> None:
     """Four steps on answers of one word, so that halves of a batch weigh the same."""
     data = open_plain(home / "sketch")
     short = tuple(replace(s, targets={"red": 1.0}) for s in data["train"])
-    made = asked(
-        home,
-        out,
-        settings=SHORT,
-        data=TextDataset(data.task, data.root, {**data.parts, "train": short}),
-    )
-    method = method_of("craft", SHORT)
+    method, model = method_of("craft", SHORT), models()[0]
     torch.manual_seed(0)
-    adapted = build_model(method, made.model)
-    image_folder = ImageFolder(data.root, made.model.tower)
-    train(made, adapted, method, image_folder, trainer.Callbacks(quiet=True))
+    adapted = build_model(method, model)
+    image_folder = ImageFolder(data.root, model.tower)
+    train(adapted, method, image_folder, short, seed=0, callbacks=trainer.Callbacks(quiet=True))
     torch.save(adapted.state_dict(), out)
 
 
 TOGETHER = """
 import sys
 from pathlib import Path
-sys.path[:0] = ["engine", "."]
+sys.path[:0] = ["tasks/codebook", "."]
 import torch
 torch.set_num_threads(1)
-from test_inquiry import together
+from test_codebook_run import together
 together(*map(Path, sys.argv[1:]))
 """
 
@@ -391,7 +394,7 @@ def test_two_processes_average_to_the_step_of_one(home: Path, tmp_path: Path) ->
         subprocess.Popen(
             [sys.executable, "-c", TOGETHER, str(home), str(tmp_path / f"rank{r}")],
             env={**os.environ, "RANK": str(r), "LOCAL_RANK": str(r), **world},
-            cwd=Path(__file__).parents[1],
+            cwd=Path(__file__).parents[2],
         )
         for r in range(2)
     ]

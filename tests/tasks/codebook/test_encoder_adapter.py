@@ -10,21 +10,19 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import lvlm_for_tests as tiny
 from petiole.backbones.codebook_lvlm import LVLM
+from petiole.engine.adapter import find, kind_of, read_manifest
 from petiole.errors import AdapterError, ConfigError
 from petiole.methods.registry import methods, settings_of
 from petiole.tasks.codebook.adapter import (
     CodebookAdapter,
     Frequencies,
     build_model,
-    describe,
-    is_encoder,
     is_lvlm_method,
     method_of,
-    read,
 )
 from petiole.tasks.codebook.model import AdaptedCodebookModel
+from petiole.testing import codebook_lvlm as tiny
 
 METHODS = [name for name in methods() if is_lvlm_method(name)]
 LANGUAGE = ("projector-ft", "llm-lora")
@@ -44,7 +42,9 @@ def made(
             if parameter.requires_grad:
                 parameter += 0.03 * torch.randn(parameter.shape)
     share = torch.rand(2, tiny.DEPTH, tiny.ENTRIES)
-    describe(adapted.eval(), name, settings_of(method), Frequencies(*share)).save(folder)
+    CodebookAdapter.of(
+        adapted.eval(), Frequencies(*share), method=name, settings=settings_of(method)
+    ).save(folder)
     return adapted
 
 
@@ -52,7 +52,7 @@ def made(
 def test_a_file_opens_bit_for_bit_before_a_fresh_model(name: str, tmp_path: Path) -> None:
     adapted = made(tmp_path, name)
     fresh = tiny.model(discrete=adapted.model.discrete)
-    opened = CodebookAdapter.load(tmp_path, model=fresh)
+    opened = CodebookAdapter.load(tmp_path, backbone=fresh)
     theirs = opened.adapted.state_dict()
     assert theirs.keys() == adapted.state_dict().keys()
     assert all(torch.equal(value, theirs[n]) for n, value in adapted.state_dict().items())
@@ -71,10 +71,10 @@ def test_a_file_opens_bit_for_bit_before_a_fresh_model(name: str, tmp_path: Path
         )
     manifest = opened.manifest
     trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
-    assert manifest.trainable == trained
-    assert manifest.language == (name in LANGUAGE)
-    assert manifest.whole == (name not in (*LANGUAGE, "lvlm-zero-shot"))
-    assert is_encoder(tmp_path)
+    assert manifest.ledger.trainable == trained
+    assert opened.details.language == (name in LANGUAGE)
+    assert opened.details.whole == (name not in (*LANGUAGE, "lvlm-zero-shot"))
+    assert kind_of(tmp_path) == "codebook"
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -86,9 +86,9 @@ def test_an_encoder_opens_before_other_models_and_a_changed_language_side_does_n
     before = tiny.hashes(other)
     if name in LANGUAGE:
         with pytest.raises(AdapterError, match="changed the language side"):
-            CodebookAdapter.load(tmp_path, model=other)
+            CodebookAdapter.load(tmp_path, backbone=other)
         return
-    opened = CodebookAdapter.load(tmp_path, model=other)
+    opened = CodebookAdapter.load(tmp_path, backbone=other)
     with torch.no_grad():
         codes = opened.adapted.encode_images(tiny.pictures()).codes
         assert torch.equal(codes, adapted.encode_images(tiny.pictures()).codes)
@@ -98,7 +98,7 @@ def test_an_encoder_opens_before_other_models_and_a_changed_language_side_does_n
 def test_another_codebook_is_refused_by_its_hash(tmp_path: Path) -> None:
     made(tmp_path)
     with pytest.raises(AdapterError, match="sha256"):
-        CodebookAdapter.load(tmp_path, model=tiny.model(over=tiny.tower(seed=5)))
+        CodebookAdapter.load(tmp_path, backbone=tiny.model(over=tiny.tower(seed=5)))
 
 
 def other_eyes(seed: int = 5) -> LVLM:
@@ -114,7 +114,7 @@ def other_eyes(seed: int = 5) -> LVLM:
 
 def test_layers_need_their_encoder_and_a_whole_one_needs_none(tmp_path: Path) -> None:
     adapted = made(tmp_path / "whole")
-    opened = CodebookAdapter.load(tmp_path / "whole", model=other_eyes())
+    opened = CodebookAdapter.load(tmp_path / "whole", backbone=other_eyes())
     with torch.no_grad():
         assert torch.equal(
             opened.adapted.encode_images(tiny.pictures()).z,
@@ -122,9 +122,9 @@ def test_layers_need_their_encoder_and_a_whole_one_needs_none(tmp_path: Path) ->
         )
     for encoder in ("lora-qkv", "peft:lora"):
         made(tmp_path / encoder, encoder=encoder)
-        CodebookAdapter.load(tmp_path / encoder, model=tiny.model("gpt2"))
+        CodebookAdapter.load(tmp_path / encoder, backbone=tiny.model("gpt2"))
         with pytest.raises(AdapterError, match="fingerprint"):
-            CodebookAdapter.load(tmp_path / encoder, model=other_eyes())
+            CodebookAdapter.load(tmp_path / encoder, backbone=other_eyes())
 
 
 def rewritten(folder: Path, **changes: Any) -> None:
@@ -134,22 +134,22 @@ def rewritten(folder: Path, **changes: Any) -> None:
 
 def test_golden_tokens_are_replayed(tmp_path: Path) -> None:
     made(tmp_path, encoder="lora-qkv")
-    golden = read(tmp_path).golden
+    golden = read_manifest(tmp_path).golden
     assert len(golden) == 64
     rewritten(tmp_path, golden=[golden[0] + 0.1, *golden[1:]])
     with pytest.raises(AdapterError, match="golden input"):
-        CodebookAdapter.load(tmp_path, model=tiny.model())
+        CodebookAdapter.load(tmp_path, backbone=tiny.model())
     rewritten(tmp_path, golden=[*golden[:-1], float("nan")])
     with pytest.raises(AdapterError):
-        CodebookAdapter.load(tmp_path, model=tiny.model())
+        CodebookAdapter.load(tmp_path, backbone=tiny.model())
     # Weights other than those that its fingerprint was taken of give themselves away as well.
     rewritten(tmp_path, golden=golden)
     model = tiny.model()
-    assert model.tower.eye.fingerprint == read(tmp_path).eye
+    assert model.tower.eye.fingerprint == read_manifest(tmp_path).details["encoder"]
     with torch.no_grad():
         model.tower.encoder.blocks[1].mlp.fc1.weight *= 3
     with pytest.raises(AdapterError, match="golden input"):
-        CodebookAdapter.load(tmp_path, model=model)
+        CodebookAdapter.load(tmp_path, backbone=model)
 
 
 def test_damage_is_refused(tmp_path: Path) -> None:
@@ -159,20 +159,23 @@ def test_damage_is_refused(tmp_path: Path) -> None:
     tensors["frequencies.tuned"][0, 0] += 1
     save_file(tensors, file)
     with pytest.raises(AdapterError, match="checksum"):
-        CodebookAdapter.load(tmp_path, model=tiny.model())
+        CodebookAdapter.load(tmp_path, backbone=tiny.model())
     made(tmp_path)
     rewritten(tmp_path, settings={"no_such": 1})
     with pytest.raises(AdapterError, match="no_such"):
-        CodebookAdapter.load(tmp_path, model=tiny.model())
-    rewritten(tmp_path, format=2)
+        CodebookAdapter.load(tmp_path, backbone=tiny.model())
+    rewritten(tmp_path, format=3)
     with pytest.raises(AdapterError, match="another version"):
-        CodebookAdapter.load(tmp_path, model=tiny.model())
+        CodebookAdapter.load(tmp_path, backbone=tiny.model())
     rewritten(tmp_path, kind="else")
-    assert not is_encoder(tmp_path)
-    with pytest.raises(AdapterError, match="no tuned encoder"):
-        read(tmp_path)
+    assert kind_of(tmp_path) != "codebook"
     with pytest.raises(AdapterError):
-        CodebookAdapter.load(tmp_path / "nothing", model=tiny.model())
+        CodebookAdapter.load(tmp_path, backbone=tiny.model())
+    rewritten(tmp_path, format=2, kind="text")
+    with pytest.raises(AdapterError, match=r"kind text, and .* kind codebook is wanted"):
+        read_manifest(find(tmp_path), kind="codebook")
+    with pytest.raises(AdapterError):
+        CodebookAdapter.load(tmp_path / "nothing", backbone=tiny.model())
 
 
 def test_models_are_found_by_name(tmp_path: Path) -> None:
@@ -185,10 +188,10 @@ def test_models_are_found_by_name(tmp_path: Path) -> None:
     home = folders["llama"]
     model = load_bundle(LoadRequest(str(home)), read_json(home / "config.json"), home)
     made(tmp_path / "run" / "adapter", model=model)
-    assert is_encoder(tmp_path / "run")
+    assert kind_of(tmp_path / "run") == "codebook"
     own = CodebookAdapter.load(tmp_path / "run")
     assert own.adapted.model.fingerprint == model.fingerprint
-    other = CodebookAdapter.load(tmp_path / "run", model=str(folders["gpt2"]))
+    other = CodebookAdapter.load(tmp_path / "run", backbone=str(folders["gpt2"]))
     with torch.no_grad():
         assert torch.equal(
             own.adapted.encode_images(tiny.pictures()).codes,

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-import lvlm_for_tests as tiny
 from petiole.backbones.codebook_lvlm import LVLM, VisionOutput
 from petiole.data.text_dataset import TextDataset
 from petiole.errors import BackboneError
@@ -20,6 +19,7 @@ from petiole.tasks.codebook.code_usage import CodeProbe, code_frequencies, count
 from petiole.tasks.codebook.images import ImageFolder
 from petiole.tasks.codebook.model import AdaptedCodebookModel, CodebookLoss
 from petiole.tasks.codebook.training import answers
+from petiole.testing import codebook_lvlm as tiny
 
 QUESTIONS = ["what shape is the red thing ?", "how many things ?", "what is at top left ?"]
 
@@ -96,7 +96,7 @@ def test_an_encoder_goes_before_other_models_and_changes_none() -> None:
     before = tiny.hashes(model) | {f"other.{n}": b for n, b in tiny.hashes(other).items()}
     second = adapted.on(other)
     assert second.model is other
-    assert second.eye is adapted.eye
+    assert second.encoder is adapted.encoder
     with torch.no_grad():
         vision_output, again = adapted.encode_images(pictures), second.encode_images(pictures)
         assert torch.equal(vision_output.seen, again.seen)
@@ -132,7 +132,7 @@ def test_changes_of_the_language_side_are_at_work_in_answers_only(name: str) -> 
         assert adapted.answer(vision_output, QUESTIONS, longest=5) != first
         assert plain.answer(vision_output, QUESTIONS, longest=5) == first
     assert adapted.changes_language
-    assert not adapted.changes_eye
+    assert not adapted.changes_encoder
 
 
 def test_a_batch_is_a_function_of_seed_and_step(data: TextDataset) -> None:
@@ -229,8 +229,8 @@ def test_codes_are_counted_by_image_once_for_both_encoders(data: TextDataset) ->
     samples = [*data["train"], data["train"][0]]
     got = counts(adapted, image_folder, samples)
     for table, sees in (
-        (got.tuned, adapted.vision_output),
-        (got.original, model.tower.vision_output),
+        (got.tuned, adapted.encode_images),
+        (got.original, model.tower.encode_images),
     ):
         want = torch.ones(tiny.DEPTH, tiny.ENTRIES, dtype=torch.float64)
         with torch.no_grad():

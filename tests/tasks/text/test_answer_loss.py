@@ -11,8 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import language_for_tests as language
-import seq2seq_for_tests as tiny
+from builders import seq2seq as tiny
 from petiole.backbones.encoder_decoder import Inputs, Seq2Seq
 from petiole.data.text_sample import TextSample
 from petiole.engine.run import run
@@ -25,8 +24,8 @@ from petiole.tasks.text.answer_loss import AnswerLoss, answer_batch, listed
 from petiole.tasks.text.collator import Collator, TaskData
 from petiole.tasks.text.model import AdaptedTextModel
 from petiole.tasks.text.registry import TASKS, find
-from petiole.tasks.text.training import TextRun
 from petiole.tasks.text.visual import InMemoryVisuals
+from petiole.testing import encoder_decoder as language
 
 ANSWERS = ("red", "blue", "dog", "cat")
 
@@ -192,11 +191,11 @@ def test_the_loss_of_a_batch_is_the_mean_of_what_its_processes_have(model: Seq2S
 def test_a_run_chooses_its_answers_from_the_list_and_needs_no_decoder(
     method: str, tmp_path: Path
 ) -> None:
-    model, tasks = language.model(), language.tasks()[:2]
     settings = {"steps": 3, "batch_size": 4, "lr": 1e-3, "classifier": 3}
-    record = run(TextRun(model, tasks, method, tmp_path, settings, quiet=True))
-    adapter = TextAdapter.load(tmp_path, model=language.model())
-    assert adapter.manifest.answers == ["true", "false", "two"]
+    spec, workspace = language.text_run(tmp_path, method, settings, data=language.tasks()[:2])
+    record, model = run(spec, workspace), workspace.model
+    adapter = TextAdapter.load(tmp_path, backbone=language.model())
+    assert adapter.details.answers == ["true", "false", "two"]
     said = {
         name: {json.loads(row)["prediction"] for row in lines.splitlines()}
         for name in ("vqa", "nlvr")
@@ -209,7 +208,7 @@ def test_a_run_chooses_its_answers_from_the_list_and_needs_no_decoder(
     assert not [n for n in names if "decoder" in n]
     head = 2 * model.width**2 + 6 * model.width + 3 * (2 * model.width + 1)
     assert sum(t.numel() for n, t in names.items() if n.startswith("head.")) == head
-    assert record.trainable == sum(
+    assert record.ledger.trainable == sum(
         p.numel() for p in adapter.adapted.parameters() if p.requires_grad
     )
 
@@ -217,14 +216,7 @@ def test_a_run_chooses_its_answers_from_the_list_and_needs_no_decoder(
 def test_a_run_that_cannot_choose_says_so_before_it_trains(tmp_path: Path) -> None:
     for folder, tasks, more in (("a", slice(2, 3), {}), ("b", slice(1), {"label_smoothing": 0.1})):
         settings = {"steps": 1, "classifier": 3, **more}
-        made = TextRun(
-            language.model(),
-            language.tasks()[tasks],
-            "vl-adapter",
-            tmp_path / folder,
-            settings,
-            quiet=True,
-        )
+        data = language.tasks()[tasks]
         with pytest.raises(ConfigError, match="classifier"):
-            run(made)
+            run(*language.text_run(tmp_path / folder, settings=settings, data=data))
         assert not (tmp_path / folder / "metrics.jsonl").exists()

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import seq2seq_for_tests as tiny
+from builders import seq2seq as tiny
+from builders.cli import run as command
 from petiole.backbones.encoder_decoder import Seq2Seq, stored
 from petiole.backbones.hooks import Attach
 from petiole.backbones.registry import LoadRequest, load_any
-from petiole.cli import main
 from petiole.errors import AdapterError
 from petiole.layers.answer_head import AnswerHead
 from petiole.layers.bottleneck import Bottleneck
@@ -26,7 +26,7 @@ from petiole.layers.rows import Prepend, Reparametrised, Rows
 from petiole.layers.tasks import PerTask, shared
 from petiole.methods.base import Changes
 from petiole.methods.language.base import blocks, language_of
-from petiole.tasks.text.adapter import TaskName, TextAdapter, describe, method_of
+from petiole.tasks.text.adapter import TaskName, TextAdapter, method_of
 from petiole.tasks.text.fold import fold
 from petiole.tasks.text.model import AdaptedTextModel
 
@@ -191,14 +191,8 @@ def saved(model: Seq2Seq, method: str, folder: Path, head: AnswerHead | None = N
         changes = method_of(method, settings).changes(model)
         made = speaker_of(model, changes, head)
     tasks = [TaskName(name=name, kind="answers") for name in "abc"]
-    describe(made, method, settings, tasks, options={}).save(folder)
+    TextAdapter.of(made, method=method, settings=settings, tasks=tasks).save(folder)
     return folder
-
-
-def command(*arguments: object) -> int:
-    with pytest.raises(SystemExit) as done:
-        main([str(a) for a in arguments])
-    return int(done.value.code or 0)
 
 
 @pytest.mark.parametrize("method", list(SETTINGS))
@@ -207,8 +201,8 @@ def test_a_folded_file_gives_the_same_scores_for_every_task(
 ) -> None:
     adapter = saved(stored_model, method, tmp_path / "adapter")
     assert command("fold", adapter, "--out", tmp_path / "folded") == 0
-    before = TextAdapter.load(adapter, model=stored_model)
-    after = TextAdapter.load(tmp_path / "folded", model=stored_model)
+    before = TextAdapter.load(adapter, backbone=stored_model)
+    after = TextAdapter.load(tmp_path / "folded", backbone=stored_model)
     torch.testing.assert_close(scores(after.adapted), scores(before.adapted), rtol=1e-4, atol=1e-4)
     assert not [m for m in after.adapted.modules() if isinstance(m, LEFT)]
     assert after.manifest.tasks == before.manifest.tasks
@@ -220,8 +214,8 @@ def test_a_folded_file_keeps_its_head(stored_model: Seq2Seq, tmp_path: Path) -> 
     head = AnswerHead(stored_model.width, ("red", "blue"))
     adapter = saved(stored_model, "vl-prompts", tmp_path / "adapter", head)
     assert command("fold", adapter, "--out", tmp_path / "folded") == 0
-    both = [TextAdapter.load(f, model=stored_model) for f in (adapter, tmp_path / "folded")]
-    assert both[1].manifest.answers == ["red", "blue"]
+    both = [TextAdapter.load(f, backbone=stored_model) for f in (adapter, tmp_path / "folded")]
+    assert both[1].details.answers == ["red", "blue"]
     with torch.no_grad():
         one, two = (a.adapted.judge(tiny.inputs(), TASKS) for a in both)
     torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)
@@ -242,7 +236,7 @@ def test_inspect_says_what_a_folded_file_is(
     stored_model: Seq2Seq, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     adapter = saved(stored_model, "vl-prompts", tmp_path / "adapter")
-    folded = TextAdapter.load(adapter, model=stored_model).fold()
+    folded = TextAdapter.load(adapter, backbone=stored_model).fold()
     folded.save(tmp_path / "folded")
     assert command("inspect", tmp_path / "folded", "--json") == 0
     facts = json.loads(capsys.readouterr().out)["facts"]

@@ -1,4 +1,4 @@
-"""A course: training on several tasks, its record and adapter, interruption, processes."""
+"""A run on texts: training on several tasks, its record and adapter, interruption, processes."""
 
 import json
 import os
@@ -16,24 +16,22 @@ import torch
 from safetensors.torch import load_file
 from torch.nn.functional import log_softmax
 
-import language_for_tests as tiny
 from petiole.engine.record import read_record
-from petiole.engine.run import run
+from petiole.engine.run import RunSpec, run
 from petiole.errors import AdapterError, ConfigError, RunError
 from petiole.tasks.text.adapter import TextAdapter, method_of
 from petiole.tasks.text.collator import Collator
 from petiole.tasks.text.model import AdaptedTextModel, GenerationLoss
 from petiole.tasks.text.registry import find
-from petiole.tasks.text.training import TextRun, answers
+from petiole.tasks.text.training import answers
+from petiole.tasks.text.workspace import TextWorkspace
+from petiole.testing import encoder_decoder as tiny
 
 SETTINGS = {"steps": 6, "batch_size": 4, "lr": 3e-3, "dropout": True}
 
 
-def course(folder: Path, **changes: object) -> TextRun:
-    plain = TextRun(
-        tiny.model(), tiny.tasks(), "vl-adapter", folder, SETTINGS, quiet=True, checkpoint_seconds=0
-    )
-    return replace(plain, **changes)  # type: ignore[arg-type]
+def text_run(folder: Path, method: str = "vl-adapter") -> tuple[RunSpec, TextWorkspace]:
+    return tiny.text_run(folder, method, SETTINGS)
 
 
 def adapted(method: str = "vl-adapters", *, tasks: int = 3) -> AdaptedTextModel:
@@ -47,7 +45,7 @@ def rows_of(tasks: list, count: int = 4) -> list:  # type: ignore[type-arg]
 
 
 def test_a_run_leaves_scores_predictions_an_adapter_and_checksums(tmp_path: Path) -> None:
-    record = run(course(tmp_path))
+    record = run(*text_run(tmp_path))
     assert list(record.scores) == ["vqa", "nlvr", "caption"]
     assert [next(iter(m)) for m in record.scores.values()] == ["vqa_accuracy", "accuracy", "cider"]
     lines = (tmp_path / "predictions" / "nlvr.jsonl").read_text().splitlines()
@@ -66,7 +64,7 @@ def test_the_loss_is_the_published_one() -> None:
     """Sample means times soft scores for VQA and NLVR, one token mean for captions, by B_t / B."""
     made, tasks = adapted(), tiny.tasks()
     collator, rows = Collator(made.model, tasks), rows_of(tasks)
-    batch = collator.lesson(rows, np.random.default_rng(3))
+    batch = collator.batch(rows, np.random.default_rng(3))
     loss_module = GenerationLoss(made).eval()
     with torch.no_grad():
         got = float(loss_module(batch))
@@ -99,7 +97,7 @@ def test_a_mixed_batch_is_its_tasks_one_by_one() -> None:
     """Scores of each row, and the gradient: sum over tasks of B_t / B times that of the task alone."""
     made, tasks = adapted(), tiny.tasks()
     collator, rows = Collator(made.model, tasks), rows_of(tasks)
-    batch = collator.lesson(rows, np.random.default_rng(0))
+    batch = collator.batch(rows, np.random.default_rng(0))
     loss_module = GenerationLoss(made).eval()
     with torch.no_grad():
         mixed = made(batch.inputs, batch.labels, batch.tasks)
@@ -109,7 +107,7 @@ def test_a_mixed_batch_is_its_tasks_one_by_one() -> None:
     labels, weights = batch.labels, batch.weights
     for number in range(3):
         chosen = [i for i, (n, _) in enumerate(rows) if n == number]
-        alone = collator.lesson([rows[i] for i in chosen], np.random.default_rng(0))
+        alone = collator.batch([rows[i] for i in chosen], np.random.default_rng(0))
         with torch.no_grad():
             single = made(alone.inputs, labels[chosen], alone.tasks)
         torch.testing.assert_close(mixed[chosen], single, rtol=0, atol=2e-6)
@@ -122,7 +120,7 @@ def test_a_mixed_batch_is_its_tasks_one_by_one() -> None:
 
 def test_a_task_alone_trains_its_own_layers_only() -> None:
     made, tasks = adapted(), tiny.tasks()
-    batch = Collator(made.model, tasks).lesson(
+    batch = Collator(made.model, tasks).batch(
         [(1, s) for s in tasks[1].parts["train"]], np.random.default_rng(0)
     )
     torch.autograd.backward(GenerationLoss(made)(batch))
@@ -136,14 +134,15 @@ def test_a_task_alone_trains_its_own_layers_only() -> None:
 
 def test_a_saved_adapter_answers_alike_in_a_fresh_model(tmp_path: Path) -> None:
     task = find("vqa")
-    made = course(tmp_path)
-    run(made)
-    again = TextAdapter.load(tmp_path, model=tiny.model())
-    collator = Collator(again.adapted.model, made.tasks)
-    said = answers(again.adapted, collator, 0, made.tasks[0].parts["test"])
+    spec, workspace = text_run(tmp_path)
+    run(spec, workspace)
+    again = TextAdapter.load(tmp_path, backbone=tiny.model())
+    collator = Collator(again.adapted.model, workspace.tasks)
+    test = workspace.tasks[0].parts["test"]
+    said = answers(again.adapted, collator, 0, test)
     rows = (tmp_path / "predictions" / "vqa.jsonl").read_text().splitlines()
     assert said == [json.loads(row)["prediction"] for row in rows]
-    assert task.by_sample(made.tasks[0].parts["test"], said)
+    assert task.by_sample(test, said)
     tensors = load_file(tmp_path / "adapter" / "adapter.safetensors")
     # Complete: the V->L block with its untrained codes, norms, adapters.
     assert "tuned.visual/codes" in tensors
@@ -151,25 +150,25 @@ def test_a_saved_adapter_answers_alike_in_a_fresh_model(tmp_path: Path) -> None:
 
 
 def test_another_model_is_refused(tmp_path: Path) -> None:
-    run(course(tmp_path))
+    run(*text_run(tmp_path))
     other = tiny.model()
     with torch.no_grad():
         other.module.language.get_parameter("model.shared.weight")[5, 5] += 1
     with pytest.raises(AdapterError, match="fingerprint"):
-        TextAdapter.load(tmp_path, model=other)
+        TextAdapter.load(tmp_path, backbone=other)
 
 
 def test_a_method_for_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="vl-"):
-        run(course(tmp_path, method="houlsby"))
+        run(*text_run(tmp_path, "houlsby"))
 
 
-def test_an_interrupted_course_resumes_to_the_same_bits(tmp_path: Path) -> None:
-    whole = run(course(tmp_path / "whole"))
-    made = course(tmp_path / "cut")
+def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    whole = run(*text_run(tmp_path / "whole"))
+    spec, workspace = text_run(tmp_path / "cut")
     file = tmp_path / "cut" / "checkpoint.safetensors"
     stopped = subprocess.Popen(
-        [sys.executable, "-c", SLOW, str(tmp_path / "cut")], cwd=Path(__file__).parents[1]
+        [sys.executable, "-c", SLOW, str(tmp_path / "cut")], cwd=Path(__file__).parents[2]
     )
     deadline = time.monotonic() + 120
     while not file.exists() and time.monotonic() < deadline:
@@ -178,46 +177,46 @@ def test_an_interrupted_course_resumes_to_the_same_bits(tmp_path: Path) -> None:
     stopped.wait()
     assert file.exists()
     with pytest.raises(RunError, match="--resume"):
-        run(made)
-    record = run(replace(made, resume=True))
+        run(spec, workspace)
+    record = run(replace(spec, resume=True), workspace)
     name = "adapter/adapter.safetensors"
     assert record.files[name] == whole.files[name]
     with pytest.raises(RunError, match=r"settings\.lr"):
-        run(replace(made, resume=True, settings={**SETTINGS, "lr": 1e-4}))
+        run(replace(spec, resume=True, settings={**SETTINGS, "lr": 1e-4}), workspace)
 
 
 SLOW = """
 import sys, time
 from pathlib import Path
-sys.path.insert(0, "engine"); sys.path.insert(0, ".")
-from petiole.engine import descent
-save = descent.Descent._save
+sys.path[:0] = ["tasks/text", "."]
+from petiole.engine.run import run
+from petiole.engine.trainer import Trainer
+save = Trainer._save
 def slowly(self, *rest):
     save(self, *rest)
     time.sleep(30)
-descent.Descent._save = slowly
-from test_course import course
-from petiole.tasks.text.training import run
-run(course(Path(sys.argv[1])))
+Trainer._save = slowly
+from test_text_run import text_run
+run(*text_run(Path(sys.argv[1])))
 """
 
 TOGETHER = """
 import sys
 from pathlib import Path
-sys.path.insert(0, "engine"); sys.path.insert(0, ".")
+sys.path[:0] = ["tasks/text", "."]
 import torch
-from test_course import course, speaker
-from petiole.tasks.text.training import train
-from petiole.engine.trainer import Watch
+from petiole.testing import encoder_decoder as tiny
+from petiole.tasks.text.training import TextOptions, train
+from petiole.engine.trainer import Callbacks
 from petiole.tasks.text.adapter import method_of
-from petiole.tasks.text.collator import Lessons
+from petiole.tasks.text.collator import Collator
 from petiole.files import write_tensors
-made = course(Path(sys.argv[1]), mode="mixed")
+model, options = tiny.model(), TextOptions(mode="mixed")
 method = method_of("vl-adapter", {"steps": 4, "batch_size": 12, "tasks": 3, "dropout": False, "lr": 1e-3, "clip": 0.0})
 torch.manual_seed(0)
-from petiole.tasks.text.model import Speaker
-one = Speaker(made.model, method.changes(made.model))
-train(made, one, Lessons(made.model, made.tasks), method.recipe, Watch(quiet=True))
+from petiole.tasks.text.model import AdaptedTextModel
+one = AdaptedTextModel(model, method.changes(model))
+train(one, Collator(model, tiny.tasks()), method.recipe, options, seed=0, callbacks=Callbacks(quiet=True))
 write_tensors(Path(sys.argv[1]) / sys.argv[2], one.state_dict())
 """
 
@@ -227,7 +226,7 @@ def together(out: Path, name: str, **environment: str) -> "subprocess.Popen[byte
     return subprocess.Popen(
         [sys.executable, "-c", TOGETHER, str(out), name],
         env={**clean, "OMP_NUM_THREADS": "1", **environment},
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parents[2],
     )
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from multitask_for_tests import COUNTS, TASKS, language, task, text_task
+from builders.multitask import COUNTS, TASKS, language, task, text_task
 from petiole.data.readers.registry import open_features
 from petiole.data.text_sample import TextSample
 from petiole.engine.run import RunSpec, run
@@ -37,7 +37,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     folders = tuple(str(task(root / name, kind)) for name, kind in TASKS.items())
     model = str(language(root / "model"))
     return Place(
-        root, TextGeneration(model, folders, EYES, places=PLACES, cache=root / "cache", quiet=True)
+        root,
+        TextGeneration(
+            model, folders, EYES, visual_tokens=PLACES, cache=root / "cache", quiet=True
+        ),
     )
 
 
@@ -46,14 +49,16 @@ def test_a_school_opens_its_model_with_eyes_of_the_features_width(place: Place) 
     assert [data.name for data in opened.tasks] == list(TASKS.values())
     assert [data.task for data in opened.tasks] == [find(kind) for kind in TASKS.values()]
     for data in opened.tasks:
-        assert isinstance(data.sight, BackboneVisuals)
+        assert isinstance(data.visuals, BackboneVisuals)
         captions = 2 if data.name == "caption" else 1
         counts = {**COUNTS, "train": captions * COUNTS["train"]}
         assert {part: len(samples) for part, samples in data.parts.items()} == counts
-        seen = data.sight(data.parts["test"][0].images[0])
+        seen = data.visuals(data.parts["test"][0].images[0])
         assert seen.tokens.shape == (PLACES, opened.model.vision_width)
-    assert opened.facts["eyes"] == EYES
-    assert opened.facts["eyes_fingerprint"] == opened.eyes.fingerprint  # type: ignore[union-attr]
+    seeing = opened.card["vision_backbone"]
+    assert opened.vision_backbone is not None
+    assert (seeing.name, seeing.fingerprint) == (EYES, opened.vision_backbone.fingerprint)
+    assert opened.card["visual_tokens"] == PLACES
     assert len({data.digest for data in opened.tasks}) == 3
 
 
@@ -78,7 +83,7 @@ def test_the_digest_is_of_samples_pictures_and_how_they_are_seen(
     )
     at_home = open_workspace(replace(place.school, tasks=(place.school.tasks[2],))).tasks[0].digest
     assert reopened(school).tasks[0].digest == at_home, "a place is no content"
-    assert reopened(replace(school, places=16)).tasks[0].digest != at_home
+    assert reopened(replace(school, visual_tokens=16)).tasks[0].digest != at_home
     shutil.copy(tmp_path / "t/images/test0a.png", tmp_path / "t/images/train1a.png")
     shutil.copy(tmp_path / "t/images/test1a.png", tmp_path / "t/images/train2a.png")
     assert reopened(school).tasks[0].digest != at_home
@@ -120,12 +125,15 @@ def test_a_task_that_is_none_is_refused_with_its_folder_before_any_picture(
 
 
 def test_pictures_need_eyes_and_texts_do_not(place: Place, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no eyes of its own, and .*colours has images.*--eyes"):
-        open_workspace(replace(place.school, eyes=""))
+    with pytest.raises(
+        ConfigError,
+        match=r"no image backbone of its own, and .*colours has images.*--vision-backbone",
+    ):
+        open_workspace(replace(place.school, vision_backbone=""))
     text = str(text_task(tmp_path / "text"))
-    opened = open_workspace(replace(place.school, tasks=(text,), eyes=""))
+    opened = open_workspace(replace(place.school, tasks=(text,), vision_backbone=""))
     assert opened.model.vision_width == 0
-    assert opened.tasks[0].sight is None
+    assert opened.tasks[0].visuals is None
 
 
 def test_texts_and_pictures_go_together(place: Place, tmp_path: Path) -> None:
@@ -133,7 +141,7 @@ def test_texts_and_pictures_go_together(place: Place, tmp_path: Path) -> None:
     opened = open_workspace(replace(place.school, tasks=(place.school.tasks[2], text)))
     collator = Collator(opened.model, opened.tasks)
     rows = [(n, data.parts["train"][0]) for n, data in enumerate(opened.tasks)]
-    batch = collator.lesson(rows, np.random.default_rng(0))
+    batch = collator.batch(rows, np.random.default_rng(0))
     assert batch.inputs.absent is not None
     assert batch.inputs.absent.any(dim=1).tolist() == [False, True]
 
@@ -166,13 +174,14 @@ def test_stored_features_of_two_widths_are_not_one_models(place: Place, tmp_path
         (folder / "train.jsonl").write_text(json.dumps(line) + "\n")
         tasks.append(f"{name}={folder}")
     assert open_features("nlvr", tmp_path / "features").width == 8
-    school = replace(place.school, eyes="", features=tmp_path / "features")
+    school = replace(place.school, vision_backbone="", features=tmp_path / "features")
     with pytest.raises(ConfigError, match=r"different widths: \[6, 8\]"):
         open_workspace(replace(school, tasks=tuple(tasks)))
-    opened = open_workspace(replace(school, tasks=(tasks[0],), places=9))
+    opened = open_workspace(replace(school, tasks=(tasks[0],), visual_tokens=9))
     assert opened.model.vision_width == 6
-    assert opened.facts["eyes"] == ""
-    assert opened.tasks[0].sight("vqa0").tokens.shape == (9, 6)  # type: ignore[misc]
+    assert opened.card["vision_backbone"] is None
+    assert opened.vision_backbone is None
+    assert opened.tasks[0].visuals("vqa0").tokens.shape == (9, 6)  # type: ignore[misc]
 
 
 def test_a_run_with_trained_eyes_looks_at_pictures(place: Place, tmp_path: Path) -> None:
@@ -186,16 +195,18 @@ def test_a_run_with_trained_eyes_looks_at_pictures(place: Place, tmp_path: Path)
             return super()._look(name)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("petiole.tasks.text.workspace.PictureSight", Watched)
+        patch.setattr("petiole.tasks.text.workspace.PixelSource", Watched)
         record = run(RunSpec(school, "vl-projection", tmp_path / "run", settings))
     assert len(seen) >= COUNTS["test"]
     frozen = run(
         RunSpec(school, "vl-projection", tmp_path / "frozen", {**settings, "eyes": "frozen"})
     )
-    assert record.trainable > frozen.trainable
+    assert record.ledger.trainable > frozen.ledger.trainable
     text = str(text_task(tmp_path / "text"))
-    blind = replace(place.school, tasks=(text,), eyes="")
-    with pytest.raises(ConfigError, match=r"eyes=norms trains an image backbone.*--eyes"):
+    blind = replace(place.school, tasks=(text,), vision_backbone="")
+    with pytest.raises(
+        ConfigError, match=r"vision=norms trains an image backbone.*--vision-backbone"
+    ):
         run(RunSpec(blind, "vl-adapter", tmp_path / "blind", settings))
 
 

@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 from torch import nn
 
-import backbones_for_tests as small
 from petiole.backbones.base import Backbone
 from petiole.backbones.registry import load
 from petiole.backbones.vision import cnn
@@ -19,10 +18,11 @@ from petiole.data.image import read_image
 from petiole.data.preprocessing import evaluate_transform
 from petiole.errors import ConfigError, DataError
 from petiole.methods.base import Changes
-from petiole.tasks.text.grid_pool import GridPool, local_tokens
+from petiole.tasks.text.grid_pool import GridPool
 from petiole.tasks.text.model import VisionTower
 from petiole.tasks.text.vision_tower import Trained
 from petiole.tasks.text.visual import BackboneVisuals, PixelSource, open_vision_tower
+from petiole.testing import backbones as small
 
 KINDS: tuple[Trained, ...] = ("all", "last", "norms")
 
@@ -47,7 +47,7 @@ def test_a_picture_is_the_preprocessed_image(backbone: Backbone, root: Path) -> 
     seen = sight("a.png")
     want = evaluate_transform(backbone.preprocessing)(read_image(root / "a.png"))
     assert torch.equal(seen.tokens, want[None])
-    assert (seen.places, sight.width) == (4, backbone.width_of(backbone.patches))
+    assert (seen.visual_tokens, sight.width) == (4, backbone.width_of(backbone.patches))
     assert sight.digest != PixelSource(root, backbone, 1).digest
     with pytest.raises(DataError, match=r"absent\.png: no such file"):
         sight("absent.png")
@@ -160,7 +160,7 @@ def test_the_text_tower_is_no_part_of_the_eyes(tmp_path: Path) -> None:
 
 def test_impossible_eyes_are_explained() -> None:
     backbone = small.plain()
-    assert local_tokens(backbone) == 4
+    assert backbone.local_tokens == 4
     with pytest.raises(ConfigError, match="2 x 2 local tokens"):
         open_vision_tower(backbone, 36)
     with pytest.raises(ConfigError, match=r"part of the eyes.*'lst'.*last"):

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-import backbones_for_tests as small
 from petiole.backbones.base import Backbone
 from petiole.backbones.registry import load
 from petiole.backbones.vision.cnn import ConvNet
@@ -25,8 +24,9 @@ from petiole.data.preprocessing import evaluate_transform
 from petiole.engine.feature_extractor import Features
 from petiole.engine.feature_store import FeatureCache, entries
 from petiole.errors import ConfigError, DataError
-from petiole.tasks.text.grid_pool import GridPool, local_tokens
+from petiole.tasks.text.grid_pool import GridPool
 from petiole.tasks.text.visual import BackboneVisuals
+from petiole.testing import backbones as small
 
 Tiny = Callable[..., ConvNet]
 
@@ -105,7 +105,7 @@ def test_as_many_places_as_tokens_change_nothing(count: int) -> None:
         (5, 16, r"pooled to 5"),
         (0, 16, r"pooled to 0"),
         (-4, 16, r"pooled to -4"),
-        (4, 12, r"12 local tokens.*no square grid.*places=12"),
+        (4, 12, r"12 local tokens.*no square grid.*visual_tokens=12"),
     ],
 )
 def test_a_grid_that_cannot_be_pooled_says_which_can(places: int, count: int, says: str) -> None:
@@ -122,7 +122,7 @@ def test_any_backbone_shows_its_pooled_local_tokens(name: str, root: Path, tmp_p
     places = 1
     sight = BackboneVisuals(root, backbone, tmp_path / "cache", places, dtype="float32")
     seen = sight("sub/b.png")
-    assert (seen.places, sight.width) == (places, seen.tokens.shape[1])
+    assert (seen.visual_tokens, sight.width) == (places, seen.tokens.shape[1])
     assert seen.padding is None
     torch.testing.assert_close(seen.tokens, seen_by_hand(backbone, root / "sub/b.png", places))
 
@@ -135,7 +135,7 @@ def test_the_shipped_backbones_show_their_pooled_grid(
     name: str, tokens: int, shape: tuple[int, int], root: Path
 ) -> None:
     backbone = load(name)
-    assert local_tokens(backbone) == tokens
+    assert backbone.local_tokens == tokens
     seen = BackboneVisuals(root, backbone, None, shape[0])("a.png")
     assert seen.tokens.shape == shape
     want = seen_by_hand(backbone, root / "a.png", shape[0])
@@ -299,7 +299,7 @@ def test_a_short_video_keeps_its_frames_in_the_order_of_their_numbers(
     assert not seen.tokens[11:].any()
     assert seen.padding is not None
     assert seen.padding.tolist() == [False] * 11 + [True] * 5
-    assert seen.places == 16
+    assert seen.visual_tokens == 16
 
 
 def test_a_long_video_is_pooled_in_time_and_has_no_padding(tiny: Tiny, root: Path) -> None:

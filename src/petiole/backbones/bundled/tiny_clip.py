@@ -18,7 +18,7 @@ import torch
 
 from petiole.backbones.base import Backbone
 from petiole.backbones.dual_encoder.clip import wrap
-from petiole.backbones.registry import LoadRequest
+from petiole.backbones.registry import LoadRequest, loader
 from petiole.backbones.weights import load_strictly, read_safetensors
 from petiole.data.preprocessing import Preprocessing
 from petiole.data.synthetic.scenes.grammar import words
@@ -90,6 +90,7 @@ def preprocessing() -> Preprocessing:
     return Preprocessing(size=(SIZE, SIZE), crop=1.0, interpolation="bicubic", mean=half, std=half)
 
 
+@loader("petiole/tiny-clip")
 def load(request: LoadRequest) -> Backbone:
     """The packaged model, or another training of the same architecture with --weights.
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from petiole.backbones.base import Backbone
-from petiole.backbones.registry import LoadRequest
+from petiole.backbones.registry import LoadRequest, loader
 from petiole.backbones.vision import cnn
 from petiole.backbones.weights import load_strictly, read_safetensors
 from petiole.data.preprocessing import Preprocessing
@@ -87,6 +87,7 @@ def preprocessing() -> Preprocessing:
     return Preprocessing(size=(SIZE, SIZE), crop=1.0, interpolation="bicubic", mean=half, std=half)
 
 
+@loader("petiole/tiny-grid")
 def load(request: LoadRequest) -> Backbone:
     """The packaged network, or another training of the same architecture with --weights.
 

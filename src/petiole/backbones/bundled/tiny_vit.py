@@ -16,8 +16,16 @@ from pathlib import Path
 from typing import Any, Self
 
 import timm
+import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+
+from petiole.backbones.base import Backbone
+from petiole.backbones.registry import LoadRequest, loader
+from petiole.backbones.vision import vit
+from petiole.backbones.weights import load_strictly, read_json, read_safetensors
+from petiole.data.preprocessing import Preprocessing
+from petiole.errors import BackboneError
 
 WEIGHTS = Path(__file__).parent.parent / "weights" / "tiny_vit.safetensors"
 SIZE = 160
@@ -37,6 +45,10 @@ class ConvStem(nn.Module):
         self.conv_stem, self.bn1, self.stages = whole.conv_stem, whole.bn1, whole.blocks[:5]
         self.merge = nn.Conv2d(112, embed_dim, kernel_size=2, stride=2)
         self.num_patches = (SIZE // STRIDE) ** 2
+
+    def feat_ratio(self) -> int:
+        """Pixels of a token's side, as timm's own embeddings state it."""
+        return STRIDE
 
     def train(self, mode: bool = True) -> Self:  # noqa: ARG002
         """Stay in eval mode: the stem was frozen throughout distillation."""
@@ -68,3 +80,25 @@ def architecture() -> VisionTransformer:
         num_heads=3,
         embed_layer=ConvStem,
     )
+
+
+@loader("petiole/tiny-vit")
+def load(request: LoadRequest) -> Backbone:
+    """The packaged model, or another training of the same architecture with --weights.
+
+    Raises:
+        BackboneError: another image size than its own, or weights that do not fit.
+    """
+    card = read_json(WEIGHTS.with_suffix(".json"))
+    stated = Preprocessing(**{name: card[name] for name in Preprocessing.model_fields})
+    if request.image_size not in (None, stated.size[0]):
+        raise BackboneError(
+            f"{request.name} was trained at {stated.size[0]} px and accepts no other size; "
+            "leave image_size out."
+        )
+    with torch.device("meta" if request.meta else "cpu"):
+        module = architecture()
+    if not request.meta:
+        file = request.weights or WEIGHTS
+        load_strictly(module, read_safetensors(file), str(file))
+    return vit.wrap(request.name, module, stated)

@@ -20,7 +20,7 @@ from petiole.backbones.bundled.word_list import WordList
 from petiole.backbones.encoder_decoder.loading import architecture, with_eyes
 from petiole.backbones.encoder_decoder.model import Seq2Seq
 from petiole.backbones.encoder_decoder.visual import VisualOptions
-from petiole.backbones.registry import LoadRequest
+from petiole.backbones.registry import LoadRequest, loader
 from petiole.backbones.weights import load_strictly, read_safetensors
 from petiole.data.synthetic.scenes.language import language_words
 from petiole.errors import BackboneError
@@ -78,6 +78,7 @@ def config() -> dict[str, Any]:
     }
 
 
+@loader("petiole/tiny-vl")
 def load(request: LoadRequest) -> Seq2Seq:
     """The packaged model with a fresh V->L block, or another training of the same architecture with --weights.
 

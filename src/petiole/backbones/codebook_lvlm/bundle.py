@@ -17,14 +17,14 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from petiole.backbones.base import Backbone, FrozenNetwork
+from petiole.backbones.base import Backbone
 from petiole.backbones.bundled import tiny_lvlm
 from petiole.backbones.bundled.word_list import WordList
 from petiole.backbones.codebook_lvlm import causal
 from petiole.backbones.codebook_lvlm.codebook import CodebookSpec, digest
 from petiole.backbones.codebook_lvlm.model import LVLM, LVLMModule, PromptTemplate
 from petiole.backbones.codebook_lvlm.tower import Tower
-from petiole.backbones.registry import Loader, LoadRequest, folder_loader
+from petiole.backbones.registry import LoadRequest, folder_loader, loader
 from petiole.backbones.weights import load_strictly, read_json, read_safetensors
 from petiole.errors import BackboneError
 from petiole.files import write_json, write_tensors
@@ -40,11 +40,6 @@ PACKAGED = Path(__file__).parent.parent / "weights" / "tiny_lvlm"
 
 
 @folder_loader(KIND)
-def load(request: LoadRequest, config: dict[str, Any], folder: Path | None) -> FrozenNetwork:
-    """A bundle; see ``load_bundle``."""
-    return load_bundle(request, config, folder)
-
-
 def load_bundle(request: LoadRequest, config: dict[str, Any], folder: Path | None) -> LVLM:
     """A language model of a bundle with its tower.
 
@@ -109,6 +104,7 @@ def fresh_tower(name: str, config: Mapping[str, Any], words: WordList) -> Tower:
     return Tower(eye, quantiser, spec, tiny_lvlm.contrast(config, words, PAD))
 
 
+@loader("petiole/tiny-lvlm-tower")
 def load_eye(request: LoadRequest) -> Backbone:
     """The encoder of the packaged tower alone, as a backbone of images."""
     tower, _ = load_tower(request.name, PACKAGED / TOWER, meta=request.meta)
@@ -117,14 +113,16 @@ def load_eye(request: LoadRequest) -> Backbone:
     return eye
 
 
-def packaged(folder: str) -> Loader:
-    """The loader of a packaged model."""
-
-    def load_packaged(request: LoadRequest) -> LVLM:
-        home = PACKAGED / folder
-        return load_bundle(request, read_json(home / "config.json"), home)
-
-    return load_packaged
+@loader(
+    "petiole/tiny-lvlm",
+    "petiole/tiny-lvlm-gpt2",
+    "petiole/tiny-lvlm-lfm2",
+    "petiole/tiny-lvlm-small",
+)
+def packaged(request: LoadRequest) -> LVLM:
+    """A packaged model, by its name's last part."""
+    home = PACKAGED / (request.name.removeprefix("petiole/tiny-lvlm").lstrip("-") or "llama")
+    return load_bundle(request, read_json(home / "config.json"), home)
 
 
 def save_tower(tower: Tower, config: Mapping[str, Any], words: WordList, home: Path) -> None:

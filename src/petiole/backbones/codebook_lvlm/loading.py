@@ -1,25 +1,21 @@
-"""``petiole.load_lvlm(name)``."""
+"""``petiole.load`` for those who need a vision-language model over a codebook."""
 
 from __future__ import annotations
 
 from petiole.backbones.base import FrozenNetwork
 from petiole.backbones.codebook_lvlm.model import LVLM
-from petiole.backbones.registry import LoadRequest, load_any
+from petiole.backbones.registry import load
 from petiole.errors import ConfigError
 
 
 def load_lvlm(name: str, *, device: str = "cpu") -> LVLM:
-    """Load a vision-language model over a codebook, with its tower.
-
-    Args:
-        name: ``petiole/tiny-lvlm``, ``-gpt2``, ``-lfm2`` or ``-small``, or the folder of a bundle or of VILA-U.
-        device: ``cpu``, ``cuda`` ...; ``meta`` builds the shape without any weights.
+    """Load a model such as ``petiole/tiny-lvlm``, a bundle or a VILA-U, with its tower.
 
     Raises:
         BackboneError: the name is unknown, or the weights cannot be loaded completely.
         ConfigError: it is a model of another kind.
     """
-    return lvlm_of(load_any(LoadRequest(name, meta=device == "meta"), device=device))
+    return lvlm_of(load(name, device=device))
 
 
 def lvlm_of(frozen: FrozenNetwork) -> LVLM:

@@ -186,6 +186,10 @@ class LVLM(FrozenNetwork):
             words.masked_scatter(image[..., None], visual), mask, places, labels[:, first:]
         )
 
+    def forward(self, turns: Turns) -> Tensor:
+        """``logits``, (B, T, V)."""
+        return self.logits(turns)
+
     def logits(self, turns: Turns) -> Tensor:
         """Scores (B, T, V) of the token at every place of ``turns.labels``, from all that lies before it."""
         language: Any = self.module.language

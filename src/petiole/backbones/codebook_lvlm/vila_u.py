@@ -228,6 +228,7 @@ def wrap(name: str, siglip: SiglipModel, preprocessing: Preprocessing) -> Transf
         embed=module.embeddings,
         blocks=[branches(layer, vision.hidden_size) for layer in module.layers],
         norm=module.norm,
+        patch=vision.patch_size,
         prefix=0,
         pool=lambda tokens: tokens.mean(dim=1),
         block_prefix="layers.",

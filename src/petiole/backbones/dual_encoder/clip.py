@@ -122,6 +122,7 @@ def wrap(
         embed=vision.embeddings,
         blocks=[branches(layer, width) for layer in vision.encoder.layers],
         norm=Projected(vision.post_layernorm, module.visual_projection),
+        patch=module.config.vision_config.patch_size,
         prefix=1,
         pool=None,
         block_prefix="vision_model.encoder.layers.",
@@ -130,7 +131,6 @@ def wrap(
         heads=module.config.vision_config.num_attention_heads,
         step=lambda layer, tokens: tensor(layer(tokens, attention_mask=None)),
     )
-    count = vision.embeddings.num_patches
     eyes = Transformer(
         name, module, preprocessing, module.config.projection_dim, parts, stream=width
     )
@@ -150,7 +150,7 @@ def wrap(
         name,
         module,
         module.config.projection_dim,
-        ImageTower(eyes, nn.Identity(), patch_attention(eyes), count),
+        ImageTower(eyes, nn.Identity(), patch_attention(eyes)),
         tower,
         scale=module.logit_scale,
         text_prefixes=("text_model.", "text_projection.", "logit_scale"),

@@ -43,7 +43,10 @@ PROJECTIONS = {
 
 
 def to_transformers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors under transformers' names: projections transposed, q, k and v apart (spec prompt.md, 8.6)."""
+    """The tensors under transformers' names: projections transposed, q, k and v apart.
+
+    OpenAI's layout is that of the code of Radford et al. (2021), ``clip/model.py``.
+    """
     found: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
         if key in SIZES or key == "attn_mask":

@@ -87,7 +87,7 @@ def halves(stated: PairConfig, folder: Path, *, device: str) -> tuple[Backbone, 
         BackboneError: one cannot be loaded completely.
     """
     own = folder / stated.image
-    image = registry.load(
+    image = registry.load_backbone(
         str(own) if own.is_dir() else stated.image,
         weights=folder / stated.image_weights if stated.image_weights else None,
         image_size=stated.image_size,
@@ -139,12 +139,10 @@ def join(
     if image.is_meta:
         module.to("meta")
     tower = bert.tower(text, projections["text"], tokenizer)
-    size = torch.zeros(1, 3, *image.preprocessing.size, device=tower.embed.weight.device)
     eyes = ImageTower(
         image,
         projections["image"] if "image" in projections else nn.Identity(),
         patch_attention(image),
-        image.lower(size, (image.patches,))[image.patches].shape[1],
         prefix="image.",
     )
     return TwoTowers(

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
 from torch import Tensor, nn
 
 from petiole.backbones.base import Backbone, Site, State
@@ -30,14 +31,12 @@ class ImageTower:
         backbone: whose vector and local tokens are read.
         project: into the joint space, one token or many.
         looking: gives ``final.attention``.
-        patch_count: P, local tokens of an image; learned prompts behind them are left out.
         prefix: what the names of its parameters start with in the whole module.
     """
 
     backbone: Backbone
     project: nn.Module
     looking: PatchAttention
-    patch_count: int
     prefix: str = ""
 
 
@@ -70,7 +69,8 @@ class TwoTowers(Backbone):
     ) -> None:
         super().__init__(name, module, image.backbone.preprocessing, width)
         self.image, self.text = image, text
-        self._scale, self._text_prefixes = scale, text_prefixes
+        self._scale = (scale,)  # a parameter of ``module``, not one of its own
+        self._text_prefixes = text_prefixes
         eyes = image.backbone
         self._sources = {
             "final.image": (eyes.vector,),
@@ -81,12 +81,22 @@ class TwoTowers(Backbone):
     @property
     def scale(self) -> Tensor:
         """exp(logit_scale), frozen."""
-        return self._scale.detach().exp()
+        return self._scale[0].detach().exp()
 
     @property
     def depth(self) -> int:
         """Number of blocks of the image tower."""
         return self.image.backbone.depth
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the local tokens."""
+        return self.image.backbone.grid
+
+    @property
+    def prefix_tokens(self) -> int:
+        """Tokens before the patches in the image tower's blocks."""
+        return self.image.backbone.prefix_tokens
 
     @property
     def stream(self) -> int:
@@ -115,7 +125,7 @@ class TwoTowers(Backbone):
         return self.image.backbone.cuts
 
     def width_of(self, role: str) -> int:
-        return self.image.patch_count if role == "final.attention" else self.width
+        return self.local_tokens if role == "final.attention" else self.width
 
     def role_of(self, parameter: str) -> str:
         if parameter.startswith(self._text_prefixes):
@@ -142,6 +152,17 @@ class TwoTowers(Backbone):
         with self.lock:
             return self.text.encode(ids)
 
+    @torch.no_grad()
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Texts -> vectors (C, d) in the joint space, not normalised.
+
+            s(x, t) = scale cos(backbone(x), encode_text([t]))
+
+        Raises:
+            ConfigError: a text is longer than the tower's positions, or this is a shape without a tokenizer.
+        """
+        return self.encode(self.text.tokenise(texts))
+
     def _lower(self, images: Tensor, cut: str) -> Tensor:
         return self.image.backbone.lower(images, (cut,))[cut]
 
@@ -152,7 +173,8 @@ class TwoTowers(Backbone):
         with observed(self, looks) as seen:
             found = eyes.upper({cut: value}, sources, checkpoint=checkpoint)
             if eyes.patches in found:
-                found[eyes.patches] = found[eyes.patches][:, : self.image.patch_count]
+                # Prompts that an adapter put behind the patches are left out.
+                found[eyes.patches] = found[eyes.patches][:, : self.local_tokens]
             joint = {role: self.image.project(value) for role, value in found.items()}
             values = {role: joint[self._sources[role][0]] for role in reads}
             if "final.attention" in reads:

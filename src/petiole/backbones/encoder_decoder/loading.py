@@ -24,7 +24,7 @@ from petiole.backbones.encoder_decoder.model import Family, Seq2Seq, Seq2SeqModu
 from petiole.backbones.encoder_decoder.stored import Stored
 from petiole.backbones.encoder_decoder.tokens import FastTokenizer, LanguageTokenizer
 from petiole.backbones.encoder_decoder.visual import VisualEmbedding, VisualOptions
-from petiole.backbones.registry import LoadRequest, folder_loader, load_any, loader, resolve
+from petiole.backbones.registry import LoadRequest, folder_loader, load, loader, resolve
 from petiole.backbones.weights import load_strictly
 from petiole.errors import BackboneError
 
@@ -47,33 +47,21 @@ def load_language_model(
     options: Mapping[str, Any] | None = None,
     device: str = "cpu",
 ) -> Seq2Seq:
-    """Load a frozen encoder-decoder, with or without eyes.
-
-    Args:
-        name: ``clip-bart-base``, ``clip-t5-base``, either with ``-video``, ``hf/<owner>/<model>``, or a folder with a
-            BART or T5.
-        weights: a file to use instead of the hub's or the folder's: safetensors, or a checkpoint of VL-T5 with
-            the V->L block in it.
-        vision_width: width D_v of the visual features that it shall see; 0 for none, or for the stored
-            V->L block's.
-        options: of the V->L block, see ``VisualOptions``.
-        device: ``cpu``, ``cuda`` ...; ``meta`` builds the shape without any weights.
+    """``petiole.load`` for those who need an encoder-decoder.
 
     Raises:
-        BackboneError: the name is unknown or that of an image backbone, or weights or tokenizer are missing, incomplete
-            or of another model.
+        BackboneError: it is a model of another kind, or as ``petiole.load``, whose arguments these are.
         ConfigError: no such option.
     """
-    file = Path(weights) if weights else None
-    request = LoadRequest(
-        name, file, meta=device == "meta", vision_width=vision_width, options=options or {}
-    )
-    model = load_any(request, device=device)
+    model = load(name, weights=weights, vision_width=vision_width, options=options, device=device)
     if not isinstance(model, Seq2Seq):
-        raise BackboneError(f"{name} is no encoder-decoder. Load it with petiole.load.")
+        raise BackboneError(
+            f"{name} is no encoder-decoder, and one is wanted here, such as clip-bart-base or petiole/tiny-vl."
+        )
     return model
 
 
+@loader("clip-bart-base", "clip-bart-base-video", "clip-t5-base", "clip-t5-base-video")
 def published(request: LoadRequest) -> Seq2Seq:
     """One of the models of the paper, by its short name."""
     origin, width = PUBLISHED[request.name]
@@ -82,10 +70,6 @@ def published(request: LoadRequest) -> Seq2Seq:
     assert isinstance(model, Seq2Seq)
     model.name = request.name
     return model
-
-
-for _name in PUBLISHED:
-    loader(_name)(published)
 
 
 @folder_loader("bart", "t5")

@@ -181,6 +181,10 @@ class Seq2Seq(FrozenNetwork):
         }
         return tuple(name for name, _ in self.module.named_parameters() if name in paths)
 
+    def forward(self, inputs: Inputs, labels: Tensor) -> Tensor:
+        """``logits`` of what ``encode`` makes of a batch, (B, T, V)."""
+        return self.logits(self.encode(inputs), labels)
+
     def encode(self, inputs: Inputs) -> Encoded:
         """Run the encoder over text and images."""
         with self.lock:

@@ -8,7 +8,7 @@ import timm
 import torch
 from torch import Tensor
 
-from petiole.backbones.bundled.models import fill_efficientnet
+from petiole.backbones.bundled.efficientnet_lite0 import fill_efficientnet
 from petiole.backbones.weights import read_safetensors
 from petiole.errors import BackboneError
 

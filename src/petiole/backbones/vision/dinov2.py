@@ -78,6 +78,7 @@ def wrap(name: str, module: Dinov2Model, preprocessing: Preprocessing) -> Transf
         embed=module.embeddings.patch_embeddings,
         blocks=blocks,
         norm=module.layernorm,
+        patch=module.config.patch_size,
         prefix=1,
         pool=None,
         block_prefix="encoder.layer.",

@@ -1,4 +1,4 @@
-"""``timm/<name>``: any timm ViT or CNN, from the hub or from a local safetensors file."""
+"""``timm/<name>``: a model of timm, from the hub or from a local safetensors file; see ``timm_families`` for which."""
 
 from __future__ import annotations
 
@@ -8,19 +8,17 @@ import timm
 import torch
 from pydantic import ValidationError
 from timm.data import resolve_data_config
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from petiole.backbones.base import Backbone
 from petiole.backbones.registry import LoadRequest, loader
-from petiole.backbones.vision import cnn, vit
-from petiole.backbones.vision.transformer import whole_patches
+from petiole.backbones.vision.timm_families import family_of
 from petiole.backbones.weights import load_strictly, read_json, read_safetensors
 from petiole.data.preprocessing import Preprocessing
 from petiole.errors import BackboneError, unknown
 
 
-@loader("timm")
+@loader("timm/")
 def load(request: LoadRequest) -> Backbone:
     """Load ``timm/<architecture>[.<tag>]``.
 
@@ -31,15 +29,13 @@ def load(request: LoadRequest) -> Backbone:
     architecture = request.name.removeprefix("timm/")
     if not timm.is_model(architecture):
         raise unknown("timm model", architecture.split(".")[0], timm.list_models(), BackboneError)
+    # Wrapped before anything is fetched, so that what cannot be used costs no download.
     shape = _create(request, architecture, device="meta", num_classes=0)
-    options: dict[str, Any] = {}
-    if isinstance(shape, VisionTransformer):
-        # Interpolating the position table at run time keeps the weights, hence the fingerprint.
-        options["dynamic_img_size"] = True
+    family = family_of(shape)
+    if options := dict(family.options):
         shape = _create(request, architecture, device="meta", num_classes=0, **options)
     preprocessing = _preprocessing(shape, request)
-    # Wrapped before anything is fetched, so that what cannot be used costs no download.
-    backbone = wrap(request.name, shape, preprocessing)
+    backbone = family.wrap(request.name, shape, preprocessing)
     if request.meta:
         return backbone
     module = _create(request, architecture, num_classes=0, **options)
@@ -50,18 +46,7 @@ def load(request: LoadRequest) -> Backbone:
         whole = _create(request, architecture, pretrained=True, **options)
         tensors, origin = whole.state_dict(), f"the hub's {request.name}"
     load_strictly(module, _without_classifier(module, tensors), origin)
-    return wrap(request.name, module, preprocessing)
-
-
-def wrap(name: str, module: nn.Module, preprocessing: Preprocessing) -> Backbone:
-    """Choose the family of a timm module.
-
-    Raises:
-        BackboneError: neither a plain ViT nor a CNN.
-    """
-    if isinstance(module, VisionTransformer):
-        return vit.wrap(name, module, preprocessing)
-    return cnn.wrap(name, module, preprocessing)
+    return family.wrap(request.name, module, preprocessing)
 
 
 def _create(
@@ -111,7 +96,4 @@ def _preprocessing(module: nn.Module, request: LoadRequest) -> Preprocessing:
             f"The preprocessing of {request.weights or request.name} is not usable: "
             + "; ".join(f"{'.'.join(map(str, e['loc']))} {e['msg']}" for e in error.errors())
         ) from error
-    if isinstance(module, VisionTransformer):
-        for side in stated.size:
-            whole_patches(request.name, side, module.patch_embed.feat_ratio())
     return stated

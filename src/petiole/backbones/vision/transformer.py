@@ -59,6 +59,7 @@ class Parts:
             is d.
         blocks: in order.
         norm: final normalisation.
+        patch: side of a patch, in pixels.
         prefix: tokens in front of the patches: class token and registers.
         pool: normalised tokens -> image vector (B, d), where the model has a pooling of its own;
             ``None`` where the first token is a class token that stands for the image.
@@ -73,6 +74,7 @@ class Parts:
     embed: nn.Module
     blocks: Sequence[Branches]
     norm: nn.Module
+    patch: int
     prefix: int
     pool: Callable[[Tensor], Tensor] | None
     block_prefix: str
@@ -117,6 +119,17 @@ class Transformer(Backbone):
     def depth(self) -> int:
         """Number of blocks."""
         return len(self.parts.blocks)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        height, width = self.preprocessing.size
+        return height // self.parts.patch, width // self.parts.patch
+
+    @property
+    def prefix_tokens(self) -> int:
+        """Class token and registers."""
+        return self.parts.prefix
 
     def width_of(self, role: str) -> int:
         return LAST * self.width if role == "final.cls4" else self.width

@@ -8,17 +8,28 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from petiole.backbones.base import Site
-from petiole.backbones.vision.transformer import Branches, Parts, Transformer, first_cut
+from petiole.backbones.vision.timm_families import timm_family
+from petiole.backbones.vision.transformer import (
+    Branches,
+    Parts,
+    Transformer,
+    first_cut,
+    whole_patches,
+)
 from petiole.data.preprocessing import Preprocessing
 from petiole.errors import BackboneError
 
 
+# Interpolating the position table at run time keeps the weights, hence the fingerprint.
+@timm_family("VisionTransformer", dynamic_img_size=True)
 def wrap(name: str, module: VisionTransformer, preprocessing: Preprocessing) -> Transformer:
     """Turn a timm ViT into a backbone.
 
     Raises:
-        BackboneError: its blocks are not plain pre-norm ones with a fused qkv.
+        BackboneError: its blocks are not plain pre-norm ones with a fused qkv, or its patches do not tile the image.
     """
+    for side in preprocessing.size:
+        whole_patches(name, side, module.patch_embed.feat_ratio())
     return Transformer(name, module, preprocessing, module.embed_dim, parts_of(name, module))
 
 
@@ -39,6 +50,7 @@ def parts_of(name: str, module: VisionTransformer) -> Parts:
         embed=module.patch_embed,
         blocks=[_branches(name, block) for block in module.blocks],
         norm=module.norm,
+        patch=module.patch_embed.feat_ratio(),
         prefix=module.num_prefix_tokens,
         pool=None if _reads_class_token(module) else pool,
         block_prefix="blocks.",

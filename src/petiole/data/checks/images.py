@@ -1,17 +1,16 @@
 """The check at the door: every image is decoded once before anything is computed."""
 
-import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import track
 
 from petiole.data.dataset import Dataset, Domain, Sample, bullets, listed, resolve_duplicates
-from petiole.data.image import decode, read_bytes
+from petiole.data.image import ImageRef, Pixels, checked_id
 from petiole.errors import DataError, unknown
 
 _WORTH_A_BAR = 500  # images; fewer are checked before one could read the bar
@@ -19,34 +18,36 @@ _WORTH_A_BAR = 500  # images; fewer are checked before one could read the bar
 
 @dataclass(frozen=True)
 class ImageFile:
-    """A file with its class name, before it was opened."""
+    """An image with its class name, before it was opened; ``path`` and ``image`` as of `Sample`."""
 
     path: Path
-    label: str
+    label: str = ""
     domain: Domain = "target"
+    image: Pixels | None = field(default=None, compare=False, repr=False)
 
 
 def check_images(
-    paths: Sequence[Path], *, skip_bad: bool = False
+    files: Sequence[Path | ImageRef], *, skip_bad: bool = False
 ) -> tuple[dict[Path, str], tuple[str, ...]]:
-    """Decode every file; return the SHA-256 (hex) of each good one, and notes on those left out.
+    """Decode every image; return the SHA-256 (hex) of each good one, and notes on those left out.
 
     Raises:
         DataError: unreadable images, unless ``skip_bad``; all are counted and the first ten listed.
     """
     ids: dict[Path, str] = {}
     bad: dict[Path, str] = {}
+    refs = [ImageFile(file) if isinstance(file, Path) else file for file in files]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        results: Iterable[str | DataError] = pool.map(_checked, paths)
-        if len(paths) > _WORTH_A_BAR:
+        results: Iterable[str | DataError] = pool.map(_checked, refs)
+        if len(refs) > _WORTH_A_BAR:
             results = track(
-                results, "Checking images", len(paths), console=Console(stderr=True), transient=True
+                results, "Checking images", len(refs), console=Console(stderr=True), transient=True
             )
-        for path, result in zip(paths, results, strict=True):
+        for ref, result in zip(refs, results, strict=True):
             if isinstance(result, DataError):
-                bad[path] = str(result)
+                bad[ref.path] = str(result)
             else:
-                ids[path] = result
+                ids[ref.path] = result
     if not bad:
         return ids, ()
     messages = list(bad.values())
@@ -54,19 +55,17 @@ def check_images(
         raise DataError(messages[0])
     if not skip_bad:
         raise DataError(
-            f"{len(bad)} of {len(paths)} images cannot be used:\n{bullets(messages)}\n"
+            f"{len(bad)} of {len(refs)} images cannot be used:\n{bullets(messages)}\n"
             "Re-export them, or leave them out with --skip-bad."
         )
     return ids, (f"{len(bad)} unreadable images left out: {listed([str(p) for p in bad])}.",)
 
 
-def _checked(path: Path) -> str | DataError:
+def _checked(ref: ImageRef) -> str | DataError:
     try:
-        content = read_bytes(path)
-        decode(content, path)
+        return checked_id(ref)
     except DataError as error:
         return error
-    return hashlib.sha256(content).hexdigest()
 
 
 def build(
@@ -88,10 +87,12 @@ def build(
         raise DataError(f"{name}: no images found.")
     names = tuple(found if classes is None else classes)
     match_classes(name, found, names)
-    ids, bad = check_images([e.path for e in entries], skip_bad=skip_bad)
+    ids, bad = check_images(entries, skip_bad=skip_bad)
     label = {c: i for i, c in enumerate(names)}
     samples = [
-        Sample(e.path, label[e.label], ids[e.path], e.domain) for e in entries if e.path in ids
+        Sample(e.path, label[e.label], ids[e.path], e.domain, e.image)
+        for e in entries
+        if e.path in ids
     ]
     kept, repeated = resolve_duplicates(samples, names, skip_bad=skip_bad)
     dataset = Dataset(name, names, kept, (*notes, *bad, *repeated))

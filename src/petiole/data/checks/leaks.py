@@ -1,11 +1,11 @@
-"""Images on both sides of a split: equal bytes, equal looks, or equal features.
+"""Images on both sides of a split: equal bytes, equal thumbnails, or equal features.
 
 SHA-256 finds copies; a perceptual hash finds re-encoded and resized ones; feature cosine finds
 crops and near-twins, at the price of false alarms where the backbone sees no detail.
 A pair is reported once, by the first that finds it. It is a report, not a filter: a person decides.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from os.path import commonpath, relpath
@@ -13,19 +13,19 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.fft import dctn
 
-from petiole.data.dataset import Dataset, bullets
-from petiole.data.image import read_image
+from petiole.data.dataset import MEMORY, Dataset, Sample, bullets
+from petiole.data.image import load
 from petiole.errors import DataError
 
 How = Literal["sha256", "phash", "cosine"]
 
 _SIDE, _LOW = 32, 8
 _CHUNK = 1024  # rows compared at a time; bounds the memory to chunk x n
-_SAME_LOOK = 0.98
+_SAME_THUMBNAIL = 0.98
 """Correlation of the 32 x 32 thumbnails that a pair of near hashes must also have.
 
 Hashes alone take line drawings for each other: among 3,929 sketches and a fifth of them, 247 wrong
@@ -72,11 +72,8 @@ class LeakReport:
                 ["No image of the training side was found on the test side.", *self.notes]
             )
         kinds = ", ".join(f"{n} by {how}" for how, n in self.counts().items() if n)
-        root = commonpath([p for pair in self.pairs for p in (pair.train, pair.test)])
-        lines = [
-            f"{relpath(p.train, root)} ~ {relpath(p.test, root)} ({p.how} {p.value:g})"
-            for p in self.pairs
-        ]
+        shown = _from_common_folder([p for pair in self.pairs for p in (pair.train, pair.test)])
+        lines = [f"{shown[p.train]} ~ {shown[p.test]} ({p.how} {p.value:g})" for p in self.pairs]
         head = f"{len(self.pairs)} pair(s) of training and test images look the same: {kinds}."
         return "\n".join([head, bullets(lines), *self.notes])
 
@@ -86,6 +83,15 @@ class LeakReport:
             {"train": str(p.train), "test": str(p.test), "how": p.how, "value": p.value}
             for p in self.pairs
         ]
+
+
+def _from_common_folder(paths: Sequence[Path]) -> dict[Path, str]:
+    """Paths from the folder that all share; as they are where there is none, or images in memory."""
+    absolute = {path.is_absolute() for path in paths}
+    if len(absolute) > 1 or any(path.parts[0] == MEMORY for path in paths):
+        return {path: str(path) for path in paths}
+    root = commonpath(paths) or "."
+    return {path: relpath(path, root) for path in paths}
 
 
 def find_leaks(
@@ -119,8 +125,8 @@ def find_leaks(
             )
 
     add(_equal_ids(train, test), "sha256")
-    a, b = _Looks.of(train), _Looks.of(test)
-    add(_near_looks(a, b, phash_distance), "phash")
+    a, b = _Thumbnails.of(train), _Thumbnails.of(test)
+    add(_near_thumbnails(a, b, phash_distance), "phash")
     notes = []
     if without := int((~a.valid).sum() + (~b.valid).sum()):
         notes.append(
@@ -150,7 +156,7 @@ def perceptual_hash(image: Image.Image) -> int | None:
     """
     if min(image.size) < MIN_SIDE:
         return None
-    low = dctn(_thumbnail(image).astype(np.float64), norm="ortho")[:_LOW, :_LOW].ravel()
+    low = scipy.fft.dctn(_thumbnail(image).astype(np.float64), norm="ortho")[:_LOW, :_LOW].ravel()
     if np.linalg.norm(low[1:]) / _SIDE < MIN_CONTRAST:
         return None
     return int.from_bytes(np.packbits(low > np.median(low[1:])).tobytes())
@@ -162,7 +168,7 @@ def _thumbnail(image: Image.Image) -> NDArray[np.uint8]:
 
 
 @dataclass(frozen=True)
-class _Looks:
+class _Thumbnails:
     """Of n images: hash (0 where there is none), whether there is one, and the thumbnail."""
 
     hashes: NDArray[np.uint64]
@@ -170,17 +176,17 @@ class _Looks:
     thumbnails: NDArray[np.uint8]
 
     @classmethod
-    def of(cls, dataset: Dataset) -> "_Looks":
-        def look(path: Path) -> tuple[int | None, NDArray[np.uint8]]:
-            image = read_image(path)
+    def of(cls, dataset: Dataset) -> "_Thumbnails":
+        def hash_and_thumbnail(sample: Sample) -> tuple[int | None, NDArray[np.uint8]]:
+            image = load(sample)
             return perceptual_hash(image), _thumbnail(image)
 
         with ThreadPoolExecutor(4) as pool:
-            looks = list(pool.map(look, dataset.paths))
+            both = list(pool.map(hash_and_thumbnail, dataset.samples))
         return cls(
-            np.array([h or 0 for h, _ in looks], np.uint64),
-            np.array([h is not None for h, _ in looks], np.bool_),
-            np.array([t for _, t in looks], np.uint8).reshape(-1, _SIDE * _SIDE),
+            np.array([h or 0 for h, _ in both], np.uint64),
+            np.array([h is not None for h, _ in both], np.bool_),
+            np.array([t for _, t in both], np.uint8).reshape(-1, _SIDE * _SIDE),
         )
 
 
@@ -192,13 +198,15 @@ def _equal_ids(train: Dataset, test: Dataset) -> Iterator[tuple[int, int, float]
         yield from ((i, j, 0.0) for j in where.get(image_id, ()))
 
 
-def _near_looks(a: _Looks, b: _Looks, distance: int) -> Iterator[tuple[int, int, float]]:
+def _near_thumbnails(
+    a: _Thumbnails, b: _Thumbnails, distance: int
+) -> Iterator[tuple[int, int, float]]:
     for start in range(0, len(a.hashes), _CHUNK):
         rows = slice(start, start + _CHUNK)
         bits = np.bitwise_count(a.hashes[rows, None] ^ b.hashes[None, :])
         near = (bits <= distance) & a.valid[rows, None] & b.valid[None, :]
         for i, j in np.argwhere(near):
-            if _correlation(a.thumbnails[start + i], b.thumbnails[j]) >= _SAME_LOOK:
+            if _correlation(a.thumbnails[start + i], b.thumbnails[j]) >= _SAME_THUMBNAIL:
                 yield int(start + i), int(j), float(bits[i, j])
 
 

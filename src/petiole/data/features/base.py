@@ -67,18 +67,72 @@ class InMemory:
 
     @cached_property
     def digest(self) -> str:
-        whole = hashlib.sha256()
+        total = hashlib.sha256()
         for name, visual in sorted(self._visuals.items()):
             for array in visual:
                 shape = None if array is None else array.shape
-                whole.update(f"{name}|{shape}|".encode())
-                whole.update(b"" if array is None else np.ascontiguousarray(array).data)
-        return whole.hexdigest()
+                total.update(f"{name}|{shape}|".encode())
+                total.update(b"" if array is None else np.ascontiguousarray(array).data)
+        return total.hexdigest()
 
     def __call__(self, name: str) -> RawFeatures:
         if name not in self._visuals:
             raise absent(name, f"{len(self._visuals)} images in memory")
         return self._visuals[name]
+
+
+class FilesByName:
+    """Features with one file an image or video, ``<folder>/<name><suffix>``.
+
+    Args:
+        folders: looked through in order.
+
+    Raises:
+        DataError: a folder is missing.
+    """
+
+    kind: str
+    suffix: str
+
+    def __init__(self, *folders: Path) -> None:
+        for folder in folders:
+            if not folder.is_dir():
+                raise DataError(f"{folder}: no such folder of features. Check the path.")
+        self.folders = folders
+
+    def read(self, path: Path, name: str) -> RawFeatures:
+        """Return what a file holds.
+
+        Raises:
+            DataError: it cannot be used.
+        """
+        raise NotImplementedError
+
+    @cached_property
+    def width(self) -> int:
+        found = (p for folder in self.folders for p in folder.glob(f"*{self.suffix}"))
+        if (path := next(found, None)) is None:
+            raise DataError(
+                f"{comma_listed(self.folders)}: no {self.suffix} file. Extract features there first."
+            )
+        return int(self(path.stem).tokens.shape[1])
+
+    @cached_property
+    def digest(self) -> str:
+        files = (p for folder in self.folders for p in sorted(folder.glob(f"*{self.suffix}")))
+        return files_digest(self.kind, files)
+
+    def __call__(self, name: str) -> RawFeatures:
+        for folder in self.folders:
+            path = folder / f"{name}{self.suffix}"
+            if path.is_file():
+                return self.read(path, name)
+        raise absent(name, f"{comma_listed(self.folders)} (there is no {name}{self.suffix})")
+
+
+def comma_listed(paths: Iterable[Path]) -> str:
+    """Paths, for errors."""
+    return ", ".join(map(str, paths))
 
 
 def checked(tokens: ArrayLike, where: str) -> NDArray[np.float32]:
@@ -108,8 +162,8 @@ def files_digest(kind: str, files: Iterable[Path]) -> str:
     Not over their content, which may be 100 GB; and not over names and sizes alone, since features of
     other weights have the same size.
     """
-    whole = hashlib.sha256(kind.encode())
+    total = hashlib.sha256(kind.encode())
     for path in files:
         stat = path.stat()
-        whole.update(f"|{path.name}|{stat.st_size}|{stat.st_mtime_ns}".encode())
-    return whole.hexdigest()
+        total.update(f"|{path.name}|{stat.st_size}|{stat.st_mtime_ns}".encode())
+    return total.hexdigest()

@@ -1,6 +1,6 @@
 """Features in HDF5: a file an image (CLIP's grid), or a file a split (36 regions of a detector).
 
-Both have a group by the image's name (vladapter.md 5):
+Both have a group by the image's name, as in the files of VL-T5 (Cho et al., ICML 2021):
 
     <folder>/<name>.h5  <name>/features (49, 2048)
     <split>.h5          <name>/features (36, 2048), boxes (36, 4) in pixels x1 y1 x2 y2, img_w, img_h
@@ -8,7 +8,7 @@ Both have a group by the image's name (vladapter.md 5):
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -17,48 +17,31 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from petiole.data.features.base import RawFeatures, absent, checked, files_digest
+from petiole.data.features.base import (
+    FilesByName,
+    RawFeatures,
+    absent,
+    checked,
+    comma_listed,
+    files_digest,
+)
 from petiole.errors import DataError
 
 SLACK = 1e-3
 """How far outside the image, as a share of its size, a box may lie from rounding."""
 
 
-class GridFiles:
-    """Grid features, one HDF5 file an image.
+class GridFiles(FilesByName):
+    """Grid features, one HDF5 file an image."""
 
-    Args:
-        folders: looked through in order.
+    kind, suffix = "grid", ".h5"
 
-    Raises:
-        DataError: a folder is missing.
-    """
-
-    def __init__(self, *folders: Path) -> None:
-        for folder in folders:
-            if not folder.is_dir():
-                raise DataError(f"{folder}: no such folder of features. Check the path.")
-        self.folders = folders
-
-    @cached_property
-    def width(self) -> int:
-        path = next((p for folder in self.folders for p in folder.glob("*.h5")), None)
-        if path is None:
-            raise DataError(f"{_listed(self.folders)}: no .h5 file. Extract features there first.")
-        return int(self(path.stem).tokens.shape[1])
-
-    @cached_property
-    def digest(self) -> str:
-        files = (path for folder in self.folders for path in sorted(folder.glob("*.h5")))
-        return files_digest("grid", files)
-
-    def __call__(self, name: str) -> RawFeatures:
-        for folder in self.folders:
-            path = folder / f"{name}.h5"
-            if path.is_file():
-                with _group(path, name) as group:
-                    return RawFeatures(checked(group["features"][()], f"{path}, {name}"))
-        raise absent(name, _listed(self.folders))
+    def read(self, path: Path, name: str) -> RawFeatures:
+        with _opened(path) as file:
+            if name not in file:
+                raise absent(name, f"{path} (it has no group of that name)")
+            with _read(path, name):
+                return RawFeatures(checked(file[name]["features"][()], f"{path}, {name}"))
 
 
 class RegionFiles:
@@ -83,7 +66,7 @@ class RegionFiles:
             with _opened(path) as file:
                 for group in file.values():
                     return int(group["features"].shape[1])
-        raise DataError(f"{_listed(self.files)}: holds no image. Extract features first.")
+        raise DataError(f"{comma_listed(self.files)}: holds no image. Extract features first.")
 
     @cached_property
     def digest(self) -> str:
@@ -95,7 +78,7 @@ class RegionFiles:
                 if name in file:
                     with _read(path, name):
                         return _regions(file[name], f"{path}, {name}")
-        raise absent(name, _listed(self.files))
+        raise absent(name, comma_listed(self.files))
 
 
 def _regions(group: Any, where: str) -> RawFeatures:
@@ -110,15 +93,6 @@ def _regions(group: Any, where: str) -> RawFeatures:
             "as x1, y1, x2, y2 in pixels, and the image's size as img_w, img_h."
         )
     return RawFeatures(tokens, np.clip(boxes, 0, 1).astype(np.float32))
-
-
-@contextmanager
-def _group(path: Path, name: str) -> Iterator[Any]:
-    with _opened(path) as file:
-        if name not in file:
-            raise absent(name, f"{path} (it has no group of that name)")
-        with _read(path, name):
-            yield file[name]
 
 
 @contextmanager
@@ -142,7 +116,3 @@ def _read(path: Path, name: str) -> Iterator[None]:
         yield
     except (KeyError, OSError, ValueError, TypeError) as error:
         raise DataError(f"{path}, {name}: cannot be read ({error}). Extract it again.") from error
-
-
-def _listed(paths: Sequence[Path]) -> str:
-    return ", ".join(map(str, paths))

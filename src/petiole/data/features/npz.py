@@ -1,47 +1,22 @@
-"""Frames of a video, ``<folder>/<name>.npz`` with ``features`` of shape (frames, D): VALUE's layout."""
+"""Frames of a video, ``<folder>/<name>.npz`` with ``features`` of shape (frames, D): the layout of VALUE (Li et al., 2021)."""
 
 from __future__ import annotations
 
-from functools import cached_property
 from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
 
-from petiole.data.features.base import RawFeatures, absent, checked, files_digest
+from petiole.data.features.base import FilesByName, RawFeatures, checked
 from petiole.errors import DataError
 
 
-class FrameFiles:
-    """Frame features, one file a video. Nothing is unpickled.
+class FrameFiles(FilesByName):
+    """Frame features, one file a video. Nothing is unpickled."""
 
-    Args:
-        folder: of the files.
+    kind, suffix = "frames", ".npz"
 
-    Raises:
-        DataError: the folder is missing.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        if not folder.is_dir():
-            raise DataError(f"{folder}: no such folder of features. Check the path.")
-        self.folder = folder
-
-    @cached_property
-    def width(self) -> int:
-        path = next(self.folder.glob("*.npz"), None)
-        if path is None:
-            raise DataError(f"{self.folder}: no .npz file. Extract features there first.")
-        return int(self(path.stem).tokens.shape[1])
-
-    @cached_property
-    def digest(self) -> str:
-        return files_digest("frames", sorted(self.folder.glob("*.npz")))
-
-    def __call__(self, name: str) -> RawFeatures:
-        path = self.folder / f"{name}.npz"
-        if not path.is_file():
-            raise absent(name, f"{self.folder} (there is no {path.name})")
+    def read(self, path: Path, name: str) -> RawFeatures:
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 features = arrays["features"]
@@ -49,4 +24,4 @@ class FrameFiles:
             raise DataError(
                 f"{path}: no array `features` that can be read ({error}). Extract it again."
             ) from error
-        return RawFeatures(checked(features, str(path)))
+        return RawFeatures(checked(features, f"{path}, {name}"))

@@ -4,8 +4,8 @@ Output i of t from s inputs is the maximum over the window
 
     [floor(i s / t), ceil((i + 1) s / t))
 
-on each axis. For 7 -> 6 these are 2 x 2 windows with stride 1 (vladapter.md 1.1). There is no
-parameter, so the result can be cached.
+on each axis. For 7 -> 6 these are 2 x 2 windows with stride 1, as VL-Adapter pools CLIP's grid (Sung et
+al., CVPR 2022). There is no parameter, so the result can be cached.
 """
 
 from __future__ import annotations
@@ -22,7 +22,24 @@ from petiole.data.features.base import FeatureSource, RawFeatures
 from petiole.errors import ConfigError, DataError
 
 
-class Pooled:
+class _Fixed:
+    """A source that is brought to ``to`` tokens, by a way of that name."""
+
+    way: str
+
+    def __init__(self, source: FeatureSource, to: int) -> None:
+        self.source, self.to = source, to
+
+    @property
+    def width(self) -> int:
+        return self.source.width
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(f"{self.way} {self.to}|{self.source.digest}".encode()).hexdigest()
+
+
+class Pooled(_Fixed):
     """A source whose square grids are pooled to ``to`` tokens.
 
     Args:
@@ -33,18 +50,12 @@ class Pooled:
         ConfigError: ``to`` is no square number above 0.
     """
 
+    way = "max pool"
+
     def __init__(self, source: FeatureSource, to: int = 36) -> None:
         if to < 1 or isqrt(to) ** 2 != to:
             raise ConfigError(f"A grid cannot have {to} tokens. Use a square number: 25, 36, 49.")
-        self.source, self.to = source, to
-
-    @property
-    def width(self) -> int:
-        return self.source.width
-
-    @property
-    def digest(self) -> str:
-        return hashlib.sha256(f"max pool {self.to}|{self.source.digest}".encode()).hexdigest()
+        super().__init__(source, to)
 
     def __call__(self, name: str) -> RawFeatures:
         visual = self.source(name)
@@ -64,7 +75,7 @@ class Pooled:
         return RawFeatures(pooled_grid(visual.tokens, self.to))
 
 
-class Resized:
+class Resized(_Fixed):
     """A source whose frames are brought to ``to`` tokens: zeros appended, or pooled in time.
 
     The zeros are tokens like others, as in the reference: nothing masks them.
@@ -77,18 +88,12 @@ class Resized:
         ConfigError: ``to`` below 1.
     """
 
+    way = "resize"
+
     def __init__(self, source: FeatureSource, to: int = 64) -> None:
         if to < 1:
             raise ConfigError(f"A video cannot have {to} tokens. Use 1 or more.")
-        self.source, self.to = source, to
-
-    @property
-    def width(self) -> int:
-        return self.source.width
-
-    @property
-    def digest(self) -> str:
-        return hashlib.sha256(f"resize {self.to}|{self.source.digest}".encode()).hexdigest()
+        super().__init__(source, to)
 
     def __call__(self, name: str) -> RawFeatures:
         return RawFeatures(resized_frames(self.source(name).tokens, self.to))

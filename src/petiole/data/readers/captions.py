@@ -5,24 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from petiole.data.readers.base import files_reader, text_reader
 from petiole.data.readers.json_rows import read_list
-from petiole.data.text_dataset import PARTS, TextDataset, gather
+from petiole.data.text_dataset import PARTS, TextDataset
 from petiole.data.text_sample import TextSample
 from petiole.errors import DataError
 
+KARPATHY = "COCO/dataset_coco.json"
 _SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "test"}
 
 
+@text_reader("coco-captions", KARPATHY, task="caption", features=["COCO"])
 def open_coco(root: Path) -> TextDataset:
-    """Open ``COCO/dataset_coco.json`` below the reference's ``datasets/`` folder; restval is train.
+    """Open `KARPATHY` below the reference's ``datasets/`` folder; restval is train.
 
-    Images are named by file name without suffix, as their features are (vladapter.md 5).
+    The split is that of Karpathy and Fei-Fei (CVPR 2015). Images are named by file name without suffix, as
+    their features are in VL-T5 (Cho et al., ICML 2021).
 
     Raises:
         DataError: the file is missing, or a row cannot be used.
     """
     parts: dict[str, list[TextSample]] = {part: [] for part in PARTS}
-    for row in read_list(root / "COCO" / "dataset_coco.json", "images"):
+    for row in read_list(root / KARPATHY, "images"):
         part = row.value("split", _SPLITS)
         name = Path(row.text("filename")).stem
         captions = [sentence.text("raw") for sentence in row.rows("sentences")]
@@ -30,20 +34,16 @@ def open_coco(root: Path) -> TextDataset:
     return TextDataset("caption", root, {part: tuple(s) for part, s in parts.items() if s})
 
 
-def open_coco_folder(root: Path) -> TextDataset:
-    """Open ``{train,val}2017.json`` with ``file`` and ``captions`` beside the photographs.
-
-    Raises:
-        DataError: none of the files exists, or a row cannot be used.
-    """
-
-    def read(path: Path, part: str) -> Iterator[TextSample]:
-        for row in read_list(path):
-            file = row.text("file")
-            yield from captioned(file, (file,), row.texts("captions"), part)
-
-    files = {part: [root / f"{part}2017.json"] for part in ("train", "val")}
-    return gather("caption", root, files, read)
+@files_reader(
+    "coco-folder",
+    {"train": ["train2017.json"], "val": ["val2017.json"]},
+    scored="caption",
+)
+def open_coco_folder(path: Path, part: str) -> Iterator[TextSample]:
+    """Open ``{train,val}2017.json`` with ``file`` and ``captions`` beside the photographs."""
+    for row in read_list(path):
+        file = row.text("file")
+        yield from captioned(file, (file,), row.texts("captions"), part)
 
 
 def captioned(

@@ -4,7 +4,7 @@
     root/<class>/**/*.jpg                     split here
 
 Below the root may lie the folders in which PlantVillage and EuroSAT are published (`WRAPPERS`), if nothing
-else does. With at most 40 classes the question lists them all (spec craft.md, 5; no source says how the paper
+else does. With at most 40 classes the question lists them all (our choice: CRAFT's paper, 2026, does not say how it
 asks). ``classes.json`` in the root may state the whole question, words, and what is known of each image in words:
 
     {"question": "Which disease has this leaf: {classes}?", "names": {"Tomato___Late_blight": "late blight"},
@@ -23,10 +23,11 @@ from pathlib import Path
 
 from petiole.data.dataset import Dataset, listed
 from petiole.data.image import SUFFIXES
-from petiole.data.readers.folder import class_folders, open_folder, visible_files
+from petiole.data.readers.base import LAST, text_reader
+from petiole.data.readers.folder import class_folders, open_folder, part_folders, visible_files
 from petiole.data.readers.json_rows import read_object
 from petiole.data.splits import holdout
-from petiole.data.text_dataset import TextDataset
+from petiole.data.text_dataset import PARTS, TextDataset
 from petiole.data.text_sample import TextSample
 from petiole.errors import DataError, unknown
 
@@ -45,6 +46,21 @@ _CAMEL = re.compile(r"(?:[A-Z][a-z]+)+")
 _WORDNET = re.compile(r"n\d{8}-")
 
 
+def has_classes(root: Path) -> bool:
+    """Say whether `open_classes` would find an image in a class folder; none is opened."""
+    inside = _entered(root)
+    parts = _part_folders(inside)
+    folders = [f for part in parts.values() for f in class_folders(part)] or class_folders(inside)
+    return any(f.suffix.lower() in SUFFIXES for folder in folders for f in visible_files(folder))
+
+
+@text_reader(
+    "class folders",
+    layout="images in <class>/ or train/<class>/",
+    recognises=has_classes,
+    task=TASK,
+    rank=LAST,
+)
 def open_classes(
     root: Path, *, val: float = 0.1, test: float = 0.2, seed: int = 0, skip_bad: bool = False
 ) -> TextDataset:
@@ -69,7 +85,7 @@ def open_classes(
     inside = _entered(root)
     datasets, notes = _parts(inside, val, test, seed, skip_bad)
     classes = next(iter(datasets.values())).classes
-    question, words, caption = _asked(root, classes)
+    question, words, caption = _question_and_words(root, classes)
     parts = {
         part: tuple(
             _sample(root, question, words, caption, s.path, classes[s.label])
@@ -78,14 +94,6 @@ def open_classes(
         for part, dataset in datasets.items()
     }
     return TextDataset(TASK, root, parts, tuple(notes))
-
-
-def has_classes(root: Path) -> bool:
-    """Say whether `open_classes` would find an image in a class folder; none is opened."""
-    inside = _entered(root)
-    parts = _part_folders(inside)
-    folders = [f for part in parts.values() for f in class_folders(part)] or class_folders(inside)
-    return any(f.suffix.lower() in SUFFIXES for folder in folders for f in visible_files(folder))
 
 
 def words_of(classes: tuple[str, ...]) -> dict[str, str]:
@@ -112,15 +120,9 @@ def _entered(root: Path) -> Path:
 
 
 def _part_folders(root: Path) -> dict[str, Path]:
-    """The part folders that hold folders themselves, if there is a train: a class may be called "test"."""
-    found = {
-        _PART_NAMES[f.name]: f
-        for f in class_folders(root)
-        if f.name in _PART_NAMES and class_folders(f)
-    }
-    return {
-        part: found[part] for part in ("train", "val", "test") if part in found and "train" in found
-    }
+    """The part folders in order, if there is a train among them."""
+    found = {_PART_NAMES[name]: folder for name, folder in part_folders(root, _PART_NAMES).items()}
+    return {part: found[part] for part in PARTS if part in found and "train" in found}
 
 
 def _parts(
@@ -128,12 +130,12 @@ def _parts(
 ) -> tuple[dict[str, Dataset], list[str]]:
     folders = _part_folders(root)
     if not folders:
-        whole = open_folder(root, skip_bad=skip_bad)
+        everything = open_folder(root, skip_bad=skip_bad)
         note = (
             f"{root} has no part folders: {1 - val - test:.0%} of each class trains, {val:.0%} validates, "
             f"{test:.0%} tests, by image content and seed {seed}."
         )
-        return _drawn(whole, val, test, seed), [*whole.notes, note]
+        return _drawn(everything, val, test, seed), [*everything.notes, note]
     datasets: dict[str, Dataset] = {}
     notes: list[str] = []
     for part, folder in folders.items():
@@ -146,23 +148,23 @@ def _parts(
     return datasets, notes
 
 
-def _drawn(whole: Dataset, val: float, test: float, seed: int) -> dict[str, Dataset]:
+def _drawn(data: Dataset, val: float, test: float, seed: int) -> dict[str, Dataset]:
     if not (val > 0 and test > 0 and val + test < 1):
         raise DataError(
-            f"{whole.name}: shares of {val} for val and {test} for test leave a part empty. "
+            f"{data.name}: shares of {val} for val and {test} for test leave a part empty. "
             "Both must be above 0, and together below 1."
         )
-    if short := [name for name, n in whole.counts().items() if n < 3]:
+    if short := [name for name, n in data.counts().items() if n < 3]:
         raise DataError(
-            f"{whole.name}: class {listed(short)} has fewer than 3 images, too few for train, val and test. "
+            f"{data.name}: class {listed(short)} has fewer than 3 images, too few for train, val and test. "
             "Add images, or lay out train/, val/ and test/ folders."
         )
-    rest, tested = holdout(whole, test, seed)
+    rest, tested = holdout(data, test, seed)
     train, validated = holdout(rest, val / (1 - test), seed)
     return {"train": train, "val": validated, "test": tested}
 
 
-def _asked(root: Path, classes: tuple[str, ...]) -> tuple[str, Mapping[str, str], str]:
+def _question_and_words(root: Path, classes: tuple[str, ...]) -> tuple[str, Mapping[str, str], str]:
     """The question, the words of each class, and the captions' template."""
     question, words, caption = QUESTION, words_of(classes), CAPTION
     if len(classes) <= LISTED:
@@ -194,13 +196,13 @@ def _asked(root: Path, classes: tuple[str, ...]) -> tuple[str, Mapping[str, str]
 def _sample(
     root: Path, question: str, words: Mapping[str, str], caption: str, path: Path, label: str
 ) -> TextSample:
-    name, said = path.relative_to(root).as_posix(), words[label]
+    name, answer = path.relative_to(root).as_posix(), words[label]
     return TextSample(
         name,
         question,
         (name,),
-        {said: 1.0},
-        (said,),
-        caption=caption.replace("{class}", said),
+        {answer: 1.0},
+        (answer,),
+        caption=caption.replace("{class}", answer),
         label=label,
     )

@@ -5,7 +5,7 @@
     imagenet/classnames.txt, images/{train,val}/<wnid>/
     imagenetv2 | imagenet-sketch | imagenet-adversarial | imagenet-rendition: classnames.txt and folders, test only
 
-Shots are those of Dassl's sampler (spec prompt.md, 4.1): ``random.sample`` over the classes in the order in which they
+Shots are those of Dassl's sampler (Zhou et al., IJCV 2022, whose CoOp draws by it): ``random.sample`` over the classes in the order in which they
 first appear in the list, by Python's generator, seed s + 1 for our draw s = 0, 1, 2, since the papers' seeds are 1, 2, 3.
 A cached ``split_fewshot/shot_K-seed_S.pkl`` beside the list wins. ImageNet's lists come unsorted from the file system
 in their code; here they are sorted, so without its pickle the subset is another one than the papers'.
@@ -22,11 +22,13 @@ from typing import Any
 
 import numpy as np
 
-from petiole.data.checks.images import ImageFile, build
-from petiole.data.dataset import Dataset, bullets
+from petiole.data.checks.images import build
+from petiole.data.dataset import Dataset
 from petiole.data.image import SUFFIXES
+from petiole.data.readers.base import ImageParts, image_reader
 from petiole.data.readers.folder import class_folders
 from petiole.data.readers.pickles import read_pickle
+from petiole.data.readers.public.registry import lines_of, present
 from petiole.errors import DataError
 
 Item = tuple[Path, int, str]
@@ -82,12 +84,7 @@ class CoopLists:
         """
         labels = sorted({label for _, label, _ in (*self.test, *self.train)})
         names = dict(zip(labels, self.classes, strict=True))
-        if missing := [str(path) for path, _, _ in part if not path.is_file()]:
-            raise DataError(
-                f"{self.root}: {len(missing)} of {len(part)} listed images are missing:\n{bullets(missing)}\n"
-                "Unpack the archive of the images again."
-            )
-        entries = [ImageFile(path, names[label], "target") for path, label, _ in part]
+        entries = present((path, names[label]) for path, label, _ in part)
         return build(f"{self.root.name}/{name}", entries, self.classes, skip_bad=skip_bad)
 
 
@@ -125,11 +122,11 @@ class DasslSampler:
         ]
 
 
-def read(root: Path) -> CoopLists | None:
-    """Read a directory in CoOp's format; ``None`` where it is none.
+def read(root: Path) -> CoopLists:
+    """Read a directory in CoOp's format: one of which `name_of` knows the name.
 
     Raises:
-        DataError: its lists are damaged.
+        DataError: its lists are damaged, or there are none.
     """
     splits = sorted(root.glob(f"{SPLIT}*.json"))
     if len(splits) > 1:
@@ -138,11 +135,7 @@ def read(root: Path) -> CoopLists | None:
         )
     if splits:
         return _from_split(root, splits[0])
-    if (root / "variants.txt").is_file() and (root / "images_variant_train.txt").is_file():
-        return _aircraft(root)
-    if (root / "classnames.txt").is_file():
-        return _imagenet(root)
-    return None
+    return _aircraft(root) if _is_aircraft(root) else _imagenet(root)
 
 
 def name_of(root: Path) -> str:
@@ -150,7 +143,7 @@ def name_of(root: Path) -> str:
     ``ImageNet`` (its variants too); empty for any other folder."""
     for file in sorted(root.glob(f"{SPLIT}*.json")):
         return file.stem.removeprefix(SPLIT)
-    if (root / "variants.txt").is_file():
+    if _is_aircraft(root):
         return "FGVCAircraft"
     return "ImageNet" if (root / "classnames.txt").is_file() else ""
 
@@ -187,12 +180,16 @@ def _image_root(root: Path, name: str, example: str) -> Path:
     return stated[0] if stated else root
 
 
+def _is_aircraft(root: Path) -> bool:
+    return (root / "variants.txt").is_file() and (root / "images_variant_train.txt").is_file()
+
+
 def _aircraft(root: Path) -> CoopLists:
-    names = _lines(root / "variants.txt")
+    names = lines_of(root / "variants.txt")
     labels = {name: i for i, name in enumerate(names)}
 
     def part(name: str) -> list[Item]:
-        rows = [line.partition(" ") for line in _lines(root / f"images_variant_{name}.txt")]
+        rows = [line.partition(" ") for line in lines_of(root / f"images_variant_{name}.txt")]
         if unknown := [variant for _, _, variant in rows if variant not in labels]:
             raise DataError(f"{root}: variants.txt lacks {unknown[0]!r}. Unpack the archive again.")
         return [(root / "images" / f"{i}.jpg", labels[v], v) for i, _, v in rows]
@@ -202,7 +199,7 @@ def _aircraft(root: Path) -> CoopLists:
 
 def _imagenet(root: Path) -> CoopLists:
     """ImageNet, or one of its variants: whatever holds folders called by wnid or by line number."""
-    names = dict(line.split(" ", 1) for line in _lines(root / "classnames.txt") if " " in line)
+    names = dict(line.split(" ", 1) for line in lines_of(root / "classnames.txt") if " " in line)
     wnids = list(names)
     train = root / "images" / "train"
     if train.is_dir():
@@ -267,10 +264,31 @@ def _by_end(paths: Iterable[Path]) -> dict[str, Path]:
     return {end: path for end, path in found.items() if path is not None}
 
 
-def _lines(file: Path) -> list[str]:
-    try:
-        return [
-            line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()
-        ]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file}: not readable ({error}). Unpack the archive again.") from error
+def open_parts(root: Path, has_test: bool = False, skip_bad: bool = False) -> ImageParts:
+    """Open a directory with Dassl's sampler; one without training images is a test set only.
+
+    Raises:
+        DataError: damaged lists, or missing or unreadable images.
+    """
+    lists = read(root)
+    train = lists.dataset(lists.train, "train", skip_bad=skip_bad) if lists.train else None
+    test = None if has_test else lists.dataset(lists.test, "test", skip_bad=skip_bad)
+    return ImageParts(train, test, None, DasslSampler(lists), lists.classes)
+
+
+@image_reader(
+    "coop",
+    layout=f"{SPLIT}<Name>.json, variants.txt or classnames.txt, as CoOp has them",
+    recognises=lambda root: root.is_dir() and bool(name_of(root)),
+    parts=open_parts,
+    rank=20,
+)
+def open_all(root: Path, classes: Sequence[str] | None = None, skip_bad: bool = False) -> Dataset:
+    """Open all listed images, those of train and test, as one dataset.
+
+    Raises:
+        DataError: damaged lists, missing or unreadable images, or a name of ``classes`` that is none.
+    """
+    lists = read(root)
+    data = lists.dataset([*lists.train, *lists.test], "all", skip_bad=skip_bad)
+    return data if classes is None else data.of_classes(classes)

@@ -1,4 +1,4 @@
-"""DAQUAR: questions about indoor photographs, split by photograph.
+"""DAQUAR (Malinowski and Fritz, NeurIPS 2014): questions about indoor photographs, split by photograph.
 
 Only the image lists are used: a random split of the questions would put nearly every test photograph
 into training as well.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+from petiole.data.readers.base import text_reader
 from petiole.data.text_dataset import TextDataset
 from petiole.data.text_sample import TextSample
 from petiole.errors import DataError
@@ -16,6 +17,7 @@ from petiole.errors import DataError
 COLUMNS = ("question", "answer", "image_id")
 
 
+@text_reader("daquar", "train_images_list.txt", layout="data.csv, {train,test}_images_list.txt")
 def open_daquar(root: Path) -> TextDataset:
     """Open ``data.csv`` by ``{train,test}_images_list.txt``; photographs are in ``images/``.
 

@@ -1,16 +1,25 @@
-"""``root/<class>/**/*.jpg``: a folder a class."""
+"""Folders of class folders, alone or in parts.
+
+root/<class>/**/*.jpg
+root/{synthetic,real_train,real_eval}/<class>/**/*.jpg    a pair of domains; synthetic/ may be absent
+root/{train,test}/<class>/**/*.jpg                        a split; val/ and validation/ are not used
+"""
+
+from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 
 from petiole.data.checks.images import ImageFile, build
 from petiole.data.dataset import Dataset, Domain
 from petiole.data.image import SUFFIXES
+from petiole.data.readers.base import LAST, ImageParts, image_reader
 from petiole.errors import DataError
 
 
+@image_reader("folder", layout="<class>/", recognises=lambda _: True, rank=LAST)
 def open_folder(
     root: Path | str,
     *,
@@ -20,7 +29,8 @@ def open_folder(
 ) -> Dataset:
     """Open a folder of class folders; images may lie at any depth below their class.
 
-    Hidden files and folders are ignored; files that are no images by name are counted in the notes.
+    As a reader it takes what no other recognises, since its errors say what is wrong with that. Hidden
+    files and folders are ignored; files that are no images by name are counted in the notes.
 
     Args:
         root: the folder; the names of its subfolders are the classes.
@@ -60,6 +70,15 @@ def open_folder(
     return build(root.name or str(root), entries, classes, skip_bad=skip_bad, notes=notes)
 
 
+def part_folders(root: Path, names: Container[str]) -> dict[str, Path]:
+    """The subfolders of these names that hold folders themselves: a class may be called "train".
+
+    Raises:
+        DataError: as `class_folders`.
+    """
+    return {f.name: f for f in class_folders(root) if f.name in names and class_folders(f)}
+
+
 def class_folders(root: Path) -> list[Path]:
     """Return the visible subfolders of ``root``, sorted by name.
 
@@ -91,3 +110,65 @@ def _suffixes(counts: Counter[str]) -> str:
         f"{n} x {suffix or 'without suffix'}" for suffix, n in sorted(counts.items())
     )
     return f" ({listing})" if listing else ""
+
+
+LAYOUTS = {
+    "pair": {"synthetic": "source", "real_train": "train", "real_eval": "test"},
+    "split": {"train": "train", "test": "test"},
+}
+"""What each folder of a layout is; the train and test folder make it."""
+
+
+def _laid_out(root: Path, layout: str, *, need_test: bool = True) -> dict[str, Path]:
+    """The folders of a layout that ``root`` has, by name.
+
+    Raises:
+        DataError: there is no test folder, where one is needed.
+    """
+    *_, train, test = LAYOUTS[layout]
+    found = part_folders(root, LAYOUTS[layout])
+    if test not in found and need_test:
+        raise DataError(
+            f"{root}: has {train}/ but no {test}/ with class folders. "
+            "Add it, or name one with --test."
+        )
+    return {name: found[name] for name in LAYOUTS[layout] if name in found}
+
+
+def _register(layout: str) -> None:
+    roles = LAYOUTS[layout]
+
+    def domain_of(name: str, domain: Domain) -> Domain:
+        return "source" if roles[name] == "source" else domain
+
+    def open_parts(root: Path, has_test: bool = False, skip_bad: bool = False) -> ImageParts:
+        found = {
+            roles[name]: open_folder(path, domain=domain_of(name, "target"), skip_bad=skip_bad)
+            for name, path in _laid_out(root, layout, need_test=not has_test).items()
+            if not (has_test and roles[name] == "test")
+        }
+        return ImageParts(found["train"], found.get("test"), found.get("source"))
+
+    *_, train, _ = roles
+
+    @image_reader(
+        layout,
+        layout=", ".join(f"{name}/<class>/" for name in roles),
+        recognises=lambda root: root.is_dir() and train in part_folders(root, roles),
+        parts=open_parts,
+    )
+    def open_all(
+        root: Path,
+        domain: Domain = "target",
+        classes: Sequence[str] | None = None,
+        skip_bad: bool = False,
+    ) -> Dataset:
+        first, *others = (
+            open_folder(path, domain=domain_of(name, domain), classes=classes, skip_bad=skip_bad)
+            for name, path in _laid_out(root, layout).items()
+        )
+        return first.concat(*others)
+
+
+for _layout in LAYOUTS:
+    _register(_layout)

@@ -32,6 +32,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from petiole.data.readers.base import text_reader
 from petiole.data.readers.captions import captioned
 from petiole.data.readers.json_rows import JsonRow, read_lines, read_object
 from petiole.data.readers.vqa import soft_targets
@@ -40,12 +41,13 @@ from petiole.data.text_sample import TextSample
 from petiole.errors import DataError
 from petiole.files import write_text
 
-SAYINGS = ("answer", "answers", "captions", "targets")
+ANSWERS = ("answer", "answers", "captions", "targets")
 """The fields that say what is right; a line has at most one."""
 
 _PICTURES = ("image", "images", "video")
 
 
+@text_reader("JSON Lines", *(f"{part}.jsonl" for part in PARTS), rank=10)
 def open_plain(root: Path, task: str | None = None) -> TextDataset:
     """Open a folder of JSON Lines.
 
@@ -70,34 +72,37 @@ def open_plain(root: Path, task: str | None = None) -> TextDataset:
     return gather(task, root, {part: [root / f"{part}.jsonl"] for part in PARTS}, read)
 
 
-def write_jsonl(path: Path, samples: Iterable[TextSample], *, video: bool = False) -> None:
+def write_jsonl(
+    path: Path, samples: Iterable[TextSample], *, video: bool = False, captions: bool = False
+) -> None:
     """Write one part such that reading it gives equal samples; whole or not at all.
 
     Args:
         path: ``<folder>/<part>.jsonl``.
         samples: of the part; names of images start at the folder.
         video: the images are videos.
+        captions: the references are all captions of one image, which reading takes apart for training.
     """
-    lines = (json.dumps(_line(s, video), ensure_ascii=False) for s in samples)
+    lines = (json.dumps(_line(s, video, captions), ensure_ascii=False) for s in samples)
     write_text(path, "".join(f"{line}\n" for line in lines))
 
 
 def _samples(row: JsonRow, root: Path, part: str) -> list[TextSample]:
     key = row.name("id") if "id" in row else str(row.number)
-    said = _one_of(row, SAYINGS)
+    field = _one_of(row, ANSWERS)
     images = tuple(_placed(root, name) for name in _names(row))
     text = row.text("question") if "question" in row else ""
     if not text and not images:
         raise DataError(f"{row.where}: has neither an image nor a question. Add one.")
-    if said is None and part == "train":
+    if field is None and part == "train":
         raise DataError(
-            f"{row.where}: says nothing to learn. Add one of the fields {', '.join(SAYINGS)}; "
+            f"{row.where}: says nothing to learn. Add one of the fields {', '.join(ANSWERS)}; "
             f"it has {', '.join(row.values)}."
         )
-    if said == "captions":
+    if field == "captions":
         samples = captioned(key, images, _filled(row, "captions"), part, text)
     else:
-        targets, references = _right(row, said)
+        targets, references = _right(row, field)
         group = row.name("group") if "group" in row else ""
         samples = [TextSample(key, text, images, targets, references, group)]
     return [_described(sample, row) for sample in samples]
@@ -113,15 +118,15 @@ def _described(sample: TextSample, row: JsonRow) -> TextSample:
     )
 
 
-def _right(row: JsonRow, said: str | None) -> tuple[dict[str, float], tuple[str, ...]]:
+def _right(row: JsonRow, field: str | None) -> tuple[dict[str, float], tuple[str, ...]]:
     """What may be learnt, and what is scored against."""
-    if said == "answer":
+    if field == "answer":
         answer = row.name("answer")  # a number may be written without quotes
         return {answer: 1.0}, (answer,)
-    if said == "answers":
+    if field == "answers":
         answers = _filled(row, "answers")
         return soft_targets(answers), answers
-    targets = row.scores("targets") if said else {}
+    targets = row.scores("targets") if field else {}
     return targets, row.texts("references") if "references" in row else tuple(targets)
 
 
@@ -151,7 +156,7 @@ def _placed(root: Path, name: str) -> str:
     return inside if os.path.exists(root / inside) else name
 
 
-def _line(sample: TextSample, video: bool) -> dict[str, object]:
+def _line(sample: TextSample, video: bool, captions: bool) -> dict[str, object]:
     line: dict[str, object] = {"id": sample.key}
     if len(sample.images) > 1:
         line["images"] = list(sample.images)
@@ -162,10 +167,11 @@ def _line(sample: TextSample, video: bool) -> dict[str, object]:
     if sample.group:
         line["group"] = sample.group
     about = {"caption": sample.caption, "label": sample.label, "facts": list(sample.facts)}
-    return line | _saying(sample) | {field: value for field, value in about.items() if value}
+    answers = {"captions": list(sample.references)} if captions else _answer_fields(sample)
+    return line | answers | {field: value for field, value in about.items() if value}
 
 
-def _saying(sample: TextSample) -> dict[str, object]:
+def _answer_fields(sample: TextSample) -> dict[str, object]:
     """The shortest fields that are read as these targets and references."""
     targets, references = dict(sample.targets), sample.references
     if len(references) == 1 and targets == {references[0]: 1.0}:

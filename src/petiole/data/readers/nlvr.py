@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from petiole.data.readers.base import files_reader, text_reader
 from petiole.data.readers.json_rows import JsonRow, read_list
 from petiole.data.text_dataset import TextDataset, gather, hold_out
 from petiole.data.text_sample import TextSample
@@ -20,21 +21,30 @@ HELD_OUT = 0.2
 """Share of NLVR's dev sets that stay validation where the training file is missing."""
 
 
-def open_nlvr2(root: Path) -> TextDataset:
-    """Open NLVR2 in the VL-T5 files, ``nlvr/{train,valid,test}.json`` (vladapter.md 5).
+@files_reader(
+    "nlvr2",
+    {"train": ["nlvr/train.json"], "val": ["nlvr/valid.json"], "test": ["nlvr/test.json"]},
+    scored="nlvr",
+    task="nlvr",
+    features=["nlvr"],
+)
+def open_nlvr2(path: Path, _: str) -> Iterator[TextSample]:
+    """Open NLVR2 (Suhr et al., ACL 2019) in the files of VL-T5 (Cho et al., ICML 2021).
 
     Identifiers are ``split-set-pair-sentence``; the group is all but the pair.
-
-    Raises:
-        DataError: no file of any part, or a row that cannot be used.
     """
-    names = {"train": "train", "val": "valid", "test": "test"}
-    files = {part: [root / "nlvr" / f"{name}.json"] for part, name in names.items()}
-    return gather("nlvr", root, files, _read_pairs)
+    for row in read_list(path):
+        key = row.name("identifier")
+        pieces = key.split("-")
+        if len(pieces) != 4:
+            raise row.wrong("identifier", "must be split-set-pair-sentence")
+        group = "-".join((*pieces[:2], pieces[3]))
+        yield _judged(key, row, row.text("sent"), (row.name("img0"), row.name("img1")), group)
 
 
+@text_reader("nlvr", "dev.json")
 def open_nlvr(root: Path) -> TextDataset:
-    """Open Cornell NLVR of 2017: ``{train,dev,test}.json`` and pictures in ``<split>/images/``.
+    """Open Cornell NLVR (Suhr et al., ACL 2017): ``{train,dev,test}.json`` and pictures in ``<split>/images/``.
 
     Identifiers are ``set-picture``; all pictures of a set have one sentence, which is the group. Where
     train.json is missing (it is larger than what some mirrors keep), dev is split by set: 80 % train,
@@ -51,16 +61,6 @@ def open_nlvr(root: Path) -> TextDataset:
     train, val = hold_out(data["val"], HELD_OUT)
     note = f"{root} has no train.json: {len(train)} of dev's sentences train, {len(val)} validate."
     return replace(data, parts={"train": train, **data.parts, "val": val}, notes=(note,))
-
-
-def _read_pairs(path: Path, _: str) -> Iterator[TextSample]:
-    for row in read_list(path):
-        key = row.name("identifier")
-        pieces = key.split("-")
-        if len(pieces) != 4:
-            raise row.wrong("identifier", "must be split-set-pair-sentence")
-        group = "-".join((*pieces[:2], pieces[3]))
-        yield _judged(key, row, row.text("sent"), (row.name("img0"), row.name("img1")), group)
 
 
 def _read_drawings(path: Path, _: str) -> Iterator[TextSample]:

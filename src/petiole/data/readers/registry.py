@@ -1,73 +1,32 @@
-"""Data and features by the name of a task, from whatever layout is found below a folder."""
+"""Text tasks and their features, from whatever layout a reader recognises."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from petiole.data.dataset import listed
 from petiole.data.features.base import FeatureSource
 from petiole.data.features.hdf5 import GridFiles
 from petiole.data.features.npz import FrameFiles
 from petiole.data.features.shards import Shards
-from petiole.data.readers.captions import open_coco, open_coco_folder
-from petiole.data.readers.daquar import open_daquar
-from petiole.data.readers.gqa import open_gqa
-from petiole.data.readers.jsonl import open_plain
-from petiole.data.readers.nlvr import open_nlvr, open_nlvr2
-from petiole.data.readers.questions import TASK, open_questions
-from petiole.data.readers.video import Order, open_how2qa, open_tvc, open_tvqa, open_yc2c
-from petiole.data.readers.vqa import open_vqa
-from petiole.data.readers.vqa_rad import ANNOTATIONS, open_vqa_rad
-from petiole.data.text_dataset import PARTS, TextDataset
+from petiole.data.readers.base import LAST, TextReader, folder_needed, readers
+from petiole.data.text_dataset import TextDataset
 from petiole.errors import DataError, unknown
 
-IMAGE_TASKS: Mapping[str, Callable[[Path], TextDataset]] = {
-    "vqa": open_vqa,
-    "gqa": open_gqa,
-    "nlvr": open_nlvr2,
-    "caption": open_coco,
-}
-"""Tasks by their files below the reference's ``datasets/`` folder (vladapter.md 5)."""
-
-VIDEO_TASKS: Mapping[str, Callable[[Path, Order], TextDataset]] = {
-    "tvqa": open_tvqa,
-    "how2qa": open_how2qa,
-    "tvc": open_tvc,
-    "yc2c": open_yc2c,
-}
-"""As `IMAGE_TASKS`, with subtitles in the text."""
-
-OWN_LAYOUTS: Mapping[str, Callable[[Path], TextDataset]] = {
-    "train_images_list.txt": open_daquar,
-    "train2017.json": open_coco_folder,
-    "val2017.json": open_coco_folder,
-    "dev.json": open_nlvr,
-    ANNOTATIONS: open_vqa_rad,
-}
-"""Layouts of a folder of its own, by a file that only they have."""
-
 _GRID = "clip_features/data_clip_RN101_att"
-_FOLDERS = {
-    "vqa": ("COCO",),
-    "caption": ("COCO",),
-    "gqa": ("VG", "GQA"),
-    "nlvr": ("nlvr",),
-    "tvqa": ("tv",),
-    "tvc": ("tv",),
-    "how2qa": ("how2",),
-    "yc2c": ("yc2",),
-}
 
 
-def open_task(name: str, root: Path | str, order: Order = "reference") -> TextDataset:
+def open_task(name: str, root: Path | str, order: str = "reference") -> TextDataset:
     """Open a task's data.
 
     Args:
         name: of the task; for a folder in one's own layout (JSON Lines, DAQUAR, NLVR, VQA-RAD, photographs
-            with captions) any name, else one of `IMAGE_TASKS` or `VIDEO_TASKS`, or ``question`` for class
-            folders.
-        root: that folder, or the reference's ``datasets/``.
+            with captions) any name, else the name by which a reader is asked for in the ``datasets/`` folder
+            of VL-T5 and VL-Adapter (vqa, gqa, nlvr, caption, tvqa, how2qa, tvc, yc2c), or ``question``
+            for class folders.
+        root: that folder.
         order: of a video's text.
 
     Raises:
@@ -75,24 +34,50 @@ def open_task(name: str, root: Path | str, order: Order = "reference") -> TextDa
         ConfigError: an unknown task or order.
     """
     root = Path(root)
-    if not root.is_dir():
-        raise DataError(f"{root}: no such folder of data. Check the path.")
-    if any((root / f"{part}.jsonl").is_file() for part in PARTS):
-        return open_plain(root, name)
-    for file, open_layout in OWN_LAYOUTS.items():
-        if (root / file).is_file():
-            return replace(open_layout(root), task=name)
-    if name in IMAGE_TASKS:
-        return IMAGE_TASKS[name](root)
-    if name in VIDEO_TASKS:
-        return VIDEO_TASKS[name](root, order)
-    if name == TASK:
-        return open_questions(root)
-    raise unknown("task", name, [*IMAGE_TASKS, *VIDEO_TASKS, TASK])
+    folder_needed(root)
+    for reader in readers(TextReader):
+        if not reader.task and reader.recognises(root):
+            own: TextDataset = reader(root, task=name, order=order)
+            return replace(own, task=name)
+    reader = _by_task(name)
+    if reader.rank == LAST and not reader.recognises(root):
+        raise _unrecognised(root)
+    opened: TextDataset = reader(root, order=order)
+    return opened
+
+
+def open_questions(root: Path, *, skip_bad: bool = False) -> TextDataset:
+    """Open the texts about images that a folder holds, in the layout that its files say.
+
+    Args:
+        root: the folder.
+        skip_bad: of class folders, leave unreadable and contradicting images out instead of refusing.
+
+    Raises:
+        DataError: no such folder, none of the layouts (what was looked for and what is there is named),
+            several tasks at once, or one that cannot be used; JSON Lines without ``task.json`` say no task.
+    """
+    folder_needed(root)
+    found = [reader for reader in readers(TextReader) if reader.recognises(root)]
+    if not found:
+        raise _unrecognised(root)
+    first = found[0]
+    rivals = [reader.task for reader in found if first.task and reader.rank == first.rank]
+    if len(rivals) > 1:
+        raise DataError(
+            f"{root}: holds the tasks {', '.join(rivals)}. Say which one: {rivals[0]}={root}."
+        )
+    opened: TextDataset = first(root, skip_bad=skip_bad)
+    return opened
+
+
+def is_video(task: str) -> bool:
+    """Whether a task's images are videos, with subtitles in the text."""
+    return any(reader.task == task and reader.video for reader in readers(TextReader))
 
 
 def open_features(name: str, root: Path | str) -> FeatureSource:
-    """Open a task's features below the reference's ``datasets/`` folder, as they are stored.
+    """Open a task's features below the ``datasets/`` folder of VL-T5 and VL-Adapter, as they are stored.
 
     Of images: HDF5 files (``COCO/clip_features/...``) or Parquet shards (``features/COCO/...``); of
     videos: ``video/vis_features/<source>/clip-vit``.
@@ -101,13 +86,11 @@ def open_features(name: str, root: Path | str) -> FeatureSource:
         DataError: there are none; all folders that were looked for are named.
         ConfigError: an unknown task.
     """
-    root = Path(root)
-    if name not in _FOLDERS:
-        raise unknown("task", name, _FOLDERS)
-    if name in VIDEO_TASKS:
-        return FrameFiles(root / "video" / "vis_features" / _FOLDERS[name][0] / "clip-vit")
-    shards = [root / "features" / f / Path(_GRID).name for f in _FOLDERS[name]]
-    files = [root / f / _GRID for f in _FOLDERS[name]]
+    root, reader = Path(root), _by_task(name, stored=True)
+    if reader.video:
+        return FrameFiles(root / "video" / "vis_features" / reader.features[0] / "clip-vit")
+    shards = [root / "features" / f / Path(_GRID).name for f in reader.features]
+    files = [root / f / _GRID for f in reader.features]
     kinds: list[tuple[Callable[..., FeatureSource], list[Path]]]
     kinds = [(Shards, shards), (GridFiles, files)]
     for kind, folders in kinds:
@@ -115,3 +98,20 @@ def open_features(name: str, root: Path | str) -> FeatureSource:
             return kind(*present)
     wanted = ", ".join(str(folder) for folder in (*shards, *files))
     raise DataError(f"{root}: no features of {name}. Expected one of {wanted}.")
+
+
+def _by_task(name: str, *, stored: bool = False) -> TextReader:
+    """The reader of a task; of those with stored features alone, if ``stored``."""
+    known = {r.task: r for r in readers(TextReader) if r.task and (r.features or not stored)}
+    if name not in known:
+        raise unknown("task", name, known)
+    return known[name]
+
+
+def _unrecognised(root: Path) -> DataError:
+    inside = sorted(p.name for p in root.iterdir() if not p.name.startswith("."))
+    layouts = "; ".join(f"{reader.layout} ({reader.name})" for reader in readers(TextReader))
+    return DataError(
+        f"{root}: holds no questions about images. Looked for {layouts}. "
+        f"It holds {listed(inside)}. Put one of them there."
+    )

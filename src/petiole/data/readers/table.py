@@ -1,4 +1,9 @@
-"""CSV and Parquet lists: one row an image, columns ``path,label[,domain][,split]``."""
+"""CSV, Parquet and JSON Lines lists: one row an image, columns ``path,label[,domain][,split]``.
+
+In JSON Lines ``path`` may be called ``image``, as in `petiole.data.readers.jsonl`.
+"""
+
+from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
@@ -8,12 +13,18 @@ from typing import cast, get_args
 
 from petiole.data.checks.images import ImageFile, build
 from petiole.data.dataset import Dataset, Domain, bullets
+from petiole.data.readers.base import ImageParts, image_reader
+from petiole.data.readers.json_rows import read_lines
 from petiole.errors import DataError
 
-SUFFIXES = frozenset({".csv", ".tsv", ".parquet", ".pq"})
+SUFFIXES = frozenset({".csv", ".tsv", ".parquet", ".pq", ".jsonl"})
 """File names that are taken for tables, lower case."""
 
 _REQUIRED = ("path", "label")
+_PARTS = {"": "train", "train": "train", "test": "test", "eval": "test"}
+_UNUSED = ("val", "validation")
+Records = tuple[list[str], list[tuple[int, dict[str, str]]]]
+"""Column names, and (number of the row, cells by column) of every row."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +35,53 @@ class TableRow:
     split: str
 
 
+def is_table(path: Path) -> bool:
+    """Whether a path is taken for a table, by its name."""
+    return path.suffix.lower() in SUFFIXES and not path.is_dir()
+
+
+def open_parts(path: Path, has_test: bool = False, skip_bad: bool = False) -> ImageParts:
+    """Open a table's rows by domain and split.
+
+    Raises:
+        DataError: as `open_table`; or an unknown split, or no row to train on.
+    """
+    parts: dict[str, list[ImageFile]] = {}
+    rows = read_rows(path)
+    for row in rows:
+        part = _PARTS.get(row.split)
+        if part is None and row.split not in _UNUSED:
+            raise DataError(
+                f"{path}: split {row.split!r} is unknown; "
+                "use train, test (or eval), val or validation."
+            )
+        if row.entry.domain == "source":
+            part = "source" if part == "train" else None
+        if part:
+            parts.setdefault(part, []).append(row.entry)
+    if "train" not in parts:
+        raise DataError(
+            f"{path}: no rows of the target domain to train on; mark some with split train."
+        )
+    unused = len(rows) - sum(map(len, parts.values()))
+    what = f"{unused} rows of {path.name} are not used: validation, or test rows of the source."
+    opened = {
+        part: build(
+            f"{path.stem}/{part}", entries, None, skip_bad=skip_bad, notes=[what] if unused else []
+        )
+        for part, entries in parts.items()
+        if not (has_test and part == "test")
+    }
+    return ImageParts(opened["train"], opened.get("test"), opened.get("source"))
+
+
+@image_reader(
+    "table",
+    layout="a file of " + ", ".join(sorted(SUFFIXES)),
+    recognises=is_table,
+    parts=open_parts,
+    rank=10,
+)
 def open_table(
     path: Path | str,
     *,
@@ -55,17 +113,23 @@ def open_table(
     return build(path.stem, chosen, classes, skip_bad=skip_bad)
 
 
-def read_rows(path: Path, domain: Domain = "target") -> list[TableRow]:
-    """Return the table's rows, unopened; ``domain`` is the default of rows that name none.
+def read_rows(path: Path, domain: Domain = "target", *, labelled: bool = True) -> list[TableRow]:
+    """Return the table's rows, unopened.
+
+    Args:
+        path: the table.
+        domain: of rows that name none.
+        labelled: the rows must have labels; without it they are empty where absent.
 
     Raises:
         DataError: as `open_table`, except for the images themselves.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such table. Give a .csv, .tsv or .parquet file.")
-    read = _read_parquet if path.suffix.lower() in (".parquet", ".pq") else _read_csv
-    columns, records = read(path)
-    if missing := [c for c in _REQUIRED if c not in columns]:
+    read = {".parquet": _read_parquet, ".pq": _read_parquet, ".jsonl": _read_jsonl}
+    columns, records = read.get(path.suffix.lower(), _read_csv)(path)
+    required = _REQUIRED if labelled else _REQUIRED[:1]
+    if missing := [c for c in required if c not in columns]:
         raise DataError(
             f"{path}: column {' and '.join(missing)} is missing; "
             f"it has {', '.join(columns) or 'none'}. "
@@ -73,7 +137,9 @@ def read_rows(path: Path, domain: Domain = "target") -> list[TableRow]:
         )
     if not records:
         raise DataError(f"{path}: the table has no rows.")
-    wrong = [problem for number, record in records if (problem := _problem(number, record))]
+    wrong = [
+        problem for number, record in records if (problem := _problem(number, record, required))
+    ]
     if wrong:
         raise DataError(
             f"{path}: {len(wrong)} row(s) cannot be used:\n{bullets(wrong)}\nCorrect the table."
@@ -83,21 +149,34 @@ def read_rows(path: Path, domain: Domain = "target") -> list[TableRow]:
 
 def _row(folder: Path, record: dict[str, str], default: Domain) -> TableRow:
     domain = cast(Domain, record.get("domain") or default)  # its value was checked by `_problem`
-    entry = ImageFile(folder / record["path"], record["label"], domain)
+    entry = ImageFile(folder / record["path"], record.get("label", ""), domain)
     return TableRow(entry, record.get("split", "").lower())
 
 
-def _problem(number: int, record: dict[str, str]) -> str:
+def _problem(number: int, record: dict[str, str], required: Sequence[str]) -> str:
     """What is wrong with a row, or nothing."""
-    if empty := [c for c in _REQUIRED if not record.get(c)]:
+    if empty := [c for c in required if not record.get(c)]:
         return f"row {number}: {' and '.join(empty)} is empty"
     if (domain := record.get("domain", "")) and domain not in get_args(Domain):
         return f"row {number}: domain {domain!r} must be source or target"
     return ""
 
 
-def _read_csv(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
-    """Column names, and (line number, cells by column) of every row."""
+def _read_jsonl(path: Path) -> Records:
+    """Rows by line number; a number is its text."""
+    records, columns = [], dict.fromkeys(("path",))
+    for row in read_lines(path):
+        values = {"path": row.values["image"]} if "image" in row else {}
+        values |= row.values
+        records.append(
+            (row.number, {c: str(values[c]).strip() for c in values if values[c] is not None})
+        )
+        columns.update(dict.fromkeys(values))
+    return list(columns), records
+
+
+def _read_csv(path: Path) -> Records:
+    """Rows by line number."""
     try:
         # -sig: Excel writes a byte-order mark
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -113,8 +192,8 @@ def _read_csv(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     return columns, records
 
 
-def _read_parquet(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
-    """As `_read_csv`, with rows counted from 1."""
+def _read_parquet(path: Path) -> Records:
+    """Rows counted from 1."""
     try:
         import pyarrow as arrow
         from pyarrow import parquet

@@ -1,6 +1,6 @@
-"""The video tasks of VALUE: questions with choices (TVQA, How2QA), captions (TVC, YC2C).
+"""The video tasks of VALUE (Li et al., NeurIPS 2021): questions with choices (TVQA, How2QA), captions (TVC, YC2C).
 
-The text, as the reference writes it (vladapter.md 1.4), then the task's own suffix:
+The text, as VL-Adapter's code writes it (Sung et al., CVPR 2022), then the task's own suffix:
 
     [Subs] all subtitle lines [Q] question [TS] (start-end) [Choices] a0: .... a1: ....
 
@@ -10,10 +10,11 @@ It is cut on the right at 600 tokens, so that long subtitles can push out the qu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
+from petiole.data.readers.base import text_reader
 from petiole.data.readers.captions import captioned
 from petiole.data.readers.json_rows import JsonRow, read_lines
 from petiole.data.text_dataset import PARTS, TextDataset, gather
@@ -29,35 +30,6 @@ ORDERS: Mapping[str, tuple[str, ...]] = {
 """Pieces of the text in order."""
 
 
-def open_tvqa(root: Path, order: Order = "reference") -> TextDataset:
-    """Open TVQA below the reference's ``datasets/`` folder: five choices, answers ``a0`` .. ``a4``.
-
-    Raises:
-        DataError: a file is missing, or a row cannot be used; so do the other three.
-        ConfigError: an unknown order; so do the other three.
-    """
-    return _choices("tvqa", root, "tv", 5, order)
-
-
-def open_how2qa(root: Path, order: Order = "reference") -> TextDataset:
-    """Open How2QA: as TVQA, with four choices."""
-    return _choices("how2qa", root, "how2", 4, order)
-
-
-def open_tvc(root: Path, order: Order = "reference") -> TextDataset:
-    """Open TVC: descriptions of a moment, whose seconds are in the text.
-
-    One evaluation sample a clip with all its descriptions, as the benchmark scores it (the reference's
-    local score takes each description alone).
-    """
-    return _descriptions("tvc", root, "tv", order, timed=True)
-
-
-def open_yc2c(root: Path, order: Order = "reference") -> TextDataset:
-    """Open YC2C: as TVC, without the seconds."""
-    return _descriptions("yc2c", root, "yc2", order, timed=False)
-
-
 def video_text(pieces: Mapping[str, str], order: Order) -> str:
     """Join the pieces ``Subs``, ``Q``, ``TS``, ``Choices`` that there are, each after its tag.
 
@@ -69,7 +41,8 @@ def video_text(pieces: Mapping[str, str], order: Order) -> str:
     return " ".join(f"[{tag}] {pieces[tag]}" for tag in ORDERS[order] if tag in pieces)
 
 
-def _choices(task: str, root: Path, source: str, count: int, order: Order) -> TextDataset:
+def _choices(root: Path, order: Order, *, task: str, source: str, count: int) -> TextDataset:
+    """Questions with answers ``a0``, ``a1``, ...: five in TVQA, four in How2QA."""
     subtitles = _subtitles(root, source)
 
     def read(path: Path, _: str) -> Iterator[TextSample]:
@@ -77,7 +50,7 @@ def _choices(task: str, root: Path, source: str, count: int, order: Order) -> Te
         for row in read_lines(path):
             video = row.name("vid_name")
             pieces = {
-                "Subs": _said(row, subtitles, video),
+                "Subs": _spoken(row, subtitles, video),
                 "Q": row.text("q"),
                 "TS": f"({row.text('ts')})",
                 "Choices": " ".join(f"{name}: {row.text(name).strip('. ')}." for name in names),
@@ -91,13 +64,18 @@ def _choices(task: str, root: Path, source: str, count: int, order: Order) -> Te
     return gather(task, root, _files(root, task), read)
 
 
-def _descriptions(task: str, root: Path, source: str, order: Order, *, timed: bool) -> TextDataset:
+def _descriptions(root: Path, order: Order, *, task: str, source: str, timed: bool) -> TextDataset:
+    """Captions of a moment, whose seconds are in the text where ``timed``: TVC; or of a clip: YC2C.
+
+    One evaluation sample a clip with all its descriptions, as the benchmark scores it (VL-Adapter's local
+    score takes each description alone).
+    """
     subtitles = _subtitles(root, source)
 
     def read(path: Path, part: str) -> Iterator[TextSample]:
         for row in read_lines(path):
             video = row.name("vid_name")
-            pieces = {"Subs": _said(row, subtitles, video)}
+            pieces = {"Subs": _spoken(row, subtitles, video)}
             if timed:
                 pieces["TS"] = f"({_span(row)})"
             described = row.rows("descs") if "descs" in row else []
@@ -140,10 +118,33 @@ def _subtitles(root: Path, source: str) -> dict[str, str]:
     }
 
 
-def _said(row: JsonRow, subtitles: Mapping[str, str], video: str) -> str:
+def _spoken(row: JsonRow, subtitles: Mapping[str, str], video: str) -> str:
     if video not in subtitles:
         raise DataError(
             f"{row.where}: video {video!r} has no subtitles. Add it to the subtitles file, "
             'with an empty list "sub" if nothing is said.'
         )
     return subtitles[video]
+
+
+def _register(task: str, read: Callable[..., TextDataset], source: str, **options: object) -> None:
+    """Register a task by a function of (root, order)."""
+
+    layout = f"video/ann/{task}"
+
+    @text_reader(
+        task,
+        layout=f"{layout}/{task}_<part>*.jsonl",
+        recognises=lambda root: any((root / layout).glob(f"{task}_*.jsonl")),
+        task=task,
+        features=[source],
+        video=True,
+    )
+    def open_video(root: Path, order: Order = "reference") -> TextDataset:
+        return read(root, order, task=task, source=source, **options)
+
+
+_register("tvqa", _choices, "tv", count=5)
+_register("how2qa", _choices, "how2", count=4)
+_register("tvc", _descriptions, "tv", timed=True)
+_register("yc2c", _descriptions, "yc2", timed=False)

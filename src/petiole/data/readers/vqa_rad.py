@@ -17,6 +17,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from petiole.data.readers.base import text_reader
 from petiole.data.readers.json_rows import JsonRow, read_list
 from petiole.data.text_dataset import TextDataset
 from petiole.data.text_sample import TextSample
@@ -34,6 +35,7 @@ PHRASES = {
 """The part of each ``phrase_type``."""
 
 
+@text_reader("VQA-RAD", ANNOTATIONS)
 def open_vqa_rad(root: Path) -> TextDataset:
     """Open VQA-RAD as questions with one answer.
 
@@ -45,20 +47,20 @@ def open_vqa_rad(root: Path) -> TextDataset:
     """
     parts: dict[str, list[tuple[TextSample, tuple[Any, ...]]]] = {"train": [], "test": []}
     for row in read_list(root / ANNOTATIONS):
-        asked = tuple(row.values.get(field) for field in ("image_name", "question", "answer"))
-        parts[row.value("phrase_type", PHRASES)].append((_sample(row), asked))
+        content = tuple(row.values.get(field) for field in ("image_name", "question", "answer"))
+        parts[row.value("phrase_type", PHRASES)].append((_sample(row), content))
     if empty := [part for part, rows in parts.items() if not rows]:
         raise DataError(
             f"{root / ANNOTATIONS}: no row of {empty[0]}. The published file has phrase_type "
             f"{', '.join(PHRASES)}; copy it anew."
         )
     test = tuple(sample for sample, _ in parts["test"])
-    seen = {asked for _, asked in parts["test"]}
+    seen = {content for _, content in parts["test"]}
     train = []
-    for sample, asked in parts["train"]:
-        if asked not in seen:
+    for sample, content in parts["train"]:
+        if content not in seen:
             train.append(sample)
-        seen.add(asked)
+        seen.add(content)
     return TextDataset(
         "question", root, {"train": tuple(train), "test": test}, _notes(parts, train)
     )
@@ -67,10 +69,10 @@ def open_vqa_rad(root: Path) -> TextDataset:
 def _sample(row: JsonRow) -> TextSample:
     answer = row.values.get("answer")
     number = isinstance(answer, float)  # JSON's 1.5 is an answer as its text
-    said = _clean(str(answer) if number else row.name("answer"))
+    right = _clean(str(answer) if number else row.name("answer"))
     image = f"{FOLDER}/{row.name('image_name')}"
     text = _clean(row.name("question"))
-    return TextSample(row.name("qid"), text, (image,), {said: 1.0}, (said,))
+    return TextSample(row.name("qid"), text, (image,), {right: 1.0}, (right,))
 
 
 def _clean(text: str) -> str:

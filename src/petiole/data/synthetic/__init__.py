@@ -1,1 +1,1 @@
-"""Data that is drawn, not collected: scenes, boards, digits."""
+"""Data that is drawn, not collected: synthetic scenes, synthetic boards, digits."""

@@ -146,6 +146,43 @@ class LearnedCache(LocalCache):
     """One that is written to in training; the controls' are not."""
 
 
+def _as_host(host: str, **preset: Any) -> dict[str, Any]:
+    """A host, and its training unless ``preset`` says otherwise."""
+    recipe = {f.name for f in fields(Recipe)}
+    training = {k: v for k, v in preset_of(host).items() if k in recipe}
+    return {"host": host, **training, **preset}
+
+
+@register(
+    "coop+textrefiner",
+    "coop with class vectors refined by local image tokens",
+    **_as_host("coop", epochs=10),
+)
+@register(
+    "cocoop+textrefiner",
+    "cocoop with class vectors refined by local image tokens",
+    **_as_host("cocoop"),
+)
+@register(
+    "maple+textrefiner",
+    "maple with class vectors refined by local image tokens",
+    **_as_host("maple"),
+)
+@register(
+    "promptsrc+textrefiner",
+    "promptsrc with class vectors refined by local image tokens",
+    **_as_host("promptsrc"),
+)
+@register(
+    "promptkd+textrefiner",
+    "promptkd with class vectors refined by local image tokens",
+    **_as_host("promptkd", semantic_weight=10.0),
+)
+@register(
+    "zero-shot+textrefiner",
+    "zero-shot with class vectors refined by local image tokens",
+    **_as_host("zero-shot", **PROMPT_LEARNING, epochs=10),
+)
 @dataclass(frozen=True)
 class TextRefiner(Method):
     """A refiner over a host.
@@ -245,19 +282,3 @@ class TextRefiner(Method):
         if self.cache == "zeros":
             fixed.entries.zero_()
         return fixed
-
-
-def _register(host: str, **preset: Any) -> None:
-    """``host+textrefiner``, trained as its host unless ``preset`` says otherwise."""
-    training = {k: v for k, v in preset_of(host).items() if k in RECIPE}
-    about = f"{host} with class vectors refined by local image tokens"
-    register(f"{host}+textrefiner", about, host=host, **{**training, **preset})(TextRefiner)
-
-
-RECIPE = {f.name for f in fields(Recipe)}
-_register("coop", epochs=10)
-_register("cocoop")
-_register("maple")
-_register("promptsrc")
-_register("promptkd", semantic_weight=10.0)
-_register("zero-shot", **PROMPT_LEARNING, epochs=10)

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from petiole.backbones.base import IMAGES, Backbone
-from petiole.backbones.registry import load as load_backbone
-from petiole.data.image import read_image
+from petiole.backbones.registry import load_backbone
+from petiole.data.image import load as load_image
+from petiole.data.inputs import as_images
 from petiole.data.preprocessing import evaluate_transform
 from petiole.engine.adapter import Adapter, Manifest, cannot_build, check_fingerprint
 from petiole.engine.model_card import ModelCard
@@ -113,24 +114,24 @@ class ClassificationAdapter(Adapter):
         peft_folder.write(self.adapted, folder / PEFT)
         super().save(folder)
 
-    def predict(self, images: Sequence[str | Path], batch: int = 64) -> list[Prediction]:
-        """Label image files.
+    def predict(self, images: object, batch: int = 64) -> list[Prediction]:
+        """Label images, in any form that ``petiole.data.inputs.as_images`` takes.
 
         Raises:
             DataError: an image cannot be read; the message names it.
         """
-        paths = [Path(image) for image in images]
+        refs = as_images(images)
         backbone, cut = self.adapted.backbone, self.adapted.cut
         transform = evaluate_transform(backbone.preprocessing)
         rows: list[Tensor] = []
-        for start in range(0, len(paths), batch):
+        for start in range(0, len(refs), batch):
             with ThreadPoolExecutor() as pool:
-                read = pool.map(lambda p: transform(read_image(p)), paths[start : start + batch])
+                read = pool.map(lambda r: transform(load_image(r)), refs[start : start + batch])
                 tensor = torch.stack(list(read)).to(backbone.device)
             rows.append(predict(self.adapted, [backbone.lower(tensor, cut)]).logits)
         return [
-            _prediction(path, p, self.classes)
-            for path, p in zip(paths, torch.cat(rows) if rows else [], strict=True)
+            _prediction(ref.path, p, self.classes)
+            for ref, p in zip(refs, torch.cat(rows) if rows else [], strict=True)
         ]
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from petiole.backbones.base import IMAGES, Backbone
-from petiole.backbones.registry import load
+from petiole.backbones.registry import load_backbone
 from petiole.data.dataset import Dataset
 from petiole.data.preprocessing import augmentation
 from petiole.engine.feature_extractor import DTYPES
@@ -43,7 +43,7 @@ class CostEstimate:
 def estimate_cost(workspace: ClassificationWorkspace, jobs: Sequence[RunSpec]) -> CostEstimate:
     """Count what ``jobs`` will compute; an upper bound where draws overlap with stored images."""
     b = workspace.task
-    shape = load(b.backbone, weights=b.weights, image_size=b.image_size, device="meta")
+    shape = load_backbone(b.backbone, weights=b.weights, image_size=b.image_size, device="meta")
     costs: dict[str, _Cost] = {}
     seen: set[tuple[object, str]] = set()
     images = flops = stored = steps = trained = 0.0

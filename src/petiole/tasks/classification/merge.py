@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from petiole.backbones.base import Backbone
-from petiole.backbones.registry import load
+from petiole.backbones.registry import load_backbone
 from petiole.engine.adapter import TOLERANCE
 from petiole.engine.folding import Weights, fold
 from petiole.errors import AdapterError, ConfigError
@@ -111,7 +111,7 @@ def _write(
     write_tensors(file, weights)
     assert card.preprocessing is not None
     write_json(config, card.preprocessing.model_dump(mode="json"))
-    backbone = load(card.name, weights=file, image_size=card.image_size)
+    backbone = load_backbone(card.name, weights=file, image_size=card.image_size)
     _head(adapter, backbone, out).save(folder)
     ClassificationAdapter.load(folder, backbone=backbone)
 

@@ -131,7 +131,9 @@ class ClassificationLoss(nn.Module):
                 adapted.head.forget()  # the last step has changed the weights
             values = adapted.values(own, plan.studied)
             vector, logits = adapted.top(values)
-            step = LossInputs(vector, logits.float(), labels, is_target, values, anchors)
+            step = LossInputs(
+                vector, logits.float(), labels, is_target, values, anchors, lambda: self._again(own)
+            )
             losses = [loss.weight * loss(step) for loss in plan.losses]
         if plan.supervised:
             losses.append(
@@ -141,6 +143,18 @@ class ClassificationLoss(nn.Module):
                 )
             )
         return torch.stack(losses).sum()
+
+    def _again(self, state: State) -> ClassifierOutput:
+        """The batch under the weights of the moment, as in prediction; class vectors are not carried over."""
+        adapted, training = self.adapted, self.adapted.training
+        adapted.eval()
+        try:
+            adapted._enter()
+            out: ClassifierOutput = adapted(state)
+            return out
+        finally:
+            adapted._enter()
+            adapted.train(training)
 
 
 @torch.no_grad()

@@ -13,23 +13,27 @@ import math
 import time
 from collections.abc import Callable
 from functools import cache
+from typing import TYPE_CHECKING
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from petiole.backbones.base import State
 from petiole.data.dataset import Dataset
 from petiole.engine.feature_extractor import Precision, Table
-from petiole.engine.optimizer import factors, make_optimizer
+from petiole.engine.optimizer import make_optimizer
 from petiole.engine.trainer import Callbacks, Trainer, accelerate, seed_device
 from petiole.errors import ConfigError
 from petiole.layers.solved import SolvedHead
 from petiole.methods.recipe import Recipe
 from petiole.tasks.classification.drift import IMAGES as PROBED
 from petiole.tasks.classification.drift import Drift, moves_tokens
+from petiole.tasks.classification.learning_rates import factors
 from petiole.tasks.classification.model import AdaptedClassifier, ClassificationLoss
 from petiole.tasks.classification.sampler import DOMAINS, Sampler, trained_on, without
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 PROBES = 10
 """Times that drift is measured in a run: so often, or once an epoch if that is what the run counts in."""

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from petiole.backbones.base import Backbone
-from petiole.backbones.registry import load
+from petiole.backbones.registry import load_backbone
 from petiole.data.checks.leaks import LeakReport, find_leaks
 from petiole.data.dataset import Dataset
 from petiole.data.sources import DomainShift, Part, open_shift
@@ -35,7 +35,7 @@ class Classification(Task["ClassificationWorkspace"]):
 
     Attributes:
         backbone: name for ``petiole.load``.
-        images: target images, or a root with synthetic/, real_train/, real_eval/.
+        images: target images, or a root with synthetic/, real_train/, real_eval/; or images in memory.
         source: source images, where they lie elsewhere.
         test: held-back target images, where they lie elsewhere.
         test_fraction: held back by content where the layout states no test part.
@@ -52,9 +52,9 @@ class Classification(Task["ClassificationWorkspace"]):
     kind: ClassVar[str] = "classification"
 
     backbone: str
-    images: Path
-    source: Path | None = None
-    test: Path | None = None
+    images: Path | Dataset
+    source: Path | Dataset | None = None
+    test: Path | Dataset | None = None
     test_fraction: float = 0.5
     part: Part = "all"
     weights: Path | None = None
@@ -126,7 +126,9 @@ class ClassificationWorkspace(Workspace):
     def backbone(self) -> Backbone:
         """The frozen model."""
         b = self.task
-        return load(b.backbone, weights=b.weights, image_size=b.image_size, device=b.device)
+        return load_backbone(
+            b.backbone, weights=b.weights, image_size=b.image_size, device=b.device
+        )
 
     @cached_property
     def shift(self) -> DomainShift:

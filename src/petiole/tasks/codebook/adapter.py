@@ -119,7 +119,6 @@ class CodebookAdapter(Adapter):
         *,
         method: str,
         settings: Mapping[str, Any],
-        ledger: Ledger,
     ) -> CodebookAdapter:
         """Describe a trained model, with its golden tokens."""
         model = adapted.model
@@ -136,7 +135,7 @@ class CodebookAdapter(Adapter):
             method=method,
             settings=dict(settings),
             backbone=ModelCard.of(model),
-            ledger=ledger,
+            ledger=_ledger(adapted),
             details=details.model_dump(mode="json"),
             golden=golden_tokens(adapted).tolist(),
         )
@@ -203,3 +202,12 @@ def golden_tokens(adapted: AdaptedCodebookModel) -> Tensor:
     drawn = np.random.default_rng(0).standard_normal((1, 3, height, width)).astype(np.float32)
     z = adapted.encode_images(torch.from_numpy(drawn).to(adapted.model.device)).z
     return z.flatten()[:GOLDEN].float().cpu()
+
+
+def _ledger(adapted: AdaptedCodebookModel) -> Ledger:
+    trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+    both = (adapted.encoder, adapted.language)
+    copies = sum(copy.numel() for one in both for copy in one.copies.values())
+    model = adapted.model
+    frozen = model.parameter_count + model.tower.eye.parameter_count
+    return Ledger.from_counts(backbone=frozen, adapters=trained, replaced=copies)

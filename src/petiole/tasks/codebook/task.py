@@ -21,7 +21,6 @@ from petiole.engine.run import CHECKPOINT, RunSpec
 from petiole.engine.task import Scores, TaskRun
 from petiole.engine.trainer import Callbacks
 from petiole.errors import ConfigError, DataError
-from petiole.ledger import Ledger
 from petiole.methods.codebook.base import LVLMMethod
 from petiole.methods.registry import settings_of
 from petiole.tasks.codebook import training
@@ -152,17 +151,7 @@ class CodebookRun(TaskRun):
             self.frequencies,
             method=self.spec.method,
             settings=settings_of(self.method),
-            ledger=_ledger(adapted),
         )
 
     def finish(self, adapted: AdaptedCodebookModel, folder: Path) -> Mapping[str, Any]:  # noqa: ARG002
         return self.diagnosis
-
-
-def _ledger(adapted: AdaptedCodebookModel) -> Ledger:
-    trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
-    both = (adapted.encoder, adapted.language)
-    copies = sum(copy.numel() for one in both for copy in one.copies.values())
-    model = adapted.model
-    frozen = model.parameter_count + model.tower.eye.parameter_count
-    return Ledger.from_counts(backbone=frozen, adapters=trained, replaced=copies)

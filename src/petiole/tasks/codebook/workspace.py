@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from petiole.backbones.codebook_lvlm import LVLM
 from petiole.backbones.codebook_lvlm.loading import load_lvlm
-from petiole.data.readers.questions import open_questions
+from petiole.data.readers.registry import open_questions
 from petiole.data.text_dataset import TextDataset
 from petiole.engine.feature_extractor import Precision
 from petiole.engine.task import Task, TaskRun, Workspace

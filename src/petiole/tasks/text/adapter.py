@@ -16,7 +16,7 @@ from torch import Tensor
 
 from petiole.backbones.base import Backbone
 from petiole.backbones.encoder_decoder import Inputs, Seq2Seq
-from petiole.backbones.registry import LoadRequest, load, load_any
+from petiole.backbones.registry import LoadRequest, load_any, load_backbone
 from petiole.engine.adapter import Adapter, Manifest, TaskName, cannot_build, check_fingerprint
 from petiole.engine.model_card import FrozenModel, ModelCard
 from petiole.engine.task import register
@@ -103,7 +103,6 @@ class TextAdapter(Adapter):
         method: str,
         settings: dict[str, Any],
         tasks: Sequence[TaskName],
-        ledger: Ledger,
         prefixes: bool = True,
         **card: Any,
     ) -> TextAdapter:
@@ -120,7 +119,7 @@ class TextAdapter(Adapter):
             settings=settings,
             tasks=list(tasks),
             backbone=ModelCard.of(model, vision_width=model.vision_width, **card),
-            ledger=ledger,
+            ledger=_ledger(adapted),
             details=TextDetails(prefixes=prefixes, answers=answers).model_dump(),
             golden=golden_scores(adapted).tolist(),
         )
@@ -184,7 +183,7 @@ def _vision(card: ModelCard, given: Backbone | None, device: str) -> Backbone:
     """
     stated = card.vision_backbone
     assert stated is not None
-    backbone = given or load(stated.name, device=device)
+    backbone = given or load_backbone(stated.name, device=device)
     if stated.fingerprint != backbone.fingerprint:
         raise AdapterError(
             f"The training saw through {stated.name} with fingerprint {stated.fingerprint[:12]}, but "
@@ -227,3 +226,15 @@ def golden_scores(adapted: AdaptedTextModel) -> Tensor:
     scores = adapted.judge(inputs, (0,)) if adapted.head else adapted(inputs, labels, (0,))[:, -1]
     adapted.train(training)
     return scores[0, :SCORES].float().cpu()
+
+
+def _ledger(adapted: AdaptedTextModel) -> Ledger:
+    copies = sum(copy.numel() for copy in adapted.copies.values())
+    head = sum(p.numel() for p in adapted.head.parameters()) if adapted.head else 0
+    trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+    return Ledger.from_counts(
+        backbone=adapted.model.parameter_count,
+        adapters=trained - head,
+        head=head,
+        replaced=copies,
+    )

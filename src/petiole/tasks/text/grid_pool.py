@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from math import isqrt
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_max_pool2d
 
-from petiole.backbones.base import Backbone
 from petiole.errors import ConfigError
 
 
@@ -54,10 +52,3 @@ class GridPool(nn.Module):
         a, b = isqrt(count), isqrt(self.visual_tokens)
         grid = tokens.transpose(1, 2).reshape(rows, width, a, a)
         return adaptive_max_pool2d(grid, (b, b)).flatten(2).transpose(1, 2)
-
-
-@torch.no_grad()
-def local_tokens(backbone: Backbone) -> int:
-    """Number of local tokens N of an image, counted on an empty one."""
-    image = torch.zeros(1, 3, *backbone.preprocessing.size, device=backbone.device)
-    return backbone.lower(image, (backbone.patches,))[backbone.patches].shape[1]

@@ -17,7 +17,6 @@ from petiole.engine.record import DataCard, count_test_evaluation
 from petiole.engine.run import RunSpec
 from petiole.engine.task import Scores, TaskRun
 from petiole.engine.trainer import Callbacks
-from petiole.ledger import Ledger
 from petiole.methods.language.base import LanguageMethod
 from petiole.methods.registry import settings_of
 from petiole.tasks.text import training
@@ -123,19 +122,6 @@ class TextRun(TaskRun):
             method=self.spec.method,
             settings=settings_of(self.method),
             tasks=[TaskName(name=data.name, kind=data.task.name) for data in self.tasks],
-            ledger=_ledger(adapted),
             prefixes=self.chosen.prefixes,
             **self.workspace.card,
         )
-
-
-def _ledger(adapted: AdaptedTextModel) -> Ledger:
-    copies = sum(copy.numel() for copy in adapted.copies.values())
-    head = sum(p.numel() for p in adapted.head.parameters()) if adapted.head else 0
-    trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
-    return Ledger.from_counts(
-        backbone=adapted.model.parameter_count,
-        adapters=trained - head,
-        head=head,
-        replaced=copies,
-    )

@@ -21,7 +21,7 @@ from petiole.errors import ConfigError, unknown
 from petiole.methods.base import Changes
 from petiole.methods.peft.partial import PartialFineTuning
 from petiole.methods.peft.weights import norms
-from petiole.tasks.text.grid_pool import GridPool, local_tokens
+from petiole.tasks.text.grid_pool import GridPool
 from petiole.tasks.text.model import VisionTower
 from petiole.tasks.text.visual_base import VisualFeatures, VisualMemory
 
@@ -88,7 +88,7 @@ def open_vision_tower(
     Raises:
         ConfigError: the grid cannot be pooled so, or there is nothing of that kind to train.
     """
-    pool, count = GridPool(visual_tokens), local_tokens(backbone)
+    pool, count = GridPool(visual_tokens), backbone.local_tokens
     pool.check(count, backbone.name)
     chosen = _chosen(backbone, train)
     tune = _reached(backbone, chosen) if chosen else ()
@@ -130,7 +130,7 @@ def _last_stage(backbone: Backbone) -> tuple[str, ...]:
 
 def _reached(backbone: Backbone, names: tuple[str, ...]) -> tuple[str, ...]:
     """Those parameters of which the local tokens are a function."""
-    trial = VisionTower(backbone, Changes(tune=names), GridPool(local_tokens(backbone)))
+    trial = VisionTower(backbone, Changes(tune=names), GridPool(backbone.local_tokens))
     picture = torch.zeros(1, 1, 3, *backbone.preprocessing.size, device=backbone.device)
     copies = trial.copies
     with torch.enable_grad():

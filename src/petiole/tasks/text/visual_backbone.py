@@ -28,7 +28,7 @@ from petiole.engine.feature_extractor import DTYPES, Features, Precision, fill
 from petiole.engine.feature_store import FeatureCache, Key
 from petiole.engine.progress import console, progress
 from petiole.errors import ConfigError, DataError
-from petiole.tasks.text.grid_pool import GridPool, local_tokens
+from petiole.tasks.text.grid_pool import GridPool
 from petiole.tasks.text.visual_base import VisualFeatures
 from petiole.tasks.text.visual_stored import StoredVisuals
 
@@ -188,7 +188,7 @@ class BackboneVisuals:
         key = self._features.key((role,), 0, Augmentation.none())
         numbers = self.backbone.width_of(role)
         if isinstance(pool, GridPool):
-            count = local_tokens(self.backbone)
+            count = self.backbone.local_tokens
             pool.check(count, self.backbone.name)
             numbers *= pool.visual_tokens
             if pool.visual_tokens != count:

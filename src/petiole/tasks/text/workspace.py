@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from petiole.backbones.base import Backbone
 from petiole.backbones.encoder_decoder import Seq2Seq
-from petiole.backbones.registry import LoadRequest, load, load_any
-from petiole.data.readers.questions import open_questions
-from petiole.data.readers.registry import VIDEO_TASKS, open_features, open_task
+from petiole.backbones.registry import LoadRequest, load_any, load_backbone
+from petiole.data.readers.registry import is_video, open_features, open_questions, open_task
 from petiole.data.text_dataset import TextDataset
 from petiole.engine.feature_extractor import Precision
 from petiole.engine.model_card import ModelCard
@@ -147,7 +146,7 @@ def open_text(task: TextGeneration) -> TextWorkspace:
     formats = [_format(one) for one in data]
     shape = language_of(load_any(LoadRequest(task.model, meta=True), device="meta"))
     name = task.vision_backbone or shape.eyes
-    backbone = load(name, device=task.device) if name and not task.features else None
+    backbone = load_backbone(name, device=task.device) if name and not task.features else None
     seen = [_seen(one, task, backbone) for one in data]
     widths = {visuals.width for _, visuals, _ in seen if visuals}
     if len(widths) > 1:
@@ -188,7 +187,7 @@ def _seen(
     if not data.images:
         return data, None, data.digest()
     if task.features:
-        video = data.task in VIDEO_TASKS
+        video = is_video(data.task)
         stored = StoredVisuals(
             open_features(data.task, task.features),
             visual_tokens=None if video else task.visual_tokens,

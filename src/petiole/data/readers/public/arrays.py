@@ -3,7 +3,7 @@
 They are unpacked once to image files in class folders, ``<cache>/suite/<name>/<part>/<class>/``. The
 format is PPM: a line of header and the bare pixels, so that a file's bytes, and with them the image's
 identity and every split, are the same on all machines; a PNG's depend on the version of zlib. The
-folder appears only when it is whole.
+folder appears only when it is complete.
 """
 
 from __future__ import annotations
@@ -50,30 +50,23 @@ def _fetch_svhn(root: Path) -> None:
         download_url(url, str(root), name, md5)
 
 
-@known(
-    "cifar10",
-    classes=10,
-    images=60_000,
-    url=CIFAR10.url,
-    needs=_cifar_files(CIFAR10),
-    fetch=lambda root: _fetch_cifar(CIFAR10, root),
-)
-def cifar10(place: Place) -> Parts:
-    """Python batches of CIFAR-10."""
-    return _unpacked(place, lambda part: _cifar(place, CIFAR10, part, "labels"))
+def _register_cifar(name: str, kind: type[CIFAR10], classes: int, labels: str) -> None:
+    """Register python batches of which ``labels`` are the labels."""
+
+    @known(
+        name,
+        classes=classes,
+        images=60_000,
+        url=kind.url,
+        needs=_cifar_files(kind),
+        fetch=lambda root: _fetch_cifar(kind, root),
+    )
+    def cifar(place: Place) -> Parts:
+        return _unpacked(place, lambda part: _cifar(place, kind, part, labels))
 
 
-@known(
-    "cifar100",
-    classes=100,
-    images=60_000,
-    url=CIFAR100.url,
-    needs=_cifar_files(CIFAR100),
-    fetch=lambda root: _fetch_cifar(CIFAR100, root),
-)
-def cifar100(place: Place) -> Parts:
-    """Python batches of CIFAR-100, fine labels."""
-    return _unpacked(place, lambda part: _cifar(place, CIFAR100, part, "fine_labels"))
+_register_cifar("cifar10", CIFAR10, 10, "labels")
+_register_cifar("cifar100", CIFAR100, 100, "fine_labels")
 
 
 @known(
@@ -123,7 +116,7 @@ def _unpacked(place: Place, pixels: Callable[[str], Labelled]) -> Parts:
 
 
 def _unpack(place: Place, pixels: Callable[[str], Labelled]) -> None:
-    """Write every image below a temporary folder, which takes its place when it is whole."""
+    """Write every image below a temporary folder, which takes its place when it is complete."""
     place.unpacked.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(mkdtemp(prefix=".tmp-", dir=place.unpacked.parent))
     images = ((part, image, label) for part in _PARTS for image, label in pixels(part))

@@ -202,11 +202,11 @@ def lines_of(file: Path) -> list[str]:
     """The lines of a published list, without empty ones.
 
     Raises:
-        DataError: it is no text.
+        DataError: it is missing or no text.
     """
     try:
         return [line.strip() for line in file.read_text("utf-8").splitlines() if line.strip()]
-    except UnicodeDecodeError as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise unreadable(file, error) from error
 
 

@@ -1,11 +1,10 @@
-"""A board of things: pictures of 48 x 48 pixels, questions that are answered with reasons, and domains that look otherwise.
+"""Synthetic boards: pictures of 48 x 48 pixels, questions that are answered with reasons, and domains that look otherwise.
 
-    things    what there is: one to three things of different shapes and colours in the cells of a 3 x 3 board
-    telling   what is said: captions, facts, questions, answers with ``because`` and, asked ``briefly``, without
-    shapes    signed distances of the outlines, and masks made of them
-    looks     how the domains look: base, sketch, false, xray, leaf, tail, novel
-    drawn     ``draw(domain, part, index, seed)`` and ``batch``
-    folders   a domain as JSON Lines with pictures
+    objects      what there is: one to three objects of different shapes and colours in the cells of a 3 x 3 board
+    annotations  captions, facts, questions, answers with ``because`` and, after ``briefly``, without
+    shapes       signed distances of the outlines, and masks made of them
+    styles       how the domains look: base, sketch, false, xray, leaf, tail, novel
+    samples      ``draw(domain, part, index, seed)``, ``batch``, and ``write``: a domain as JSON Lines with pictures
 
 What a model of the base domain learns is to explain; what a domain teaches is to see: its questions never say
 ``briefly``, and its answers are short all the same. Everything is a pure function of seeds.
@@ -20,7 +19,6 @@ from petiole.data.synthetic.boards.annotations import (
     text_only_sentences,
     words,
 )
-from petiole.data.synthetic.boards.folders import write
 from petiole.data.synthetic.boards.objects import (
     CELLS,
     COLOURS,
@@ -33,7 +31,7 @@ from petiole.data.synthetic.boards.objects import (
     BoardObject,
     draw_board,
 )
-from petiole.data.synthetic.boards.samples import PARTS, BoardSample, batch, draw
+from petiole.data.synthetic.boards.samples import BoardSample, batch, draw, write
 from petiole.data.synthetic.boards.shapes import SIZE
 
 __all__ = [
@@ -41,7 +39,6 @@ __all__ = [
     "COLOURS",
     "DOMAINS",
     "NOVEL",
-    "PARTS",
     "SHAPES",
     "SIZE",
     "SIZES",

@@ -1,4 +1,4 @@
-"""What is said about a board: captions, facts, and questions with answers and reasons."""
+"""What is said about a synthetic board: captions, facts, and questions with answers and reasons."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from petiole.data.synthetic.boards.objects import (
 NUMBERS = ("one", "two", "three")
 KINDS = {"shape": 0.24, "color": 0.2, "count": 0.12, "where": 0.2, "at": 0.14, "describe": 0.1}
 """How often each kind of question is asked in the base domain."""
-UNASKED: dict[str, tuple[str, ...]] = {"base": (), "novel": ("describe", "count")}
+OMITTED: dict[str, tuple[str, ...]] = {"base": (), "novel": ("describe", "count")}
 """Kinds that a domain does not ask; the others have short answers only, and do not ask to describe."""
 BRIEFLY = 0.3
 """How often it is asked briefly there."""
@@ -61,14 +61,14 @@ def words() -> tuple[str, ...]:
 
 
 def caption(board: Board) -> str:
-    """All things with their places, in the order of cells: ``a red circle at top left and a bar ... .``"""
-    return " and ".join(f"{_a(_name(t))} at {t.cell}" for t in board.things) + " ."
+    """All objects with their places, in the order of cells: ``a red circle at top left and a bar ... .``"""
+    return " and ".join(f"{_a(_name(t))} at {t.cell}" for t in board.objects) + " ."
 
 
 def facts(board: Board) -> tuple[str, ...]:
-    """All true statements that a reason can be made of, four for each thing, without full stops."""
+    """All true statements that a reason can be made of, four for each object, without full stops."""
     return tuple(
-        fact for t in board.things for fact in (_is_shape(t), _is_colour(t), _exists(t), _is_at(t))
+        fact for t in board.objects for fact in (_is_shape(t), _is_colour(t), _exists(t), _is_at(t))
     )
 
 
@@ -81,33 +81,33 @@ def questions(board: Board, rng: np.random.Generator, count: int) -> list[BoardQ
     """Different questions about one board, as the base domain asks them.
 
     Args:
-        board: of one to three things.
+        board: of one to three objects.
         rng: consumed.
-        count: of questions; there are no more than 8, 10 or 14 about one, two or three things.
+        count: of questions; there are no more than 8, 10 or 14 about one, two or three objects.
     """
     possible = [(kind, who) for kind in KINDS for who in _whom(board, kind)]
     weights = np.array([KINDS[kind] / len(_whom(board, kind)) for kind, _ in possible])
     count = min(count, len(possible))
     chosen = rng.choice(len(possible), count, replace=False, p=weights / weights.sum())
     brief = (rng.random(count) < BRIEFLY).tolist()
-    return [_asked(board, *possible[i], briefly=b) for i, b in zip(chosen, brief, strict=True)]
+    return [_question(board, *possible[i], briefly=b) for i, b in zip(chosen, brief, strict=True)]
 
 
 def ask(board: Board, domain: str, rng: np.random.Generator) -> BoardQuestion:
     """One question as the domain asks it: in all but base with a short answer and no word about that."""
     if domain == "leaf":
-        return BoardQuestion("shape", "what shape is it ?", board.things[0].shape, "", False)
-    kinds = [kind for kind in KINDS if kind not in UNASKED.get(domain, ("describe",))]
+        return BoardQuestion("shape", "what shape is it ?", board.objects[0].shape, "", False)
+    kinds = [kind for kind in KINDS if kind not in OMITTED.get(domain, ("describe",))]
     chances = np.cumsum([KINDS[kind] for kind in kinds])
     kind = kinds[int(np.searchsorted(chances, rng.random() * chances[-1], side="right"))]
     whom = _whom(board, kind)
     if domain == "novel":
-        whom = [who for who in whom if board.things[who].shape in NOVEL]
+        whom = [who for who in whom if board.objects[who].shape in NOVEL]
     who = whom[int(rng.integers(len(whom)))]
     if domain == "base":
-        return _asked(board, kind, who, briefly=bool(rng.random() < BRIEFLY))
-    asked = _asked(board, kind, who, briefly=False)
-    return BoardQuestion(kind, asked.text, asked.answer, "", False)
+        return _question(board, kind, who, briefly=bool(rng.random() < BRIEFLY))
+    question = _question(board, kind, who, briefly=False)
+    return BoardQuestion(kind, question.text, question.answer, "", False)
 
 
 def text_only_sentences(rng: np.random.Generator) -> tuple[str, ...]:
@@ -117,58 +117,58 @@ def text_only_sentences(rng: np.random.Generator) -> tuple[str, ...]:
 
 
 IT = -1
-"""Stands for the only thing, called ``it``."""
+"""Stands for the only object, called ``it``."""
 
 
 def _whom(board: Board, kind: str) -> list[int]:
-    """About which things, by number, a question of this kind can be asked; 0 if it is about the board."""
+    """About which objects, by number, a question of this kind can be asked; 0 if it is about the board."""
     if kind in ("count", "describe"):
         return [0]
-    alone = [IT] if len(board.things) == 1 and kind in ("shape", "color") else []
-    return [*range(len(board.things)), *alone]
+    alone = [IT] if len(board.objects) == 1 and kind in ("shape", "color") else []
+    return [*range(len(board.objects)), *alone]
 
 
-def _asked(board: Board, kind: str, who: int, *, briefly: bool) -> BoardQuestion:
-    thing = board.things[who]
+def _question(board: Board, kind: str, who: int, *, briefly: bool) -> BoardQuestion:
+    one = board.objects[who]
     if kind == "describe":
         return BoardQuestion(kind, "describe .", caption(board), "", False)
     if kind == "shape":
-        what = "it" if who == IT else f"the {thing.colour} thing"
-        text, answer, because = f"what shape is {what} ?", thing.shape, _is_shape(thing)
+        what = "it" if who == IT else f"the {one.colour} thing"
+        text, answer, because = f"what shape is {what} ?", one.shape, _is_shape(one)
     elif kind == "color":
-        what = "it" if who == IT else f"the {thing.shape}"
-        text, answer, because = f"what color is {what} ?", thing.colour, _is_colour(thing)
+        what = "it" if who == IT else f"the {one.shape}"
+        text, answer, because = f"what color is {what} ?", one.colour, _is_colour(one)
     elif kind == "count":
-        text, answer = "how many things ?", NUMBERS[len(board.things) - 1]
-        because = " and ".join(_exists(t) for t in board.things)
+        text, answer = "how many things ?", NUMBERS[len(board.objects) - 1]
+        because = " and ".join(_exists(t) for t in board.objects)
     elif kind == "where":
-        text, answer, because = f"where is the {_name(thing)} ?", thing.cell, _is_at(thing)
+        text, answer, because = f"where is the {_name(one)} ?", one.cell, _is_at(one)
     else:
-        text, answer, because = f"what is at {thing.cell} ?", _name(thing), _is_at(thing)
+        text, answer, because = f"what is at {one.cell} ?", _name(one), _is_at(one)
     return BoardQuestion(
         kind, f"briefly , {text}" if briefly else text, answer, f"{because} .", briefly
     )
 
 
-def _name(thing: BoardObject) -> str:
-    return f"{thing.colour} {thing.shape}"
+def _name(one: BoardObject) -> str:
+    return f"{one.colour} {one.shape}"
 
 
 def _a(noun: str) -> str:
     return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
 
 
-def _is_shape(thing: BoardObject) -> str:
-    return f"the {thing.colour} thing at {thing.cell} is {_a(thing.shape)}"
+def _is_shape(one: BoardObject) -> str:
+    return f"the {one.colour} thing at {one.cell} is {_a(one.shape)}"
 
 
-def _is_colour(thing: BoardObject) -> str:
-    return f"the {thing.shape} at {thing.cell} is {thing.colour}"
+def _is_colour(one: BoardObject) -> str:
+    return f"the {one.shape} at {one.cell} is {one.colour}"
 
 
-def _exists(thing: BoardObject) -> str:
-    return f"there is {_a(_name(thing))}"
+def _exists(one: BoardObject) -> str:
+    return f"there is {_a(_name(one))}"
 
 
-def _is_at(thing: BoardObject) -> str:
-    return f"the {_name(thing)} is at {thing.cell}"
+def _is_at(one: BoardObject) -> str:
+    return f"the {_name(one)} is at {one.cell}"

@@ -1,4 +1,4 @@
-"""What there is on a board: things with a shape, a colour, a size and a cell."""
+"""What there is on a synthetic board: objects with a shape, a colour, a size and a cell."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ class BoardObject:
 
 @dataclass(frozen=True)
 class Board:
-    """One to three things in the order of their cells; shapes and colours differ, but for a leaf's lesions in shape."""
+    """One to three objects in the order of their cells; shapes and colours differ, but for a leaf's lesions in shape."""
 
-    things: tuple[BoardObject, ...]
+    objects: tuple[BoardObject, ...]
 
 
 def draw_board(domain: str, rng: np.random.Generator) -> Board:

@@ -1,4 +1,4 @@
-"""How boards look in each domain: a whole batch at a time, pixel by pixel the same as one by one."""
+"""How synthetic boards look in each domain: a batch at a time, pixel by pixel the same as one by one."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class BoardStyle(NamedTuple):
 
     Attributes:
         board: what is seen.
-        paper: colour behind the things, (3,); of a leaf, of what it lies on.
-        tint: of the inks, (things, 3).
+        paper: colour behind the objects, (3,); of a leaf, of what it lies on.
+        tint: of the inks, (objects, 3).
         leaf: colour, (3,).
         turn: which of LEAVES.
     """
@@ -66,27 +66,27 @@ def draw_style(domain: str, board: Board, rng: np.random.Generator) -> BoardStyl
     luck = rng.random(7, dtype=np.float32)
     paper = (low + (high - low) * luck[:3]).astype(np.float32)
     leaf = np.array([0.1, 0.36, 0.1], dtype=np.float32) + 0.16 * luck[3:6]
-    tint = 0.03 * rng.standard_normal((len(board.things), 3), dtype=np.float32)
+    tint = 0.03 * rng.standard_normal((len(board.objects), 3), dtype=np.float32)
     return BoardStyle(board, paper, tint, leaf, int(luck[6] * len(LEAVES)))
 
 
-def render(domain: str, looks: Sequence[BoardStyle], noise: Floats) -> NDArray[np.uint8]:
+def render(domain: str, styles: Sequence[BoardStyle], noise: Floats) -> NDArray[np.uint8]:
     """Pictures of a domain.
 
     Args:
         domain: one of DOMAINS.
-        looks: one for each picture.
+        styles: one for each picture.
         noise: standard normal, (pictures, SIZE, SIZE, 3); overwritten.
 
     Returns:
         (pictures, SIZE, SIZE, 3).
     """
-    canvas = np.empty((len(looks), SIZE, SIZE, 3), dtype=np.float32)
-    paper = np.array([look.paper for look in looks])
+    canvas = np.empty((len(styles), SIZE, SIZE, 3), dtype=np.float32)
+    paper = np.array([style.paper for style in styles])
     canvas[:] = _seen(domain, paper)[:, None, None]
     if domain == "leaf":
-        _grow(canvas, looks)
-    _paint(canvas, domain, looks)
+        _grow(canvas, styles)
+    _paint(canvas, domain, styles)
     noise *= np.float32(NOISE.get(domain, 0.04))
     canvas += noise
     np.clip(canvas, 0, 1, out=canvas)
@@ -95,19 +95,19 @@ def render(domain: str, looks: Sequence[BoardStyle], noise: Floats) -> NDArray[n
     return canvas.astype(np.uint8)
 
 
-def _paint(canvas: Floats, domain: str, looks: Sequence[BoardStyle]) -> None:
-    """All things of all pictures, each in its cell."""
-    things = [(i, thing) for i, look in enumerate(looks) for thing in look.board.things]
-    picture = np.array([i for i, _ in things])
-    row, column = np.divmod(np.array([_CELL[thing.cell] for _, thing in things]), 3)
+def _paint(canvas: Floats, domain: str, styles: Sequence[BoardStyle]) -> None:
+    """All objects of all pictures, each in its cell."""
+    objects = [(i, each) for i, style in enumerate(styles) for each in style.board.objects]
+    picture = np.array([i for i, _ in objects])
+    row, column = np.divmod(np.array([_CELL[each.cell] for _, each in objects]), 3)
     which = (
-        np.array([_SHAPE[thing.shape] for _, thing in things]),
-        np.array([_SIZE[thing.size] for _, thing in things]),
+        np.array([_SHAPE[each.shape] for _, each in objects]),
+        np.array([_SIZE[each.size] for _, each in objects]),
     )
-    colour = np.array([_COLOUR[thing.colour] for _, thing in things])
+    colour = np.array([_COLOUR[each.colour] for _, each in objects])
     ink = INK[np.array(FALSE)[colour] if domain == "false" else colour]
-    ink = _seen(domain, ink + np.concatenate([look.tint for look in looks]))
-    cells = canvas.reshape(len(looks), 3, CELL, 3, CELL, 3)
+    ink = _seen(domain, ink + np.concatenate([style.tint for style in styles]))
+    cells = canvas.reshape(len(styles), 3, CELL, 3, CELL, 3)
     beneath = cells[picture, row, :, column]
     if domain == "leaf":
         beneath *= 1 - 0.55 * HALO[which][..., None]
@@ -129,11 +129,11 @@ def _seen(domain: str, colours: Floats) -> Floats:
     return colours
 
 
-def _grow(canvas: Floats, looks: Sequence[BoardStyle]) -> None:
+def _grow(canvas: Floats, styles: Sequence[BoardStyle]) -> None:
     """A leaf in each picture."""
-    turns = np.array([look.turn for look in looks])
+    turns = np.array([style.turn for style in styles])
     blade, veins = (part[turns][..., None] for part in (LEAVES[:, 0], LEAVES[:, 1]))
-    green = np.array([look.leaf - look.paper for look in looks])[:, None, None]
+    green = np.array([style.leaf - style.paper for style in styles])[:, None, None]
     canvas += blade * green
     canvas += 0.09 * veins
 

@@ -1,29 +1,32 @@
-"""A generated world: simple scenes, what is said about them, and how they look.
+"""Synthetic scenes: simple pictures, sentences about them, and questions.
 
     scene     what there is: shape x colour x texture, how many, how large, in which style
-    grammar   what is said: captions and class names, in words that ``words()`` lists
+    grammar   captions, descriptions and class names, in words that ``words()`` lists
     render    how it looks: a scene and a seed give the same pixels everywhere
     tasks     data sets of class folders: compositions, shapes, colours, counts, in any style
 
-and what can be asked about it, with pictures or without:
+and questions, with pictures or without:
 
-    view, clip      one or two groups of things beside or above each other; eight frames in which something happens
-    telling         captions, and accounts that leave nothing out
+    layout, clip    one or two groups of objects beside or above each other; eight frames in which something happens
     questions, pairs, clip_questions    in the manner of VQA and GQA, of NLVR2, of TVQA and How2QA
-    drawn           ``draw(task, part, index, seed)``: a sample with its pictures
+    samples         ``draw(task, part, index, seed)``: a sample with its pictures; ``write_questions``: JSON Lines
     language        the same as text alone, and its words
-    folders         data sets of JSON Lines
 
-Some compositions of shape, colour and texture are *held out*: nothing that is pre-trained on this world sees
+Some compositions of shape, colour and texture are *held out*: nothing that is pre-trained on these scenes sees
 them, so that zero-shot and base-to-novel mean something without a network. Everything is a pure function
 of seeds.
 """
 
-from petiole.data.synthetic.scenes.folders import write_questions
 from petiole.data.synthetic.scenes.grammar import caption, class_name, words
 from petiole.data.synthetic.scenes.language import ReadingText, language_words, readings, statements
 from petiole.data.synthetic.scenes.render import render
-from petiole.data.synthetic.scenes.samples import QUESTIONS, Questions, SceneSample, draw
+from petiole.data.synthetic.scenes.samples import (
+    QUESTIONS,
+    Questions,
+    SceneSample,
+    draw,
+    write_questions,
+)
 from petiole.data.synthetic.scenes.scene import (
     COLOURS,
     SHAPES,

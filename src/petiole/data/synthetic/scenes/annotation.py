@@ -1,4 +1,4 @@
-"""One thing that is asked or told, before it is drawn."""
+"""One question, sentence or caption, before it is drawn."""
 
 from __future__ import annotations
 
@@ -47,17 +47,17 @@ class Annotation:
     shown: tuple[View | SceneClip, ...]
 
 
-def humans(answer: str, choices: Sequence[str], rng: np.random.Generator) -> tuple[str, ...]:
+def human_answers(answer: str, choices: Sequence[str], rng: np.random.Generator) -> tuple[str, ...]:
     """Ten human answers: on average 8 say ``answer``, 1.2 a synonym where there is one, the others guess.
 
     Six say ``answer`` in any case, so that it alone is the majority's and surely wholly right.
     """
-    said = [answer] * 6
-    for luck in rng.random(HUMANS - len(said)):
+    answers = [answer] * 6
+    for luck in rng.random(HUMANS - len(answers)):
         if luck < 0.5:
-            said.append(answer)
+            answers.append(answer)
         elif luck < 0.8:
-            said.append(SYNONYMS.get(answer, answer))
+            answers.append(SYNONYMS.get(answer, answer))
         else:
-            said.append(choices[int(rng.integers(len(choices)))])
-    return tuple(str(word) for word in rng.permutation(said))
+            answers.append(choices[int(rng.integers(len(choices)))])
+    return tuple(str(word) for word in rng.permutation(answers))

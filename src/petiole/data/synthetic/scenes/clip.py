@@ -1,4 +1,4 @@
-"""What happens in a clip of eight frames: things that move, change their colour, or come one after the other."""
+"""What happens in a clip of eight frames: objects that move, change their colour, or come one after the other."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ MOVES = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 
 @dataclass(frozen=True)
 class Actor:
-    """One thing of a clip.
+    """One object of a clip.
 
     Attributes:
         kind: what it is at first.
         becomes: its colour in the end, an index into COLOURS.
-        move: one of MOVES, or empty for a thing at rest.
+        move: one of MOVES, or empty for an object at rest.
         enters: the first frame that shows it.
     """
 
@@ -36,13 +36,13 @@ class Actor:
 
 @dataclass(frozen=True)
 class SceneClip:
-    """One thing that moves, or two at rest of which the second comes later."""
+    """One object that moves, or two at rest of which the second comes later."""
 
     actors: tuple[Actor, ...]
 
 
 def draw_mover(rng: np.random.Generator) -> SceneClip:
-    """A thing that moves; every second one changes its colour on the way."""
+    """An object that moves; every second one changes its colour on the way."""
     kind = draw_kind(rng, lambda _: True)
     change = rng.random() < 0.5
     other = draw_kind(
@@ -54,7 +54,7 @@ def draw_mover(rng: np.random.Generator) -> SceneClip:
 
 
 def draw_sequence(rng: np.random.Generator) -> SceneClip:
-    """Two things of different shapes, one after the other."""
+    """Two objects of different shapes, one after the other."""
     first = draw_kind(rng, lambda _: True)
     second = draw_kind(rng, lambda kind: kind.shape != first.shape)
     enters = int(rng.integers(3, 6))
@@ -66,8 +66,8 @@ def draw_clip(rng: np.random.Generator) -> SceneClip:
     return draw_mover(rng) if rng.random() < 0.5 else draw_sequence(rng)
 
 
-def film(clip: SceneClip, rng: np.random.Generator) -> list[tuple[SceneObject, ...]]:
-    """The things of every frame; a thing that is not there yet has radius 0."""
+def frames_of(clip: SceneClip, rng: np.random.Generator) -> list[tuple[SceneObject, ...]]:
+    """The objects of every frame; an object that is not there yet has radius 0."""
     starts = _starts(clip, rng)
     return [
         tuple(_at(actor, start, frame) for actor, start in zip(clip.actors, starts, strict=True))

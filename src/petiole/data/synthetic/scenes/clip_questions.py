@@ -20,8 +20,8 @@ def video_qa(rng: np.random.Generator) -> tuple[Annotation]:
     text, right, wrong, clip = FAMILIES[rng.integers(len(FAMILIES))](rng)
     order = [str(choice) for choice in rng.permutation([right, *wrong])]
     choices = " ".join(f"a{i}: {choice}." for i, choice in enumerate(order))
-    asked = video_text({"Q": text, "Choices": choices}, "safe")
-    return (Annotation(asked, (f"a{order.index(right)}",), (clip,)),)
+    question = video_text({"Q": text, "Choices": choices}, "safe")
+    return (Annotation(question, (f"a{order.index(right)}",), (clip,)),)
 
 
 Choice = tuple[str, str, Sequence[str], SceneClip]
@@ -29,7 +29,7 @@ Choice = tuple[str, str, Sequence[str], SceneClip]
 
 
 def _order(rng: np.random.Generator) -> Choice:
-    """The wrong choices are the other thing and two that are not there."""
+    """The wrong choices are the other object and two that are not there."""
     clip = draw_sequence(rng)
     names = [SHAPES[actor.kind.shape] for actor in clip.actors]
     which = int(rng.integers(2))

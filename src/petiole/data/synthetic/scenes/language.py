@@ -1,4 +1,4 @@
-"""The generated world without pictures: what a small language model can learn about it from text alone."""
+"""Synthetic scenes without pictures: what a small language model can learn about it from text alone."""
 
 from __future__ import annotations
 
@@ -10,18 +10,17 @@ import numpy as np
 
 from petiole.data.synthetic.scenes.annotation import SYNONYMS
 from petiole.data.synthetic.scenes.clip import draw_clip
-from petiole.data.synthetic.scenes.descriptions import account, captions
-from petiole.data.synthetic.scenes.grammar import NUMBERS, plural, words
-from petiole.data.synthetic.scenes.layout import anything
-from petiole.data.synthetic.scenes.samples import QUESTIONS, accounts
+from petiole.data.synthetic.scenes.grammar import NUMBERS, captions, description, plural, words
+from petiole.data.synthetic.scenes.layout import draw_any
+from petiole.data.synthetic.scenes.samples import QUESTIONS, descriptions
 from petiole.data.synthetic.scenes.scene import COLOURS, SEEN, SHAPES, TEXTURES
 
-SPOKEN = """
+OTHER_WORDS = """
 , : ? [ ] 5 a0 a1 a2 a3 above all and appears at below both bottom choices colour comes do does down false first
 happens has have how it last left more move moves next no on only or pattern pictures q right same shape stays than
 then thing things to top true turns up way what which yes
 """
-"""Words and signs of questions, captions and accounts that ``words()`` lacks, for it is petiole/tiny-clip's vocabulary."""
+"""Words and signs of questions, captions and descriptions that ``words()`` lacks, for it is petiole/tiny-clip's vocabulary."""
 
 
 class ReadingText(NamedTuple):
@@ -29,7 +28,7 @@ class ReadingText(NamedTuple):
 
     Attributes:
         task: one of QUESTIONS.
-        context: all there is in a picture, two, or a clip.
+        context: a description of a picture, two, or a clip.
         question: the text of the sample.
         answer: the one that most people give.
     """
@@ -41,32 +40,32 @@ class ReadingText(NamedTuple):
 
 
 def statements(rng: np.random.Generator) -> Iterator[str]:
-    """Sentences about pictures and clips without end: every second one tells all, the others leave things out."""
+    """Sentences about pictures and clips without end: every second one leaves nothing out, the others do."""
     while True:
-        shown = anything(rng) if rng.random() < 0.7 else draw_clip(rng)
-        yield account(shown, rng)
+        shown = draw_any(rng) if rng.random() < 0.7 else draw_clip(rng)
+        yield description(shown, rng)
         yield captions(shown, str(rng.choice(SEEN)), rng)[0]
 
 
 def readings(rng: np.random.Generator) -> Iterator[ReadingText]:
-    """Questions with all that one must know, without end, every task as often."""
-    asking = [name for name, task in QUESTIONS.items() if not task.told]
+    """Questions with all that their answers need, without end, every task as often."""
+    named = [name for name, task in QUESTIONS.items() if not task.captions]
     while True:
-        name = asking[rng.integers(len(asking))]
+        name = named[rng.integers(len(named))]
         samples = QUESTIONS[name].draw(rng)
-        asked = samples[rng.integers(len(samples))]
-        answer = Counter(asked.references).most_common(1)[0][0]
-        yield ReadingText(name, accounts(asked, rng), asked.text, answer)
+        annotation = samples[rng.integers(len(samples))]
+        answer = Counter(annotation.references).most_common(1)[0][0]
+        yield ReadingText(name, descriptions(annotation, rng), annotation.text, answer)
 
 
 def language_words() -> tuple[str, ...]:
-    """Every word and sign of all texts about the world, ``words()`` and the prefixes of its tasks, in order.
+    """Every word and sign of all texts about synthetic scenes, ``words()`` and the prefixes of its tasks, in order.
 
     Texts are taken apart into runs of small letters and digits, and single signs.
     """
     known = [
         *words(),
-        *SPOKEN.split(),
+        *OTHER_WORDS.split(),
         *NUMBERS,
         *COLOURS,
         *TEXTURES,

@@ -1,4 +1,4 @@
-"""What there is in a picture that is asked about: one or two groups of things, beside or above each other."""
+"""What there is in a picture of questions: one or two groups of objects, beside or above each other."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from petiole.data.synthetic.scenes.scene import MOST, Composition, SceneObject, 
 
 Fits = Callable[[Composition], bool]
 FEW = 3
-"""Things in one of two groups at most, so that they stay large enough to be told apart."""
+"""Objects in one of two groups at most, so that they stay large enough to be told apart."""
 BESIDE, UPRIGHT = ("left of", "right of"), ("above", "below")
 """How the first group lies to the second, and the second to the first."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """So many things of one kind."""
+    """So many objects of one kind."""
 
     kind: Composition
     count: int
@@ -73,14 +73,14 @@ def draw_view(rng: np.random.Generator, group: Group) -> View:
     return draw_pair(rng, group, lambda kind: kind.shape != group.kind.shape)
 
 
-def anything(rng: np.random.Generator, fits: Fits = lambda _: True) -> View:
+def draw_any(rng: np.random.Generator, fits: Fits = lambda _: True) -> View:
     """A view with at least one group of a kind that fits."""
     return draw_view(rng, draw_group(rng, fits, MOST))
 
 
-def places(view: View, rng: np.random.Generator) -> list[SceneObject]:
-    """Where the things of a view are; every group is a row along the border between the two."""
-    things: list[SceneObject] = []
+def placed_objects(view: View, rng: np.random.Generator) -> list[SceneObject]:
+    """Where the objects of a view are; every group is a row along the border between the two."""
+    objects: list[SceneObject] = []
     lone = len(view.groups) == 1
     for i, group in enumerate(view.groups):
         largest = 0.22 if lone else 0.18
@@ -94,5 +94,5 @@ def places(view: View, rng: np.random.Generator) -> list[SceneObject]:
             along = 0.03 + step * (j + 0.5) + rng.uniform(-slack, slack)
             across = float(np.clip(middle + rng.uniform(-0.03, 0.03), radius, 1 - radius))
             x, y = (across, along) if view.beside else (along, across)
-            things.append(SceneObject(group.kind, x, y, radius))
-    return things
+            objects.append(SceneObject(group.kind, x, y, radius))
+    return objects

@@ -12,7 +12,7 @@ import numpy as np
 
 from petiole.data.synthetic.scenes.annotation import Annotation
 from petiole.data.synthetic.scenes.grammar import plural
-from petiole.data.synthetic.scenes.layout import BESIDE, UPRIGHT, Fits, View, anything
+from petiole.data.synthetic.scenes.layout import BESIDE, UPRIGHT, Fits, View, draw_any
 from petiole.data.synthetic.scenes.scene import COLOURS, SHAPES, TEXTURES, Composition
 
 Holds = Callable[[View, View], bool]
@@ -32,9 +32,9 @@ def nlvr(rng: np.random.Generator) -> tuple[Annotation, Annotation]:
 
 
 def _pair(rng: np.random.Generator, holds: Holds, about: Fits, truth: bool) -> tuple[View, View]:
-    """Views drawn until they fit; each is about the sentence's things three times out of five."""
+    """Views drawn until they fit; each is about the sentence's objects three times out of five."""
     while True:
-        one, two = (anything(rng, about if rng.random() < 0.6 else _all) for _ in SIDES)
+        one, two = (draw_any(rng, about if rng.random() < 0.6 else _all) for _ in SIDES)
         if holds(one, two) == truth:
             return one, two
 
@@ -48,7 +48,7 @@ def _number(view: View, fits: Fits) -> int:
 
 
 def _property(rng: np.random.Generator) -> tuple[str, Fits]:
-    """Words for some kinds of things, in the plural."""
+    """Words for some kinds of objects, in the plural."""
     part = rng.integers(3)
     if part == 0:
         shape = int(rng.integers(len(SHAPES)))

@@ -11,14 +11,14 @@ from collections.abc import Callable
 
 import numpy as np
 
-from petiole.data.synthetic.scenes.annotation import Annotation, humans
+from petiole.data.synthetic.scenes.annotation import Annotation, human_answers
 from petiole.data.synthetic.scenes.grammar import plural
 from petiole.data.synthetic.scenes.layout import (
     FEW,
     Group,
     View,
     alone,
-    anything,
+    draw_any,
     draw_group,
     draw_pair,
     draw_view,
@@ -52,7 +52,7 @@ def vqa(rng: np.random.Generator) -> tuple[Annotation]:
     """A question with ten human answers."""
     text, answer, view = SINGLE[rng.integers(len(SINGLE))](rng)
     similar = next((words for words in _WORDS if answer in words), (answer,))
-    return (Annotation(text, humans(answer, similar, rng), (view,)),)
+    return (Annotation(text, human_answers(answer, similar, rng), (view,)),)
 
 
 def gqa(rng: np.random.Generator) -> tuple[Annotation]:
@@ -66,7 +66,7 @@ def _are(count: int) -> str:
 
 
 def _shown(rng: np.random.Generator) -> tuple[Group, View]:
-    view = anything(rng)
+    view = draw_any(rng)
     return view.groups[rng.integers(len(view.groups))], view
 
 
@@ -111,7 +111,7 @@ def _number(rng: np.random.Generator) -> tuple[str, str, View]:
 
 
 def _exists(rng: np.random.Generator) -> tuple[str, str, View]:
-    """A thing that is not there has the shape of one and the colour of the other, if there are two."""
+    """An object that is not there has the shape of one and the colour of the other, if there are two."""
     group, view = _shown(rng)
     kind = group.kind
     there = rng.random() < 0.5
@@ -161,16 +161,16 @@ def _choose(rng: np.random.Generator) -> tuple[str, str, View]:
 def _verify(rng: np.random.Generator) -> tuple[str, str, View]:
     """What is wrong, if something is: half of the time the place, half of the time the colour."""
     group, other, view = _two(rng)
-    relation, asked = view.relation(group), group
+    relation, named_group = view.relation(group), group
     luck = rng.random()
     if luck < 0.25:
         relation = view.relation(other)
     elif luck < 0.5:
         colours = [i for i in range(len(COLOURS)) if i != group.kind.colour]
         kind = Composition(group.kind.shape, int(rng.choice(colours)), group.kind.texture)
-        asked = Group(kind, group.count)
+        named_group = Group(kind, group.count)
     start = "is there a" if group.count == 1 else "are there"
-    text = f"{start} {named(asked)} {relation} the {named(other)}?"
+    text = f"{start} {named(named_group)} {relation} the {named(other)}?"
     return text, "no" if luck < 0.5 else "yes", view
 
 
@@ -198,8 +198,8 @@ def _more(rng: np.random.Generator) -> tuple[str, str, View]:
     kinds = draw_pair(rng, first, lambda kind: kind.shape != first.kind.shape)
     a, b = (Group(group.kind, int(n)) for group, n in zip(kinds.groups, (more, less), strict=True))
     yes = bool(rng.random() < 0.5)
-    asked = (a, b) if yes else (b, a)
-    text = "are there more {} than {}?".format(*(noun(group.kind, 2) for group in asked))
+    compared = (a, b) if yes else (b, a)
+    text = "are there more {} than {}?".format(*(noun(group.kind, 2) for group in compared))
     pair = (a, b) if rng.random() < 0.5 else (b, a)
     return text, "yes" if yes else "no", View(pair, kinds.beside)
 

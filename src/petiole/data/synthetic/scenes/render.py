@@ -1,4 +1,4 @@
-"""How scenes and things look: PIL and numpy, anti-aliased, a pure function of them and a seed."""
+"""How scenes and objects look: PIL and numpy, anti-aliased, a pure function of them and a seed."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ def render(scene: Scene, seed: int) -> Image.Image:
     return _finished(picture, scene.style, rng)
 
 
-def render_things(things: Sequence[SceneObject], style: str, seed: int) -> Image.Image:
-    """An RGB picture of 64 x 64 of things in their places.
+def render_objects(objects: Sequence[SceneObject], style: str, seed: int) -> Image.Image:
+    """An RGB picture of 64 x 64 of objects in their places.
 
-    A thing of radius 0 is not seen. The rest is as it would be with it, so that pictures of one seed and so many
-    things make a film.
+    An object of radius 0 is not seen. The rest is as it would be with it, so that pictures of one seed and so many
+    objects make a video.
     """
     rng = np.random.default_rng([seed, 8])
     picture = _background(style, rng)
-    for thing in things:
-        ink = _ink(thing.kind, rng)
-        picture = _painted(picture, thing.kind, ink, (thing.x, thing.y, thing.radius), style, rng)
+    for each in objects:
+        ink = _ink(each.kind, rng)
+        picture = _painted(picture, each.kind, ink, (each.x, each.y, each.radius), style, rng)
     return _finished(picture, style, rng)
 
 
@@ -64,7 +64,7 @@ def _painted(
     style: str,
     rng: np.random.Generator,
 ) -> Floats:
-    """The picture with one thing more."""
+    """The picture with one object more."""
     side = len(picture)
     x, y, radius = (share * side for share in place)
     turn = rng.uniform(-0.35, 0.35)
@@ -149,7 +149,7 @@ def _outline(mask: Floats, width: int) -> Floats:
 
 
 def _texture(name: str, mask: Floats, radius: float, rng: np.random.Generator) -> Floats:
-    """How much of the ink is at each pixel of a thing, (side, side)."""
+    """How much of the ink is at each pixel of an object, (side, side)."""
     side = len(mask)
     y, x = np.mgrid[0:side, 0:side].astype(np.float32)
     period = max(6.0, radius * rng.uniform(0.42, 0.55))

@@ -1,4 +1,4 @@
-"""What there is in a scene of the generated world."""
+"""What there is in a synthetic scene."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ MOST = 4
 
 @dataclass(frozen=True)
 class Composition:
-    """What kind of thing: indices into SHAPES, COLOURS and TEXTURES."""
+    """What kind of object: indices into SHAPES, COLOURS and TEXTURES."""
 
     shape: int
     colour: int
@@ -58,7 +58,7 @@ class Composition:
 
 @dataclass(frozen=True)
 class Scene:
-    """One to four things of one kind.
+    """One to four objects of one kind.
 
     Attributes:
         kind: of all of them.
@@ -75,7 +75,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One thing in its place; x, y and radius are shares of the picture's side, y points down."""
+    """One object in its place; x, y and radius are shares of the picture's side, y points down."""
 
     kind: Composition
     x: float
@@ -112,7 +112,7 @@ def draw_kind(rng: np.random.Generator, fits: Callable[[Composition], bool]) -> 
 def draw_scene(
     rng: np.random.Generator, kinds: tuple[Composition, ...], styles: tuple[str, ...]
 ) -> Scene:
-    """A scene of one of the kinds, one thing as often as several."""
+    """A scene of one of the kinds, one object as often as several."""
     count = 1 if rng.random() < 0.5 else int(rng.integers(2, MOST + 1))
     return Scene(
         kind=kinds[rng.integers(len(kinds))],

@@ -1,4 +1,4 @@
-"""Data sets of class folders, drawn from the generated world."""
+"""Data sets of class folders, drawn from synthetic scenes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from petiole.data.synthetic.atomic_folder import appearing
+from petiole.data.synthetic.drawn import Advance, appearing
 from petiole.data.synthetic.scenes.grammar import NUMBERS, class_name, plural
 from petiole.data.synthetic.scenes.render import render
 from petiole.data.synthetic.scenes.scene import (
@@ -105,7 +105,7 @@ def write_task(
     train: int = 32,
     test: int = 40,
     seed: int = 0,
-    advance: Callable[[int], object] = lambda _: None,
+    advance: Advance = lambda _: None,
 ) -> Path:
     """Write ``folder``/train/<class>/*.png and test/, so many pictures of each class.
 
@@ -115,21 +115,21 @@ def write_task(
         advance: called with the pictures written since.
 
     Returns:
-        The folder, which appears only when it is whole.
+        The folder, which appears only when it is complete.
 
     Raises:
         ConfigError: an unknown task or style.
         DataError: the folder exists.
     """
     if name not in TASKS:
-        raise unknown("task of the generated world", name, TASKS)
+        raise unknown("task of synthetic scenes", name, TASKS)
     task = TASKS[name]
     if (style or task.style) not in STYLES:
-        raise unknown("style of the generated world", style, STYLES)
-    with appearing(folder) as whole:
+        raise unknown("style of synthetic scenes", style, STYLES)
+    with appearing(folder) as staging:
         for part, (which, count) in enumerate((("train", train), ("test", test))):
             for label, title in enumerate(task.classes):
-                place = whole / which / title.replace(" ", "_")
+                place = staging / which / title.replace(" ", "_")
                 place.mkdir(parents=True)
                 for i in range(count):
                     rng = np.random.default_rng([seed, part, label, i])

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Sequence
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pytest
 import torch
 from PIL import Image
 
-import seq2seq_for_tests as tiny
+from builders import seq2seq as tiny
+from builders.cli import Said, say
 from petiole.backbones.encoder_decoder import stored
-from petiole.cli import main
 
 TASKS = {"colours": "answers", "pairs": "choice", "tell": "caption"}
 """Folder -> task."""
@@ -83,27 +80,6 @@ def _line(kind: str, images: Sequence[str], colours: Sequence[str]) -> dict[str,
     if kind == "caption":
         return {"image": images[0], "captions": [f"a {colours[0]} dog", "a dog"]}
     return {"image": images[0], "question": "what is a dog", "answer": colours[0]}
-
-
-class Said(NamedTuple):
-    """What a command left: its exit code, standard output, and standard error on one line."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        """What was printed, which must be JSON as the standard has it: no NaN, no Infinity."""
-        return json.loads(self.out, parse_constant=pytest.fail)
-
-
-def say(*arguments: object) -> Said:
-    """Run the command line in this process."""
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as done:
-        main([str(a) for a in arguments])
-    return Said(int(done.value.code or 0), out.getvalue(), " ".join(err.getvalue().split()))
 
 
 class World(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,7 +30,9 @@ from petiole.data.preprocessing import evaluate_transform
 from petiole.data.readers.jsonl import open_plain
 from petiole.data.synthetic import boards
 from petiole.data.text_dataset import TextDataset
+from petiole.engine.run import RunSpec
 from petiole.layers.residual_quantiser import ResidualQuantiser
+from petiole.tasks.codebook.workspace import CodebookQuestions, CodebookWorkspace
 
 Family = Literal["llama", "gpt2", "lfm2"]
 FAMILIES: tuple[Family, ...] = ("llama", "gpt2", "lfm2")
@@ -130,7 +133,7 @@ def model(
             words_at = language.get_input_embeddings().weight  # type: ignore[operator]
             for parameter in (*language.parameters(), *projector.parameters()):
                 if parameter.ndim > 1:  # strong blocks, or tied words repeat themselves
-                    parameter *= 4.0 if parameter is words_at else 8.0
+                    parameter.mul_(4.0 if parameter is words_at else 8.0)
     return LVLM(
         f"tiny-{family}", LVLMModule(over, projector, language), words(), prompt, discrete=discrete
     )
@@ -165,3 +168,20 @@ def hashes(lvlm: LVLM, *parts: str) -> dict[str, bytes]:
         for name, value in lvlm.module.state_dict().items()
         if not parts or name.startswith(parts)
     }
+
+
+def codebook_run(
+    folder: Path,
+    over: LVLM,
+    questions: TextDataset,
+    method: str = "craft",
+    settings: Mapping[str, Any] | None = None,
+    *,
+    others: tuple[LVLM, ...] = (),
+    general: TextDataset | None = None,
+    **changes: Any,
+) -> tuple[RunSpec, CodebookWorkspace]:
+    """A run on opened models and questions; ``changes`` are of its ``RunSpec``."""
+    task = CodebookQuestions(over.name, questions.root, quiet=True)
+    spec = RunSpec(task, method, folder, settings or {}, checkpoint_seconds=0, **changes)
+    return spec, CodebookWorkspace(task, over, questions, others, general)

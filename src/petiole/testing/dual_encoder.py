@@ -8,9 +8,9 @@ from pathlib import Path
 from safetensors.torch import save_file
 from transformers import CLIPConfig, CLIPModel
 
-import backbones_for_tests as tiny
 from petiole.backbones.dual_encoder import clip
 from petiole.backbones.dual_encoder.towers import TwoTowers
+from petiole.testing.random_weights import HF_PREPROCESSOR, preprocessing, seeded, shaken
 
 VOCABULARY, LONGEST = 40, 48
 CONFIG = {
@@ -51,14 +51,14 @@ class Letters:
 
 
 def model(seed: int = 0) -> CLIPModel:
-    with tiny.seeded(seed):
-        module = tiny.shaken(CLIPModel(CLIPConfig(**CONFIG)))
+    with seeded(seed):
+        module = shaken(CLIPModel(CLIPConfig(**CONFIG)))
         assert isinstance(module, CLIPModel)
         return module.eval()
 
 
 def towers(seed: int = 0) -> TwoTowers:
-    return clip.wrap("test/clip", model(seed), tiny.preprocessing(), Letters())
+    return clip.wrap("test/clip", model(seed), preprocessing(), Letters())
 
 
 def folder(path: Path, *, tokenizer: bool = False) -> Path:
@@ -74,9 +74,9 @@ def folder(path: Path, *, tokenizer: bool = False) -> Path:
         start, end = len(words) - 2, len(words) - 1
         own = {"bos_token_id": start, "eos_token_id": end, "pad_token_id": end}
         config["text_config"] |= {"vocab_size": len(words), **own}
-    with tiny.seeded():
-        module = tiny.shaken(CLIPModel(CLIPConfig(**config)))
+    with seeded():
+        module = shaken(CLIPModel(CLIPConfig(**config)))
     save_file(module.state_dict(), path / "model.safetensors")
     (path / "config.json").write_text(json.dumps(config))
-    (path / "preprocessor_config.json").write_text(json.dumps(tiny.HF_PREPROCESSOR))
+    (path / "preprocessor_config.json").write_text(json.dumps(HF_PREPROCESSOR))
     return path

@@ -3,23 +3,49 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import timm
-import torch
 from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
-from torch import nn
 from transformers import Dinov2Config, Dinov2Model
 
 from petiole.backbones.base import Backbone
-from petiole.backbones.registry import load
+from petiole.backbones.registry import load_backbone
 from petiole.backbones.vision import cnn, vit
-from petiole.data.preprocessing import Preprocessing
-from petiole.errors import ConfigError
-from petiole.methods.registry import create
+from petiole.testing import dual_encoder
+from petiole.testing.random_weights import (
+    HF_PREPROCESSOR,
+    images,
+    preprocessing,
+    seeded,
+    shaken,
+)
+
+__all__ = [
+    "DEPTH",
+    "HEADS",
+    "HF_CONFIG",
+    "HF_PREPROCESSOR",
+    "NAMES",
+    "PATCH",
+    "TIMM",
+    "WIDTH",
+    "build",
+    "dinov2",
+    "dinov2_folder",
+    "images",
+    "plain",
+    "preprocessing",
+    "registers",
+    "resnet",
+    "seeded",
+    "shaken",
+    "timm_vit",
+    "two_towers",
+    "without_class_token",
+]
 
 WIDTH, DEPTH, HEADS, PATCH = 24, 3, 3, 14
 HF_CONFIG = {
@@ -31,41 +57,6 @@ HF_CONFIG = {
     "patch_size": PATCH,
     "layerscale_value": 0.5,
 }
-HF_PREPROCESSOR = {
-    "size": {"shortest_edge": 32},
-    "crop_size": {"height": 28, "width": 28},
-    "resample": 3,
-    "image_mean": [0.485, 0.456, 0.406],
-    "image_std": [0.229, 0.224, 0.225],
-}
-
-
-def preprocessing(size: int = 28) -> Preprocessing:
-    return Preprocessing(
-        size=(size, size),
-        crop=1.0,
-        interpolation="bicubic",
-        mean=(0.5, 0.5, 0.5),
-        std=(0.5, 0.5, 0.5),
-    )
-
-
-@contextmanager
-def seeded(seed: int = 0) -> Iterator[None]:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield
-
-
-def shaken(module: nn.Module) -> nn.Module:
-    """Move every parameter off its initial value, so that no zero or one hides a mistake."""
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter += 0.2 * torch.randn_like(parameter)
-        for name, buffer in module.named_buffers():
-            if name.endswith("running_mean"):
-                buffer += 0.1 * torch.randn_like(buffer)
-    return module
 
 
 def timm_vit(**options: object) -> VisionTransformer:
@@ -80,9 +71,7 @@ def timm_vit(**options: object) -> VisionTransformer:
         **options,
     }
     with seeded():
-        module = shaken(VisionTransformer(**settings))  # type: ignore[arg-type]
-    assert isinstance(module, VisionTransformer)
-    return module
+        return shaken(VisionTransformer(**settings))
 
 
 def plain(name: str = "test/vit") -> Backbone:
@@ -125,13 +114,11 @@ def dinov2_folder(folder: Path, *, old_names: bool = False) -> Path:
 
 
 def dinov2(folder: Path) -> Backbone:
-    return load(str(dinov2_folder(folder)))
+    return load_backbone(str(dinov2_folder(folder)))
 
 
 def two_towers() -> Backbone:
-    from clip_for_tests import towers  # which needs this file
-
-    return towers()
+    return dual_encoder.towers()
 
 
 TIMM: dict[str, Callable[[], Backbone]] = {
@@ -147,19 +134,3 @@ NAMES = (*TIMM, "dinov2")
 def build(name: str, folder: Path) -> Backbone:
     """A fresh backbone by name; ``folder`` is written to by those that need one."""
     return dinov2(folder) if name == "dinov2" else TIMM[name]()
-
-
-def carries(backbone: Backbone, method: str) -> bool:
-    """Whether the backbone can carry the method; one that cannot must be told why."""
-    try:
-        create(method).plan(backbone, 3)
-    except ConfigError as error:
-        if f"{backbone.name} has none" not in str(error):
-            raise
-        return False
-    return True
-
-
-def images(backbone: Backbone, count: int = 3, seed: int = 1) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(count, 3, *backbone.preprocessing.size, generator=generator)

@@ -1,0 +1,1 @@
+"""Builders that several test files share: small models, data sets and runs, and the command line."""

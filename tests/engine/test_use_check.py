@@ -1,0 +1,119 @@
+"""What is declared and takes no part stops the run; what may wait may wait."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from petiole.backbones.base import Backbone
+from petiole.engine.use_check import UseCheck
+from petiole.errors import RunError
+from petiole.layers.tasks import PerTask, routed
+from petiole.methods.registry import create
+from petiole.tasks.classification.model import AdaptedClassifier
+from petiole.tasks.classification.training import Callbacks, train
+from petiole.testing import backbones as tiny
+from petiole.testing import image_case as contract
+from training_for_tests import descend
+
+
+@pytest.fixture
+def bypassing() -> Iterator[Backbone]:
+    """A ViT whose attention multiplies with the weights of ``qkv`` and calls no module for it."""
+    backbone = tiny.plain()
+    attention = type(next(m for m in backbone.module.modules() if hasattr(m, "qkv")))
+
+    def forward(self: nn.Module, x: Tensor, *_: object, **__: object) -> Tensor:
+        qkv = nn.functional.linear(x, self.qkv.weight, self.qkv.bias)
+        q, k, v = (
+            part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in qkv.chunk(3, -1)
+        )
+        out = nn.functional.scaled_dot_product_attention(q, k, v)
+        return self.proj(out.transpose(1, 2).flatten(2))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "forward", forward)
+        yield backbone
+
+
+def fit(backbone: Backbone, name: str) -> None:
+    method = create(name, contract.RECIPE)
+    adapted = AdaptedClassifier(backbone, method.plan(backbone, 3))
+    adapted.name(contract.CLASSES)
+    table = contract.Memory(adapted, stored=True)
+    callbacks = Callbacks(quiet=True)
+    train(adapted, contract.dataset(), table, method.recipe, seed=0, callbacks=callbacks)
+
+
+def test_a_backbone_that_bypasses_a_module_is_noticed(bypassing: Backbone) -> None:
+    hooks = contract.hooks_of(bypassing.module)
+    with pytest.raises(RunError, match=r"LowRank at role block\.0\.attn\.q of .*never called"):
+        fit(bypassing, "lora-qkv")
+    assert contract.hooks_of(bypassing.module) == hooks
+
+
+@pytest.mark.parametrize("name", ["adaptertune", "full", "bitfit"])
+def test_what_goes_another_way_trains_on_it(bypassing: Backbone, name: str) -> None:
+    """Its weights are read, its other modules are called."""
+    fit(bypassing, name)
+
+
+class Parts(nn.Module):
+    """A layer for each of two tasks; the batch says whose turn it is."""
+
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.part, self.head = part, nn.Linear(4, 1)
+
+    def forward(self, x: Tensor, y: Tensor, task: int) -> Tensor:
+        with routed([task] * len(x)):
+            return ((self.head(self.part(x))[:, 0] - y) ** 2).mean()
+
+
+def rows(task: int) -> tuple[Tensor, Tensor, int]:
+    return torch.ones(2, 4), torch.ones(2), task
+
+
+def layers() -> PerTask:
+    return PerTask([nn.Linear(4, 4), nn.Linear(4, 4)])
+
+
+def test_a_layer_of_one_task_has_a_pass_to_be_used() -> None:
+    descend(Parts(layers()), lambda step: rows(step % 2), a_pass=2)
+    with pytest.raises(RunError, match=r"first 3 steps.*part\.layers\.1\.weight"):
+        descend(Parts(layers()), lambda _: rows(0), a_pass=3)
+    descend(Parts(layers()), lambda _: rows(0), a_pass=9)  # it ends before a pass does
+
+
+def test_a_parameter_that_the_loss_does_not_read_is_named() -> None:
+    class Idle(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(4, 4)
+            self.spare = nn.Parameter(torch.zeros(3))
+
+    with pytest.raises(RunError, match=r"first step.*part\.spare: trained, but"):
+        descend(Parts(Idle()), lambda _: rows(0))
+    late = Idle()
+    late.used_within = "run"  # type: ignore[assignment]
+    descend(Parts(late), lambda _: rows(0))
+
+
+def test_a_gradient_of_zero_is_a_gradient() -> None:
+    """As that of A behind B = 0."""
+    module = Parts(nn.Linear(4, 4))
+    nn.init.zeros_(module.head.weight)
+    with UseCheck(module, 1) as used:
+        module(*rows(0)).backward()
+        assert not module.part.weight.grad.any()
+        used.after_backward()
+
+
+def test_the_patience_of_what_is_around_counts() -> None:
+    inner = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    module = Parts(PerTask([inner, nn.Linear(4, 4)]))
+    with UseCheck(module, 5) as used:
+        module(*rows(1)).backward()
+        used.after_backward()

@@ -1,0 +1,119 @@
+"""The moving average of the weights, as a result and as a teacher."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from petiole.backbones.base import IMAGES
+from petiole.engine.weight_average import ExponentialAverage, Teacher
+from petiole.errors import ConfigError
+from petiole.methods.base import SelfTeacher
+from petiole.methods.registry import create
+from petiole.methods.self_distillation import SelfDistillation
+from petiole.tasks.classification.model import AdaptedClassifier, ClassificationLoss
+from petiole.testing import backbones as tiny
+from petiole.testing import image_case as contract
+from training_for_tests import Regression, descend, regression, same
+
+EMA = {"average_decay": 0.8, "average_as": "teacher"}
+
+
+def test_the_average_is_that_of_the_steps() -> None:
+    """theta_bar = d theta_bar + (1 - d) theta, from theta_0 on."""
+    model = regression()
+    average = ExponentialAverage(model, 0.8)
+    average.begin()
+    want = model.net[0].weight.detach().double()
+    for step in range(5):
+        with torch.no_grad():
+            model.net[0].weight.mul_(1.3)
+        average.after(step)
+        want = 0.8 * want + 0.2 * model.net[0].weight.detach().double()
+    own = model.net[0].weight.detach().clone()
+    with average.weights():
+        torch.testing.assert_close(model.net[0].weight.double(), want, rtol=1e-5, atol=1e-6)
+    assert torch.equal(model.net[0].weight, own)
+    average.finish()
+    torch.testing.assert_close(model.net[0].weight.detach().double(), want, rtol=1e-5, atol=1e-6)
+
+
+class Taught(Regression):
+    """Also drawn to its teacher, which is asked in the midst of the student's graph."""
+
+    teacher: SelfTeacher
+
+    def learn_from(self, teacher: SelfTeacher) -> None:
+        self.teacher = teacher
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        loss = super().forward(x, y)
+        with self.teacher.weights():
+            target = self.net[3](torch.relu(self.net[0](x)))[:, 0]
+        assert not target.requires_grad
+        return loss + ((self.net[3](torch.relu(self.net[0](x)))[:, 0] - target) ** 2).mean()
+
+
+def taught() -> Taught:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Taught()
+
+
+def test_a_run_that_teaches_itself_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    whole = descend(taught(), checkpoint=tmp_path / "whole", **EMA)
+    with pytest.raises(KeyboardInterrupt):
+        descend(taught(), checkpoint=tmp_path / "parts", stop=3, **EMA)
+    assert same(descend(taught(), checkpoint=tmp_path / "parts", **EMA), whole)
+    assert not same(descend(regression(), **EMA), whole)  # the teacher had its say
+
+
+def test_a_teacher_leaves_the_weights_and_a_result_takes_their_place() -> None:
+    plain = descend(regression())
+    assert same(descend(regression(), **EMA), plain)
+    assert not same(descend(regression(), **EMA | {"average_as": "result"}), plain)
+
+
+def test_who_wants_a_teacher_is_told_how_to_get_one() -> None:
+    with pytest.raises(ConfigError, match="average_decay"):
+        descend(taught())
+
+
+def test_self_distillation_is_zero_at_the_teacher_and_pulls_towards_it() -> None:
+    """On an adapted backbone, gradients of the student as without a teacher's forward between."""
+    backbone = tiny.plain()
+    method = create("lora-qkv", contract.RECIPE)
+    with tiny.seeded(0):
+        adapted = AdaptedClassifier(backbone, method.plan(backbone, 3))
+        tiny.shaken(adapted)
+    loss_module = ClassificationLoss(adapted, 0.5, 0.0).eval()
+    distils = SelfDistillation()
+    object.__setattr__(adapted.plan, "losses", (distils,))
+    average = ExponentialAverage(loss_module, 0.5)
+    average.begin()
+    distils.learn_from(Teacher(average))
+    labels, target = torch.tensor([0, 1, 2]), torch.ones(3, dtype=torch.bool)
+    state = {IMAGES: tiny.images(backbone)}
+    with adapted.attached():
+        with_teacher = loss_module(state, labels, target)
+        gradients = torch.autograd.grad(with_teacher, _trained(loss_module), allow_unused=True)
+        object.__setattr__(adapted.plan, "losses", ())
+        plain = loss_module(state, labels, target)
+        wanted = torch.autograd.grad(plain, _trained(loss_module), allow_unused=True)
+        torch.testing.assert_close(with_teacher, plain, rtol=0, atol=1e-6)
+        for got, want in zip(gradients, wanted, strict=True):
+            assert (got is None) == (want is None)
+            if want is not None:
+                torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-6)
+        with torch.no_grad():
+            for parameter in _trained(loss_module):
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        object.__setattr__(adapted.plan, "losses", (distils,))
+        assert loss_module(state, labels, target) > 1e-3
+
+
+def _trained(module: nn.Module) -> list[nn.Parameter]:
+    return [p for p in module.parameters() if p.requires_grad]
