@@ -85,7 +85,7 @@ def test_fit_writes_record_report_and_adapter(place: Path, fitted: dict[str, Any
     assert Path(fitted["report"]).is_file()
     assert (Path(fitted["adapter"]) / "adapter.safetensors").is_file()
     assert fitted["record"]["test_evaluations"] == 1
-    assert fitted["record"]["scores"]["n"] == 8
+    assert fitted["record"]["scores"]["test"]["n"] == 8
 
 
 @pytest.mark.usefixtures("fitted")
@@ -126,14 +126,16 @@ def test_eval_scores_and_counts_its_openings(place: Path, say: Say) -> None:
     code, out, _ = say("eval", place / "run", place / "photos", "--json")
     first = json.loads(out)
     assert code == 0
-    assert first["scores"]["n"] == 16
+    scores = first["scores"]["test"]
+    assert scores["n"] == 16
     assert np.sum(first["confusion"]) == 16
-    assert np.trace(first["confusion"]) / 16 == pytest.approx(first["scores"]["accuracy"])
+    assert np.trace(first["confusion"]) / 16 == pytest.approx(scores["accuracy"])
     _, text, _ = say("eval", place / "run", place / "photos")
     assert f"opened {first['test_evaluations'] + 1}x" in text
     again = petiole.evaluate(place / "run", place / "photos")
     assert again.test_evaluations == first["test_evaluations"] + 2
-    assert again.scores == pytest.approx(first["scores"])
+    assert again.scores.keys() == {"test"}
+    assert again.scores["test"] == pytest.approx(scores)
 
 
 def test_report_writes_the_page_again(place: Path, fitted: dict[str, Any], say: Say) -> None:
@@ -227,7 +229,7 @@ def test_compare_tests_methods_on_the_same_draws(place: Path, say: Say) -> None:
     out = place / "compare"
     arguments = (
         *("compare", place / "photos", "--source", place / "renders", *QUICK),
-        *("--methods", "cosine", "linear-probe", "--draws", "2", "--out", out, "--quiet"),
+        *("--methods", "cosine", "linear-probe", "--split-seeds", "2", "--out", out, "--quiet"),
     )
     code, printed, err = say(*arguments, "--json")
     assert code == 0, err
@@ -313,27 +315,27 @@ def test_broken_images_are_named_or_counted(tmp_path: Path, say: Say) -> None:
 
 def test_images_that_changed_since_the_last_call_are_seen(tmp_path: Path) -> None:
     root = write_images(tmp_path / "photos", 6, 3)
-    model_options = petiole.commands.options.Machine(image_size=32, quiet=True)
-    options: dict[str, Any] = {"method": "class-means", "shots": 2, "model_options": model_options}
+    model = petiole.commands.options.ModelOptions(image_size=32, quiet=True)
+    options: dict[str, Any] = {"method": "class-means", "shots": 2, "model": model}
     first = petiole.fit(root, out=tmp_path / "1", **options)
     (root / "ash" / "0.png").unlink()
     (root / "ash" / "1.png").unlink()
     second = petiole.fit(root, out=tmp_path / "2", **options)
-    images = [r.record["request"]["data"]["images"] for r in (first, second)]
+    images = [r.record["request"]["data"]["samples"] for r in (first, second)]
     assert sum(images[0].values()) > sum(images[1].values())
 
 
 def test_python_and_command_give_the_same_run(
     place: Path, fitted: dict[str, Any], tmp_path: Path
 ) -> None:
-    model_options = petiole.commands.options.Machine(image_size=32, quiet=True)
+    model = petiole.commands.options.ModelOptions(image_size=32, quiet=True)
     again = petiole.fit(
         place / "photos",
         source=place / "renders",
         settings={"steps": 5, "views": 0},
         shots=3,
         out=tmp_path / "run",
-        model_options=model_options,
+        model=model,
     )
     assert again.record["id"] == fitted["record"]["id"]
     name = "adapter/adapter.safetensors"

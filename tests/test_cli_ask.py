@@ -1,4 +1,4 @@
-"""``petiole ask`` through the real command line, and what a language adapter says of itself."""
+"""Questions by ``petiole predict`` through the real command line, and what a language adapter says of itself."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from builders.multitask import (
     COUNTS,
     TASKS,
     World,
+    answer_of,
+    ask,
     draw,
     measured,
     rows_of,
@@ -33,16 +35,22 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 def test_ask_gives_what_was_predicted_also_in_a_fresh_process(world: World) -> None:
     command: list[object] = []
-    answer: dict[str, str] = {}
+    answer: dict[str, object] = {}
     for name, kind in TASKS.items():
         rows = rows_of(world.run() / "predictions" / f"{kind}.jsonl")
         samples = rows_of(world.root / name / "test.jsonl")
         images = samples[1].get("images") or [samples[1]["image"]]
-        shown = [t for n in images for t in ("--image", world.root / name / "images" / n)]
+        shown = [world.root / name / "images" / n for n in images]
         question = samples[1].get("question", "")
-        command = ["ask", world.run(), question, *shown, "--task", kind, "--json"]
-        answer = {"task": kind, "question": question, "answer": rows[1]["prediction"]}
-        assert say(*command).json == answer
+        command = ["predict", world.run(), *shown, "--question", question, "--task", kind, "--json"]
+        answer = {
+            "path": " ".join(map(str, shown)),
+            "label": rows[1]["prediction"],
+            "probability": None,
+            "probabilities": {},
+            "question": question,
+        }
+        assert say(*command).json["predictions"] == [answer]
     fresh = subprocess.run(
         [sys.executable, "-m", "petiole.cli", *map(str, command)],
         capture_output=True,
@@ -50,28 +58,28 @@ def test_ask_gives_what_was_predicted_also_in_a_fresh_process(world: World) -> N
         cwd=world.root,
         check=True,
     )
-    assert json.loads(fresh.stdout) == answer
+    assert json.loads(fresh.stdout)["predictions"] == [answer]
 
 
 def test_the_answer_depends_on_question_and_picture(world: World) -> None:
     """Or the test above would pass with a model that is blind or deaf."""
     rows = rows_of(world.run() / "predictions" / "answers.jsonl")
     image = world.root / "colours" / "images" / "test0a.png"
-    blind = say("ask", world.run(), "what is a dog", "--json").json["answer"]
-    other = say("ask", world.run(), "two cat no", "--image", image, "--json").json["answer"]
+    blind = answer_of(ask(world.run(), "what is a dog"))
+    other = answer_of(ask(world.run(), "two cat no", image))
     assert blind != rows[0]["prediction"]
     assert other != rows[0]["prediction"]
 
 
-def test_what_ask_refuses(world: World, tmp_path: Path) -> None:
+def test_what_is_no_question_is_refused(world: World, tmp_path: Path) -> None:
     image = world.root / "colours" / "images" / "test0a.png"
-    said = say("ask", world.run(), "what", "--task", "answer")
+    said = ask(world.run(), "what", task="answer")
     assert said.code == 1
     assert "Unknown task of this adapter 'answer'. Did you mean answers?" in said.err
     (tmp_path / "broken.png").write_bytes(image.read_bytes()[:60])
-    said = say("ask", world.run(), "what", "--image", tmp_path / "broken.png")
+    said = ask(world.run(), "what", tmp_path / "broken.png")
     assert (said.code, str(tmp_path / "broken.png") in said.err) == (1, True)
-    said = say("ask", tmp_path, "what")
+    said = ask(tmp_path, "what")
     assert said.code == 1
     assert "No adapter at" in said.err
 
@@ -82,16 +90,16 @@ def test_a_damaged_adapter_is_refused(world: World, tmp_path: Path) -> None:
     content = bytearray(file.read_bytes())
     content[-3] ^= 1
     file.write_bytes(content)
-    said = say("ask", copied, "what")
+    said = ask(copied, "what")
     assert said.code == 1
     assert "checksum differs" in said.err
     file.write_bytes((world.run() / "adapter" / file.name).read_bytes())
     manifest = json.loads((copied / "adapter.json").read_text())
     manifest["golden"][0] += 1
     (copied / "adapter.json").write_text(json.dumps(manifest))
-    assert "golden input gives scores that differ" in say("ask", copied, "what").err
+    assert "golden input gives values that differ" in ask(copied, "what").err
     (copied / "adapter.json").write_text(json.dumps(manifest)[:-9])
-    assert "is damaged or of another version" in say("ask", copied, "what").err
+    assert "is damaged or of another version" in ask(copied, "what").err
 
 
 def test_another_language_model_or_other_eyes_are_refused(world: World, tmp_path: Path) -> None:
@@ -105,24 +113,24 @@ def test_another_language_model_or_other_eyes_are_refused(world: World, tmp_path
     tensors = load_file(file)
     tensors["model.shared.weight"][5, 5] += 1
     save_file(tensors, file, {"format": "pt"})
-    said = say("ask", adapter, "what")
+    said = ask(adapter, "what")
     assert said.code == 1
     assert "was trained on" in said.err
     assert "fingerprint" in said.err
     file.write_bytes(before)
-    assert say("ask", adapter, "what").code == 0
+    assert ask(adapter, "what").code == 0
     manifest = json.loads((adapter / "adapter.json").read_text())
-    manifest["model"]["eyes_fingerprint"] = "0" * 64
+    manifest["backbone"]["vision_backbone"]["fingerprint"] = "0" * 64
     (adapter / "adapter.json").write_text(json.dumps(manifest))
     image = world.root / "colours" / "images" / "test0a.png"
-    said = say("ask", adapter, "what", "--image", image)
+    said = ask(adapter, "what", image)
     assert said.code == 1
     assert "petiole/tiny-vit with fingerprint 000000000000" in said.err
     shutil.rmtree(model)
-    assert str(model) in say("ask", adapter, "what").err
+    assert str(model) in ask(adapter, "what").err
 
 
-def test_adapters_for_images_and_for_language_say_which_verb_is_theirs(
+def test_adapters_for_images_and_for_language_say_what_is_theirs(
     world: World, tmp_path: Path
 ) -> None:
     rng = np.random.default_rng(0)
@@ -133,13 +141,13 @@ def test_adapters_for_images_and_for_language_say_which_verb_is_theirs(
     fit = ["fit", tmp_path / "images", "--method", "linear-probe", "--out", tmp_path / "run"]
     fit += ["--backbone", "petiole/tiny-vit", "--cache-dir", tmp_path / "cache", "--quiet"]
     assert say(*fit, "--shots", 2, "--set", "steps=2", "--set", "views=0").code == 0
-    said = say("ask", tmp_path / "run", "what")
-    assert said.code == 1
-    assert "holds an adapter for images. Use petiole predict" in said.err
     image = world.root / "colours" / "images" / "test0a.png"
+    said = ask(tmp_path / "run", "what", image)
+    assert said.code == 1
+    assert "--question means nothing to an adapter of the kind classification" in said.err
     said = say("predict", world.run(), image)
     assert said.code == 1
-    assert "holds an adapter for a language model. Use petiole ask" in said.err
+    assert "is an adapter of a language model, which needs a question: --question" in said.err
 
 
 def test_two_folders_of_one_kind_are_told_apart_by_their_names(
@@ -159,8 +167,7 @@ def test_two_folders_of_one_kind_are_told_apart_by_their_names(
         rows_of(file)[0] for file in (run / "predictions" / "seen.jsonl", other / "test.jsonl")
     )
     image = other / "images" / sample["image"]
-    said = say("ask", run, "", "--image", image, "--task", "seen", "--json")
-    assert said.json["answer"] == row["prediction"]
+    assert answer_of(ask(run, "", image, task="seen")) == row["prediction"]
     again = task(tmp_path / "again" / "seen", "caption", 9)
     said = say(*command[:2], other, again, *command[3:], "--seeds", 1)
     assert "Two tasks are called seen" in said.err
@@ -172,9 +179,9 @@ def test_a_model_of_text_alone_is_shown_no_picture(world: World, tmp_path: Path)
     assert say("multitask", data, *world.options(), "--seeds", 1, "--out", out).code == 0
     run = out / "runs" / "vl-adapter" / "seed-0"
     prediction = rows_of(run / "predictions" / "answers.jsonl")[1]["prediction"]
-    assert say("ask", run, "what is two", "--json").json["answer"] == prediction
+    assert answer_of(ask(run, "what is two")) == prediction
     image = world.root / "colours" / "images" / "test0a.png"
-    said = say("ask", run, "what is two", "--image", image)
+    said = ask(run, "what is two", image)
     assert said.code == 1
     assert "was trained on text alone" in said.err
 
@@ -188,8 +195,7 @@ def test_trained_eyes_answer_as_they_were_scored(world: World, tmp_path: Path) -
     rows = rows_of(run / "predictions" / "answers.jsonl")
     sample = rows_of(world.root / "colours" / "test.jsonl")[3]
     image = world.root / "colours" / "images" / sample["image"]
-    said = say("ask", run, sample["question"], "--image", image, "--json")
-    assert said.json["answer"] == rows[3]["prediction"]
+    assert answer_of(ask(run, sample["question"], image)) == rows[3]["prediction"]
 
 
 def stored_features(root: Path, kind: str) -> Path:
@@ -239,15 +245,27 @@ def test_stored_features_are_used_in_the_references_layout(
 ) -> None:
     root, out = stored_features(tmp_path / "datasets", kind), tmp_path / "out"
     command = ["multitask", f"vqa={root}", "--features", root, "--backbone", world.model]
-    command += ["--set", "steps=3", "--seeds", 1, "--places", 9, "--out", out, "--json", "--quiet"]
+    command += [
+        "--set",
+        "steps=3",
+        "--seeds",
+        1,
+        "--visual-tokens",
+        9,
+        "--out",
+        out,
+        "--json",
+        "--quiet",
+    ]
     said = say(*command, "--cache-dir", tmp_path / "cache")
     assert said.code == 0, said.err
     assert said.json["metrics"] == {"vqa": "vqa_accuracy"}
     assert said.json["majority"] == {"vqa": 1.0}
     run = out / "runs" / "vl-adapter" / "seed-0"
-    card = json.loads((run / "adapter" / "adapter.json").read_text())["model"]
-    assert (card["vision_width"], card["places"], card["eyes"]) == (6, 9, "")
+    card = json.loads((run / "adapter" / "adapter.json").read_text())["backbone"]
+    assert (card["vision_width"], card["visual_tokens"]) == (6, 9)
+    assert card["vision_backbone"] is None
     image = world.root / "colours" / "images" / "test0a.png"
-    said = say("ask", run, "what", "--image", image)
+    said = ask(run, "what", image)
     assert said.code == 1
     assert "was trained on given features" in said.err

@@ -76,13 +76,13 @@ def test_base_to_novel(backbone: Path, tmp_path: Path, capsys: pytest.CaptureFix
         request = json.loads((folder / "request.json").read_text())
         taught = NAMES if line["transductive"] else NAMES[:3]  # ceil(5 / 2) base classes
         assert request["data"]["classes"] == list(taught)
-        novel_file = json.loads((folder / "elsewhere" / "novel.json").read_text())
+        novel_file = json.loads((folder / "transfer" / "novel.json").read_text())
         assert novel_file["classes"] == list(NAMES[3:])
         assert novel_file["scores"]["n"] == 12
         assert novel_file["test_evaluations"] == 1
         opened = (folder / "test_evaluations.jsonl").read_text().splitlines()
         assert len(opened) == 2 + line["transductive"]
-        assert (folder / "elsewhere" / "base.json").exists() == line["transductive"]
+        assert (folder / "transfer" / "base.json").exists() == line["transductive"]
     markdown = (out / "table.md").read_text()
     assert "promptkd (transductive)" in markdown
     zero = result["rows"][0]["scores"]["base"]
@@ -110,10 +110,10 @@ def test_elsewhere(backbone: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert run(*command, "--out", out, "--json", *options(backbone, tmp_path)) == 0
     lines = json.loads(capsys.readouterr().out)["rows"]
     assert set(lines[0]["scores"]) == {"source", "herbs"}
-    herbs = json.loads((out / "runs/coop/seed-1/elsewhere/herbs.json").read_text())
+    herbs = json.loads((out / "runs/coop/seed-1/transfer/herbs.json").read_text())
     assert herbs["classes"] == ["mint", "sage"]
     zero = [
-        json.loads((out / f"runs/zero-shot/seed-{i}/elsewhere/herbs.json").read_text())
+        json.loads((out / f"runs/zero-shot/seed-{i}/transfer/herbs.json").read_text())
         for i in (0, 1)
     ]
     assert zero[0]["scores"] == zero[1]["scores"]

@@ -97,7 +97,7 @@ def test_results_are_not_written_over(world: World) -> None:
         (["--seeds", 3], "another measurement (seeds: 2 -> 3)"),
         (["--mode", "mixed"], "another measurement (mode: 'proportional' -> 'mixed')"),
         (["--set", "lr=0.5"], "other settings (settings.lr: "),
-        (["--places", 16], "model.places: 25 -> 16"),
+        (["--visual-tokens", 16], "backbone.visual_tokens: 25 -> 16"),
     ],
 )
 def test_another_request_is_refused_and_the_difference_named(
@@ -110,17 +110,17 @@ def test_another_request_is_refused_and_the_difference_named(
 
 SLOW = """
 import sys, time
-from petiole.engine import descent
-run, save = descent.Descent.run, descent.Descent._save
+from petiole.engine.trainer import Trainer
+run, save = Trainer.run, Trainer._save
 
-def often(self, watch, **rest):
-    watch.every = 0
-    run(self, watch, **rest)
+def often(self, callbacks, **rest):
+    callbacks.every = 0
+    run(self, callbacks, **rest)
 def slowly(self, *rest):
     save(self, *rest)
     time.sleep(60)
 
-descent.Descent.run, descent.Descent._save = often, slowly
+Trainer.run, Trainer._save = often, slowly
 from petiole.cli import main
 main(sys.argv[1:])
 """
@@ -167,7 +167,11 @@ def test_a_broken_image_is_named_and_may_be_left_out(world: World, tmp_path: Pat
     assert say(*command, "--skip-bad").code == 0
     run = out / "runs" / "vl-adapter" / "seed-0"
     request = json.loads((run / "request.json").read_text())
-    assert request["tasks"][0]["samples"] == {"train": 7, "val": 4, "test": 5}
+    assert request["data"]["samples"] == {
+        "answers/train": 7,
+        "answers/val": 4,
+        "answers/test": 5,
+    }
     keys = [row["key"] for row in rows_of(run / "predictions" / "answers.jsonl")]
     assert keys == ["1", "2", "4", "5", "6"]
 
@@ -209,9 +213,9 @@ def with_task(text: str) -> Callable[[Path], None]:
         (None, ["--fraction", 0], ["fraction"]),
         (None, ["--seeds", 0], ["seeds"]),
         (None, ["--visual", "box=grid"], ["box"]),
-        (None, ["--places", 17], ["17"]),
-        (None, ["--eyes", ""], ["no eyes of its own", "--eyes"]),
-        (None, ["--eyes", "petiole/tiny-vat"], ["petiole/tiny-vat"]),
+        (None, ["--visual-tokens", 17], ["17"]),
+        (None, ["--vision-backbone", ""], ["no image backbone of its own", "--vision-backbone"]),
+        (None, ["--vision-backbone", "petiole/tiny-vat"], ["petiole/tiny-vat"]),
         (without_test, [], ["'answers' has no samples of the part 'test', only of train, val"]),
         (without_answers, [], ["Sample '1' of task 'answers' has no reference"]),
         (with_task("{"), [], ["task.json", "not JSON"]),
@@ -248,14 +252,14 @@ def test_mixed_batches_of_a_share_with_the_test_part_closed(world: World, tmp_pa
     out = tmp_path / "out"
     command = ["multitask", *world.tasks(*TASKS), *world.options(), "--out", out, "--seeds", 1]
     command += ["--methods", "vl-adapters", "--mode", "mixed", "--fraction", 0.5]
-    said = say(*command, "--no-prefixes", "--validation", "--json")
+    said = say(*command, "--no-prefixes", "--validation-part", "--json")
     assert said.code == 0, said.err
     assert said.json["rows"][0]["headline"]["sd"] is None, "one value has no spread"
     run = out / "runs" / "vl-adapters" / "seed-0"
     request = json.loads((run / "request.json").read_text())
-    assert (request["mode"], request["scored"]) == ("mixed", "val")
-    assert {one["fraction"] for one in request["tasks"]} == {0.5}
-    assert request["model"]["prefixes"] is False
+    assert (request["options"]["mode"], request["data"]["scored"]) == ("mixed", "val")
+    assert request["data"]["fraction"] == 0.5
+    assert request["options"]["prefixes"] is False
     assert not (run / "test_evaluations.jsonl").exists()
     assert len(rows_of(run / "predictions" / "answers.jsonl")) == COUNTS["val"]
     notes = " ".join(said.json["notes"])
@@ -278,6 +282,6 @@ def test_the_words_after_a_measurement_are_a_command_that_works(world: World) ->
     said = say(*world.command, "--resume")
     after = next(row for row in said.out.splitlines() if row.startswith("next"))
     tokens = after.removeprefix("next").split(maxsplit=2)
-    assert tokens[:2] == ["petiole", "ask"]
-    assert tokens[2] == f'{world.run() / "adapter"} "a question" --image IMAGE'
+    assert tokens[:2] == ["petiole", "predict"]
+    assert tokens[2] == f'{world.run() / "adapter"} IMAGE --question "..."'
     assert os.path.isdir(world.run() / "adapter")

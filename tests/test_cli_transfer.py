@@ -148,7 +148,7 @@ def test_it_is_a_function_and_its_cells_have_pages(place: Path) -> None:
         settings={"steps": 1, "views": 0},
         seeds=1,
         out=out,
-        model_options=ModelOptions(quiet=True),
+        model=ModelOptions(quiet=True),
     )
     assert [one.row.name for one in done.summary.rows] == ["linear-probe", "class-means"]
     assert done.summary.reference == "linear-probe"

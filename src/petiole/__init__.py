@@ -41,10 +41,13 @@ if TYPE_CHECKING:
     from petiole.engine.adapter import Adapter
     from petiole.ledger import ledger
     from petiole.serving.pool import AdapterPool
+    from petiole.tasks.classification.module import adapt, load_adapter
 
 _HOMES = {
     "load": "backbones.registry",
     "Adapter": "engine.adapter",
+    "adapt": "tasks.classification.module",
+    "load_adapter": "tasks.classification.module",
     "AdapterPool": "serving.pool",
     "ledger": "ledger",
     **{
@@ -78,6 +81,7 @@ __all__ = [
     "AdapterPool",
     "PetioleError",
     "__version__",
+    "adapt",
     "cache",
     "compare",
     "demo",
@@ -90,6 +94,7 @@ __all__ = [
     "inspect",
     "ledger",
     "load",
+    "load_adapter",
     "merge",
     "multitask",
     "params",

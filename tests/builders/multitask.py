@@ -82,6 +82,18 @@ def _line(kind: str, images: Sequence[str], colours: Sequence[str]) -> dict[str,
     return {"image": images[0], "question": "what is a dog", "answer": colours[0]}
 
 
+def ask(run: Path, question: str, *images: Path, task: str = "") -> Said:
+    """Put a question about pictures to a trained model through the command line."""
+    chosen = ["--task", task] if task else []
+    return say("predict", run, *images, "--question", question, *chosen, "--json")
+
+
+def answer_of(said: Said) -> str:
+    """What it said."""
+    [row] = said.json["predictions"]
+    return str(row["label"])
+
+
 class World(NamedTuple):
     """A model, tasks, and a measurement that was made of them."""
 
@@ -95,7 +107,8 @@ class World(NamedTuple):
         return [self.root / name for name in names]
 
     def options(self, model: Path | None = None) -> list[object]:
-        seen = ["--eyes", "petiole/tiny-vit", "--places", 25, "--cache-dir", self.root / "cache"]
+        seen = ["--vision-backbone", "petiole/tiny-vit", "--visual-tokens", 25]
+        seen += ["--cache-dir", self.root / "cache"]
         return [*("--backbone", model or self.model), *seen, "--set", "steps=3", "--quiet"]
 
     def run(self, row: str = "vl-adapter", seed: int = 0) -> Path:

@@ -72,14 +72,11 @@ def test_the_cache_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_machine_makes_a_bench() -> None:
-    bench = ModelOptions(cache_dir=Path("/c")).task(Path("a"), None, None, 0.5)
+    bench = ModelOptions(cache_dir=Path("/c")).classification(Path("a"))
     assert (bench.images, bench.cache, bench.source) == (Path("a"), Path("/c"), None)
-    assert (
-        ModelOptions(no_cache=True, cache_dir=Path("/c")).task(Path("a"), None, None, 0.5).cache
-        is None
-    )
+    assert ModelOptions(no_cache=True, cache_dir=Path("/c")).classification(Path("a")).cache is None
     strings = ModelOptions(weights="w.safetensors", cache_dir="/c")  # type: ignore[arg-type]
-    assert strings.task("a", "b", "t", 0.5).cache == Path("/c")  # type: ignore[arg-type]
+    assert strings.classification("a", "b", "t", 0.5).cache == Path("/c")  # type: ignore[arg-type]
     hash(bench)
 
 

@@ -201,7 +201,7 @@ def test_a_table_of_tasks_is_measured_where_everything_is_there(
         methods=["full", "adapter"],
         seeds=1,
         out=tmp_path / "out",
-        model_options=ModelOptions(backbone=str(bart), cache_dir=tmp_path / "cache", quiet=True),
+        model=ModelOptions(backbone=str(bart), cache_dir=tmp_path / "cache", quiet=True),
     )
     assert isinstance(done, ReproducedTable)
     assert len(done.missing) == 1
@@ -214,7 +214,7 @@ def test_a_table_of_tasks_is_measured_where_everything_is_there(
     # The adapter reads hard prompts and the other row does not, as published.
     for place, row, prompted in (("prompted", "adapter", True), ("plain", "full", False)):
         record = read_record(tmp_path / "out" / place / "runs" / row / "seed-0")
-        assert record.request.model.prefixes == prompted
+        assert record.request.options["prefixes"] == prompted
         assert list(record.scores) == ["vqa", "gqa", "nlvr", "caption"]
     mean = [by_row["Single adapter", name].ours.mean for name in ("VQA", "GQA", "NLVR2", "COCO")]
     assert by_row["Single adapter", "average"].ours.mean == pytest.approx(sum(mean) / 4)
@@ -230,7 +230,7 @@ def test_nothing_runs_until_all_tasks_are_there(
         "vl-adapter/table1",
         data=published,
         out=tmp_path / "out",
-        model_options=ModelOptions(backbone=str(bart), quiet=True),
+        model=ModelOptions(backbone=str(bart), quiet=True),
     )
     assert isinstance(done, ReproducedTable)
     assert done.found == ()
@@ -244,10 +244,8 @@ def test_nothing_runs_until_all_tasks_are_there(
 
 def test_weights_that_cannot_be_had_are_missing_too(published: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    model_options = ModelOptions(backbone=str(tmp_path / "empty"), quiet=True)
-    done = reproduce(
-        "vl-adapter/table1", data=published, out=tmp_path / "out", model_options=model_options
-    )
+    model = ModelOptions(backbone=str(tmp_path / "empty"), quiet=True)
+    done = reproduce("vl-adapter/table1", data=published, out=tmp_path / "out", model=model)
     assert isinstance(done, ReproducedTable)
     assert done.found == ()
     (why,) = done.missing

@@ -32,7 +32,6 @@ from petiole.metrics.classification import score
 from petiole.protocols.comparison import Comparison
 from petiole.protocols.protocol import ComparisonRow
 from petiole.tasks.classification.predictions import write_predictions
-from petiole.tasks.classification.task import ClassificationRun
 
 BACKBONE = 22_056_576
 Correct = Callable[[str, int, int], NDArray[np.bool_]]
@@ -141,7 +140,7 @@ class Build:
             self.vectors(folder, source)
         write_record(
             folder,
-            ClassificationRun.files,
+            ["predictions.*"],
             request=request,
             selection="last step",
             test_evaluations=test_evaluations,

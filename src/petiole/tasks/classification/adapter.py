@@ -115,24 +115,30 @@ class ClassificationAdapter(Adapter):
         super().save(folder)
 
     def predict(self, images: object, batch: int = 64) -> list[Prediction]:
-        """Label images, in any form that ``petiole.data.inputs.as_images`` takes.
+        """Label images; see ``label``."""
+        return label(self.adapted, self.classes, images, batch)
 
-        Raises:
-            DataError: an image cannot be read; the message names it.
-        """
-        refs = as_images(images)
-        backbone, cut = self.adapted.backbone, self.adapted.cut
-        transform = evaluate_transform(backbone.preprocessing)
-        rows: list[Tensor] = []
-        for start in range(0, len(refs), batch):
-            with ThreadPoolExecutor() as pool:
-                read = pool.map(lambda r: transform(load_image(r)), refs[start : start + batch])
-                tensor = torch.stack(list(read)).to(backbone.device)
-            rows.append(predict(self.adapted, [backbone.lower(tensor, cut)]).logits)
-        return [
-            _prediction(ref.path, p, self.classes)
-            for ref, p in zip(refs, torch.cat(rows) if rows else [], strict=True)
-        ]
+
+def label(
+    adapted: AdaptedClassifier, classes: Sequence[str], images: object, batch: int = 64
+) -> list[Prediction]:
+    """Label images, in any form that ``petiole.data.inputs.as_images`` takes.
+
+    Raises:
+        DataError: an image cannot be read; the message names it.
+    """
+    refs, backbone, cut = as_images(images), adapted.backbone, adapted.cut
+    transform = evaluate_transform(backbone.preprocessing)
+    rows: list[Tensor] = []
+    for start in range(0, len(refs), batch):
+        with ThreadPoolExecutor() as pool:
+            read = pool.map(lambda r: transform(load_image(r)), refs[start : start + batch])
+            tensor = torch.stack(list(read)).to(backbone.device)
+        rows.append(predict(adapted, [backbone.lower(tensor, cut)]).logits)
+    return [
+        _prediction(ref.path, p, classes)
+        for ref, p in zip(refs, torch.cat(rows) if rows else [], strict=True)
+    ]
 
 
 @torch.no_grad()
