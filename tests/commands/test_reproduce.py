@@ -20,8 +20,8 @@ from petiole.commands.options import ModelOptions
 from petiole.commands.reproduce import ReproducedShares, ReproducedTable, reproduce
 from petiole.engine.record import read_record
 from petiole.protocols.protocol import ComparisonRow
-from petiole.protocols.reproduction import compared
-from petiole.protocols.reproduction_tasks import is_stated
+from petiole.protocols.reproduction import compared, is_stated
+from petiole.protocols.shares import language_shape
 
 
 def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -279,5 +279,5 @@ def test_a_claim_with_a_spread_agrees_within_two_of_it(ours: list[float], verdic
 
 def test_the_shape_of_the_claims_model_is_known() -> None:
     model = load_language_model("clip-bart-base", device="meta")
-    assert is_stated(model, "clip-bart-base")
-    assert not is_stated(model, "clip-bart-base-video")
+    assert is_stated(model, language_shape("clip-bart-base"))
+    assert not is_stated(model, language_shape("clip-bart-base-video"))

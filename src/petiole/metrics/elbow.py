@@ -2,7 +2,7 @@
 
 Measured, from accuracies by rank and seed:
 
-    one-SE     least r with mean(r) >= best mean - SE of the best              the headline
+    one-SE     least r with mean(r) >= best mean - SE of the best              the headline; Breiman et al., 1984
     marginal   least r with acc(2r) - acc(r) < max(0.2 points, SE of that)
     Kneedle    the knee of (log2 r, mean accuracy)                            Satopaa et al., 2011
 

@@ -2,7 +2,7 @@
 
 AdapterTune's abstract prints "0.92 of the parameters". Rank 16 in all blocks, biases and linear head
 included, over the parameters of full fine-tuning (backbone and the same head), and the arithmetic
-mean over five data sets times three backbones give 0.9171 per cent (spec A4).
+mean over five data sets times three backbones give 0.9171 per cent.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
     share        = 100 trained / (language model + V->L block + what was added)     VL-Adapter's, CVPR
     share, alone = 100 trained / language model as it was pre-trained               arXiv v1's
 
-CLIP counts nowhere. Two of the paper's rows (1.14 and 1.18) were left over from the second (spec vladapter.md, 3.2).
+CLIP counts nowhere. Two of the paper's rows (1.14 and 1.18) were left over from
+the second version of the preprint (arXiv:2112.06825).
 """
 
 from __future__ import annotations
@@ -70,7 +71,10 @@ def count(table: Mapping[str, Any]) -> tuple[tuple[Share, ...], tuple[str, ...]]
 
 
 def _share(row: Mapping[str, Any], digits: int) -> Share:
-    model, method = _shape(row["backbone"]), method_of(row["method"], row.get("settings", {}))
+    model, method = (
+        language_shape(row["backbone"]),
+        method_of(row["method"], row.get("settings", {})),
+    )
     with torch.device("meta"):
         changes = method.changes(model)
     own = {name: p.numel() for name, p in model.module.named_parameters()}
@@ -102,5 +106,6 @@ def _verdict(claimed: float | None, of_total: float, of_language: float, digits:
 
 
 @cache
-def _shape(name: str) -> Seq2Seq:
+def language_shape(name: str) -> Seq2Seq:
+    """A language model by name on the meta device, without weights."""
     return language_of(load_any(LoadRequest(name, meta=True), device="meta"))
