@@ -14,12 +14,12 @@ import language_for_tests as tiny
 from petiole.backbones.encoder_decoder import Inputs, Seq2Seq
 from petiole.backbones.weights import fingerprint
 from petiole.ledger import sizes
-from petiole.methods.language.base import LanguageMethod
 from petiole.methods.registry import create, methods, settings_of
+from petiole.methods.text import TextMethod
 from petiole.tasks.text.collator import Collator
 from petiole.tasks.text.model import AdaptedTextModel, GenerationBatch, GenerationLoss
 
-NAMES = [name for name, entry in methods().items() if issubclass(entry.cls, LanguageMethod)]
+NAMES = [name for name, entry in methods().items() if issubclass(entry.cls, TextMethod)]
 PAIRS = [(family, name) for family in ("bart", "t5") for name in NAMES]
 SHARED = [
     (name, sharing)
@@ -45,18 +45,18 @@ def model(family: tiny.Family) -> Seq2Seq:
     return made
 
 
-def method(name: str, **settings: Any) -> LanguageMethod:
+def method(name: str, **settings: Any) -> TextMethod:
     small = {k: v for k, v in SMALL.items() if k in settings_of(create(name))}
     if name == "vl-compacter":
         del small["rank"]
     made = create(name, {"tasks": 3, **small, **settings})
-    assert isinstance(made, LanguageMethod)
+    assert isinstance(made, TextMethod)
     return made
 
 
-def speaker(family: tiny.Family, made: LanguageMethod, seed: int = 0) -> AdaptedTextModel:
+def speaker(family: tiny.Family, made: TextMethod, seed: int = 0) -> AdaptedTextModel:
     torch.manual_seed(seed)
-    return AdaptedTextModel(model(family), made.changes(model(family))).eval()
+    return AdaptedTextModel(model(family), made.plan(model(family))).eval()
 
 
 def shaken(one: AdaptedTextModel) -> AdaptedTextModel:
@@ -120,7 +120,7 @@ def test_it_is_whole_in_its_state(family: tiny.Family, name: str) -> None:
 @pytest.mark.parametrize(("family", "name"), PAIRS)
 def test_it_starts_as_the_bare_model_where_it_says_so(family: tiny.Family, name: str) -> None:
     one = speaker(family, method(name))
-    bare = AdaptedTextModel(model(family), method("vl-projection").changes(model(family))).eval()
+    bare = AdaptedTextModel(model(family), method("vl-projection").plan(model(family))).eval()
     with torch.no_grad():  # a V->L block without training is drawn anew
         for key, value in bare.copies.items():
             value.copy_(one.copies[key])
@@ -140,7 +140,7 @@ def test_sharing_is_a_property_of_any_layer(family: tiny.Family, name: str, shar
     made = method(name, sharing=sharing)
     one = mixed_is_alone(family, made)
     single, several = (
-        sizes(model(family), method(name, sharing=s).changes(model(family))).adapters
+        sizes(model(family), method(name, sharing=s).plan(model(family))).trained_parts["layers"]
         for s in ("single", "multiple")
     )
     got = sum(p.numel() for key, p in one.named_parameters() if not key.startswith("tuned."))
@@ -148,7 +148,7 @@ def test_sharing_is_a_property_of_any_layer(family: tiny.Family, name: str, shar
     assert (got == several) == (sharing == "multiple")
 
 
-def mixed_is_alone(family: tiny.Family, made: LanguageMethod) -> AdaptedTextModel:
+def mixed_is_alone(family: tiny.Family, made: TextMethod) -> AdaptedTextModel:
     one, of = shaken(speaker(family, made)), batch(family)
     mixed = scores(one, of)
     for task in range(3):
@@ -166,19 +166,19 @@ def mixed_is_alone(family: tiny.Family, made: LanguageMethod) -> AdaptedTextMode
 @pytest.mark.parametrize(("family", "name"), PAIRS)
 def test_it_counts_as_the_ledger_says(family: tiny.Family, name: str) -> None:
     one = speaker(family, method(name))
-    got = sizes(model(family), method(name).changes(model(family)))
+    got = sizes(model(family), method(name).plan(model(family)))
     trained = [p.numel() for p in one.parameters() if p.requires_grad]
     assert got.trainable == sum(trained)
     assert got.trainable + got.fixed == sum(v.numel() for v in one.state_dict().values())
     tuned = sum(v.numel() for key, v in one.state_dict().items() if key.startswith("tuned."))
-    assert got.adapters == got.trainable + got.fixed - tuned
-    assert got.total == model(family).parameter_count + got.adapters
+    assert got.trained_parts["layers"] == got.trainable + got.fixed - tuned
+    assert got.total == model(family).parameter_count + got.trained_parts["layers"]
 
 
 @pytest.mark.parametrize(("family", "name"), [p for p in PAIRS if p[1] != "vl-projection"])
 def test_it_serves_one_task_and_a_model_without_eyes(family: tiny.Family, name: str) -> None:
     blind = tiny.model(family, seen=0)
-    one = AdaptedTextModel(blind, method(name, tasks=1).changes(blind)).train()
+    one = AdaptedTextModel(blind, method(name, tasks=1).plan(blind)).train()
     of = batch(family, (0, 0))
     inputs = Inputs(of.inputs.ids, of.inputs.mask)
     loss = GenerationLoss(one)(GenerationBatch(inputs, of.labels, of.weights, of.tasks))

@@ -15,7 +15,7 @@ FIRST_EPOCH = 1e-5
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything about training that is not the method's equation (spec B3, all [?] there).
+    """Everything about training that is not the method's equation; no paper's, where a preset does not say so.
 
     Attributes:
         train_on: ``joint`` source and target in every batch; ``sequential`` source for the first
@@ -130,5 +130,5 @@ PROMPT_LEARNING = {
     "train_on": "target",
     "augmentation": "crops",
 }
-"""What all prompt learners inherit from Dassl (spec prompt.md, section 1): SGD with momentum 0.9, decay
+"""What all prompt learners inherit from Dassl (Zhou et al., 2022): SGD with momentum 0.9, decay
 on everything, a rate by epoch. Views are stored, so that crops repeat after ``views`` of them."""

@@ -19,7 +19,7 @@ from petiole.backbones.registry import LoadRequest, load_any
 from petiole.data.readers.registry import open_features, open_task
 from petiole.engine.executor import Executor
 from petiole.errors import BackboneError, DataError
-from petiole.methods.language.base import language_of
+from petiole.methods.text import encoder_decoder_of
 from petiole.protocols import multitask
 from petiole.protocols.comparison import ComparisonRow
 from petiole.protocols.reproduction import TOLERANCE, ClaimResult, Reproduction, compared, rows_of
@@ -120,7 +120,7 @@ def _measured(
 
 def is_stated(model: Seq2Seq, stated: str) -> bool:
     """Whether a language model with eyes has the shape of the one that a table was made with."""
-    shape = language_of(load_any(LoadRequest(stated, meta=True), device="meta"))
+    shape = encoder_decoder_of(load_any(LoadRequest(stated, meta=True), device="meta"))
     return (model.parameter_count, model.width, model.depths) == (
         shape.parameter_count,
         shape.width,

@@ -37,7 +37,7 @@ def course(folder: Path, **changes: object) -> TextRun:
 def adapted(method: str = "vl-adapters", *, tasks: int = 3) -> AdaptedTextModel:
     model = tiny.model()
     torch.manual_seed(0)
-    return AdaptedTextModel(model, method_of(method, {"tasks": tasks}).changes(model))
+    return AdaptedTextModel(model, method_of(method, {"tasks": tasks}).plan(model))
 
 
 def rows_of(tasks: list, count: int = 4) -> list:  # type: ignore[type-arg]
@@ -214,7 +214,7 @@ made = course(Path(sys.argv[1]), mode="mixed")
 method = method_of("vl-adapter", {"steps": 4, "batch_size": 12, "tasks": 3, "dropout": False, "lr": 1e-3, "clip": 0.0})
 torch.manual_seed(0)
 from petiole.tasks.text.model import Speaker
-one = Speaker(made.model, method.changes(made.model))
+one = Speaker(made.model, method.plan(made.model))
 train(made, one, Lessons(made.model, made.tasks), method.recipe, Watch(quiet=True))
 write_tensors(Path(sys.argv[1]) / sys.argv[2], one.state_dict())
 """

@@ -25,7 +25,7 @@ from petiole.backbones.codebook_lvlm.loading import load_lvlm
 from petiole.engine.adapter import MANIFEST, TENSORS, TOLERANCE, fill, find
 from petiole.errors import AdapterError, BackboneError, ConfigError
 from petiole.files import sha256, write_json, write_tensors
-from petiole.methods.codebook.base import LVLMMethod
+from petiole.methods.codebook.base import CodebookMethod
 from petiole.methods.registry import create
 from petiole.methods.registry import find as registered
 from petiole.tasks.codebook.model import AdaptedCodebookModel
@@ -157,9 +157,11 @@ class EncoderAdapter:
             )
 
 
-def build_model(method: LVLMMethod, model: LVLM) -> AdaptedCodebookModel:
+def build_model(method: CodebookMethod, model: LVLM) -> AdaptedCodebookModel:
     """A model with a method's fresh changes on it, drawn from torch's generator."""
-    return AdaptedCodebookModel(model, method.eye(model), method.language(model)).to(model.device)
+    return AdaptedCodebookModel(
+        model, method.encoder_changes(model), method.language_changes(model)
+    ).to(model.device)
 
 
 def describe(
@@ -187,14 +189,14 @@ def describe(
     return EncoderAdapter(manifest, adapted, frequencies)
 
 
-def method_of(name: str, settings: Mapping[str, Any]) -> LVLMMethod:
+def method_of(name: str, settings: Mapping[str, Any]) -> CodebookMethod:
     """A method for vision-language models over a codebook, by name.
 
     Raises:
         ConfigError: no such method, or one for other models.
     """
     method = create(name, settings) if is_lvlm_method(name) else None
-    if not isinstance(method, LVLMMethod):
+    if not isinstance(method, CodebookMethod):
         raise ConfigError(
             f"{name} adapts no vision-language model over a codebook. Use craft, vision-ft, ldifs, projector-ft, "
             "llm-lora or lvlm-zero-shot."
@@ -204,7 +206,7 @@ def method_of(name: str, settings: Mapping[str, Any]) -> LVLMMethod:
 
 def is_lvlm_method(name: str) -> bool:
     """Whether a registered method is for vision-language models over a codebook."""
-    return issubclass(registered(name).cls, LVLMMethod)
+    return issubclass(registered(name).cls, CodebookMethod)
 
 
 def is_encoder(path: Path) -> bool:

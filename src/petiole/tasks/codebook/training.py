@@ -43,7 +43,7 @@ from petiole.engine.trainer import Callbacks, Trainer, accelerate
 from petiole.errors import ConfigError, DataError, RunError
 from petiole.files import sha256, write_json, write_text
 from petiole.layers.token_pruning import Pruning
-from petiole.methods.codebook.base import LVLMMethod
+from petiole.methods.codebook.base import CodebookMethod
 from petiole.methods.registry import settings_of
 from petiole.tasks.codebook.adapter import (
     CodebookModelCard,
@@ -185,7 +185,7 @@ def run(inquiry: CodebookRun) -> CodebookRecord:
         return _work(inquiry, method, request)
 
 
-def _work(inquiry: CodebookRun, method: LVLMMethod, request: CodebookRequest) -> CodebookRecord:
+def _work(inquiry: CodebookRun, method: CodebookMethod, request: CodebookRequest) -> CodebookRecord:
     model, folder = inquiry.model, inquiry.folder
     image_folder = ImageFolder(inquiry.data.root, model.tower)
     with peak_memory(model.device) as peak, torch.random.fork_rng():
@@ -243,7 +243,7 @@ def _work(inquiry: CodebookRun, method: LVLMMethod, request: CodebookRequest) ->
 def train(
     inquiry: CodebookRun,
     adapted: AdaptedCodebookModel,
-    method: LVLMMethod,
+    method: CodebookMethod,
     image_folder: ImageFolder,
     callbacks: Callbacks,
     measure: Callable[[int], None] = lambda _: None,
@@ -310,7 +310,10 @@ def _score(
 
 
 def _save(
-    inquiry: CodebookRun, method: LVLMMethod, adapted: AdaptedCodebookModel, counted: Frequencies
+    inquiry: CodebookRun,
+    method: CodebookMethod,
+    adapted: AdaptedCodebookModel,
+    counted: Frequencies,
 ) -> EncoderAdapter:
     """Write the file, open it again and compare, before anything is called done."""
     saved = describe(adapted, inquiry.method, settings_of(method), counted)
@@ -323,7 +326,7 @@ def _save(
     return saved
 
 
-def _request(inquiry: CodebookRun, method: LVLMMethod) -> CodebookRequest:
+def _request(inquiry: CodebookRun, method: CodebookMethod) -> CodebookRequest:
     cards = [
         CodebookModelCard(name=model.name, fingerprint=model.fingerprint)
         for model in (inquiry.model, *inquiry.others)

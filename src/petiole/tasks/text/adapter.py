@@ -25,9 +25,9 @@ from petiole.engine.adapter import MANIFEST, TENSORS, TOLERANCE, fill, find
 from petiole.errors import AdapterError, ConfigError
 from petiole.files import sha256, write_json, write_tensors
 from petiole.layers.answer_head import AnswerHead
-from petiole.methods.language.base import LanguageMethod, language_of
 from petiole.methods.registry import create
 from petiole.methods.registry import find as registered
+from petiole.methods.text import TextMethod, encoder_decoder_of
 from petiole.tasks.text import fold
 from petiole.tasks.text.model import AdaptedTextModel
 from petiole.tasks.text.visual import BackboneVisuals, PixelSource, VisualSource, open_vision_tower
@@ -131,7 +131,7 @@ class TextAdapter:
         card = manifest.model
         if model is None:
             request = LoadRequest(card.name, vision_width=card.vision_width, options=card.options)
-            model = language_of(load_any(request, device=device))
+            model = encoder_decoder_of(load_any(request, device=device))
         if model.fingerprint != card.fingerprint:
             raise AdapterError(
                 f"{folder} was trained on {card.name} with fingerprint {card.fingerprint[:12]}, but "
@@ -141,12 +141,12 @@ class TextAdapter:
         try:
             method = method_of(manifest.method, manifest.settings)
             seeing = None
-            if method.eyes != "frozen":
-                seeing = open_vision_tower(_eyes(card, eyes, device), card.places, method.eyes)
+            if method.vision != "frozen":
+                seeing = open_vision_tower(_eyes(card, eyes, device), card.places, method.vision)
             answers = manifest.answers
             with torch.random.fork_rng():
                 head = AnswerHead(model.width, answers) if answers else None
-                adapted = AdaptedTextModel(model, method.changes(model), eyes=seeing, head=head)
+                adapted = AdaptedTextModel(model, method.plan(model), eyes=seeing, head=head)
         except ConfigError as error:
             raise AdapterError(
                 f"{folder / MANIFEST} asks for what this petiole ({__version__}; the file is from "
@@ -261,7 +261,7 @@ def describe(
     return TextAdapter(manifest, adapted)
 
 
-def method_of(name: str, settings: Mapping[str, Any]) -> LanguageMethod:
+def method_of(name: str, settings: Mapping[str, Any]) -> TextMethod:
     """A method for language models by name.
 
     Raises:
@@ -275,7 +275,7 @@ def method_of(name: str, settings: Mapping[str, Any]) -> LanguageMethod:
             "(petiole inspect methods)."
         )
     method = create(name, settings)
-    assert isinstance(method, LanguageMethod)
+    assert isinstance(method, TextMethod)
     return method
 
 

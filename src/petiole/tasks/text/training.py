@@ -44,9 +44,9 @@ from petiole.engine.run_lock import appender, claim_folder, locked
 from petiole.engine.trainer import Callbacks, Trainer, accelerate
 from petiole.errors import RunError
 from petiole.files import sha256, write_json, write_text
-from petiole.methods.language.base import LanguageMethod
 from petiole.methods.recipe import Recipe
 from petiole.methods.registry import settings_of
+from petiole.methods.text import TextMethod
 from petiole.tasks.codebook.answers import prediction_lines
 from petiole.tasks.text.adapter import (
     LanguageModelCard,
@@ -182,13 +182,13 @@ def run(course: TextRun) -> TextRecord:
         return _work(course, method, request)
 
 
-def _work(course: TextRun, method: LanguageMethod, request: TextRequest) -> TextRecord:
+def _work(course: TextRun, method: TextMethod, request: TextRequest) -> TextRecord:
     model, folder = course.model, course.folder
     with peak_memory(model.device) as peak, torch.random.fork_rng():
         torch.manual_seed(course.seed)
         adapted = AdaptedTextModel(
             model,
-            method.changes(model),
+            method.plan(model),
             dropout=method.dropout,
             eyes=course.eyes,
             head=answer_head(method, model, course.tasks, course.fraction),
@@ -325,7 +325,7 @@ def _score(
     return data.task.score(samples, said)
 
 
-def _save(course: TextRun, method: LanguageMethod, adapted: AdaptedTextModel) -> TextAdapter:
+def _save(course: TextRun, method: TextMethod, adapted: AdaptedTextModel) -> TextAdapter:
     """Write the adapter file, open it again and compare, before anything is called done."""
     names = [TaskName(name=data.name, kind=data.task.name) for data in course.tasks]
     facts = {"prefixes": course.prefixes, "options": {}, **course.facts}
@@ -347,7 +347,7 @@ def _total(adapted: AdaptedTextModel) -> int:
     return adapted.model.parameter_count + own
 
 
-def _request(course: TextRun, method: LanguageMethod) -> TextRequest:
+def _request(course: TextRun, method: TextMethod) -> TextRequest:
     model = course.model
     return TextRequest(
         method=course.method,

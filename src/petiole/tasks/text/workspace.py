@@ -17,7 +17,7 @@ from petiole.data.task_batches import Mode
 from petiole.data.text_dataset import TextDataset
 from petiole.engine.feature_extractor import Precision
 from petiole.errors import ConfigError
-from petiole.methods.language.base import language_of
+from petiole.methods.text import encoder_decoder_of
 from petiole.tasks.text import training
 from petiole.tasks.text.adapter import method_of
 from petiole.tasks.text.collator import TaskData
@@ -121,11 +121,13 @@ def _trained_eyes(
     lesson: TextRunSpec, opened: TextWorkspace
 ) -> tuple[VisionTower | None, Sequence[TaskData]]:
     """Fresh eyes where the method trains them too, and tasks that show them pictures."""
-    trained = method_of(lesson.method, lesson.settings).eyes
+    trained = method_of(lesson.method, lesson.settings).vision
     if trained == "frozen":
         return None, opened.tasks
     if opened.eyes is None:
-        raise ConfigError(f"eyes={trained} trains an image backbone, and none was named (--eyes).")
+        raise ConfigError(
+            f"vision={trained} trains an image backbone, and none was named (--eyes)."
+        )
     places = lesson.school.places
     shown = tuple(
         replace(data, sight=PixelSource(root, opened.eyes, places)) if data.sight else data
@@ -143,7 +145,7 @@ def open_workspace(school: TextSpec) -> TextWorkspace:
     """
     data = [opened_data(task) for task in school.tasks]
     kinds = [_kind(one) for one in data]
-    shape = language_of(load_any(LoadRequest(school.model, meta=True), device="meta"))
+    shape = encoder_decoder_of(load_any(LoadRequest(school.model, meta=True), device="meta"))
     eyes = school.eyes or shape.eyes
     backbone = load(eyes, device=school.device) if eyes and not school.features else None
     sighted = [_sighted(one, school, backbone) for one in data]
@@ -153,7 +155,7 @@ def open_workspace(school: TextSpec) -> TextWorkspace:
     request = LoadRequest(
         school.model, vision_width=max(widths, default=0), options=dict(school.options)
     )
-    model = language_of(load_any(request, device=school.device))
+    model = encoder_decoder_of(load_any(request, device=school.device))
     taken: set[str] = set()
     tasks = tuple(
         TaskData(kind, one.parts, sight, digest, one.notes, _called(one, taken))
