@@ -13,7 +13,7 @@ from petiole.claims import names, table
 from petiole.cli import main
 from petiole.errors import ConfigError
 from petiole.layers.token_pruning import Pruning
-from petiole.methods.codebook.base import LVLMMethod
+from petiole.methods.codebook.base import CodebookMethod
 from petiole.methods.registry import create
 from petiole.protocols.reproduction import PUBLISHED, unmeasured
 
@@ -187,7 +187,7 @@ def test_every_derived_number_is_checked_here() -> None:
 @pytest.mark.parametrize("row", [pytest.param(row, id=f"{n}") for n, row in enumerate(BESIDE)])
 def test_rows_beside_are_methods_of_ours(row: dict[str, Any]) -> None:
     method = create(row["method"], row.get("settings", {}))
-    assert isinstance(method, LVLMMethod)
+    assert isinstance(method, CodebookMethod)
     assert method.discrete in (None, row["tokens"] == "discrete")
     Pruning(**row.get("pruning", {}))
     assert all(row[role] in LOADERS for role in ("surrogate", "model") if role in row)

@@ -68,7 +68,7 @@ def model() -> Seq2Seq:
 def test_every_row_makes_a_model_that_speaks(row: Any, model: Seq2Seq) -> None:
     method = method_of(row.method, {**row.settings, "tasks": 3})
     torch.manual_seed(0)
-    adapted = AdaptedTextModel(model, method.changes(model)).eval()
+    adapted = AdaptedTextModel(model, method.plan(model)).eval()
     with torch.no_grad():
         scores = adapted(tiny.inputs(rows=3), torch.tensor([[3, 4]] * 3), (0, 1, 2))
     assert scores.shape == (3, 2, tiny.VOCABULARY)
@@ -168,7 +168,7 @@ def test_what_is_shared_less_has_more_parameters(kind: str, model: Seq2Seq) -> N
 
     def trained(sharing: str) -> int:
         row = by_name[f"{kind}-{sharing}"]
-        changes = method_of(row.method, {**row.settings, "tasks": 4}).changes(model)
+        changes = method_of(row.method, {**row.settings, "tasks": 4}).plan(model)
         return sum(p.numel() for layer in changes.adapters for p in layer.parameters())
 
     single, multiple = trained("single"), trained("multiple")

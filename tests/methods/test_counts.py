@@ -14,9 +14,9 @@ from petiole.backbones.registry import load
 from petiole.errors import ConfigError
 from petiole.ledger import Ledger, ledger, params
 from petiole.methods.base import Method
-from petiole.methods.codebook.base import LVLMMethod
-from petiole.methods.language.base import LanguageMethod
+from petiole.methods.codebook.base import CodebookMethod
 from petiole.methods.registry import create, methods
+from petiole.methods.text import TextMethod
 from petiole.testing import backbones as tiny
 
 SMALL = "timm/vit_small_patch14_dinov2.lvd142m"
@@ -221,7 +221,7 @@ def test_the_factorial_is_whole() -> None:
     [
         n
         for n, entry in methods().items()
-        if not issubclass(entry.cls, (LanguageMethod, LVLMMethod))
+        if not issubclass(entry.cls, (TextMethod, CodebookMethod))
     ],
 )
 def test_impossible_sizes_are_refused_by_name(name: str) -> None:

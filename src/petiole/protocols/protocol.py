@@ -312,7 +312,7 @@ class RowsProtocol(Protocol):
         """
         self.claim(root, resume=resume)
         open_workspace(jobs[0].task)  # features once, before processes share them
-        return run_jobs(jobs, executor=executor, quiet=quiet)
+        return run_jobs(jobs, executor=executor or Local(), quiet=quiet)
 
 
 def method_maker(kind: str) -> Callable[[str, dict[str, Any]], Method]:

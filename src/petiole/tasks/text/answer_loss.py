@@ -21,7 +21,7 @@ from petiole.backbones.encoder_decoder import Inputs, Seq2Seq
 from petiole.data.text_sample import TextSample
 from petiole.errors import ConfigError
 from petiole.layers.answer_head import AnswerHead
-from petiole.methods.language.base import LanguageMethod
+from petiole.methods.text import TextMethod
 from petiole.tasks.text.collator import Collator, TaskData, part_of
 from petiole.tasks.text.model import AdaptedTextModel
 
@@ -68,7 +68,7 @@ def answer_batch(
 
 
 def answer_head(
-    method: LanguageMethod, model: Seq2Seq, tasks: Sequence[TaskData], fraction: float = 1.0
+    method: TextMethod, model: Seq2Seq, tasks: Sequence[TaskData], fraction: float = 1.0
 ) -> AnswerHead | None:
     """A fresh head over the answers of the tasks, if the method has one.
 

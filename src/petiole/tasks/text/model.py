@@ -17,7 +17,7 @@ from petiole.engine.adapted_model import AdaptedModel
 from petiole.errors import ConfigError
 from petiole.layers.answer_head import AnswerHead
 from petiole.layers.tasks import routed
-from petiole.methods.base import Changes
+from petiole.methods.base import Changes, Plan
 from petiole.tasks.text.text_task import TextTask
 
 
@@ -76,7 +76,7 @@ class AdaptedTextModel(AdaptedModel):
 
     Args:
         model: frozen.
-        changes: of one method.
+        plan: of one method.
         dropout: let the language model drop out in training.
         vision_tower: trained with it; without, it is given features.
         head: chooses every answer from a closed list, so that nothing is generated.
@@ -85,14 +85,14 @@ class AdaptedTextModel(AdaptedModel):
     def __init__(
         self,
         model: Seq2Seq,
-        changes: Changes,
+        plan: Plan,
         *,
         dropout: bool = False,
         vision_tower: VisionTower | None = None,
         head: AnswerHead | None = None,
     ) -> None:
-        super().__init__(model, changes)
-        self._model = (model,)
+        super().__init__(model, plan)
+        self._model, self.plan = (model,), plan
         self.dropout, self.vision_tower, self.head = dropout, vision_tower, head
         visual = model.module.visual
         if visual is not None and not model.trained_eyes:
@@ -106,11 +106,6 @@ class AdaptedTextModel(AdaptedModel):
     def model(self) -> Seq2Seq:
         """The frozen model underneath."""
         return self._model[0]
-
-    @property
-    def changes(self) -> Changes:
-        """What one method changed in it."""
-        return self._changes
 
     @contextmanager
     def _at_work(self, tasks: Sequence[int]) -> Iterator[None]:

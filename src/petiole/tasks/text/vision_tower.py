@@ -19,8 +19,7 @@ from petiole.data.image import read_image
 from petiole.data.preprocessing import evaluate_transform
 from petiole.errors import ConfigError, unknown
 from petiole.methods.base import Changes
-from petiole.methods.peft.partial import PartialFineTuning
-from petiole.methods.peft.weights import norms
+from petiole.methods.peft.copies import PartialFineTuning, norms
 from petiole.tasks.text.grid_pool import GridPool
 from petiole.tasks.text.model import VisionTower
 from petiole.tasks.text.visual_base import VisualFeatures, VisualMemory
