@@ -12,7 +12,6 @@ import torch
 import petiole
 from petiole.backbones.registry import FILES, FOLDERS, LOADERS
 from petiole.backbones.vision import timm_families
-from petiole.data.readers.registry import READERS, open_task
 from petiole.engine.executor import EXECUTORS, executor
 from petiole.engine.loggers import LOGGERS, logger
 from petiole.errors import BackboneError, ConfigError
@@ -62,14 +61,10 @@ def wrap(name, module, preprocessing):
 """
 OTHERS = """
 from dataclasses import dataclass
-from petiole.data.readers.jsonl import open_plain
 from petiole.tasks.text import registry
 from dataclasses import replace
 
 TASK = replace(registry.TASKS["answers"], name="acme-task")
-
-def read(root):
-    return open_plain(root / "inner", "other")
 
 @dataclass(frozen=True)
 class Backwards:
@@ -92,8 +87,7 @@ def acme(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
         "petiole.backbone_folders": {"acme-net": "acme_backbone:from_folder"},
         "petiole.backbone_files": {".acme": "acme_backbone"},
         "petiole.timm_families": {"ResNet": "acme_family"},
-        "petiole.tasks": {"acme-task": "acme_others:TASK"},
-        "petiole.readers": {"acme-task": "acme_others:read"},
+        "petiole.text_tasks": {"acme-task": "acme_others:TASK"},
         "petiole.executors": {"acme": "acme_others:Backwards"},
         "petiole.loggers": {"acme": "acme_others:Quiet"},
     }
@@ -105,7 +99,7 @@ def acme(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     }
     install(monkeypatch, tmp_path / "site", points, modules)
     registries = (METHODS, FAMILIES, LOADERS, FOLDERS, FILES, timm_families.FAMILIES)
-    with forgetting(*registries, READERS, EXECUTORS, LOGGERS, tasks.PLUG_INS):
+    with forgetting(*registries, EXECUTORS, LOGGERS, tasks.PLUG_INS):
         yield tmp_path
 
 
@@ -145,12 +139,8 @@ def test_a_family_of_timm_goes_before_less_special_ones() -> None:
     assert not hasattr(petiole.load("timm/test_vit", device="meta"), "acme")
 
 
-def test_tasks_readers_executors_and_loggers(acme: Path) -> None:
+def test_tasks_executors_and_loggers(acme: Path) -> None:
     assert tasks.find("acme-task").name == "acme-task"
-    inner = acme / "data" / "inner"
-    inner.mkdir(parents=True)
-    (inner / "train.jsonl").write_text('{"question": "how many", "answer": "two"}\n')
-    assert open_task("acme-task", acme / "data").task == "acme-task"
     assert list(executor("acme", times=2).map(str, [1, 2])) == ["1", "2"]
     assert logger("acme", acme).folder == acme
     with pytest.raises(ConfigError, match="executor 'acme' cannot be made so"):

@@ -6,8 +6,6 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import backbones_for_tests as tiny
-import clip_for_tests
 import numpy as np
 import pytest
 import torch
@@ -26,6 +24,8 @@ from petiole.data.preprocessing import evaluate_transform
 from petiole.engine.adapted_model import AdaptedModel
 from petiole.errors import BackboneError, ConfigError
 from petiole.methods.registry import create
+from petiole.testing import backbones as tiny
+from petiole.testing import dual_encoder as clip_for_tests
 
 FAMILIES: dict[str, tuple[Callable[[Path], Backbone], int]] = {
     "vit": (lambda _: tiny.plain(), 1),

@@ -18,6 +18,7 @@ from petiole.errors import ConfigError
 from petiole.layers.answer_head import AnswerHead
 from petiole.layers.tasks import routed
 from petiole.methods.base import Changes, Plan
+from petiole.methods.text import TextLossInputs
 from petiole.tasks.text.text_task import TextTask
 
 
@@ -194,7 +195,9 @@ def _told_apart(model: Seq2Seq, task: TextTask) -> tuple[int, list[int], list[in
 
 
 class GenerationLoss(nn.Module):
-    """Batch -> loss: L = sum_i w_i sum_t CE(logits_it, label_it), see ``GenerationBatch`` for w.
+    """Batch -> loss: L = sum_i w_i sum_t CE(logits_it, label_it) + sum_j lambda_j L_j; see ``GenerationBatch`` for w.
+
+    L_j are the losses of the method's plan.
 
     Args:
         adapted: trained in place.
@@ -204,6 +207,7 @@ class GenerationLoss(nn.Module):
     def __init__(self, adapted: AdaptedTextModel, smoothing: float = 0.0) -> None:
         super().__init__()
         self.adapted, self.smoothing = adapted, smoothing
+        self.losses = nn.ModuleList(adapted.plan.losses)
 
     def forward(self, batch: GenerationBatch) -> Tensor:
         logits = self.adapted(batch.inputs, batch.labels, batch.tasks).float()
@@ -214,7 +218,11 @@ class GenerationLoss(nn.Module):
             reduction="none",
             label_smoothing=self.smoothing,
         )
-        return (each.sum(dim=1) * batch.weights).sum()
+        total = (each.sum(dim=1) * batch.weights).sum()
+        inputs = TextLossInputs(logits, batch.labels, batch, self.adapted.model)
+        for loss in self.adapted.plan.losses:
+            total = total + loss.weight * loss(inputs)
+        return total
 
 
 __all__ = ["AdaptedTextModel", "GenerationBatch", "GenerationLoss", "VisionTower", "padded"]

@@ -75,8 +75,8 @@ _ALL = (
     TextTask("question", "exact_match", scoring.question_scores, max_length=40),
 )
 TASKS = {task.name: task for task in _ALL}
-PLUG_INS = Registry[TextTask]("task", "petiole.tasks", "PLUG_INS.register", "petiole.tasks")
-"""Tasks that other distributions add, by entry points of the group ``petiole.tasks``."""
+PLUG_INS = Registry[TextTask]("task", "petiole.tasks", "PLUG_INS.register", "petiole.text_tasks")
+"""Tasks that other distributions add, by entry points of the group ``petiole.text_tasks``."""
 
 
 def find(
