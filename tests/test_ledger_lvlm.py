@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from petiole.backbones.bundled import tiny_lvlm
 from petiole.backbones.codebook_lvlm import LVLM, CodebookSpec, Tower, causal
 from petiole.backbones.codebook_lvlm.bundle import PROMPT
 from petiole.backbones.codebook_lvlm.model import LVLMModule
@@ -138,7 +139,7 @@ def vila() -> LVLM:
     """Four blocks of LLaMA-2-7B over 256 image tokens, as a shape; the encoder before them is a tiny one."""
     eyes = {**tiny.EYES, "size": 32, "patch": 2}
     with torch.device("meta"):
-        eye = tiny.small.encoder("eye", eyes)
+        eye = tiny_lvlm.encoder("eye", eyes)
         language = causal.build(
             {
                 "model_type": "llama",
