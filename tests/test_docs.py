@@ -109,7 +109,9 @@ def run_petiole(words: list[str]) -> None:
         try:
             main(shortened(words))
         except SystemExit as end:
-            assert not end.code, f"petiole {shlex.join(words)} ended with {end.code}:\n{told.getvalue()}"
+            assert not end.code, (
+                f"petiole {shlex.join(words)} ended with {end.code}:\n{told.getvalue()}"
+            )
 
 
 def install(folder: Path) -> None:
@@ -175,7 +177,7 @@ def run_page(page: Path, folder: Path) -> None:
                     raise AssertionError(f"{where}: {error}") from None
         elif block.language == "python":
             with contextlib.redirect_stdout(io.StringIO()):
-                exec(compile(block.text, where, "exec"), namespace)  # noqa: S102 - our own pages
+                exec(compile(block.text, where, "exec"), namespace)
 
 
 @pytest.mark.parametrize(
@@ -212,7 +214,9 @@ def parsed() -> list[tuple[str, ...]]:
     for page in PAGES:
         for block in blocks(page):
             if block.language == "bash":
-                found += [tuple(w[w.index("petiole") + 1 :]) for w in block.commands() if "petiole" in w]
+                found += [
+                    tuple(w[w.index("petiole") + 1 :]) for w in block.commands() if "petiole" in w
+                ]
         text = FENCE.sub("", page.read_text(encoding="utf-8"))
         for line in re.findall(r"`petiole ([^`\n]+)`", text):
             found.append(tuple(shlex.split(line.split(" | ")[0])))
