@@ -30,7 +30,7 @@ class WithLoss(torch.nn.Module):
 
 def collate(batch):
     """Pairs of image and label to the keywords of ``WithLoss``."""
-    images, labels = zip(*batch)
+    images, labels = zip(*batch, strict=True)
     return {"pixel_values": torch.stack(images), "labels": torch.tensor(labels)}
 
 

@@ -47,7 +47,9 @@ def main(folder: str, out: str, epochs: int = 3) -> float:
 
     again = petiole.load_adapter(out)
     rows = again.predict([sample.path for sample in photos.samples])
-    right = [row.label == photos.classes[s.label] for row, s in zip(rows, photos.samples)]
+    right = [
+        row.label == photos.classes[s.label] for row, s in zip(rows, photos.samples, strict=True)
+    ]
     return sum(right) / len(right)
 
 

@@ -105,13 +105,14 @@ def shortened(words: list[str]) -> list[str]:
 def run_petiole(words: list[str]) -> None:
     """Run a command in this process; it must end well."""
     told = io.StringIO()
-    with contextlib.redirect_stderr(told), contextlib.redirect_stdout(io.StringIO()):
-        try:
-            main(shortened(words))
-        except SystemExit as end:
-            assert not end.code, (
-                f"petiole {shlex.join(words)} ended with {end.code}:\n{told.getvalue()}"
-            )
+    with (
+        contextlib.redirect_stderr(told),
+        contextlib.redirect_stdout(io.StringIO()),
+        pytest.raises(SystemExit) as end,
+    ):
+        main(shortened(words))
+    code = end.value.code
+    assert not code, f"petiole {shlex.join(words)} ended with {code}:\n{told.getvalue()}"
 
 
 def install(folder: Path) -> None:
@@ -204,7 +205,7 @@ def test_every_block_says_what_it_is(page: Path) -> None:
         if block.language == "json":
             json.loads(block.text)
     outside = FENCE.sub("", text)
-    indented = [line for line in re.findall(r"\n\n    (\S.*)", outside)]
+    indented = list(re.findall(r"\n\n    (\S.*)", outside))
     assert not indented, f"{page.name}: fence what is indented: {indented}"
 
 

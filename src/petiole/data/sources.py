@@ -80,8 +80,9 @@ def open_data(
     classes: Sequence[str] | None = None,
     skip_bad: bool = False,
 ) -> Dataset:
-    """Open whatever lies at ``path`` as one dataset, by the reader that recognises it: a class folder, a
-    table, a directory in CoOp's format, or all parts of a laid-out root.
+    """Open whatever lies at ``path`` as one dataset, by the reader that recognises it.
+
+    That is a class folder, a table, a directory in CoOp's format, or all parts of a laid-out root.
 
     In ``synthetic/ real_train/ real_eval/`` the first is the source domain and the others are
     target.

@@ -119,6 +119,7 @@ def dinov2_folder(folder: Path, *, old_names: bool = False) -> Path:
 
 
 def dinov2(folder: Path) -> Backbone:
+    """A DINOv2 from a folder of Hugging Face, which is written."""
     return load_backbone(str(dinov2_folder(folder)))
 
 
