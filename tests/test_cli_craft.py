@@ -134,7 +134,8 @@ def test_killed_and_resumed_it_is_the_same_encoder(tmp_path: Path) -> None:
             "none.png",
         ),
         (("predict", "run", "xray/images"), "needs a question"),
-        (("predict", "run", "xray/images", "--question", "q"), "is about one image, not"),
+        (("predict", "run", "xray/images", "--question", "q"), "is a directory, not an image"),
+        (("predict", "run", "a.png", "b.png", "--question", "q"), "is about one image, not 2"),
         (
             ("predict", "run", "x.png", "--question", "q", "--language-model", "petiole/tiny-vl"),
             "needs a frozen codebook",
@@ -151,7 +152,7 @@ def test_killed_and_resumed_it_is_the_same_encoder(tmp_path: Path) -> None:
             "general images",
         ),
         (("eval", "run", "xray", "--keep", "0"), "must lie in (0, 1]"),
-        (("report", "run"), "petiole inspect run shows"),
+        (("report", "xray"), "record.json is missing"),
     ],
 )
 def test_what_goes_wrong_is_told(
@@ -165,6 +166,13 @@ def test_inspect_tells_what_an_encoder_fits(fitted: SimpleNamespace) -> None:
     assert facts["language models"] == "every one over this codebook"
     assert facts["method"] == "craft"
     assert float(facts[f"exact match, {A}"]) == round(fitted.record["scores"][A]["exact_match"], 2)
+
+
+def test_the_page_of_a_run_is_written_again(fitted: SimpleNamespace) -> None:
+    page = fitted.root / "run" / "report.html"
+    page.unlink()
+    assert "run/report.html" in petiole("report", "run", cwd=fitted.root)
+    assert B in page.read_text(encoding="utf-8")
 
 
 def tuned_share(scored: Any) -> float:

@@ -248,7 +248,7 @@ def test_a_published_table_beside_ours(
 
 
 def test_a_row_takes_what_was_published_for_one_data_set_alone() -> None:
-    """Spec prompt.md, 2.2: CoOp trains 50 epochs on ImageNet, 200 on the others."""
+    """CoOp (Zhou et al., 2022) trains 50 epochs on ImageNet, 200 on the others."""
     table = claims.table("textrefiner/base-to-novel", "base-to-novel")
     (row,) = domain_shift.rows_of(["coop"])
     assert on_data("ImageNet", row, table).settings == {"epochs": 50}

@@ -1,4 +1,4 @@
-"""Published settings by data set and shots, against the spec (prompt.md, 2.1, 2.2, 2.5, 5.5)."""
+"""Published settings by data set and shots, against the released code of CoOp, CoCoOp, MaPLe and PromptSRC."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ def open_shift(
     seed: int = 0,
     skip_bad: bool = False,
 ) -> DomainShift:
-    """Open source, pool of shots and test, from one of the layouts
+    """Open source, pool of shots and test, from one of these layouts.
 
         images/{synthetic,real_train,real_eval}/<class>/...      a pair; synthetic/ may be absent
         images/{train,test}/<class>/...                          a split; val/ and validation/ are

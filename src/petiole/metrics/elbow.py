@@ -10,7 +10,7 @@ Predicted, from singular values sigma_j of the shift, width d, noise tau^2 and n
 
     energy     least r with sum_{j<=r} sigma_j^2 >= 90 % of all
     threshold  r* = #{j: sigma_j^2 > 2 d tau^2 / n}, where the bound below stops falling
-    bound      sum_{j>r} sigma_j^2 + tau^2 r (2d - r) / n                      AdapterTune's excess-risk bound, fast rate
+    bound      sum_{j>r} sigma_j^2 + tau^2 r (2d - r) / n                      for squared loss (fast rate)
 
 Only the bound's first term falls with r for certain, so accuracy need not rise with rank: ``trend`` asks
 whether it did.

@@ -19,7 +19,7 @@ from petiole.engine.model_card import FrozenModel
 from petiole.engine.progress import progress
 from petiole.engine.record import RECORD, Record, read_record
 from petiole.engine.run import RunSpec, run
-from petiole.engine.task import Task, of_kind
+from petiole.engine.task import Task, of_kind, open_workspace
 from petiole.errors import ConfigError, RunError
 from petiole.files import write_json
 from petiole.methods.base import Method
@@ -295,6 +295,24 @@ class RowsProtocol(Protocol):
             for row in self.rows
             for index, folder in enumerate(self.runs(root, row))
         ]
+
+    def run_all(
+        self,
+        jobs: Sequence[RunSpec],
+        root: Path,
+        *,
+        executor: Executor | None = None,
+        resume: bool = False,
+        quiet: bool = False,
+    ) -> list[Record]:
+        """Take the folder and do all jobs, of whatever kind.
+
+        Raises:
+            RunError: the folder holds another protocol, or this one without ``resume``.
+        """
+        self.claim(root, resume=resume)
+        open_workspace(jobs[0].task)  # features once, before processes share them
+        return run_jobs(jobs, executor=executor or Local(), quiet=quiet)
 
 
 def method_maker(kind: str) -> Callable[[str, dict[str, Any]], Method]:
