@@ -26,12 +26,15 @@ if TYPE_CHECKING:
     from petiole.commands.doctor import doctor
     from petiole.commands.evaluate import evaluate
     from petiole.commands.features import features
+    from petiole.commands.few_shot import few_shot
     from petiole.commands.fit import fit
     from petiole.commands.fold import fold
     from petiole.commands.generalise import generalise
+    from petiole.commands.import_dassl import import_dassl
     from petiole.commands.inspect import inspect
     from petiole.commands.merge import merge
     from petiole.commands.multitask import multitask
+    from petiole.commands.pair import pair
     from petiole.commands.params import params
     from petiole.commands.predict import predict
     from petiole.commands.report import report
@@ -44,6 +47,30 @@ if TYPE_CHECKING:
     from petiole.serving.pool import AdapterPool
     from petiole.tasks.classification.module import adapt, load_adapter
 
+_VERBS = (
+    "cache",
+    "compare",
+    "demo",
+    "doctor",
+    "evaluate",
+    "features",
+    "few_shot",
+    "fit",
+    "fold",
+    "generalise",
+    "import_dassl",
+    "inspect",
+    "merge",
+    "multitask",
+    "pair",
+    "params",
+    "predict",
+    "report",
+    "reproduce",
+    "sweep",
+    "synthesize",
+    "transfer",
+)
 _HOMES = {
     "load": "backbones.registry",
     "Adapter": "engine.adapter",
@@ -52,30 +79,7 @@ _HOMES = {
     "AdapterPool": "serving.pool",
     "ledger": "ledger",
     "tune_allocator": "allocator",
-    **{
-        verb: f"commands.{verb}"
-        for verb in (
-            "cache",
-            "compare",
-            "demo",
-            "doctor",
-            "evaluate",
-            "features",
-            "fit",
-            "fold",
-            "generalise",
-            "inspect",
-            "merge",
-            "multitask",
-            "params",
-            "predict",
-            "report",
-            "reproduce",
-            "sweep",
-            "transfer",
-            "synthesize",
-        )
-    },
+    **{name: f"commands.{name}" for name in _VERBS},
 }
 
 __all__ = [
@@ -84,29 +88,11 @@ __all__ = [
     "PetioleError",
     "__version__",
     "adapt",
-    "cache",
-    "compare",
-    "demo",
-    "doctor",
-    "evaluate",
-    "features",
-    "fit",
-    "fold",
-    "generalise",
-    "inspect",
     "ledger",
     "load",
     "load_adapter",
-    "merge",
-    "multitask",
-    "params",
-    "predict",
-    "report",
-    "reproduce",
-    "sweep",
-    "synthesize",
-    "transfer",
     "tune_allocator",
+    *_VERBS,
 ]
 
 

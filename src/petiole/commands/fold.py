@@ -81,6 +81,10 @@ def fold(
 
     if Path(out).exists():
         raise ConfigError(f"{out} exists already. Move it away, or choose another --out.")
+    if kind_of(Path(adapter)) == "codebook":
+        raise ConfigError(
+            f"{adapter} is a tuned encoder: nothing of it is made anew in a forward, so there is nothing to fold."
+        )
     if kind_of(Path(adapter)) == "text":
         return _speaker(Path(adapter), Path(out), weights)
     folded = fold_adapter(ClassificationAdapter.load(Path(adapter), weights=weights))

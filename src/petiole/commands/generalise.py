@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
-from rich.console import Group, RenderableType
-from rich.text import Text
 
-from petiole.commands.options import CommandResult, ModelOptions, Settings, fact, pairs
+from petiole.commands.options import ModelOptions, Settings, pairs
+from petiole.commands.results import TableResult
 from petiole.commands.verb import verb
 from petiole.errors import ConfigError
 
@@ -22,35 +21,8 @@ if TYPE_CHECKING:
 METHODS = ("zero-shot", "coop", "coop+textrefiner")
 
 
-class Generalised(CommandResult):
-    """A finished measurement.
-
-    Attributes:
-        folder: with all runs and the table.
-        summary: the table's numbers.
-    """
-
-    folder: Path
-    summary: Any
-
-    def model_dump(self, **options: Any) -> dict[str, Any]:
-        """The folder and every number of the table."""
-        from petiole.report.scores import table
-        from petiole.report.table import to_dict
-
-        return {**super().model_dump(include={"folder"}, **options), **to_dict(table(self.summary))}
-
-    def text(self) -> RenderableType:
-        from petiole.report.scores import table
-        from petiole.report.table import to_rich
-
-        shown = table(self.summary)
-        return Group(
-            to_rich(shown),
-            *(Text(line) for line in shown.notes),
-            fact("table", self.folder / "table.md"),
-            fact("runs", self.folder / "runs"),
-        )
+class Generalised(TableResult):
+    """A finished measurement of accuracy on classes or data that were not trained on."""
 
 
 @verb

@@ -48,9 +48,22 @@ def merge(adapter: Path, /, *, out: Path, weights: Path | None = None) -> Merged
     Raises:
         AdapterError: the adapter is damaged, or cannot be folded; the message says why.
     """
+    from petiole.engine.adapter import kind_of
+    from petiole.errors import AdapterError
     from petiole.tasks.classification.adapter import ClassificationAdapter
     from petiole.tasks.classification.merge import write_merged
 
+    kind = kind_of(Path(adapter))
+    if kind == "text":
+        raise AdapterError(
+            f"{adapter} adapts an encoder-decoder, whose layers petiole fold makes static; there is no file of merged "
+            "weights for it."
+        )
+    if kind == "codebook":
+        raise AdapterError(
+            f"{adapter} is a tuned encoder, which is used before any language model as it is; there is nothing to merge "
+            "it into."
+        )
     opened = ClassificationAdapter.load(Path(adapter), weights=weights)
     folder = write_merged(opened, Path(out))
     return Merged(backbone=opened.manifest.backbone.name, weights=Path(out), adapter=folder)

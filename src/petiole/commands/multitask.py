@@ -7,49 +7,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
-from rich.console import Group, RenderableType
-from rich.text import Text
 
-from petiole.commands.options import CommandResult, Settings, default_cache, fact, pairs
+from petiole.commands.options import Settings, default_cache, pairs
 from petiole.commands.options import device as device_of
+from petiole.commands.results import TableResult
 from petiole.commands.verb import verb
 
 if TYPE_CHECKING:
     pass
 
 
-class Multitasked(CommandResult):
-    """A finished comparison.
+class Multitasked(TableResult):
+    """A finished comparison on several tasks."""
 
-    Attributes:
-        folder: with all runs and the table.
-        summary: the table's numbers.
-    """
-
-    folder: Path
-    summary: Any
-
-    def model_dump(self, **options: Any) -> dict[str, Any]:
-        """The folder and every number of the table."""
-        from petiole.report.scores import table
-        from petiole.report.table import to_dict
-
-        return {**super().model_dump(include={"folder"}, **options), **to_dict(table(self.summary))}
-
-    def text(self) -> RenderableType:
-        from petiole.report.scores import table
-        from petiole.report.table import to_rich
-
+    def places(self) -> dict[str, Any]:
         first = self.summary.protocol.rows[0].name
         adapter = self.folder / "runs" / first / "seed-0" / "adapter"
-        shown = table(self.summary)
-        return Group(
-            to_rich(shown),
-            *(Text(line) for line in shown.notes),
-            fact("table", self.folder / "table.md"),
-            fact("adapter", adapter),
-            fact("next", f'petiole predict {adapter} IMAGE --question "..."'),
-        )
+        return {"adapter": adapter, "next": f'petiole predict {adapter} IMAGE --question "..."'}
 
 
 @verb

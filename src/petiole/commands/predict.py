@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -101,50 +102,79 @@ def predict(
 
     kind = read_manifest(find(adapter)).kind
     answer = {"classification": _labels, "text": _text, "codebook": _codebook}[kind]
-    result = answer(Path(adapter), data, question, task, weights, device, inference)
+    asked = _Asked(Path(adapter), data, question, task, weights, device_of(device), inference)
+    result = answer(asked)
     if csv:
         write_text(Path(csv), result.to_csv())
     return result
 
 
-def _one(data: Any) -> Any:
-    """A list of one path is that path: a file, a folder or a table."""
-    alone = isinstance(data, list | tuple) and len(data) == 1 and isinstance(data[0], str | Path)
-    return data[0] if alone else data
+@dataclass(frozen=True)
+class _Asked:
+    """What was given to ``predict``."""
 
+    adapter: Path
+    data: Any
+    question: str | None
+    task: str
+    weights: Path | None
+    device: str
+    inference: InferenceOptions | None
 
-def _paths(data: Any) -> list[Path]:
-    """Image files named."""
-    named = [data] if isinstance(data, str | Path) else list(data)
-    if not all(isinstance(one, str | Path) for one in named):
-        raise ConfigError("Questions are about image files: give their paths.")
-    return [Path(one) for one in named]
+    def refuse(self, kind: str, **given: object) -> None:
+        """Raise ConfigError for what this kind of adapter has no use for."""
+        for name, value in given.items():
+            if value:
+                raise ConfigError(
+                    f"--{name} means nothing to an adapter of the kind {kind}. Leave it out."
+                )
 
+    @property
+    def prunes(self) -> bool:
+        """Whether anything was said about a model over a codebook."""
+        return self.inference not in (None, InferenceOptions())
 
-def _unused(kind: str, **given: Any) -> None:
-    for name, value in given.items():
-        if value:
+    @property
+    def text(self) -> str:
+        """The question.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        if self.question is None:
             raise ConfigError(
-                f"--{name} means nothing to an adapter of the kind {kind}. Leave it out."
+                f'{self.adapter} is an adapter of a language model, which needs a question: --question "...".'
             )
+        return self.question
+
+    @property
+    def paths(self) -> list[Path]:
+        """Image files named."""
+        named = [self.data] if isinstance(self.data, str | Path) else list(self.data)
+        if not all(isinstance(one, str | Path) for one in named):
+            raise ConfigError("Questions are about image files: give their paths.")
+        return [Path(one) for one in named]
+
+    def answered(self, model: str, answer: str) -> PredictResult:
+        """The result of one question."""
+        path = " ".join(map(str, self.paths))
+        row = Prediction(path=path, label=answer, question=self.text)
+        return PredictResult(adapter=self.adapter, model=model, predictions=[row])
 
 
-def _labels(
-    adapter: Path,
-    images: Any,
-    question: str | None,
-    task: str,
-    weights: Path | None,
-    where: str,
-    inference: InferenceOptions | None,
-) -> PredictResult:
+def _labels(asked: _Asked) -> PredictResult:
     from petiole.tasks.classification.adapter import ClassificationAdapter
 
-    _unused("classification", question=question is not None, task=task, keep=_says(inference))
-    opened = ClassificationAdapter.load(adapter, weights=weights, device=device_of(where))
-    rows = opened.predict(_one(images))
+    asked.refuse(
+        "classification", question=asked.question is not None, task=asked.task, keep=asked.prunes
+    )
+    opened = ClassificationAdapter.load(asked.adapter, weights=asked.weights, device=asked.device)
+    data = asked.data
+    if isinstance(data, list | tuple) and len(data) == 1 and isinstance(data[0], str | Path):
+        data = data[0]  # a list of one path is that path: a file, a folder or a table
+    rows = opened.predict(data)
     return PredictResult(
-        adapter=adapter,
+        adapter=asked.adapter,
         model=opened.manifest.backbone.name,
         predictions=[
             Prediction(
@@ -158,63 +188,29 @@ def _labels(
     )
 
 
-def _says(inference: InferenceOptions | None) -> bool:
-    return inference is not None and inference != InferenceOptions()
-
-
-def _asked(adapter: Path, question: str | None) -> str:
-    if question is None:
-        raise ConfigError(
-            f'{adapter} is an adapter of a language model, which needs a question: --question "...".'
-        )
-    return question
-
-
-def _answered(adapter: Path, model: str, images: Any, *said: str) -> PredictResult:
-    path, (question, answer) = " ".join(map(str, images)), said
-    row = Prediction(path=path, label=answer, question=question)
-    return PredictResult(adapter=adapter, model=model, predictions=[row])
-
-
-def _text(
-    adapter: Path,
-    images: Any,
-    question: str | None,
-    task: str,
-    weights: Path | None,
-    where: str,
-    inference: InferenceOptions | None,
-) -> PredictResult:
+def _text(asked: _Asked) -> PredictResult:
     from petiole.tasks.text.adapter import TextAdapter
     from petiole.tasks.text.training import ask
 
-    _unused("text", weights=weights, keep=_says(inference))
-    asked, images = _asked(adapter, question), _paths(images)
-    opened = TextAdapter.load(adapter, device=device_of(where))
-    answer = ask(opened, asked, images, task)
-    return _answered(adapter, opened.adapted.model.name, images, asked, answer)
+    asked.refuse("text", weights=asked.weights, keep=asked.prunes)
+    question = asked.text
+    opened = TextAdapter.load(asked.adapter, device=asked.device)
+    answer = ask(opened, question, asked.paths, asked.task)
+    return asked.answered(opened.adapted.model.name, answer)
 
 
-def _codebook(
-    adapter: Path,
-    images: Any,
-    question: str | None,
-    task: str,
-    weights: Path | None,
-    where: str,
-    inference: InferenceOptions | None,
-) -> PredictResult:
+def _codebook(asked: _Asked) -> PredictResult:
     from petiole.tasks.codebook.adapter import CodebookAdapter
     from petiole.tasks.codebook.training import ask
 
-    _unused("codebook", weights=weights, task=task)
-    options = inference or InferenceOptions()
-    asked, images = _asked(adapter, question), _paths(images)
+    asked.refuse("codebook", weights=asked.weights, task=asked.task)
+    question, images = asked.text, asked.paths
+    options = asked.inference or InferenceOptions()
     if len(images) != 1:
         raise ConfigError(f"A question to a tuned encoder is about one image, not {len(images)}.")
     if len(options.language_models) > 1:
         raise ConfigError("One language model answers at a time. Leave the others out.")
     name = next(iter(options.language_models), "")
-    opened = CodebookAdapter.load(adapter, backbone=name, device=device_of(where))
-    answer = ask(opened, images[0], asked, options.pruning(), route=options.route)
-    return _answered(adapter, opened.adapted.model.name, images, asked, answer)
+    opened = CodebookAdapter.load(asked.adapter, backbone=name, device=asked.device)
+    answer = ask(opened, images[0], question, options.pruning(), route=options.route)
+    return asked.answered(opened.adapted.model.name, answer)

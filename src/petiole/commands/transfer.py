@@ -9,19 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
-from rich.console import Group, RenderableType
-from rich.text import Text
 
 from petiole.commands.defaults import backbone_for
 from petiole.commands.options import (
-    CommandResult,
     ModelOptions,
     Settings,
     default_cache,
-    fact,
     pairs,
     plural,
 )
+from petiole.commands.results import TableResult
 from petiole.commands.verb import verb
 from petiole.errors import ConfigError, unknown
 
@@ -32,35 +29,16 @@ if TYPE_CHECKING:
 _NAME = re.compile(r"[^/\\.][^/\\]*")
 
 
-class Transferred(CommandResult):
-    """A finished transfer.
+class Transferred(TableResult):
+    """A finished transfer; ``folder`` has one comparison folder a cell."""
 
-    Attributes:
-        folder: with transfer.json, the table and one comparison folder a cell.
-        summary: the table's numbers.
-    """
-
-    folder: Path
-    summary: Any
-
-    def model_dump(self, **options: Any) -> dict[str, Any]:
-        """The folder and every number of the table."""
-        from petiole.report.table import to_dict
+    def table(self) -> Any:
         from petiole.report.transfer import table
 
-        return {**super().model_dump(include={"folder"}, **options), **to_dict(table(self.summary))}
+        return table(self.summary)
 
-    def text(self) -> RenderableType:
-        from petiole.report.table import to_rich
-        from petiole.report.transfer import table
-
-        shown = table(self.summary)
-        return Group(
-            to_rich(shown),
-            *(Text(line) for line in shown.notes),
-            fact("table", self.folder / "table.md"),
-            fact("cells", self.folder),
-        )
+    def places(self) -> dict[str, Any]:
+        return {"cells": self.folder}
 
 
 @verb
