@@ -6,6 +6,7 @@ import inspect
 import re
 from collections.abc import Iterator
 from dataclasses import fields, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,9 @@ METHODS = {"classification": "lora-qkv", "text": "vl-adapter", "codebook": "craf
 
 
 def function_of(verb: str) -> Any:
-    return getattr(petiole, {"eval": "evaluate"}.get(verb, verb.replace("-", "_")))
+    name = {"eval": "evaluate"}.get(verb, verb.replace("-", "_"))
+    assert name in dir(petiole)
+    return getattr(import_module(f"petiole.commands.{name}"), name)
 
 
 def arguments_of(verb: str) -> Iterator[Any]:
