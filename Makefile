@@ -1,6 +1,7 @@
 # make demo   the main job on real images, offline after installation
 # make test   lint, types, layers, tests
-# Both make their own .venv from a fresh clone.
+# make coverage   the tests once more, with the lines and branches that they reach
+# All make their own .venv from a fresh clone.
 
 PYTHON ?= python3
 VENV := .venv
@@ -8,7 +9,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 export OMP_WAIT_POLICY = PASSIVE
 
-.PHONY: demo test lint types layers check clean
+.PHONY: demo test lint types layers check coverage clean
 
 demo: $(VENV)/.demo
 	$(BIN)/petiole demo --resume
@@ -18,6 +19,7 @@ test: lint types layers check
 lint: $(VENV)/.dev
 	$(BIN)/ruff check src tests benchmarks examples
 	$(BIN)/ruff format --check src tests benchmarks examples
+	$(BIN)/codespell src tests benchmarks examples docs *.md
 
 types: $(VENV)/.dev
 	$(BIN)/mypy
@@ -27,6 +29,9 @@ layers: $(VENV)/.dev
 
 check: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+
+coverage: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --cov --cov-report=term:skip-covered
 
 $(VENV)/.torch: constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -42,4 +47,4 @@ $(VENV)/.dev: $(VENV)/.torch pyproject.toml
 	touch $@ $(VENV)/.demo
 
 clean:
-	rm -rf $(VENV) build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*

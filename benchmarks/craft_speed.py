@@ -29,7 +29,7 @@ from petiole.backbones.codebook_lvlm.bundle import OTHER, PAD, PROMPT, SPECIALS
 from petiole.backbones.codebook_lvlm.model import LVLMModule
 from petiole.layers.residual_quantiser import ResidualQuantiser
 from petiole.layers.token_pruning import Pruning
-from petiole.ledger import flops
+from petiole.ledger import question_flops
 from petiole.tasks.codebook.adapter import build_model, method_of
 from petiole.tasks.codebook.model import CodebookBatch, CodebookLoss
 
@@ -130,9 +130,14 @@ def kept(repeats: int, keep: float = 0.8) -> None:
         "look and answer": (ask(Pruning(keep), None), ask(None, None)),
     }
     text = ASKED + 3
-    ratio = flops(large, keep, text, SAID).language / flops(large, 1.0, text, SAID).language
+    ratio = (
+        question_flops(large, keep, text, SAID).language
+        / question_flops(large, 1.0, text, SAID).language
+    )
     print(f"language model's FLOPs, keep {keep} over all: {ratio:.3f}")
-    whole = flops(large, keep, text, SAID).total / flops(large, 1.0, text, SAID).total
+    whole = (
+        question_flops(large, keep, text, SAID).total / question_flops(large, 1.0, text, SAID).total
+    )
     print(f"all FLOPs, keep {keep} over all: {whole:.3f}")
     for name, (pruned, full) in kinds.items():
         ratios = []

@@ -43,7 +43,7 @@ def ours(kind: str) -> dict[str, float]:
     eyes = kind != "adapter-text"
     model = with_eyes(kind, language, family, None, vision_width=2048 if eyes else 0)
     method = method_of(KINDS[kind], {"tasks": 1})
-    loss_module = GenerationLoss(AdaptedTextModel(model, method.changes(model)))
+    loss_module = GenerationLoss(AdaptedTextModel(model, method.plan(model)))
     trained = [p for p in loss_module.parameters() if p.requires_grad]
     words = TEXT if eyes else TEXT + SEEN
     ids = torch.randint(3, 50000, (BATCH, words))

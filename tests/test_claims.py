@@ -1,4 +1,4 @@
-"""Published tables as data: every row builds, and the numbers are the letter's."""
+"""Published tables as data: every row builds, and the numbers are those of CLS-Residual LoRA (Yong, 2026)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from petiole.methods.registry import create
 from petiole.protocols.comparison import Comparison
 from petiole.protocols.domain_shift import BASELINES, from_table
 
-# Spec B2, verbatim, in the order of the rows.
+# The tables of Yong (2026), verbatim, in the order of the rows.
 CLAIMED = {
     "cls-residual-lora/table1": [70.17, 78.10, 77.77, 77.61, 77.61, 78.87, None],
     "cls-residual-lora/table2": [70.17, 75.42, 78.10, 77.95, 77.63, 79.24, 78.87],

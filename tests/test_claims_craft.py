@@ -1,4 +1,4 @@
-"""The claimed tables of CRAFT: the spec's numbers, consistent with each other, beside rows that build (spec 7)."""
+"""The claimed tables of CRAFT: the numbers as they were seen, consistent with each other, beside rows that build."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from petiole.claims import names, table
 from petiole.cli import main
 from petiole.errors import ConfigError
 from petiole.layers.token_pruning import Pruning
-from petiole.methods.codebook.base import LVLMMethod
+from petiole.methods.codebook.base import CodebookMethod
 from petiole.methods.registry import create
 from petiole.protocols.reproduction import PUBLISHED, unmeasured
 
 CLAIMED = [name for name in names(PUBLISHED) if name.startswith("craft/")]
 BESIDE = table("craft/beside", "beside")["rows"]
 
-# Spec 7.1 to 7.7, verbatim; "-" where no source has a number.
-SPEC = {
+# CRAFT (Wu et al., 2026), tables 1 to 6 and its pruning, as a third-party note quotes them, verbatim; "-" where no source has a number.
+QUOTED = {
     "table1": """
         vila-u       43.83 35.67 69.15 72.50 82.40 55.07
         vila         47.20 41.67 79.48 76.30 78.33 59.89
@@ -71,11 +71,11 @@ def derived() -> dict[str, float]:
     return {name: claimed["value"] for name, claimed in claims("derived").items()}
 
 
-@pytest.mark.parametrize("part", SPEC)
+@pytest.mark.parametrize("part", QUOTED)
 def test_every_number_is_the_specs(part: str) -> None:
     got = claims(part)
     columns = list(dict.fromkeys(column for claimed in got.values() for column in claimed))
-    lines = [line.split() for line in SPEC[part].strip().splitlines()]
+    lines = [line.split() for line in QUOTED[part].strip().splitlines()]
     wanted = {
         name: {c: float(v) for c, v in zip(columns, values, strict=True) if v != "-"}
         for name, *values in lines
@@ -84,7 +84,7 @@ def test_every_number_is_the_specs(part: str) -> None:
 
 
 def test_no_table_is_forgotten() -> None:
-    assert set(CLAIMED) == {f"craft/{part}" for part in (*SPEC, "derived")}
+    assert set(CLAIMED) == {f"craft/{part}" for part in (*QUOTED, "derived")}
 
 
 @pytest.mark.parametrize("name", CLAIMED)
@@ -133,7 +133,7 @@ def test_vqa_rad_of_table_1_is_of_300_questions_and_the_ablation_is_not() -> Non
 
 @pytest.mark.parametrize("measure", ["relevance", "faithfulness"])
 def test_reasons_that_are_given_are_no_better(measure: str) -> None:
-    """Spec 7.2: given that there is a reason, tuning the language model does not make it worse."""
+    """Table 2: given that there is a reason, tuning the language model does not make it worse."""
     given = {name: 100 * row[measure] / row["presence"] for name, row in claims("table2").items()}
     for name, value in given.items():
         assert round(value, 2) == derived()[f"{measure}-{name}"]
@@ -169,7 +169,7 @@ def test_means_of_the_ablations() -> None:
 
 
 def test_the_full_row_is_the_pruned_one() -> None:
-    """Spec 7.6: so all rows of CRAFT seem to be pruned."""
+    """The average of the pruned row is that of table 5's full row: so all rows of CRAFT seem to be pruned."""
     five, pruned = claims("table5"), {n: row["average"] for n, row in claims("pruning").items()}
     assert five["full"]["average"] == pruned["full"]
     for place in ("PlantVillage", "VQA-RAD", "Dogs"):
@@ -187,7 +187,7 @@ def test_every_derived_number_is_checked_here() -> None:
 @pytest.mark.parametrize("row", [pytest.param(row, id=f"{n}") for n, row in enumerate(BESIDE)])
 def test_rows_beside_are_methods_of_ours(row: dict[str, Any]) -> None:
     method = create(row["method"], row.get("settings", {}))
-    assert isinstance(method, LVLMMethod)
+    assert isinstance(method, CodebookMethod)
     assert method.discrete in (None, row["tokens"] == "discrete")
     Pruning(**row.get("pruning", {}))
     assert all(row[role] in LOADERS for role in ("surrogate", "model") if role in row)
@@ -197,7 +197,7 @@ def test_rows_beside_are_methods_of_ours(row: dict[str, Any]) -> None:
 
 def test_every_row_of_the_paper_has_one_of_ours_beside_it() -> None:
     pairs = [(row["table"], row["row"]) for row in BESIDE if "row" in row]
-    wanted = {(part, name) for part in SPEC for name in rows(part)}
+    wanted = {(part, name) for part in QUOTED for name in rows(part)}
     assert len(pairs) == len(set(pairs))
     assert wanted - set(pairs) == {
         ("table3", "flowers")

@@ -1,4 +1,4 @@
-"""The claimed tables of prompt learning: complete, and consistent with themselves (spec prompt.md, 6)."""
+"""The claimed tables of prompt learning: complete, and consistent with themselves."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_every_average_is_the_hm_of_averages(name: str) -> None:
 
 
 def test_what_the_table_says_of_textrefiner() -> None:
-    """The reading of the spec: far above CoOp on novel classes, hardly above zero-shot."""
+    """What its table 1 says: far above CoOp on novel classes, hardly above zero-shot."""
     novel = {name: row["claimed"]["average"][1] for name, row in ROWS.items()}
     assert novel["coop+textrefiner"] - novel["coop"] == pytest.approx(11.10)
     assert novel["coop+textrefiner"] - novel["zero-shot"] == pytest.approx(0.10)

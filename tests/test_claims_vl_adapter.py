@@ -1,4 +1,4 @@
-"""The claimed tables of VL-Adapter: complete, consistent with themselves, and made of rows that build (spec 7)."""
+"""The claimed tables of VL-Adapter: complete, consistent with themselves, and made of rows that build."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from petiole.tasks.text.registry import TASKS
 CLAIMED = [name for name in names(KIND) if name.startswith("vl-adapter/")]
 OWN = ["vl-adapter/methods", "vl-adapter/components", "vl-adapter/sharing"]
 
-# Spec 7, verbatim.
+# Sung et al. (2022), the main table on image tasks, and a replication, as our sources quote them, verbatim.
 TABLE_1 = """
 Full fine-tuning     100   67.6 56.7 73.0 112.9 77.6 D,V,E
 Multiple adapters    12.22 65.4 54.0 69.8 114.3 75.9 V,E
@@ -68,7 +68,7 @@ def model() -> Seq2Seq:
 def test_every_row_makes_a_model_that_speaks(row: Any, model: Seq2Seq) -> None:
     method = method_of(row.method, {**row.settings, "tasks": 3})
     torch.manual_seed(0)
-    adapted = AdaptedTextModel(model, method.changes(model)).eval()
+    adapted = AdaptedTextModel(model, method.plan(model)).eval()
     with torch.no_grad():
         scores = adapted(tiny.inputs(rows=3), torch.tensor([[3, 4]] * 3), (0, 1, 2))
     assert scores.shape == (3, 2, tiny.VOCABULARY)
@@ -133,7 +133,7 @@ def test_the_tolerance_is_two_deviations_of_the_replication() -> None:
 
 
 def test_only_single_rows_of_the_image_tasks_have_hard_prompts() -> None:
-    """Spec 1.4: so do the released scripts; all those of video have them."""
+    """So do the released scripts; all those of video have them."""
     for row in rows("vl-adapter/table1"):
         assert row.get("prefixes", False) == row["label"].startswith("Single")
     assert all(row["prefixes"] for row in rows("vl-adapter/video"))
@@ -147,7 +147,7 @@ def test_the_video_rows_have_their_own_training() -> None:
 
 
 def test_the_rows_of_the_methods_are_trained_as_published() -> None:
-    """Spec 4.1, CLIP-BART on images."""
+    """Sung et al. (2022): CLIP-BART on images."""
     rates = {}
     for row in from_table("vl-adapter/methods", baselines=())["rows"]:
         recipe = settings_of(method_of(row.method, row.settings))
@@ -168,7 +168,7 @@ def test_what_is_shared_less_has_more_parameters(kind: str, model: Seq2Seq) -> N
 
     def trained(sharing: str) -> int:
         row = by_name[f"{kind}-{sharing}"]
-        changes = method_of(row.method, {**row.settings, "tasks": 4}).changes(model)
+        changes = method_of(row.method, {**row.settings, "tasks": 4}).plan(model)
         return sum(p.numel() for layer in changes.adapters for p in layer.parameters())
 
     single, multiple = trained("single"), trained("multiple")

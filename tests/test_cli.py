@@ -382,6 +382,48 @@ def test_help_is_quick_and_light() -> None:
     assert median(seconds) < 0.5, "processor seconds, which a busy machine does not stretch"
 
 
+IMPORTED = """
+import sys
+from petiole.cli import main
+try:
+    main(sys.argv[1:])
+except SystemExit as done:
+    assert done.code == 0, done.code
+names = {"torch", "timm", "transformers", "sklearn", "scipy", "matplotlib", "accelerate", "peft"}
+print(*sorted(names & set(sys.modules)), file=sys.stderr)
+print(*sorted(name for name in sys.modules if name.startswith("petiole.")), file=sys.stderr)
+"""
+TINY = "petiole/tiny-vit"
+
+
+@pytest.mark.parametrize(
+    ("command", "needed", "other"),
+    [
+        ("--help", set(), {"methods", "backbones"}),
+        ("fit --help", set(), {"methods", "backbones"}),
+        ("inspect methods", set(), {"methods.base", "methods.peft", "backbones"}),
+        ("inspect tables", set(), {"methods", "backbones"}),
+        ("inspect lora-qkv", {"torch"}, {"methods.peft.adaptertune", "methods.language"}),
+        (
+            f"params --backbone {TINY} --method adaptertune --classes 10",
+            {"torch", "timm"},
+            {"methods.peft.lora", "backbones.vision.cnn", "tasks"},
+        ),
+        (f"inspect {TINY}", {"torch", "timm"}, {"backbones.bundled.tiny_clip", "methods.base"}),
+    ],
+)
+def test_a_command_imports_no_more_than_it_uses(
+    command: str, needed: set[str], other: set[str]
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTED, *command.split()], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    heavy, own = done.stderr.splitlines()[-2:]
+    assert set(heavy.split()) <= needed
+    assert not {f"petiole.{name}" for name in other} & set(own.split())
+
+
 CLASH = """
 import petiole.report.formatting
 import petiole.engine.record

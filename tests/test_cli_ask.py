@@ -189,7 +189,7 @@ def test_a_model_of_text_alone_is_shown_no_picture(world: World, tmp_path: Path)
 def test_trained_eyes_answer_as_they_were_scored(world: World, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = ["multitask", world.root / "colours", *world.options(), "--out", out, "--seeds", 1]
-    said = say(*command, "--set", "eyes=norms")
+    said = say(*command, "--set", "vision=norms")
     assert said.code == 0, said.err
     run = out / "runs" / "vl-adapter" / "seed-0"
     rows = rows_of(run / "predictions" / "answers.jsonl")

@@ -89,7 +89,7 @@ def test_base_to_novel(backbone: Path, tmp_path: Path, capsys: pytest.CaptureFix
     pair = result["rows"][1]["difference"]
     expected = f"[{100 * pair['low']:.1f}, {100 * pair['high']:.1f}]".replace("-", "−")
     assert expected in markdown
-    row = next(line for line in markdown.splitlines() if line.startswith("| zero-shot"))
+    row = next(line for line in markdown.splitlines() if line.startswith("| **zero-shot**"))
     assert f"| {100 * zero['mean']:.1f} ± {100 * zero['sd']:.1f} |" in row
     assert "do not compare them with the others" in markdown
 
@@ -171,7 +171,7 @@ def test_a_student_learns_from_a_teacher_of_another_backbone(
     assert run(*fit, *student, *model_options) == 0
     request = json.loads((tmp_path / "student" / "request.json").read_text())
     manifest = json.loads((teacher / "adapter" / "adapter.json").read_text())
-    assert request["teacher"] == manifest["tensors_sha256"]
+    assert request["options"]["teacher"] == manifest["tensors_sha256"]
     shutil.rmtree(teacher)
     capsys.readouterr()
     assert run("predict", tmp_path / "student", images / "test" / "elm" / "0.png", "--json") == 0
@@ -248,7 +248,7 @@ def test_a_published_table_beside_ours(
 
 
 def test_a_row_takes_what_was_published_for_one_data_set_alone() -> None:
-    """Spec prompt.md, 2.2: CoOp trains 50 epochs on ImageNet, 200 on the others."""
+    """CoOp (Zhou et al., 2022) trains 50 epochs on ImageNet, 200 on the others."""
     table = claims.table("textrefiner/base-to-novel", "base-to-novel")
     (row,) = domain_shift.rows_of(["coop"])
     assert on_data("ImageNet", row, table).settings == {"epochs": 50}

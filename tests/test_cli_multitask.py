@@ -51,12 +51,12 @@ def test_a_measurement_leaves_a_table_runs_and_the_commonest_answer(world: World
     assert list(result["metrics"]) == list(TASKS.values())
     assert [one["name"] for one in result["rows"]] == ["vl-adapter", "vl-lora"]
     for one in result["rows"]:
-        for kind, interval in one["tasks"].items():
+        for kind, interval in one["scores"].items():
             files = [world.run(one["name"], s) / "predictions" / f"{kind}.jsonl" for s in (0, 1)]
             means = [fmean(row["score"] for row in rows_of(file)) for file in files]
             assert 100 * interval["mean"] == pytest.approx(fmean(means))
-        assert one["average"]["mean"] == pytest.approx(
-            fmean(interval["mean"] for interval in one["tasks"].values())
+        assert one["headline"]["mean"] == pytest.approx(
+            fmean(interval["mean"] for interval in one["scores"].values())
         )
         assert 0 < one["trainable"] < one["total"]
     for row, seed in ((row, seed) for row in ("vl-adapter", "vl-lora") for seed in (0, 1)):
@@ -207,7 +207,7 @@ def with_task(text: str) -> Callable[[Path], None]:
         (None, ["--methods", "vl-adaptor"], ["Unknown method 'vl-adaptor'", "vl-adapter"]),
         (None, ["--methods", "houlsby"], ["houlsby adapts image backbones", "vl-"]),
         (None, ["--methods", "vl-lora", "vl-lora"], ["a row is named twice"]),
-        (None, ["--reference", "vl-lora"], ["reference 'vl-lora' is not among vl-adapter"]),
+        (None, ["--reference", "vl-lora"], ["'vl-lora' is not among vl-adapter"]),
         (None, ["--set", "stepz=4"], ["stepz", "steps"]),
         (None, ["--set", "lr=-1"], ["lr"]),
         (None, ["--fraction", 0], ["fraction"]),

@@ -16,8 +16,8 @@ from builders import images
 from builders import public_sets as fake
 from petiole.cli import main
 from petiole.commands.options import ModelOptions
-from petiole.protocols import domain_shift
-from petiole.tasks.classification import task as engine
+from petiole.engine import run as engine
+from petiole.protocols import protocol
 
 QUICK = ["--set", "steps=2", "--set", "views=0", "--set", "iterations=3"]
 Say = Callable[..., tuple[int, str, str]]
@@ -83,7 +83,7 @@ def test_interrupted_resumed_extended_and_finished(
         return engine.run(job)
 
     with monkeypatch.context() as patch:
-        patch.setattr(domain_shift, "run", interrupted)
+        patch.setattr(protocol, "run", interrupted)
         code, _, err = say(*command, *options)
     assert code == 130
     assert "2 cells of 2 methods, 2 seeds" in err
@@ -187,7 +187,7 @@ def test_what_is_refused(place: Path, say: Say, tmp_path: Path) -> None:
         ([f"a/b={place / 'leaves'}"], "cannot name a folder"),
         (["cifar10", "--data-root", tmp_path], "the data set cifar10 is not there"),
         (["imagenet-r", "--data-root", tmp_path], "it has no downloader"),
-        ([place / "leaves", "--seeds", "0"], "seeds Input should be greater"),
+        ([place / "leaves", "--seeds", "0"], "seeds: Input should be greater"),
         ([place / "leaves", "--weights", "x"], "--weights fits one backbone"),
     ):
         code, _, err = say(*arguments, "--out", tmp_path / "out")

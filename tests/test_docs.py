@@ -1,87 +1,253 @@
-"""What the documents promise: the snippet runs, every command parses, every link leads somewhere."""
+"""The pages run: every block of every page, in order, in a fresh folder.
+
+A fence says what its block is:
+
+    ```bash                 commands. `petiole ...` runs in this process; all else in a shell
+    ```bash no-run: why     only parsed, for the stated reason
+    ```python               shares one namespace with the other blocks of its page
+    ```python file=a/b.py   written to the page's folder, which Python imports from; so are toml and json
+    ```text                 output, formulas, pictures
+
+So that pages take seconds, ``SHORTER`` appends options to commands that do not state them: fewer steps, seeds and
+samples. Nothing else is changed.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import io
+import json
+import os
 import re
 import shlex
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import invalidate_caches
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
-import torch
-from torch import Tensor, nn
 
-from petiole.backbones.base import Backbone
-from petiole.backbones.registry import load
-from petiole.cli import app
-from petiole.layers.heads import LinearHead
-from petiole.ledger import ledger
-from petiole.methods import registry
-from petiole.methods.base import Method, Plan
+from petiole.backbones.registry import FILES, FOLDERS, LOADERS
+from petiole.backbones.vision.timm_families import FAMILIES as TIMM
+from petiole.cli import app, main
+from petiole.engine import task
+from petiole.methods.registry import FAMILIES, METHODS
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
-BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+QUICK = {"README.md", "design.md", "extending.md", "data.md", "methods.md"}
+"""Pages that every test run runs; the others are marked slow."""
+FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```[ ]*$", re.MULTILINE | re.DOTALL)
+LANGUAGES = {"bash", "python", "text", "toml", "json"}
+
+LITTLE = "--set steps=2 views=0"
+SHORTER = {
+    "fit": LITTLE,
+    "compare": f"{LITTLE} --split-seeds 2",
+    "sweep": f"{LITTLE} --seeds 2",
+    "transfer": f"{LITTLE} --seeds 2",
+    "generalise": f"{LITTLE} --seeds 2",
+    "few-shot": f"{LITTLE} --seeds 2",
+    "multitask": f"{LITTLE} --seeds 2",
+    "synthesize": "--train 24 --test 8",
+}
+"""Verb -> options, each appended where a command does not state it."""
+REPEATED = {"--set"}
 
 
-class Gain(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.gain = nn.Parameter(torch.ones(width))
+@dataclass(frozen=True)
+class Block:
+    """One fenced block: its language, the rest of its info string, its text and the line it starts in."""
 
-    def forward(self, h: Tensor) -> Tensor:
-        return self.gain * h
+    language: str
+    info: str
+    text: str
+    line: int
 
+    @property
+    def runs(self) -> bool:
+        return not self.info.startswith("no-run")
 
-def test_the_method_in_the_design_page_works(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_ENTRIES", dict(registry.methods()))
-    text = (ROOT / "docs" / "design.md").read_text()
-    [code] = [body for language, body in BLOCK.findall(text) if language == "python"]
-    names = {
-        "register": registry.register,
-        "dataclass": dataclass,
-        "Method": Method,
-        "Backbone": Backbone,
-        "Plan": Plan,
-        "Gain": Gain,
-        "LinearHead": LinearHead,
-        "__name__": __name__,
-    }
-    exec(code, names)
-    shape = load("timm/vit_small_patch14_dinov2.lvd142m", device="meta")
-    counted = ledger(shape, registry.create("scale-only", {"steps": 5}), 10)
-    assert (counted.adapters, counted.head) == (384, 3850)
+    def commands(self) -> list[list[str]]:
+        """Words of each command, comments gone and continued lines joined."""
+        lines = self.text.replace("\\\n", " ").splitlines()
+        return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
-def commands() -> list[str]:
+def blocks(page: Path) -> list[Block]:
+    text = page.read_text(encoding="utf-8")
+    found = []
+    for match in FENCE.finditer(text):
+        language, _, info = match[1].strip().partition(" ")
+        found.append(Block(language, info.strip(), match[2], text[: match.start()].count("\n") + 2))
+    return found
+
+
+def shortened(words: list[str]) -> list[str]:
+    """A command of petiole with the options of ``SHORTER`` that it does not state."""
+    extra = shlex.split(SHORTER.get(words[0], ""))
+    starts = [i for i, word in enumerate(extra) if word.startswith("--")]
+    for start, end in pairwise([*starts, len(extra)]):
+        option, values = extra[start], extra[start + 1 : end]
+        if option in REPEATED:
+            stated = {w.partition("=")[0] for w in words}
+            values = [v for v in values if v.partition("=")[0] not in stated]
+            words = [*words, option, *values] if values else words
+        elif option not in words:
+            words = [*words, option, *values]
+    return words
+
+
+def run_petiole(words: list[str]) -> None:
+    """Run a command in this process; it must end well."""
+    told = io.StringIO()
+    with (
+        contextlib.redirect_stderr(told),
+        contextlib.redirect_stdout(io.StringIO()),
+        pytest.raises(SystemExit) as end,
+    ):
+        main(shortened(words))
+    code = end.value.code
+    assert not code, f"petiole {shlex.join(words)} ended with {code}:\n{told.getvalue()}"
+
+
+def install(folder: Path) -> None:
+    """What ``pip install --editable .`` leaves for importlib.metadata, without building anything."""
+    project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
+    place = folder / f"{project['name']}-{project['version']}.dist-info"
+    place.mkdir()
+    (place / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
+    )
+    lines = []
+    for group, points in project["entry-points"].items():
+        lines += [f"[{group}]", *(f"{name} = {value}" for name, value in points.items())]
+    (place / "entry_points.txt").write_text("\n".join(lines) + "\n")
+    invalidate_caches()
+
+
+def run_command(words: list[str], folder: Path) -> None:
+    if words[0] == "petiole":
+        run_petiole(words[1:])
+    elif words[:2] == ["pip", "install"]:
+        install(folder)
+    else:
+        words = [sys.executable, *words[1:]] if words[0] == "python" else words
+        done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{shlex.join(words)}:\n{done.stderr}"
+
+
+@pytest.fixture
+def fresh(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Path]:
+    """A folder of the page's own, one feature cache for all pages, and registries as they were afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PETIOLE_CACHE", str(tmp_path_factory.getbasetemp() / "docs-cache"))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(p for p in sys.path if p))
+    for registry in (METHODS, FAMILIES, LOADERS, FOLDERS, FILES, TIMM):
+        monkeypatch.setattr(registry, "_known", dict(registry._known))
+    monkeypatch.setattr(task, "_KINDS", dict(task._KINDS))
+    yield tmp_path
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", "") or "").startswith(str(tmp_path)):
+            del sys.modules[name]
+    task.forget_workspaces()
+
+
+def run_page(page: Path, folder: Path) -> None:
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    for block in blocks(page):
+        where = f"{page.name}:{block.line}"
+        if block.info.startswith("file="):
+            file = folder / block.info.removeprefix("file=")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(block.text, encoding="utf-8")
+        elif not block.runs:
+            continue
+        elif block.language == "bash":
+            for words in block.commands():
+                try:
+                    run_command(words, folder)
+                except AssertionError as error:
+                    raise AssertionError(f"{where}: {error}") from None
+        elif block.language == "python":
+            with contextlib.redirect_stdout(io.StringIO()):
+                exec(compile(block.text, where, "exec"), namespace)
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=() if page.name in QUICK else pytest.mark.slow, id=page.name)
+        for page in PAGES
+        if any(b.runs and b.language in ("bash", "python") for b in blocks(page))
+    ],
+)
+def test_the_page_runs(page: Path, fresh: Path) -> None:
+    run_page(page, fresh)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_every_block_says_what_it_is(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert text.count("\n```") % 2 == 0, f"{page.name} has a fence that nothing closes"
+    for block in blocks(page):
+        where = f"{page.name}:{block.line}"
+        assert block.language in LANGUAGES, f"{where}: say what the block is: {sorted(LANGUAGES)}"
+        if not block.runs:
+            assert re.match(r"no-run: \S.{9,}", block.info), f"{where}: say why it does not run"
+        if block.language == "json":
+            json.loads(block.text)
+    outside = FENCE.sub("", text)
+    indented = list(re.findall(r"\n\n    (\S.*)", outside))
+    assert not indented, f"{page.name}: fence what is indented: {indented}"
+
+
+def parsed() -> list[tuple[str, ...]]:
+    """Every command of petiole in the pages: in blocks, whether they run or not, and within sentences."""
     found = []
     for page in PAGES:
-        text = page.read_text().replace("\\\n", " ")
-        blocks = "\n".join(body for language, body in BLOCK.findall(text) if language != "python")
-        inline = "\n".join(re.findall(r"`(petiole [^`\n]+)`", text))
-        for line in (blocks + "\n" + inline).splitlines():
-            start = line.find("petiole ")
-            if start >= 0 and (
-                line[:start].strip() == "" or line[:start].strip().endswith("PASSIVE")
-            ):
-                found.append(line[start:].split("#")[0].split(" → ")[0].strip())
+        for block in blocks(page):
+            if block.language == "bash":
+                found += [
+                    tuple(w[w.index("petiole") + 1 :]) for w in block.commands() if "petiole" in w
+                ]
+        text = FENCE.sub("", page.read_text(encoding="utf-8"))
+        for line in re.findall(r"`petiole ([^`\n]+)`", text):
+            found.append(tuple(shlex.split(line.split(" | ")[0])))
     return sorted(set(found))
 
 
-def test_the_documents_hold_commands() -> None:
-    assert len(commands()) > 8
-
-
-@pytest.mark.parametrize("command", commands())
-def test_every_command_in_the_documents_parses(command: str) -> None:
-    tokens = [t for t in shlex.split(command)[1:] if t != "--json"]
-    if "|" in tokens:  # `petiole cache list | verify | clean` lists alternatives
-        tokens = tokens[: tokens.index("|")]
-    app.parse_args(tokens, exit_on_error=False, print_error=False)
+@pytest.mark.parametrize("words", parsed(), ids=" ".join)
+def test_every_command_parses(words: tuple[str, ...]) -> None:
+    app.parse_args([w for w in words if w != "--json"], exit_on_error=False, print_error=False)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_links_lead_to_files(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
+    for target in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
         if "://" not in target:
             assert (page.parent / target).exists(), target
+
+
+def test_options_are_appended_only_where_a_command_is_silent() -> None:
+    words = shortened(shlex.split("fit x --set lr=1 views=2"))
+    assert words == shlex.split("fit x --set lr=1 views=2 --set steps=2")
+    assert shortened(["compare", "x", "--split-seeds", "3"])[-3:] == ["--set", "steps=2", "views=0"]
+    assert shortened(["report", "x"]) == ["report", "x"]
+
+
+def test_a_page_that_fails_is_told_with_its_line(fresh: Path) -> None:
+    page = fresh / "page.md"
+    page.write_text("text\n\n```bash\npetiole report nowhere\n```\n")
+    with pytest.raises(AssertionError, match=r"page\.md:4: petiole report nowhere ended with 1"):
+        run_page(page, fresh)
+    page.write_text("```python\nx = 1\n```\n\n```python\ny = x + undefined\n```\n")
+    with pytest.raises(NameError):
+        run_page(page, fresh)

@@ -1,4 +1,4 @@
-"""Spec B6's toy: 47 Gaussian classes in 384 dimensions, shifted; each part must earn its place."""
+"""CLS-Residual LoRA (Yong, 2026) in a toy: 47 Gaussian classes in 384 dimensions, shifted; each part must earn its place."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def accuracy(
 def test_ten_shots_close_a_linear_shift(backbone: Backbone) -> None:
     """Source-only is worst by far.
 
-    The spec also expects linear probe <= cosine. In this toy it is the other way round (0.97 against
+    One would expect linear probe <= cosine. In this toy it is the other way round (0.97 against
     0.89 here, 0.999 against 0.96 after 1,000 steps; also with log-normal gains of 0.5 and 1), because
     equal, isotropic Gaussians are the linear head's own model; so only what holds is asserted.
     """

@@ -21,8 +21,8 @@ from petiole.backbones.registry import LoadRequest, load_any
 from petiole.cli import main
 from petiole.commands.params import params
 from petiole.errors import ConfigError, PetioleError
-from petiole.ledger import flops, lvlm_ledger
-from petiole.methods.codebook.base import LVLMMethod
+from petiole.ledger import Question, ledger, question_flops
+from petiole.methods.codebook.base import CodebookMethod
 from petiole.methods.registry import create
 from petiole.tasks.codebook.adapter import build_model
 from petiole.testing import codebook_lvlm as tiny
@@ -46,9 +46,9 @@ def shape(folder: Path) -> LVLM:
     return found
 
 
-def method(name: str, **settings: Any) -> LVLMMethod:
+def method(name: str, **settings: Any) -> CodebookMethod:
     made = create(name, settings)
-    assert isinstance(made, LVLMMethod)
+    assert isinstance(made, CodebookMethod)
     return made
 
 
@@ -88,7 +88,7 @@ def convolutions(language: nn.Module) -> int:
 def test_flops_are_those_of_a_real_forward(family: tiny.Family, keep: float) -> None:
     model = tiny.model(family)
     language = model.module.language
-    found = flops(model, keep, TEXT, answer_tokens=3)
+    found = question_flops(model, keep, TEXT, answer_tokens=3)
     prompt = found.image_tokens + TEXT
     short = convolutions(language)
     products, convolved = seen_by_counter(language, prompt)
@@ -105,7 +105,7 @@ def test_flops_are_those_of_a_real_forward(family: tiny.Family, keep: float) -> 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_the_tower_and_the_projector_are_those_of_a_real_look(family: tiny.Family) -> None:
     model = tiny.model(family)
-    found = flops(model, 0.5, TEXT)
+    found = question_flops(model, 0.5, TEXT)
     width, d = tiny.EYES["width"], tiny.D
     patches = 2 * N * width * 3 * tiny.EYES["patch"] ** 2
     blocks = tiny.EYES["blocks"] * (2 * N * 12 * width**2 + 4 * N**2 * width)
@@ -126,7 +126,7 @@ def test_the_tower_and_the_projector_are_those_of_a_real_look(family: tiny.Famil
     answer=st.integers(1, 20),
 )
 def test_fewer_image_tokens_never_cost_more(keep: float, text: int, answer: int) -> None:
-    less, all_of_it = (flops(llama(), share, text, answer) for share in (keep, 1.0))
+    less, all_of_it = (question_flops(llama(), share, text, answer) for share in (keep, 1.0))
     assert (less.encoder, less.quantiser) == (all_of_it.encoder, all_of_it.quantiser)
     assert less.projector * N == all_of_it.projector * less.image_tokens
     assert less.language <= all_of_it.language
@@ -167,7 +167,9 @@ def vila() -> LVLM:
 
 def test_a_fifth_of_the_image_tokens_is_16_per_cent_where_they_are_80() -> None:
     model = vila()
-    whole, pruned = (flops(model, keep, text_tokens=64, answer_tokens=1) for keep in (1.0, 0.8))
+    whole, pruned = (
+        question_flops(model, keep, text_tokens=64, answer_tokens=1) for keep in (1.0, 0.8)
+    )
     assert (whole.image_tokens, pruned.image_tokens) == (256, 205)
     # 4 x 202.4e6 numbers in the blocks, two FLOPs each
     assert whole.prefill == pytest.approx(2 * 320 * 4 * 202.4e6, rel=0.015)
@@ -196,52 +198,56 @@ def test_a_shape_counts_what_a_real_model_trains(
     own, real = method(name, **settings), tiny.model(family)
     torch.manual_seed(0)
     before = torch.random.get_rng_state()
-    found = lvlm_ledger(shape(folders[family]), own)
+    found = ledger(shape(folders[family]), own)
     assert torch.equal(torch.random.get_rng_state(), before)
     viewer = build_model(own, real)
     trained = sum(p.numel() for p in viewer.parameters() if p.requires_grad)
     assert found.trainable == found.inference == trained
-    parts = (found.trained_encoder, found.trained_projector, found.trained_language)
-    assert sum(parts) == trained
+    assert sum(found.trained_parts.values()) == found.adapters == trained
     assert found.training_only == 0
     sizes = {"encoder": real.tower.encoder, "projector": real.module.projector}
     sizes |= {"language": real.module.language, "contrast": real.tower.contrast}
     for part, module in sizes.items():
-        assert getattr(found, part) == sum(p.numel() for p in module.parameters()), part
-    assert found.quantiser == tiny.ENTRIES * tiny.D
-    copies = {*own.eye(real).tune, *own.language(real).tune}
+        assert found.parts[part] == sum(p.numel() for p in module.parameters()), part
+    assert found.parts["quantiser"] == tiny.ENTRIES * tiny.D
+    copies = {*own.encoder_changes(real).tune, *own.language_changes(real).tune}
     added = 0 if copies else trained
-    frozen = found.encoder + found.quantiser + found.projector + found.language
+    frozen = sum(found.parts[n] for n in ("encoder", "quantiser", "projector", "language"))
+    assert found.backbone == frozen
     assert found.total == frozen + added
-    assert found.trainable_percent_of_encoder == 100 * trained / found.encoder
+    assert found.trainable_percent_of_encoder == 100 * trained / found.parts["encoder"]
     assert found.trainable_percent_of_total == 100 * trained / found.total
 
 
 def test_layers_cost_what_they_compute(folders: dict[tiny.Family, Path]) -> None:
     model = shape(folders["llama"])
-    bare = flops(model, 1.0, TEXT, 4)
+    bare = question_flops(model, 1.0, TEXT, 4)
     rank, ways = 16, tiny.LANGUAGES["llama"]["num_hidden_layers"] * (2 * (32 + 32) + 2 * (32 + 16))
-    wide = lvlm_ledger(model, method("llm-lora"), keep=1.0, text_tokens=TEXT, answer_tokens=4)
-    assert wide.trained_language == rank * ways
-    assert wide.flops.prefill - bare.prefill == 2 * (N + TEXT) * wide.trained_language
-    assert wide.flops.encoder == bare.encoder
-    assert wide.flops == wide.flops_pruned
-    seen = lvlm_ledger(model, method("craft", encoder="lora-qkv"), text_tokens=TEXT)
-    assert seen.flops.encoder == bare.encoder + 2 * N * seen.trained_encoder
-    tuned = lvlm_ledger(model, method("craft"), text_tokens=TEXT, answer_tokens=4)
-    assert tuned.flops == bare
-    assert tuned.trained_encoder == tuned.encoder
+    asked = Question(keep=1.0, text_tokens=TEXT, answer_tokens=4)
+    wide = ledger(model, method("llm-lora"), question=asked)
+    assert wide.trained_parts["language"] == rank * ways
+    assert (
+        wide.flops_question.prefill - bare.prefill
+        == 2 * (N + TEXT) * wide.trained_parts["language"]
+    )
+    assert wide.flops_question.encoder == bare.encoder
+    assert wide.flops_question == wide.flops_pruned
+    seen = ledger(model, method("craft", encoder="lora-qkv"), question=Question(text_tokens=TEXT))
+    assert seen.flops_question.encoder == bare.encoder + 2 * N * seen.trained_parts["encoder"]
+    tuned = ledger(model, method("craft"), question=Question(text_tokens=TEXT, answer_tokens=4))
+    assert tuned.flops_question == bare
+    assert tuned.trained_parts["encoder"] == tuned.parts["encoder"]
 
 
 def test_numbers_out_of_range_and_unknown_matrices_are_refused() -> None:
     for wrong in ({"keep": 0.0}, {"keep": 1.2}, {"text_tokens": -1}, {"answer_tokens": 0}):
         with pytest.raises(ConfigError, match=str(next(iter(wrong.values())))):
-            flops(llama(), **wrong)  # type: ignore[arg-type]
+            question_flops(llama(), **wrong)  # type: ignore[arg-type]
     model = tiny.model("llama")
     language: Any = model.module.language
     language.model.layers[0].mlp.experts = nn.Parameter(torch.zeros(2, 4, 4))
     with pytest.raises(ConfigError, match=r"layers\.0\.mlp"):
-        flops(model)
+        question_flops(model)
 
 
 def test_the_command_prints_what_each_percentage_is_of(
@@ -254,7 +260,7 @@ def test_the_command_prints_what_each_percentage_is_of(
     counts = json.loads(capsys.readouterr().out)
     assert (counts["text_tokens"], counts["answer_tokens"]) == (32, 8)
     assert counts["flops_pruned"]["image_tokens"] == 10
-    for key in {**counts, **counts["flops"]}:
+    for key in {**counts, **counts["flops_question"]}:
         assert "percent" not in key or "_percent_of_" in key, "a percentage says of what"
     with pytest.raises(SystemExit):
         main(command)

@@ -1,6 +1,6 @@
 """Lay class folders of Caltech-101 out as CoOp does: split_zhou_Caltech101.json beside links to the images.
 
-Faces_easy is left out and four classes get CoOp's names (spec prompt.md, 5.4); labels follow the folders' names. The
+Faces_easy is left out and four classes get CoOp's names (as CoOp's Caltech101; Zhou et al., 2022); labels follow the folders' names. The
 lists are those of the given train/ and test/ folders, so this is *not* CoOp's published split.
 
     python benchmarks/real_pair/layout.py SOURCE OUT

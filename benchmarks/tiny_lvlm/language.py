@@ -1,4 +1,4 @@
-"""Train a language model of petiole/tiny-lvlm over a finished tower, which stays as it is (spec craft.md, 11.4, stage 1).
+"""Train a language model of petiole/tiny-lvlm over a finished tower, which stays as it is.
 
     L = CE(answer tokens | image tokens, question)        trained: projector and language model
 

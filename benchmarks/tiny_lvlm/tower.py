@@ -1,4 +1,4 @@
-"""Train the tower of petiole/tiny-lvlm: encoder, codebook, image head and text tower (spec craft.md, 11.4, stage 0).
+"""Train the tower of petiole/tiny-lvlm: encoder, codebook, image head and text tower.
 
     L = L_con(h(z~), T(caption))  +  MSE(pixels, decoder(z^))  +  0.25 L_commit
 

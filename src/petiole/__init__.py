@@ -18,6 +18,7 @@ from petiole.errors import PetioleError
 from petiole.version import __version__
 
 if TYPE_CHECKING:
+    from petiole.allocator import tune_allocator
     from petiole.backbones.registry import load
     from petiole.commands.cache import cache
     from petiole.commands.compare import compare
@@ -50,6 +51,7 @@ _HOMES = {
     "load_adapter": "tasks.classification.module",
     "AdapterPool": "serving.pool",
     "ledger": "ledger",
+    "tune_allocator": "allocator",
     **{
         verb: f"commands.{verb}"
         for verb in (
@@ -104,6 +106,7 @@ __all__ = [
     "sweep",
     "synthesize",
     "transfer",
+    "tune_allocator",
 ]
 
 

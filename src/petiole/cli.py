@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.console import Group as Lines
 from rich.text import Text
 
+from petiole.allocator import tune_allocator
 from petiole.errors import PetioleError
 from petiole.version import __version__
 
@@ -80,8 +81,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line.
 
     Exits with 0; 1 for an error that petiole explains or a result that is not ok; 2 for an unknown
-    command or option; 130 on Ctrl-C.
+    command or option; 130 on Ctrl-C. glibc's malloc is set for tensors, unless ``PETIOLE_ALLOCATOR=off``.
     """
+    tune_allocator()  # before a command imports torch
     tokens = sys.argv[1:] if arguments is None else arguments
     as_json = "--json" in tokens
     try:

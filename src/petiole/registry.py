@@ -19,7 +19,7 @@ from functools import cache, cached_property
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from petiole.errors import ConfigError, PetioleError, unknown
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 T = TypeVar("T")
+V = TypeVar("V")
 _DEFINITION = re.compile(r"^(?:class|def) ", re.MULTILINE)
 
 
@@ -92,11 +93,11 @@ class Registry(Generic[T]):
             )
         self._known[name] = value, about
 
-    def register(self, name: str, about: str = "") -> Callable[[T], T]:
-        """Decorator: make a thing available as ``name``; see the class for what can be read without importing."""
+    def register(self, name: str, about: str = "") -> Callable[[V], V]:
+        """Decorator: make a thing available as ``name``; both must be literal strings, as the class says."""
 
-        def adding(value: T) -> T:
-            self.add(name, value, about)
+        def adding(value: V) -> V:
+            self.add(name, cast(T, value), about)
             return value
 
         return adding
@@ -202,7 +203,7 @@ class Registry(Generic[T]):
             return
         if ":" not in point.value:  # a module, which should have registered the name
             raise self.error(f"{where}, which registers no {self.kind} of that name.")
-        self.add(point.name, loaded, f"from {_distribution(point)}")
+        self.add(point.name, loaded, f"from {_distribution(point)}", origin=point.module)
 
 
 def _distribution(point: EntryPoint) -> str:
@@ -226,21 +227,35 @@ def _files(package: str) -> tuple[tuple[str, str], ...]:
 
 def _decorations(text: str, decorator: str, described: bool) -> Iterator[tuple[str, str]]:
     """Names, and lines about them, of a file's decorators at top level."""
+    for call in _calls(text, decorator):
+        texts = [found for arg in call.args for found in _string(arg, text)]
+        if described:
+            yield texts[0] if texts else "", texts[1] if len(texts) > 1 else ""
+        else:
+            yield from ((name, "") for name in texts or ("",))
+
+
+def _calls(text: str, decorator: str) -> Iterator[ast.Call]:
+    """The decorators themselves.
+
+    Only what stands between each and its definition is parsed, since whole files would take 20 times as long; they are
+    where that is no Python by itself (an example in a text, say).
+    """
     start = re.compile(rf"^@{re.escape(decorator)}\(", re.MULTILINE)
+    nodes: list[ast.stmt] = []
     at = 0
     while found := start.search(text, at):
-        # Only what stands between here and the definition is parsed: whole files would take 20 times as long.
         end = _DEFINITION.search(text, found.start())
         at = end.start() if end else len(text)
-        tree = ast.parse(f"{text[found.start() : at]}class _: ...")
-        (defined,) = (node for node in tree.body if isinstance(node, ast.ClassDef))
-        for call in defined.decorator_list:
+        try:
+            nodes += ast.parse(f"{text[found.start() : at]}class _: ...").body
+        except SyntaxError:
+            nodes = ast.parse(text).body
+            break
+    for node in nodes:
+        for call in getattr(node, "decorator_list", ()):
             if isinstance(call, ast.Call) and ast.unparse(call.func) == decorator:
-                texts = [found for arg in call.args for found in _string(arg, text)]
-                if described:
-                    yield texts[0] if texts else "", texts[1] if len(texts) > 1 else ""
-                else:
-                    yield from ((name, "") for name in texts or ("",))
+                yield call
 
 
 def _string(node: ast.expr, text: str) -> Iterator[str]:

@@ -99,6 +99,7 @@ def test_siglip_is_that_of_transformers(tmp_path: Path) -> None:
     got = towers.lower(images, towers.finals)
     torch.testing.assert_close(got["final.image"], vision.pooler_output, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(got["final.patches"], tokens, rtol=1e-5, atol=1e-5)
+    assert (towers.local_tokens, towers.prefix_tokens) == (tokens.shape[1], 0)
     torch.testing.assert_close(got["final.attention"], weights[:, 0], rtol=1e-5, atol=1e-5)
 
 

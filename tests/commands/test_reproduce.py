@@ -20,8 +20,8 @@ from petiole.commands.options import ModelOptions
 from petiole.commands.reproduce import ReproducedShares, ReproducedTable, reproduce
 from petiole.engine.record import read_record
 from petiole.protocols.protocol import ComparisonRow
-from petiole.protocols.reproduction import compared
-from petiole.protocols.reproduction_tasks import is_stated
+from petiole.protocols.reproduction import compared, is_stated
+from petiole.protocols.shares import language_shape
 
 
 def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -39,7 +39,7 @@ def test_the_papers_092_by_fifteen_pairs(capsys: pytest.CaptureFixture[str]) -> 
     assert (found["claimed"], found["agrees"]) == (0.92, True)
     assert "over full fine-tuning" in found["accounting"]
     assert len(found["pairs"]) == 15
-    # What does not reproduce it (spec A4).
+    # What does not reproduce it.
     assert {round(v, 3) for v in found["others"].values()} >= {0.811, 0.891, 0.908, 0.533, 0.768}
 
 
@@ -55,7 +55,7 @@ def test_a_table_of_accuracy_is_no_count(capsys: pytest.CaptureFixture[str]) -> 
     assert "adaptertune/params" in err
 
 
-# VL-Adapter: trained and total, and whether ours rounds to the claim (spec vladapter.md, 3.1 and 3.2).
+# VL-Adapter: trained and total, and whether ours rounds to the claim (Sung et al., 2022, table 1).
 PAIRS = {
     "Full fine-tuning": (141_156_864, 141_156_864, "reproduced"),
     "Multiple adapters": (19_430_400, 158_955_264, "reproduced"),
@@ -279,5 +279,5 @@ def test_a_claim_with_a_spread_agrees_within_two_of_it(ours: list[float], verdic
 
 def test_the_shape_of_the_claims_model_is_known() -> None:
     model = load_language_model("clip-bart-base", device="meta")
-    assert is_stated(model, "clip-bart-base")
-    assert not is_stated(model, "clip-bart-base-video")
+    assert is_stated(model, language_shape("clip-bart-base"))
+    assert not is_stated(model, language_shape("clip-bart-base-video"))

@@ -61,7 +61,7 @@ def test_a_directory_is_read_as_it_is_and_not_written_to(caltech: Path) -> None:
 
 
 def test_pythons_draws_are_those_that_the_family_used() -> None:
-    """The golden draws of spec prompt.md, 4.1."""
+    """Golden draws of Python's generator, with which Dassl samples few shots."""
     rng = random.Random(1)
     assert rng.sample(range(50), 16) == [8, 36, 4, 16, 7, 31, 28, 30, 41, 24, 13, 6, 44, 1, 40, 27]
     assert rng.sample(range(30), 4) == [19, 24, 0, 22]

@@ -50,7 +50,7 @@ def test_rates_of_ten_epochs() -> None:
     [(800, 10, 250), (304, 10, 90), (80, 10, 20), (3184, 10, 990), (20, 10, 10)],
 )
 def test_steps_of_the_published_table(images: int, epochs: int, steps: int) -> None:
-    """Spec prompt.md, section 1: a pass drops its rest, unless that is all there is."""
+    """As Dassl's loader: a pass drops its rest, unless that is all there is."""
     recipe = Recipe(**PROMPT_LEARNING | {"epochs": epochs})  # type: ignore[arg-type]
     assert recipe.resolved(images, 50).steps == steps
 

@@ -104,7 +104,7 @@ def test_reading_blends_by_similarity_and_gives_entries_no_gradient() -> None:
 
 
 def test_entries_start_close_together_as_in_the_authors_code() -> None:
-    """Spec prompt.md, 3.3: uniform positive numbers have a pairwise cosine of about 0.75."""
+    """TextRefiner's released code: uniform positive numbers have a pairwise cosine of about 0.75."""
     torch.manual_seed(0)
     positive, normal = (LocalCache(200, 512, start=s).entries for s in ("positive", "normal"))
     off = ~torch.eye(200, dtype=torch.bool)
@@ -150,7 +150,7 @@ def test_alignment_is_two_convolutions_around_a_batch_norm() -> None:
 
 @pytest.mark.parametrize(("mean", "count"), [(True, 7), (False, 6)])
 def test_salient_tokens_of_an_image(mean: bool, count: int) -> None:
-    """Spec prompt.md, 11: seven vectors in the code, six in the paper."""
+    """TextRefiner: seven vectors in the code, six on the slides."""
     tokens, attention = torch.randn(2, 10, 3), torch.rand(2, 9)
     got = salient(tokens, attention, 5, mean=mean)
     assert got.shape == (2, count, 3)

@@ -36,7 +36,7 @@ def smallest(counts: dict[Any, int], p: dict[Any, float], wanted: int) -> float:
 def naive(
     pruning: Pruning, codes: Tensor, residual: Tensor, p_table: Tensor, grid: tuple[int, int]
 ) -> list[int]:
-    """Spec craft.md, 8, for one image: codes (N, D), residual (N,), frequencies (D, K)."""
+    """CRAFT's pruning score (Wu et al., 2026) for one image: codes (N, D), residual (N,), frequencies (D, K)."""
     depths = codes.shape[1] if pruning.entry_depth == "joint" else 1
     entry = [tuple(row[:depths]) for row in codes.tolist()]
     members = {k: [i for i, e in enumerate(entry) if e == k] for k in sorted(set(entry))}

@@ -159,7 +159,7 @@ def test_a_fresh_residual_is_the_norm_alone_and_without_norm_the_identity() -> N
 
 
 def test_without_norm_a_linear_head_on_lora_is_only_another_linear_head() -> None:
-    """Spec B3: W (I + (a/r) B A) h + b is a K x d linear head."""
+    """W (I + (a/r) B A) h + b is a K x d linear head."""
     lora, head = filled(LowRank(12, 4, scale=0.5), 1), filled(LinearHead(12, 5), 2)
     refine = Residual(12, [lora], "none")
     h = normal(3, 40, 12)

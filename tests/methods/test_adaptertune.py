@@ -1,4 +1,4 @@
-"""AdapterTune's acceptance tests (spec A9), its sizes (A4), and every placement as an equation (A2)."""
+"""AdapterTune (arXiv 2603.14706): its sizes, its start, and every placement as an equation."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ TIMM = {
     "L": "timm/vit_large_patch16_224",
 }
 FROZEN = {"T": 5_524_416, "S": 21_665_664, "B": 85_798_656, "L": 303_301_632}
-# Spec A4: adapters in all blocks, with biases, without head.
-A4 = {
+# Adapters in all blocks, with biases, without head.
+ADAPTERS = {
     1: (6_924, 13_836, 27_660, 73_752),
     2: (11_544, 23_064, 46_104, 122_928),
     4: (20_784, 41_520, 82_992, 221_280),
@@ -45,7 +45,7 @@ A4 = {
     64: (297_984, 595_200, 1_189_632, 3_171_840),
     128: (593_664, 1_185_792, 2_370_048, 6_319_104),
 }
-# Spec A4: with head, r = 16: count and per cent of full fine-tuning.
+# With head, r = 16: count and per cent of full fine-tuning.
 WITH_HEAD = {
     "T": {
         10: (78_154, 1.414),
@@ -99,15 +99,15 @@ def adapters(plan: Plan) -> int:
 # --- Sizes ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rank", A4)
-def test_table_a4(rank: int) -> None:
-    for size, want in zip("TSBL", A4[rank], strict=True):
+@pytest.mark.parametrize("rank", ADAPTERS)
+def test_adapters_have_their_stated_size(rank: int) -> None:
+    for size, want in zip("TSBL", ADAPTERS[rank], strict=True):
         assert shape(size).parameter_count == FROZEN[size]
         assert adapters(plan_of(size, rank=rank)) == want
 
 
 @pytest.mark.parametrize("size", "TSBL")
-def test_table_a4_with_heads(size: str) -> None:
+def test_adapters_have_their_stated_size_with_heads(size: str) -> None:
     for classes, (count, percent) in WITH_HEAD[size].items():
         plan = plan_of(size, classes=classes, rank=16)
         head = size_of(plan.head)
@@ -121,7 +121,7 @@ def test_the_ledger_says_the_same(size: str, classes: int) -> None:
     count, percent = WITH_HEAD[size][classes]
     assert (got.trainable, got.backbone) == (count, FROZEN[size])
     assert round(got.trainable_percent_of_full_fine_tuning, 3) == percent
-    if size == "S":  # spec A1: 29.0 M of 4.60 G multiply-accumulates
+    if size == "S":  # 29.0 M of 4.60 G multiply-accumulates
         extra = (got.flops_forward - got.flops_backbone) / 2 - classes * 384
         assert extra == 2 * 384 * 16 * 197 * 12
         assert round(100 * 2 * extra / got.flops_backbone, 2) == 0.63
@@ -188,7 +188,7 @@ def test_tuned_parameters_by_hand(method: str, count: int) -> None:
 
 
 def test_the_papers_092_is_reproduced_and_its_accounting_named() -> None:
-    """Spec A4, verdict: one accounting gives 0.9171, the others do not round to it but one."""
+    """One accounting gives 0.9171, the others do not round to it but one."""
     counted = account(table("adaptertune/params", "params"))
     assert len(counted.pairs) == 15
     assert round(counted.shares[HEADLINE], 4) == 0.9171
@@ -204,7 +204,7 @@ def test_the_papers_092_is_reproduced_and_its_accounting_named() -> None:
 
 
 def naive(module: Any, plan: Plan, placement: str, images: Tensor) -> Tensor:
-    """The class token of the adapted network, placement by placement, from spec A2."""
+    """The class token of the adapted network, placement by placement."""
     layers = iter(a.layer for a in plan.attach)
     x = module._pos_embed(module.patch_embed(images))
     for block in module.blocks:
@@ -257,7 +257,7 @@ def test_every_placement_is_its_equation(placement: str) -> None:
 
 @pytest.mark.parametrize("size", "TSB")
 def test_the_start_is_bit_equal_at_every_placement(size: str) -> None:
-    """Spec A9, on the paper's own three backbones (random weights, four patches)."""
+    """On the paper's own three backbones (random weights, four patches)."""
     name = TIMM[size].removeprefix("timm/")
     with tiny.seeded():
         module: Any = timm.create_model(name, num_classes=0, img_size=32)
@@ -314,7 +314,7 @@ def test_a_dead_start_is_refused() -> None:
 
 
 def test_double_zero_would_learn_the_bias_alone() -> None:
-    """Why the guard stands: VPT's Pfeiffer block starts like this (spec A1.3)."""
+    """Why the guard stands: VPT's Pfeiffer block starts like this."""
     torch.manual_seed(0)
     layer = Bottleneck(6, 4)
     nn.init.zeros_(layer.down.weight)
@@ -342,7 +342,7 @@ def test_double_zero_would_learn_the_bias_alone() -> None:
     ],
 )
 def test_how_far_each_start_displaces_the_stream(init: str, share: float) -> None:
-    """|A(h)| / |h| of Gaussian tokens at d = 384, r = 16 (spec A1.4)."""
+    """|A(h)| / |h| of Gaussian tokens at d = 384, r = 16."""
     shares = []
     for seed in range(5):
         with tiny.seeded(seed):
@@ -379,7 +379,7 @@ def test_evaluation_equals_training_without_dropout() -> None:
 
 
 def test_a_vanilla_checkpoint_loads_under_the_adapter() -> None:
-    """Attaching renames nothing: the published code's keys become blocks.i.block.* (spec A7.9)."""
+    """Attaching renames nothing: the published code's keys become blocks.i.block.*."""
     backbone = tiny.plain()
     model = adapted(backbone)
     plain = tiny.timm_vit().state_dict()

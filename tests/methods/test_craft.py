@@ -16,9 +16,10 @@ from petiole.backbones.codebook_lvlm.model import IGNORED
 from petiole.data.text_dataset import TextDataset
 from petiole.data.text_sample import TextSample
 from petiole.errors import BackboneError, ConfigError, DataError
-from petiole.methods.codebook.base import CodebookLossInputs, CodebookLossTerm
+from petiole.methods.base import Loss
 from petiole.methods.codebook.losses import (
     Captioning,
+    CodebookLossInputs,
     Commitment,
     FeatureAnchor,
     GeneralAnchor,
@@ -82,7 +83,7 @@ def trained(
 
 
 def gradients(
-    adapted: AdaptedCodebookModel, losses: Sequence[CodebookLossTerm], batch: CodebookBatch
+    adapted: AdaptedCodebookModel, losses: Sequence[Loss[CodebookLossInputs]], batch: CodebookBatch
 ) -> tuple[Tensor, Any]:
     """Loss and gradients of everything trained."""
     adapted.zero_grad()
@@ -165,14 +166,16 @@ def test_other_wrong_requests_are_refused() -> None:
         method_of("houlsby", {})
     with pytest.raises(ConfigError, match="frozen codebook"):
         create("craft").plan(model.tower.eye, 3)
-    with pytest.raises(ConfigError, match="questions"):
-        create("craft").plan(model, 3)  # type: ignore[arg-type]
+    plan = create("craft").plan(model, 3)
+    assert plan.encoder.tune
+    assert not plan.tune
+    assert [type(loss) for loss in plan.losses] == [SurrogateAlignment, Commitment, SigmoidContrast]
 
 
 def test_settings_are_the_published_ones_and_survive_their_record() -> None:
     craft = method_of("craft", {})
     weights = {type(t).__name__: t.weight for t in craft.losses(tiny.model())}
-    assert weights == {"Alignment": 1.0, "Commitment": 0.1, "Contrastive": 0.1}
+    assert weights == {"SurrogateAlignment": 1.0, "Commitment": 0.1, "SigmoidContrast": 0.1}
     bare = method_of("vision-ft-discrete", {})
     assert [type(t) for t in bare.losses(tiny.model())] == [SurrogateAlignment]
     for name in METHODS:
@@ -202,7 +205,7 @@ def test_alignment_reaches_the_patches_and_nothing_else(data: TextDataset) -> No
     ids=str,
 )
 def test_a_weight_of_zero_is_the_absence_of_a_term(
-    data: TextDataset, off: dict[str, float], left: tuple[CodebookLossTerm, ...]
+    data: TextDataset, off: dict[str, float], left: tuple[Loss[CodebookLossInputs], ...]
 ) -> None:
     """To the bit, in loss and gradients; and the weights are factors."""
     model = tiny.model()

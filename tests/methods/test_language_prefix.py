@@ -12,8 +12,8 @@ from torch.nn.functional import pad
 from builders import seq2seq as tiny
 from petiole.backbones.encoder_decoder import Seq2Seq
 from petiole.backbones.hooks import observed
-from petiole.methods.language.base import LanguageMethod
 from petiole.methods.registry import create
+from petiole.methods.text import TextMethod
 from petiole.tasks.text.model import AdaptedTextModel
 
 N, TASKS = 3, (1, 0, 1)
@@ -23,9 +23,9 @@ def speaker(kind: str, sharing: str = "multiple") -> tuple[Seq2Seq, AdaptedTextM
     model = tiny.model(kind)
     model.module.double()
     method = create("vl-prefix", {"prefix": N, "tasks": 2, "sharing": sharing})
-    assert isinstance(method, LanguageMethod)
+    assert isinstance(method, TextMethod)
     torch.manual_seed(0)
-    one = AdaptedTextModel(model, method.changes(model)).double().eval()
+    one = AdaptedTextModel(model, method.plan(model)).double().eval()
     with torch.no_grad():
         for parameter in one.attach.parameters():
             parameter.copy_(torch.randn_like(parameter))

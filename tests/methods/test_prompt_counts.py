@@ -1,4 +1,4 @@
-"""Parameters of the prompt learners on CLIP ViT-B/16 (issue 4; spec prompt.md, 2 and 3.8), without weights."""
+"""Parameters of the prompt learners on CLIP ViT-B/16as their released code has them, without weights."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def scale() -> Tensor:
 
 
 def test_a_context_of_the_phrase_s_own_words_is_zero_shot() -> None:
-    """Spec prompt.md, 11: to 0 error."""
+    """To 0 error: CoOp's context (Zhou et al., 2022) with the phrase's own embeddings is the phrase."""
     images = tiny.images(clips.towers())
     phrase = "abcd"
     learned = adapted("coop", context=4, phrase=phrase)
@@ -251,7 +251,7 @@ def test_a_student_knows_only_what_it_was_taught() -> None:
 
 
 def test_textrefiner_without_alpha_is_its_host() -> None:
-    """Spec prompt.md, 11: equal logits at equal context, and nothing to retain."""
+    """TextRefiner adds alpha times its own vector: equal logits at equal context, and nothing to retain."""
     images = tiny.images(clips.towers())
     refined, host = adapted("coop+textrefiner", alpha=0.0), adapted("coop")
     with torch.no_grad():

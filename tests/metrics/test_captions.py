@@ -60,7 +60,7 @@ def test_rouge_equals_the_reference() -> None:
 
 
 def cider_by_loops(predictions: list[str], references: list[list[str]]) -> list[float]:
-    """The equation of the spec, n-gram by n-gram, over words between spaces."""
+    """CIDEr-D's equation (Vedantam et al., 2015), n-gram by n-gram, over words between spaces."""
 
     def grams(text: str, n: int) -> list[str]:
         words = text.split()

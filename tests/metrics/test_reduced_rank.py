@@ -1,4 +1,4 @@
-"""The simulation against its published table (spec A6), cell by cell, and against a naive fit."""
+"""The simulation of docs/elbow.md against an independent run of it, cell by cell, and against a naive fit."""
 
 import runpy
 from functools import cache

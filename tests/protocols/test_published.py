@@ -1,4 +1,4 @@
-"""Published settings by data set and shots, against the spec (prompt.md, 2.1, 2.2, 2.5, 5.5)."""
+"""Published settings by data set and shots, against the released code of CoOp, CoCoOp, MaPLe and PromptSRC."""
 
 from __future__ import annotations
 
@@ -102,5 +102,7 @@ def test_a_directory_says_which_data_set_it_is(tmp_path: Path) -> None:
     ):
         (tmp_path / place).mkdir()
         (tmp_path / place / file).write_text("{}")
+        if file == "variants.txt":
+            (tmp_path / place / "images_variant_train.txt").write_text("")
         assert coop.name_of(tmp_path / place) == name
     assert coop.name_of(tmp_path / "table.csv") == ""

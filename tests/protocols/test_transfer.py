@@ -116,7 +116,7 @@ def test_what_cannot_be_is_said(terms: dict[str, Any], message: str) -> None:
 
 
 def test_claims_are_the_abstracts_and_carry_their_doubt() -> None:
-    # Spec A5: the only published results of the transfer suite that are reachable.
+    # The abstract's (arXiv 2603.14706): the only published results of the transfer suite that were reachable.
     claims = {claim["against"]: claim for claim in table(protocol.PAPER)["claims"]}
     assert claims["head-only"]["gain"] == 14.9
     assert (claims["full"]["wins"], claims["full"]["pairs"]) == (10, 15)

@@ -1,4 +1,4 @@
-"""``petiole compare``: several methods on the same images, draws and seeds."""
+"""``petiole compare``: several methods on the same data, splits and seeds."""
 
 from __future__ import annotations
 
@@ -10,8 +10,20 @@ from cyclopts import Parameter
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from petiole.commands.options import CommandResult, ModelOptions, Settings, fact, pairs
+from petiole.commands.options import (
+    CodebookTaskOptions,
+    CommandResult,
+    Data,
+    ImageOptions,
+    ModelOptions,
+    Settings,
+    TextTaskOptions,
+    fact,
+    name_of,
+    pairs,
+)
 from petiole.commands.verb import verb
+from petiole.errors import ConfigError
 
 
 class Compared(CommandResult):
@@ -31,9 +43,8 @@ class Compared(CommandResult):
         from petiole.report.folder import sentence, table
         from petiole.report.table import to_rich
 
-        shown = table(self.summary)
         return Group(
-            to_rich(shown, caption=shown.notes[0]),
+            to_rich(table(self.summary)),
             Text(sentence(self.summary)),
             fact("report", self.report),
             fact("runs", self.folder / "runs"),
@@ -42,52 +53,49 @@ class Compared(CommandResult):
 
 @verb
 def compare(
-    images: Path,
+    data: Data,
     *,
-    source: Path | None = None,
-    test: Path | None = None,
-    test_fraction: float = 0.5,
     methods: Annotated[Sequence[str], Parameter(consume_multiple=True)] = (),
     table: str | None = None,
     settings: Settings = None,
-    shots: int = 10,
-    all_images: bool = False,
     tune: bool = False,
     validation: float = 0.25,
-    split_seeds: int = 5,
-    seeds: int = 1,
+    split_seeds: int | None = None,
+    seeds: int | None = None,
     out: Path | None = None,
     resume: bool = False,
     processes: int = 1,
     model: ModelOptions | None = None,
+    images: ImageOptions | None = None,
+    text: TextTaskOptions | None = None,
+    codebook: CodebookTaskOptions | None = None,
 ) -> Compared:
-    """Train several methods on the same draws and test them once each on the same images.
+    """Train several methods on the same data and score each run once on the same samples.
 
-    The cheap baselines (kNN, class means, logistic regression, ridge) are always among them.
+    Of labelled images the cheap baselines (kNN, class means, logistic regression, ridge) are always among them. DATA
+    is as for petiole fit; all methods are of one kind.
 
     Args:
-        images: the target (real) images.
-        source: labelled images of the source domain.
-        test: held-back target images; otherwise a part of IMAGES is held back.
-        test_fraction: that part.
+        data: what the methods learn from; see petiole fit.
         methods: registered names; the first is what the others are tested against.
         table: instead of methods, a published table, e.g. cls-residual-lora/table1, or a TOML file
             of one's own.
         settings: applied to every method that has such a field.
-        shots: target images drawn from each class for training.
-        all_images: train on all of them instead.
         tune: choose each method's learning rate from its own grid, on validation only.
         validation: share of the training images that this is decided on.
-        split_seeds: support draws, the unit of a result.
-        seeds: initialisations a draw.
-        out: folder; by default runs/IMAGES-compare.
+        split_seeds: draws of the training images, the unit of a result; by default 5.
+        seeds: starts and orders of batches on each split; by default 1 for images, 3 otherwise.
+        out: folder; by default runs/DATA-compare.
         resume: finish an interrupted comparison; finished runs are kept.
         processes: runs at a time.
 
     Raises:
-        PetioleError: bad images, unknown names, or a folder that holds another comparison.
+        ConfigError: methods of two kinds, or an option that they have no use for.
+        PetioleError: bad data, unknown names, or a folder that holds another comparison.
     """
     from petiole.commands.announce import announce
+    from petiole.commands.defaults import kind_of_methods
+    from petiole.commands.tasks import open_task
     from petiole.engine.executor import Local
     from petiole.engine.task import reopened
     from petiole.protocols import domain_shift, tuning
@@ -95,31 +103,46 @@ def compare(
     from petiole.report.folder import summarise
     from petiole.report.page import write_page
 
-    model = model or ModelOptions()
-    folder = Path(out) if out else Path("runs") / f"{Path(images).stem}-compare"
-    chosen = domain_shift.from_table(table) if table else _chosen(methods, bool(source))
-    bench = model.classification(
-        images, source, test, test_fraction, methods=[row.method for row in chosen["rows"]]
-    )
+    given = images or ImageOptions()
+    kind = "classification" if table or not methods else kind_of_methods(_named(methods))
+    chosen = domain_shift.from_table(table) if table else _chosen(methods, kind, given)
+    names = list(dict.fromkeys(row.method for row in chosen["rows"]))
+    groups = (model or ModelOptions(), given, text or TextTaskOptions())
+    task, options = open_task(kind, data, names, *groups, codebook or CodebookTaskOptions())
+    if kind != "classification" and (tune or split_seeds):
+        raise ConfigError("--tune and --split-seeds are for labelled images. Leave them out.")
+    folder = Path(out) if out else Path("runs") / f"{name_of(data)}-compare"
     if tune:
         chosen["rows"] = tuning.with_rates(chosen["rows"])
-    workspace = reopened(bench)
-    comparison = Comparison.checked(
-        **chosen,
-        split_seeds=split_seeds,
-        seeds=seeds,
-        shots=None if all_images else shots,
-        validation=validation if any(row.grid for row in chosen["rows"]) else 0.0,
-        notes=list(workspace.notes),
-    )
-    jobs = domain_shift.jobs_of(comparison, bench, folder, pairs(settings), resume=resume)
-    announce(workspace, [*jobs, *tuning.trials(comparison, jobs, folder)])
-    local = Local(processes)
-    domain_shift.compare(comparison, jobs, folder, executor=local, resume=resume, quiet=model.quiet)
+    workspace = reopened(task)
+    terms: dict[str, Any] = {"seeds": seeds or 3}
+    if kind == "classification":
+        terms = {
+            "split_seeds": 5 if split_seeds is None else split_seeds,
+            "seeds": 1 if seeds is None else seeds,
+            "shots": options.shots,
+            "validation": validation if any(row.grid for row in chosen["rows"]) else 0.0,
+            "notes": list(workspace.notes),
+        }
+    comparison = Comparison.checked(kind=kind, **chosen, **terms)
+    local, quiet = Local(processes), groups[0].quiet
+    if kind == "classification":
+        jobs = domain_shift.jobs_of(comparison, task, folder, pairs(settings), resume=resume)
+        announce(workspace, [*jobs, *tuning.trials(comparison, jobs, folder)])
+        domain_shift.compare(comparison, jobs, folder, executor=local, resume=resume, quiet=quiet)
+    else:
+        own = pairs(settings)
+        jobs = comparison.jobs_of(task, folder, own, lambda *_: options, resume=resume)
+        announce(workspace, jobs)
+        comparison.run_all(jobs, folder, executor=local, resume=resume, quiet=quiet)
     return Compared(folder=folder, report=write_page(folder), summary=summarise(folder))
 
 
-def _chosen(methods: Sequence[str], has_source: bool) -> dict[str, Any]:
+def _named(methods: Sequence[str]) -> Sequence[str]:
+    return ["linear-probe"] if list(methods) == ["all"] else methods
+
+
+def _chosen(methods: Sequence[str], kind: str, images: ImageOptions) -> dict[str, Any]:
     from petiole.methods.registry import methods as registered
     from petiole.protocols import domain_shift
 
@@ -131,9 +154,12 @@ def _chosen(methods: Sequence[str], has_source: bool) -> dict[str, Any]:
             if entry.cls.adapts == "images" and name not in domain_shift.BASELINES
         ]
     first = names[0]
-    baseline = "source-only" if has_source or "source-only" in names else "class-means"
-    extra = [baseline, *domain_shift.BASELINES]
-    names += [n for n in dict.fromkeys(extra) if n not in names]
+    baseline = first
+    if kind == "classification":
+        joint = images.source is not None or "source-only" in names
+        baseline = "source-only" if joint else "class-means"
+        extra = [baseline, *domain_shift.BASELINES]
+        names += [n for n in dict.fromkeys(extra) if n not in names]
     return {
         "title": f"{first} and its rivals",
         "rows": domain_shift.rows_of(names),

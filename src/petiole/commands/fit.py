@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
-from typing import Any
+from typing import Annotated, Any
 
+from cyclopts import Parameter
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -19,6 +21,7 @@ from petiole.commands.options import (
     Settings,
     TextTaskOptions,
     fact,
+    name_of,
     pairs,
     plural,
 )
@@ -100,6 +103,9 @@ def fit(
     out: Path | None = None,
     resume: bool = False,
     checkpoint_seconds: float = 20.0,
+    loggers: Annotated[
+        Sequence[str], Parameter(name="--logger", negative=(), consume_multiple=True)
+    ] = (),
     model: ModelOptions | None = None,
     images: ImageOptions | None = None,
     text: TextTaskOptions | None = None,
@@ -120,6 +126,7 @@ def fit(
         out: run folder; by default runs/DATA-METHOD-splitN-seedN.
         resume: go on where an interrupted run stopped, to the same numbers.
         checkpoint_seconds: between two checkpoints.
+        loggers: names of those that hear how the run goes, e.g. jsonl.
 
     Raises:
         ConfigError: an unknown method or setting, or an option that this method has no use for.
@@ -158,6 +165,7 @@ def fit(
         seed=seed,
         resume=resume,
         checkpoint_seconds=checkpoint_seconds,
+        loggers=tuple(loggers),
     )
     announce(reopened(task), [spec])
     record = run(spec)
@@ -171,10 +179,6 @@ def fit(
 
 def default_name(data: Any, method: str, options: Any, seed: int) -> str:
     """``photos-lora-qkv-split0-seed0``; images without a path are called ``data``."""
-    sets = data if isinstance(data, list | tuple) else [data]
-    named = all(isinstance(one, str | Path) for one in sets)
-    parts = [Path(str(one).rpartition("=")[2]).stem for one in sets[:3]] if named else ["data"]
-    names = "-".join(parts)
     split = getattr(options, "split_seed", None)
     split_part = "" if split is None else f"-split{split}"
-    return f"{names}-{method.replace(':', '-')}{split_part}-seed{seed}"
+    return f"{name_of(data)}-{method.replace(':', '-')}{split_part}-seed{seed}"

@@ -216,9 +216,9 @@ def _backbone(name: str, image_size: int | None) -> Inspection:
 
 def _language(shape: FrozenNetwork) -> dict[str, Any]:
     """Of an encoder-decoder, whose roles are those of its first blocks."""
-    from petiole.methods.language.base import language_of
+    from petiole.methods.text import encoder_decoder_of
 
-    model = language_of(shape)
+    model = encoder_decoder_of(shape)
     firsts = ("encoder.block.0.", "decoder.block.0.")
     roles = [[role for role in model.roles if role.startswith(first)] for first in firsts]
     return {

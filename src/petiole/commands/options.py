@@ -251,6 +251,14 @@ class InferenceOptions:
         return pruning(self.keep, self.prune, self.positions)
 
 
+def name_of(data: Any) -> str:
+    """What folders that data was learned from are called: file names; ``data`` for images without a path."""
+    sets = data if isinstance(data, list | tuple) else [data]
+    if not all(isinstance(one, str | Path) for one in sets):
+        return "data"
+    return "-".join(Path(str(one).rpartition("=")[2]).stem for one in sets[:3])
+
+
 def images_of(data: Any, domain: Literal["source", "target"] = "target") -> Any:
     """A path as it is; images in any other form as a data set."""
     from petiole.data.inputs import as_dataset

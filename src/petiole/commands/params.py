@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 
 from petiole.commands.options import CommandResult, Settings, pairs
 from petiole.commands.verb import verb
+
+if TYPE_CHECKING:
+    from petiole.methods.base import Method
 
 DENOMINATORS = (
     "VL-Adapter's tables are in % of total; its first version, and perhaps the rows of 1.14 and 1.18 % (V->L block "
@@ -44,37 +48,46 @@ class Params(CommandResult):
         of, counts = flat.pop("of"), flat.pop("counts")
         return {**flat, **of, **counts}
 
-    @property
-    def _one(self) -> str:
-        return "one sample" if "language" in self.counts else "one image"
-
     def text(self) -> RenderableType:
         many = ", ".join(f"{n} {what.replace('_', ' ')}" for what, n in self.of.items())
         table = Table(
             title=f"{self.of_method} on {self.of_backbone}, {many}",
             title_justify="left",
-            caption=DENOMINATORS if "codes" in self.counts else None,
+            caption=DENOMINATORS if "codes" in self.counts["parts"] else None,
             caption_justify="left",
             show_header=False,
         )
         table.add_column()
         table.add_column(justify="right")
         for name, value in self.counts.items():
-            words = name.replace("_", " ")
-            if isinstance(value, dict):
-                continue
-            if name.startswith("flops"):
-                whose = "all class names" if "classes" in name else self._one
-                table.add_row(f"{words} (G, {whose})", f"{value / 1e9:,.4f}")
-            elif isinstance(value, float):
-                table.add_row(words.replace("percent of", "% of"), f"{value:.3f}")
-            elif isinstance(value, int):
-                table.add_row(words, f"{value:,}")
-            else:
-                table.add_row(words, ", ".join(value))
-        if "flops_pruned" not in self.counts:
+            for words, shown in _lines(name.replace("_", " "), value, self._unit):
+                table.add_row(words, shown)
+        if self.counts["flops_question"] is None:
             return table
-        return Group(table, _question(self.counts["flops"], self.counts["flops_pruned"]))
+        pruned = self.counts["flops_pruned"]
+        return Group(table, _question(self.counts["flops_question"], pruned))
+
+    @property
+    def _unit(self) -> str:
+        return "one image" if "images" in self.counts["unit"] else "one sample"
+
+
+def _lines(words: str, value: Any, unit: str) -> Iterator[tuple[str, str]]:
+    """Rows of one field: several of a dictionary, none of what the network does not have."""
+    if isinstance(value, dict):
+        if words in ("parts", "trained parts", "unit"):
+            for part, number in value.items():
+                yield f"{words.removesuffix('s')}: {part.replace('_', ' ')}", f"{number:,}"
+    elif words.startswith("flops"):
+        if value is not None:
+            whose = "all class names" if "classes" in words else unit
+            yield f"{words} (G, {whose})", f"{value / 1e9:,.4f}"
+    elif isinstance(value, float):
+        yield words.replace("percent of", "% of"), f"{value:.3f}"
+    elif isinstance(value, int):
+        yield words, f"{value:,}"
+    elif value:
+        yield words, ", ".join(value)
 
 
 def _question(whole: dict[str, Any], pruned: dict[str, Any]) -> Table:
@@ -132,28 +145,26 @@ def params(
     from petiole.backbones.codebook_lvlm import LVLM
     from petiole.backbones.registry import LoadRequest, load_any
     from petiole.errors import ConfigError
-    from petiole.ledger import language_ledger, ledger, lvlm_ledger
-    from petiole.methods.language.base import language_of
+    from petiole.ledger import Question, ledger
     from petiole.methods.registry import create
 
     if classes < 1:
         raise ConfigError(f"classes must be at least 1, not {classes}.")
     given = pairs(settings)
+    question = Question(keep=keep, text_tokens=text_tokens, answer_tokens=answer_tokens)
     shape = load_any(LoadRequest(backbone, image_size=image_size, meta=True), device="meta")
+    own: Method
     if isinstance(shape, Backbone):
-        counts = ledger(shape, create(method, given), classes).model_dump(mode="json")
-        of = {"classes": classes}
+        own, of = create(method, given), {"classes": classes}
     elif isinstance(shape, LVLM):
         from petiole.tasks.codebook import adapter
 
-        text = {"text_tokens": text_tokens, "answer_tokens": answer_tokens}
         own = adapter.method_of(method, given)
-        counts = lvlm_ledger(shape, own, keep=keep, **text).model_dump(mode="json")
-        of = text
+        of = {"text_tokens": text_tokens, "answer_tokens": answer_tokens}
     else:
         from petiole.tasks.text.adapter import method_of
 
-        several = method_of(method, given)
-        counts = language_ledger(language_of(shape), several).model_dump(mode="json")
+        own = several = method_of(method, given)
         of = {"tasks": several.tasks}
+    counts = ledger(shape, own, classes, question).model_dump(mode="json")
     return Params(of_backbone=backbone, of_method=method, of=of, counts=counts)

@@ -98,8 +98,7 @@ class Dataset:
         return {name: int(count) for name, count in zip(self.classes, n, strict=True)}
 
     def select(self, indices: Iterable[int] | NDArray[np.integer] | NDArray[np.bool_]) -> "Dataset":
-        """Return the samples at strictly increasing ``indices`` (or under a boolean mask of length
-        n).
+        """Return the samples at strictly increasing ``indices`` (or under a boolean mask of length n).
 
         Increasing, because the result is in canonical order: then ``features[indices]`` stays
             aligned with it.
@@ -141,8 +140,7 @@ class Dataset:
         return replace(self, samples=tuple(replace(s, domain=domain) for s in self.samples))
 
     def concat(self, *others: "Dataset") -> "Dataset":
-        """Return the union with datasets of the same classes; an image twice in one domain is kept
-        once.
+        """Return the union with datasets of the same classes; an image twice in one domain is kept once.
 
         Raises:
             DataError: the classes differ, or the same image has two labels.

@@ -1,5 +1,4 @@
-"""One file, or one image in memory, to one upright RGB image, whatever was in it; or one error that
-says what is wrong with which file.
+"""One file, or one image in memory, to one upright RGB image; or one error that says what is wrong with which.
 
 Headers are checked before any pixel is allocated, so that a small file that claims a gigapixel
 costs nothing.

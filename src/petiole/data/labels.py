@@ -90,6 +90,7 @@ def _label(value: object, where: str) -> str | int:
 
 
 def is_label(value: object) -> bool:
+    """Whether a value can be one label."""
     if isinstance(value, np.ndarray | np.generic | Tensor):
         return value.ndim == 0
     return isinstance(value, str | Integral | float) or value is None
@@ -103,9 +104,11 @@ def are_labels(value: object) -> bool:
 
 
 def list_of(labels: Any) -> list[object]:
+    """Labels in any container as a list."""
     return labels.tolist() if isinstance(labels, np.ndarray | Tensor) else list(labels)
 
 
 def unique(names: Sequence[str], where: str) -> None:
+    """Raise DataError for a class name that stands twice."""
     if twice := [name for i, name in enumerate(names) if name in names[:i]]:
         raise DataError(f"{where}: the class name {twice[0]!r} occurs twice. Rename one of them.")

@@ -32,8 +32,7 @@ _RESAMPLING = {
 
 
 class Preprocessing(BaseModel):
-    """The input that a set of weights was trained for; it always comes from the weights' own
-    configuration.
+    """The input that a set of weights was trained for; it always comes from the weights' own configuration.
 
     Attributes:
         size: (height, width) of the model input, in pixels.

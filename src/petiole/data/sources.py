@@ -80,8 +80,9 @@ def open_data(
     classes: Sequence[str] | None = None,
     skip_bad: bool = False,
 ) -> Dataset:
-    """Open whatever lies at ``path`` as one dataset, by the reader that recognises it: a class folder, a
-    table, a directory in CoOp's format, or all parts of a laid-out root.
+    """Open whatever lies at ``path`` as one dataset, by the reader that recognises it.
+
+    That is a class folder, a table, a directory in CoOp's format, or all parts of a laid-out root.
 
     In ``synthetic/ real_train/ real_eval/`` the first is the source domain and the others are
     target.
@@ -103,7 +104,7 @@ def open_shift(
     seed: int = 0,
     skip_bad: bool = False,
 ) -> DomainShift:
-    """Open source, pool of shots and test, from one of the layouts
+    """Open source, pool of shots and test, from one of these layouts.
 
         images/{synthetic,real_train,real_eval}/<class>/...      a pair; synthetic/ may be absent
         images/{train,test}/<class>/...                          a split; val/ and validation/ are

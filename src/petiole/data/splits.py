@@ -61,8 +61,7 @@ def draw_fraction(dataset: Dataset, fraction: float, seed: int) -> Dataset:
 
 
 def holdout(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
-    """Split each class into (kept, held back); ``fraction`` of it, rounded half up, at least one
-    image, is held back.
+    """Split each class into (kept, held back); ``fraction`` of it, rounded half up, at least one image, is held back.
 
     Raises:
         DataError: ``fraction`` outside (0, 1), or a class of fewer than two images.

@@ -37,7 +37,7 @@ class AdaptedModel(nn.Module):
                 name.replace(".", "/"): nn.Parameter(
                     own[name].detach().clone(), requires_grad=name in changes.tune
                 )
-                for name in (*changes.tune, *changes.kept)
+                for name in (*changes.tune, *changes.frozen_copies)
             }
         )
         self._depth = 0

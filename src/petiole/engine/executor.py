@@ -1,12 +1,23 @@
-"""Where jobs run. Comparisons and sweeps know only ``Executor``, so other places can be added."""
+"""Where jobs run. Comparisons and sweeps know only ``Executor``, so other places can be added.
+
+Another place is one new file beside this one, or a distribution with an entry point of the group ``petiole.executors``:
+
+    @EXECUTORS.register("cluster", "jobs on the machines of a cluster")
+    class Cluster: ...
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from inspect import signature
 from multiprocessing import get_context
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
+
+from petiole.allocator import tune_allocator
+from petiole.errors import ConfigError
+from petiole.registry import Registry
 
 J = TypeVar("J")
 R = TypeVar("R")
@@ -20,6 +31,28 @@ class Executor(Protocol):
         ...
 
 
+EXECUTORS = Registry[Callable[..., Executor]](
+    "executor", "petiole.engine", "EXECUTORS.register", "petiole.executors", described=True
+)
+
+
+def executor(name: str = "local", **options: Any) -> Executor:
+    """Make an executor by name, e.g. ``executor("local", processes=2)``.
+
+    Raises:
+        ConfigError: an unknown name, or an option that this executor does not take.
+    """
+    kind = EXECUTORS.find(name)
+    try:
+        signature(kind).bind(**options)
+    except TypeError as error:
+        raise ConfigError(
+            f"The executor {name!r} cannot be made so: {error}. It is {name}{signature(kind)}."
+        ) from error
+    return kind(**options)
+
+
+@EXECUTORS.register("local", "this machine, in this process or in several")
 @dataclass(frozen=True)
 class Local:
     """This machine: in this process, or in fresh ones.
@@ -36,7 +69,7 @@ class Local:
             yield from map(work, jobs)
             return
         # spawn, because forking a process that has OpenMP threads can hang.
-        pool = ProcessPoolExecutor(self.processes, get_context("spawn"), initializer=_one_thread)
+        pool = ProcessPoolExecutor(self.processes, get_context("spawn"), initializer=_begin)
         try:
             yield from pool.map(work, jobs)
         finally:
@@ -44,7 +77,9 @@ class Local:
             pool.shutdown(cancel_futures=True)
 
 
-def _one_thread() -> None:
+def _begin() -> None:
+    """Set up a fresh worker process; the parent's malloc settings do not reach it."""
+    tune_allocator()
     import torch
 
     torch.set_num_threads(1)

@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from petiole.allocator import release_memory
 from petiole.backbones.base import IMAGES, Backbone, State
 from petiole.data.dataset import Dataset, Sample
 from petiole.data.image import load
@@ -213,6 +214,7 @@ def fill(
                 advance(len(batch))
             state = {role: torch.cat([p[role] for p in parts]).cpu() for role in parts[0]}
             cache.write(key, shard, state)
+    release_memory()
 
 
 def views_of(recipe: Recipe | None) -> tuple[int, Augmentation]:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+from petiole.allocator import release_memory
+
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -18,12 +20,14 @@ def peak_memory(device: torch.device) -> Iterator[Callable[[], float]]:
 
     On a GPU it counts what torch allocated there. Elsewhere it is the resident memory of the whole
     process, libraries included; where the system cannot reset its high-water mark (all but Linux),
-    the mark is that since the start of the process.
+    the mark is that since the start of the process. What earlier work has freed and the heap still holds is given
+    back first, so that it does not count.
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         yield lambda: torch.cuda.max_memory_allocated(device) / 2**20
         return
+    release_memory()
     try:
         _RESET.write_text("5")  # man 5 proc: reset the peak of the resident set
     except OSError:

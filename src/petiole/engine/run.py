@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from petiole.engine.adapter import TENSORS, Adapter
+from petiole.engine.loggers import logger
 from petiole.engine.memory import peak_memory
 from petiole.engine.record import (
     LOG,
@@ -45,6 +46,7 @@ class RunSpec:
         seed: of initialisation, batches and dropout.
         resume: go on where an interrupted run stopped; a finished one is returned as it is.
         checkpoint_seconds: between two checkpoints.
+        loggers: names of those that hear how the run goes; see ``petiole.engine.loggers``.
     """
 
     task: Task[Any]
@@ -55,6 +57,7 @@ class RunSpec:
     seed: int = 0
     resume: bool = False
     checkpoint_seconds: float = 20.0
+    loggers: tuple[str, ...] = ()
 
 
 def run(spec: RunSpec, workspace: Workspace | None = None) -> Record:
@@ -104,13 +107,21 @@ def _request(spec: RunSpec, prepared: TaskRun) -> RunRequest:
 def _work(spec: RunSpec, prepared: TaskRun, request: RunRequest) -> Record:
     checkpoint = spec.folder / CHECKPOINT
     log = appender(spec.folder / LOG, fresh=not checkpoint.exists())
+    loggers = [logger(name, spec.folder) for name in spec.loggers]
+
+    def hear(step: int, loss: float, lr: float) -> None:
+        for one in (log, *(other.log for other in loggers)):
+            one(step, {"loss": loss, "lr": lr})
+
     callbacks = Callbacks(
         checkpoint=checkpoint,
         request=request.digest,
         every=spec.checkpoint_seconds,
-        log=lambda step, loss, lr: log(step, {"loss": loss, "lr": lr}),
+        log=hear,
         quiet=spec.task.quiet,
     )
+    for one in loggers:
+        one.start(request.model_dump(mode="json"))
     with peak_memory(prepared.device) as peak, torch.random.fork_rng():
         torch.manual_seed(spec.seed)
         adapted = prepared.build()
@@ -138,6 +149,8 @@ def _work(spec: RunSpec, prepared: TaskRun, request: RunRequest) -> Record:
         diagnosis=diagnosis,
     )
     checkpoint.unlink(missing_ok=True)
+    for one in loggers:
+        one.finish(record.model_dump(mode="json"))
     return record
 
 

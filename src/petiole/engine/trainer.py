@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from petiole.allocator import release_memory
 from petiole.engine import checkpoint
 from petiole.engine.feature_extractor import Precision
 from petiole.engine.interrupt import stoppable
@@ -155,12 +156,14 @@ class Trainer:
                 advance(1, note)
                 if time.perf_counter() - saved >= callbacks.every or stopped():
                     self._save(callbacks, step + 1, kept)
+                    release_memory()  # a heap falls into pieces; seldom enough to cost nothing
                     saved = time.perf_counter()
                 if stopped():
                     raise KeyboardInterrupt
             if self.average:
                 self.average.finish()
             measure(self.recipe.steps)
+        release_memory()
         self.accelerator.wait_for_everyone()
 
     def _kept(self) -> nn.ModuleDict:

@@ -1,4 +1,4 @@
-"""Hyperformer (Mahabadi et al., 2021) as VL-Adapter uses it: adapters written by a small network (spec 2.2).
+"""Hyperformer (Mahabadi et al., 2021) as VL-Adapter uses it: adapters written by a small network.
 
     z = LN( W_2 relu(W_1 [task_t ; layer_l]) )  in R^{d_p}
     W_down = reshape(H_down z + c),  b_down = H'_down z + c',  and the same for up

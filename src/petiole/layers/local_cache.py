@@ -1,4 +1,4 @@
-"""TextRefiner's memory of local image tokens (spec prompt.md, 3.3).
+"""TextRefiner's memory of local image tokens (AAAI 2025).
 
 M vectors A_j of unit norm. Reading blends them by similarity to a query; writing moves each towards the tokens
 that lie nearest to it.

@@ -4,7 +4,7 @@
     A_i in R^{k x k} the rule, N(0, 0.01^2);   B_i in R^{in/k x out/k}, Glorot-uniform with gain sqrt(2)
 
 LPHM takes B_i = u_i v_i of rank r. Compacter also shares the rule over all layers. CLIP-BART's "Compacter" rows do
-neither (spec vladapter.md, 2.3): they are PHM adapters with k = 2.
+neither (Sung et al., 2022): they are PHM adapters with k = 2.
 """
 
 from __future__ import annotations

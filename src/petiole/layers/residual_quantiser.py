@@ -4,7 +4,7 @@
     k_{i,d} = argmin_k || r_i^(d-1) - c_k ||^2,   r_i^(d) = r_i^(d-1) - c_{k_{i,d}},   d = 1..D
     zhat_i^(<=d) = sum_{e<=d} c_{k_{i,e}},   zhat_i = zhat_i^(<=D)
 
-(Lee et al., 2022, as in VILA-U; CRAFT, arXiv 2602.19449; spec craft.md, 2.2.) D = 1 is plain vector quantisation.
+(Lee et al., 2022, as in VILA-U; CRAFT, arXiv 2602.19449.) D = 1 is plain vector quantisation.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ class ResidualQuantiser(nn.Module):
 def commitment(z: Tensor, partials: Tensor) -> Tensor:
     """How far tokens are from their entries: 1/D sum_d mean( (z - sg[zhat^(<=d)])^2 ).
 
-    The mean is over elements, as in VILA-U; only z has a gradient (spec craft.md, 3.2).
+    The mean is over elements, as in VILA-U; only z has a gradient, as in CRAFT.
 
     Args:
         z: (..., N, d).

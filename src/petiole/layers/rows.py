@@ -44,7 +44,7 @@ class Coupled(nn.Module):
 class Reparametrised(nn.Module):
     """Rows made of an embedding by an MLP, W_2 tanh(W_1 e + b_1) + b_2: (n, d); by ``fold`` plain rows.
 
-    Parameters: n d + d m + m + m d + d (prefix tuning, Li & Liang, 2021; VL-Adapter, spec 2.5).
+    Parameters: n d + d m + m + m d + d (prefix tuning, Li & Liang, 2021; VL-Adapter, Sung et al., 2022).
 
     Args:
         count: n.

@@ -139,8 +139,7 @@ class KNNHead(MemoryHead):
 
 
 class LogisticHead(SolvedLinear):
-    """Multinomial logistic regression, C chosen by cross-validated log-loss on the
-    target's own images.
+    """Multinomial logistic regression, C chosen by cross-validated log-loss on the target's own images.
 
     Minimises  C * sum_i w_i CE_i + |W|^2 / 2  (scikit-learn, L-BFGS; for two classes
     |w_1 - w_0|^2 / 2, its binary form) on features that are centred and divided by one number, the

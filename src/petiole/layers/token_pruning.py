@@ -1,8 +1,8 @@
 """Pruning of image tokens at test time by the rarity of their codebook entries (CRAFT, arXiv 2602.19449).
 
 Frequent entries, the background, are cut hard and rare ones kept; within an entry tokens with a large quantisation
-residual go first, then tokens far from those already kept. The paper gives no budget formula: this is the
-reconstruction of spec craft.md, 8, for an image of N tokens with entries k_i and n_k tokens of entry k:
+residual go first, then tokens far from those already kept. The paper gives no budget formula: this is a
+reconstruction, for an image of N tokens with entries k_i and n_k tokens of entry k:
 
     M = max(1, round(kappa N)),   rho_k = 1 / p_k
     quota_k(gamma) = min( n_k, ceil(gamma rho_k) )

@@ -1,38 +1,41 @@
-"""Parameters and FLOPs by role, counted on a meta device, without weights.
+"""Parameters and FLOPs by role, counted on a meta device, without weights: one ledger for every kind of network.
 
-image      of a method on an image backbone
-language   of a method on an encoder-decoder
-lvlm       of a method on a vision-language model over a codebook, and of one question to it
-counting   what both count by
+ledger     what is counted of any network: ``ledger(network, method, classes)``
+image      FLOPs of one image through an image backbone
+text       sizes by kind and FLOPs of one sample, of an encoder-decoder
+codebook   sizes by part and FLOPs of one question, of a vision-language model over a codebook
+counting   what all of them count by
 
 A percentage is never bare: its name says of what. FLOPs are 2 x multiply-accumulates, as torch's FlopCounterMode
 sees them (matrix products, convolutions, attention).
 """
 
+from petiole.ledger import codebook, image, text
+from petiole.ledger.codebook import question_flops
 from petiole.ledger.counting import size_of
-from petiole.ledger.image import Ledger, count, ledger, params
-from petiole.ledger.language import (
-    LanguageLedger,
-    LanguageSizes,
-    count_language,
-    language_ledger,
+from petiole.ledger.ledger import (
+    Ledger,
+    Question,
+    QuestionFlops,
+    Sizes,
+    count,
+    ledger,
+    params,
     sizes,
 )
-from petiole.ledger.lvlm import LVLMFlops, LVLMLedger, flops, lvlm_ledger
 
 __all__ = [
-    "LVLMFlops",
-    "LVLMLedger",
-    "LanguageLedger",
-    "LanguageSizes",
     "Ledger",
+    "Question",
+    "QuestionFlops",
+    "Sizes",
+    "codebook",
     "count",
-    "count_language",
-    "flops",
-    "language_ledger",
+    "image",
     "ledger",
-    "lvlm_ledger",
     "params",
+    "question_flops",
     "size_of",
     "sizes",
+    "text",
 ]

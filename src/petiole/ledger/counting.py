@@ -29,6 +29,11 @@ def fixed_of(module: nn.Module) -> list[Tensor]:
     return [value for name, value in module.state_dict().items() if name not in trained]
 
 
+def copied(network: FrozenNetwork, names: Sequence[str]) -> int:
+    """Numbers in copies of the network's own parameters."""
+    return sum(network.module.get_parameter(name).numel() for name in names)
+
+
 @contextmanager
 def own_randomness(device: torch.device) -> Iterator[None]:
     """Leave the global generators as they were."""

@@ -19,7 +19,7 @@ def distillation(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> 
         A scalar, in nats. Divided by B C, not by B, as the code of PromptSRC and PromptKD does; their
         weights only make sense with this.
 
-    Source: spec prompt.md, 2.5 and 2.6.
+    Source: PromptSRC (Khattak et al., 2023), PromptKD (Li et al., 2024); T = 1 in the former.
     """
     ours = F.log_softmax(student.float() / temperature, dim=-1)
     theirs = F.log_softmax(teacher.detach().float() / temperature, dim=-1)

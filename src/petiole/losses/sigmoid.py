@@ -12,7 +12,7 @@ def sigmoid_contrastive(
 ) -> Tensor:
     """L_con = -1/B sum_i sum_j log sigma( y_ij (e^t' <u_i, v_j> + b) ),  y_ij = 1 if i = j else -1.
 
-    Pairs i != j that mean the same are left out: they would be false negatives (spec craft.md, 3.3).
+    Pairs i != j that mean the same are left out: they would be false negatives (CRAFT, arXiv 2602.19449).
 
     Args:
         images: (B, e); u_i is row i at length 1.

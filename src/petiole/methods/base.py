@@ -1,4 +1,4 @@
-"""A method is data plus one small file: config + plan(backbone) -> attachments, head, losses."""
+"""A method is data plus one small file: settings and ``plan(network) -> layers, head, losses``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import ClassVar, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -17,10 +17,12 @@ from petiole.layers.injected import Injected
 from petiole.layers.pool import First
 from petiole.methods.recipe import Recipe
 
+Inputs = TypeVar("Inputs")
+
 
 @dataclass(frozen=True)
 class LossInputs:
-    """What a loss sees of a training step.
+    """What a loss sees of a training step on labelled images.
 
     Attributes:
         vector: (B, d), refined.
@@ -59,26 +61,36 @@ class SelfTaught(Protocol):
         ...
 
 
-class Loss(nn.Module, ABC):
-    """An extra loss. Its parameters are trained and then dropped: they do not serve prediction.
+class Loss(nn.Module, ABC, Generic[Inputs]):
+    """A loss beside the task's own, or one of a codebook model's.
+
+    Its parameters are trained and then dropped: they do not serve prediction. ``Inputs`` is what the kind of network
+    gives it: ``LossInputs``, ``TextLossInputs`` or ``CodebookLossInputs``.
+
+    Args:
+        weight: lambda, the factor in the total loss.
 
     A loss may own whole networks, for example one that generates features of classes that are not in the batch
     (as OGEN does: Zang et al., ICLR 2024, section 3.2).
 
     Attributes:
-        weight: lambda, the factor in the total loss.
         used_within: how soon its parameters must have had a gradient: ``step``, ``pass`` or ``run`` (never
             checked: for a loss that starts late).
+        studies: roles that it reads and prediction does not.
     """
 
-    weight: float
+    studies: tuple[str, ...] = ()
     used_within: Literal["step", "pass", "run"] = "step"
+
+    def __init__(self, weight: float = 1.0) -> None:
+        super().__init__()
+        self.weight = weight
 
     def begin(self) -> None:
         """Called once before training, with nothing on the backbone and the class names known."""
 
     @abstractmethod
-    def forward(self, step: LossInputs) -> Tensor:
+    def forward(self, inputs: Inputs) -> Tensor:
         """Return the unweighted loss of a batch."""
 
 
@@ -89,7 +101,7 @@ class Changes:
     Attributes:
         attach: layers at roles.
         tune: parameters of the network of which a copy is trained.
-        kept: parameters of the network of which a copy is stored untrained, because they are drawn and not
+        frozen_copies: parameters of the network of which a copy is stored untrained, because they are drawn and not
             pretrained.
         shared: modules that several attached layers use and none of them holds.
         injected: modules of another library that answer in the place of the network's own.
@@ -99,7 +111,7 @@ class Changes:
 
     attach: tuple[Attach, ...] = ()
     tune: tuple[str, ...] = ()
-    kept: tuple[str, ...] = ()
+    frozen_copies: tuple[str, ...] = ()
     shared: tuple[nn.Module, ...] = ()
     injected: Injected | None = None
     identity: bool | None = True
@@ -118,10 +130,11 @@ class Changes:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(Changes):
-    """What a method puts onto a backbone of images.
+    """What a method puts onto a network.
 
     An image becomes  logits = head(refine(pool(values of ``reads``))), with ``attach`` and ``tune``
-    at work inside the backbone.
+    at work inside the backbone. Language models have a head of their own, so ``reads`` is empty there; in a codebook
+    model the changes are those of projector and language model, and ``encoder`` has the others.
 
     Attributes:
         head: vector -> logits (B, K). A head with a ``solve`` is solved, not trained.
@@ -129,21 +142,21 @@ class Plan(Changes):
         pool: values of ``reads`` -> one vector (B, d).
         refine: corrects the vector, (B, d) -> (B, d).
         losses: extra losses.
-        studies: final roles that the terms read and prediction does not.
-        anchors: final roles of the bare backbone that the terms compare with.
-        teacher: folder of an adapter whose logits the terms read; empty for none.
+        anchors: final roles of the bare backbone that the losses compare with.
+        teacher: folder of an adapter whose logits the losses read; empty for none.
         supervised: factor on the cross-entropy of the labels.
+        encoder: changes in the image encoder below a codebook.
     """
 
-    head: nn.Module
-    reads: tuple[str, ...]
+    head: nn.Module = field(default_factory=nn.Identity)
+    reads: tuple[str, ...] = ()
     pool: nn.Module = field(default_factory=First)
     refine: nn.Module = field(default_factory=nn.Identity)
-    losses: tuple[Loss, ...] = ()
-    studies: tuple[str, ...] = ()
+    losses: tuple[Loss[Any], ...] = ()
     anchors: tuple[str, ...] = ()
     teacher: str = ""
     supervised: float = 1.0
+    encoder: Changes = field(default_factory=Changes)
 
     @property
     def adapters(self) -> tuple[nn.Module, ...]:
@@ -153,7 +166,7 @@ class Plan(Changes):
     @property
     def studied(self) -> tuple[str, ...]:
         """All final roles that training reads."""
-        return (*self.reads, *(role for role in self.studies if role not in self.reads))
+        return tuple(dict.fromkeys(chain(self.reads, *(loss.studies for loss in self.losses))))
 
     def cut(self, backbone: Backbone, *, training: bool = False) -> tuple[str, ...]:
         """The highest cut below all that this plan touches in the backbone, and reads of it."""
@@ -184,10 +197,16 @@ class Method(ABC):
 
     recipe: Recipe = field(default_factory=Recipe, kw_only=True)
 
+    # Any, because which kind of network is a method's own to state (``adapts``): a subclass narrows the type.
     @abstractmethod
-    def plan(self, backbone: Backbone, classes: int) -> Plan:
-        """Build fresh layers for this backbone and number of classes.
+    def plan(self, network: Any, classes: int) -> Plan:
+        """Build fresh layers for this network.
+
+        Args:
+            network: a ``Backbone``, a ``Seq2Seq`` or an ``LVLM``, as ``adapts`` says.
+            classes: K of the head of an image backbone; without meaning for language models.
 
         Raises:
-            ConfigError: the backbone lacks a role that the method needs, or a size is impossible.
+            ConfigError: the network is of another kind or lacks a role that the method needs, or a size is
+                impossible.
         """

@@ -9,7 +9,7 @@ from petiole.losses.distillation import distillation
 from petiole.methods.base import Loss, LossInputs, SelfTeacher
 
 
-class SelfDistillation(Loss):
+class SelfDistillation(Loss[LossInputs]):
     """t^2 KL(p_teacher || p_student) at temperature t, the teacher being the average of the trained weights.
 
     The mean teacher of Tarvainen and Valpola (NeurIPS 2017) with the divergence of Hinton et al. (2015). Needs a recipe

@@ -39,7 +39,7 @@ def consistency(right: Sequence[float], groups: Sequence[Hashable]) -> float:
 
 
 def choice_index(answer: str) -> int:
-    """Return i of ``"a{i}"``, 0 if there is no digit: what a submission to VALUE holds (spec 1.4)."""
+    """Return i of ``"a{i}"``, 0 if there is no digit: what a submission to VALUE holds (Li et al., 2021)."""
     digit = answer[1:2]
     return int(digit) if digit.isdecimal() else 0
 

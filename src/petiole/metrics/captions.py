@@ -4,7 +4,7 @@ Every function takes one prediction and the references of each picture, cuts the
 :func:`petiole.metrics.ptb.tokenise`, and returns a :class:`CaptionScore` in percent. CIDEr is on the scale of the
 papers (114.9, not 1.149). There is one scale, for validation and for test.
 
-Source: spec vladapter.md, 4.4; Vedantam et al. (CVPR 2015), Papineni et al. (ACL 2002), Lin (2004).
+Source: Vedantam et al. (CVPR 2015), Papineni et al. (ACL 2002), Lin (2004).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Which rank is enough: rules on a measured curve of accuracy by rank, and rules on a spectrum.
 
-Measured, from accuracies by rank and seed (spec A6):
+Measured, from accuracies by rank and seed:
 
-    one-SE     least r with mean(r) >= best mean - SE of the best              the headline
+    one-SE     least r with mean(r) >= best mean - SE of the best              the headline; Breiman et al., 1984
     marginal   least r with acc(2r) - acc(r) < max(0.2 points, SE of that)
     Kneedle    the knee of (log2 r, mean accuracy)                            Satopaa et al., 2011
 
@@ -10,7 +10,7 @@ Predicted, from singular values sigma_j of the shift, width d, noise tau^2 and n
 
     energy     least r with sum_{j<=r} sigma_j^2 >= 90 % of all
     threshold  r* = #{j: sigma_j^2 > 2 d tau^2 / n}, where the bound below stops falling
-    bound      sum_{j>r} sigma_j^2 + tau^2 r (2d - r) / n                      spec (A2), fast rate
+    bound      sum_{j>r} sigma_j^2 + tau^2 r (2d - r) / n                      for squared loss (fast rate)
 
 Only the bound's first term falls with r for certain, so accuracy need not rise with rank: ``trend`` asks
 whether it did.

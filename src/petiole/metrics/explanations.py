@@ -10,7 +10,8 @@ Presence, relevance and faithfulness are of questions that do not say ``briefly`
 Relevance and faithfulness are given twice: of all answers, where one without a clause is 0, and ``_given``
 that there is one. What has no sample to be a mean of is left out, never NaN.
 
-A rule judges, no model: spec craft.md, 9, which is our protocol (the paper does not state its judge).
+A rule judges, no model. It is our protocol: CRAFT (Wu et al., 2026) measures explanations, but we know of no statement of its
+judge.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ def harmonic_mean(base: float, novel: float) -> float:
 
 
 def hm_of_means(base: Sequence[float], novel: Sequence[float]) -> float:
-    """The HM of the averaged accuracies: what the papers print as "average HM" (spec prompt.md, 4.2)."""
+    """The HM of the averaged accuracies: what the papers print as "average HM" (base to novel; Zhou et al., 2022, CoCoOp)."""
     return harmonic_mean(fmean(base), fmean(novel))
 
 

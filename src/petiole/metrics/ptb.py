@@ -16,7 +16,7 @@ Agreement, measured against the reference: all of 795 COCO captions, all of 1,97
 of 60,000 questions and 30,736 of 30,806 different answers of VQA v2 give equal words. The rest are mostly
 telephone numbers, "1 1/2" and "-15", which the reference keeps as one word.
 
-Source: spec vladapter.md, 4.4.
+Reference: coco-caption's PTBTokenizer (Java, -lowerCase), with which the COCO captions are scored.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ itself, as a share of that of no correction at all, is
     |B_r - D|_F^2 / |D|_F^2
 
 because x has second moment I. It falls with r while directions are gained, and rises where noise is
-fitted: U-shaped unless n is much larger than r d (spec A6, whose table this reproduces).
+fitted: U-shaped unless n is much larger than r d.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ normalised, and there are two habits, named here:
                fully, the answers only lose their punctuation, and that only if they differ. An answer "two"
                or "A dog" can then never be matched, since the prediction becomes "2" or "dog".
 
-Source: Antol et al. (ICCV 2015), Goyal et al. (CVPR 2017), spec vladapter.md, 4.4.
+Source: Antol et al. (ICCV 2015), Goyal et al. (CVPR 2017).
 """
 
 from __future__ import annotations

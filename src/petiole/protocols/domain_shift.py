@@ -10,21 +10,20 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 
 from petiole.backbones.base import IMAGES
 from petiole.claims import table as claimed_table
 from petiole.data.dataset import Dataset
-from petiole.engine.executor import Executor
 from petiole.engine.run import RunSpec
 from petiole.engine.task import Task, Workspace, open_workspace
 from petiole.methods.recipe import Recipe
 from petiole.methods.registry import create
 from petiole.protocols import tuning
 from petiole.protocols.comparison import Comparison
-from petiole.protocols.protocol import BASELINES, ComparisonRow, rows_of, run_jobs
+from petiole.protocols.protocol import BASELINES, ComparisonRow, Running, rows_of, run_jobs
 from petiole.tasks.classification.workspace import ClassificationWorkspace, Subset
 
 __all__ = ["BASELINES", "compare", "from_table", "jobs_of", "prepare", "rows_of"]
@@ -97,10 +96,7 @@ def compare(
     comparison: Comparison,
     jobs: Sequence[RunSpec],
     folder: Path,
-    *,
-    executor: Executor | None = None,
-    resume: bool = False,
-    quiet: bool = False,
+    **running: Unpack[Running],
 ) -> None:
     """Do all jobs of a comparison and leave their records below ``folder``.
 
@@ -109,16 +105,16 @@ def compare(
     Raises:
         RunError: the folder holds another comparison, or this one without ``resume``.
     """
-    comparison.claim(folder, resume=resume)
+    comparison.claim(folder, resume=running.get("resume", False))
     trials = tuning.trials(comparison, jobs, folder)
-    prepare(open_workspace(jobs[0].task), [*trials, *jobs], quiet=quiet)
+    prepare(open_workspace(jobs[0].task), [*trials, *jobs], quiet=running.get("quiet", False))
     if trials:
-        run_jobs(trials, executor=executor, quiet=quiet, what="tuning")
+        run_jobs(trials, "tuning", **running)
         chosen = tuning.choose(comparison, folder)
         jobs = tuning.settled(comparison, jobs, chosen)
         notes = [*comparison.notes, *tuning.notes(comparison, chosen)]
         comparison.model_copy(update={"notes": notes}).write(folder)
-    run_jobs(jobs, executor=executor, quiet=quiet)
+    run_jobs(jobs, **running)
 
 
 def prepare(workspace: Workspace, jobs: Sequence[RunSpec], *, quiet: bool) -> None:

@@ -17,12 +17,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, Unpack
 
 import torch
 from pydantic import model_validator
 
-from petiole.engine.executor import Executor
 from petiole.engine.progress import progress
 from petiole.engine.record import read_record
 from petiole.engine.run import RunSpec
@@ -30,7 +29,14 @@ from petiole.engine.task import open_workspace
 from petiole.errors import ConfigError
 from petiole.methods.registry import create, find
 from petiole.protocols import domain_shift, published
-from petiole.protocols.protocol import ComparisonRow, RowsProtocol, applicable, average, run_jobs
+from petiole.protocols.protocol import (
+    ComparisonRow,
+    RowsProtocol,
+    Running,
+    applicable,
+    average,
+    run_jobs,
+)
 from petiole.tasks.classification.model import ClassNameHead
 from petiole.tasks.classification.transfer_eval import TRANSFER, TransferResult, score_transfer
 from petiole.tasks.classification.workspace import Classification, ClassificationWorkspace, Subset
@@ -196,10 +202,7 @@ def generalise(
     jobs: Sequence[RunSpec],
     places: Mapping[str, Classification],
     root: Path,
-    *,
-    executor: Executor | None = None,
-    resume: bool = False,
-    quiet: bool = False,
+    **running: Unpack[Running],
 ) -> None:
     """Do all runs, then score each adapter once at every place.
 
@@ -212,12 +215,13 @@ def generalise(
     """
     if protocol.kind == "base-to-novel":
         _check_names(jobs)
-    protocol.claim(root, resume=resume)
+    protocol.claim(root, resume=running.get("resume", False))
+    quiet = running.get("quiet", False)
     for bench in dict.fromkeys(job.task for job in jobs):
         domain_shift.prepare(
             open_workspace(bench), [job for job in jobs if job.task == bench], quiet=quiet
         )
-    run_jobs(jobs, executor=executor, quiet=quiet)
+    run_jobs(jobs, **running)
     data = {name: ClassificationWorkspace(bench).shift.test for name, bench in places.items()}
     with progress("elsewhere", len(jobs) * len(data), quiet=quiet) as advance:
         for job in jobs:

@@ -11,16 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 from pydantic import Field
 
 from petiole.data.task_batches import Mode
-from petiole.engine.executor import Executor
 from petiole.engine.run import RunSpec
 from petiole.engine.task import open_workspace
 from petiole.files import write_json
-from petiole.protocols.protocol import RowsProtocol, run_jobs
+from petiole.protocols.protocol import RowsProtocol, Running, run_jobs
 from petiole.tasks.text.collator import TaskData
 from petiole.tasks.text.targets import majority
 from petiole.tasks.text.training import TextOptions
@@ -69,20 +68,17 @@ def run_all(
     protocol: Multitask,
     jobs: Sequence[RunSpec],
     root: Path,
-    *,
-    executor: Executor | None = None,
-    resume: bool = False,
-    quiet: bool = False,
+    **running: Unpack[Running],
 ) -> None:
     """Do all runs and leave their records below ``root``.
 
     Raises:
         RunError: the folder holds another measurement, or this one without ``resume``.
     """
-    protocol.claim(root, resume=resume)
+    protocol.claim(root, resume=running.get("resume", False))
     opened = open_workspace(jobs[0].task)  # features once, before processes share them
     commonest(opened.tasks, protocol.scored, root)
-    run_jobs(jobs, executor=executor, quiet=quiet)
+    run_jobs(jobs, **running)
 
 
 def commonest(tasks: Sequence[TaskData], scored: str, root: Path) -> None:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypedDict, Unpack
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -19,7 +19,7 @@ from petiole.engine.model_card import FrozenModel
 from petiole.engine.progress import progress
 from petiole.engine.record import RECORD, Record, read_record
 from petiole.engine.run import RunSpec, run
-from petiole.engine.task import Task, of_kind
+from petiole.engine.task import Task, of_kind, open_workspace
 from petiole.errors import ConfigError, RunError
 from petiole.files import write_json
 from petiole.methods.base import Method
@@ -129,7 +129,7 @@ class Protocol(FrozenModel):
         write_json(root / self.STATE, self.model_dump(mode="json"))
         return root / self.STATE
 
-    def claim(self, root: Path, *, resume: bool) -> None:
+    def claim(self, root: Path, *, resume: bool = False) -> None:
         """Take a folder for this protocol.
 
         Raises:
@@ -296,6 +296,24 @@ class RowsProtocol(Protocol):
             for index, folder in enumerate(self.runs(root, row))
         ]
 
+    def run_all(
+        self,
+        jobs: Sequence[RunSpec],
+        root: Path,
+        *,
+        executor: Executor | None = None,
+        resume: bool = False,
+        quiet: bool = False,
+    ) -> list[Record]:
+        """Take the folder and do all jobs, of whatever kind.
+
+        Raises:
+            RunError: the folder holds another protocol, or this one without ``resume``.
+        """
+        self.claim(root, resume=resume)
+        open_workspace(jobs[0].task)  # features once, before processes share them
+        return run_jobs(jobs, executor=executor or Local(), quiet=quiet)
+
 
 def method_maker(kind: str) -> Callable[[str, dict[str, Any]], Method]:
     """What makes a method of a kind of task by name and settings, and refuses one for another kind.
@@ -313,17 +331,27 @@ def applicable(method: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if key in known}
 
 
+class Running(TypedDict, total=False):
+    """How the runs of a protocol are done.
+
+    Attributes:
+        executor: where; by default one after another.
+        resume: finish an interrupted protocol; finished runs are kept.
+        quiet: no progress bars.
+    """
+
+    executor: Executor
+    resume: bool
+    quiet: bool
+
+
 def run_jobs(
-    jobs: Sequence[RunSpec],
-    *,
-    executor: Executor | None = None,
-    quiet: bool = False,
-    what: str = "runs",
+    jobs: Sequence[RunSpec], what: str = "runs", **running: Unpack[Running]
 ) -> list[Record]:
     """Do all jobs, of whatever kind, and show how far they are."""
     records = []
-    with progress(what, len(jobs), quiet=quiet) as advance:
-        done: Iterator[Record] = (executor or Local()).map(run, jobs)
+    with progress(what, len(jobs), quiet=running.get("quiet", False)) as advance:
+        done: Iterator[Record] = running.get("executor", Local()).map(run, jobs)
         for job, record in zip(jobs, done, strict=True):
             records.append(record)
             advance(1, f"{job.method} {100 * average(record):.1f} %")

@@ -1,12 +1,12 @@
 """What the family published for single data sets: zero-shot templates, and the length of few-shot training.
 
-    zero-shot            the data set's template (CoOp, zsclip.py; spec prompt.md, 5.5)
-    zero-shot-ensemble   the seven of ImageNet and, on other data sets, that template too (2.1)
+    zero-shot            the data set's template (Zhou et al., CoOp, IJCV 2022; zsclip.py of its code)
+    zero-shot-ensemble   the seven of ImageNet and, on other data sets, that template too
     coop                 16 words from a random start; 50 epochs with 1 shot or on ImageNet, 100 with 2 or 4,
-                         200 with more (2.2)
+                         200 with more (ibid.)
     promptsrc            50 epochs; averaged about epoch 45 (sd 5) on Cars, Flowers, Aircraft, DTD and EuroSAT,
-                         about 30 (sd 30) on the others (2.5)
-    clip-lora            500 steps for each shot (2.7)
+                         about 30 (sd 30) on the others (Khattak et al., ICCV 2023)
+    clip-lora            500 steps for each shot (Zanella and Ben Ayed, CVPRW 2024)
 
 Data sets go by the names of CoOp's lists, see ``petiole.data.readers.coop.name_of``.
 """

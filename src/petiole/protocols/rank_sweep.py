@@ -16,14 +16,13 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, Unpack
 
 import torch
 from pydantic import Field, field_validator, model_validator
 
 from petiole.backbones.base import Backbone
 from petiole.backbones.registry import load_backbone
-from petiole.engine.executor import Executor
 from petiole.engine.run import RunSpec
 from petiole.engine.task import open_workspace
 from petiole.errors import ConfigError
@@ -32,7 +31,7 @@ from petiole.ledger import size_of
 from petiole.methods.registry import create, find, methods
 from petiole.protocols import domain_shift
 from petiole.protocols.comparison import Comparison
-from petiole.protocols.protocol import ComparisonRow, Protocol
+from petiole.protocols.protocol import ComparisonRow, Protocol, Running
 from petiole.tasks.classification.spectrum import SPECTRUM, measure
 from petiole.tasks.classification.workspace import Classification
 
@@ -169,25 +168,20 @@ def run(
     sweep: RankSweep,
     bench: Classification,
     folder: Path,
-    *,
-    executor: Executor | None = None,
-    resume: bool = False,
-    quiet: bool = False,
+    **running: Unpack[Running],
 ) -> None:
     """Do what is unfinished of a sweep, then measure the shift that the highest rank learned.
 
     Raises:
         RunError: the folder holds another sweep, or this one without ``resume``.
     """
-    sweep.claim(folder, resume=resume)
+    sweep.claim(folder, resume=running.get("resume", False))
     for fraction in sweep.fractions:
         domain_shift.compare(
             sweep.comparison(fraction),
-            jobs_of(sweep, fraction, bench, folder, resume=resume),
+            jobs_of(sweep, fraction, bench, folder, resume=running.get("resume", False)),
             place(folder, fraction),
-            executor=executor,
-            resume=resume,
-            quiet=quiet,
+            **running,
         )
     if not (folder / SPECTRUM).exists():
         most = sweep.fractions[-1]

@@ -12,17 +12,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isclose
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
-from petiole.backbones.base import Backbone
+from petiole.backbones.base import FrozenNetwork
 from petiole.backbones.registry import load_backbone
 from petiole.data.readers import coop
-from petiole.engine.executor import Executor
 from petiole.errors import ConfigError
 from petiole.metrics.harmonic import harmonic_mean
 from petiole.metrics.statistics import Interval, t_interval
 from petiole.protocols import generalisation
-from petiole.protocols.comparison import ComparisonRow
+from petiole.protocols.protocol import ComparisonRow, Running
 from petiole.tasks.classification.workspace import Classification
 
 Verdict = Literal["agrees", "higher", "lower", "another backbone", "one seed"]
@@ -70,9 +69,7 @@ def reproduce(
     *,
     methods: Sequence[str] = (),
     seeds: int = 3,
-    executor: Executor | None = None,
-    resume: bool = False,
-    quiet: bool = False,
+    **running: Unpack[Running],
 ) -> Reproduction:
     """Run the rows of a claimed table on the data sets below ``data``.
 
@@ -97,43 +94,49 @@ def reproduce(
     first = next(iter(there.values()), None)
     if not rows or first is None or (table["kind"] == "elsewhere" and table["train"] not in there):
         return Reproduction((), tuple(missing))
-    same = is_stated(load_backbone(bench_of(first).backbone, device="meta"), table["backbone"])
-    if not same:
+    model = load_backbone(bench_of(first).backbone, device="meta")
+    if not (same := is_stated(model, load_backbone(table["backbone"], device="meta"))):
         missing.append(f"weights of {table['backbone']}; what follows is another model's")
     found: list[ClaimResult] = []
-    trained = [table["train"]] if table["kind"] == "elsewhere" else list(there)
-    for name in trained:
-        others = {p: there[p] for p in there if p != name} if table["kind"] == "elsewhere" else {}
-        protocol = generalisation.plan(
-            name,
-            [on_data(name, row, table) for row in rows],
-            reference=rows[0].name,
-            places=list(others),
-            shots=16,
-            seeds=seeds,
-            known=coop.name_of(there[name]),
-        )
-        bench = bench_of(there[name])
-        jobs = generalisation.jobs_of(protocol, bench, root / name, {}, resume=resume)
-        opened = generalisation.places_of(protocol, bench, others)
-        generalisation.generalise(
-            protocol, jobs, opened, root / name, executor=executor, resume=resume, quiet=quiet
-        )
+    for name in [table["train"]] if table["kind"] == "elsewhere" else list(there):
+        scores = _measured(table, rows, name, there, bench_of, root / name, seeds, **running)
         for row in rows:
             claimed = next(r["claimed"] for r in table["rows"] if r["name"] == row.name)
-            scores = generalisation.scores(protocol, root / name, row)
-            found += _compared(row, name, claimed, scores, same=same)
+            found += _compared(row, name, claimed, scores[row.name], same=same)
     return Reproduction(tuple(found), tuple(missing))
 
 
-def is_stated(backbone: Backbone, stated: str) -> bool:
-    """Whether a backbone has the shape of the one that a table was made with."""
-    shape = load_backbone(stated, device="meta")
-    return (backbone.parameter_count, backbone.width, backbone.depth) == (
-        shape.parameter_count,
-        shape.width,
-        shape.depth,
+def _measured(
+    table: Mapping[str, Any],
+    rows: Sequence[ComparisonRow],
+    name: str,
+    there: Mapping[str, Path],
+    bench_of: Callable[[Path], Classification],
+    root: Path,
+    seeds: int,
+    **running: Unpack[Running],
+) -> dict[str, dict[str, list[float]]]:
+    """Train the rows on one data set and test them; scores by row, place and seed."""
+    others = {p: there[p] for p in there if p != name} if table["kind"] == "elsewhere" else {}
+    protocol = generalisation.plan(
+        name,
+        [on_data(name, row, table) for row in rows],
+        places=list(others),
+        shots=16,
+        seeds=seeds,
+        known=coop.name_of(there[name]),
     )
+    bench, resume = bench_of(there[name]), running.get("resume", False)
+    jobs = generalisation.jobs_of(protocol, bench, root, {}, resume=resume)
+    places = generalisation.places_of(protocol, bench, others)
+    generalisation.generalise(protocol, jobs, places, root, **running)
+    return {row.name: generalisation.scores(protocol, root, row) for row in rows}
+
+
+def is_stated(model: FrozenNetwork, stated: FrozenNetwork) -> bool:
+    """Whether a model has the shape of the one that a table was made with."""
+    names = ("parameter_count", "width", "depth", "depths")
+    return all(getattr(model, name, None) == getattr(stated, name, None) for name in names)
 
 
 def rows_of(

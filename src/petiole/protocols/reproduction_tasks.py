@@ -2,7 +2,7 @@
 
     <out>/prompted/, <out>/plain/     rows with and without hard prompts before the texts
 
-The data lie as the released code has them (spec vladapter.md, 5). A model of four tasks is not one of three, so
+The data lie as the released code of VL-Adapter has them. A model of four tasks is not one of three, so
 nothing runs until all of them are there.
 """
 
@@ -11,20 +11,24 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from petiole import claims
-from petiole.backbones.encoder_decoder import Seq2Seq
-from petiole.backbones.registry import LoadRequest, load_any
 from petiole.data.readers.registry import open_features, open_task
-from petiole.engine.executor import Executor
 from petiole.engine.record import Record
 from petiole.engine.task import open_workspace
 from petiole.errors import BackboneError, DataError
-from petiole.methods.language.base import language_of
 from petiole.protocols import multitask
-from petiole.protocols.protocol import ComparisonRow, average, headlines
-from petiole.protocols.reproduction import TOLERANCE, ClaimResult, Reproduction, compared, rows_of
+from petiole.protocols.protocol import ComparisonRow, Running, average, headlines
+from petiole.protocols.reproduction import (
+    TOLERANCE,
+    ClaimResult,
+    Reproduction,
+    compared,
+    is_stated,
+    rows_of,
+)
+from petiole.protocols.shares import language_shape
 from petiole.tasks.text.workspace import TextGeneration
 
 KIND = "multitask"
@@ -54,8 +58,7 @@ def reproduce(
     *,
     methods: Sequence[str] = (),
     seeds: int = 3,
-    executor: Executor | None = None,
-    resume: bool = False,
+    **running: Unpack[Running],
 ) -> Reproduction:
     """Run the rows of a claimed table on the published data below ``data``.
 
@@ -84,9 +87,9 @@ def reproduce(
         model = open_workspace(school).model
     except BackboneError as error:
         return Reproduction((), (*missing, f"weights of {school.model}: {error}"))
-    if not (same := is_stated(model, table["backbone"])):
+    if not (same := is_stated(model, language_shape(table["backbone"]))):
         missing.append(f"weights of {table['backbone']}; what follows is another model's")
-    found = _measured(table, rows, school, root, seeds, same=same, executor=executor, resume=resume)
+    found = _measured(table, rows, school, root, seeds, same=same, **running)
     return Reproduction(tuple(found), tuple(missing))
 
 
@@ -98,8 +101,7 @@ def _measured(
     seeds: int,
     *,
     same: bool,
-    executor: Executor | None,
-    resume: bool,
+    **running: Unpack[Running],
 ) -> Iterator[ClaimResult]:
     """Run rows with hard prompts, then those without."""
     tasks = list(table["data"].values())
@@ -111,22 +113,12 @@ def _measured(
         protocol = multitask.Multitask.checked(
             rows=chosen, model=school.model, tasks=tasks, seeds=seeds, prefixes=prefixes
         )
+        running.setdefault("quiet", school.quiet)
+        resume = running.get("resume", False)
         jobs = multitask.jobs_of(protocol, school, place, {}, resume=resume)
-        multitask.run_all(
-            protocol, jobs, place, executor=executor, resume=resume, quiet=school.quiet
-        )
+        multitask.run_all(protocol, jobs, place, **running)
         for row in chosen:
             yield from _compared(table, row, protocol.records(place, row), same=same)
-
-
-def is_stated(model: Seq2Seq, stated: str) -> bool:
-    """Whether a language model with eyes has the shape of the one that a table was made with."""
-    shape = language_of(load_any(LoadRequest(stated, meta=True), device="meta"))
-    return (model.parameter_count, model.width, model.depths) == (
-        shape.parameter_count,
-        shape.width,
-        shape.depths,
-    )
 
 
 def _lacking(tasks: Mapping[str, str], data: Path | None) -> Iterator[tuple[str, str]]:

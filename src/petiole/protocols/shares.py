@@ -3,7 +3,7 @@
     share        = 100 trained / (language model + V->L block + what was added)     VL-Adapter's, CVPR
     share, alone = 100 trained / language model as it was pre-trained               arXiv v1's
 
-CLIP counts nowhere. Two of the paper's rows (1.14 and 1.18) were left over from the second (spec vladapter.md, 3.2).
+CLIP counts nowhere. Two of the paper's rows (1.14 and 1.18) were left over from the second.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import torch
 
 from petiole.backbones.encoder_decoder import Seq2Seq
 from petiole.backbones.registry import LoadRequest, load_any
-from petiole.ledger import size_of
-from petiole.methods.language.base import language_of
+from petiole.ledger import sizes
+from petiole.methods.text import encoder_decoder_of
 from petiole.tasks.text.adapter import method_of
 
 Verdict = Literal["reproduced", "other denominator", "differs", "no claim"]
@@ -70,23 +70,26 @@ def count(table: Mapping[str, Any]) -> tuple[tuple[Share, ...], tuple[str, ...]]
 
 
 def _share(row: Mapping[str, Any], digits: int) -> Share:
-    model, method = _shape(row["backbone"]), method_of(row["method"], row.get("settings", {}))
+    model, method = (
+        language_shape(row["backbone"]),
+        method_of(row["method"], row.get("settings", {})),
+    )
     with torch.device("meta"):
-        changes = method.changes(model)
-    own = {name: p.numel() for name, p in model.module.named_parameters()}
-    added = sum(map(size_of, changes.adapters))
-    trainable = added + sum(own[name] for name in changes.tune)
-    total = added + sum(own.values())
-    alone = sum(n for name, n in own.items() if name.startswith("language."))
+        counted = sizes(model, method.plan(model))
+    of_total, of_language = (
+        counted.trainable_percent_of_total,
+        counted.trainable_percent_of_language_model,
+    )
+    assert of_language is not None
     claimed = row.get("claimed")
     return Share(
         row=row["label"],
         tags=tuple(row.get("tags", ())),
         claimed=claimed,
-        trainable=trainable,
-        total=total,
-        alone=alone,
-        verdict=_verdict(claimed, 100 * trainable / total, 100 * trainable / alone, digits),
+        trainable=counted.trainable,
+        total=counted.total,
+        alone=counted.parts["language"],
+        verdict=_verdict(claimed, of_total, of_language, digits),
         note=row.get("note", ""),
     )
 
@@ -102,5 +105,6 @@ def _verdict(claimed: float | None, of_total: float, of_language: float, digits:
 
 
 @cache
-def _shape(name: str) -> Seq2Seq:
-    return language_of(load_any(LoadRequest(name, meta=True), device="meta"))
+def language_shape(name: str) -> Seq2Seq:
+    """A language model by name on the meta device, without weights."""
+    return encoder_decoder_of(load_any(LoadRequest(name, meta=True), device="meta"))

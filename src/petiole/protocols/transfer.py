@@ -11,18 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, Unpack
 
 from pydantic import Field, model_validator
 
-from petiole.engine.executor import Executor
 from petiole.engine.model_card import FrozenModel
 from petiole.engine.run import RunSpec
 from petiole.engine.task import open_workspace
 from petiole.errors import DataError, RunError
 from petiole.protocols import domain_shift, tuning
 from petiole.protocols.comparison import Comparison
-from petiole.protocols.protocol import RowsProtocol, rows_of
+from petiole.protocols.protocol import RowsProtocol, Running, rows_of
 from petiole.tasks.classification.workspace import Classification
 
 TRANSFER = "transfer.json"
@@ -207,22 +206,13 @@ def run(
     transfer: Transfer,
     benches: Mapping[str, Classification],
     folder: Path,
-    *,
-    executor: Executor | None = None,
-    resume: bool = False,
-    quiet: bool = False,
+    **running: Unpack[Running],
 ) -> None:
     """Do all unfinished cells that have a bench, by the cell's name, and keep the others."""
     for cell in transfer.cells:
         if cell.name in benches and not transfer.done(folder, cell):
+            resume = running.get("resume", False)
             comparison, jobs = jobs_of(transfer, cell, benches[cell.name], folder, resume=resume)
             # Only now: a command that is refused leaves no trace.
             transfer.write(folder)
-            domain_shift.compare(
-                comparison,
-                jobs,
-                folder / cell.name,
-                executor=executor,
-                resume=resume,
-                quiet=quiet,
-            )
+            domain_shift.compare(comparison, jobs, folder / cell.name, **running)

@@ -192,7 +192,7 @@ def table(summary: ScoreSummary) -> Table[ScoreRow]:
         )
     columns += [
         difference(
-            f"Difference, of {summary.headline}",
+            f"Difference, of {summary.headline}" if len(names) > 1 else "Difference, points",
             lambda row: (row.difference.difference, row.difference) if row.difference else None,
             lambda _: 1,
         ),

@@ -22,7 +22,7 @@ class PoolPrediction:
     """What one adapter says about one image.
 
     Attributes:
-        adapter: its name in the bank; ``None`` for the bare backbone.
+        adapter: its name in the pool; ``None`` for the bare backbone.
         vector: the refined image vector (d,).
         logits: (K,); none (K = 0) from the bare backbone.
         classes: names of the K classes.
@@ -42,7 +42,7 @@ class PoolPrediction:
 
 @dataclass(frozen=True)
 class PoolMember:
-    """An adapter in a bank."""
+    """An adapter in a pool."""
 
     adapted: AdaptedClassifier
     classes: tuple[str, ...]
@@ -52,12 +52,12 @@ class AdapterPool:
     """Adapters that share one frozen backbone.
 
     Whatever the mix, each image gets what its adapter gives it alone, up to the rounding of other
-    batch sizes: in fp32 below 1e-5 of its largest logit. Threads may share a bank; they take turns.
+    batch sizes: in fp32 below 1e-5 of its largest logit. Threads may share a pool; they take turns.
 
-        bank = Bank(petiole.load("petiole/tiny-vit"))
-        bank.add("birds", "runs/birds/adapter")
-        bank.add("trees", "runs/trees/adapter")
-        bank.mixed(images, ["birds", "trees", "birds", None])
+        pool = petiole.AdapterPool(petiole.load("petiole/tiny-vit"))
+        pool.add("birds", "runs/birds/adapter")
+        pool.add("trees", "runs/trees/adapter")
+        pool.mixed(images, ["birds", "trees", "birds", None])
     """
 
     def __init__(self, backbone: Backbone) -> None:
@@ -92,7 +92,7 @@ class AdapterPool:
         member = PoolMember(self._own(name, adapted).eval(), tuple(named))
         with self.backbone.lock:
             if name in self._members:
-                raise AdapterError(f"This bank has an adapter {name!r} already. Remove it first.")
+                raise AdapterError(f"This pool has an adapter {name!r} already. Remove it first.")
             self._members[name] = member
 
     def remove(self, name: str) -> None:
@@ -172,19 +172,19 @@ class AdapterPool:
         if name is None:
             return _bare(self.backbone)
         if name not in self._members:
-            raise unknown("adapter of this bank", name, self._members, AdapterError)
+            raise unknown("adapter of this pool", name, self._members, AdapterError)
         return self._members[name]
 
     def _own(self, name: str, adapted: AdaptedClassifier) -> AdaptedClassifier:
-        """The same adapter on this bank's backbone."""
+        """The same adapter on this pool's backbone."""
         mine, other = self.backbone, adapted.backbone
         if other is mine:
             return adapted
         if other.fingerprint != mine.fingerprint or other.preprocessing != mine.preprocessing:
             raise AdapterError(
                 f"Adapter {name!r} belongs to {other.name} with fingerprint {other.fingerprint[:12]} at "
-                f"{other.preprocessing.size} px, but this bank serves {mine.name} with "
-                f"{mine.fingerprint[:12]} at {mine.preprocessing.size} px. Put it into a bank of its own."
+                f"{other.preprocessing.size} px, but this pool serves {mine.name} with "
+                f"{mine.fingerprint[:12]} at {mine.preprocessing.size} px. Put it into a pool of its own."
             )
         own = AdaptedClassifier(mine, adapted.plan)
         own.load_state_dict(adapted.state_dict())

@@ -60,6 +60,7 @@ HF_CONFIG = {
 
 
 def timm_vit(**options: object) -> VisionTransformer:
+    """A ViT of three blocks, with layer scale; ``options`` go to timm."""
     settings = {
         "img_size": 28,
         "patch_size": PATCH,
@@ -75,20 +76,24 @@ def timm_vit(**options: object) -> VisionTransformer:
 
 
 def plain(name: str = "test/vit") -> Backbone:
+    """A ViT."""
     return vit.wrap(name, timm_vit(), preprocessing())
 
 
 def registers() -> Backbone:
+    """A ViT with four registers, of any image size."""
     module = timm_vit(reg_tokens=4, dynamic_img_size=True)
     return vit.wrap("test/vit-registers", module, preprocessing())
 
 
 def without_class_token() -> Backbone:
+    """A ViT that averages its patches."""
     module = timm_vit(class_token=False, global_pool="avg", init_values=None)
     return vit.wrap("test/vit-pooled", module, preprocessing())
 
 
 def resnet() -> Backbone:
+    """A CNN, which has no blocks."""
     with seeded():
         module = shaken(timm.create_model("test_resnet", num_classes=0))
     return cnn.wrap("test/resnet", module, preprocessing(32))
@@ -114,10 +119,12 @@ def dinov2_folder(folder: Path, *, old_names: bool = False) -> Path:
 
 
 def dinov2(folder: Path) -> Backbone:
+    """A DINOv2 from a folder of Hugging Face, which is written."""
     return load_backbone(str(dinov2_folder(folder)))
 
 
 def two_towers() -> Backbone:
+    """A CLIP."""
     return dual_encoder.towers()
 
 

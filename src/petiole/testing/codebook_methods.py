@@ -14,9 +14,9 @@ from torch import Tensor
 from petiole.backbones.codebook_lvlm import LVLM
 from petiole.data.text_dataset import TextDataset
 from petiole.errors import ConfigError
-from petiole.ledger import lvlm_ledger
+from petiole.ledger import ledger
 from petiole.methods.base import Changes
-from petiole.methods.codebook.base import LVLMMethod
+from petiole.methods.codebook.base import CodebookMethod
 from petiole.methods.registry import create, settings_of
 from petiole.tasks.codebook.adapter import (
     CodebookAdapter,
@@ -52,7 +52,7 @@ class CodebookCase:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
-    def method(self) -> LVLMMethod:
+    def method(self) -> CodebookMethod:
         """The method itself."""
         return method_of(self.name, self.settings)
 
@@ -101,7 +101,7 @@ def declared(adapted: AdaptedCodebookModel) -> set[str]:
 
 def identity(case: CodebookCase) -> bool | None:
     """Whether the method's changes in the encoder say that they start as the bare encoder."""
-    return case.method.eye(case.model).identity
+    return case.method.encoder_changes(case.model).identity
 
 
 @clause(
@@ -180,7 +180,7 @@ def survives_saving(case: CodebookCase) -> None:
 )
 def counts_as_the_ledger_says(case: CodebookCase) -> None:
     """The ledger's trained parameters are those that ask for gradients."""
-    adapted, counted = case.adapted(), lvlm_ledger(case.model, case.method)
+    adapted, counted = case.adapted(), ledger(case.model, case.method)
     trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
     losses = CodebookLoss(adapted, case.method.losses(case.model)).losses
     dropped = sum(p.numel() for p in losses.parameters() if p.requires_grad)

@@ -51,6 +51,7 @@ class Letters:
 
 
 def model(seed: int = 0) -> CLIPModel:
+    """Random weights, the same at every call."""
     with seeded(seed):
         module = shaken(CLIPModel(CLIPConfig(**CONFIG)))
         assert isinstance(module, CLIPModel)
@@ -58,6 +59,7 @@ def model(seed: int = 0) -> CLIPModel:
 
 
 def towers(seed: int = 0) -> TwoTowers:
+    """The model as a backbone."""
     return clip.wrap("test/clip", model(seed), preprocessing(), Letters())
 
 

@@ -286,7 +286,7 @@ def mixes_in_a_batch(case: ImageCase) -> None:
             }
         for what, (got, want) in pairs.items():
             # Convolutions round otherwise in batches of another size, so the scale is the row's largest value.
-            require_close(got, want, 1e-5, f"{what} differs", scale=float(want.abs().max()))
+            require_close(got, want, 1e-5, what, scale=float(want.abs().max()))
 
 
 CLAUSES: tuple[Clause[ImageCase], ...] = (

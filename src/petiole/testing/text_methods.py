@@ -14,9 +14,9 @@ from torch import Tensor
 from petiole.backbones.encoder_decoder import Inputs, Seq2Seq
 from petiole.errors import ConfigError
 from petiole.ledger import sizes
-from petiole.methods.base import Changes
-from petiole.methods.language.base import LanguageMethod
+from petiole.methods.base import Plan
 from petiole.methods.registry import create, settings_of
+from petiole.methods.text import TextMethod
 from petiole.tasks.text.collator import Collator
 from petiole.tasks.text.model import AdaptedTextModel, GenerationBatch, GenerationLoss
 from petiole.testing import encoder_decoder as tiny
@@ -57,24 +57,24 @@ class TextCase:
         found: dict[str, Any] = {}
         for key in SMALL.keys() & settings_of(create(self.name)).keys():
             try:
-                self._build({**found, key: SMALL[key]}).changes(self.model)
+                self._build({**found, key: SMALL[key]}).plan(self.model)
             except ConfigError:
                 continue
             found[key] = SMALL[key]
         return found
 
-    def _build(self, settings: Mapping[str, Any]) -> LanguageMethod:
+    def _build(self, settings: Mapping[str, Any]) -> TextMethod:
         made = create(self.name, {"tasks": 3, **settings})
-        assert isinstance(made, LanguageMethod)
+        assert isinstance(made, TextMethod)
         return made
 
-    def method(self, **settings: Any) -> LanguageMethod:
+    def method(self, **settings: Any) -> TextMethod:
         """The method with small layers."""
         return self._build({**self.small, **self.settings, **settings})
 
-    def changes(self, **settings: Any) -> Changes:
+    def changes(self, **settings: Any) -> Plan:
         """Its fresh layers."""
-        return self.method(**settings).changes(self.model)
+        return self.method(**settings).plan(self.model)
 
     def adapted(self, seed: int = 0, **settings: Any) -> AdaptedTextModel:
         """Freshly initialised, in evaluation mode."""
@@ -118,7 +118,7 @@ def moves_all_it_declares_and_nothing_else(case: TextCase) -> None:
         one = case.adapted()
         fresh = {key: value.clone() for key, value in one.state_dict().items()}
         own = {key: p for key, p in one.named_parameters() if p.requires_grad}
-        kept = {f"tuned.{name.replace('.', '/')}" for name in one.changes.kept}
+        kept = {f"tuned.{name.replace('.', '/')}" for name in one.plan.frozen_copies}
         require_equal(sorted(fresh), sorted({*own, *kept}), "stored tensors")
         optimizer = torch.optim.AdamW(own.values(), weight_decay=0)
         loss_module = GenerationLoss(one).train()
@@ -155,7 +155,9 @@ def is_whole_in_its_state(case: TextCase) -> None:
 def starts_where_it_says(case: TextCase) -> None:
     """Fresh layers give the bare model's scores if, and only if, the method says so."""
     one = case.adapted()
-    bare = AdaptedTextModel(case.model, Changes(tune=one.changes.tune, kept=one.changes.kept))
+    bare = AdaptedTextModel(
+        case.model, Plan(tune=one.plan.tune, frozen_copies=one.plan.frozen_copies)
+    )
     bare.eval().load_state_dict(one.state_dict(), strict=False)  # a fresh V->L block is drawn anew
     want, got = scores(bare, case.batch()), scores(one, case.batch())
     require(torch.isfinite(got).all(), "fresh scores are not finite")
@@ -168,7 +170,7 @@ def starts_where_it_says(case: TextCase) -> None:
 
 @clause(
     means="Rows of several tasks share a batch; each must be scored as if it were alone, by its own task's layers.",
-    remedy="Route through layers.tasks (LanguageMethod.for_tasks), mix no rows, and let padding have no effect.",
+    remedy="Route through layers.tasks (TextMethod.for_tasks), mix no rows, and let padding have no effect.",
 )
 def scores_a_row_as_alone(case: TextCase) -> None:
     """A row among others is as it is alone."""
@@ -178,13 +180,16 @@ def scores_a_row_as_alone(case: TextCase) -> None:
 @clause(
     means="Sharing between tasks is a property of any layer, chosen by the user; the parameters must be between those of "
     "one layer for all tasks and one for each.",
-    remedy="Make layers with LanguageMethod.for_tasks; set shares = False if there are none that tasks can share.",
+    remedy="Make layers with TextMethod.for_tasks; set shares = False if there are none that tasks can share.",
 )
 def shares_layers_as_asked(case: TextCase) -> None:
     """Half-shared layers have more parameters than one, fewer than one for each task, and work."""
     if not case.method().shares or "sharing" in case.settings:
         return
-    size = {s: sizes(case.model, case.changes(sharing=s)).adapters for s in ("single", "multiple")}
+    size = {
+        s: sizes(case.model, case.changes(sharing=s)).trained_parts["layers"]
+        for s in ("single", "multiple")
+    }
     for sharing in SHARINGS:
         try:
             one = mixed_is_alone(case, sharing=sharing)
@@ -217,7 +222,7 @@ def mixed_is_alone(case: TextCase, **settings: Any) -> AdaptedTextModel:
 
 @clause(
     means="The ledger is what tables print: parameters trained, added, stored.",
-    remedy="Hand every module to Changes (attach or shared); name copies in tune or kept.",
+    remedy="Hand every module to Changes (attach or shared); name copies in tune or frozen_copies.",
 )
 def counts_as_the_ledger_says(case: TextCase) -> None:
     """The ledger's numbers are those of the model."""
@@ -228,8 +233,9 @@ def counts_as_the_ledger_says(case: TextCase) -> None:
     stored = sum(v.numel() for v in state.values())
     require_equal(got.trainable + got.fixed, stored, "stored numbers")
     tuned = sum(v.numel() for key, v in state.items() if key.startswith("tuned."))
-    require_equal(got.adapters, stored - tuned, "parameters of layers")
-    require_equal(got.total, case.model.parameter_count + got.adapters, "all parameters")
+    layers = got.trained_parts["layers"]
+    require_equal(layers, stored - tuned, "parameters of layers")
+    require_equal(got.total, case.model.parameter_count + layers, "all parameters")
 
 
 @clause(
@@ -240,7 +246,7 @@ def serves_one_task_without_images(case: TextCase) -> None:
     """It trains one task on a model that sees nothing, if anything is left to train."""
     blind = tiny.model(case.family, seen=0)
     try:
-        changes = case.method(tasks=1).changes(blind)
+        changes = case.method(tasks=1).plan(blind)
     except ConfigError as error:
         require(blind.name in str(error), f"the error does not name the model: {error}")
         return

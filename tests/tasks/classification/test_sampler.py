@@ -181,7 +181,10 @@ def test_another_pass_and_another_seed_shuffle_anew(dataset: Make) -> None:
 @pytest.mark.parametrize(
     ("recipe", "steps"),
     [
-        ({"epochs": 50.0, "batch_size": 1024}, 200),  # Pets with AdapterTune's launcher (spec A3)
+        (
+            {"epochs": 50.0, "batch_size": 1024},
+            200,
+        ),  # Pets with AdapterTune's launcher (arXiv 2603.14706)
         ({"epochs": 2.0, "batch_size": 100}, 2 * 37),
         ({"epochs": 0.5, "batch_size": 100}, 19),
         ({"epochs": 1.0, "batch_size": 10_000}, 1),

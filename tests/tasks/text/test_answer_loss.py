@@ -75,7 +75,7 @@ def toy() -> TaskData:
 def speaker_of(model: Seq2Seq) -> AdaptedTextModel:
     method = create("vl-adapter", {"tasks": 1, "reduction": 2.0})
     head = AnswerHead(model.width, ANSWERS)
-    return AdaptedTextModel(model, method.changes(model), head=head)  # type: ignore[attr-defined]
+    return AdaptedTextModel(model, method.plan(model), head=head)  # type: ignore[attr-defined]
 
 
 def test_a_head_learns_to_answer_from_question_and_picture(model: Seq2Seq) -> None:

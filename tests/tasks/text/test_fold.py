@@ -25,7 +25,7 @@ from petiole.layers.phm import PHM, Rule
 from petiole.layers.rows import Prepend, Reparametrised, Rows
 from petiole.layers.tasks import PerTask, shared
 from petiole.methods.base import Changes
-from petiole.methods.language.base import blocks, language_of
+from petiole.methods.text import blocks, encoder_decoder_of
 from petiole.tasks.text.adapter import TaskName, TextAdapter, method_of
 from petiole.tasks.text.fold import fold
 from petiole.tasks.text.model import AdaptedTextModel
@@ -172,7 +172,7 @@ def stored_model(tmp_path_factory: pytest.TempPathFactory) -> Seq2Seq:
     folder = tmp_path_factory.mktemp("model")
     stored.write(tiny.model("bart"), folder)
     tiny.save_tokenizer(folder, "bart")
-    return language_of(load_any(LoadRequest(str(folder), vision_width=tiny.SEEN)))
+    return encoder_decoder_of(load_any(LoadRequest(str(folder), vision_width=tiny.SEEN)))
 
 
 SETTINGS = {
@@ -188,7 +188,7 @@ def saved(model: Seq2Seq, method: str, folder: Path, head: AnswerHead | None = N
     settings = {"tasks": 3, **SETTINGS.get(method, {})}
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        changes = method_of(method, settings).changes(model)
+        changes = method_of(method, settings).plan(model)
         made = speaker_of(model, changes, head)
     tasks = [TaskName(name=name, kind="answers") for name in "abc"]
     TextAdapter.of(made, method=method, settings=settings, tasks=tasks).save(folder)

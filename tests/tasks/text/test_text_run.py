@@ -37,7 +37,7 @@ def text_run(folder: Path, method: str = "vl-adapter") -> tuple[RunSpec, TextWor
 def adapted(method: str = "vl-adapters", *, tasks: int = 3) -> AdaptedTextModel:
     model = tiny.model()
     torch.manual_seed(0)
-    return AdaptedTextModel(model, method_of(method, {"tasks": tasks}).changes(model))
+    return AdaptedTextModel(model, method_of(method, {"tasks": tasks}).plan(model))
 
 
 def rows_of(tasks: list, count: int = 4) -> list:  # type: ignore[type-arg]
@@ -215,7 +215,7 @@ model, options = tiny.model(), TextOptions(mode="mixed")
 method = method_of("vl-adapter", {"steps": 4, "batch_size": 12, "tasks": 3, "dropout": False, "lr": 1e-3, "clip": 0.0})
 torch.manual_seed(0)
 from petiole.tasks.text.model import AdaptedTextModel
-one = AdaptedTextModel(model, method.changes(model))
+one = AdaptedTextModel(model, method.plan(model))
 train(one, Collator(model, tiny.tasks()), method.recipe, options, seed=0, callbacks=Callbacks(quiet=True))
 write_tensors(Path(sys.argv[1]) / sys.argv[2], one.state_dict())
 """

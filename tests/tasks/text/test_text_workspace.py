@@ -186,7 +186,7 @@ def test_stored_features_of_two_widths_are_not_one_models(place: Place, tmp_path
 
 def test_a_run_with_trained_eyes_looks_at_pictures(place: Place, tmp_path: Path) -> None:
     school = replace(place.school, tasks=(place.school.tasks[0],))
-    settings = {"steps": 1, "batch_size": 2, "eyes": "norms"}
+    settings = {"steps": 1, "batch_size": 2, "vision": "norms"}
     seen: list[str] = []
 
     class Watched(PixelSource):
@@ -199,7 +199,7 @@ def test_a_run_with_trained_eyes_looks_at_pictures(place: Place, tmp_path: Path)
         record = run(RunSpec(school, "vl-projection", tmp_path / "run", settings))
     assert len(seen) >= COUNTS["test"]
     frozen = run(
-        RunSpec(school, "vl-projection", tmp_path / "frozen", {**settings, "eyes": "frozen"})
+        RunSpec(school, "vl-projection", tmp_path / "frozen", {**settings, "vision": "frozen"})
     )
     assert record.ledger.trainable > frozen.ledger.trainable
     text = str(text_task(tmp_path / "text"))

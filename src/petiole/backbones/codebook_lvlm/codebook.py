@@ -14,7 +14,7 @@ from petiole.errors import BackboneError
 
 
 class CodebookSpec(BaseModel):
-    """What must be equal for codes to mean the same (spec craft.md, 2.3).
+    """What must be equal for codes to mean the same: what CRAFT (arXiv 2602.19449) keeps frozen between models.
 
     Attributes:
         entries: K, of every table.

@@ -14,7 +14,7 @@ and dropped), the projector, the conversation "vicuna_v1" and how it is cut at t
 by the name of what it started from: two such names are built in, any other must be a folder.
 
 Reconstructed, since the code that trained the tower is not public: the image head of the contrastive loss is what
-SigLIP does after z (last block, norm, attention pooling), over z^ (spec craft.md, 3.3). Checkpoints come without
+SigLIP does after z (last block, norm, attention pooling), over z^ (Wu et al., 2024, train the tower with such a loss). Checkpoints come without
 SigLIP's tokenizer. Its ids are not the language model's, so there is a contrastive loss only where tokenizer.json or
 spiece.model of that SigLIP lies in vision_tower/.
 

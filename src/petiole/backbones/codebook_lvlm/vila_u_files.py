@@ -143,9 +143,9 @@ class VilaUTokenizer:
         return str(self.inner.decode(list(ids), skip_special_tokens=True)).strip()
 
     def prompt(self, *, marked: bool) -> PromptTemplate:
-        """The conversation, cut at the image as the repository cuts it.
+        r"""The conversation, cut at the image as the repository cuts it.
 
-            <s>SYSTEM USER: <im_start> [image] <im_end>\\n question ASSISTANT: answer</s>
+            <s>SYSTEM USER: <im_start> [image] <im_end>\n question ASSISTANT: answer</s>
 
         Args:
             marked: with the marks of image start and end.

@@ -158,6 +158,7 @@ def wrap(
 
 
 def branches(layer: Any, width: int) -> Branches:
+    """Name the modules of one CLIP layer."""
     a = layer.self_attn
     q, k, v = (Site(linear, "out", width) for linear in (a.q_proj, a.k_proj, a.v_proj))
     return Branches(

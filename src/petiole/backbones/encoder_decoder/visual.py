@@ -1,4 +1,4 @@
-"""The V->L block: frozen visual features become tokens of a language model (spec vladapter.md, 1.2).
+"""The V->L block: frozen visual features become tokens of a language model (Cho et al., 2021; Sung et al., 2022).
 
     e_j = LN_a(W_f f_j + b_f) + LN_b(W_p [p_j ; area(p_j)] + b_p) + E_img[k] + codes[n - 1 - j]
 

@@ -139,8 +139,10 @@ def read(root: Path) -> CoopLists:
 
 
 def name_of(root: Path) -> str:
-    """The published data set that a directory says it is, by its list: the <Name> of a split, ``FGVCAircraft``,
-    ``ImageNet`` (its variants too); empty for any other folder."""
+    """The published data set that a directory says it is, by its list; empty for any other folder.
+
+    It is the <Name> of a split, ``FGVCAircraft``, or ``ImageNet`` (its variants too).
+    """
     for file in sorted(root.glob(f"{SPLIT}*.json")):
         return file.stem.removeprefix(SPLIT)
     if _is_aircraft(root):

@@ -129,7 +129,6 @@ def _spoken(row: JsonRow, subtitles: Mapping[str, str], video: str) -> str:
 
 def _register(task: str, read: Callable[..., TextDataset], source: str, **options: object) -> None:
     """Register a task by a function of (root, order)."""
-
     layout = f"video/ann/{task}"
 
     @text_reader(

@@ -1,6 +1,6 @@
 """What every adaptation of a vision-language model over a codebook shares: what is trained, and by which losses.
 
-    L = sum of the terms, each with its weight; a weight of 0 leaves the term out
+    L = sum of the losses, each with its weight; a weight of 0 leaves the loss out
 
 What is trained is a change in the encoder, in projector and language model, or in both. The encoder takes the layers of any
 method for images (``encoder=lora-qkv``): only its head is not used.
@@ -8,22 +8,25 @@ method for images (``encoder=lora-qkv``): only its head is not used.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from abc import abstractmethod
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
-from torch import Tensor, nn
-
-from petiole.backbones.base import Backbone
-from petiole.backbones.codebook_lvlm import LVLM, VisionOutput
+from petiole.backbones.base import FrozenNetwork
+from petiole.backbones.codebook_lvlm import LVLM
 from petiole.backbones.codebook_lvlm.loading import lvlm_of
 from petiole.data.text_sample import TextSample
 from petiole.errors import ConfigError
-from petiole.methods.base import Changes, Method, Plan
-from petiole.methods.registry import create
+from petiole.methods.base import Changes, Loss, Method, Plan
+from petiole.methods.codebook.losses import (
+    Captioning,
+    CodebookLossInputs,
+    SurrogateAlignment,
+    with_weight,
+)
+from petiole.methods.registry import create, register
 
-CRAFT: dict[str, Any] = {
+CRAFT_RECIPE: dict[str, Any] = {
     "steps": 400,
     "batch_size": 64,
     "lr": 3e-4,
@@ -32,71 +35,11 @@ CRAFT: dict[str, Any] = {
     "clip": 1.0,
     "epochs": 0.0,
 }
-"""Training of all rows at small scale (spec craft.md, 4: the paper states none of it)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextBatch:
-    """What is said about the images of a batch, row by row.
-
-    Attributes:
-        questions, answers: ids.
-        captions: ids of what is known of each image; empty where nothing is.
-        texts: ids for the text tower; empty where it has no heads.
-        groups: rows with the same one mean the same.
-    """
-
-    questions: Sequence[Sequence[int]]
-    answers: Sequence[Sequence[int]]
-    captions: Sequence[Sequence[int]]
-    texts: Sequence[Sequence[int]]
-    groups: Sequence[str]
-
-    def words(self) -> dict[str, Any]:
-        """These fields by name."""
-        return {f.name: getattr(self, f.name) for f in fields(TextBatch)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class CodebookLossInputs(TextBatch):
-    """What a loss sees of a step.
-
-    Attributes:
-        model: the surrogate.
-        vision_output: what the encoder sees now.
-        values: roles of the encoder that the terms study, as it is now.
-        anchors: the same of the encoder as it was.
-        general: what the encoder sees now in images of no domain, and what it saw in them at the start.
-    """
-
-    model: LVLM
-    vision_output: VisionOutput
-    values: Mapping[str, Tensor] = field(default_factory=dict)
-    anchors: Mapping[str, Tensor] = field(default_factory=dict)
-    general: tuple[VisionOutput, VisionOutput] | None = None
-
-
-class CodebookLossTerm(nn.Module, ABC):
-    """One loss.
-
-    Attributes:
-        weight: its factor.
-        studies: roles of the encoder that it compares with the encoder at the start.
-    """
-
-    studies: tuple[str, ...] = ()
-
-    def __init__(self, weight: float) -> None:
-        super().__init__()
-        self.weight = weight
-
-    @abstractmethod
-    def forward(self, inputs: CodebookLossInputs) -> Tensor:
-        """The loss of a batch, without its weight."""
+"""Training of all rows at small scale; CRAFT (arXiv 2602.19449) states none of it."""
 
 
 @dataclass(frozen=True)
-class LVLMMethod(Method):
+class CodebookMethod(Method):
     """An adaptation of a vision-language model over a codebook.
 
     Attributes:
@@ -122,7 +65,7 @@ class LVLMMethod(Method):
 
     @property
     def wants_general(self) -> bool:
-        """Whether a term reads images of no domain."""
+        """Whether a loss reads images of no domain."""
         return False
 
     def text_of(self, sample: TextSample) -> str:
@@ -132,11 +75,18 @@ class LVLMMethod(Method):
             return said
         return sample.caption if self.texts == "caption" else f"{sample.caption} {said}"
 
-    def plan(self, backbone: Backbone, classes: int) -> Plan:  # noqa: ARG002 - no image model will do
-        lvlm_of(backbone)
-        raise ConfigError(f"{backbone.name} is adapted with questions, not with labelled images.")
+    def plan(self, network: FrozenNetwork, classes: int = 0) -> Plan:  # noqa: ARG002 - answers are texts
+        """Changes in projector and language model, those in the encoder beside them, and the losses.
 
-    def eye(self, model: LVLM) -> Changes:
+        Raises:
+            ConfigError: the network has no codebook, or see ``encoder_changes``.
+        """
+        model = lvlm_of(network)
+        encoder = self.encoder_changes(model)
+        own = _fields(self.language_changes(model))
+        return Plan(**own, encoder=encoder, losses=self.losses(model))
+
+    def encoder_changes(self, model: LVLM) -> Changes:
         """What is changed in the encoder.
 
         Raises:
@@ -145,14 +95,11 @@ class LVLMMethod(Method):
         if self.encoder == "none":
             return Changes()
         method = create(self.encoder, self.encoder_settings)
-        if isinstance(method, LVLMMethod):
+        if method.adapts != "images":
             raise ConfigError(
                 f"encoder={self.encoder} is no method for images. Use full, lora-qkv, adaptertune or another."
             )
-        eye = model.tower.eye
-        plan = method.plan(eye, 1)
-        own = {f.name: getattr(plan, f.name) for f in fields(Changes)}
-        changes = Changes(**own)
+        changes = Changes(**_fields(method.plan(model.tower.eye, 1)))
         if not (changes.attach or changes.tune or changes.injected):
             raise ConfigError(
                 f"encoder={self.encoder} changes nothing inside the encoder, only a head, and there is none. "
@@ -160,12 +107,12 @@ class LVLMMethod(Method):
             )
         return changes
 
-    def language(self, model: LVLM) -> Changes:  # noqa: ARG002 - for methods that change it
+    def language_changes(self, model: LVLM) -> Changes:  # noqa: ARG002 - for methods that change it
         """What is changed in projector and language model."""
         return Changes()
 
     @abstractmethod
-    def losses(self, model: LVLM) -> tuple[CodebookLossTerm, ...]:
+    def losses(self, model: LVLM) -> tuple[Loss[CodebookLossInputs], ...]:
         """The losses, without those of weight 0."""
 
     def check(self, model: LVLM) -> None:
@@ -176,3 +123,57 @@ class LVLMMethod(Method):
                 f"{type(self).__name__} is for language models that see {kinds[self.discrete]}, and {model.name} "
                 f"sees {kinds[model.discrete]}."
             )
+
+
+def _fields(changes: Changes) -> dict[str, Any]:
+    """Those that every kind of changes has."""
+    return {f.name: getattr(changes, f.name) for f in fields(Changes)}
+
+
+@register("lvlm-zero-shot", "the vision-language model as it is", **CRAFT_RECIPE | {"steps": 0})
+@dataclass(frozen=True)
+class ZeroShotLVLM(CodebookMethod):
+    """Nothing is trained."""
+
+    discrete: ClassVar[bool | None] = None
+
+    def losses(self, model: LVLM) -> tuple[Loss[CodebookLossInputs], ...]:  # noqa: ARG002
+        return ()
+
+
+@dataclass(frozen=True)
+class CaptioningMethod(CodebookMethod):
+    """One that learns captions by generation: L = CE(answers) + describe CE(captions).
+
+    Attributes:
+        describe: factor of the loss on captions.
+        wish: question that asks for one.
+        end: learn where answers end.
+    """
+
+    describe: float = 1.0
+    wish: str = "describe ."
+    end: bool = False
+
+    def losses(self, model: LVLM) -> tuple[Loss[CodebookLossInputs], ...]:
+        question = model.tokenizer.split(self.wish) if model.tokenizer else []
+        return with_weight(
+            SurrogateAlignment(1.0, end=self.end), Captioning(self.describe, question)
+        )
+
+
+@dataclass(frozen=True)
+class LanguageSideMethod(CaptioningMethod):
+    """A row that adapts projector or language model and leaves the encoder alone.
+
+    Captions are learnt by generation, because no contrastive loss reaches what is trained here; and where answers end
+    too, as in any fine-tuning of a language model.
+    """
+
+    discrete: ClassVar[bool | None] = None
+
+    end: bool = True
+
+    @property
+    def adapts_language(self) -> bool:
+        return True

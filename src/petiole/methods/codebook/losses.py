@@ -1,19 +1,62 @@
-"""The losses of CRAFT and of the rows beside it (spec craft.md, sections 3 and 6)."""
+"""The losses of CRAFT (arXiv 2602.19449) and of the rows beside it, and what they see of a step."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, mse_loss
 
-from petiole.backbones.codebook_lvlm import LVLM
+from petiole.backbones.codebook_lvlm import LVLM, VisionOutput
 from petiole.backbones.codebook_lvlm.model import IGNORED
 from petiole.errors import DataError
 from petiole.layers.residual_quantiser import commitment
 from petiole.losses.sigmoid import sigmoid_contrastive
-from petiole.methods.codebook.base import CodebookLossInputs, CodebookLossTerm
+from petiole.methods.base import Loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextBatch:
+    """What is said about the images of a batch, row by row.
+
+    Attributes:
+        questions, answers: ids.
+        captions: ids of what is known of each image; empty where nothing is.
+        texts: ids for the text tower; empty where it has no heads.
+        groups: rows with the same one mean the same.
+    """
+
+    questions: Sequence[Sequence[int]]
+    answers: Sequence[Sequence[int]]
+    captions: Sequence[Sequence[int]]
+    texts: Sequence[Sequence[int]]
+    groups: Sequence[str]
+
+    def words(self) -> dict[str, Any]:
+        """These fields by name."""
+        return {f.name: getattr(self, f.name) for f in fields(TextBatch)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodebookLossInputs(TextBatch):
+    """What a loss sees of a step.
+
+    Attributes:
+        model: the surrogate.
+        vision_output: what the encoder sees now.
+        values: roles of the encoder that the losses study, as it is now.
+        anchors: the same of the encoder as it was.
+        general: what the encoder sees now in images of no domain, and what it saw in them at the start.
+    """
+
+    model: LVLM
+    vision_output: VisionOutput
+    values: Mapping[str, Tensor] = field(default_factory=dict)
+    anchors: Mapping[str, Tensor] = field(default_factory=dict)
+    general: tuple[VisionOutput, VisionOutput] | None = None
 
 
 def answer_loss(
@@ -33,7 +76,7 @@ def answer_loss(
     return cross_entropy(logits.flatten(0, 1), turns.labels.flatten(), ignore_index=IGNORED)
 
 
-class SurrogateAlignment(CodebookLossTerm):
+class SurrogateAlignment(Loss[CodebookLossInputs]):
     """L_SAL, surrogate alignment: the frozen language model's loss on the answers.
 
     Args:
@@ -57,7 +100,7 @@ class SurrogateAlignment(CodebookLossTerm):
         )
 
 
-class Captioning(CodebookLossTerm):
+class Captioning(Loss[CodebookLossInputs]):
     """The same loss on captions, for rows whose trained part no contrastive loss reaches."""
 
     def __init__(self, weight: float, wish: Sequence[int]) -> None:
@@ -76,14 +119,14 @@ class Captioning(CodebookLossTerm):
         )
 
 
-class Commitment(CodebookLossTerm):
+class Commitment(Loss[CodebookLossInputs]):
     """L_commit = 1/D sum_d mean( (z - sg[z^(<=d)])^2 )."""
 
     def forward(self, inputs: CodebookLossInputs) -> Tensor:
         return commitment(inputs.vision_output.z, inputs.vision_output.partials)
 
 
-class SigmoidContrast(CodebookLossTerm):
+class SigmoidContrast(Loss[CodebookLossInputs]):
     """L_con between quantised tokens and texts, both through the tower's frozen heads."""
 
     def forward(self, inputs: CodebookLossInputs) -> Tensor:
@@ -98,7 +141,7 @@ class SigmoidContrast(CodebookLossTerm):
         return sigmoid_contrastive(images, texts, heads.scale, heads.bias, same.to(images.device))
 
 
-class FeatureAnchor(CodebookLossTerm):
+class FeatureAnchor(Loss[CodebookLossInputs]):
     """LDIFS (Mukhoti et al., 2023): mean over layers l of || Phi_l - Phi_l at the start ||^2, as a mean over elements."""
 
     def __init__(self, weight: float, roles: tuple[str, ...]) -> None:
@@ -110,7 +153,7 @@ class FeatureAnchor(CodebookLossTerm):
         return torch.stack(each).mean()
 
 
-class GeneralAnchor(CodebookLossTerm):
+class GeneralAnchor(Loss[CodebookLossInputs]):
     """Against forgetting: commit general images to the codes that the encoder gave them at the start."""
 
     def forward(self, inputs: CodebookLossInputs) -> Tensor:
@@ -122,6 +165,6 @@ class GeneralAnchor(CodebookLossTerm):
         return commitment(now.z, before.partials)
 
 
-def with_weight(*losses: CodebookLossTerm) -> tuple[CodebookLossTerm, ...]:
+def with_weight(*losses: Loss[CodebookLossInputs]) -> tuple[Loss[CodebookLossInputs], ...]:
     """Those that weigh anything."""
     return tuple(loss for loss in losses if loss.weight)

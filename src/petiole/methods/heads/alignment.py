@@ -8,8 +8,8 @@ from petiole.losses.contrastive import ContrastiveForm, Prototypes, contrastive
 from petiole.methods.base import Loss, LossInputs
 
 
-class Alignment(Loss):
-    """Pulls images of one class together across domains (spec B3, forms c1 to c4).
+class Alignment(Loss[LossInputs]):
+    """Pulls images of one class together across domains (CLS-Residual LoRA, Yong, 2026; forms c1 to c4 of L_con).
 
     Args:
         form: ``c1`` SupCon over all; ``c2`` SupCon across domains; ``c3`` target against source
@@ -31,17 +31,17 @@ class Alignment(Loss):
         weight: float,
         temperature: float,
     ) -> None:
-        super().__init__()
-        self.form, self.weight, self.temperature = form, weight, temperature
+        super().__init__(weight)
+        self.form, self.temperature = form, temperature
         self.projector = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, out))
         self.prototypes = Prototypes(classes, out) if form == "c3" else None
 
-    def forward(self, step: LossInputs) -> Tensor:
+    def forward(self, inputs: LossInputs) -> Tensor:
         return contrastive(
             self.form,
-            self.projector(step.vector),
-            step.labels,
-            step.is_target,
+            self.projector(inputs.vector),
+            inputs.labels,
+            inputs.is_target,
             temperature=self.temperature,
             prototypes=self.prototypes,
         )

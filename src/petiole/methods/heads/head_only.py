@@ -1,7 +1,7 @@
 """Head only: a linear head on the frozen feature, with its learning rate tuned (DINOv2's probe).
 
 The rival that a comparison owes its frozen backbone: AdapterTune's own tables train it for 100 to
-200 steps at one rate (spec A3). With ``inputs=dinov2`` the input is chosen too: the last class token,
+200 steps at one rate (Khazem, 2026). With ``inputs=dinov2`` the input is chosen too: the last class token,
 those of the last four blocks, each with or without the mean of the patches.
 """
 

@@ -23,7 +23,7 @@ class FeatureReading:
 
 
 def read(backbone: Backbone, representation: Representation, heads: int = 6) -> FeatureReading:
-    """Plan how to read a backbone (spec B5, rows of Table 3).
+    """Plan how to read a backbone (Yong, 2026, rows of Table 3).
 
     ``cls`` is the backbone's own image vector: the class token of a ViT, the pooled feature of a
     CNN. Patches never include class or register tokens.

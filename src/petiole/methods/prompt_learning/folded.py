@@ -47,7 +47,6 @@ class Folded(Method):
             attach=tuple(a for a in host.attach if not a.role.startswith(TEXT)),
             tune=tuple(p for p in host.tune if not backbone.role_of(p).startswith(TEXT)),
             losses=(),
-            studies=(),
             anchors=(),
             teacher="",
         )

@@ -1,4 +1,4 @@
-"""PromptKD (Li et al., 2024): visual prompts learn a teacher's answers, without labels. **Transductive.**
+"""PromptKD (Li et al., 2024): visual prompts learn a teacher's answers, without labels. It is **transductive**.
 
     u = unit(h(v)),   h = Linear(d, d_T), BatchNorm, ReLU, Linear(d_T, d_T)
     z = s u E_T^T,    L = w T^2 KL( softmax(z_T / T) || softmax(z / T) ) / (B C)
@@ -97,7 +97,7 @@ class TaughtHead(nn.Module):
         return self.scale * normalize(vector, dim=-1) @ self.embeddings().to(vector.dtype).T
 
 
-class Distillation(Loss):
+class Distillation(Loss[LossInputs]):
     """w KL(teacher || student), from the teacher's stored logits or, without one, the frozen backbone's.
 
     Args:
@@ -111,8 +111,8 @@ class Distillation(Loss):
     def __init__(
         self, weight: float, temperature: float, own: TextHead | None, head: TaughtHead, vector: str
     ) -> None:
-        super().__init__()
-        self.weight, self.temperature, self.vector = weight, temperature, vector
+        super().__init__(weight)
+        self.temperature, self.vector = temperature, vector
         self._own, self._head = (own,), (head,)
 
     @torch.no_grad()
@@ -122,15 +122,15 @@ class Distillation(Loss):
             own.rename(head.taught or own.names)
             head.learn(own.embeddings(), own.scale)
 
-    def teacher_logits(self, step: LossInputs) -> Tensor:
+    def teacher_logits(self, inputs: LossInputs) -> Tensor:
         """(B, C), without a graph."""
         if self._own[0] is None:
-            return step.anchors["logits"]
+            return inputs.anchors["logits"]
         head = self._head[0]
-        return head.scale * normalize(step.anchors[self.vector], dim=-1) @ head.embeddings().T
+        return head.scale * normalize(inputs.anchors[self.vector], dim=-1) @ head.embeddings().T
 
-    def forward(self, step: LossInputs) -> Tensor:
-        return distillation(step.logits, self.teacher_logits(step), self.temperature)
+    def forward(self, inputs: LossInputs) -> Tensor:
+        return distillation(inputs.logits, self.teacher_logits(inputs), self.temperature)
 
 
 @register(

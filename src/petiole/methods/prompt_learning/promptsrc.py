@@ -29,7 +29,7 @@ from petiole.methods.recipe import PROMPT_LEARNING
 from petiole.methods.registry import register
 
 
-class SelfRegularisation(Loss):
+class SelfRegularisation(Loss[LossInputs]):
     """Distance of prompted features and logits from the frozen model's.
 
     Args:
@@ -37,8 +37,6 @@ class SelfRegularisation(Loss):
         vector: role of the image vector.
         text, image, logits: l_t, l_i, l_z.
     """
-
-    weight = 1.0
 
     def __init__(
         self, head: TextHead, vector: str, text: float, image: float, logits: float
@@ -55,15 +53,15 @@ class SelfRegularisation(Loss):
         frozen.rename(head.names)
         self._texts = normalize(frozen.texts().mean(dim=1), dim=-1)
 
-    def forward(self, step: LossInputs) -> Tensor:
+    def forward(self, inputs: LossInputs) -> Tensor:
         assert self._texts is not None
         (head,), texts = self._head, self._texts
-        frozen = normalize(step.anchors[self.vector], dim=-1)
-        ours = normalize(step.values[self.vector].float(), dim=-1)
+        frozen = normalize(inputs.anchors[self.vector], dim=-1)
+        ours = normalize(inputs.values[self.vector].float(), dim=-1)
         return (
             self.text * l1_loss(head.embeddings().float(), texts)
             + self.image * l1_loss(ours, frozen)
-            + self.logits * distillation(step.logits, head.scale * frozen @ texts.T)
+            + self.logits * distillation(inputs.logits, head.scale * frozen @ texts.T)
         )
 
 

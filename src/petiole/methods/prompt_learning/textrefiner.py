@@ -9,10 +9,10 @@ tokens are needed, and E^ can be stored (``petiole fold``). The host is any meth
 each class name, or for each class name and image (CoCoOp: refined image by image, nothing to store).
 
 ``mode=code`` is the released code, ``mode=paper`` its slides' equations; every difference is a setting of
-its own, which wins over the mode (spec prompt.md, 3.4). Where the slides are silent the two agree. Hosts that learn
+its own, which wins over the mode. Where the slides are silent the two agree. Hosts that learn
 from a teacher (PromptKD) take KL to the teacher in the place of CE, as their variant of the code does.
 
-The cache is read before it is written in each step. No gradient enters it.
+The cache is read before it is written in each inputs. No gradient enters it.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ READINGS = {
 }
 
 
-class Semantics(Loss):
+class Semantics(Loss[LossInputs]):
     """l_1 CE(s S E^T, y) on aligned tokens; writes them into the cache afterwards.
 
     Args:
@@ -96,23 +96,24 @@ class Semantics(Loss):
         raw: bool,
         teacher: Callable[[LossInputs], Tensor] | None,
     ) -> None:
-        super().__init__()
-        self.weight, self.align, self._head = weight, align, (head,)
-        self.roles, self.k, self.reading, self.raw = roles, k, reading, raw
+        super().__init__(weight)
+        self.align, self._head = align, (head,)
+        self.roles = self.studies = roles
+        self.k, self.reading, self.raw = k, reading, raw
         self._teacher = teacher
 
-    def samples(self, step: LossInputs) -> tuple[Tensor, Tensor]:
+    def samples(self, inputs: LossInputs) -> tuple[Tensor, Tensor]:
         """X (B, 1 + P, d) and the aligned S (B, k + 1 or k + 2, d')."""
-        vector, patches, attention = (step.values[role] for role in self.roles)
+        vector, patches, attention = (inputs.values[role] for role in self.roles)
         tokens = torch.cat([vector[:, None], patches], dim=1)
         aligned = self.align(tokens)
         chosen = salient(aligned, attention, self.k, mean=self.reading.mean_token)
         return (tokens if self.raw else aligned), chosen
 
-    def forward(self, step: LossInputs) -> Tensor:
+    def forward(self, inputs: LossInputs) -> Tensor:
         (head,) = self._head
-        tokens, chosen = self.samples(step)
-        classes, refined = head.pair(step.values[self.roles[0]])
+        tokens, chosen = self.samples(inputs)
+        classes, refined = head.pair(inputs.values[self.roles[0]])
         if self.reading.target == "refined":
             classes = normalize(refined, dim=-1)
         if self.reading.unit_tokens:
@@ -120,25 +121,25 @@ class Semantics(Loss):
         count = chosen.shape[1]
         logits = (head.scale * chosen @ classes.to(chosen.dtype).mT).flatten(0, 1).float()
         if self._teacher:
-            loss = distillation(logits, self._teacher(step).repeat_interleave(count, 0))
+            loss = distillation(logits, self._teacher(inputs).repeat_interleave(count, 0))
         else:
-            loss = cross_entropy(logits, step.labels.repeat_interleave(count))
+            loss = cross_entropy(logits, inputs.labels.repeat_interleave(count))
         cache = head.refiner.cache
         if self.training and isinstance(cache, LearnedCache):
             cache.write(tokens.flatten(0, 1))
         return loss
 
 
-class Retention(Loss):
+class Retention(Loss[LossInputs]):
     """l_2 mean| unit(E^) - E |: refined class vectors stay near the host's."""
 
     def __init__(self, weight: float, head: Refined, vector: str) -> None:
-        super().__init__()
-        self.weight, self._head, self.vector = weight, (head,), vector
+        super().__init__(weight)
+        self._head, self.vector = (head,), vector
 
-    def forward(self, step: LossInputs) -> Tensor:
+    def forward(self, inputs: LossInputs) -> Tensor:
         (head,) = self._head
-        own, refined = head.pair(step.values[self.vector])
+        own, refined = head.pair(inputs.values[self.vector])
         return l1_loss(normalize(refined, dim=-1), own)
 
 
@@ -259,7 +260,7 @@ class TextRefiner(Method):
             teacher=teachers[0] if teachers else None,
         )
         losses = (*plan.losses, semantics, Retention(self.retention_weight, head, backbone.vector))
-        return replace(plan, head=head, losses=losses, studies=roles)
+        return replace(plan, head=head, losses=losses)
 
     def _cache(self, width: int) -> LocalCache | None:
         reading = self.reading

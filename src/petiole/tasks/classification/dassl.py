@@ -7,7 +7,7 @@
     image_encoder.VPT,
         {image,text}_encoder.transformer.resblocks.<i>.VPT_shallow   IVLP and PromptSRC, which predict alike
 
-(spec prompt.md, 7.1). All else in the file is left out: the frozen CLIP, the token buffers of the training's class
+(as in CoOp, Zhou et al., 2022, and what was built on it). All else in the file is left out: the frozen CLIP, the token buffers of the training's class
 list, optimiser and scheduler. A file states neither its classes nor its backbone; both are given.
 """
 

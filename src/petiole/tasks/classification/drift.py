@@ -3,7 +3,7 @@
     D_l(t) = |h_l(t) - h_l(0)| / |h_l(0)|
 
 h_l are the tokens behind block l, adapters included, of a few fixed training images (Frobenius norm);
-h_l(0) those of the bare backbone. A start that is exactly the pretrained function has D_l = 0 (spec A9).
+h_l(0) those of the bare backbone. A start that is exactly the pretrained function has D_l = 0.
 """
 
 from __future__ import annotations

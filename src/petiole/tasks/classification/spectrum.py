@@ -8,7 +8,7 @@ Behind block l, tokens h of the bare backbone and h' of the adapted one, both ce
 
 in units of the block's own norm, (tr Sigma_l)^{1/2}, because normalisation follows. The mean shift is
 left out: a bias makes it at no cost of rank. What is no linear function of h, token by token, counts as
-noise. Without any training, the first step has a spectrum too (spec A6, rules iv and v):
+noise. Without any training, the first step has a spectrum too:
 
     G_l = sum  (dL / d out_l)^T h_l     at the start: the gradient of W_down W_up
 """

@@ -8,6 +8,7 @@ The tensors hold, beside what was trained, frequencies of codes (D, K) in the do
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,8 +22,9 @@ from petiole.engine.adapter import Adapter, Manifest, cannot_build
 from petiole.engine.model_card import FrozenModel, ModelCard
 from petiole.engine.task import register
 from petiole.errors import AdapterError, BackboneError, ConfigError
-from petiole.ledger import Ledger
-from petiole.methods.codebook.base import LVLMMethod
+from petiole.ledger import Ledger, count
+from petiole.methods.base import Changes, Plan
+from petiole.methods.codebook.base import CodebookMethod
 from petiole.methods.registry import create
 from petiole.methods.registry import find as registered
 from petiole.tasks.codebook.model import AdaptedCodebookModel
@@ -152,19 +154,21 @@ class CodebookAdapter(Adapter):
         return nn.ModuleDict({"model": self.adapted, "frequencies": self.frequencies})
 
 
-def build_model(method: LVLMMethod, model: LVLM) -> AdaptedCodebookModel:
+def build_model(method: CodebookMethod, model: LVLM) -> AdaptedCodebookModel:
     """A model with a method's fresh changes on it, drawn from torch's generator."""
-    return AdaptedCodebookModel(model, method.eye(model), method.language(model)).to(model.device)
+    return AdaptedCodebookModel(
+        model, method.encoder_changes(model), method.language_changes(model)
+    ).to(model.device)
 
 
-def method_of(name: str, settings: Mapping[str, Any]) -> LVLMMethod:
+def method_of(name: str, settings: Mapping[str, Any]) -> CodebookMethod:
     """A method for vision-language models over a codebook, by name.
 
     Raises:
         ConfigError: no such method, or one for other models.
     """
     method = create(name, settings) if is_lvlm_method(name) else None
-    if not isinstance(method, LVLMMethod):
+    if not isinstance(method, CodebookMethod):
         raise ConfigError(
             f"{name} adapts no vision-language model over a codebook. Use craft, vision-ft, ldifs, projector-ft, "
             "llm-lora or lvlm-zero-shot."
@@ -174,7 +178,7 @@ def method_of(name: str, settings: Mapping[str, Any]) -> LVLMMethod:
 
 def is_lvlm_method(name: str) -> bool:
     """Whether a registered method is for vision-language models over a codebook."""
-    return issubclass(registered(name).cls, LVLMMethod)
+    return issubclass(registered(name).cls, CodebookMethod)
 
 
 def _fits(folder: Path, manifest: Manifest, details: CodebookDetails, model: LVLM) -> None:
@@ -205,9 +209,7 @@ def golden_tokens(adapted: AdaptedCodebookModel) -> Tensor:
 
 
 def _ledger(adapted: AdaptedCodebookModel) -> Ledger:
-    trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
-    both = (adapted.encoder, adapted.language)
-    copies = sum(copy.numel() for one in both for copy in one.copies.values())
-    model = adapted.model
-    frozen = model.parameter_count + model.tower.eye.parameter_count
-    return Ledger.from_counts(backbone=frozen, adapters=trained, replaced=copies)
+    """What is stored, on the model that it was trained before."""
+    language = adapted.language.changes
+    own = {f.name: getattr(language, f.name) for f in fields(Changes)}
+    return count(adapted.model, Plan(**own, encoder=adapted.encoder.changes))

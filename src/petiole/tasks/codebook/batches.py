@@ -10,7 +10,7 @@ from torch import Tensor
 
 from petiole.data.text_dataset import TextDataset
 from petiole.data.text_sample import TextSample
-from petiole.methods.codebook.base import LVLMMethod
+from petiole.methods.codebook.base import CodebookMethod
 from petiole.tasks.codebook.images import ImageFolder, VisionOutputs
 from petiole.tasks.codebook.model import AdaptedCodebookModel, CodebookBatch
 from petiole.tasks.text.collator import part_of
@@ -32,7 +32,7 @@ class BatchLoader:
     def __init__(
         self,
         adapted: AdaptedCodebookModel,
-        method: LVLMMethod,
+        method: CodebookMethod,
         image_folder: ImageFolder,
         samples: Sequence[TextSample],
         seed: int,

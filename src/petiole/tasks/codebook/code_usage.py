@@ -20,7 +20,7 @@ IMAGES = 64
 
 
 class CodeProbe:
-    """How far an encoder has moved, by the codes of the same images each time (spec craft.md, 3.1)."""
+    """How far an encoder has moved, by the codes of the same images each time."""
 
     def __init__(
         self,

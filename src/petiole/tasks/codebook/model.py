@@ -13,8 +13,8 @@ from petiole.backbones.codebook_lvlm import LVLM, VisionOutput
 from petiole.backbones.hooks import observed
 from petiole.engine.adapted_model import AdaptedModel
 from petiole.layers.token_pruning import Positions, Pruning
-from petiole.methods.base import Changes
-from petiole.methods.codebook.base import CodebookLossInputs, CodebookLossTerm, TextBatch
+from petiole.methods.base import Changes, Loss
+from petiole.methods.codebook.losses import CodebookLossInputs, TextBatch
 
 
 class AdaptedCodebookModel(nn.Module):
@@ -134,7 +134,9 @@ class CodebookLoss(nn.Module):
         losses: of the method.
     """
 
-    def __init__(self, adapted: AdaptedCodebookModel, losses: Sequence[CodebookLossTerm]) -> None:
+    def __init__(
+        self, adapted: AdaptedCodebookModel, losses: Sequence[Loss[CodebookLossInputs]]
+    ) -> None:
         super().__init__()
         self.adapted = adapted
         self.losses = nn.ModuleList(losses)

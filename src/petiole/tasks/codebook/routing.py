@@ -4,7 +4,7 @@
 
 p_domain are the original encoder's frequencies in the domain's training images, which the encoder's file keeps, p_general those
 in general images, which the tower brings. Ours: the paper tunes the encoder and does not say what becomes of general
-images (spec craft.md, 10.12 and 11.7.3).
+images (Wu et al., 2026).
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from petiole.engine.run import CHECKPOINT, RunSpec
 from petiole.engine.task import Scores, TaskRun
 from petiole.engine.trainer import Callbacks
 from petiole.errors import ConfigError, DataError
-from petiole.methods.codebook.base import LVLMMethod
+from petiole.methods.codebook.base import CodebookMethod
 from petiole.methods.registry import settings_of
 from petiole.tasks.codebook import training
 from petiole.tasks.codebook.adapter import CodebookAdapter, Frequencies, build_model, method_of
@@ -47,7 +47,7 @@ class CodebookRun(TaskRun):
     """
 
     files: ClassVar[tuple[str, ...]] = (DIAGNOSTICS, f"{FOLDER}/*.jsonl")
-    method: LVLMMethod
+    method: CodebookMethod
     frequencies: Frequencies
 
     def __init__(self, workspace: CodebookWorkspace, spec: RunSpec) -> None:

@@ -18,7 +18,7 @@ from petiole.engine.optimizer import make_optimizer
 from petiole.engine.progress import progress
 from petiole.engine.trainer import Callbacks, Trainer, accelerate
 from petiole.layers.token_pruning import Pruning
-from petiole.methods.codebook.base import LVLMMethod
+from petiole.methods.codebook.base import CodebookMethod
 from petiole.tasks.codebook.adapter import CodebookAdapter
 from petiole.tasks.codebook.batches import BatchLoader
 from petiole.tasks.codebook.images import ImageFolder, VisionOutputs
@@ -44,7 +44,7 @@ class CodebookOptions:
 
 def train(
     adapted: AdaptedCodebookModel,
-    method: LVLMMethod,
+    method: CodebookMethod,
     image_folder: ImageFolder,
     samples: Sequence[TextSample],
     *,

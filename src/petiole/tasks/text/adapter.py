@@ -6,6 +6,7 @@ Its golden values are scores of the first tokens (or answers) of a fixed input.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -22,10 +23,10 @@ from petiole.engine.model_card import FrozenModel, ModelCard
 from petiole.engine.task import register
 from petiole.errors import AdapterError, ConfigError
 from petiole.layers.answer_head import AnswerHead
-from petiole.ledger import Ledger
-from petiole.methods.language.base import LanguageMethod, language_of
+from petiole.ledger import Ledger, count
 from petiole.methods.registry import create
 from petiole.methods.registry import find as registered
+from petiole.methods.text import TextMethod, encoder_decoder_of
 from petiole.tasks.text import fold
 from petiole.tasks.text.model import AdaptedTextModel
 from petiole.tasks.text.visual import BackboneVisuals, PixelSource, VisualSource, open_vision_tower
@@ -75,19 +76,19 @@ class TextAdapter(Adapter):
         card = manifest.backbone
         if backbone is None:
             request = LoadRequest(card.name, vision_width=card.vision_width, options=card.options)
-            backbone = language_of(load_any(request, device=device))
+            backbone = encoder_decoder_of(load_any(request, device=device))
         check_fingerprint(folder, card, backbone)
         details = TextDetails.model_validate(manifest.details)
         try:
             method = method_of(manifest.method, manifest.settings)
             tower = None
-            if method.eyes != "frozen":
+            if method.vision != "frozen":
                 vision = _vision(card, vision_backbone, device)
-                tower = open_vision_tower(vision, card.visual_tokens, method.eyes)
+                tower = open_vision_tower(vision, card.visual_tokens, method.vision)
             with torch.random.fork_rng():
                 head = AnswerHead(backbone.width, details.answers) if details.answers else None
-                changes = method.changes(backbone)
-                adapted = AdaptedTextModel(backbone, changes, vision_tower=tower, head=head)
+                plan = method.plan(backbone)
+                adapted = AdaptedTextModel(backbone, plan, vision_tower=tower, head=head)
         except ConfigError as error:
             raise cannot_build(folder, manifest, error) from error
         adapted.to(backbone.device).eval()
@@ -192,7 +193,7 @@ def _vision(card: ModelCard, given: Backbone | None, device: str) -> Backbone:
     return backbone
 
 
-def method_of(name: str, settings: Mapping[str, Any]) -> LanguageMethod:
+def method_of(name: str, settings: Mapping[str, Any]) -> TextMethod:
     """A method for encoder-decoders by name.
 
     Raises:
@@ -206,7 +207,7 @@ def method_of(name: str, settings: Mapping[str, Any]) -> LanguageMethod:
             "(petiole inspect methods)."
         )
     method = create(name, settings)
-    assert isinstance(method, LanguageMethod)
+    assert isinstance(method, TextMethod)
     return method
 
 
@@ -229,12 +230,9 @@ def golden_scores(adapted: AdaptedTextModel) -> Tensor:
 
 
 def _ledger(adapted: AdaptedTextModel) -> Ledger:
-    copies = sum(copy.numel() for copy in adapted.copies.values())
-    head = sum(p.numel() for p in adapted.head.parameters()) if adapted.head else 0
-    trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
-    return Ledger.from_counts(
-        backbone=adapted.model.parameter_count,
-        adapters=trained - head,
-        head=head,
-        replaced=copies,
-    )
+    """What is stored, on the model that it is for."""
+    plan, tower = adapted.plan, adapted.vision_tower
+    if adapted.head is not None:
+        plan = replace(plan, head=adapted.head)
+    beside = sum(copy.numel() for copy in tower.copies.values()) if tower else 0
+    return count(adapted.model, plan, beside=beside)

@@ -3,7 +3,7 @@
     L = sum_i w_i sum_a BCE(z_ia, s_ia),   w_i = 1/B
 
 s_ia is the soft score of answer a to sample i, 0 where it was not given; answers outside the list are dropped
-(LXMERT, CLIP-ViL; spec vladapter.md, 1.4). VL-T5's own variant averages over the answers, which only scales
+(LXMERT, CLIP-ViL). VL-T5's own variant averages over the answers, which only scales
 the learning rate. Several tasks have one list and one head in common.
 """
 
@@ -21,7 +21,7 @@ from petiole.backbones.encoder_decoder import Inputs, Seq2Seq
 from petiole.data.text_sample import TextSample
 from petiole.errors import ConfigError
 from petiole.layers.answer_head import AnswerHead
-from petiole.methods.language.base import LanguageMethod
+from petiole.methods.text import TextMethod
 from petiole.tasks.text.collator import Collator, TaskData, part_of
 from petiole.tasks.text.model import AdaptedTextModel
 
@@ -68,7 +68,7 @@ def answer_batch(
 
 
 def answer_head(
-    method: LanguageMethod, model: Seq2Seq, tasks: Sequence[TaskData], fraction: float = 1.0
+    method: TextMethod, model: Seq2Seq, tasks: Sequence[TaskData], fraction: float = 1.0
 ) -> AnswerHead | None:
     """A fresh head over the answers of the tasks, if the method has one.
 

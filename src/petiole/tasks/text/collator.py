@@ -6,7 +6,7 @@ A row's weight w_i is such that the loss of a step is
     L_t = 1/B_t sum_i s_i / T_i sum_j CE_ij      loss=sample, s_i the drawn target's soft score
     L_t = 1/(sum_i T_i) sum_ij CE_ij             loss=token
 
-with T_i tokens in target i (spec vladapter.md, 1.4). Of a batch that several processes share, each has a run of rows with the
+with T_i tokens in target i (VL-T5, Cho et al., 2021; VL-Adapter, Sung et al., 2022). Of a batch that several processes share, each has a run of rows with the
 whole batch's weights, times their number, because gradients are averaged over processes.
 """
 

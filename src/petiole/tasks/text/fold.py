@@ -50,7 +50,7 @@ def fold(adapted: AdaptedTextModel) -> AdaptedTextModel:
 @torch.no_grad()
 def static(adapted: AdaptedTextModel) -> AdaptedTextModel:
     """The same without a look at the scores: of fresh layers, what a folded file is loaded into."""
-    changes, model = adapted.changes, adapted.model
+    changes, model = adapted.plan, adapted.model
     merged: dict[str, Tensor] = {}
     attach: list[Attach] = []
     writer = next((m for m in changes.shared if isinstance(m, Hypernetwork)), None)

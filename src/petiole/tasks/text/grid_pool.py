@@ -11,7 +11,7 @@ from petiole.errors import ConfigError
 
 
 class GridPool(nn.Module):
-    """Adaptive max pooling of a grid a x a to b x b (vladapter.md, 1.1), without parameters.
+    """Adaptive max pooling of a grid a x a to b x b (as VL-Adapter pools CLIP's 7 x 7 to 6 x 6; Sung et al., 2022), without parameters.
 
         y[i, j] = max of x[u, v] over  floor(i a / b) <= u < ceil((i + 1) a / b),  v likewise with j
 

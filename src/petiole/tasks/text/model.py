@@ -17,7 +17,8 @@ from petiole.engine.adapted_model import AdaptedModel
 from petiole.errors import ConfigError
 from petiole.layers.answer_head import AnswerHead
 from petiole.layers.tasks import routed
-from petiole.methods.base import Changes
+from petiole.methods.base import Changes, Plan
+from petiole.methods.text import TextLossInputs
 from petiole.tasks.text.text_task import TextTask
 
 
@@ -76,7 +77,7 @@ class AdaptedTextModel(AdaptedModel):
 
     Args:
         model: frozen.
-        changes: of one method.
+        plan: of one method.
         dropout: let the language model drop out in training.
         vision_tower: trained with it; without, it is given features.
         head: chooses every answer from a closed list, so that nothing is generated.
@@ -85,14 +86,14 @@ class AdaptedTextModel(AdaptedModel):
     def __init__(
         self,
         model: Seq2Seq,
-        changes: Changes,
+        plan: Plan,
         *,
         dropout: bool = False,
         vision_tower: VisionTower | None = None,
         head: AnswerHead | None = None,
     ) -> None:
-        super().__init__(model, changes)
-        self._model = (model,)
+        super().__init__(model, plan)
+        self._model, self.plan = (model,), plan
         self.dropout, self.vision_tower, self.head = dropout, vision_tower, head
         visual = model.module.visual
         if visual is not None and not model.trained_eyes:
@@ -106,11 +107,6 @@ class AdaptedTextModel(AdaptedModel):
     def model(self) -> Seq2Seq:
         """The frozen model underneath."""
         return self._model[0]
-
-    @property
-    def changes(self) -> Changes:
-        """What one method changed in it."""
-        return self._changes
 
     @contextmanager
     def _at_work(self, tasks: Sequence[int]) -> Iterator[None]:
@@ -199,7 +195,9 @@ def _told_apart(model: Seq2Seq, task: TextTask) -> tuple[int, list[int], list[in
 
 
 class GenerationLoss(nn.Module):
-    """Batch -> loss: L = sum_i w_i sum_t CE(logits_it, label_it), see ``GenerationBatch`` for w.
+    """Batch -> loss: L = sum_i w_i sum_t CE(logits_it, label_it) + sum_j lambda_j L_j; see ``GenerationBatch`` for w.
+
+    L_j are the losses of the method's plan.
 
     Args:
         adapted: trained in place.
@@ -209,6 +207,7 @@ class GenerationLoss(nn.Module):
     def __init__(self, adapted: AdaptedTextModel, smoothing: float = 0.0) -> None:
         super().__init__()
         self.adapted, self.smoothing = adapted, smoothing
+        self.losses = nn.ModuleList(adapted.plan.losses)
 
     def forward(self, batch: GenerationBatch) -> Tensor:
         logits = self.adapted(batch.inputs, batch.labels, batch.tasks).float()
@@ -219,7 +218,11 @@ class GenerationLoss(nn.Module):
             reduction="none",
             label_smoothing=self.smoothing,
         )
-        return (each.sum(dim=1) * batch.weights).sum()
+        total = (each.sum(dim=1) * batch.weights).sum()
+        inputs = TextLossInputs(logits, batch.labels, batch, self.adapted.model)
+        for loss in self.adapted.plan.losses:
+            total = total + loss.weight * loss(inputs)
+        return total
 
 
 __all__ = ["AdaptedTextModel", "GenerationBatch", "GenerationLoss", "VisionTower", "padded"]

@@ -1,10 +1,10 @@
 """The tasks by name: those of VL-Adapter, three for one's own data, and ``question`` of a domain.
 
-Text formats, limits, losses and decoding are those of spec vladapter.md, 1.4; batch shares those of 4.2.
+Text formats, limits, losses and decoding and batch shares are those of VL-Adapter's reference code (Sung et al., 2022).
 One thing differs on purpose: GQA's prefix is spelt ``gqa: ``. The reference wrote ``gpa: ``, which
 ``spelling="vl-t5"`` brings back for its checkpoints. One oddity is kept, since the published numbers came
 about so: captions are learned up to 40 tokens and generated up to 20.
-``question`` is put as it stands, and its answer may have a reason (spec craft.md, 5 and 9).
+``question`` is put as it stands, and its answer may have a reason (as CRAFT asks VQA-RAD; Wu et al., 2026).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from fractions import Fraction
 from typing import Literal
 
 from petiole.errors import ConfigError, unknown
+from petiole.registry import Registry
 from petiole.tasks.text import scoring
 from petiole.tasks.text.text_task import TextTask
 
@@ -74,6 +75,8 @@ _ALL = (
     TextTask("question", "exact_match", scoring.question_scores, max_length=40),
 )
 TASKS = {task.name: task for task in _ALL}
+PLUG_INS = Registry[TextTask]("task", "petiole.tasks", "PLUG_INS.register", "petiole.text_tasks")
+"""Tasks that other distributions add, by entry points of the group ``petiole.text_tasks``."""
 
 
 def find(
@@ -92,9 +95,9 @@ def find(
     Raises:
         ConfigError: an unknown name or spelling; choices for another task, fewer than two, or one twice.
     """
-    if name not in TASKS:
-        raise unknown("task", name, TASKS)
-    task = TASKS[name]
+    task = TASKS.get(name) or PLUG_INS.get(name)
+    if task is None:
+        raise unknown("task", name, [*TASKS, *PLUG_INS.names()])
     if spelling == "vl-t5":
         task = replace(task, prefix=_VL_T5_PREFIXES.get(name, task.prefix))
     elif spelling != "plain":

@@ -14,7 +14,7 @@ def drawn_target(sample: TextSample, uniform: float) -> tuple[str, float]:
 
     The weight is s_a itself, so that in expectation answer a counts s_a² / Σ s. Without targets it is
     ``("", 0.0)``. It is a function of ``uniform`` alone, so a resumed run draws the same
-    (spec vladapter.md, 1.4).
+    (VL-Adapter's reference code draws targets alike; Sung et al., 2022).
 
     Args:
         sample: its targets, in their order.

@@ -17,8 +17,8 @@ from petiole.engine.record import DataCard, count_test_evaluation
 from petiole.engine.run import RunSpec
 from petiole.engine.task import Scores, TaskRun
 from petiole.engine.trainer import Callbacks
-from petiole.methods.language.base import LanguageMethod
 from petiole.methods.registry import settings_of
+from petiole.methods.text import TextMethod
 from petiole.tasks.text import training
 from petiole.tasks.text.adapter import TextAdapter, method_of
 from petiole.tasks.text.answer_loss import answer_head
@@ -38,7 +38,7 @@ class TextRun(TaskRun):
     """
 
     files: ClassVar[tuple[str, ...]] = (f"{FOLDER}/*.jsonl",)
-    method: LanguageMethod
+    method: TextMethod
 
     def __init__(self, workspace: TextWorkspace, spec: RunSpec) -> None:
         self.workspace, self.spec = workspace, spec
@@ -47,7 +47,7 @@ class TextRun(TaskRun):
             for part in ("train", self.chosen.scored):
                 data.part(part)
         self.method = method_of(spec.method, {**spec.settings, "tasks": len(workspace.tasks)})
-        self.tower, tasks = workspace.with_vision_tower(self.method.eyes)
+        self.tower, tasks = workspace.with_vision_tower(self.method.vision)
         self.collator = Collator(workspace.model, tasks, prefixes=self.chosen.prefixes)
 
     @property
@@ -87,7 +87,7 @@ class TextRun(TaskRun):
         model = self.workspace.model
         adapted = AdaptedTextModel(
             model,
-            self.method.changes(model),
+            self.method.plan(model),
             dropout=self.method.dropout,
             vision_tower=self.tower,
             head=answer_head(self.method, model, self.tasks, self.chosen.fraction),

@@ -14,7 +14,7 @@ from petiole.tasks.text.scoring import Scorer, TaskScores
 
 @dataclass(frozen=True)
 class TextTask:
-    """One task over :class:`~petiole.data.text_sample.Sample` (spec vladapter.md, 1.4 and 4.2).
+    """One task over :class:`~petiole.data.text_sample.Sample` of VL-Adapter's kind (Sung et al., 2022).
 
     Attributes:
         name: in the registry, and the name of task-specific modules.

@@ -1,6 +1,6 @@
 """Eyes that are trained with the language model: the picture they look at, and what of them is trained.
 
-The ablation "CLIP frozen or not" of VL-Adapter (vladapter.md, 2.6). BatchNorm statistics stay those of the
+The ablation "CLIP frozen or not" of VL-Adapter (Sung et al., 2022). BatchNorm statistics stay those of the
 pretraining whatever is trained, because the backbone stays in eval mode: the reference's --freeze_bn_statistics.
 """
 
@@ -19,8 +19,7 @@ from petiole.data.image import read_image
 from petiole.data.preprocessing import evaluate_transform
 from petiole.errors import ConfigError, unknown
 from petiole.methods.base import Changes
-from petiole.methods.peft.partial import PartialFineTuning
-from petiole.methods.peft.weights import norms
+from petiole.methods.peft.copies import PartialFineTuning, norms
 from petiole.tasks.text.grid_pool import GridPool
 from petiole.tasks.text.model import VisionTower
 from petiole.tasks.text.visual_base import VisualFeatures, VisualMemory

@@ -16,7 +16,7 @@ from petiole.engine.feature_extractor import Precision
 from petiole.engine.model_card import ModelCard
 from petiole.engine.task import Task, TaskRun, Workspace
 from petiole.errors import ConfigError
-from petiole.methods.language.base import language_of
+from petiole.methods.text import encoder_decoder_of
 from petiole.tasks.text.collator import TaskData
 from petiole.tasks.text.model import VisionTower
 from petiole.tasks.text.registry import find
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from petiole.engine.run import RunSpec
 
 FRAMES = 64
-"""Rows of a video (spec vladapter.md, 1.1)."""
+"""Rows of a video (VALUE's features as VL-Adapter takes them; Sung et al., 2022)."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def open_text(task: TextGeneration) -> TextWorkspace:
     """
     data = [opened_data(folder) for folder in task.tasks]
     formats = [_format(one) for one in data]
-    shape = language_of(load_any(LoadRequest(task.model, meta=True), device="meta"))
+    shape = encoder_decoder_of(load_any(LoadRequest(task.model, meta=True), device="meta"))
     name = task.vision_backbone or shape.eyes
     backbone = load_backbone(name, device=task.device) if name and not task.features else None
     seen = [_seen(one, task, backbone) for one in data]
@@ -154,7 +154,7 @@ def open_text(task: TextGeneration) -> TextWorkspace:
     request = LoadRequest(
         task.model, vision_width=max(widths, default=0), options=dict(task.options)
     )
-    model = language_of(load_any(request, device=task.device))
+    model = encoder_decoder_of(load_any(request, device=task.device))
     taken: set[str] = set()
     tasks = tuple(
         TaskData(kind, one.parts, visuals, digest, one.notes, _called(one, taken))

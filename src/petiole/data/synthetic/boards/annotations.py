@@ -61,7 +61,7 @@ def words() -> tuple[str, ...]:
 
 
 def caption(board: Board) -> str:
-    """All objects with their places, in the order of cells: ``a red circle at top left and a bar ... .``"""
+    """All objects with their places, in the order of cells: ``a red circle at top left and a bar ... .``."""
     return " and ".join(f"{_a(_name(t))} at {t.cell}" for t in board.objects) + " ."
 
 

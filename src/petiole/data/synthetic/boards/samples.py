@@ -22,7 +22,9 @@ from petiole.errors import unknown
 
 @dataclass(frozen=True, eq=False)
 class BoardSample(DrawnSample):
-    """One sample. Its caption says everything, but of a leaf no more than the shape of its lesions; samples of
+    """One sample.
+
+    Its caption says everything, but of a leaf no more than the shape of its lesions; samples of
     one label mean the same: the label is the caption, or a leaf's shape word; its facts are all true statements
     that a reason can be made of.
 

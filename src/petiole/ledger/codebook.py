@@ -1,4 +1,4 @@
-"""The ledger of a method on a vision-language model over a codebook; FLOPs are those of one question about one image.
+"""Sizes by part and FLOPs of one question about one image, of a vision-language model over a codebook.
 
 An image of N tokens, of which M = max(1, round(keep N)) stay; a prompt of T other tokens; A tokens of answer, its end included:
 
@@ -13,7 +13,8 @@ An image of N tokens, of which M = max(1, round(keep N)) stay; a prompt of T oth
 
 S tokens behind a cache of C, through blocks with w numbers in linear layers and convolutions; a is heads times width of a head, summed
 over attentions, whose two products are counted as full squares; scores are computed of the last token alone. With keep = 0.8, 20 % of
-the image tokens go, and with them 16 % of the language model's FLOPs where image tokens are 80 % of them (spec craft.md, 7.4).
+the image tokens go, and with them 16 % of the language model's FLOPs where image tokens are 80 % of them, as CRAFT
+(arXiv 2602.19449, Table 4) states.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ import re
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -32,133 +32,67 @@ from petiole.backbones.codebook_lvlm.causal import attention_layers
 from petiole.backbones.hooks import attached
 from petiole.errors import ConfigError
 from petiole.layers.token_pruning import Pruning
-from petiole.ledger.counting import by_shape, own_randomness, size_of
-from petiole.methods.base import Changes
-from petiole.methods.codebook.base import LVLMMethod
+from petiole.ledger.counting import copied, own_randomness, size_of
+from petiole.ledger.ledger import Question, QuestionFlops, costs, parts_of, trained_parts
+from petiole.methods.base import Changes, Plan
 
 QUERY = re.compile(r"(q_proj|c_attn|query_key_value|qkv_proj|Wqkv)$")
 """The layer that every attention has once: that of its queries, alone or with keys and values."""
-UNCHANGED = Changes()
+UNCHANGED = Plan()
 
 
-class LVLMFlops(BaseModel):
-    """FLOPs of one question about one image.
-
-    Attributes:
-        keep: share of image tokens that the language model reads.
-        image_tokens: these.
-        text_tokens: of the prompt, everything around the image.
-        answer_tokens: of the answer, with its end.
-        encoder: the image through the encoder.
-        quantiser: distances to the codebook's entries; a continuous twin runs it too, for codes that are reported.
-        projector: of the tokens that stay.
-        prefill: the prompt through the language model, to the first token of the answer.
-        per_token: the token after that.
-        decoding: all tokens after the first.
-        language: prefill + decoding.
-        total: encoder + quantiser + projector + language.
-        image_percent_of_language_flops: what ``language`` would be less by without image tokens.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    keep: float
-    image_tokens: int
-    text_tokens: int
-    answer_tokens: int
-    encoder: int
-    quantiser: int
-    projector: int
-    prefill: int
-    per_token: int
-    decoding: int
-    language: int
-    total: int
-    image_percent_of_language_flops: float
+@parts_of.register
+def _(network: LVLM) -> dict[str, int]:
+    tower, parts = network.tower, network.module
+    return {
+        "encoder": size_of(tower.encoder),
+        "quantiser": tower.quantiser.codebooks.numel(),
+        "projector": size_of(parts.projector),
+        "language": size_of(parts.language),
+        "contrast": size_of(tower.contrast) if tower.contrast is not None else 0,
+    }
 
 
-class LVLMLedger(BaseModel):
-    """What a method trains in a vision-language model, and what a question costs.
-
-    Attributes:
-        encoder: parameters.
-        quantiser: numbers in the codebook, none of them trained.
-        projector, language: parameters, tied ones once.
-        contrast: frozen image head and text tower of the contrastive loss, which answers do without; 0 if there are none.
-        trained_encoder, trained_projector, trained_language: layers that are added to each, and copies of its own.
-        training_only: trained and dropped afterwards.
-        trainable: all of these.
-        inference: what is trained and kept for answers.
-        total: encoder + quantiser + projector + language + layers that are added; a tuned copy replaces its original.
-        flops: of a question with all image tokens, the method's layers at work.
-        flops_pruned: with those that ``keep`` leaves.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    encoder: int
-    quantiser: int
-    projector: int
-    language: int
-    contrast: int
-    trained_encoder: int
-    trained_projector: int
-    trained_language: int
-    training_only: int
-    trainable: int
-    inference: int
-    total: int
-    trainable_percent_of_encoder: float
-    trainable_percent_of_language_model: float
-    trainable_percent_of_total: float
-    inference_percent_of_total: float
-    flops: LVLMFlops
-    flops_pruned: LVLMFlops
+@trained_parts.register
+def _(network: LVLM, plan: Plan) -> dict[str, int]:
+    projector = [name for name in plan.tune if network.role_of(name) == "visual"]
+    language = [name for name in plan.tune if name not in projector]
+    in_encoder, in_language = (sum(map(size_of, one.adapters)) for one in (plan.encoder, plan))
+    return {
+        "encoder": in_encoder + copied(network.tower.eye, plan.encoder.tune),
+        "projector": copied(network, projector),
+        "language": in_language + copied(network, language),
+    }
 
 
-def lvlm_ledger(
-    model: LVLM,
-    method: LVLMMethod,
-    *,
-    keep: float = 0.8,
-    text_tokens: int = 32,
-    answer_tokens: int = 8,
-) -> LVLMLedger:
-    """Count what ``method`` trains in ``model``, which may be a meta one.
-
-    A method for continuous twins is counted on the sizes of whatever model is given. No random number is drawn from the
-    global generator.
-
-    Args:
-        model: the one that is adapted.
-        method: with its settings.
-        keep, text_tokens, answer_tokens: as for ``flops``.
-
-    Raises:
-        ConfigError: the method does not fit, computes with weights that a meta model lacks, or see ``flops``.
-    """
-    with by_shape(model, method):
-        with own_randomness(model.device), model.device:
-            eye, language = method.eye(model), method.language(model)
-            terms = method.losses(model)
-        whole, pruned = (
-            flops(model, share, text_tokens, answer_tokens, eye=eye, language=language)
-            for share in (1.0, keep)
-        )
-    return LVLMLedger(
-        **_sizes(model, eye, language, sum(map(size_of, terms))), flops=whole, flops_pruned=pruned
+@costs.register
+def _(network: LVLM, plan: Plan, question: Question) -> dict[str, Any]:
+    text, answer = question.text_tokens, question.answer_tokens
+    whole, pruned = (
+        question_flops(network, keep, text, answer, plan=plan) for keep in (1.0, question.keep)
     )
+    return {
+        "unit": {
+            "image_tokens": whole.image_tokens,
+            "text_tokens": text,
+            "answer_tokens": answer,
+        },
+        "flops_backbone": question_flops(network, 1.0, text, answer).total,
+        "flops_forward": whole.total,
+        "flops_above_cut": whole.total,
+        "flops_question": whole,
+        "flops_pruned": pruned,
+    }
 
 
-def flops(
+def question_flops(
     model: LVLM,
     keep: float = 1.0,
     text_tokens: int = 32,
     answer_tokens: int = 8,
     *,
-    eye: Changes = UNCHANGED,
-    language: Changes = UNCHANGED,
-) -> LVLMFlops:
+    plan: Plan = UNCHANGED,
+) -> QuestionFlops:
     """FLOPs of one question about one image, by part.
 
     Args:
@@ -166,8 +100,7 @@ def flops(
         keep: share of image tokens that stay, in (0, 1].
         text_tokens: of the prompt, everything around the image.
         answer_tokens: of the answer, with its end.
-        eye: layers at work in the encoder.
-        language: layers at work in projector and language model.
+        plan: layers at work in encoder, projector and language model.
 
     Raises:
         ConfigError: numbers out of range, or matrices of which it is not known how often they are used.
@@ -180,14 +113,14 @@ def flops(
     spec, steps = model.spec, answer_tokens - 1
     tokens = spec.grid[0] * spec.grid[1]
     seen = Pruning(keep).count(tokens)
-    through = _Language(model, language)
+    through = _Language(model, plan)
     prompt = seen + text_tokens
     prefill, decoding = through(prompt), through.following(prompt, steps)
     blind = (through(text_tokens) if text_tokens else 0) + through.following(text_tokens, steps)
-    encoder = _encoder(model, eye)
+    encoder = _encoder(model, plan.encoder)
     quantiser = 2 * tokens * spec.depth * spec.entries * spec.width
     projector = 2 * seen * _matrices(model.module.projector)
-    return LVLMFlops(
+    return QuestionFlops(
         keep=keep,
         image_tokens=seen,
         text_tokens=text_tokens,
@@ -275,38 +208,3 @@ def _encoder(model: LVLM, changes: Changes) -> int:
     ):
         model.tower.tokens(image)
     return int(counter.get_total_flops())
-
-
-def _sizes(model: LVLM, eye: Changes, language: Changes, extra: int) -> dict[str, Any]:
-    """Parameters by part; ``extra`` of them the losses train."""
-    tower, parts = model.tower, model.module
-    encoder, projector, speaker = map(size_of, (tower.encoder, parts.projector, parts.language))
-    quantiser = tower.quantiser.codebooks.numel()
-    tuned = {name: parts.get_parameter(name).numel() for name in language.tune}
-    visual = sum(n for name, n in tuned.items() if model.role_of(name) == "visual")
-    in_eye, in_language = (sum(map(size_of, changes.adapters)) for changes in (eye, language))
-    own = sum(tower.eye.module.get_parameter(name).numel() for name in eye.tune)
-    trained = {
-        "trained_encoder": in_eye + own,
-        "trained_projector": visual,
-        "trained_language": in_language + sum(tuned.values()) - visual,
-    }
-    inference = sum(trained.values())
-    trainable = inference + extra
-    total = encoder + quantiser + projector + speaker + in_eye + in_language
-    return {
-        "encoder": encoder,
-        "quantiser": quantiser,
-        "projector": projector,
-        "language": speaker,
-        "contrast": size_of(tower.contrast) if tower.contrast is not None else 0,
-        **trained,
-        "training_only": extra,
-        "trainable": trainable,
-        "inference": inference,
-        "total": total,
-        "trainable_percent_of_encoder": 100 * trainable / encoder,
-        "trainable_percent_of_language_model": 100 * trainable / speaker,
-        "trainable_percent_of_total": 100 * trainable / total,
-        "inference_percent_of_total": 100 * inference / total,
-    }

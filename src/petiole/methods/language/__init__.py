@@ -1,1 +1,0 @@
-"""Adaptations of an encoder-decoder for several tasks."""
