@@ -57,7 +57,6 @@ def shell(*arguments: object, **environment: str) -> subprocess.CompletedProcess
         [sys.executable, "-m", "petiole", *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=240,
         env={**os.environ, **environment},
     )
 
@@ -374,7 +373,7 @@ def test_help_is_quick_and_light() -> None:
     seconds = []
     for _ in range(5):
         done = subprocess.run(
-            [sys.executable, "-c", LIGHT], capture_output=True, text=True, timeout=60
+            [sys.executable, "-c", LIGHT], capture_output=True, text=True
         )
         heavy, taken = done.stderr.strip().rsplit(" ", 1)
         assert heavy == "[]"
@@ -451,6 +450,6 @@ for name in petiole.__all__:
 
 def test_verbs_that_share_a_name_with_a_submodule_are_both() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", CLASH], capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", CLASH], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr

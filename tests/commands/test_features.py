@@ -27,7 +27,7 @@ def images(tmp_path: Path) -> Path:
 
 
 def extract(images: Path, **options: object) -> Extracted:
-    settings = {"backbone": "petiole/tiny-vit", "places": 16, "quiet": True, **options}
+    settings = {"backbone": "petiole/tiny-vit", "visual_tokens": 16, "quiet": True, **options}
     return features(images, cache_dir=images.parent / "cache", **settings)  # type: ignore[arg-type]
 
 
@@ -49,7 +49,7 @@ def test_features_are_stored_once_and_counted(images: Path) -> None:
 
 def test_the_digest_follows_content_and_settings(images: Path) -> None:
     one = extract(images).digest
-    assert extract(images, places=25).digest != one
+    assert extract(images, visual_tokens=25).digest != one
     (images / "a.png").write_bytes((images / "sub/b.png").read_bytes())
     assert extract(images).digest != one
 
@@ -79,4 +79,4 @@ def test_a_folder_without_images_is_named(tmp_path: Path) -> None:
 
 def test_a_grid_that_is_too_small_is_explained(images: Path) -> None:
     with pytest.raises(ConfigError, match=r"5 x 5 local tokens.*pooled to 36"):
-        extract(images, places=36)
+        extract(images, visual_tokens=36)

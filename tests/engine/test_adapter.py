@@ -251,7 +251,6 @@ def test_a_fresh_process_predicts_what_the_training_did(
         [sys.executable, "-c", FRESH, str(tmp_path / "run"), *kept.paths],
         capture_output=True,
         text=True,
-        timeout=240,
     )
     rows = json.loads(done.stdout)
     classes = open_workspace(bench).shift.classes
