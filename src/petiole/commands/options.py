@@ -75,7 +75,8 @@ class CommandResult(BaseModel):
         from rich.console import Console
 
         with open(os.devnull, "w", encoding="utf-8") as nowhere:
-            console = Console(record=True, width=110, file=nowhere)
+            # Within Jupyter it would also show itself.
+            console = Console(record=True, width=110, file=nowhere, force_jupyter=False)
             console.print(self.text())
         return console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
 
