@@ -138,7 +138,7 @@ def vila() -> LVLM:
     """Four blocks of LLaMA-2-7B over 256 image tokens, as a shape; the encoder before them is a tiny one."""
     eyes = {**tiny.EYES, "size": 32, "patch": 2}
     with torch.device("meta"):
-        eye = tiny.small.encoder("eye", eyes)
+        eye = tiny.tiny_lvlm.encoder("eye", eyes)
         language = causal.build(
             {
                 "model_type": "llama",
