@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from petiole.backbones.bundled.models import models
+from petiole.backbones.bundled import models
 from petiole.claims import names, table
 from petiole.cli import main
 from petiole.errors import ConfigError

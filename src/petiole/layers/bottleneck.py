@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import torch
-from timm.layers import DropPath
 from torch import Tensor, nn
 
 from petiole.layers.checks import positive
@@ -71,7 +70,7 @@ class Bottleneck(nn.Module):
         self.activation = _ACTIVATIONS[activation]()
         self.dropout = nn.Dropout(dropout)
         self.up = (projection or nn.Linear)(size, width)
-        self.drop_path = DropPath(drop_path)
+        self.drop_path = _drop_path(drop_path)
         if projection is None:
             initialise(init, self.down, self.up)
 
@@ -79,3 +78,12 @@ class Bottleneck(nn.Module):
         hidden = self.activation(self.down(self.norm(h)))
         branch: Tensor = self.drop_path(self.up(self.dropout(hidden)))
         return self.scale * branch
+
+
+def _drop_path(chance: float) -> nn.Module:
+    """Stochastic depth by sample; timm is a slow import, so only where a branch is dropped at all."""
+    if not chance:
+        return nn.Identity()
+    from timm.layers import DropPath
+
+    return DropPath(chance)
