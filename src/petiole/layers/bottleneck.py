@@ -72,7 +72,7 @@ class Bottleneck(nn.Module):
         self.activation = _ACTIVATIONS[activation]()
         self.dropout = nn.Dropout(dropout)
         self.up = (projection or nn.Linear)(size, width)
-        self.drop_path = DropPath(drop_path)
+        self.drop_path = _drop_path(drop_path)
         if projection is None:
             initialise(init, self.down, self.up)
 
@@ -80,3 +80,12 @@ class Bottleneck(nn.Module):
         hidden = self.activation(self.down(self.norm(h)))
         branch: Tensor = self.drop_path(self.up(self.dropout(hidden)))
         return self.scale * branch
+
+
+def _drop_path(chance: float) -> nn.Module:
+    """Stochastic depth by sample; timm is a slow import, so only where a branch is dropped at all."""
+    if not chance:
+        return nn.Identity()
+    from timm.layers import DropPath
+
+    return DropPath(chance)

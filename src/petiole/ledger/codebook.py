@@ -71,12 +71,9 @@ def _(network: LVLM, plan: Plan, question: Question) -> dict[str, Any]:
     whole, pruned = (
         question_flops(network, keep, text, answer, plan=plan) for keep in (1.0, question.keep)
     )
+    tokens = whole.image_tokens
     return {
-        "unit": {
-            "image_tokens": whole.image_tokens,
-            "text_tokens": text,
-            "answer_tokens": answer,
-        },
+        "unit": {"image_tokens": tokens, "text_tokens": text, "answer_tokens": answer},
         "flops_backbone": question_flops(network, 1.0, text, answer).total,
         "flops_forward": whole.total,
         "flops_above_cut": whole.total,

@@ -13,7 +13,7 @@ of every weight row beside its direction.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 from typing import ClassVar
 
@@ -53,6 +53,9 @@ class LowRankUpdates:
     scale: float
     dropout: float
     magnitude: bool = False
+
+    def __post_init__(self) -> None:
+        positive(rank=self.rank)
 
     def at(
         self,
@@ -116,9 +119,9 @@ class LoRA(Method):
         for name in names:
             if name not in ("q", "k", "v"):
                 raise unknown("LoRA target", name, ("q", "k", "v"))
-        positive(rank=self.rank)
-        scale = self.scale * (sqrt(self.rank) if self.rank_stabilised else 1.0)
-        updates = LowRankUpdates(self.rank, scale, self.dropout, self.magnitude)
+        updates = LowRankUpdates(self.rank, self.scale, self.dropout, self.magnitude)
+        if self.rank_stabilised:
+            updates = replace(updates, scale=self.scale * sqrt(self.rank))
         attach = tuple(
             updates.at(backbone, f"block.{i}.attn.{name}", f"block.{i}.attn.in")
             for i in select(self.blocks, backbone)
@@ -155,10 +158,10 @@ class CLIPLoRA(Method):
     template: str = "a photo of a {}."
 
     def plan(self, backbone: Backbone, classes: int) -> Plan:
+        updates = LowRankUpdates(self.rank, self.scale, self.dropout)
         towers = towers_of(backbone)
         blocks = [f"block.{i}" for i in range(towers.depth)]
         blocks += [f"text.block.{i}" for i in range(len(towers.text.blocks))]
-        updates = LowRankUpdates(self.rank, self.scale, self.dropout)
         return Plan(
             head=TextHead(towers, classes, SentenceTemplate(templates=(self.template,))),
             reads=(backbone.vector,),
