@@ -372,9 +372,7 @@ print(sorted(heavy), time.process_time() - start, file=sys.stderr)
 def test_help_is_quick_and_light() -> None:
     seconds = []
     for _ in range(5):
-        done = subprocess.run(
-            [sys.executable, "-c", LIGHT], capture_output=True, text=True
-        )
+        done = subprocess.run([sys.executable, "-c", LIGHT], capture_output=True, text=True)
         heavy, taken = done.stderr.strip().rsplit(" ", 1)
         assert heavy == "[]"
         assert "Train one adapter" in done.stdout
@@ -449,7 +447,5 @@ for name in petiole.__all__:
 
 
 def test_verbs_that_share_a_name_with_a_submodule_are_both() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", CLASH], capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-c", CLASH], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -62,7 +62,6 @@ class Bottleneck(nn.Module):
         drop_path: float = 0.0,
         projection: Callable[[int, int], nn.Module] | None = None,
     ) -> None:
-        from timm.layers import DropPath
 
         super().__init__()
         positive(width=width, bottleneck=size)
