@@ -87,4 +87,5 @@ def _drop_path(chance: float) -> nn.Module:
         return nn.Identity()
     from timm.layers import DropPath
 
-    return DropPath(chance)
+    made: nn.Module = DropPath(chance)
+    return made
