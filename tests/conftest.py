@@ -25,3 +25,12 @@ def backbone(request: pytest.FixtureRequest, tmp_path: Path) -> Backbone:
 def transformer(request: pytest.FixtureRequest, tmp_path: Path) -> Backbone:
     """Every tiny transformer in turn, fresh."""
     return tiny.build(request.param, tmp_path / "model")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a CUDA device where there is none."""
+    if not torch.cuda.is_available():
+        reason = "needs a CUDA device, and torch finds none here"
+        for item in items:
+            if item.get_closest_marker("cuda"):
+                item.add_marker(pytest.mark.skip(reason=reason))

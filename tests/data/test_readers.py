@@ -112,7 +112,7 @@ def test_a_text_reader_is_found_by_its_files_and_by_its_task(tmp_path: Path) -> 
     register(own)
     register(replace(own, name="shared riddles", task="riddle", recognises=lambda _: False))
     assert open_task("riddle", tmp_path, "safe")["train"][0].text == "riddle safe"
-    with pytest.raises(DataError, match=r"riddles\.txt \(riddles\)"):
+    with pytest.raises(DataError, match=r"riddles: riddles\.txt"):
         open_questions(tmp_path)
     (tmp_path / "riddles.txt").touch()
     assert open_questions(tmp_path).task == "riddle"

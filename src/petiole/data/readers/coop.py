@@ -123,7 +123,7 @@ class DasslSampler:
 
 
 def read(root: Path) -> CoopLists:
-    """Read a directory in CoOp's format: one of which `name_of` knows the name.
+    """Read a directory in CoOp's format: one that the reader recognises.
 
     Raises:
         DataError: its lists are damaged, or there are none.
@@ -145,7 +145,7 @@ def name_of(root: Path) -> str:
     """
     for file in sorted(root.glob(f"{SPLIT}*.json")):
         return file.stem.removeprefix(SPLIT)
-    if _is_aircraft(root):
+    if (root / "variants.txt").is_file():
         return "FGVCAircraft"
     return "ImageNet" if (root / "classnames.txt").is_file() else ""
 
@@ -266,6 +266,11 @@ def _by_end(paths: Iterable[Path]) -> dict[str, Path]:
     return {end: path for end, path in found.items() if path is not None}
 
 
+def _recognised(root: Path) -> bool:
+    names = (root / "classnames.txt").is_file() or _is_aircraft(root)
+    return root.is_dir() and (names or any(root.glob(f"{SPLIT}*.json")))
+
+
 def open_parts(root: Path, has_test: bool = False, skip_bad: bool = False) -> ImageParts:
     """Open a directory with Dassl's sampler; one without training images is a test set only.
 
@@ -281,7 +286,7 @@ def open_parts(root: Path, has_test: bool = False, skip_bad: bool = False) -> Im
 @image_reader(
     "coop",
     layout=f"{SPLIT}<Name>.json, variants.txt or classnames.txt, as CoOp has them",
-    recognises=lambda root: root.is_dir() and bool(name_of(root)),
+    recognises=_recognised,
     parts=open_parts,
     rank=20,
 )

@@ -47,7 +47,12 @@ ANSWERS = ("answer", "answers", "captions", "targets")
 _PICTURES = ("image", "images", "video")
 
 
-@text_reader("JSON Lines", *(f"{part}.jsonl" for part in PARTS), rank=10)
+@text_reader(
+    "JSON Lines",
+    *(f"{part}.jsonl" for part in PARTS),
+    layout="train.jsonl, val.jsonl, test.jsonl with task.json",
+    rank=10,
+)
 def open_plain(root: Path, task: str | None = None) -> TextDataset:
     """Open a folder of JSON Lines.
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from petiole.data.dataset import listed
+from petiole.data.dataset import bullets, listed
 from petiole.data.features.base import FeatureSource
 from petiole.data.features.hdf5 import GridFiles
 from petiole.data.features.npz import FrameFiles
@@ -110,8 +110,8 @@ def _by_task(name: str, *, stored: bool = False) -> TextReader:
 
 def _unrecognised(root: Path) -> DataError:
     inside = sorted(p.name for p in root.iterdir() if not p.name.startswith("."))
-    layouts = "; ".join(f"{reader.layout} ({reader.name})" for reader in readers(TextReader))
+    layouts = [f"{reader.name}: {reader.layout}" for reader in readers(TextReader)]
     return DataError(
-        f"{root}: holds no questions about images. Looked for {layouts}. "
+        f"{root}: holds no questions about images. Looked for\n{bullets(layouts, len(layouts))}\n"
         f"It holds {listed(inside)}. Put one of them there."
     )
