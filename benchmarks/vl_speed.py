@@ -35,13 +35,13 @@ def ours(kind: str) -> dict[str, float]:
     import torch
 
     from petiole.backbones.encoder_decoder import Inputs
-    from petiole.backbones.encoder_decoder.loading import architecture, with_eyes
+    from petiole.backbones.encoder_decoder.loading import architecture, with_visual
     from petiole.tasks.text.adapter import method_of
     from petiole.tasks.text.model import AdaptedTextModel, GenerationBatch, GenerationLoss
 
     language, family = architecture({"model_type": "bart", **BASE})
     eyes = kind != "adapter-text"
-    model = with_eyes(kind, language, family, None, vision_width=2048 if eyes else 0)
+    model = with_visual(kind, language, family, None, vision_width=2048 if eyes else 0)
     method = method_of(KINDS[kind], {"tasks": 1})
     loss_module = GenerationLoss(AdaptedTextModel(model, method.plan(model)))
     trained = [p for p in loss_module.parameters() if p.requires_grad]

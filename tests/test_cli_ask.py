@@ -102,7 +102,7 @@ def test_a_damaged_adapter_is_refused(world: World, tmp_path: Path) -> None:
     assert "is damaged or of another version" in ask(copied, "what").err
 
 
-def test_another_language_model_or_other_eyes_are_refused(world: World, tmp_path: Path) -> None:
+def test_another_language_model_or_other_vision_are_refused(world: World, tmp_path: Path) -> None:
     model = Path(shutil.copytree(world.model, tmp_path / "model"))
     out = tmp_path / "out"
     command = ["multitask", world.root / "colours", *world.options(model), "--out", out]
@@ -186,7 +186,7 @@ def test_a_model_of_text_alone_is_shown_no_picture(world: World, tmp_path: Path)
     assert "was trained on text alone" in said.err
 
 
-def test_trained_eyes_answer_as_they_were_scored(world: World, tmp_path: Path) -> None:
+def test_trained_vision_answer_as_they_were_scored(world: World, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = ["multitask", world.root / "colours", *world.options(), "--out", out, "--seeds", 1]
     said = say(*command, "--set", "vision=norms")

@@ -106,9 +106,9 @@ def test_flops_are_those_of_a_real_forward(family: tiny.Family, keep: float) -> 
 def test_the_tower_and_the_projector_are_those_of_a_real_look(family: tiny.Family) -> None:
     model = tiny.model(family)
     found = question_flops(model, 0.5, TEXT)
-    width, d = tiny.EYES["width"], tiny.D
-    patches = 2 * N * width * 3 * tiny.EYES["patch"] ** 2
-    blocks = tiny.EYES["blocks"] * (2 * N * 12 * width**2 + 4 * N**2 * width)
+    width, d = tiny.ENCODER["width"], tiny.D
+    patches = 2 * N * width * 3 * tiny.ENCODER["patch"] ** 2
+    blocks = tiny.ENCODER["blocks"] * (2 * N * 12 * width**2 + 4 * N**2 * width)
     assert found.encoder == patches + blocks + 2 * N * width * d
     z = torch.randn(1, N, d)
     with FlopCounterMode(display=False) as counter:
@@ -136,7 +136,7 @@ def test_fewer_image_tokens_never_cost_more(keep: float, text: int, answer: int)
 
 def vila() -> LVLM:
     """Four blocks of LLaMA-2-7B over 256 image tokens, as a shape; the encoder before them is a tiny one."""
-    eyes = {**tiny.EYES, "size": 32, "patch": 2}
+    eyes = {**tiny.ENCODER, "size": 32, "patch": 2}
     with torch.device("meta"):
         eye = tiny.tiny_lvlm.encoder("eye", eyes)
         language = causal.build(

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from petiole.backbones.encoder_decoder import Seq2Seq
-from petiole.backbones.encoder_decoder.loading import architecture, with_eyes
+from petiole.backbones.encoder_decoder.loading import architecture, with_visual
 from petiole.backbones.weights import load_strictly, read_json, read_safetensors
 from petiole.data.text_sample import TextSample
 from petiole.engine.run import run
@@ -72,7 +72,7 @@ def model_of(folder: Path) -> Seq2Seq:
         "lm_head.weight",
     )
     load_strictly(language, {**dict.fromkeys(tied, shared), **stored}, "us_bart.safetensors")
-    return with_eyes("bart-g2p-us", language, family, tokenizer)
+    return with_visual("bart-g2p-us", language, family, tokenizer)
 
 
 def words(folder: Path, tokenizer: Characters) -> TaskData:

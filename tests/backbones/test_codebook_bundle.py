@@ -51,7 +51,7 @@ def test_what_is_written_comes_back(folders: dict[tiny.Family, Path]) -> None:
         assert got.discrete
         assert not any(p.requires_grad for p in got.module.parameters())
         assert opened(folder).fingerprint == got.fingerprint
-        towers.append(got.tower.eye.fingerprint)
+        towers.append(got.tower.image_backbone.fingerprint)
         tied = want.module.language.config.tie_word_embeddings
         words = got.module.language.get_input_embeddings().weight  # type: ignore[operator]
         head = got.module.language.get_output_embeddings().weight  # type: ignore[operator]

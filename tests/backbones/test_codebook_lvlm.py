@@ -263,7 +263,7 @@ def test_texts_beside_longer_ones_keep_their_vectors() -> None:
     rows = [[9, 10], [11] * 40, [12, 13, 14]]
     got = heads.texts(rows)
     torch.testing.assert_close(got[:1], heads.texts(rows[:1]), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(got[1:2], heads.texts([[11] * tiny.EYES["longest"]]))
+    torch.testing.assert_close(got[1:2], heads.texts([[11] * tiny.ENCODER["longest"]]))
     with pytest.raises(BackboneError, match="contrast=0"):
         _ = tiny.tower(contrast=False).aligned
 

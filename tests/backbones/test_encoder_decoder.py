@@ -13,7 +13,7 @@ from torch.nn.functional import gelu, pad
 
 from builders import seq2seq as tiny
 from petiole.backbones.encoder_decoder import Inputs, Seq2Seq
-from petiole.backbones.encoder_decoder.loading import architecture, with_eyes
+from petiole.backbones.encoder_decoder.loading import architecture, with_visual
 from petiole.backbones.hooks import Attach, attached
 from petiole.backbones.registry import LoadRequest, load_any
 from petiole.errors import ConfigError
@@ -30,8 +30,8 @@ def close(got: Tensor, want: Tensor, tolerance: float = 1e-6) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_without_eyes_it_is_the_librarys_own_model(kind: str) -> None:
-    made = tiny.model(kind, eyes=False)
+def test_without_vision_it_is_the_librarys_own_model(kind: str) -> None:
+    made = tiny.model(kind, visual=False)
     batch = tiny.text_of(tiny.inputs())
     labels = torch.arange(3, 8).repeat(3, 1)
     labels[1, 3:] = -100
@@ -49,7 +49,7 @@ def test_without_eyes_it_is_the_librarys_own_model(kind: str) -> None:
 
 
 def test_the_output_of_t5_is_scaled_where_the_configuration_says_so() -> None:
-    plain, unscaled = tiny.model("t5", eyes=False), tiny.model("t5", eyes=False)
+    plain, unscaled = tiny.model("t5", visual=False), tiny.model("t5", visual=False)
     unscaled.module.language.config.scale_decoder_outputs = False  # type: ignore[union-attr]
     batch = tiny.text_of(tiny.inputs())
     close(tiny.scores(plain, batch), tiny.scores(unscaled, batch) / math.sqrt(tiny.WIDTH), 1e-5)
@@ -57,7 +57,7 @@ def test_the_output_of_t5_is_scaled_where_the_configuration_says_so() -> None:
 
 @pytest.mark.parametrize(("kind", "start", "fill"), [("bart", 2, 1), ("t5", 0, 0)])
 def test_the_decoder_reads_the_labels_one_place_later(kind: str, start: int, fill: int) -> None:
-    made = tiny.model(kind, eyes=False)
+    made = tiny.model(kind, visual=False)
     labels = torch.tensor([[5, 6, 7], [8, -100, -100]])
     assert made.shifted(labels).tolist() == [[start, 5, 6], [start, 8, fill]]
 
@@ -65,13 +65,13 @@ def test_the_decoder_reads_the_labels_one_place_later(kind: str, start: int, fil
 def test_t5_starts_with_the_pad_token_where_no_start_is_stated() -> None:
     stated = {k: v for k, v in tiny.T5.items() if k != "decoder_start_token_id"}
     language, family = architecture({**stated, "pad_token_id": 4})
-    assert with_eyes("t5", language, family, None).start == 4
+    assert with_visual("t5", language, family, None).start == 4
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("beams", [1, 3])
 def test_answers_to_texts_are_those_of_the_librarys_search(kind: str, beams: int) -> None:
-    made = tiny.model(kind, eyes=False)
+    made = tiny.model(kind, visual=False)
     batch = tiny.text_of(tiny.inputs())
     theirs = made.module.language.generate(  # type: ignore[union-attr,operator]
         input_ids=batch.ids,

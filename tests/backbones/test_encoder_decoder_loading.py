@@ -31,7 +31,7 @@ def folder_of(made: Seq2Seq, folder: Path) -> Path:
 
 @pytest.fixture
 def bart(tmp_path: Path) -> Path:
-    return folder_of(tiny.model("bart", eyes=False), tmp_path / "bart")
+    return folder_of(tiny.model("bart", visual=False), tmp_path / "bart")
 
 
 def same(one: Seq2Seq, other: Seq2Seq) -> None:
@@ -40,13 +40,13 @@ def same(one: Seq2Seq, other: Seq2Seq) -> None:
 
 
 @pytest.mark.parametrize("kind", list(tiny.CONFIGS))
-@pytest.mark.parametrize("eyes", [False, True])
-def test_a_written_model_loads_again(kind: str, eyes: bool, tmp_path: Path) -> None:
-    made = tiny.model(kind, eyes=eyes)
+@pytest.mark.parametrize("visual", [False, True])
+def test_a_written_model_loads_again(kind: str, visual: bool, tmp_path: Path) -> None:
+    made = tiny.model(kind, visual=visual)
     again = load_language_model(str(folder_of(made, tmp_path / kind)))
     same(made, again)
     assert again.fingerprint == made.fingerprint
-    assert again.trained_eyes == eyes
+    assert again.trained_visual == visual
     assert again.tokenizer is not None
     assert again.tokenizer.decode(again.tokenizer("what is red")) == "what is red"
     end = again.config.eos_token_id
@@ -74,10 +74,10 @@ def test_files_of_the_bare_bart_model_are_read_too(bart: Path) -> None:
     same(before, load_language_model(str(bart)))
 
 
-def test_fresh_eyes_are_asked_for_by_the_width_of_what_they_see(bart: Path) -> None:
+def test_fresh_vision_are_asked_for_by_the_width_of_what_they_see(bart: Path) -> None:
     one, two = (load_language_model(str(bart), vision_width=7) for _ in range(2))
     assert one.vision_width == 7
-    assert not one.trained_eyes
+    assert not one.trained_visual
     assert one.fingerprint == two.fingerprint
     assert load_language_model(str(bart)).vision_width == 0
     with pytest.raises(ConfigError, match="box"):
@@ -183,7 +183,7 @@ def test_a_checkpoint_of_vl_t5_gives_the_model_that_was_saved(
     kind: str, norms: str, suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = tiny.model(kind, norms=norms)
-    folder = folder_of(tiny.model(kind, eyes=False), tmp_path / "language")
+    folder = folder_of(tiny.model(kind, visual=False), tmp_path / "language")
     tensors = load_file(folder / MODEL)
     save_file(
         {k: torch.zeros_like(v) for k, v in tensors.items()}, folder / MODEL, {"format": "pt"}
@@ -196,12 +196,12 @@ def test_a_checkpoint_of_vl_t5_gives_the_model_that_was_saved(
     monkeypatch.setattr(torch, "load", None)  # nothing may be unpickled
     again = load_language_model(str(folder), weights=file)
     same(made, again)
-    assert again.trained_eyes
+    assert again.trained_visual
     assert again.fingerprint == made.fingerprint
 
 
 def test_a_whole_module_state_dict_with_its_metadata_is_read(tmp_path: Path) -> None:
-    language = tiny.model("t5", eyes=False)
+    language = tiny.model("t5", visual=False)
     folder, file = folder_of(language, tmp_path / "t5"), tmp_path / "own.bin"
     torch.save(language.module.language.state_dict(), file)
     same(language, load_language_model(str(folder), weights=file))

@@ -47,7 +47,7 @@ def test_all_have_one_codebook_and_one_encoder() -> None:
     for model in models:
         models[0].spec.check(model.spec, "a", "b")
         assert model.spec.sha256 == digest(model.tower.quantiser.codebooks)
-        assert model.tower.eye.fingerprint == models[0].tower.eye.fingerprint
+        assert model.tower.image_backbone.fingerprint == models[0].tower.image_backbone.fingerprint
     kinds = {type(m.module.language).__name__ for m in models}
     assert kinds == {"LlamaForCausalLM", "GPT2LMHeadModel", "Lfm2ForCausalLM"}
     assert len({m.fingerprint for m in models}) == len(models)

@@ -1,4 +1,4 @@
-"""The packaged language model and its eyes: that they load as they were trained, and what each knows alone."""
+"""The packaged language model and its vision: that they load as they were trained, and what each knows alone."""
 
 from __future__ import annotations
 
@@ -80,17 +80,17 @@ def test_both_are_small() -> None:
     assert petiole.load("petiole/tiny-grid", device="meta").parameter_count == 563_120
     alone = load_language_model("petiole/tiny-vl", device="meta")
     assert alone.module.visual is not None
-    eyes = sum(p.numel() for p in alone.module.visual.parameters())
-    assert alone.parameter_count - eyes == 989_056
+    vision = sum(p.numel() for p in alone.module.visual.parameters())
+    assert alone.parameter_count - vision == 989_056
 
 
-def test_the_eyes_fit_the_language_model(model: Seq2Seq) -> None:
-    eyes = petiole.load(model.eyes)
-    tokens = eyes.lower(torch.zeros(2, 3, 64, 64), ("final.map",))["final.map"]
+def test_the_vision_fit_the_language_model(model: Seq2Seq) -> None:
+    vision = petiole.load(model.vision_backbone)
+    tokens = vision.lower(torch.zeros(2, 3, 64, 64), ("final.map",))["final.map"]
     assert tokens.shape == (2, 64, model.vision_width)
     assert bool((tokens >= 0).all())
-    assert eyes.width_of(eyes.vector) == eyes.width_of(eyes.patches)
-    assert not model.trained_eyes
+    assert vision.width_of(vision.vector) == vision.width_of(vision.patches)
+    assert not model.trained_visual
 
 
 def test_other_features_can_be_seen_too() -> None:
@@ -142,13 +142,13 @@ def pictures(label: int, part: str, held: bool, count: int) -> Tensor:
 
 
 @pytest.mark.parametrize(("part", "classes"), [("colour", 10), ("shape", 12)])
-def test_the_eyes_tell_colours_and_shapes_of_unseen_compositions(part: str, classes: int) -> None:
+def test_the_vision_tell_colours_and_shapes_of_unseen_compositions(part: str, classes: int) -> None:
     """By ridge regression from the largest value of each channel, learned on 20 pictures a class of seen compositions."""
-    eyes = petiole.load("petiole/tiny-grid")
+    vision = petiole.load("petiole/tiny-grid")
 
     def largest(held: bool, count: int) -> Tensor:
         images = torch.cat([pictures(label, part, held, count) for label in range(classes)])
-        values = eyes.lower(images, ("final.map",))["final.map"].amax(1).double()
+        values = vision.lower(images, ("final.map",))["final.map"].amax(1).double()
         return torch.cat([values, torch.ones(len(values), 1)], dim=1)
 
     known = largest(held=False, count=20)

@@ -326,9 +326,9 @@ def test_shape_of_the_published_model(tmp_path: Path) -> None:
     assert model.tokenizer is None
     assert (model.spec.grid, model.spec.tap, model.spec.width) == ((16, 16), 22, 1024)
     assert len(model.tower.encoder.layers) == 23
-    eye = model.tower.eye
+    image_backbone = model.tower.image_backbone
     images = torch.zeros(1, 3, 256, 256, device="meta")
-    assert eye.upper({"images": images}, ("final.patches",))["final.patches"].shape == (
+    assert image_backbone.upper({"images": images}, ("final.patches",))["final.patches"].shape == (
         1,
         256,
         1024,

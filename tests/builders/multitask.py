@@ -25,7 +25,7 @@ COUNTS = {"train": 8, "val": 4, "test": 6}
 
 def language(folder: Path) -> Path:
     """A BART of random weights without eyes, which says words: the scores of all other ids are near 0."""
-    made = tiny.model("bart", eyes=False)
+    made = tiny.model("bart", visual=False)
     with torch.no_grad():
         ids = made.module.language.get_parameter("model.shared.weight")
         ids[:FIRST_WORD] *= 0.05

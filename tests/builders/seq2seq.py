@@ -42,9 +42,9 @@ GATED = {**T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
 CONFIGS = {"bart": BART, "t5": T5, "t5-gated": GATED}
 
 
-def model(kind: str, *, eyes: bool = True, **options: Any) -> Seq2Seq:
+def model(kind: str, *, visual: bool = True, **options: Any) -> Seq2Seq:
     """One with random weights, in float32."""
-    made = build(f"tiny-{kind}", CONFIGS[kind], None, SEEN if eyes else 0, options)
+    made = build(f"tiny-{kind}", CONFIGS[kind], None, SEEN if visual else 0, options)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, parameter in made.module.named_parameters():

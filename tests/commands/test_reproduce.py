@@ -187,7 +187,7 @@ def published(tmp_path: Path) -> Path:
 @pytest.fixture
 def bart(tmp_path: Path) -> Path:
     folder = tmp_path / "bart"
-    stored.write(tiny.model("bart", eyes=False), folder)
+    stored.write(tiny.model("bart", visual=False), folder)
     tiny.save_tokenizer(folder, "bart")
     return folder
 

@@ -119,7 +119,9 @@ def test_only_what_is_declared_moves_and_all_of_it(name: str, data: TextDataset)
     moved = {n for n, value in made.state_dict().items() if not torch.equal(value, start[n])}
     assert moved == {n for n, p in made.named_parameters() if p.requires_grad}
     assert bool(moved) == (name != "lvlm-zero-shot")
-    assert all(n.startswith("eye.") for n in moved) == (name not in ("projector-ft", "llm-lora"))
+    assert all(n.startswith("encoder.") for n in moved) == (
+        name not in ("projector-ft", "llm-lora")
+    )
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
@@ -165,7 +167,7 @@ def test_other_wrong_requests_are_refused() -> None:
     with pytest.raises(ConfigError, match="craft, vision-ft"):
         method_of("houlsby", {})
     with pytest.raises(ConfigError, match="frozen codebook"):
-        create("craft").plan(model.tower.eye, 3)
+        create("craft").plan(model.tower.image_backbone, 3)
     plan = create("craft").plan(model, 3)
     assert plan.encoder.tune
     assert not plan.tune

@@ -214,7 +214,7 @@ def test_the_shape_counts_as_the_weights_do_and_nothing_is_left_behind(
     assert not any(p.grad is not None or p.requires_grad for p in real.module.parameters())
 
 
-def test_a_model_without_eyes_has_none_to_train() -> None:
+def test_a_model_without_vision_has_none_to_train() -> None:
     got = ledger(tiny.model(seen=0), method("vl-layernorm"))
     assert (got.parts["visual"], got.parts["codes"], got.trained_parts["visual"]) == (0,) * 3
     assert (got.fixed, got.unit["visual_tokens"]) == (0, 0)

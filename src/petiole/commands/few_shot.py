@@ -71,7 +71,7 @@ def few_shot(
         known=coop.name_of(Path(images)),
         published=published,
     )
-    bench = model.classification(
+    task = model.classification(
         images, None, test, test_fraction, methods=[row.method for row in rows]
     )
-    return measured(asked, bench, {}, root, settings, resume=resume, processes=processes)
+    return measured(asked, task, {}, root, settings, resume=resume, processes=processes)

@@ -77,7 +77,7 @@ def generalise(
     root = Path(out) if out else Path("runs") / f"{Path(images).stem}-generalise"
     stated = domain_shift.from_table(table, baselines=()) if table else {}
     rows = stated.get("rows") or domain_shift.rows_of(methods)
-    bench = model.classification(
+    task = model.classification(
         images, None, test, test_fraction, methods=[row.method for row in rows]
     )
     asked = protocol.plan(
@@ -90,12 +90,12 @@ def generalise(
         known=coop.name_of(Path(images)),
     )
     others = {_name(path, to): Path(path) for path in to}
-    return measured(asked, bench, others, root, settings, resume=resume, processes=processes)
+    return measured(asked, task, others, root, settings, resume=resume, processes=processes)
 
 
 def measured(
     asked: Generalisation,
-    bench: Classification,
+    task: Classification,
     others: Mapping[str, Path],
     root: Path,
     settings: Settings,
@@ -113,17 +113,17 @@ def measured(
     from petiole.report.table import write
 
     given = pairs(settings)
-    jobs = protocol.jobs_of(asked, bench, root, given, resume=resume)
-    first = replace(jobs[0].task, quiet=bench.quiet)  # of the classes that are trained on
+    jobs = protocol.jobs_of(asked, task, root, given, resume=resume)
+    first = replace(jobs[0].task, quiet=task.quiet)  # of the classes that are trained on
     announce(reopened(first), jobs, asked.notes(given))
     protocol.generalise(
         asked,
         jobs,
-        protocol.places_of(asked, bench, others),
+        protocol.places_of(asked, task, others),
         root,
         executor=Local(processes),
         resume=resume,
-        quiet=bench.quiet,
+        quiet=task.quiet,
     )
     summary = summarise(root)
     write(table(summary), root)

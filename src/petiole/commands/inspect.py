@@ -226,7 +226,7 @@ def _language(shape: FrozenNetwork) -> dict[str, Any]:
         "width": model.width,
         "blocks": "{} in the encoder, {} in the decoder".format(*model.depths),
         "visual features": f"{model.vision_width} wide" if model.vision_width else "none",
-        "images seen by": model.eyes or "a backbone to be named (--eyes)",
+        "images seen by": model.vision_backbone or "a backbone to be named (--vision-backbone)",
         "vocabulary": f"{model.config.vocab_size:,}",
         "roles of the input": [role for role in model.roles if ".block." not in role],
         "roles of an encoder block": roles[0],

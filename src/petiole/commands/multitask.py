@@ -1,4 +1,4 @@
-"""``petiole multitask``: one language model with eyes, many tasks, methods side by side."""
+"""``petiole multitask``: one language model with images, many tasks, methods side by side."""
 
 from __future__ import annotations
 

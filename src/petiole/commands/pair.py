@@ -76,13 +76,15 @@ def pair(
 
     if folder.exists():
         raise ConfigError(f"{folder} exists already. Move it away, or choose another folder.")
-    eyes = load_backbone(image, weights=weights, image_size=image_size)
+    backbone = load_backbone(image, weights=weights, image_size=image_size)
     if captions is None:
         texts = [template.format(name) for name in imagenet_names()]
         targets = imagenet_rows(image, weights)
     else:
-        texts, targets = pairing.seen(eyes, captions, quiet=quiet)
-    towers, tensors = pairing.make(eyes, Path(text), texts, targets, penalty=penalty, scale=scale)
+        texts, targets = pairing.seen(backbone, captions, quiet=quiet)
+    towers, tensors = pairing.make(
+        backbone, Path(text), texts, targets, penalty=penalty, scale=scale
+    )
     pairing.save(
         folder, tensors, Path(text), image=image, image_weights=weights, image_size=image_size
     )

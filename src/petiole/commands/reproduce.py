@@ -253,8 +253,8 @@ def reproduce(
     if kind == reproduction.PUBLISHED:
         done = reproduction.unmeasured(table, methods)
     elif kind == reproduction_tasks.KIND:
-        school = _school(table, model)
-        done = reproduction_tasks.reproduce(table, school, data, root, **terms)
+        base = _text_task(table, model)
+        done = reproduction_tasks.reproduce(table, base, data, root, **terms)
     else:
         done = reproduction.reproduce(
             table,
@@ -285,7 +285,7 @@ def _methods(table: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(row["method"] for row in table["rows"] if "method" in row))
 
 
-def _school(table: Mapping[str, Any], model: ModelOptions) -> TextGeneration:
+def _text_task(table: Mapping[str, Any], model: ModelOptions) -> TextGeneration:
     """The model of the claim, unless another one is named, on this machine."""
     from petiole.tasks.text.workspace import TextGeneration
 

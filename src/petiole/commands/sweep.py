@@ -105,16 +105,16 @@ def sweep(
         seeds=seeds,
         validation=validation,
     )
-    bench = model.classification(images, None, test, test_fraction, methods=[method])
-    workspace = reopened(bench)
+    task = model.classification(images, None, test, test_fraction, methods=[method])
+    workspace = reopened(task)
     jobs = [
         job
         for fraction in wanted.fractions
-        for job in rank_sweep.jobs_of(wanted, fraction, bench, folder)
+        for job in rank_sweep.jobs_of(wanted, fraction, task, folder)
     ]
     announce(workspace, jobs)
     local = Local(processes)
-    rank_sweep.run(wanted, bench, folder, executor=local, resume=resume, quiet=model.quiet)
+    rank_sweep.run(wanted, task, folder, executor=local, resume=resume, quiet=model.quiet)
     summary = summarise(folder)
     write(summary, folder)
     return Swept(folder=folder, summary=summary)

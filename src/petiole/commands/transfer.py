@@ -91,11 +91,9 @@ def transfer(
 
     model, folder = model or ModelOptions(), Path(out)
     images, known = _images(data, folder)
-    benches = _benches(
-        images, _backbones(backbones, model, methods or ("adaptertune",)), test_fraction
-    )
+    tasks = _tasks(images, _backbones(backbones, model, methods or ("adaptertune",)), test_fraction)
     wanted = protocol.plan(
-        [protocol.TransferCell.of(*key, bench, folder) for key, bench in benches.items()],
+        [protocol.TransferCell.of(*key, task, folder) for key, task in tasks.items()],
         methods,
         tune=tune,
         validation=validation,
@@ -104,7 +102,7 @@ def transfer(
     )
     whole = protocol.joined(wanted, folder, resume=resume)
     cells = [cell for cell in wanted.cells if not whole.done(folder, cell)]
-    to_do = {cell.name: benches[cell.data, cell.backbone] for cell in cells}
+    to_do = {cell.name: tasks[cell.data, cell.backbone] for cell in cells}
     cache = model.cache or default_cache()
     for name in sorted(known & {cell.data for cell in cells}):
         write_table(name, Path(data_root), images[name], cache=cache, download=download)
@@ -174,7 +172,7 @@ def _backbones(
     return found
 
 
-def _benches(
+def _tasks(
     images: Mapping[str, Path], models: Mapping[str, ModelOptions], test_fraction: float
 ) -> dict[tuple[str, str], Classification]:
     """Every data set on every backbone."""

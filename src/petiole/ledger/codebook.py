@@ -59,7 +59,7 @@ def _(network: LVLM, plan: Plan) -> dict[str, int]:
     language = [name for name in plan.tune if name not in projector]
     in_encoder, in_language = (sum(map(size_of, one.adapters)) for one in (plan.encoder, plan))
     return {
-        "encoder": in_encoder + copied(network.tower.eye, plan.encoder.tune),
+        "encoder": in_encoder + copied(network.tower.image_backbone, plan.encoder.tune),
         "projector": copied(network, projector),
         "language": in_language + copied(network, language),
     }
@@ -192,12 +192,12 @@ def _matrices(module: nn.Module) -> int:
 
 
 def _encoder(model: LVLM, changes: Changes) -> int:
-    eye = model.tower.eye
-    image = torch.zeros(1, 3, *eye.preprocessing.size, device=model.device)
+    image_backbone = model.tower.image_backbone
+    image = torch.zeros(1, 3, *image_backbone.preprocessing.size, device=model.device)
     # Fused attention is not counted on every device; dropout draws random numbers. With gradients, because the counter
     # cannot follow a layer whose output is its own parameter without.
     with (
-        attached(eye, changes.attach, None, changes.swapped),
+        attached(image_backbone, changes.attach, None, changes.swapped),
         torch.enable_grad(),
         sdpa_kernel(SDPBackend.MATH),
         own_randomness(model.device),

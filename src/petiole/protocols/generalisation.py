@@ -167,7 +167,7 @@ def few_shot(
 
 def jobs_of(
     protocol: Generalisation,
-    bench: Classification,
+    task: Classification,
     root: Path,
     settings: Mapping[str, Any],
     *,
@@ -178,7 +178,7 @@ def jobs_of(
     protocol.check_used(settings)
     for row in protocol.rows:
         whole = protocol.kind != "base-to-novel" or transductive(row.method)
-        part = replace(bench, part="all" if whole else "base", quiet=True)
+        part = replace(task, part="all" if whole else "base", quiet=True)
         for level in protocol.levels:
             create(row.method, protocol.settings(row, settings, level))
         jobs += [
@@ -217,12 +217,12 @@ def generalise(
         _check_names(jobs)
     protocol.claim(root, resume=running.get("resume", False))
     quiet = running.get("quiet", False)
-    for bench in dict.fromkeys(job.task for job in jobs):
+    for task in dict.fromkeys(job.task for job in jobs):
         domain_shift.prepare(
-            open_workspace(bench), [job for job in jobs if job.task == bench], quiet=quiet
+            open_workspace(task), [job for job in jobs if job.task == task], quiet=quiet
         )
     run_jobs(jobs, **running)
-    data = {name: ClassificationWorkspace(bench).shift.test for name, bench in places.items()}
+    data = {name: ClassificationWorkspace(task).shift.test for name, task in places.items()}
     with progress("elsewhere", len(jobs) * len(data), quiet=quiet) as advance:
         for job in jobs:
             for name, images in data.items():
@@ -245,15 +245,15 @@ def _check_names(jobs: Sequence[RunSpec]) -> None:
 
 
 def places_of(
-    protocol: Generalisation, bench: Classification, others: Mapping[str, Path]
+    protocol: Generalisation, task: Classification, others: Mapping[str, Path]
 ) -> dict[str, Classification]:
-    """The benches of all places; a base-to-novel one has the halves of its own data."""
+    """The tasks of all places; a base-to-novel one has the halves of its own data."""
     if protocol.kind == "base-to-novel":
-        return {"base": replace(bench, part="base"), NOVEL: replace(bench, part="novel")}
+        return {"base": replace(task, part="base"), NOVEL: replace(task, part="novel")}
     if protocol.kind == "few-shot":
         return {}
     return {
-        name: replace(bench, images=path, source=None, test=None) for name, path in others.items()
+        name: replace(task, images=path, source=None, test=None) for name, path in others.items()
     }
 
 

@@ -145,14 +145,14 @@ def place(folder: Path, fraction: float) -> Path:
 def jobs_of(
     sweep: RankSweep,
     fraction: float,
-    bench: Classification,
+    task: Classification,
     folder: Path,
     *,
     resume: bool = False,
 ) -> list[RunSpec]:
     """All runs on one share of the images, rank by rank."""
     own, where = sweep.comparison(fraction), place(folder, fraction)
-    jobs = domain_shift.jobs_of(own, bench, where, sweep.settings, resume=resume)
+    jobs = domain_shift.jobs_of(own, task, where, sweep.settings, resume=resume)
     # A split seed is the start as well, so that the spread over seeds holds both.
     return [
         replace(
@@ -166,7 +166,7 @@ def jobs_of(
 
 def run(
     sweep: RankSweep,
-    bench: Classification,
+    task: Classification,
     folder: Path,
     **running: Unpack[Running],
 ) -> None:
@@ -179,13 +179,13 @@ def run(
     for fraction in sweep.fractions:
         domain_shift.compare(
             sweep.comparison(fraction),
-            jobs_of(sweep, fraction, bench, folder, resume=running.get("resume", False)),
+            jobs_of(sweep, fraction, task, folder, resume=running.get("resume", False)),
             place(folder, fraction),
             **running,
         )
     if not (folder / SPECTRUM).exists():
         most = sweep.fractions[-1]
-        teacher = jobs_of(sweep, most, bench, folder)[-sweep.seeds]  # highest rank, first seed
-        measured = measure(open_workspace(bench), teacher)
+        teacher = jobs_of(sweep, most, task, folder)[-sweep.seeds]  # highest rank, first seed
+        measured = measure(open_workspace(task), teacher)
         if measured is not None:
             write_json(folder / SPECTRUM, measured.model_dump(mode="json"))

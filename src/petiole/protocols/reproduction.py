@@ -63,7 +63,7 @@ class Reproduction:
 
 def reproduce(
     table: Mapping[str, Any],
-    bench_of: Callable[[Path], Classification],
+    task_of: Callable[[Path], Classification],
     data: Path | None,
     root: Path,
     *,
@@ -75,7 +75,7 @@ def reproduce(
 
     Args:
         table: of claims, of one of ``KINDS``.
-        bench_of: a folder of images on this machine.
+        task_of: a folder of images on this machine.
         data: folder with data sets in CoOp's format, under their folders' names; ``None`` for none.
         root: where runs go.
         methods: names of rows; all that petiole has, if empty.
@@ -94,12 +94,12 @@ def reproduce(
     first = next(iter(there.values()), None)
     if not rows or first is None or (table["kind"] == "elsewhere" and table["train"] not in there):
         return Reproduction((), tuple(missing))
-    model = load_backbone(bench_of(first).backbone, device="meta")
+    model = load_backbone(task_of(first).backbone, device="meta")
     if not (same := is_stated(model, load_backbone(table["backbone"], device="meta"))):
         missing.append(f"weights of {table['backbone']}; what follows is another model's")
     found: list[ClaimResult] = []
     for name in [table["train"]] if table["kind"] == "elsewhere" else list(there):
-        scores = _measured(table, rows, name, there, bench_of, root / name, seeds, **running)
+        scores = _measured(table, rows, name, there, task_of, root / name, seeds, **running)
         for row in rows:
             claimed = next(r["claimed"] for r in table["rows"] if r["name"] == row.name)
             found += _compared(row, name, claimed, scores[row.name], same=same)
@@ -111,7 +111,7 @@ def _measured(
     rows: Sequence[ComparisonRow],
     name: str,
     there: Mapping[str, Path],
-    bench_of: Callable[[Path], Classification],
+    task_of: Callable[[Path], Classification],
     root: Path,
     seeds: int,
     **running: Unpack[Running],
@@ -126,9 +126,9 @@ def _measured(
         seeds=seeds,
         known=coop.name_of(there[name]),
     )
-    bench, resume = bench_of(there[name]), running.get("resume", False)
-    jobs = generalisation.jobs_of(protocol, bench, root, {}, resume=resume)
-    places = generalisation.places_of(protocol, bench, others)
+    task, resume = task_of(there[name]), running.get("resume", False)
+    jobs = generalisation.jobs_of(protocol, task, root, {}, resume=resume)
+    places = generalisation.places_of(protocol, task, others)
     generalisation.generalise(protocol, jobs, places, root, **running)
     return {row.name: generalisation.scores(protocol, root, row) for row in rows}
 

@@ -52,7 +52,7 @@ LAYOUT = {
 
 def reproduce(
     table: Mapping[str, Any],
-    school: TextGeneration,
+    base: TextGeneration,
     data: Path | None,
     root: Path,
     *,
@@ -64,7 +64,7 @@ def reproduce(
 
     Args:
         table: of claims, of kind ``multitask``.
-        school: model and machine; tasks and features are filled in.
+        base: model and machine; tasks and features are filled in.
         data: the released code's ``datasets/``; ``None`` for none.
         root: where runs go.
         methods: names of rows; all that petiole has, if empty.
@@ -75,28 +75,28 @@ def reproduce(
     rows, missing = rows_of(table, methods)
     lacking = [f"data set {label}: {why}" for label, why in _lacking(table["data"], data)]
     if data is None or lacking or not rows:
-        weights = f"weights of {school.model}: not looked for until the data are there"
+        weights = f"weights of {base.model}: not looked for until the data are there"
         return Reproduction((), (*missing, *lacking, weights) if rows else (*missing, *lacking))
-    school = replace(
-        school,
+    base = replace(
+        base,
         tasks=tuple(f"{task}={data}" for task in table["data"].values()),
         features=data,
-        visual_tokens=table.get("places", school.visual_tokens),
+        visual_tokens=table.get("places", base.visual_tokens),
     )
     try:
-        model = open_workspace(school).model
+        model = open_workspace(base).model
     except BackboneError as error:
-        return Reproduction((), (*missing, f"weights of {school.model}: {error}"))
+        return Reproduction((), (*missing, f"weights of {base.model}: {error}"))
     if not (same := is_stated(model, language_shape(table["backbone"]))):
         missing.append(f"weights of {table['backbone']}; what follows is another model's")
-    found = _measured(table, rows, school, root, seeds, same=same, **running)
+    found = _measured(table, rows, base, root, seeds, same=same, **running)
     return Reproduction(tuple(found), tuple(missing))
 
 
 def _measured(
     table: Mapping[str, Any],
     rows: Sequence[ComparisonRow],
-    school: TextGeneration,
+    base: TextGeneration,
     root: Path,
     seeds: int,
     *,
@@ -111,11 +111,11 @@ def _measured(
         if not chosen:
             continue
         protocol = multitask.Multitask.checked(
-            rows=chosen, model=school.model, tasks=tasks, seeds=seeds, prefixes=prefixes
+            rows=chosen, model=base.model, tasks=tasks, seeds=seeds, prefixes=prefixes
         )
-        running.setdefault("quiet", school.quiet)
+        running.setdefault("quiet", base.quiet)
         resume = running.get("resume", False)
-        jobs = multitask.jobs_of(protocol, school, place, {}, resume=resume)
+        jobs = multitask.jobs_of(protocol, base, place, {}, resume=resume)
         multitask.run_all(protocol, jobs, place, **running)
         for row in chosen:
             yield from _compared(table, row, protocol.records(place, row), same=same)

@@ -39,7 +39,7 @@ class TransferCell(FrozenModel):
 
     Attributes:
         data, backbone: names, of the folders too.
-        terms: what the bench is made of, as far as it decides the result.
+        terms: what the task is made of, as far as it decides the result.
     """
 
     data: str
@@ -47,8 +47,8 @@ class TransferCell(FrozenModel):
     terms: dict[str, Any]
 
     @classmethod
-    def of(cls, data: str, backbone: str, bench: Classification, folder: Path) -> Self:
-        """The cell of a bench, in the transfer's folder, which may move with what is in it."""
+    def of(cls, data: str, backbone: str, task: Classification, folder: Path) -> Self:
+        """The cell of a task, in the transfer's folder, which may move with what is in it."""
 
         def said(value: Any) -> Any:
             if not isinstance(value, Path):
@@ -56,7 +56,7 @@ class TransferCell(FrozenModel):
             inside = value.is_relative_to(folder)
             return str(value.relative_to(folder) if inside else value.resolve())
 
-        terms = {name: said(getattr(bench, name)) for name in _DECIDING}
+        terms = {name: said(getattr(task, name)) for name in _DECIDING}
         return cls(data=data, backbone=backbone, terms=terms)
 
     @property
@@ -178,7 +178,7 @@ def joined(transfer: Transfer, folder: Path, *, resume: bool = False) -> Transfe
 def jobs_of(
     transfer: Transfer,
     cell: TransferCell,
-    bench: Classification,
+    task: Classification,
     folder: Path,
     *,
     resume: bool = False,
@@ -189,30 +189,30 @@ def jobs_of(
         ConfigError: a value out of range, or a setting that no row has.
         DataError: unusable images, or some of a source domain.
     """
-    workspace = open_workspace(bench)
+    workspace = open_workspace(task)
     if workspace.shift.source is not None:
         raise DataError(
-            f"{bench.images}: has images of a source domain, and a transfer trains on one domain. Give "
+            f"{task.images}: has images of a source domain, and a transfer trains on one domain. Give "
             "the folder of the real images, or use petiole compare."
         )
     comparison = transfer.comparison(cell, workspace.notes)
     place = folder / cell.name
     return comparison, domain_shift.jobs_of(
-        comparison, bench, place, transfer.settings, resume=resume
+        comparison, task, place, transfer.settings, resume=resume
     )
 
 
 def run(
     transfer: Transfer,
-    benches: Mapping[str, Classification],
+    tasks: Mapping[str, Classification],
     folder: Path,
     **running: Unpack[Running],
 ) -> None:
-    """Do all unfinished cells that have a bench, by the cell's name, and keep the others."""
+    """Do all unfinished cells that have a task, by the cell's name, and keep the others."""
     for cell in transfer.cells:
-        if cell.name in benches and not transfer.done(folder, cell):
+        if cell.name in tasks and not transfer.done(folder, cell):
             resume = running.get("resume", False)
-            comparison, jobs = jobs_of(transfer, cell, benches[cell.name], folder, resume=resume)
+            comparison, jobs = jobs_of(transfer, cell, tasks[cell.name], folder, resume=resume)
             # Only now: a command that is refused leaves no trace.
             transfer.write(folder)
             domain_shift.compare(comparison, jobs, folder / cell.name, **running)

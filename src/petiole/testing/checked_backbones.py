@@ -47,7 +47,7 @@ def check_backbone(backbone: str | FrozenNetwork) -> None:
     elif isinstance(backbone, LVLM):
         run = partial(_codebook, backbone)
         hold(frozen_networks.CLAUSES, NetworkCase(backbone, run, shape), subject)
-        check_backbone(backbone.tower.eye)
+        check_backbone(backbone.tower.image_backbone)
     else:
         raise BackboneError(
             f"{backbone.name} is a {type(backbone).__name__}, which petiole.testing cannot run. Derive it from Backbone, "

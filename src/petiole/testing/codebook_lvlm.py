@@ -38,7 +38,7 @@ Family = Literal["llama", "gpt2", "lfm2"]
 FAMILIES: tuple[Family, ...] = ("llama", "gpt2", "lfm2")
 D, ENTRIES, DEPTH, WIDTH, GRID = 16, 32, 2, 32, (4, 4)
 TOKENS = GRID[0] * GRID[1]
-EYES: dict[str, Any] = {
+ENCODER: dict[str, Any] = {
     "size": 24,
     "patch": 6,
     "width": 32,
@@ -98,18 +98,20 @@ def tower(seed: int = 0, *, contrast: bool = True) -> Tower:
     """Random weights, the same at every call; entries scattered as z is."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        eye = tiny_lvlm.encoder("tiny:tower", EYES)
+        image_backbone = tiny_lvlm.encoder("tiny:tower", ENCODER)
         quantiser = ResidualQuantiser(ENTRIES, D, DEPTH)
         seen = {"images": pictures(12, seed=11, domain="base")}
-        z = eye.upper(seen, (eye.patches,))[eye.patches].flatten(0, 1)
+        z = image_backbone.upper(seen, (image_backbone.patches,))[image_backbone.patches].flatten(
+            0, 1
+        )
         chosen = z[torch.randperm(len(z))[: ENTRIES // 2]]
         rest = 0.3 * z.std(0) * torch.randn(ENTRIES // 2, D)  # of use at the second depth
         quantiser.codebooks.copy_(torch.cat([chosen, rest])[None])
-        heads = tiny_lvlm.contrast(EYES, words(), PAD) if contrast else None
+        heads = tiny_lvlm.contrast(ENCODER, words(), PAD) if contrast else None
         spec = CodebookSpec.of(
-            quantiser.codebooks, DEPTH, tap=2, grid=GRID, preprocessing=eye.preprocessing
+            quantiser.codebooks, DEPTH, tap=2, grid=GRID, preprocessing=image_backbone.preprocessing
         )
-        made = Tower(eye, quantiser, spec, heads)
+        made = Tower(image_backbone, quantiser, spec, heads)
         made.frequencies.copy_(torch.rand(ENTRIES) + 0.1)
         made.frequencies /= made.frequencies.sum()
     return made
@@ -142,7 +144,7 @@ def model(
 def pictures(count: int = 3, seed: int = 3, domain: str = "tail") -> Tensor:
     """Preprocessed images of the board."""
     drawn = boards.batch(domain, "test", range(count), seed)
-    transform = evaluate_transform(tiny_lvlm.preprocessing(EYES["size"]))
+    transform = evaluate_transform(tiny_lvlm.preprocessing(ENCODER["size"]))
     return torch.stack([transform(Image.fromarray(one.image)) for one in drawn])
 
 
@@ -154,7 +156,7 @@ def data(folder: Path, domain: str = "sketch", train: int = 12, test: int = 6) -
 def save(folder: Path, over: Tower | None = None) -> dict[Family, Path]:
     """Bundles over one tower, by family."""
     over = over or tower()
-    save_tower(over, EYES, words(), folder / "tower")
+    save_tower(over, ENCODER, words(), folder / "tower")
     for family in FAMILIES:
         made = model(family, over)
         save_language(made, LANGUAGES[family], PROJECTORS[family], folder / family)

@@ -107,19 +107,19 @@ def identity(case: CodebookCase) -> bool | None:
 @clause(
     means="The language model reads the codebook that it was trained with. If codebook, projector, language model or the "
     "bare encoder move, one tuned encoder no longer fits every language model.",
-    remedy="Train only what eye() and language() declare; every declared parameter must lie in the forward pass of a "
+    remedy="Train only what encoder_changes() and language_changes() declare; every declared parameter must lie in the forward pass of a "
     "loss whose weight is not 0.",
 )
 def moves_all_it_declares_and_nothing_else(case: CodebookCase) -> None:
     """After two steps everything trained has moved; the model keeps every bit and asks for no gradients."""
     start = case.adapted().state_dict()
-    with untouched(case.model, case.model.tower.eye):
+    with untouched(case.model, case.model.tower.image_backbone):
         made = case.trained
     moved = {n for n, value in made.state_dict().items() if not torch.equal(value, start[n])}
     still, beside = declared(made) - moved, moved - declared(made)
     require(not still, f"{', '.join(sorted(still)[:3])} did not move in two steps")
     require(not beside, f"{', '.join(sorted(beside)[:3])} moved, but is not trained")
-    sides = {"encoder": "eye.", "language side": "language."}
+    sides = {"encoder": "encoder.", "language side": "language."}
     changed = {side for side, prefix in sides.items() if any(n.startswith(prefix) for n in moved)}
     allowed = {"encoder"} if not case.method.adapts_language else set(sides)
     require(changed <= allowed, f"adapts_language=False, but the {changed - allowed} changed")
@@ -146,7 +146,7 @@ def leaves_no_trace(case: CodebookCase) -> None:
         seen = case.model.tower.encode_images(tiny.pictures())
     want = bare.answer(seen, QUESTIONS, longest=5)
     adapted = case.trained
-    with untouched(case.model, case.model.tower.eye):
+    with untouched(case.model, case.model.tower.image_backbone):
         with torch.no_grad():
             adapted.answer(adapted.encode_images(tiny.pictures()), QUESTIONS, longest=5)
         require_equal(case.z(), seen.z, "tokens of the bare encoder before and after")

@@ -1,4 +1,4 @@
-"""Tiny language models with eyes, a tokenizer of words, and tasks that live in memory."""
+"""Tiny language models with images, a tokenizer of words, and tasks that live in memory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from petiole.backbones.encoder_decoder import Seq2Seq
-from petiole.backbones.encoder_decoder.loading import architecture, with_eyes
+from petiole.backbones.encoder_decoder.loading import architecture, with_visual
 from petiole.backbones.encoder_decoder.visual import VisualOptions
 from petiole.data.text_sample import TextSample
 from petiole.engine.run import RunSpec
@@ -83,7 +83,7 @@ def build(
     """A language model of this configuration that sees features of width ``seen``; 0 for none."""
     language, reading = architecture(config)
     visual = VisualOptions(**options)
-    return with_eyes(name, language, reading, words, vision_width=seen, options=visual)
+    return with_visual(name, language, reading, words, vision_width=seen, options=visual)
 
 
 def strong(family: Family) -> Seq2Seq:

@@ -101,7 +101,7 @@ def test_another_codebook_is_refused_by_its_hash(tmp_path: Path) -> None:
         CodebookAdapter.load(tmp_path, backbone=tiny.model(over=tiny.tower(seed=5)))
 
 
-def other_eyes(seed: int = 5) -> LVLM:
+def other_tower(seed: int = 5) -> LVLM:
     """The same codebook behind an encoder with other weights."""
     tower = tiny.tower()
     with torch.no_grad():
@@ -114,7 +114,7 @@ def other_eyes(seed: int = 5) -> LVLM:
 
 def test_layers_need_their_encoder_and_a_whole_one_needs_none(tmp_path: Path) -> None:
     adapted = made(tmp_path / "whole")
-    opened = CodebookAdapter.load(tmp_path / "whole", backbone=other_eyes())
+    opened = CodebookAdapter.load(tmp_path / "whole", backbone=other_tower())
     with torch.no_grad():
         assert torch.equal(
             opened.adapted.encode_images(tiny.pictures()).z,
@@ -124,7 +124,7 @@ def test_layers_need_their_encoder_and_a_whole_one_needs_none(tmp_path: Path) ->
         made(tmp_path / encoder, encoder=encoder)
         CodebookAdapter.load(tmp_path / encoder, backbone=tiny.model("gpt2"))
         with pytest.raises(AdapterError, match="fingerprint"):
-            CodebookAdapter.load(tmp_path / encoder, backbone=other_eyes())
+            CodebookAdapter.load(tmp_path / encoder, backbone=other_tower())
 
 
 def rewritten(folder: Path, **changes: Any) -> None:
@@ -145,7 +145,7 @@ def test_golden_tokens_are_replayed(tmp_path: Path) -> None:
     # Weights other than those that its fingerprint was taken of give themselves away as well.
     rewritten(tmp_path, golden=golden)
     model = tiny.model()
-    assert model.tower.eye.fingerprint == read_manifest(tmp_path).details["encoder"]
+    assert model.tower.image_backbone.fingerprint == read_manifest(tmp_path).details["encoder"]
     with torch.no_grad():
         model.tower.encoder.blocks[1].mlp.fc1.weight *= 3
     with pytest.raises(AdapterError, match="golden input"):

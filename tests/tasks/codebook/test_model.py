@@ -263,4 +263,4 @@ def test_a_loss_leaves_the_model_bare(data: TextDataset) -> None:
         CodebookLoss(adapted, method.losses(model))(feed(0, [0, 1], 0, 1)).backward()
         assert torch.equal(model.tower.encode_images(tiny.pictures()).z, bare)
     assert not model.carries
-    assert not model.tower.eye.carries
+    assert not model.tower.image_backbone.carries

@@ -44,7 +44,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     )
 
 
-def test_a_school_opens_its_model_with_eyes_of_the_features_width(place: Place) -> None:
+def test_a_workspace_opens_its_model_with_vision_of_the_features_width(place: Place) -> None:
     opened = open_workspace(place.school)
     assert [data.name for data in opened.tasks] == list(TASKS.values())
     assert [data.task for data in opened.tasks] == [find(kind) for kind in TASKS.values()]
@@ -124,7 +124,7 @@ def test_a_task_that_is_none_is_refused_with_its_folder_before_any_picture(
     assert not (tmp_path / "cache").exists()
 
 
-def test_pictures_need_eyes_and_texts_do_not(place: Place, tmp_path: Path) -> None:
+def test_pictures_need_vision_and_texts_do_not(place: Place, tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError,
         match=r"no image backbone of its own, and .*colours has images.*--vision-backbone",
@@ -184,7 +184,7 @@ def test_stored_features_of_two_widths_are_not_one_models(place: Place, tmp_path
     assert opened.tasks[0].visuals("vqa0").tokens.shape == (9, 6)  # type: ignore[misc]
 
 
-def test_a_run_with_trained_eyes_looks_at_pictures(place: Place, tmp_path: Path) -> None:
+def test_a_run_with_trained_vision_looks_at_pictures(place: Place, tmp_path: Path) -> None:
     school = replace(place.school, tasks=(place.school.tasks[0],))
     settings = {"steps": 1, "batch_size": 2, "vision": "norms"}
     seen: list[str] = []

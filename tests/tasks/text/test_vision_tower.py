@@ -53,24 +53,24 @@ def test_a_picture_is_the_preprocessed_image(backbone: Backbone, root: Path) -> 
         sight("absent.png")
 
 
-def test_untrained_eyes_give_what_frozen_features_are(backbone: Backbone, root: Path) -> None:
-    eyes = VisionTower(backbone, Changes(), GridPool(1))
+def test_untrained_vision_give_what_frozen_features_are(backbone: Backbone, root: Path) -> None:
+    vision = VisionTower(backbone, Changes(), GridPool(1))
     stored = BackboneVisuals(root, backbone, None, 1, dtype="float32")
     stored.prepare(["a.png", "b.png"], quiet=True)
     want = torch.stack([stored(name).tokens for name in ("a.png", "b.png")])
-    got = eyes(pictures(backbone, root))
-    assert sum(p.numel() for p in eyes.parameters()) == 0
+    got = vision(pictures(backbone, root))
+    assert sum(p.numel() for p in vision.parameters()) == 0
     # The stored ones ran in the order of their hashes; a batch is the same function row by row.
     torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["petiole/tiny-vit", "petiole/efficientnet-lite0"])
-def test_untrained_eyes_equal_the_stored_features_bit_by_bit(name: str, root: Path) -> None:
+def test_untrained_vision_equal_the_stored_features_bit_by_bit(name: str, root: Path) -> None:
     backbone = load(name)
     stored = BackboneVisuals(root, backbone, None, 16, dtype="float32")
     for train in ((), backbone.parameters_under()):
-        eyes = VisionTower(backbone, Changes(tune=tuple(train)), GridPool(16))
-        seen = eyes(PixelSource(root, backbone, 16)("a.png").tokens[None])
+        vision = VisionTower(backbone, Changes(tune=tuple(train)), GridPool(16))
+        seen = vision(PixelSource(root, backbone, 16)("a.png").tokens[None])
         assert torch.equal(seen[0], stored("a.png").tokens)
 
 
@@ -79,30 +79,30 @@ def test_gradients_reach_what_is_declared_and_nothing_else(
     backbone: Backbone, root: Path, kind: Trained
 ) -> None:
     before = backbone.fingerprint
-    eyes = open_vision_tower(backbone, 1, kind)
+    vision = open_vision_tower(backbone, 1, kind)
     rows = pictures(backbone, root)
-    weights = torch.randn(eyes(rows).shape, generator=torch.Generator().manual_seed(0))
-    (eyes(rows) * weights).sum().backward()
-    assert eyes.copies
-    for name, copy in eyes.copies.items():
+    weights = torch.randn(vision(rows).shape, generator=torch.Generator().manual_seed(0))
+    (vision(rows) * weights).sum().backward()
+    assert vision.copies
+    for name, copy in vision.copies.items():
         assert copy.grad is not None, name
         # Softmax does not see a shift of all scores, so a key's bias has no gradient but rounding.
         assert bool(copy.grad.any()) or "k_proj.bias" in name, name
     assert all(p.grad is None and not p.requires_grad for p in backbone.module.parameters())
     with torch.no_grad():
-        for parameter in eyes.parameters():
+        for parameter in vision.parameters():
             parameter += 1
     del backbone.__dict__["fingerprint"]
     assert backbone.fingerprint == before
 
 
-def test_batchnorm_statistics_stay_while_eyes_are_trained(root: Path) -> None:
+def test_batchnorm_statistics_stay_while_vision_are_trained(root: Path) -> None:
     backbone = small.resnet()
     before = {name: value.clone() for name, value in backbone.module.named_buffers()}
-    eyes = open_vision_tower(backbone, 1, "all").train()
-    first = eyes(pictures(backbone, root))
+    vision = open_vision_tower(backbone, 1, "all").train()
+    first = vision(pictures(backbone, root))
     first.sum().backward()
-    assert torch.equal(eyes(pictures(backbone, root)), first)
+    assert torch.equal(vision(pictures(backbone, root)), first)
     assert all(torch.equal(before[name], value) for name, value in backbone.module.named_buffers())
 
 
@@ -158,12 +158,12 @@ def test_the_text_tower_is_no_part_of_the_eyes(tmp_path: Path) -> None:
     assert not any(role.startswith("text.") for role in roles)
 
 
-def test_impossible_eyes_are_explained() -> None:
+def test_impossible_vision_are_explained() -> None:
     backbone = small.plain()
     assert backbone.local_tokens == 4
     with pytest.raises(ConfigError, match="2 x 2 local tokens"):
         open_vision_tower(backbone, 36)
-    with pytest.raises(ConfigError, match=r"part of the eyes.*'lst'.*last"):
+    with pytest.raises(ConfigError, match=r"part of the vision encoder.*'lst'.*last"):
         open_vision_tower(backbone, 4, "lst")  # type: ignore[arg-type]
 
 

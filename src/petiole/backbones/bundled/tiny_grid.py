@@ -1,4 +1,4 @@
-"""A small convolutional network that ships inside the package: the eyes of ``petiole/tiny-vl``.
+"""A small convolutional network that ships inside the package: the vision encoder of ``petiole/tiny-vl``.
 
     image (3, 64, 64) -> 5 x 5 / 2 -> 32 x 32 x 48 -> 16 x 16 x 96 -> 8 x 8 x 128, + places -> 8 x 8 x 128
     layer: y = relu([x +] conv(x) + b),  x added where the shapes agree

@@ -1,4 +1,4 @@
-"""A small BART that ships inside the package, to be given eyes: every method of VL-Adapter without a network.
+"""A small BART that ships inside the package, to be given a vision encoder: every method of VL-Adapter without a network.
 
     text -> words -> 2 encoder and 2 decoder blocks of width 128;   36 visual tokens of petiole/tiny-grid beside them
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from petiole.backbones.bundled import tiny_grid
 from petiole.backbones.bundled.word_list import WordList
-from petiole.backbones.encoder_decoder.loading import architecture, with_eyes
+from petiole.backbones.encoder_decoder.loading import architecture, with_visual
 from petiole.backbones.encoder_decoder.model import Seq2Seq
 from petiole.backbones.encoder_decoder.visual import VisualOptions
 from petiole.backbones.registry import LoadRequest, loader
@@ -94,7 +94,7 @@ def load(request: LoadRequest) -> Seq2Seq:
         language, family = architecture(config())
         if not request.meta:
             fill(language.eval(), request.weights or WEIGHTS)
-        model = with_eyes(
+        model = with_visual(
             request.name,
             language,
             family,
@@ -102,7 +102,7 @@ def load(request: LoadRequest) -> Seq2Seq:
             vision_width=request.vision_width or tiny_grid.WIDTH,
             options=VisualOptions.of(request.options),
         )
-    model.eyes = "petiole/tiny-grid"
+    model.vision_backbone = "petiole/tiny-grid"
     return model
 
 

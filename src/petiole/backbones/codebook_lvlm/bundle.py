@@ -99,18 +99,18 @@ def load_tower(name: str, home: Path, *, meta: bool = False) -> tuple[Tower, Wor
 def fresh_tower(name: str, config: Mapping[str, Any], words: WordList) -> Tower:
     """A tower as its file states it, with fresh weights."""
     spec = _stated(config, Path(name))
-    eye = tiny_lvlm.encoder(f"{name}:tower", config)
+    image_backbone = tiny_lvlm.encoder(f"{name}:tower", config)
     quantiser = ResidualQuantiser(spec.entries, spec.width, spec.depth, shared=spec.shared)
-    return Tower(eye, quantiser, spec, tiny_lvlm.contrast(config, words, PAD))
+    return Tower(image_backbone, quantiser, spec, tiny_lvlm.contrast(config, words, PAD))
 
 
 @loader("petiole/tiny-lvlm-tower")
-def load_eye(request: LoadRequest) -> Backbone:
+def load_image_backbone(request: LoadRequest) -> Backbone:
     """The encoder of the packaged tower alone, as a backbone of images."""
     tower, _ = load_tower(request.name, PACKAGED / TOWER, meta=request.meta)
-    eye = tower.eye
-    eye.name = request.name
-    return eye
+    image_backbone = tower.image_backbone
+    image_backbone.name = request.name
+    return image_backbone
 
 
 @loader(

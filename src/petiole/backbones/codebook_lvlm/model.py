@@ -87,7 +87,7 @@ class LVLM(FrozenNetwork):
     """A frozen vision-language model over a codebook.
 
     Roles: ``visual`` the projected image tokens, then ``language.block.3.in | out``. The encoder is a backbone of its own,
-    ``tower.eye``, with the roles of every image backbone.
+    ``tower.image_backbone``, with the roles of every image backbone.
 
     Attributes:
         tokenizer: ``None`` for a shape.

@@ -73,7 +73,7 @@ class Tower(nn.Module):
     """Encoder E up to the tapped block, quantiser, and perhaps the heads of the contrastive loss.
 
     Args:
-        eye: the encoder as a backbone: its local tokens (``patches``) are z.
+        image_backbone: the encoder as a backbone: its local tokens (``patches``) are z.
         quantiser: frozen.
         spec: its contract.
         contrast: where the weights have it.
@@ -86,28 +86,30 @@ class Tower(nn.Module):
 
     def __init__(
         self,
-        eye: Backbone,
+        image_backbone: Backbone,
         quantiser: ResidualQuantiser,
         spec: CodebookSpec,
         contrast: ContrastHeads | None,
     ) -> None:
         super().__init__()
-        self._eye = (eye,)
-        self.encoder = eye.module
+        self._image_backbone = (image_backbone,)
+        self.encoder = image_backbone.module
         self.quantiser = quantiser
         self.spec = spec
         self.contrast = contrast
         self.register_buffer("frequencies", torch.zeros(spec.entries))
 
     @property
-    def eye(self) -> Backbone:
+    def image_backbone(self) -> Backbone:
         """The encoder E."""
-        return self._eye[0]
+        return self._image_backbone[0]
 
     def tokens(self, pictures: Tensor) -> Tensor:
         """z (B, N, d) of preprocessed images (B, 3, H, W), as the encoder is now, with whatever changes are on it."""
-        eye = self.eye
-        return eye.upper({IMAGES: pictures}, (eye.patches,))[eye.patches].float()
+        image_backbone = self.image_backbone
+        return image_backbone.upper({IMAGES: pictures}, (image_backbone.patches,))[
+            image_backbone.patches
+        ].float()
 
     def quantised(self, z: Tensor, *, discrete: bool = True) -> VisionOutput:
         """What language models see of z; with ``discrete=False`` z itself."""
@@ -133,7 +135,7 @@ class Tower(nn.Module):
         """
         if self.contrast is None:
             raise BackboneError(
-                f"{self.eye.name} came without image head, text tower or the text tower's tokenizer, so there is no "
+                f"{self.image_backbone.name} came without image head, text tower or the text tower's tokenizer, so there is no "
                 "contrastive loss. Set contrast=0."
             )
         return self.contrast

@@ -141,20 +141,20 @@ def load_tower(request: LoadRequest, home: Path) -> Tower:
         speaks = any(name.startswith("siglip_model.text_model.") for name in stored)
         _fill(siglip, quantiser, stored, str(home), speaks=speaks)
     preprocessing = _preprocessing(home, size)
-    eye = wrap(f"{request.name}:tower", siglip, preprocessing)
+    image_backbone = wrap(f"{request.name}:tower", siglip, preprocessing)
     spec = CodebookSpec(
         entries=entries,
         width=quantiser.width,
         depth=depth,
         shared=shared,
         sha256="" if request.meta else digest(quantiser.codebooks),  # a shape has no values
-        tap=eye.depth - 1,
+        tap=image_backbone.depth - 1,
         grid=(side, side),
         preprocessing=preprocessing,
     )
     heads = _heads(siglip, home, meta=request.meta) if speaks else None
     with torch.device("meta" if request.meta else "cpu"):
-        return Tower(eye, quantiser, spec, heads)
+        return Tower(image_backbone, quantiser, spec, heads)
 
 
 class Encoder(nn.Module):

@@ -131,7 +131,7 @@ def wrap(
         heads=module.config.vision_config.num_attention_heads,
         step=lambda layer, tokens: tensor(layer(tokens, attention_mask=None)),
     )
-    eyes = Transformer(
+    image = Transformer(
         name, module, preprocessing, module.config.projection_dim, parts, stream=width
     )
     t = text.embeddings
@@ -150,7 +150,7 @@ def wrap(
         name,
         module,
         module.config.projection_dim,
-        ImageTower(eyes, nn.Identity(), patch_attention(eyes)),
+        ImageTower(image, nn.Identity(), patch_attention(image)),
         tower,
         scale=module.logit_scale,
         text_prefixes=("text_model.", "text_projection.", "logit_scale"),

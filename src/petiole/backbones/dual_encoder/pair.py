@@ -139,7 +139,7 @@ def join(
     if image.is_meta:
         module.to("meta")
     tower = bert.tower(text, projections["text"], tokenizer)
-    eyes = ImageTower(
+    image_tower = ImageTower(
         image,
         projections["image"] if "image" in projections else nn.Identity(),
         patch_attention(image),
@@ -149,7 +149,7 @@ def join(
         name,
         module,
         len(rest["text.weight"]),
-        eyes,
+        image_tower,
         tower,
         scale=module.logit_scale,
         text_prefixes=("text.", "projections.", "logit_scale"),

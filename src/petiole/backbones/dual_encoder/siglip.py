@@ -104,7 +104,7 @@ def wrap(
         first_cut=first_cut(len(vision.encoder.layers)),
         step=lambda layer, tokens: tensor(layer(tokens, attention_mask=None)),
     )
-    eyes = Transformer(name, module, preprocessing, width, parts)
+    image = Transformer(name, module, preprocessing, width, parts)
     t = text.embeddings
     d = t.token_embedding.embedding_dim
     tower = PaddedTower(
@@ -124,7 +124,7 @@ def wrap(
         name,
         module,
         width,
-        ImageTower(eyes, nn.Identity(), looking),
+        ImageTower(image, nn.Identity(), looking),
         tower,
         scale=module.logit_scale,
         text_prefixes=("text_model.", "logit_scale", "logit_bias"),

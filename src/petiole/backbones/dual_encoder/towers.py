@@ -71,11 +71,11 @@ class TwoTowers(Backbone):
         self.image, self.text = image, text
         self._scale = (scale,)  # a parameter of ``module``, not one of its own
         self._text_prefixes = text_prefixes
-        eyes = image.backbone
+        backbone = image.backbone
         self._sources = {
-            "final.image": (eyes.vector,),
-            "final.patches": (eyes.patches,),
-            "final.attention": (eyes.vector, eyes.patches),
+            "final.image": (backbone.vector,),
+            "final.patches": (backbone.patches,),
+            "final.attention": (backbone.vector, backbone.patches),
         }
 
     @property
@@ -167,18 +167,18 @@ class TwoTowers(Backbone):
         return self.image.backbone.lower(images, (cut,))[cut]
 
     def _upper(self, cut: str, value: Tensor, reads: Sequence[str], *, checkpoint: bool) -> State:
-        eyes = self.image.backbone
+        backbone = self.image.backbone
         sources = list(dict.fromkeys(source for role in reads for source in self._sources[role]))
         looks = self.image.looking.roles if "final.attention" in reads else ()
         with observed(self, looks) as seen:
-            found = eyes.upper({cut: value}, sources, checkpoint=checkpoint)
-            if eyes.patches in found:
+            found = backbone.upper({cut: value}, sources, checkpoint=checkpoint)
+            if backbone.patches in found:
                 # Prompts that an adapter put behind the patches are left out.
-                found[eyes.patches] = found[eyes.patches][:, : self.local_tokens]
+                found[backbone.patches] = found[backbone.patches][:, : self.local_tokens]
             joint = {role: self.image.project(value) for role, value in found.items()}
             values = {role: joint[self._sources[role][0]] for role in reads}
             if "final.attention" in reads:
                 values["final.attention"] = self.image.looking(
-                    seen, joint[eyes.vector], joint[eyes.patches]
+                    seen, joint[backbone.vector], joint[backbone.patches]
                 )
         return values

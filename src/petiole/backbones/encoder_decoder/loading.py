@@ -1,8 +1,8 @@
 """Names, folders and shapes of encoder-decoders.
 
-    clip-bart-base, clip-t5-base               with eyes for 2048-d grid features (CLIP RN101)
-    clip-bart-base-video, clip-t5-base-video   with eyes for 512-d frame features (CLIP ViT-B/32)
-    hf/facebook/bart-large, or a folder        BART or T5 of any size; eyes if a vision width is asked for
+    clip-bart-base, clip-t5-base               with a vision encoder for 2048-d grid features (CLIP RN101)
+    clip-bart-base-video, clip-t5-base-video   with a vision encoder for 512-d frame features (CLIP ViT-B/32)
+    hf/facebook/bart-large, or a folder        BART or T5 of any size; a V->L block if a vision width is asked for
 
 A folder may hold ``visual.safetensors`` beside the language model: a V->L block that was trained with it. ``weights``
 is one file with both, also a checkpoint of VL-T5 (see ``stored``).
@@ -74,7 +74,7 @@ def published(request: LoadRequest) -> Seq2Seq:
 
 @folder_loader("bart", "t5")
 def from_folder(request: LoadRequest, config: dict[str, Any], folder: Path | None) -> Seq2Seq:
-    """A language model of transformers, with fresh or stored eyes; without a folder only its shape.
+    """A language model of transformers, with a fresh or stored V->L block; without a folder only its shape.
 
     Raises:
         BackboneError: weights or tokenizer are missing, or do not fit.
@@ -86,22 +86,22 @@ def from_folder(request: LoadRequest, config: dict[str, Any], folder: Path | Non
     if request.meta or folder is None:
         with torch.device("meta"):
             language, family = architecture(config)
-            eyes = _eyes(request, language, family)
-        return Seq2Seq(request.name, Seq2SeqModule(language, eyes), family, None)
+            visual = _visual(request, language, family)
+        return Seq2Seq(request.name, Seq2SeqModule(language, visual), family, None)
     configuration, _, family = _classes(config)
     vocabulary = configuration(**config).vocab_size
     tokenizer = FastTokenizer(folder, vocabulary)
     kept = stored.read(request.weights, vocabulary) if request.weights else stored.beside(folder)
     language = _pretrained(config, folder, kept)
-    eyes = _eyes(request, language, family, kept.visual)
-    if eyes is not None and kept.visual:
-        load_strictly(eyes, kept.visual, kept.origin)
+    visual = _visual(request, language, family, kept.visual)
+    if visual is not None and kept.visual:
+        load_strictly(visual, kept.visual, kept.origin)
     return Seq2Seq(
         request.name,
-        Seq2SeqModule(language, eyes),
+        Seq2SeqModule(language, visual),
         family,
         tokenizer,
-        trained_eyes=bool(kept.visual),
+        trained_visual=bool(kept.visual),
     )
 
 
@@ -169,7 +169,7 @@ def _pretrained(config: dict[str, Any], folder: Path, kept: Stored) -> nn.Module
     return loaded
 
 
-def with_eyes(
+def with_visual(
     name: str,
     language: nn.Module,
     family: Family,
@@ -181,11 +181,11 @@ def with_eyes(
     """Put a language model in memory together with a fresh V->L block (none for width 0)."""
     request = LoadRequest(name, vision_width=vision_width, options=vars(options or VisualOptions()))
     return Seq2Seq(
-        name, Seq2SeqModule(language, _eyes(request, language, family)), family, tokenizer
+        name, Seq2SeqModule(language, _visual(request, language, family)), family, tokenizer
     )
 
 
-def _eyes(
+def _visual(
     request: LoadRequest,
     language: nn.Module,
     family: Family,

@@ -123,7 +123,7 @@ class Family(ABC):
 
 
 class Seq2Seq(FrozenNetwork):
-    """A frozen encoder-decoder, with or without eyes.
+    """A frozen encoder-decoder, with or without a V->L block.
 
     Roles: ``encoder.text`` the embedded text, ``visual`` the visual tokens, then of every block
     ``encoder.block.3.attn.in | q | k | v | out``, ``.mlp.in | hidden | out``, and in the decoder also
@@ -132,11 +132,11 @@ class Seq2Seq(FrozenNetwork):
     Attributes:
         tokenizer: ``None`` for a shape.
         depths: blocks of encoder and decoder.
-        trained_eyes: the V->L block comes with the weights; else it is a fresh start.
+        trained_visual: the V->L block comes with the weights; else it is a fresh start.
     """
 
     module: Seq2SeqModule
-    eyes: str = ""
+    vision_backbone: str = ""
     """Name of the image backbone that its V->L block was trained with; empty for none."""
 
     def __init__(
@@ -146,17 +146,17 @@ class Seq2Seq(FrozenNetwork):
         family: Family,
         tokenizer: LanguageTokenizer | None,
         *,
-        trained_eyes: bool = False,
+        trained_visual: bool = False,
     ) -> None:
         language: Any = module.language
         self.config: Any = language.config
         super().__init__(name, module, int(self.config.d_model))
-        self.family, self.tokenizer, self.trained_eyes = family, tokenizer, trained_eyes
+        self.family, self.tokenizer, self.trained_visual = family, tokenizer, trained_visual
         self.depths = family.depths(self.config)
 
     @property
     def vision_width(self) -> int:
-        """D_v, width of the visual features; 0 without eyes."""
+        """D_v, width of the visual features; 0 without a V->L block."""
         return self.module.visual.width if self.module.visual else 0
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Weights of a language model and of its eyes as files hold them: transformers', ours, and VL-T5's.
+"""Weights of a language model and of its V->L block as files hold them: transformers', ours, and VL-T5's.
 
     ours            model.safetensors (the language model)     visual.safetensors (the V->L block)
     VL-T5's         one file: the language model, and the V->L block as encoder.visual_embedding.*
@@ -24,7 +24,7 @@ from petiole.backbones.weights import read_safetensors
 from petiole.errors import BackboneError
 from petiole.files import write_tensors
 
-EYES = "visual.safetensors"
+VISUAL = "visual.safetensors"
 
 BLOCK = "encoder.visual_embedding."
 PARTS = {
@@ -60,7 +60,7 @@ class Stored:
 
 def beside(folder: Path) -> Stored:
     """The V->L block that lies beside a language model, if one does."""
-    file = folder / EYES
+    file = folder / VISUAL
     return Stored(visual=read_safetensors(file), origin=str(file)) if file.is_file() else Stored()
 
 
@@ -138,4 +138,4 @@ def write(model: Seq2Seq, folder: Path) -> None:
     if isinstance(model.tokenizer, FastTokenizer):
         model.tokenizer.inner.save_pretrained(folder)
     if model.module.visual is not None:
-        write_tensors(folder / EYES, model.module.visual.state_dict())
+        write_tensors(folder / VISUAL, model.module.visual.state_dict())

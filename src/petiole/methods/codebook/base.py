@@ -99,7 +99,7 @@ class CodebookMethod(Method):
             raise ConfigError(
                 f"encoder={self.encoder} is no method for images. Use full, lora-qkv, adaptertune or another."
             )
-        changes = Changes(**_fields(method.plan(model.tower.eye, 1)))
+        changes = Changes(**_fields(method.plan(model.tower.image_backbone, 1)))
         if not (changes.attach or changes.tune or changes.injected):
             raise ConfigError(
                 f"encoder={self.encoder} changes nothing inside the encoder, only a head, and there is none. "

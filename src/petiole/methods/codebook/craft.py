@@ -96,7 +96,7 @@ class VisionFT(CaptioningMethod):
     contrast: float = 0.0
 
     def losses(self, model: LVLM) -> tuple[Loss[CodebookLossInputs], ...]:
-        depth = model.tower.eye.depth
+        depth = model.tower.image_backbone.depth
         ends = sorted({max(1, round(depth * quarter / 4)) for quarter in (1, 2, 3, 4)})
         roles = tuple(f"block.{end - 1}.out" for end in ends)
         anchors = SigmoidContrast(self.contrast), FeatureAnchor(self.anchor, roles)

@@ -124,7 +124,7 @@ class CodebookAdapter(Adapter):
     ) -> CodebookAdapter:
         """Describe a trained model, with its golden tokens."""
         model = adapted.model
-        encoder = model.tower.eye
+        encoder = model.tower.image_backbone
         own = {name for name, _ in encoder.module.named_parameters()}
         details = CodebookDetails(
             codebook=model.spec,
@@ -186,7 +186,7 @@ def _fits(folder: Path, manifest: Manifest, details: CodebookDetails, model: LVL
         details.codebook.check(model.spec, str(folder), model.name)
     except BackboneError as error:
         raise AdapterError(str(error)) from error
-    encoder = model.tower.eye.fingerprint
+    encoder = model.tower.image_backbone.fingerprint
     if not details.whole and details.encoder != encoder:
         raise AdapterError(
             f"{folder} holds layers for an encoder with fingerprint {details.encoder[:12]}, but that of {model.name} "

@@ -31,8 +31,8 @@ class ImageFolder:
 
     def __init__(self, root: Path, tower: Tower, *, memory: int = 2**30) -> None:
         rows, columns = tower.spec.grid
-        self._sight = PixelSource(root, tower.eye, rows * columns, memory=memory)
-        self._device = tower.eye.device
+        self._sight = PixelSource(root, tower.image_backbone, rows * columns, memory=memory)
+        self._device = tower.image_backbone.device
 
     def __call__(self, names: Sequence[str]) -> Tensor:
         """(B, 3, H, W).

@@ -30,7 +30,7 @@ class AdaptedCodebookModel(nn.Module):
         super().__init__()
         self._model = (model,)
         self._tower = (model.tower,)  # whose encoder it is, also before other language models
-        self.encoder = AdaptedModel(model.tower.eye, encoder)
+        self.encoder = AdaptedModel(model.tower.image_backbone, encoder)
         self.language = AdaptedModel(model, language)
 
     @property
@@ -178,6 +178,6 @@ class CodebookLoss(nn.Module):
         self, vision_outputs: Callable[[Tensor], VisionOutput], pictures: Tensor
     ) -> tuple[VisionOutput, dict[str, Tensor]]:
         """A look at pictures, and the values at the roles that terms study."""
-        with observed(self.adapted.model.tower.eye, self.roles) as seen:
+        with observed(self.adapted.model.tower.image_backbone, self.roles) as seen:
             vision_output = vision_outputs(pictures)
             return vision_output, dict(seen)

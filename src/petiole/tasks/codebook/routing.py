@@ -31,7 +31,7 @@ def belongs(codes: Tensor, frequencies: Frequencies, tower: Tower) -> Tensor:
     general = tower.frequencies
     if not bool((general > 0).all()):
         raise BackboneError(
-            f"{tower.eye.name} does not say how often its codes occur in general images, so images cannot be routed. "
+            f"{tower.image_backbone.name} does not say how often its codes occur in general images, so images cannot be routed. "
             "Leave --route out."
         )
     domain = frequencies.original[0].to(general)

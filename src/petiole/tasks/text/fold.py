@@ -141,13 +141,13 @@ def _filled(layer: nn.Linear, weight: Tensor, bias: Tensor) -> nn.Linear:
 def _check(adapted: AdaptedTextModel, folded: AdaptedTextModel) -> None:
     """Scores of both for one drawn input, as every task."""
     model, generator = adapted.model, torch.Generator().manual_seed(0)
-    eyes = model.module.visual
+    visual = model.module.visual
     count = max((len(m.layers) for m in folded.modules() if isinstance(m, PerTask)), default=1)
     ids = torch.randint(0, model.config.vocab_size, (2, 1, 8), generator=generator)
     words, labels = ids.expand(2, count, 8).to(model.device)
     inputs = Inputs(words, torch.ones_like(words, dtype=torch.bool))
-    if eyes and adapted.vision_tower is None and eyes.options.boxes != "given":
-        seen = torch.randn(1, 4, eyes.width, generator=generator).to(words.device)
+    if visual and adapted.vision_tower is None and visual.options.boxes != "given":
+        seen = torch.randn(1, 4, visual.width, generator=generator).to(words.device)
         inputs = replace(inputs, visual=seen.expand(count, -1, -1))
     training = adapted.training
     adapted.eval()

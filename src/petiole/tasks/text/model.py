@@ -96,7 +96,7 @@ class AdaptedTextModel(AdaptedModel):
         self._model, self.plan = (model,), plan
         self.dropout, self.vision_tower, self.head = dropout, vision_tower, head
         visual = model.module.visual
-        if visual is not None and not model.trained_eyes:
+        if visual is not None and not model.trained_visual:
             fresh = dict(visual.again().named_parameters(prefix="visual"))
             with torch.no_grad():
                 for name, copy in self.copies.items():

@@ -33,8 +33,8 @@ class PixelSource:
 
     Args:
         images_root: names are paths below it.
-        backbone: of the eyes; states the preprocessing.
-        visual_tokens: tokens that the eyes make of a picture.
+        backbone: the vision encoder; states the preprocessing.
+        visual_tokens: tokens that the vision encoder makes of a picture.
         memory: bytes of pictures kept in memory.
     """
 
@@ -47,12 +47,12 @@ class PixelSource:
 
     @property
     def width(self) -> int:
-        """D of the tokens that the eyes make."""
+        """D of the tokens that the vision encoder makes."""
         return self.backbone.width_of(self.backbone.patches)
 
     @property
     def digest(self) -> str:
-        """Of the weights that the eyes start from, the preprocessing and the number of tokens."""
+        """Of the weights that the vision encoder starts from, the preprocessing and the number of tokens."""
         backbone = self.backbone
         parts = [
             "picture",
@@ -109,16 +109,16 @@ def _chosen(backbone: Backbone, train: str) -> tuple[str, ...]:
         case "last":
             return _last_stage(backbone)
         case _:
-            raise unknown("part of the eyes to train", train, ("all", "last", "norms"))
+            raise unknown("part of the vision encoder to train", train, ("all", "last", "norms"))
 
 
 def _last_stage(backbone: Backbone) -> tuple[str, ...]:
     """Of a CNN, all that comes after the last feature map but one, as timm lists its feature maps."""
-    eyes, prefix = backbone, ""
+    image, prefix = backbone, ""
     if isinstance(backbone, TwoTowers):
-        eyes, prefix = backbone.image.backbone, backbone.image.prefix
-    maps = [entry["module"] for entry in getattr(eyes.module, "feature_info", ())]
-    names = [name for name, _ in eyes.module.named_parameters()]
+        image, prefix = backbone.image.backbone, backbone.image.prefix
+    maps = [entry["module"] for entry in getattr(image.module, "feature_info", ())]
+    names = [name for name, _ in image.module.named_parameters()]
     below = [i for i, name in enumerate(names) if maps[1:] and name.startswith(f"{maps[-2]}.")]
     if not below:
         raise ConfigError(

@@ -1,7 +1,7 @@
 """What a language model is shown of an image.
 
 Stored features (``StoredVisuals``), features of a backbone of ours (``BackboneVisuals``), or the picture itself
-(``PixelSource``) for eyes that are trained too (``open_vision_tower``).
+(``PixelSource``) for a vision encoder that is trained too (``open_vision_tower``).
 """
 
 from __future__ import annotations

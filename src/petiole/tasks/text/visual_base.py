@@ -14,7 +14,7 @@ class VisualFeatures(NamedTuple):
     """One image (or video).
 
     Attributes:
-        tokens: (N, D) features, fp32; or the preprocessed picture (1, 3, H, W), for eyes that are trained too.
+        tokens: (N, D) features, fp32; or the preprocessed picture (1, 3, H, W), for a vision encoder that is trained too.
         visual_tokens: N.
         padding: (N,) bool, rows that only fill up a short video.
         boxes: (N, 4) x1, y1, x2, y2 in 0..1.

@@ -145,7 +145,7 @@ def open_text(task: TextGeneration) -> TextWorkspace:
     data = [opened_data(folder) for folder in task.tasks]
     formats = [_format(one) for one in data]
     shape = encoder_decoder_of(load_any(LoadRequest(task.model, meta=True), device="meta"))
-    name = task.vision_backbone or shape.eyes
+    name = task.vision_backbone or shape.vision_backbone
     backbone = load_backbone(name, device=task.device) if name and not task.features else None
     seen = [_seen(one, task, backbone) for one in data]
     widths = {visuals.width for _, visuals, _ in seen if visuals}
