@@ -15,7 +15,10 @@ def pets(folder: str) -> Dataset:
     """Like ``load_dataset("imagefolder", data_dir=folder)["train"]``, without a cache of its own."""
     files = sorted(Path(folder).glob("*/*.*"))
     classes = sorted({file.parent.name for file in files})
-    rows = {"image": [str(f) for f in files], "label": [classes.index(f.parent.name) for f in files]}
+    rows = {
+        "image": [str(f) for f in files],
+        "label": [classes.index(f.parent.name) for f in files],
+    }
     return Dataset.from_dict(rows, Features({"image": Image(), "label": ClassLabel(names=classes)}))
 
 

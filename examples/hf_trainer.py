@@ -30,14 +30,16 @@ class WithLoss(torch.nn.Module):
 
 def collate(batch):
     """Pairs of image and label to the keywords of ``WithLoss``."""
-    images, labels = zip(*batch)
+    images, labels = zip(*batch, strict=True)
     return {"pixel_values": torch.stack(images), "labels": torch.tensor(labels)}
 
 
 def main(folder: str, out: str, epochs: float = 3) -> float:
     """Train and save; returns the loss of the last step."""
     photos = as_dataset(folder)
-    model = petiole.adapt(petiole.load("petiole/tiny-vit"), "lora-qkv", classes=photos.classes, rank=4)
+    model = petiole.adapt(
+        petiole.load("petiole/tiny-vit"), "lora-qkv", classes=photos.classes, rank=4
+    )
     arguments = TrainingArguments(
         output_dir=str(Path(out) / "trainer"), num_train_epochs=epochs, learning_rate=3e-3,
         per_device_train_batch_size=16, logging_steps=1, report_to="none", save_strategy="no",

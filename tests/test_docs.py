@@ -104,12 +104,13 @@ def shortened(words: list[str]) -> list[str]:
 
 def run_petiole(words: list[str]) -> None:
     """Run a command in this process; it must end well."""
-    told = io.StringIO()
+    told, code = io.StringIO(), None
     with contextlib.redirect_stderr(told), contextlib.redirect_stdout(io.StringIO()):
         try:
             main(shortened(words))
         except SystemExit as end:
-            assert not end.code, f"petiole {shlex.join(words)} ended with {end.code}:\n{told.getvalue()}"
+            code = end.code
+    assert not code, f"petiole {shlex.join(words)} ended with {code}:\n{told.getvalue()}"
 
 
 def install(folder: Path) -> None:
@@ -147,10 +148,16 @@ def fresh(
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PETIOLE_CACHE", str(tmp_path_factory.getbasetemp() / "docs-cache"))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(p for p in sys.path if p))
-    for registry in (METHODS, FAMILIES, LOADERS, FOLDERS, FILES, TIMM):
-        monkeypatch.setattr(registry, "_known", dict(registry._known))
-    monkeypatch.setattr(task, "_KINDS", dict(task._KINDS))
+    registries = [METHODS, FAMILIES, LOADERS, FOLDERS, FILES, TIMM]
+    before = {id(registry): set(registry._known) for registry in registries}
     yield tmp_path
+    for (
+        registry
+    ) in registries:  # what is built in and was first used here stays: it is imported once
+        for name in set(registry._known) - before[id(registry)] - set(registry.built_in):
+            del registry._known[name]
+    for kind in set(task._KINDS) - {"classification", "text", "codebook"}:
+        del task._KINDS[kind]
     for name, module in list(sys.modules.items()):
         if str(getattr(module, "__file__", "") or "").startswith(str(tmp_path)):
             del sys.modules[name]
@@ -175,7 +182,7 @@ def run_page(page: Path, folder: Path) -> None:
                     raise AssertionError(f"{where}: {error}") from None
         elif block.language == "python":
             with contextlib.redirect_stdout(io.StringIO()):
-                exec(compile(block.text, where, "exec"), namespace)  # noqa: S102 - our own pages
+                exec(compile(block.text, where, "exec"), namespace)
 
 
 @pytest.mark.parametrize(
@@ -202,7 +209,7 @@ def test_every_block_says_what_it_is(page: Path) -> None:
         if block.language == "json":
             json.loads(block.text)
     outside = FENCE.sub("", text)
-    indented = [line for line in re.findall(r"\n\n    (\S.*)", outside)]
+    indented = re.findall(r"\n\n    (\S.*)", outside)
     assert not indented, f"{page.name}: fence what is indented: {indented}"
 
 
@@ -212,7 +219,9 @@ def parsed() -> list[tuple[str, ...]]:
     for page in PAGES:
         for block in blocks(page):
             if block.language == "bash":
-                found += [tuple(w[w.index("petiole") + 1 :]) for w in block.commands() if "petiole" in w]
+                found += [
+                    tuple(w[w.index("petiole") + 1 :]) for w in block.commands() if "petiole" in w
+                ]
         text = FENCE.sub("", page.read_text(encoding="utf-8"))
         for line in re.findall(r"`petiole ([^`\n]+)`", text):
             found.append(tuple(shlex.split(line.split(" | ")[0])))

@@ -79,6 +79,6 @@ def test_the_notebook_runs_from_its_first_cell_to_its_last() -> None:
     assert all(cell["outputs"] or cell["execution_count"] for cell in cells), "execute it first"
     namespace: dict[str, object] = {}
     for cell in cells:
-        exec(compile("".join(cell["source"]), NOTEBOOK.name, "exec"), namespace)  # noqa: S102 - our own
+        exec(compile("".join(cell["source"]), NOTEBOOK.name, "exec"), namespace)
     adapter = petiole.Adapter.load(Path("runs/colours"))
     assert adapter.classes == namespace["classes"]
