@@ -47,10 +47,8 @@ def main(folder: str, out: str, epochs: int = 3) -> float:
 
     again = petiole.load_adapter(out)
     rows = again.predict([sample.path for sample in photos.samples])
-    right = [
-        row.label == photos.classes[s.label] for row, s in zip(rows, photos.samples, strict=True)
-    ]
-    return sum(right) / len(right)
+    named = [photos.classes[sample.label] for sample in photos.samples]
+    return sum(row.label == name for row, name in zip(rows, named, strict=True)) / len(rows)
 
 
 if __name__ == "__main__":
