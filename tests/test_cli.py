@@ -400,7 +400,7 @@ TINY = "petiole/tiny-vit"
         ("--help", set(), {"methods", "backbones"}),
         ("fit --help", set(), {"methods", "backbones"}),
         ("inspect methods", set(), {"methods.base", "methods.peft", "backbones"}),
-        ("inspect tables", set(), {"methods", "backbones"}),
+        ("inspect tables", set(), {"methods.base", "backbones"}),
         ("inspect lora-qkv", {"torch"}, {"methods.peft.adaptertune", "methods.language"}),
         (
             f"params --backbone {TINY} --method adaptertune --classes 10",

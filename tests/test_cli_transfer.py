@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 import socket
@@ -14,6 +13,7 @@ import pytest
 import petiole
 from builders import images
 from builders import public_sets as fake
+from builders.tables import rows_of
 from petiole.cli import main
 from petiole.commands.options import ModelOptions
 from petiole.engine import run as engine
@@ -129,9 +129,9 @@ def test_interrupted_resumed_extended_and_finished(
     images = {row["data"]: row["images"] for row in said["rows"]}
     assert images == {"leaves": 6, "stones": 4, "shells": 6}, "stones/test is taken as it is"
     request = json.loads(next((out / "stones").rglob("request.json")).read_text())
-    assert request["data"]["images"] == {"train": 10, "test": 4}, "validation/ is not used"
+    assert request["data"]["samples"] == {"train": 10, "test": 4}, "validation/ is not used"
 
-    rows = list(csv.DictReader((out / "table.csv").open()))
+    rows = rows_of(out / "table.csv")
     assert len(rows) == 6
     for row in rows:
         for name in ("trainable", "inference", "stored_bytes", "flops_forward", "peak_memory_mb"):
@@ -165,7 +165,7 @@ def test_a_known_set_is_found_by_name_and_may_go_once_it_is_finished(
     code, _, err = say("pets", *options, "--out", out)
     assert code == 0, err
     assert "| oxford-iiit-pets | tiny-vit | AdapterTune |" in (out / "table.md").read_text()
-    places = csv.DictReader((out / "oxford-iiit-pets" / "images.csv").open())
+    places = rows_of(out / "oxford-iiit-pets" / "images.csv")
     assert {row["split"] for row in places} == {"train", "test"}
     assert len(records(out)) == 2
     moved = out.rename(tmp_path / "moved")

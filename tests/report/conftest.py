@@ -37,24 +37,24 @@ BACKBONE = 22_056_576
 Correct = Callable[[str, int, int], NDArray[np.bool_]]
 
 
-def ledger(trainable: int, training_only: int = 0) -> Ledger:
+def ledger(trainable: int, training_only: int = 0, backbone: int = BACKBONE) -> Ledger:
     inference = trainable - training_only
     return Ledger(
-        backbone=BACKBONE,
+        backbone=backbone,
         adapters=inference // 2,
         head=inference - inference // 2,
         training_only=training_only,
         trainable=trainable,
         inference=inference,
-        total=BACKBONE + trainable,
-        trainable_percent_of_backbone=100 * trainable / BACKBONE,
-        trainable_percent_of_backbone_and_trainable=100 * trainable / (BACKBONE + trainable),
-        trainable_percent_of_full_fine_tuning=100 * trainable / (BACKBONE + inference),
-        trainable_percent_of_total=100 * trainable / (BACKBONE + trainable),
-        inference_percent_of_backbone=100 * inference / BACKBONE,
-        inference_percent_of_backbone_and_inference=100 * inference / (BACKBONE + inference),
-        inference_percent_of_total=100 * inference / (BACKBONE + trainable),
-        adapters_percent_of_backbone=50 * inference / BACKBONE,
+        total=backbone + trainable,
+        trainable_percent_of_backbone=100 * trainable / backbone,
+        trainable_percent_of_backbone_and_trainable=100 * trainable / (backbone + trainable),
+        trainable_percent_of_full_fine_tuning=100 * trainable / (backbone + inference),
+        trainable_percent_of_total=100 * trainable / (backbone + trainable),
+        inference_percent_of_backbone=100 * inference / backbone,
+        inference_percent_of_backbone_and_inference=100 * inference / (backbone + inference),
+        inference_percent_of_total=100 * inference / (backbone + trainable),
+        adapters_percent_of_backbone=50 * inference / backbone,
         stored_bytes=4 * inference,
         cut=("final.cls",),
         flops_backbone=12_250_000_000,
@@ -324,7 +324,7 @@ def write_scores(
         selection="last step",
         test_evaluations=1,
         scores=scores,
-        ledger=Ledger.from_counts(backbone=total - trainable, adapters=trainable),
+        ledger=ledger(trainable, backbone=total - trainable),
         costs=Costs(
             feature_seconds=0.0,
             train_seconds=10.0 + seed,

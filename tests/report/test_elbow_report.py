@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -186,7 +187,7 @@ def test_files_are_written_and_repeat_bit_by_bit(summary: ElbowSummary, folder: 
 
 
 def test_the_terminal_shows_both_tables(summary: ElbowSummary) -> None:
-    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(width=80, record=True, file=io.StringIO())
     console.print(Group(*to_rich(summary)))
     text = console.export_text()
     assert "61.7 ± 1.7 *" in text

@@ -1,13 +1,13 @@
 """Flips against the predictions as CSV."""
 
 import base64
-import csv
 import io
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from builders.tables import rows_of
 from petiole.errors import RunError
 from petiole.report.flips import flips, mistakes
 from petiole.report.runs import read_run
@@ -21,7 +21,7 @@ def pair(build, n: int = 60):
 
 
 def rows(run):
-    return list(csv.DictReader((run / "predictions.csv").open()))
+    return rows_of(run / "predictions.csv")
 
 
 def test_flips_are_those_of_the_predictions(build) -> None:

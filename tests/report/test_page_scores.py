@@ -56,7 +56,6 @@ def test_a_run_of_texts(tmp_path: Path, scored: Scored) -> None:
         "Predictions that changed",
         "Mistakes",
         "Domains before",
-        "FLOPs",
         "Shots",
     ):
         assert words not in text, words
@@ -74,6 +73,7 @@ def test_a_run_over_a_codebook(tmp_path: Path, scored: Scored) -> None:
         "Measured of the model",
         "Measure Start End flip rate 0 0.25 perplexity 7.5 8.5",
         "Pruning keep=0.5",
+        "Training step, one question",
         "with 40 samples (seed 0), and scored on 12 test samples",
     ):
         assert words in text, words

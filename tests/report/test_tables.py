@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 from safetensors.numpy import load_file
 
+from builders.tables import rows_of
 from petiole.errors import RunError
 from petiole.report import table as tables
 from petiole.report.tables import COSTS, columns, sentence, summarise, table
@@ -36,7 +37,7 @@ STUDENT = {4: 2.7764451051977987, 2: 4.302652729911275}  # t quantile of 0.975 b
 
 
 def run_accuracy(run: Path) -> float:
-    rows = list(csv.DictReader((run / "predictions.csv").open()))
+    rows = rows_of(run / "predictions.csv")
     return sum(r["label"] == r["prediction"] for r in rows) / len(rows)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from builders.tables import rows_of
 from petiole.claims import table as claimed_table
 from petiole.errors import RunError
 from petiole.protocols.protocol import ComparisonRow
@@ -74,7 +75,7 @@ def naive_accuracies(folder: Path, data: str, backbone: str, row: str) -> list[f
     found = []
     for seed in range(SEEDS):
         run = folder / data / backbone / "runs" / row / f"split-0-seed-{seed}"
-        rows = list(csv.DictReader((run / "predictions.csv").open()))
+        rows = rows_of(run / "predictions.csv")
         found.append(sum(r["label"] == r["prediction"] for r in rows) / len(rows))
     return found
 

@@ -42,6 +42,8 @@ _PERCENTAGES = {
     "Trained, % of the backbone": "trainable_percent_of_backbone",
     "Trained, % of backbone + trained": "trainable_percent_of_backbone_and_trainable",
     "Trained, % of full fine-tuning (backbone + head)": "trainable_percent_of_full_fine_tuning",
+    "Trained, % of the language model": "trainable_percent_of_language_model",
+    "Trained, % of the encoder": "trainable_percent_of_encoder",
     "Kept for prediction, % of the backbone": "inference_percent_of_backbone",
     "Kept for prediction, % of backbone + kept": "inference_percent_of_backbone_and_inference",
     "Adapters, % of the backbone": "adapters_percent_of_backbone",
@@ -64,7 +66,17 @@ def _of_ledgers(
     def column(title: str, name: str) -> Column[RowOfRuns]:
         return measure(title, lambda row: getattr(row[1][-1].record.ledger, name), show)
 
-    return Table([_method(), *(column(*field) for field in fields.items())], rows)
+    ledgers = [runs[-1].record.ledger for _, runs in rows]
+    counted = [
+        field
+        for field in fields.items()
+        if any(getattr(one, field[1]) is not None for one in ledgers)
+    ]
+    return Table([_method(), *(column(*field) for field in counted)], rows)
+
+
+_UNITS = {"classification": "image", "text": "sample", "codebook": "question"}
+"""What FLOPs are of, by kind of task."""
 
 
 def _method() -> Column[RowOfRuns]:
@@ -83,6 +95,7 @@ def costs(rows: Labelled) -> Table[RowOfRuns]:
     def size(value: float) -> str:
         return amount(value, "B")
 
+    unit = _UNITS.get(rows[0][1][0].record.request.kind, "sample")
     columns = [
         _method(),
         cost("Features, s", lambda c: c.feature_seconds, seconds),
@@ -93,9 +106,9 @@ def costs(rows: Labelled) -> Table[RowOfRuns]:
     ]
     if any(run.record.ledger.flops_forward for _, runs in rows for run in runs):
         columns += [
-            count("Forward, one image", lambda ledger: ledger.flops_forward),
+            count(f"Forward, one {unit}", lambda ledger: ledger.flops_forward),
             count("of which repeated in training", lambda ledger: ledger.flops_above_cut),
-            count("Training step, one image", lambda ledger: ledger.flops_training),
+            count(f"Training step, one {unit}", lambda ledger: ledger.flops_training),
         ]
     return Table(columns, rows)
 
