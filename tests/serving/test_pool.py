@@ -288,7 +288,7 @@ def test_errors_name_what_to_do() -> None:
     pool.add("birds", build(pool.backbone, "tuned"))
     images = tiny.images(pool.backbone, 2)
     with pytest.raises(
-        AdapterError, match=r"Unknown adapter of this bank 'bird'.*Did you mean birds"
+        AdapterError, match=r"Unknown adapter of this pool 'bird'.*Did you mean birds"
     ):
         pool.mixed(images, ["birds", "bird"])
     with pytest.raises(AdapterError, match="Did you mean birds"):
@@ -311,7 +311,7 @@ def test_an_adapter_of_another_backbone_is_refused(
     other = vit.wrap("test/other", tiny.timm_vit(init_values=0.4), tiny.preprocessing())
     with pytest.raises(AdapterError, match="fingerprint"):
         AdapterPool(other).add("birds", tmp_path / "adapter")
-    with pytest.raises(AdapterError, match="Put it into a bank of its own"):
+    with pytest.raises(AdapterError, match="Put it into a pool of its own"):
         AdapterPool(other).add("birds", build(tiny.plain(), "tuned"))
     resized = vit.wrap("test/vit", tiny.timm_vit(), tiny.preprocessing(42))
     with pytest.raises(AdapterError, match=r"\(28, 28\) px.*\(42, 42\) px"):

@@ -94,7 +94,7 @@ class Broken(Method):
 @pytest.fixture
 def broken(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Checks a method that is broken as said."""
-    monkeypatch.setattr(registry, "_ENTRIES", dict(registry.methods()))
+    monkeypatch.setattr(registry.METHODS, "_known", dict(registry.METHODS._known))
     registry.register("broken", "for tests")(Broken)
 
     def check(how: str) -> None:

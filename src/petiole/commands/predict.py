@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 from rich.console import Group, RenderableType
+from rich.table import Table
 from rich.text import Text
 
 from petiole.commands.options import CommandResult, Data, InferenceOptions
@@ -52,11 +53,14 @@ class PredictResult(CommandResult):
     def text(self) -> RenderableType:
         if any(row.question or row.probability is None for row in self.predictions):
             return Group(*(Text(row.label) for row in self.predictions))
-        lines = [
-            Text(f"{row.path}  {row.label}  {row.probability or 0:.3f}", overflow="ignore")
-            for row in self.predictions
-        ]
-        return Group(*lines)
+        table = Table(box=None, pad_edge=False)
+        for name, side in (("image", "left"), ("label", "left"), ("p", "right"), ("next", "left")):
+            table.add_column(name, justify=side, overflow="fold")  # type: ignore[arg-type]
+        for row in self.predictions:
+            rest = [f"{name} {p:.3f}" for name, p in list(row.probabilities.items())[1:4]]
+            cells = (str(row.path), row.label, f"{row.probability:.3f}", ", ".join(rest))
+            table.add_row(*map(Text, cells))
+        return table
 
     def to_csv(self) -> str:
         """Path, label, probability and question, a row each."""

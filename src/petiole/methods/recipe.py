@@ -93,7 +93,7 @@ class Recipe:
     average_as: Literal["result", "teacher"] = "result"
     step_rule: str = "plain"
     step_rule_settings: Annotated[dict[str, float], BeforeValidator(numbers)] = field(
-        default_factory=dict
+        default_factory=dict, hash=False
     )
     views: int = 4
     augmentation: str = "default"
