@@ -94,7 +94,8 @@ def test_colour_key_of_a_png_is_transparency(tmp_path: Path) -> None:
 def test_palette_and_one_bit(tmp_path: Path) -> None:
     path = tmp_path / "x.png"
     Image.fromarray(np.array([[True, False]])).save(path)
-    assert Image.open(path).mode == "1"
+    with Image.open(path) as image:
+        assert image.mode == "1"
     assert pixels(path)[0].tolist() == [[255] * 3, [0] * 3]
 
 

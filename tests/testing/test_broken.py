@@ -111,7 +111,11 @@ def test_one_that_is_not_broken_passes(broken: Callable[[str], None]) -> None:
     ("how", "clause", "found"),
     [
         ("starts elsewhere", "starts_where_it_says", "identity=True"),
-        ("parameter without use", "moves_all_it_declares_and_nothing_else", r"spare did not move"),
+        (
+            "parameter without use",
+            "moves_all_it_declares_and_nothing_else",
+            r"spare: trained, but the loss does not depend on it",
+        ),
         ("forgets", "survives_saving", "differ"),
         ("sees the batch", "is_the_same_from_the_cache|mixes_in_a_batch", "differ"),
         ("writes into the backbone", "starts_where_it_says|moves_all_it_declares", "backbone|bare"),
