@@ -9,6 +9,7 @@ from pydantic import Field
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from petiole.commands.kinds import known_kind
 from petiole.commands.options import CommandResult, Data, InferenceOptions, images_of, plural
 from petiole.commands.options import device as device_of
 from petiole.commands.verb import verb
@@ -98,7 +99,8 @@ def evaluate(
     """
     from petiole.engine.adapter import find, read_manifest
 
-    kind = read_manifest(find(adapter)).kind
+    kinds = ("classification", "text", "codebook")
+    kind = known_kind(adapter, read_manifest(find(adapter)).kind, kinds)
     if weights and kind != "classification":
         raise ConfigError(
             f"--weights is for image backbones, and {adapter} has none. Leave it out."

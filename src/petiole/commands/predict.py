@@ -13,6 +13,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from petiole.commands.kinds import known_kind
 from petiole.commands.options import CommandResult, Data, InferenceOptions
 from petiole.commands.options import device as device_of
 from petiole.commands.verb import verb
@@ -104,8 +105,8 @@ def predict(
     from petiole.engine.adapter import find, read_manifest
     from petiole.files import write_text
 
-    kind = read_manifest(find(adapter)).kind
-    answer = {"classification": _labels, "text": _text, "codebook": _codebook}[kind]
+    kinds = {"classification": _labels, "text": _text, "codebook": _codebook}
+    answer = kinds[known_kind(adapter, read_manifest(find(adapter)).kind, kinds)]
     asked = _Asked(Path(adapter), data, question, task, weights, device_of(device), inference)
     result = answer(asked)
     if csv:

@@ -1,4 +1,4 @@
-"""``petiole world``: a data set of the generated world, as class folders or as questions in JSON Lines."""
+"""``petiole synthesize``: a data set of the generated world, as class folders or as questions in JSON Lines."""
 
 from __future__ import annotations
 
