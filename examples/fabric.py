@@ -33,7 +33,7 @@ def main(folder: str, out: str, epochs: int = 3) -> float:
             optimizer.step()
             optimizer.zero_grad()
     adapted.eval().save(out)
-    return float(loss)
+    return float(loss.detach())
 
 
 if __name__ == "__main__":
