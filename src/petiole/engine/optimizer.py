@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from petiole.backbones.base import IMAGES, Backbone
 from petiole.methods.recipe import FIRST_EPOCH, Recipe
-from petiole.tasks.classification.model import AdaptedClassifier
 
 
 def make_optimizer(
@@ -70,7 +69,19 @@ def parameter_groups(
     ]
 
 
-def factors(adapted: AdaptedClassifier, recipe: Recipe) -> dict[int, float]:
+class HasHead(Protocol):
+    """A model whose head and tuned copies learn at rates of their own."""
+
+    head: nn.Module
+
+    @property
+    def backbone(self) -> Backbone: ...
+
+    @property
+    def copies(self) -> dict[str, Tensor]: ...
+
+
+def factors(adapted: HasHead, recipe: Recipe) -> dict[int, float]:
     """Of the head, and of tuned copies by their block."""
     known = {id(p): recipe.head_lr for p in adapted.head.parameters()}
     for name, copy in adapted.copies.items():
