@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 KINDS = ("default", "set", "set, released")
-CALLS = 8
+CALLS = 4
 Call = Callable[[], object]
 
 
