@@ -28,7 +28,7 @@ class Prediction(BaseModel):
         label: most probable class, or the answer.
         probability: of that class; ``None`` for an answer.
         probabilities: of all classes, most probable first.
-        question: what was asked.
+        question: what was request.
     """
 
     path: str
@@ -107,15 +107,15 @@ def predict(
 
     kinds = {"classification": _labels, "text": _text, "codebook": _codebook}
     answer = kinds[known_kind(adapter, read_manifest(find(adapter)).kind, kinds)]
-    asked = _Asked(Path(adapter), data, question, task, weights, device_of(device), inference)
-    result = answer(asked)
+    request = _Request(Path(adapter), data, question, task, weights, device_of(device), inference)
+    result = answer(request)
     if csv:
         write_text(Path(csv), result.to_csv())
     return result
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _Request:
     """What was given to ``predict``."""
 
     adapter: Path
@@ -167,19 +167,24 @@ class _Asked:
         return PredictResult(adapter=self.adapter, model=model, predictions=[row])
 
 
-def _labels(asked: _Asked) -> PredictResult:
+def _labels(request: _Request) -> PredictResult:
     from petiole.tasks.classification.adapter import ClassificationAdapter
 
-    asked.refuse(
-        "classification", question=asked.question is not None, task=asked.task, keep=asked.prunes
+    request.refuse(
+        "classification",
+        question=request.question is not None,
+        task=request.task,
+        keep=request.prunes,
     )
-    opened = ClassificationAdapter.load(asked.adapter, weights=asked.weights, device=asked.device)
-    data = asked.data
+    opened = ClassificationAdapter.load(
+        request.adapter, weights=request.weights, device=request.device
+    )
+    data = request.data
     if isinstance(data, list | tuple) and len(data) == 1 and isinstance(data[0], str | Path):
         data = data[0]  # a list of one path is that path: a file, a folder or a table
     rows = opened.predict(data)
     return PredictResult(
-        adapter=asked.adapter,
+        adapter=request.adapter,
         model=opened.manifest.backbone.name,
         predictions=[
             Prediction(
@@ -193,29 +198,29 @@ def _labels(asked: _Asked) -> PredictResult:
     )
 
 
-def _text(asked: _Asked) -> PredictResult:
+def _text(request: _Request) -> PredictResult:
     from petiole.tasks.text.adapter import TextAdapter
     from petiole.tasks.text.training import ask
 
-    asked.refuse("text", weights=asked.weights, keep=asked.prunes)
-    question = asked.text
-    opened = TextAdapter.load(asked.adapter, device=asked.device)
-    answer = ask(opened, question, asked.paths, asked.task)
-    return asked.answered(opened.adapted.model.name, answer)
+    request.refuse("text", weights=request.weights, keep=request.prunes)
+    question = request.text
+    opened = TextAdapter.load(request.adapter, device=request.device)
+    answer = ask(opened, question, request.paths, request.task)
+    return request.answered(opened.adapted.model.name, answer)
 
 
-def _codebook(asked: _Asked) -> PredictResult:
+def _codebook(request: _Request) -> PredictResult:
     from petiole.tasks.codebook.adapter import CodebookAdapter
     from petiole.tasks.codebook.training import ask
 
-    asked.refuse("codebook", weights=asked.weights, task=asked.task)
-    question, images = asked.text, asked.paths
-    options = asked.inference or InferenceOptions()
+    request.refuse("codebook", weights=request.weights, task=request.task)
+    question, images = request.text, request.paths
+    options = request.inference or InferenceOptions()
     if len(images) != 1:
         raise ConfigError(f"A question to a tuned encoder is about one image, not {len(images)}.")
     if len(options.language_models) > 1:
         raise ConfigError("One language model answers at a time. Leave the others out.")
     name = next(iter(options.language_models), "")
-    opened = CodebookAdapter.load(asked.adapter, backbone=name, device=asked.device)
+    opened = CodebookAdapter.load(request.adapter, backbone=name, device=request.device)
     answer = ask(opened, images[0], question, options.pruning(), route=options.route)
-    return asked.answered(opened.adapted.model.name, answer)
+    return request.answered(opened.adapted.model.name, answer)

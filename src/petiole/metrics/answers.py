@@ -18,7 +18,10 @@ def matches(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> 
         ValueError: another number of predictions than of references, or a sample without any.
     """
     _one_each(predictions, references)
-    return [float(said in known) for said, known in zip(predictions, references, strict=True)]
+    return [
+        float(prediction in known)
+        for prediction, known in zip(predictions, references, strict=True)
+    ]
 
 
 def consistency(right: Sequence[float], groups: Sequence[Hashable]) -> float:
@@ -72,8 +75,8 @@ def error_rate(
     """
     _one_each(predictions, references)
     nearest = [
-        min((edits(said, r), len(r)) for r in known)
-        for said, known in zip(predictions, references, strict=True)
+        min((edits(prediction, r), len(r)) for r in known)
+        for prediction, known in zip(predictions, references, strict=True)
     ]
     length = sum(n for _, n in nearest)
     if not length:

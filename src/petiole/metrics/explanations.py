@@ -74,8 +74,8 @@ def normalise(text: str) -> str:
 
 def right(prediction: str, references: Iterable[str]) -> bool:
     """Say whether the short part of the prediction is that of a reference, both normalised."""
-    said = normalise(split(prediction)[0])
-    return any(said == normalise(split(known)[0]) for known in references)
+    answer = normalise(split(prediction)[0])
+    return any(answer == normalise(split(known)[0]) for known in references)
 
 
 def content_words(question: str) -> frozenset[str]:
@@ -84,8 +84,8 @@ def content_words(question: str) -> frozenset[str]:
     They are those up to the first question mark (what follows says how to answer, as a list of classes does),
     or of the whole text without one, except function words and words for anything ("thing", "image").
     """
-    asked = normalise(question.split("?", maxsplit=1)[0]).split()
-    return frozenset(_singular(word) for word in asked if word not in _EMPTY)
+    words = normalise(question.split("?", maxsplit=1)[0]).split()
+    return frozenset(_singular(word) for word in words if word not in _EMPTY)
 
 
 def relevant(clause: str, question: str) -> bool | None:

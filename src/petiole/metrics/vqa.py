@@ -68,8 +68,8 @@ def accuracy(prediction: str, answers: Sequence[str], mode: Mode = "official") -
         raise ValueError(
             f"VQA accuracy leaves one of the human answers out, so it needs two or more, not {answers!r}."
         )
-    said, people = _compared(_stripped(prediction), answers, mode)
-    matches = sum(answer == said for answer in people)
+    prediction, people = _compared(_stripped(prediction), answers, mode)
+    matches = sum(answer == prediction for answer in people)
     # Leaving out one of the `matches` people who agree lowers the count by one; leaving out another does not.
     agree, others = matches * _worth(matches - 1), (len(people) - matches) * _worth(matches)
     return (agree + others) / len(people)
@@ -108,15 +108,15 @@ def without_punctuation(text: str) -> str:
     return _DOT.sub("", result, count=_MOST_DOTS)
 
 
-def _compared(said: str, answers: Sequence[str], mode: Mode) -> tuple[str, list[str]]:
+def _compared(prediction: str, answers: Sequence[str], mode: Mode) -> tuple[str, list[str]]:
     if mode == "official":
         people = [_stripped(answer) for answer in answers]
         if len(set(people)) == 1:
-            return said, people
-        return normalise(said), [normalise(answer) for answer in people]
+            return prediction, people
+        return normalise(prediction), [normalise(answer) for answer in people]
     if mode == "vlt5":
         differ = len(set(answers)) > 1
-        return normalise(said), [without_punctuation(a) if differ else a for a in answers]
+        return normalise(prediction), [without_punctuation(a) if differ else a for a in answers]
     raise unknown("mode of VQA accuracy", mode, ["official", "vlt5"])
 
 

@@ -138,17 +138,17 @@ def _action(summary: ElbowSummary) -> str:
 
 def _others(summary: ElbowSummary) -> str:
     f = summary.whole
-    said = [
+    rules = [
         f"marginal gain {_found(f.marginal, 'none (every step pays)')}",
         f"Kneedle {_found(f.kneedle, 'none (no knee)')}",
     ]
     if summary.shift and f.predicted:
-        said += [
+        rules += [
             f"the threshold {_threshold(f)}",
             f"90 % of the shift's energy {summary.shift.energy}",
             f"90 % of the first gradient's {summary.shift.gradient}",
         ]
-    return f"The other rules on the same images: {join(said)}."
+    return f"The other rules on the same images: {join(rules)}."
 
 
 def _falls(f: FractionElbow, summary: ElbowSummary) -> str:
@@ -176,17 +176,17 @@ def _growth(summary: ElbowSummary) -> str:
     assert summary.growth is not None
     verdict, share = summary.growth
     ranks = join([f"{f.one_se} (n = {f.images:,})" for f in summary.fractions])
-    said = {
+    finding = {
         "grows": "it does",
         "does not grow": "it does not",
         "cannot tell": "this sweep cannot tell",
     }[verdict]
     if summary.fractions[0].one_se == summary.ranks[-1]:
-        said = (
+        finding = (
             "this sweep cannot tell, because the largest rank is the elbow already at the least n"
         )
     return (
-        f"The elbow should grow with n: {said}. One-SE ranks are {ranks}; from the smallest to the "
+        f"The elbow should grow with n: {finding}. One-SE ranks are {ranks}; from the smallest to the "
         f"largest n it grows in {100 * share:.0f} % of the resamples."
     )
 

@@ -229,8 +229,8 @@ class LVLM(FrozenNetwork):
         return [row[: row.index(p.end)] if p.end in row else row for row in rows]
 
     def _places(self, turns: Turns) -> dict[str, Tensor]:
-        told = causal.accepts_positions(self.module.language)
-        return {"position_ids": turns.positions} if told else {}
+        takes_positions = causal.accepts_positions(self.module.language)
+        return {"position_ids": turns.positions} if takes_positions else {}
 
 
 class _Row(NamedTuple):
@@ -249,8 +249,8 @@ def _row(
     learn_end: bool,
 ) -> _Row:
     """One row, not yet filled up: image tokens at ``numbers``, text from place ``after`` behind them."""
-    said = [*answer, prompt.end] if answer is not None else []
-    text = [*prompt.between, *question, *prompt.after, *said]
+    target = [*answer, prompt.end] if answer is not None else []
+    text = [*prompt.between, *question, *prompt.after, *target]
     ids = [*prompt.before, *[IMAGE] * len(numbers), *text]
     first = len(prompt.before)
     places = [
@@ -259,8 +259,8 @@ def _row(
         *range(first + after, first + after + len(text)),
     ]
     labels = [IGNORED] * len(ids)
-    if said:
-        labels[-len(said) :] = [*said[:-1], prompt.end if learn_end else IGNORED]
+    if target:
+        labels[-len(target) :] = [*target[:-1], prompt.end if learn_end else IGNORED]
     if learn_question:
         at = first + len(numbers) + len(prompt.between)
         labels[at : at + len(question)] = question

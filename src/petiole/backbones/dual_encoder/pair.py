@@ -73,8 +73,8 @@ def load(request: LoadRequest, config: dict[str, Any], folder: Path | None) -> B
     try:
         stated = PairConfig.model_validate(config)
     except ValidationError as error:
-        said = "; ".join(f"{'.'.join(map(str, e['loc']))} {e['msg']}" for e in error.errors())
-        raise BackboneError(f"{folder}/config.json states no pair: {said}.") from error
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))} {e['msg']}" for e in error.errors())
+        raise BackboneError(f"{folder}/config.json states no pair: {problems}.") from error
     image, text = halves(stated, folder, device="meta" if request.meta else "cpu")
     tensors = read_safetensors(request.weights or folder / PROJECTIONS)
     return join(request.name, image, text, tensors, bert.EncoderTokenizer(folder / stated.text))

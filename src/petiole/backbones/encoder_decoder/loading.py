@@ -198,25 +198,25 @@ def _visual(
     Raises:
         BackboneError: another one is stored than is asked for.
     """
-    asked, options = request.vision_width, dict(request.options)
+    vision_width, options = request.vision_width, dict(request.options)
     codes = family.codes
     if kept and "features.weight" in kept and "codes" in kept:
         width, norms = kept["features.weight"].shape[1], "sum" if "norm.weight" in kept else "each"
-        if asked not in (0, width) or options.setdefault("norms", norms) != norms:
+        if vision_width not in (0, width) or options.setdefault("norms", norms) != norms:
             raise BackboneError(
                 f"{request.name} is stored with a V->L block for features of width {width} and norms={norms}, not "
-                f"{asked or width} and {options.get('norms', norms)}. Ask for what is stored, or take a language "
+                f"{vision_width or width} and {options.get('norms', norms)}. Ask for what is stored, or take a language "
                 "model without one."
             )
-        asked, codes = width, len(kept["codes"])
-    if not asked:
+        vision_width, codes = width, len(kept["codes"])
+    if not vision_width:
         return None
     model: Any = language
     norm: Callable[[int], nn.Module] = family.norms[0]
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return VisualEmbedding(
-            asked,
+            vision_width,
             int(model.config.d_model),
             codes=codes,
             norm=norm,

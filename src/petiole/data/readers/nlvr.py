@@ -74,5 +74,5 @@ def _read_drawings(path: Path, _: str) -> Iterator[TextSample]:
 
 
 def _judged(key: str, row: JsonRow, text: str, images: tuple[str, ...], group: str) -> TextSample:
-    said = (row.value("label", TRUTH),) if "label" in row else ()
-    return TextSample(key, text, images, dict.fromkeys(said, 1.0), said, group)
+    answers = (row.value("label", TRUTH),) if "label" in row else ()
+    return TextSample(key, text, images, dict.fromkeys(answers, 1.0), answers, group)

@@ -70,10 +70,10 @@ class CodebookMethod(Method):
 
     def text_of(self, sample: TextSample) -> str:
         """What the text tower reads of a sample."""
-        said = f"{sample.text} {next(iter(sample.targets), '')}".strip()
+        question = f"{sample.text} {next(iter(sample.targets), '')}".strip()
         if not sample.caption:
-            return said
-        return sample.caption if self.texts == "caption" else f"{sample.caption} {said}"
+            return question
+        return sample.caption if self.texts == "caption" else f"{sample.caption} {question}"
 
     def plan(self, network: FrozenNetwork, classes: int = 0) -> Plan:  # noqa: ARG002 - answers are texts
         """Changes in projector and language model, those in the encoder beside them, and the losses.

@@ -60,7 +60,7 @@ class BatchLoader:
     ) -> CodebookBatch:
         """This process's part of a step's rows."""
         rng = np.random.default_rng([self.seed, step])
-        said = [drawn_target(self.samples[i], rng.random())[0] for i in rows]
+        targets = [drawn_target(self.samples[i], rng.random())[0] for i in rows]
         own = np.random.default_rng([self.seed, step, process])
         part = part_of(len(rows), process, processes)
         chosen = [self.samples[rows[i]] for i in part]
@@ -69,7 +69,7 @@ class BatchLoader:
             pictures=torch.empty(0) if self.vision_outputs else self.image_folder(names),
             vision_output=self.vision_outputs(names) if self.vision_outputs else None,
             questions=[ids.split(sample.text) for sample in chosen],
-            answers=[ids.split(said[i]) for i in part],
+            answers=[ids.split(targets[i]) for i in part],
             captions=[ids.split(sample.caption) for sample in chosen],
             texts=[self.read(self.method.text_of(sample)) for sample in chosen]
             if self.read

@@ -104,9 +104,9 @@ class AdaptedCodebookModel(nn.Module):
                 vision_output.codes, vision_output.residual, usual, model.spec.grid
             )
             positions = pruning.positions
-        asked = [model.tokenizer.split(question) for question in questions]
+        parts = [model.tokenizer.split(question) for question in questions]
         with self.language.attached():
-            turns = model.turns(vision_output.seen, asked, kept=kept, positions=positions)
+            turns = model.turns(vision_output.seen, parts, kept=kept, positions=positions)
             rows = model.generate(turns, longest)
         return [model.tokenizer.decode(row) for row in rows]
 

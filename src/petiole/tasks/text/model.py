@@ -151,17 +151,17 @@ class AdaptedTextModel(AdaptedModel):
         with self._at_work([number] * len(inputs.ids)):
             encoded = model.encode(self._seen(inputs))
             if self.head is not None:
-                said = self._chosen(self.head(encoded.states[:, encoded.front]), task)
+                answers = self._chosen(self.head(encoded.states[:, encoded.front]), task)
             elif task.choices:
                 place, prefix, options = _told_apart(model, task)
                 labels = torch.tensor(prefix, device=model.device).expand(len(inputs.ids), -1)
                 scores = model.logits(encoded, labels)[:, place, options]
-                said = [task.choices[i] for i in scores.argmax(dim=1).tolist()]
+                answers = [task.choices[i] for i in scores.argmax(dim=1).tolist()]
             else:
                 rows = model.generate(encoded, beams=task.beams, longest=task.max_length)
-                said = [model.tokenizer.decode(row) for row in rows]
+                answers = [model.tokenizer.decode(row) for row in rows]
         self.train(was_training)
-        return said
+        return answers
 
     def _chosen(self, scores: Tensor, task: TextTask) -> list[str]:
         """The best answer of each row, of the task's choices where it has any."""

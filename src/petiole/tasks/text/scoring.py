@@ -42,14 +42,16 @@ def vqa_scores(samples: Sequence[TextSample], predictions: Sequence[str]) -> Tas
                 "Use the task 'answers' for questions with one answer."
             )
     pairs = list(zip(predictions, samples, strict=True))
-    official = [100 * vqa.accuracy(said, s.references, "official") for said, s in pairs]
+    official = [100 * vqa.accuracy(prediction, s.references, "official") for prediction, s in pairs]
     metrics = {
         "vqa_accuracy": fmean(official),
         "vqa_accuracy_vlt5": 100
-        * fmean(vqa.accuracy(said, s.references, "vlt5") for said, s in pairs),
+        * fmean(vqa.accuracy(prediction, s.references, "vlt5") for prediction, s in pairs),
     }
     if any(sample.targets for sample in samples):
-        metrics["soft_score"] = 100 * fmean(vqa.soft_score(said, s.targets) for said, s in pairs)
+        metrics["soft_score"] = 100 * fmean(
+            vqa.soft_score(prediction, s.targets) for prediction, s in pairs
+        )
     return TaskScores(metrics, official)
 
 
@@ -65,7 +67,7 @@ def accuracy_scores(samples: Sequence[TextSample], predictions: Sequence[str]) -
 
 def video_choice_scores(samples: Sequence[TextSample], predictions: Sequence[str]) -> TaskScores:
     """Accuracy of ``a{i}`` by exact match, and as a server counts it, where no answer means ``a0``."""
-    submitted = [f"a{choice_index(said)}" for said in predictions]
+    submitted = [f"a{choice_index(prediction)}" for prediction in predictions]
     metrics, right = accuracy_scores(samples, predictions)
     served = accuracy_scores(samples, submitted).metrics["accuracy"]
     return TaskScores(metrics | {"accuracy_submitted": served}, right)
@@ -86,7 +88,7 @@ def caption_scores(samples: Sequence[TextSample], predictions: Sequence[str]) ->
 def answer_scores(samples: Sequence[TextSample], predictions: Sequence[str]) -> TaskScores:
     """Exact match after VQA's normalisation, with any reference; VQA accuracy too where all have ten."""
     known = [[vqa.normalise(answer) for answer in sample.references] for sample in samples]
-    right = matches([vqa.normalise(said) for said in predictions], known)
+    right = matches([vqa.normalise(prediction) for prediction in predictions], known)
     metrics = {"exact_match": 100 * fmean(right)}
     if all(len(sample.references) == HUMANS for sample in samples):
         metrics["vqa_accuracy"] = vqa_scores(samples, predictions).metrics["vqa_accuracy"]
@@ -95,13 +97,13 @@ def answer_scores(samples: Sequence[TextSample], predictions: Sequence[str]) -> 
 
 def text_scores(samples: Sequence[TextSample], predictions: Sequence[str]) -> TaskScores:
     """Exact match, and edits over tokens between spaces and over characters; spaces are made single."""
-    said = [text.split() for text in predictions]
+    words = [text.split() for text in predictions]
     known = [[text.split() for text in sample.references] for sample in samples]
-    joined, joined_known = [*map(" ".join, said)], [[*map(" ".join, texts)] for texts in known]
+    joined, joined_known = [*map(" ".join, words)], [[*map(" ".join, texts)] for texts in known]
     right = matches(joined, joined_known)
     metrics = {
         "exact_match": 100 * fmean(right),
-        "token_error_rate": 100 * error_rate(said, known),
+        "token_error_rate": 100 * error_rate(words, known),
         "character_error_rate": 100 * error_rate(joined, joined_known),
     }
     return TaskScores(metrics, _percent(right))
@@ -110,8 +112,8 @@ def text_scores(samples: Sequence[TextSample], predictions: Sequence[str]) -> Ta
 def question_scores(samples: Sequence[TextSample], predictions: Sequence[str]) -> TaskScores:
     """Exact match of the short answer, and what is said of its reason (`petiole.metrics.explanations`)."""
     judgements = [
-        explanations.judge(said, s.references, s.text, s.facts)
-        for said, s in zip(predictions, samples, strict=True)
+        explanations.judge(prediction, s.references, s.text, s.facts)
+        for prediction, s in zip(predictions, samples, strict=True)
     ]
     right = [float(judgement.right) for judgement in judgements]
     return TaskScores(explanations.summary(judgements), _percent(right))
