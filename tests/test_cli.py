@@ -121,7 +121,7 @@ def test_predict_labels_images(place: Path, say: Say) -> None:
 
 
 @pytest.mark.usefixtures("fitted")
-def test_eval_scores_and_counts_its_openings(place: Path, say: Say) -> None:
+def test_eval_scores_and_counts_its_test_evaluations(place: Path, say: Say) -> None:
     code, out, _ = say("eval", place / "run", place / "photos", "--json")
     first = json.loads(out)
     assert code == 0

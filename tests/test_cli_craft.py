@@ -72,7 +72,7 @@ def test_predict_says_what_was_scored_and_another_language_model_may_answer(
     assert third["predictions"][0]["label"]
 
 
-def test_eval_gives_the_record_again_and_counts_openings(fitted: SimpleNamespace) -> None:
+def test_eval_gives_the_record_again_and_counts_test_evaluations(fitted: SimpleNamespace) -> None:
     scored = as_json("eval", "run", "xray", "--language-model", A, B, cwd=fitted.root)
     assert {n: s["exact_match"] for n, s in scored["scores"].items()} == {
         n: s["exact_match"] for n, s in fitted.record["scores"].items()

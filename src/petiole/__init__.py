@@ -47,7 +47,12 @@ if TYPE_CHECKING:
     from petiole.serving.pool import AdapterPool
     from petiole.tasks.classification.module import adapt, load_adapter
 
-_VERBS = (
+__all__ = [
+    "Adapter",
+    "AdapterPool",
+    "PetioleError",
+    "__version__",
+    "adapt",
     "cache",
     "compare",
     "demo",
@@ -60,6 +65,9 @@ _VERBS = (
     "generalise",
     "import_dassl",
     "inspect",
+    "ledger",
+    "load",
+    "load_adapter",
     "merge",
     "multitask",
     "pair",
@@ -70,8 +78,10 @@ _VERBS = (
     "sweep",
     "synthesize",
     "transfer",
-)
-_HOMES = {
+    "tune_allocator",
+]
+
+_ELSEWHERE = {
     "load": "backbones.registry",
     "Adapter": "engine.adapter",
     "adapt": "tasks.classification.module",
@@ -79,22 +89,8 @@ _HOMES = {
     "AdapterPool": "serving.pool",
     "ledger": "ledger",
     "tune_allocator": "allocator",
-    **{name: f"commands.{name}" for name in _VERBS},
 }
-
-__all__ = [
-    "Adapter",
-    "AdapterPool",
-    "PetioleError",
-    "__version__",
-    "adapt",
-    "ledger",
-    "load",
-    "load_adapter",
-    "tune_allocator",
-    *_VERBS,
-]
-
+"""Where the names are that are no verbs; those are found in ``commands``."""
 
 _SUBMODULES = ("ledger", "report")
 """Verbs that bear the name of a submodule: there the submodule itself can be called."""
@@ -104,8 +100,7 @@ class _CallableModule(ModuleType):
     """``petiole.report`` is the package of that name and, when called, the verb."""
 
     def __call__(self, *args: Any, **options: Any) -> Any:
-        name = self.__name__.rpartition(".")[2]
-        return getattr(import_module(f"petiole.{_HOMES[name]}"), name)(*args, **options)
+        return _found(self.__name__.rpartition(".")[2])(*args, **options)
 
 
 class _Package(ModuleType):
@@ -120,14 +115,18 @@ class _Package(ModuleType):
 sys.modules[__name__].__class__ = _Package
 
 
+def _found(name: str) -> Any:
+    home = _ELSEWHERE.get(name, f"commands.{name}")
+    return getattr(import_module(f"petiole.{home}"), name)
+
+
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in __all__:
         raise AttributeError(f"module 'petiole' has no attribute {name!r}")
     if name in _SUBMODULES:
         return import_module(f"petiole.{name}")
-    value = getattr(import_module(f"petiole.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+    globals()[name] = _found(name)
+    return globals()[name]
 
 
 def __dir__() -> list[str]:

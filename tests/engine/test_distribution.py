@@ -1,7 +1,5 @@
 """Other places to run: two training processes, job processes, and what a survey says beforehand."""
 
-import os
-import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from builders.processes import two_ranks
 from petiole.engine.executor import Local
 from petiole.engine.run import RunSpec, run
 from petiole.engine.task import open_workspace, reopened
@@ -56,17 +55,10 @@ print(len(logged))
 """
 
 
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
-
-
-def start(out: Path, name: str, **environment: str) -> subprocess.Popen[str]:
-    clean = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")}
+def start(out: Path, name: str, environment: dict[str, str]) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", TRAIN, str(out), name],
-        env={**clean, "OMP_NUM_THREADS": "1", **environment},
+        env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -77,22 +69,14 @@ def start(out: Path, name: str, **environment: str) -> subprocess.Popen[str]:
 def test_two_processes_train_to_the_weights_of_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = {
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(free_port()),
-        "GLOO_SOCKET_IFNAME": "lo",
-    }
     runs = [
-        start(tmp_path, f"rank{rank}", RANK=str(rank), LOCAL_RANK=str(rank), **world)
-        for rank in (0, 1)
+        start(tmp_path, f"rank{rank}", environment) for rank, environment in enumerate(two_ranks())
     ]
     monkeypatch.setattr(sys, "argv", ["train", str(tmp_path), "alone"])
     with torch.random.fork_rng():
         exec(compile(TRAIN, "train", "exec"), {})
-    said = [run.communicate(timeout=280) for run in runs]
-    assert [run.returncode for run in runs] == [0, 0], [err[-2000:] for _, err in said]
+    outputs = [run.communicate() for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], [err[-2000:] for _, err in outputs]
     alone, first, second = (
         load_file(tmp_path / f"weights-{name}") for name in ("alone", "rank0", "rank1")
     )
@@ -102,7 +86,7 @@ def test_two_processes_train_to_the_weights_of_one(
         assert float((gap > 1e-5).double().mean()) < 1e-3
         assert float(gap.max()) < 1e-3
         assert torch.equal(first[name], second[name])
-    assert [int(out.split()[-1]) for out, _ in said] == [4, 0], "one process writes the log"
+    assert [int(out.split()[-1]) for out, _ in outputs] == [4, 0], "one process writes the log"
     assert (tmp_path / "checkpoint-rank0").exists()
     assert not (tmp_path / "checkpoint-rank1").exists()
 

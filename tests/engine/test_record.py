@@ -76,7 +76,9 @@ def test_the_test_set_was_opened_once(done: tuple[RunSpec, Record]) -> None:
     assert rows[0]["test"] == record.request.data.digests["test"]
 
 
-def test_openings_are_counted_by_content(done: tuple[RunSpec, Record], tmp_path: Path) -> None:
+def test_evaluations_of_the_test_part_are_counted_by_content(
+    done: tuple[RunSpec, Record], tmp_path: Path
+) -> None:
     test = open_workspace(done[0].task).shift.test
     few = test.select(range(4))
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from builders.processes import two_ranks
 from petiole.errors import ConfigError
 from petiole.layers.local_cache import LocalCache
 from petiole.layers.token_alignment import TokenAlignment, salient
@@ -185,20 +184,16 @@ def test_two_processes_write_what_one_does(tmp_path: Path) -> None:
     """Each has its own share of a batch, of another size; both end with the same entries."""
     from safetensors.torch import load_file
 
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = str(s.getsockname()[1])
-    world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo"}
     runs = [
         subprocess.Popen(
             [sys.executable, "-c", WRITE, str(tmp_path), str(rank)],
-            env={**os.environ, "OMP_NUM_THREADS": "1", **world},
+            env=environment,
             stderr=subprocess.PIPE,
             text=True,
         )
-        for rank in (0, 1)
+        for rank, environment in enumerate(two_ranks())
     ]
-    errors = [run.communicate(timeout=280)[1] for run in runs]
+    errors = [run.communicate()[1] for run in runs]
     assert [run.returncode for run in runs] == [0, 0], errors
     with torch.random.fork_rng():
         torch.manual_seed(0)

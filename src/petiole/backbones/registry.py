@@ -36,6 +36,16 @@ class LoadRequest:
     vision_width: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
 
+    def fixed_size(self, size: int) -> int:
+        """The one image size that a model takes, for example because its position table is made for it.
+
+        Raises:
+            BackboneError: another one is wanted.
+        """
+        if self.image_size not in (None, size):
+            raise BackboneError(f"{self.name} takes {size} px only; leave image_size out.")
+        return size
+
 
 Loader = Callable[[LoadRequest], FrozenNetwork]
 FolderLoader = Callable[[LoadRequest, dict[str, Any], Path | None], FrozenNetwork]

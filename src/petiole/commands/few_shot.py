@@ -62,7 +62,7 @@ def few_shot(
     model = model or ModelOptions()
     root = Path(out) if out else Path("runs") / f"{Path(images).stem}-few-shot"
     rows = domain_shift.rows_of(methods)
-    asked = generalisation.few_shot(
+    study = generalisation.few_shot(
         Path(images).name,
         rows,
         shots,
@@ -74,4 +74,4 @@ def few_shot(
     task = model.classification(
         images, None, test, test_fraction, methods=[row.method for row in rows]
     )
-    return measured(asked, task, {}, root, settings, resume=resume, processes=processes)
+    return measured(study, task, {}, root, settings, resume=resume, processes=processes)

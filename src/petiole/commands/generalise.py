@@ -80,7 +80,7 @@ def generalise(
     task = model.classification(
         images, None, test, test_fraction, methods=[row.method for row in rows]
     )
-    asked = protocol.plan(
+    study = protocol.plan(
         Path(images).name,
         rows,
         reference=reference or stated.get("reference", ""),
@@ -90,11 +90,11 @@ def generalise(
         known=coop.name_of(Path(images)),
     )
     others = {_name(path, to): Path(path) for path in to}
-    return measured(asked, task, others, root, settings, resume=resume, processes=processes)
+    return measured(study, task, others, root, settings, resume=resume, processes=processes)
 
 
 def measured(
-    asked: Generalisation,
+    study: Generalisation,
     task: Classification,
     others: Mapping[str, Path],
     root: Path,
@@ -113,13 +113,13 @@ def measured(
     from petiole.report.table import write
 
     given = pairs(settings)
-    jobs = protocol.jobs_of(asked, task, root, given, resume=resume)
+    jobs = protocol.jobs_of(study, task, root, given, resume=resume)
     first = replace(jobs[0].task, quiet=task.quiet)  # of the classes that are trained on
-    announce(reopened(first), jobs, asked.notes(given))
+    announce(reopened(first), jobs, study.notes(given))
     protocol.generalise(
-        asked,
+        study,
         jobs,
-        protocol.places_of(asked, task, others),
+        protocol.places_of(study, task, others),
         root,
         executor=Local(processes),
         resume=resume,

@@ -116,7 +116,7 @@ def multitask(
     stated = domain_shift.from_table(table, baselines=()) if table else {}
     rows = stated.get("rows") or domain_shift.rows_of(methods)
     opened = reopened(task)
-    asked = protocol.Multitask.checked(
+    study = protocol.Multitask.checked(
         rows=rows,
         reference=reference or stated.get("reference", ""),
         model=backbone,
@@ -127,9 +127,9 @@ def multitask(
         prefixes=not no_prefixes,
         scored="val" if validation_part else "test",
     )
-    jobs = protocol.jobs_of(asked, task, root, pairs(settings), resume=resume)
+    jobs = protocol.jobs_of(study, task, root, pairs(settings), resume=resume)
     announce(opened, jobs)
-    protocol.run_all(asked, jobs, root, executor=Local(processes), resume=resume, quiet=quiet)
+    protocol.run_all(study, jobs, root, executor=Local(processes), resume=resume, quiet=quiet)
     summary = summarise(root)
     write(table_of(summary), root)
     return Multitasked(folder=root, summary=summary)

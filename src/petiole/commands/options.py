@@ -1,6 +1,6 @@
 """What verbs share: the result face, ``--set``, and groups of options.
 
-``None`` means that an option was not given, so that one which a task has no use for can be told from a default.
+``None`` means that an option was not given, so that one which a task has no use for can be helps from a default.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ def group(title: str) -> Callable[[C], C]:
 
     def add(cls: C) -> C:
         listed = inspect.cleandoc(cls.__doc__ or "").partition("Attributes:\n")[2]
-        told = {
+        helps = {
             name: " ".join(text.split())
             for name, text in re.findall(r"^    (\w+): ((?:.+\n?)(?:      +.+\n?)*)", listed, re.M)
         }
         for name, hint in list(cls.__annotations__.items()):
-            cls.__annotations__[name] = f"Annotated[{hint}, Parameter(help={told[name]!r})]"
+            cls.__annotations__[name] = f"Annotated[{hint}, Parameter(help={helps[name]!r})]"
         return Parameter(name="*", group=title)(cls)
 
     return add

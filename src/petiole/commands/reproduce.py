@@ -302,14 +302,14 @@ def _text_task(table: Mapping[str, Any], model: ModelOptions) -> TextGeneration:
 
 def _claimed(row: Mapping[str, Any]) -> dict[str, Any]:
     """What was published of a row, with its sources and spread."""
-    told = {"seen in": ", ".join(row["tags"])} if "tags" in row else {}
+    tags = {"seen in": ", ".join(row["tags"])} if "tags" in row else {}
     share = {"% trained": row["percent"]} if "percent" in row else {}
     spread = row.get("sd", {})
     numbers = {
         place: {"mean": value, "sd": spread[place]} if place in spread else value
         for place, value in row["claimed"].items()
     }
-    return {**told, **share, **numbers}
+    return {**tags, **share, **numbers}
 
 
 def _sources(name: str, table: Mapping[str, Any]) -> dict[str, str]:

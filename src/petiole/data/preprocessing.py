@@ -61,6 +61,12 @@ class Preprocessing(BaseModel):
             raise ValueError(f"std {self.std} must be positive")
         return self
 
+    @classmethod
+    def symmetric(cls, size: int) -> Self:
+        """Whole images of ``size`` x ``size`` pixels, resized bicubically and scaled to [-1, 1]."""
+        half = (0.5, 0.5, 0.5)
+        return cls(size=(size, size), crop=1.0, interpolation="bicubic", mean=half, std=half)
+
     def digest(self) -> str:
         """SHA-256 (hex) of the canonical JSON of all fields."""
         return _digest(self.model_dump(mode="json"))

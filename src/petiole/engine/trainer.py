@@ -124,20 +124,14 @@ class Trainer:
             KeyboardInterrupt: Ctrl-C; the step in hand is finished and stored.
         """
         kept = self._kept()
-        done = 0
-        if callbacks.checkpoint and callbacks.checkpoint.exists():
-            done = checkpoint.load(callbacks.checkpoint, callbacks.request, kept, self.optimizer)
-        else:
-            fresh()
-            if self.average:
-                self.average.begin()
+        done = self._begin(callbacks, kept, fresh)
         model = self.accelerator.prepare(self.loss_module)
         self.loss_module.train()
-        main = self.accelerator.is_main_process
+        quiet = callbacks.quiet or not self.accelerator.is_main_process
         saved = time.perf_counter()
         with (
             self.model.attached(),
-            progress("training", self.recipe.steps, quiet=callbacks.quiet or not main) as advance,
+            progress("training", self.recipe.steps, quiet=quiet) as advance,
             stoppable() as stopped,
             UseCheck(self.loss_module, math.ceil(self.a_pass)) as used,
         ):
@@ -147,13 +141,7 @@ class Trainer:
                 loss, lr = self._step(model, step, used)
                 if self.average:
                     self.average.after(step)
-                note = ""
-                if step % LOG_EVERY == 0 or step == self.recipe.steps - 1:
-                    value = _finite(float(loss), step, self.recipe)
-                    if main:
-                        callbacks.log(step, value, lr)
-                    note = f"loss {value:.3f}"
-                advance(1, note)
+                advance(1, self._log(callbacks, step, loss, lr))
                 if time.perf_counter() - saved >= callbacks.every or stopped():
                     self._save(callbacks, step + 1, kept)
                     release_memory()  # a heap falls into pieces; seldom enough to cost nothing
@@ -166,8 +154,26 @@ class Trainer:
         release_memory()
         self.accelerator.wait_for_everyone()
 
+    def _begin(self, callbacks: Callbacks, kept: nn.Module, fresh: Callable[[], None]) -> int:
+        """Steps that a checkpoint has done already."""
+        if callbacks.checkpoint and callbacks.checkpoint.exists():
+            return checkpoint.load(callbacks.checkpoint, callbacks.request, kept, self.optimizer)
+        fresh()
+        if self.average:
+            self.average.begin()
+        return 0
+
+    def _log(self, callbacks: Callbacks, step: int, loss: Tensor, lr: float) -> str:
+        """What the progress bar says of a step; reading a loss back waits for the device, so few are read."""
+        if step % LOG_EVERY and step != self.recipe.steps - 1:
+            return ""
+        value = _finite(float(loss), step, self.recipe)
+        if self.accelerator.is_main_process:
+            callbacks.log(step, value, lr)
+        return f"loss {value:.3f}"
+
     def _kept(self) -> nn.ModuleDict:
-        """All that a checkpoint holds beside the optimiser's moments; the average gets its losses as pupils."""
+        """All that a checkpoint holds beside the optimiser's moments; losses that learn from the average are given it."""
         self.average = make_average(self.loss_module, self.recipe, int(self.a_pass))
         self.rule.prepare(self.parameters)
         kept = nn.ModuleDict({"loss_module": self.loss_module, "step_rule": self.rule})

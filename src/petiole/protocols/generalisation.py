@@ -107,7 +107,7 @@ class Generalisation(RowsProtocol):
 
     def notes(self, given: Mapping[str, Any]) -> list[str]:
         """What of the settings was published for the data set or the number of shots, a line each."""
-        said: dict[str, None] = {}
+        found: dict[str, None] = {}
         for row in self.rows:
             for level in self.levels:
                 stated = {**applicable(row.method, given), **row.settings}
@@ -115,8 +115,8 @@ class Generalisation(RowsProtocol):
                 new = ", ".join(f"{k}={v!r}" for k, v in own.items() if k not in stated)
                 by_shots = f", {level} shots" if row.method in published.FEW_SHOT else ""
                 if new:
-                    said[f"{row.name}{by_shots}: {new}, as published"] = None
-        return list(said)
+                    found[f"{row.name}{by_shots}: {new}, as published"] = None
+        return list(found)
 
 
 def transductive(method: str) -> bool:

@@ -86,6 +86,6 @@ def commonest(tasks: Sequence[TaskData], scored: str, root: Path) -> None:
     scores = {}
     for data in tasks:
         samples = data.part(scored)
-        said = [majority(data.part("train"))] * len(samples)
-        scores[data.name] = data.task.score(samples, said)
+        answers = [majority(data.part("train"))] * len(samples)
+        scores[data.name] = data.task.score(samples, answers)
     write_json(root / MAJORITY, scores)

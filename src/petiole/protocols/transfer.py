@@ -50,13 +50,13 @@ class TransferCell(FrozenModel):
     def of(cls, data: str, backbone: str, task: Classification, folder: Path) -> Self:
         """The cell of a task, in the transfer's folder, which may move with what is in it."""
 
-        def said(value: Any) -> Any:
+        def portable(value: Any) -> Any:
             if not isinstance(value, Path):
                 return value
             inside = value.is_relative_to(folder)
             return str(value.relative_to(folder) if inside else value.resolve())
 
-        terms = {name: said(getattr(task, name)) for name in _DECIDING}
+        terms = {name: portable(getattr(task, name)) for name in _DECIDING}
         return cls(data=data, backbone=backbone, terms=terms)
 
     @property

@@ -169,8 +169,8 @@ def survives_saving(case: CodebookCase) -> None:
     require_equal(case.z(again), case.z(adapted), "tokens after opening")
     with torch.no_grad():
         seen = adapted.encode_images(tiny.pictures())
-    said, want = (one.answer(seen, QUESTIONS, longest=5) for one in (again, adapted))
-    require_equal(said, want, "answers after opening")
+    answers, want = (one.answer(seen, QUESTIONS, longest=5) for one in (again, adapted))
+    require_equal(answers, want, "answers after opening")
     require_equal(method_of(case.name, settings), case.method, "the method from its settings")
 
 

@@ -26,8 +26,7 @@ HF_PREPROCESSOR = {
 
 def preprocessing(size: int = 28) -> Preprocessing:
     """Square images of ``size`` pixels, scaled to -1..1."""
-    half = (0.5, 0.5, 0.5)
-    return Preprocessing(size=(size, size), crop=1.0, interpolation="bicubic", mean=half, std=half)
+    return Preprocessing.symmetric(size)
 
 
 @contextmanager

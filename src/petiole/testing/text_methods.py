@@ -270,9 +270,9 @@ def writes_what_it_scores_highest(case: TextCase) -> None:
     of, longest = case.batch((2, 0, 1)), 6
     with torch.no_grad(), one._at_work(of.tasks):
         encoded = frozen.encode(of.inputs)
-        said = frozen.generate(encoded, longest=longest)
+        decoded = frozen.generate(encoded, longest=longest)
         several = frozen.generate(encoded, beams=3, longest=longest)
-        labels = torch.tensor([row[1:] for row in said])
+        labels = torch.tensor([row[1:] for row in decoded])
         best = frozen.logits(encoded, labels).argmax(dim=-1)
     for row, want in zip(labels.tolist(), best.tolist(), strict=True):
         end = row.index(2) + 1 if 2 in row else longest - 2  # the last may be forced to end
@@ -281,7 +281,7 @@ def writes_what_it_scores_highest(case: TextCase) -> None:
     for i, task in enumerate(of.tasks):
         with torch.no_grad(), one._at_work([task]):
             alone = frozen.encode(only(of.inputs, [i]))
-            for rows, beams in ((said, 1), (several, 3)):
+            for rows, beams in ((decoded, 1), (several, 3)):
                 got = _without_padding(frozen.generate(alone, beams=beams, longest=longest)[0])
                 require_equal(got, _without_padding(rows[i]), f"row {i} alone by {beams} beams")
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from builders.processes import two_ranks
 from petiole.backbones.codebook_lvlm import LVLM
 from petiole.data.readers.jsonl import open_plain
 from petiole.data.text_dataset import TextDataset
@@ -379,24 +378,13 @@ together(*map(Path, sys.argv[1:]))
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distribution")
 def test_two_processes_average_to_the_step_of_one(home: Path, tmp_path: Path) -> None:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = str(s.getsockname()[1])
-    world = {
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
-        "ACCELERATE_USE_CPU": "true",
-        "OMP_NUM_THREADS": "1",
-    }
     both = [
         subprocess.Popen(
-            [sys.executable, "-c", TOGETHER, str(home), str(tmp_path / f"rank{r}")],
-            env={**os.environ, "RANK": str(r), "LOCAL_RANK": str(r), **world},
+            [sys.executable, "-c", TOGETHER, str(home), str(tmp_path / f"rank{rank}")],
+            env=environment,
             cwd=Path(__file__).parents[2],
         )
-        for r in range(2)
+        for rank, environment in enumerate(two_ranks())
     ]
     together(home, tmp_path / "alone")
     assert [p.wait() for p in both] == [0, 0]

@@ -1,9 +1,7 @@
 """A run on texts: training on several tasks, its record and adapter, interruption, processes."""
 
 import json
-import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch.nn.functional import log_softmax
 
+from builders.processes import alone, two_ranks
 from petiole.engine.record import read_record
 from petiole.engine.run import RunSpec, run
 from petiole.errors import AdapterError, ConfigError, RunError
@@ -221,32 +220,23 @@ write_tensors(Path(sys.argv[1]) / sys.argv[2], one.state_dict())
 """
 
 
-def together(out: Path, name: str, **environment: str) -> "subprocess.Popen[bytes]":
-    clean = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")}
+def together(out: Path, name: str, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
         [sys.executable, "-c", TOGETHER, str(out), name],
-        env={**clean, "OMP_NUM_THREADS": "1", **environment},
+        env=environment,
         cwd=Path(__file__).parents[2],
     )
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distribution")
 def test_two_processes_average_to_the_step_of_one(tmp_path: Path) -> None:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = str(s.getsockname()[1])
-    world = {
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
-        "ACCELERATE_USE_CPU": "true",
-    }
-    both = [
-        together(tmp_path, f"rank{r}", RANK=str(r), LOCAL_RANK=str(r), **world) for r in range(2)
+    started = [
+        together(tmp_path, name, environment)
+        for name, environment in zip(
+            ("rank0", "rank1", "alone"), (*two_ranks(), alone()), strict=True
+        )
     ]
-    alone = together(tmp_path, "alone")
-    assert [p.wait() for p in (*both, alone)] == [0, 0, 0]
+    assert [p.wait() for p in started] == [0, 0, 0]
     want = load_file(tmp_path / "alone")
     for rank in ("rank0", "rank1"):
         got = load_file(tmp_path / rank)

@@ -190,9 +190,9 @@ def test_a_run_with_trained_vision_looks_at_pictures(place: Place, tmp_path: Pat
     seen: list[str] = []
 
     class Watched(PixelSource):
-        def _look(self, name: str):  # type: ignore[no-untyped-def]
+        def _features(self, name: str):  # type: ignore[no-untyped-def]
             seen.append(name)
-            return super()._look(name)
+            return super()._features(name)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("petiole.tasks.text.workspace.PixelSource", Watched)

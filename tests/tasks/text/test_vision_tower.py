@@ -1,4 +1,4 @@
-"""Eyes that are trained: they start as the frozen ones, and only what is declared ever moves."""
+"""Vision encoders that are trained: they start as the frozen ones, and only what is declared ever moves."""
 
 from __future__ import annotations
 

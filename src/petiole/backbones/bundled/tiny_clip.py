@@ -22,7 +22,6 @@ from petiole.backbones.registry import LoadRequest, loader
 from petiole.backbones.weights import load_strictly, read_safetensors
 from petiole.data.preprocessing import Preprocessing
 from petiole.data.synthetic.scenes.grammar import words
-from petiole.errors import BackboneError
 
 WEIGHTS = Path(__file__).parent.parent / "weights" / "tiny_clip.safetensors"
 SIZE, LONGEST = 64, 32
@@ -86,8 +85,7 @@ def config() -> Any:
 
 def preprocessing() -> Preprocessing:
     """Pictures as they are, scaled to [-1, 1]."""
-    half = (0.5, 0.5, 0.5)
-    return Preprocessing(size=(SIZE, SIZE), crop=1.0, interpolation="bicubic", mean=half, std=half)
+    return Preprocessing.symmetric(SIZE)
 
 
 @loader("petiole/tiny-clip")
@@ -99,8 +97,7 @@ def load(request: LoadRequest) -> Backbone:
     """
     from transformers import CLIPModel
 
-    if request.image_size not in (None, SIZE):
-        raise BackboneError(f"{request.name} takes {SIZE} px only; leave image_size out.")
+    request.fixed_size(SIZE)
     with torch.device("meta" if request.meta else "cpu"):
         module = CLIPModel(config())
     if not request.meta:

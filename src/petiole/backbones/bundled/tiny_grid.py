@@ -21,7 +21,6 @@ from petiole.backbones.registry import LoadRequest, loader
 from petiole.backbones.vision import cnn
 from petiole.backbones.weights import load_strictly, read_safetensors
 from petiole.data.preprocessing import Preprocessing
-from petiole.errors import BackboneError
 
 WEIGHTS = Path(__file__).parent.parent / "weights" / "tiny_grid.safetensors"
 SIZE, GRID, WIDTH = 64, 8, 128
@@ -83,8 +82,7 @@ class TinyGrid(nn.Module):
 
 def preprocessing() -> Preprocessing:
     """Pictures as they are, scaled to [-1, 1]."""
-    half = (0.5, 0.5, 0.5)
-    return Preprocessing(size=(SIZE, SIZE), crop=1.0, interpolation="bicubic", mean=half, std=half)
+    return Preprocessing.symmetric(SIZE)
 
 
 @loader("petiole/tiny-grid")
@@ -94,8 +92,7 @@ def load(request: LoadRequest) -> Backbone:
     Raises:
         BackboneError: another size is asked for, or weights do not fit.
     """
-    if request.image_size not in (None, SIZE):
-        raise BackboneError(f"{request.name} takes {SIZE} px only; leave image_size out.")
+    request.fixed_size(SIZE)
     with torch.device("meta" if request.meta else "cpu"):
         module = TinyGrid()
     if not request.meta:

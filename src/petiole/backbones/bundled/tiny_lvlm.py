@@ -26,8 +26,7 @@ HEADS = 4
 
 def preprocessing(size: int) -> Preprocessing:
     """Of the tower's images."""
-    half = (0.5, 0.5, 0.5)
-    return Preprocessing(size=(size, size), crop=1.0, interpolation="bicubic", mean=half, std=half)
+    return Preprocessing.symmetric(size)
 
 
 def encoder(name: str, config: Mapping[str, Any]) -> Transformer:

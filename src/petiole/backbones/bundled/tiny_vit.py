@@ -25,7 +25,6 @@ from petiole.backbones.registry import LoadRequest, loader
 from petiole.backbones.vision import vit
 from petiole.backbones.weights import load_strictly, read_json, read_safetensors
 from petiole.data.preprocessing import Preprocessing
-from petiole.errors import BackboneError
 
 WEIGHTS = Path(__file__).parent.parent / "weights" / "tiny_vit.safetensors"
 SIZE = 160
@@ -91,11 +90,7 @@ def load(request: LoadRequest) -> Backbone:
     """
     card = read_json(WEIGHTS.with_suffix(".json"))
     stated = Preprocessing(**{name: card[name] for name in Preprocessing.model_fields})
-    if request.image_size not in (None, stated.size[0]):
-        raise BackboneError(
-            f"{request.name} was trained at {stated.size[0]} px and accepts no other size; "
-            "leave image_size out."
-        )
+    request.fixed_size(stated.size[0])
     with torch.device("meta" if request.meta else "cpu"):
         module = architecture()
     if not request.meta:

@@ -44,7 +44,7 @@ from petiole.backbones.codebook_lvlm.vila_u_files import (
     read_tower,
     read_weights,
 )
-from petiole.backbones.dual_encoder.clip import branches, own_size, tensor
+from petiole.backbones.dual_encoder.clip import branches, tensor
 from petiole.backbones.dual_encoder.siglip import SentenceTokenizer
 from petiole.backbones.preprocessor import read_preprocessor
 from petiole.backbones.registry import LoadRequest, folder_loader
@@ -128,7 +128,7 @@ def load_tower(request: LoadRequest, home: Path) -> Tower:
 
     stated = _stated(home)
     config = SiglipConfig(**_siglip_config(stated, home))
-    size = own_size(request, int(config.vision_config.image_size))
+    size = request.fixed_size(int(config.vision_config.image_size))
     side = size // int(config.vision_config.patch_size)
     entries, depth = _sizes(stated, side, config.vision_config.hidden_size, home)
     shared = bool(stated.get("shared_codebook"))
@@ -286,8 +286,7 @@ def _sizes(stated: Mapping[str, Any], side: int, width: int, home: Path) -> tupl
 def _preprocessing(home: Path, size: int) -> Preprocessing:
     if (home / "preprocessor_config.json").is_file():
         return read_preprocessor(home, size)
-    half = (0.5, 0.5, 0.5)
-    return Preprocessing(size=(size, size), crop=1.0, interpolation="bicubic", mean=half, std=half)
+    return Preprocessing.symmetric(size)
 
 
 def _heads(siglip: SiglipModel, home: Path, *, meta: bool) -> Heads | None:

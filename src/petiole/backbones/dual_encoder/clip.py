@@ -37,25 +37,12 @@ def load(request: LoadRequest, config: dict[str, Any], folder: Path | None) -> B
 
     with torch.device("meta" if request.meta else "cpu"):
         module = CLIPModel(CLIPConfig(**config))
-    size = own_size(request, module.config.vision_config.image_size)
+    size = request.fixed_size(module.config.vision_config.image_size)
     if folder is None:
         stated = Preprocessing(size=(size, size), crop=1.0, interpolation="bicubic", **CLIP_COLOURS)
         return wrap(request.name, module, stated, None)
     fill(module, request, folder)
     return wrap(request.name, module, read_preprocessor(folder, size), HubTokenizer(folder))
-
-
-def own_size(request: LoadRequest, size: int) -> int:
-    """The size that the position table is made for.
-
-    Raises:
-        BackboneError: another one is asked for.
-    """
-    if request.image_size not in (None, size):
-        raise BackboneError(
-            f"{request.name} has positions for {size} px only; leave image_size out."
-        )
-    return size
 
 
 def fill(module: nn.Module, request: LoadRequest, folder: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from petiole.backbones.base import Backbone
-from petiole.backbones.dual_encoder.clip import own_size, wrap
+from petiole.backbones.dual_encoder.clip import wrap
 from petiole.backbones.dual_encoder.openai_names import (
     HEAD,
     clip_config,
@@ -44,7 +44,7 @@ def load(request: LoadRequest, config: dict[str, Any], folder: Path | None) -> B
     model = config.get("model_cfg", {})
     with torch.device("meta" if request.meta else "cpu"):
         module = CLIPModel(CLIPConfig(**_config(request.name, model)))
-    size = own_size(request, module.config.vision_config.image_size)
+    size = request.fixed_size(module.config.vision_config.image_size)
     if not request.meta:
         file = request.weights or folder / "open_clip_model.safetensors"
         load_strictly(module, to_transformers(read_safetensors(file)), str(file))

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from petiole.backbones.base import Backbone
-from petiole.backbones.dual_encoder.clip import own_size, wrap
+from petiole.backbones.dual_encoder.clip import wrap
 from petiole.backbones.dual_encoder.openai_names import config_of, to_transformers, tokenizer_beside
 from petiole.backbones.preprocessor import CLIP_COLOURS
 from petiole.backbones.registry import LoadRequest, file_loader
@@ -29,7 +29,7 @@ def load(request: LoadRequest) -> Backbone:
     tensors = read_torchscript(file)
     with torch.device("meta" if request.meta else "cpu"):
         module = CLIPModel(CLIPConfig(**config_of(tensors, request.name)))
-    size = own_size(request, module.config.vision_config.image_size)
+    size = request.fixed_size(module.config.vision_config.image_size)
     if not request.meta:
         whole = {name: tensor.float() for name, tensor in to_transformers(tensors).items()}
         load_strictly(module, whole, request.name)

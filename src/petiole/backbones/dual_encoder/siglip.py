@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from petiole.backbones.base import Backbone
-from petiole.backbones.dual_encoder.clip import branches, fill, own_size, tensor
+from petiole.backbones.dual_encoder.clip import branches, fill, tensor
 from petiole.backbones.dual_encoder.text_tower import PaddedTower
 from petiole.backbones.dual_encoder.towers import ImageTower, TwoTowers
 from petiole.backbones.preprocessor import read_preprocessor
@@ -39,13 +39,9 @@ def load(request: LoadRequest, config: dict[str, Any], folder: Path | None) -> B
 
     with torch.device("meta" if request.meta else "cpu"):
         module = SiglipModel(SiglipConfig(**config))
-    size = own_size(request, module.config.vision_config.image_size)
+    size = request.fixed_size(module.config.vision_config.image_size)
     if folder is None:
-        half = (0.5, 0.5, 0.5)
-        stated = Preprocessing(
-            size=(size, size), crop=1.0, interpolation="bicubic", mean=half, std=half
-        )
-        return wrap(request.name, module, stated, None)
+        return wrap(request.name, module, Preprocessing.symmetric(size), None)
     fill(module, request, folder)
     return wrap(request.name, module, read_preprocessor(folder, size), SentenceTokenizer(folder))
 

@@ -175,22 +175,6 @@ class PaddedTower(TextTower):
 
     padding: int = 1
 
-    def tokenise(self, texts: Sequence[str]) -> Tensor:
-        """Ids (C, T) with start and end, filled up with end tokens, where the tower lives.
-
-        Raises:
-            ConfigError: this is a shape, which has no tokenizer.
-        """
-        if self.tokenizer is None:
-            raise ConfigError(
-                "This is only the shape of a model, which has no tokenizer. Load it with its weights to read texts."
-            )
-        opening = [] if self.tokenizer.start is None else [self.tokenizer.start]
-        rows = [[*opening, *self.tokenizer(text), self.tokenizer.end] for text in texts]
-        longest = max(map(len, rows), default=0)
-        filled = [row + [self.tokenizer.end] * (longest - len(row)) for row in rows]
-        return torch.tensor(filled, dtype=torch.long, device=self.embed.weight.device)
-
     def fitted(self, ids: Tensor, count: int) -> Tensor:  # noqa: ARG002 - always all slots
         if ids.is_meta:
             return ids.new_empty(len(ids), self.longest)

@@ -63,10 +63,10 @@ class ImageFolder:
         frequencies: Frequencies,
         names: Sequence[str],
     ) -> tuple[VisionOutputs, float]:
-        """Looks by the tuned encoder at what looks like its domain, by the original one elsewhere; see ``routing``.
+        """What the tuned encoder makes of images like its domain, and the original one of all others; see ``routing``.
 
         Returns:
-            The looks, and the share of images that the tuned encoder has seen.
+            Both, and the share of images that the tuned encoder has seen.
         """
         bare = AdaptedCodebookModel(adapted.model, Changes(), Changes())
         original = self.vision_outputs(bare, names)
@@ -75,7 +75,7 @@ class ImageFolder:
 
 
 class VisionOutputs:
-    """Looks at many images, by name."""
+    """What an encoder makes of many images, by name."""
 
     def __init__(self, everything: VisionOutput, places: dict[str, int]) -> None:
         self.all, self.places = everything, places

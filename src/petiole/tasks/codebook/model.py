@@ -143,11 +143,11 @@ class CodebookLoss(nn.Module):
         self.roles = tuple(dict.fromkeys(role for loss in losses for role in loss.studies))
 
     def forward(self, batch: CodebookBatch) -> Tensor:
-        inputs = self._glance(batch)
+        inputs = self._loss_inputs(batch)
         losses = [loss.weight * loss(inputs) for loss in self.losses]
         return torch.stack(losses).sum()
 
-    def _glance(self, batch: CodebookBatch) -> CodebookLossInputs:
+    def _loss_inputs(self, batch: CodebookBatch) -> CodebookLossInputs:
         adapted, model = self.adapted, self.adapted.model
         vision_output, values, anchors = (
             batch.vision_output,

@@ -1,4 +1,4 @@
-"""Eyes that are trained with the language model: the picture they look at, and what of them is trained.
+"""A vision encoder that is trained with the language model: the pictures that it reads, and which of its parts learn.
 
 The ablation "CLIP frozen or not" of VL-Adapter (Sung et al., 2022). BatchNorm statistics stay those of the
 pretraining whatever is trained, because the backbone stays in eval mode: the reference's --freeze_bn_statistics.
@@ -63,9 +63,9 @@ class PixelSource:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def __call__(self, name: str) -> VisualFeatures:
-        return self._memory(name, self._look)
+        return self._memory(name, self._features)
 
-    def _look(self, name: str) -> VisualFeatures:
+    def _features(self, name: str) -> VisualFeatures:
         return VisualFeatures(
             self._transform(read_image(self.images_root / name))[None], self.visual_tokens
         )
@@ -74,7 +74,7 @@ class PixelSource:
 def open_vision_tower(
     backbone: Backbone, visual_tokens: int = 36, train: Trained = "last"
 ) -> VisionTower:
-    """Eyes of an image backbone.
+    """A vision encoder, frozen or with trained copies of some weights.
 
     Of the chosen parameters those are trained on which the local tokens depend: not, for example, CLIP's attention
     pool, which only makes the image vector.

@@ -84,9 +84,9 @@ class StoredVisuals:
         fill(self.cache, self.key, ordered, self._states, label="pooling features", quiet=quiet)
 
     def __call__(self, name: str) -> VisualFeatures:
-        return self._memory(name, self._look)
+        return self._memory(name, self._features)
 
-    def _look(self, name: str) -> VisualFeatures:
+    def _features(self, name: str) -> VisualFeatures:
         if self.cache is None:
             state = self._state(name)
         else:
