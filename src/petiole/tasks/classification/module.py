@@ -15,7 +15,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from petiole.backbones.base import IMAGES, Backbone
+from petiole.backbones.base import IMAGES, Backbone, FrozenNetwork
 from petiole.errors import AdapterError, ConfigError
 from petiole.layers.solved import SolvedHead
 from petiole.methods.registry import create, settings_of
@@ -81,7 +81,7 @@ class AdaptedBackbone(nn.Module):
 
 
 def adapt(
-    backbone: Backbone, method: str, *, classes: int | Sequence[str], **settings: Any
+    backbone: FrozenNetwork, method: str, *, classes: int | Sequence[str], **settings: Any
 ) -> AdaptedBackbone:
     """Put a method onto a backbone.
 
