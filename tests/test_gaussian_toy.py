@@ -85,7 +85,9 @@ def accuracy(
             adapted, data, train, method.recipe, seed=seed, callbacks=training.Callbacks(quiet=True)
         )
     return float(
-        (predict(adapted, test.batches(len(labels))).logits.argmax(1).numpy() == labels).mean()
+        (
+            predict(adapted, test.batches(len(labels))).probabilities.argmax(1).numpy() == labels
+        ).mean()
     )
 
 

@@ -133,7 +133,7 @@ def _images(
     data = as_dataset(images, classes=opened.classes, skip_bad=skip_bad)
     count = count_test_evaluation(find(adapter), data.digest(), len(data), "petiole eval")
     table = Features(opened.adapted.backbone).table(data, opened.adapted.cut)
-    probabilities = predict(opened.adapted, table.batches(len(data), 64)).logits
+    probabilities = predict(opened.adapted, table.batches(len(data), 64)).probabilities
     guesses = probabilities.argmax(1).numpy()
     return Evaluation(
         adapter=adapter,

@@ -134,7 +134,7 @@ def label(
         with ThreadPoolExecutor() as pool:
             read = pool.map(lambda r: transform(load_image(r)), refs[start : start + batch])
             tensor = torch.stack(list(read)).to(backbone.device)
-        rows.append(predict(adapted, [backbone.lower(tensor, cut)]).logits)
+        rows.append(predict(adapted, [backbone.lower(tensor, cut)]).probabilities)
     return [
         _prediction(ref.path, p, classes)
         for ref, p in zip(refs, torch.cat(rows) if rows else [], strict=True)

@@ -30,6 +30,13 @@ class ClassifierOutput(NamedTuple):
     logits: Tensor
 
 
+class Predictions(NamedTuple):
+    """Refined vectors (n, d) and class probabilities (n, K) of many images."""
+
+    vectors: Tensor
+    probabilities: Tensor
+
+
 class AdaptedClassifier(AdaptedModel):
     """Everything that is kept for prediction, over a backbone that stays untouched.
 
@@ -158,10 +165,8 @@ class ClassificationLoss(nn.Module):
 
 
 @torch.no_grad()
-def predict(
-    adapted: AdaptedClassifier, batches: Iterator[State] | Sequence[State]
-) -> ClassifierOutput:
-    """Run batches in evaluation mode; vectors and probabilities are joined, on the CPU, in fp32."""
+def predict(adapted: AdaptedClassifier, batches: Iterator[State] | Sequence[State]) -> Predictions:
+    """Run batches in evaluation mode; their results are joined, on the CPU, in fp32."""
     was_training = adapted.training
     adapted.eval()
     vectors, probabilities = [], []
@@ -171,4 +176,4 @@ def predict(
             vectors.append(vector.float().cpu())
             probabilities.append(logits.float().softmax(-1).cpu())
     adapted.train(was_training)
-    return ClassifierOutput(torch.cat(vectors), torch.cat(probabilities))
+    return Predictions(torch.cat(vectors), torch.cat(probabilities))

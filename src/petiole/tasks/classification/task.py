@@ -135,8 +135,8 @@ class ClassificationRun(TaskRun):
             count_test_evaluation(folder, scored.digest(), len(scored), "end of training")
         table = self.workspace.table(scored, adapted.cut)
         output = predict(adapted, table.batches(len(scored)))
-        write_predictions(folder, scored, output.logits)
-        scores = score(output.logits.double().numpy(), scored.labels).to_dict()
+        write_predictions(folder, scored, output.probabilities)
+        scores = score(output.probabilities.double().numpy(), scored.labels).to_dict()
         return {self.subset.scored: scores}
 
     def adapter(self, adapted: AdaptedClassifier) -> ClassificationAdapter:
@@ -174,7 +174,7 @@ class ClassificationRun(TaskRun):
             labels = torch.tensor(chosen.labels.copy())
             parts.append(
                 {
-                    **{name: output.vector.half() for name, output in vectors.items()},
+                    **{name: output.vectors.half() for name, output in vectors.items()},
                     "labels": labels,
                     "is_target": torch.full_like(labels, is_target, dtype=torch.bool),
                 }

@@ -70,7 +70,7 @@ def score_transfer(
         )
     test_evaluations = count_test_evaluation(folder, data.digest(), len(data), f"transfer: {name}")
     table = workspace.table(data, adapter.adapted.cut)
-    probabilities = predict(adapter.adapted, table.batches(len(data))).logits
+    probabilities = predict(adapter.adapted, table.batches(len(data))).probabilities
     found = TransferResult(
         name=name,
         created=now(),
