@@ -13,6 +13,7 @@ from rich.console import Console
 from safetensors.numpy import load_file
 
 from builders.tables import rows_of
+from petiole.commands.compare import Compared
 from petiole.errors import RunError
 from petiole.report import table as tables
 from petiole.report.tables import COSTS, columns, sentence, summarise, table
@@ -227,6 +228,15 @@ def test_one_draw_says_so(build, at) -> None:
     got = next(csv.DictReader(io.StringIO(to_csv(summary))))
     assert got["accuracy_sd_over_splits"] == got["accuracy_low_over_splits"] == ""
     assert got["versus_reference_test"] == "McNemar exact"
+
+
+def test_a_notebook_shows_the_table_of_a_comparison(build, at) -> None:
+    folder = build.comparison("c", at({"baseline": 0.2, "cosine": 0.7, "ours": 0.75}, N))
+    summary = summarise(folder)
+    html = Compared(folder=folder, report=folder / "report.html", summary=summary)._repr_html_()
+    assert html.startswith("<table>")
+    assert html.count("<tr") == len(summary.rows) + 1
+    assert all(row.label in html for row in summary.rows)
 
 
 def test_one_row_needs_no_comparison(build, at) -> None:

@@ -50,6 +50,12 @@ class Compared(CommandResult):
             fact("runs", self.folder / "runs"),
         )
 
+    def _repr_html_(self) -> str:
+        from petiole.report.folder import table
+        from petiole.report.notebook import to_html
+
+        return to_html(table(self.summary))
+
 
 @verb
 def compare(

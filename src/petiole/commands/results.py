@@ -48,3 +48,8 @@ class TableResult(CommandResult):
             fact("table", self.folder / "table.md"),
             *(fact(name, value) for name, value in self.places().items()),
         )
+
+    def _repr_html_(self) -> str:
+        from petiole.report.notebook import to_html
+
+        return to_html(self.table())

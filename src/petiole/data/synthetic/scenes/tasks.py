@@ -13,7 +13,6 @@ from petiole.data.synthetic.scenes.grammar import NUMBERS, class_name, plural
 from petiole.data.synthetic.scenes.render import render
 from petiole.data.synthetic.scenes.scene import (
     COLOURS,
-    SEEN,
     SHAPES,
     SIZES,
     STYLES,
@@ -137,8 +136,3 @@ def write_task(
                     render(scene, int(rng.integers(2**31))).save(place / f"{i:04d}.png")
                 advance(count)
     return folder
-
-
-def is_seen(style: str) -> bool:
-    """Whether pre-training sees a style."""
-    return style in SEEN
