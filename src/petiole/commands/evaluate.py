@@ -9,7 +9,7 @@ from pydantic import Field
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from petiole.commands.kinds import known_kind
+from petiole.commands.kinds import served_as
 from petiole.commands.options import CommandResult, Data, InferenceOptions, images_of, plural
 from petiole.commands.options import device as device_of
 from petiole.commands.verb import verb
@@ -100,7 +100,7 @@ def evaluate(
     from petiole.engine.adapter import find, read_manifest
 
     kinds = ("classification", "text", "codebook")
-    kind = known_kind(adapter, read_manifest(find(adapter)).kind, kinds)
+    kind = served_as(adapter, read_manifest(find(adapter)).kind, kinds)
     if weights and kind != "classification":
         raise ConfigError(
             f"--weights is for image backbones, and {adapter} has none. Leave it out."

@@ -1,22 +1,25 @@
-"""Adapters of kinds that a command does not know: those that packages bring with a task of their own."""
+"""Adapters of tasks that other packages bring: a command serves those that descend from a kind that it knows."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Sequence
 from pathlib import Path
 
 from petiole.errors import ConfigError
 
 
-def known_kind(adapter: Path, kind: str, known: Collection[str]) -> str:
-    """The kind of an adapter, if the command knows it.
+def served_as(adapter: Path, kind: str, known: Sequence[str]) -> str:
+    """The one of the known kinds that an adapter's kind is, or descends from.
 
     Raises:
-        ConfigError: it belongs to a task of another package.
+        ConfigError: it is of none of them, or its package is not installed.
     """
-    if kind not in known:
-        raise ConfigError(
-            f"{adapter} is of the kind {kind}, and this command knows {', '.join(sorted(known))}. Open it in Python with "
-            f'petiole.Adapter.load("{adapter}").'
-        )
-    return kind
+    from petiole.engine.adapter import descends
+
+    for one in known:
+        if descends(kind, one):
+            return one
+    raise ConfigError(
+        f"{adapter} is of the kind {kind}, and this command knows {', '.join(known)}. Open it in Python with "
+        f'petiole.Adapter.load("{adapter}").'
+    )

@@ -13,7 +13,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from petiole.commands.kinds import known_kind
+from petiole.commands.kinds import served_as
 from petiole.commands.options import CommandResult, Data, InferenceOptions
 from petiole.commands.options import device as device_of
 from petiole.commands.verb import verb
@@ -106,7 +106,7 @@ def predict(
     from petiole.files import write_text
 
     kinds = {"classification": _labels, "text": _text, "codebook": _codebook}
-    answer = kinds[known_kind(adapter, read_manifest(find(adapter)).kind, kinds)]
+    answer = kinds[served_as(adapter, read_manifest(find(adapter)).kind, [*kinds])]
     request = _Request(Path(adapter), data, question, task, weights, device_of(device), inference)
     result = answer(request)
     if csv:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from petiole.backbones.base import FrozenNetwork
 from petiole.engine.model_card import FrozenModel, ModelCard
-from petiole.engine.task import kinds, of_kind
+from petiole.engine.task import adapter_class, kinds
 from petiole.errors import AdapterError, ConfigError
 from petiole.files import sha256, write_json, write_tensors
 from petiole.ledger import Ledger
@@ -110,7 +110,7 @@ class Adapter(ABC):
         """
         folder = find(path)
         manifest = read_manifest(folder, kind=cls.kind)
-        own = of_kind(manifest.kind).adapter
+        own = adapter_class(manifest.kind)
         known = {name: value for name, value in options.items() if value not in (None, "")}
         if unused := known.keys() - own.options:
             raise ConfigError(
@@ -238,7 +238,7 @@ def read_manifest(folder: Path, *, kind: str = "") -> Manifest:
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
         found = value.get("kind") if isinstance(value, Mapping) else None
-        if kind and found in kinds() and found != kind:
+        if kind and found in kinds() and not descends(str(found), kind):
             raise AdapterError(
                 f"{folder} holds {a_kind(str(found))}, and {a_kind(kind)} is wanted here."
             )
@@ -255,6 +255,11 @@ def kind_of(path: str | Path) -> str:
     with suppress(AdapterError):
         return read_manifest(find(path)).kind
     return ""
+
+
+def descends(kind: str, other: str) -> bool:
+    """Whether adapters of a kind are those of another, perhaps as a subclass, and so do all that those do."""
+    return kind == other or issubclass(adapter_class(kind), adapter_class(other))
 
 
 def a_kind(kind: str) -> str:

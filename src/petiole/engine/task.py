@@ -144,27 +144,15 @@ class TaskRun(ABC):
         return {}
 
 
-@dataclass(frozen=True)
-class Kind:
-    """A kind of task.
-
-    Attributes:
-        name: in records and adapters.
-        adapter: opens its files.
-    """
-
-    name: str
-    adapter: type[Adapter]
-
-
-_KINDS: dict[str, Kind] = {}
+_ADAPTERS: dict[str, type[Adapter]] = {}
+"""Kind of task -> the class that opens its files."""
 
 
 def register(name: str) -> Callable[[type[Adapter]], type[Adapter]]:
     """Class decorator: the adapter of a kind of task."""
 
     def add(adapter: type[Adapter]) -> type[Adapter]:
-        _KINDS[name] = Kind(name, adapter)
+        _ADAPTERS[name] = adapter
         return adapter
 
     return add
@@ -177,13 +165,13 @@ def kinds() -> tuple[str, ...]:
     return (*own, *(point.name for point in entry_points(group="petiole.tasks")))
 
 
-def of_kind(name: str) -> Kind:
-    """A kind by name, its modules imported.
+def adapter_class(name: str) -> type[Adapter]:
+    """The class that opens the files of a kind of task; its modules are imported.
 
     Raises:
         ConfigError: there is none.
     """
-    if name not in _KINDS:
+    if name not in _ADAPTERS:
         if name not in kinds():
             raise unknown("kind of task", name, kinds())
         points = {point.name: point for point in entry_points(group="petiole.tasks")}
@@ -191,7 +179,7 @@ def of_kind(name: str) -> Kind:
             points[name].load()
         else:
             import_module(f"petiole.tasks.{name}.adapter")
-    return _KINDS[name]
+    return _ADAPTERS[name]
 
 
 @lru_cache(maxsize=2)

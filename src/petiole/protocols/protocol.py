@@ -19,7 +19,7 @@ from petiole.engine.model_card import FrozenModel
 from petiole.engine.progress import progress
 from petiole.engine.record import RECORD, Record, read_record
 from petiole.engine.run import RunSpec, run
-from petiole.engine.task import Task, of_kind, open_workspace
+from petiole.engine.task import Task, adapter_class, open_workspace
 from petiole.errors import ConfigError, RunError
 from petiole.files import write_json
 from petiole.methods.base import Method
@@ -320,7 +320,7 @@ def method_maker(kind: str) -> Callable[[str, dict[str, Any]], Method]:
 
     It is the kind's own ``method_of`` where its module has one.
     """
-    module = import_module(of_kind(kind).adapter.__module__)
+    module = import_module(adapter_class(kind).__module__)
     make: Callable[[str, dict[str, Any]], Method] = getattr(module, "method_of", create)
     return make
 
