@@ -16,7 +16,7 @@ from petiole.errors import ConfigError
 from petiole.layers.heads import LinearHead
 from petiole.layers.lowrank import LowRank
 from petiole.methods import registry
-from petiole.methods.base import Method, Plan
+from petiole.methods.base import Loss, LossInputs, Method, Plan
 from petiole.testing import ContractError, check_backbone, check_method
 from petiole.testing import backbones as tiny
 
@@ -61,6 +61,13 @@ class Writer(LowRank):
         return super().forward(x)
 
 
+class Flat(Loss[LossInputs]):
+    """Looks at logits from which the graph was cut."""
+
+    def forward(self, inputs: LossInputs) -> Tensor:
+        return inputs.logits.detach().square().mean()
+
+
 @dataclass(frozen=True)
 class Broken(Method):
     """A layer at the first block, broken in one way."""
@@ -83,12 +90,15 @@ class Broken(Method):
                 layer = Forgetful(width)
             case "sees the batch":
                 layer = Batchwise(width, 2)
+            case "is as wide as another role":
+                layer = Batchwise(width + 1, 2)
             case "writes into the backbone":
                 layer = Writer(width, 2)
                 layer.weight = next(backbone.module.parameters())
         attach = Attach("block.1.in", layer)
         head = LinearHead(width, classes)
-        return Plan(attach=(attach,), head=head, reads=(backbone.vector,))
+        losses = (Flat(),) if self.how == "teaches nothing" else ()
+        return Plan(attach=(attach,), head=head, reads=(backbone.vector,), losses=losses)
 
 
 @pytest.fixture
@@ -116,6 +126,8 @@ def test_one_that_is_not_broken_passes(broken: Callable[[str], None]) -> None:
             "moves_all_it_declares_and_nothing_else",
             r"spare: trained, but the loss does not depend on it",
         ),
+        ("teaches nothing", "has_losses_that_teach", "Flat: nothing trained takes part in it"),
+        ("is as wide as another role", "starts_where_it_says", "came out of .*, line .*Otherwise:"),
         ("forgets", "survives_saving", "differ"),
         ("sees the batch", "is_the_same_from_the_cache|mixes_in_a_batch", "differ"),
         ("writes into the backbone", "starts_where_it_says|moves_all_it_declares", "backbone|bare"),

@@ -87,7 +87,10 @@ class Loss(nn.Module, ABC, Generic[Inputs]):
         self.weight = weight
 
     def begin(self) -> None:
-        """Called once before training, with nothing on the backbone and the class names known."""
+        """Called once before training, with nothing on the backbone.
+
+        The plan's head knows the class names by then, and so do heads of class names that this loss registers.
+        """
 
     @abstractmethod
     def forward(self, inputs: Inputs) -> Tensor:
@@ -136,7 +139,7 @@ class Plan(Changes):
     at work inside the backbone. Language models have a head of their own, so ``reads`` is empty there; in a codebook
     model the changes are those of projector and language model, and ``encoder`` has the others.
 
-    Attributes:
+    Attributes (those of ``Changes``, such as ``attach`` and ``shared``, stand there):
         head: vector -> logits (B, K). A head with a ``solve`` is solved, not trained.
         reads: final roles that ``pool`` receives, in order.
         pool: values of ``reads`` -> one vector (B, d).

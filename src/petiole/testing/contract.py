@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from traceback import extract_tb
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -93,13 +95,28 @@ def hold(clauses: Sequence[Clause[C]], case: C, subject: str) -> None:
         try:
             one(case)
         except Exception as error:
-            raise ContractError(subject, one.name, _said(error), one.means, one.remedy) from error
+            raise ContractError(
+                subject, one.name, _found(error), one.means, _remedy(error, one)
+            ) from error
 
 
-def _said(error: Exception) -> str:
+def _found(error: Exception) -> str:
     """The error in one line; its type where it is none of ours."""
     text = " ".join(str(error).split()) or "an assertion without words failed"
     return text if isinstance(error, Unmet) else f"an unforeseen {type(error).__name__}: {text}"
+
+
+def _remedy(error: Exception, clause: Clause[Any]) -> str:
+    """That of the clause; behind the author's last line on the way to an error that no clause foresaw."""
+    frames = [f for f in extract_tb(error.__traceback__) if not _is_installed(Path(f.filename))]
+    if isinstance(error, AssertionError) or not frames:
+        return clause.remedy
+    last = frames[-1]
+    return f"The error came out of {last.filename}, line {last.lineno}: {last.line}. Otherwise: {clause.remedy}"
+
+
+def _is_installed(file: Path) -> bool:
+    return "site-packages" in file.parts or file.is_relative_to(Path(__file__).parents[1])
 
 
 def require(condition: object, what: str) -> None:

@@ -6,7 +6,7 @@ import threading
 
 import torch
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from petiole.backbones.base import IMAGES
 from petiole.engine.adapter import TENSORS
@@ -127,9 +127,32 @@ def moves_all_it_declares_and_nothing_else(case: ImageCase) -> None:
 
 
 @clause(
+    means="A loss without a gradient counts in the total and teaches nothing.",
+    remedy="Detach only what is frozen, and compute that in begin(); no detach() or torch.no_grad() around what is trained.",
+)
+def has_losses_that_teach(case: ImageCase) -> None:
+    """Every extra loss depends on something that is trained."""
+    adapted = case.adapted()
+    if not descends(adapted):
+        return
+    flat: list[str] = []
+
+    def record(loss: nn.Module, _: object, value: Tensor) -> None:
+        if not value.requires_grad:
+            flat.append(type(loss).__name__)
+
+    handles = [loss.register_forward_hook(record) for loss in losses(adapted)]
+    backward(case, adapted)
+    for handle in handles:
+        handle.remove()
+    require(not flat, f"{', '.join(flat)}: nothing trained takes part in it")
+
+
+@clause(
     means="An adapter that is saved and opened again would answer otherwise than the one that was trained.",
     remedy="Keep all that prediction needs as parameters or persistent buffers of modules in the Plan, draw nothing at "
-    "construction that the state does not hold, and share no tensor between a loss and what serves prediction.",
+    "construction that the state does not hold, and share no tensor between a loss and what serves prediction. A module "
+    "that several layers use belongs into Plan.shared, and none of them registers it.",
 )
 def survives_saving(case: ImageCase) -> None:
     """Saved and opened again on the same backbone, it gives the same bits."""
@@ -292,6 +315,7 @@ def mixes_in_a_batch(case: ImageCase) -> None:
 CLAUSES: tuple[Clause[ImageCase], ...] = (
     starts_where_it_says,
     learns_behind_what_starts_at_zero,
+    has_losses_that_teach,
     moves_all_it_declares_and_nothing_else,
     survives_saving,
     is_the_same_from_the_cache,

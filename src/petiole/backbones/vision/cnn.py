@@ -126,7 +126,8 @@ def _measure(
     if features.ndim != 4 or features.shape[1] != channels or pooled.ndim != 2:
         raise BackboneError(
             f"{name} ({type(module).__name__}) ends in features of shape {tuple(features.shape)}, whose "
-            "roles petiole does not know. Choose a plain ViT, DeiT, DINOv2, or a CNN."
+            "roles petiole does not know. Choose a plain ViT, DeiT, DINOv2, or a CNN, or name its parts in a "
+            "@timm_family of your own (docs/extending.md)."
         )
     _, c, rows, columns = features.shape
     return (c, rows, columns), int(pooled.shape[1])

@@ -88,9 +88,11 @@ class AdaptedClassifier(AdaptedModel):
         return out
 
     def name(self, classes: Sequence[str]) -> None:
-        """Tell the class names to a head that is made of them; others need none."""
-        if isinstance(self.head, ClassNameHead):
-            self.head.rename(classes)
+        """Tell the class names to a head that is made of them, and to such heads inside losses; others need none."""
+        inside = (part for loss in self.plan.losses for part in loss.modules())
+        for part in (self.head, *inside):
+            if isinstance(part, ClassNameHead):
+                part.rename(classes)
 
     def forward(self, state: State) -> ClassifierOutput:
         with self.attached():
