@@ -28,9 +28,9 @@ def features() -> Call:
     """EfficientNet-Lite0 up to its vector; 64 images are a batch of the feature extractor."""
     import torch
 
-    from petiole.backbones.registry import load
+    from petiole.backbones.registry import load_backbone
 
-    backbone = load("petiole/efficientnet-lite0")
+    backbone = load_backbone("petiole/efficientnet-lite0")
     images = torch.randn(64, 3, *backbone.preprocessing.size)
     return lambda: backbone.lower(images, (backbone.vector,))
 
@@ -39,13 +39,12 @@ def training(name: str, size: int) -> Call:
     """An optimiser step of a method on tiny-vit, on random images."""
     import torch
 
-    from petiole.backbones.base import IMAGES
-    from petiole.backbones.registry import load
+    from petiole.backbones.registry import load_backbone
     from petiole.engine.optimizer import make_optimizer
     from petiole.methods.registry import create
     from petiole.tasks.classification.model import AdaptedClassifier, ClassificationLoss
 
-    backbone, method = load("petiole/tiny-vit"), create(name)
+    backbone, method = load_backbone("petiole/tiny-vit"), create(name)
     adapted = AdaptedClassifier(backbone, method.plan(backbone, 10))
     loss_module = ClassificationLoss(adapted, 0.5, 0.0).train()
     optimizer = make_optimizer(loss_module, method.recipe)
@@ -55,7 +54,7 @@ def training(name: str, size: int) -> Call:
 
     def step() -> None:
         with adapted.attached():
-            loss_module(state | {IMAGES: images}, labels, is_target).backward()
+            loss_module(state, labels, is_target).backward()
         optimizer.step()
         optimizer.zero_grad()
 

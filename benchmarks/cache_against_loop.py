@@ -32,6 +32,7 @@ from petiole.data.splits import draw_shots
 from petiole.engine import optimizer
 from petiole.engine.feature_extractor import Features
 from petiole.engine.feature_store import FeatureCache
+from petiole.engine.trainer import Callbacks
 from petiole.methods.base import Method
 from petiole.methods.registry import create
 from petiole.tasks.classification import training
@@ -84,7 +85,7 @@ def cached(
     adapted = fresh(backbone, method, train, seed)
     features = Features(backbone, FeatureCache(folder), quiet=True)
     table = features.table(train, adapted.cut)
-    callbacks = training.Callbacks(quiet=True)
+    callbacks = Callbacks(quiet=True)
     training.train(adapted, train, table, method.recipe, seed=seed, callbacks=callbacks)
     return time.perf_counter() - start, adapted
 

@@ -36,18 +36,18 @@ from petiole.tasks.codebook.model import CodebookBatch, CodebookLoss
 SHAPES = {"large": (1024, 12, 16), "small": (320, 8, 5)}
 """Width, blocks and heads: 154 and 10 million parameters in the blocks."""
 TOWER = {"size": 256, "patch": 16, "width": 256, "blocks": 6, "d": 256}
-ENTRIES, BATCH, STEPS, WARM, ASKED, SAID = 4096, 4, 3, 1, 24, 8
+ENTRIES, BATCH, STEPS, WARM, QUESTION, ANSWER = 4096, 4, 3, 1, 24, 8
 
 
 def model(kind: str) -> LVLM:
     """A random model of that size."""
     torch.manual_seed(0)
     width, blocks, heads = SHAPES[kind]
-    eye = tiny_lvlm.encoder("tower", TOWER)
+    image_encoder = tiny_lvlm.encoder("tower", TOWER)
     quantiser = ResidualQuantiser(ENTRIES, TOWER["d"], 4)
     side = TOWER["size"] // TOWER["patch"]
     spec = CodebookSpec.of(
-        quantiser.codebooks, 4, tap=5, grid=(side, side), preprocessing=eye.preprocessing
+        quantiser.codebooks, 4, tap=5, grid=(side, side), preprocessing=image_encoder.preprocessing
     )
     words = WordList([f"w{i}" for i in range(8000)], SPECIALS, OTHER)
     language = causal.build(
@@ -62,7 +62,7 @@ def model(kind: str) -> LVLM:
             "pad_token_id": PAD,
         }
     )
-    tower = Tower(eye, quantiser, spec, None)
+    tower = Tower(image_encoder, quantiser, spec, None)
     tower.frequencies.fill_(1 / ENTRIES)
     joint = LVLMModule(tower, causal.projector("mlp2x_gelu", TOWER["d"], width), language)
     return LVLM(kind, joint, words, PROMPT)
@@ -77,11 +77,11 @@ def step(kind: str) -> dict[str, float]:
     adam, times = torch.optim.AdamW(adapted.parameters(), lr=1e-4), []
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     size = TOWER["size"]
-    ids = [[10] * ASKED] * BATCH
+    ids = [[10] * QUESTION] * BATCH
     batch = CodebookBatch(
         pictures=torch.randn(BATCH, 3, size, size),
         questions=ids,
-        answers=[[20] * SAID] * BATCH,
+        answers=[[20] * ANSWER] * BATCH,
         captions=[],
         texts=[],
         groups=[""] * BATCH,
@@ -108,7 +108,9 @@ def turns(repeats: int) -> None:
         print(kind, {k: round(median(r[k] for r in rows), 2) for k in rows[0]})
     for what in ("seconds", "megabytes"):
         pairs = zip(found["small"], found["large"], strict=True)
-        told("small over large surrogate, a step: " + what, [a[what] / b[what] for a, b in pairs])
+        print_ratios(
+            "small over large surrogate, a step: " + what, [a[what] / b[what] for a, b in pairs]
+        )
 
 
 @torch.no_grad()
@@ -117,26 +119,27 @@ def kept(repeats: int, keep: float = 0.8) -> None:
     large = model("large")
     adapted = build_model(method_of("lvlm-zero-shot", {}), large).eval()
     pictures = torch.randn(1, 3, TOWER["size"], TOWER["size"])
-    question = " ".join(["w5"] * ASKED)
+    question = " ".join(["w5"] * QUESTION)
     vision_output = adapted.encode_images(pictures)
 
     def ask(pruning: Pruning | None, seen: Any = vision_output) -> Callable[[], object]:
         return lambda: adapted.answer(
-            seen or adapted.encode_images(pictures), [question], pruning=pruning, longest=SAID
+            seen or adapted.encode_images(pictures), [question], pruning=pruning, longest=ANSWER
         )
 
     kinds = {
         "answer": (ask(Pruning(keep)), ask(None)),
         "look and answer": (ask(Pruning(keep), None), ask(None, None)),
     }
-    text = ASKED + 3
+    text = QUESTION + 3
     ratio = (
-        question_flops(large, keep, text, SAID).language
-        / question_flops(large, 1.0, text, SAID).language
+        question_flops(large, keep, text, ANSWER).language
+        / question_flops(large, 1.0, text, ANSWER).language
     )
     print(f"language model's FLOPs, keep {keep} over all: {ratio:.3f}")
     whole = (
-        question_flops(large, keep, text, SAID).total / question_flops(large, 1.0, text, SAID).total
+        question_flops(large, keep, text, ANSWER).total
+        / question_flops(large, 1.0, text, ANSWER).total
     )
     print(f"all FLOPs, keep {keep} over all: {whole:.3f}")
     for name, (pruned, full) in kinds.items():
@@ -150,10 +153,10 @@ def kept(repeats: int, keep: float = 0.8) -> None:
             times = dict(both)
             if i:
                 ratios.append(times[False] / times[True])
-        told(f"keep {keep} over all tokens, seconds to {name}", ratios)
+        print_ratios(f"keep {keep} over all tokens, seconds to {name}", ratios)
 
 
-def told(what: str, ratios: list[float]) -> None:
+def print_ratios(what: str, ratios: list[float]) -> None:
     """Median and range of ratios."""
     print(f"{what}: {median(ratios):.3f} ({min(ratios):.3f}-{max(ratios):.3f})", flush=True)
 

@@ -9,14 +9,14 @@ import re
 import sys
 from pathlib import Path
 
-import petiole.report
+from petiole.report import page
 from petiole.report.plots import accuracy, svg
 from petiole.report.tables import summarise
 
 
 def light_colours() -> dict[str, str]:
     """The page's own colours, light theme."""
-    css = (Path(petiole.report.__file__).parent / "page.css").read_text()
+    css = (Path(page.__file__).parent / "page.css").read_text()
     return dict(re.findall(r"--(\w+): (#\w+);", css.split("@media")[0]))
 
 

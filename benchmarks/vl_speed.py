@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python benchmarks/vl_speed.py --repeats 5 --adapters-python ENV/bin/python
 
 ENV is an environment of its own: `python -m venv ENV; ENV/bin/pip install torch==2.14.1 adapters==1.3.0` (it needs transformers 4.57).
-Every measurement is a fresh process; kinds take turns, so that a drift of the machine hits all. With eyes: 20 text tokens and 36 visual ones;
-against `adapters`, which has no eyes, 56 text tokens for both. 10 target tokens, fp32, AdamW, dropout off.
+Every measurement is a fresh process; kinds take turns, so that a drift of the machine hits all. With images: 20 text tokens and 36 visual ones;
+against `adapters`, which takes no images, 56 text tokens for both. 10 target tokens, fp32, AdamW, dropout off.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ def ours(kind: str) -> dict[str, float]:
     from petiole.tasks.text.model import AdaptedTextModel, GenerationBatch, GenerationLoss
 
     language, family = architecture({"model_type": "bart", **BASE})
-    eyes = kind != "adapter-text"
-    model = with_visual(kind, language, family, None, vision_width=2048 if eyes else 0)
+    has_images = kind != "adapter-text"
+    model = with_visual(kind, language, family, None, vision_width=2048 if has_images else 0)
     method = method_of(KINDS[kind], {"tasks": 1})
     loss_module = GenerationLoss(AdaptedTextModel(model, method.plan(model)))
     trained = [p for p in loss_module.parameters() if p.requires_grad]
-    words = TEXT if eyes else TEXT + SEEN
+    words = TEXT if has_images else TEXT + SEEN
     ids = torch.randint(3, 50000, (BATCH, words))
-    visual = torch.randn(BATCH, SEEN, 2048) if eyes else None
+    visual = torch.randn(BATCH, SEEN, 2048) if has_images else None
     batch = GenerationBatch(
         Inputs(ids, torch.ones_like(ids, dtype=torch.bool), visual),
         torch.randint(3, 50000, (BATCH, TARGET)),

@@ -20,7 +20,7 @@ from petiole.backbones.encoder_decoder import Seq2Seq
 from petiole.backbones.encoder_decoder.loading import architecture, with_visual
 from petiole.backbones.weights import load_strictly, read_json, read_safetensors
 from petiole.data.text_sample import TextSample
-from petiole.engine.run import run
+from petiole.engine.run import RunSpec, run
 from petiole.protocols import multitask
 from petiole.protocols.protocol import ComparisonRow, average
 from petiole.report.multitask import summarise
@@ -28,7 +28,8 @@ from petiole.report.scores import table
 from petiole.report.table import to_markdown, write
 from petiole.tasks.text.collator import TaskData
 from petiole.tasks.text.registry import find
-from petiole.tasks.text.training import TextRun
+from petiole.tasks.text.training import TextOptions
+from petiole.tasks.text.workspace import TextGeneration, TextWorkspace
 
 STEPS, BATCH, VALIDATED = 300, 64, 1000
 BUDGET = {"steps": STEPS, "batch_size": BATCH, "tasks": 1}
@@ -77,13 +78,13 @@ def model_of(folder: Path) -> Seq2Seq:
 
 def words(folder: Path, tokenizer: Characters) -> TaskData:
     """British words, as the American vocabulary can spell and say them."""
-    spelt, said = tokenizer.letters, set(tokenizer.phonemes)
+    letters, phonemes = tokenizer.letters, set(tokenizer.phonemes)
     parts: dict[str, list[TextSample]] = {"train": [], "val": [], "test": []}
     for word, sounds in json.loads((folder / "gb_gold.json").read_text(encoding="utf-8")).items():
         if (
             isinstance(sounds, str)
-            and set(word) <= spelt
-            and set(sounds) <= said
+            and set(word) <= letters
+            and set(sounds) <= phonemes
             and len(word) < 60
         ):
             draw = int(hashlib.sha256(word.encode()).hexdigest(), 16) % 10
@@ -93,30 +94,28 @@ def words(folder: Path, tokenizer: Characters) -> TaskData:
     return TaskData(find("text"), {k: tuple(v) for k, v in parts.items()}, digest=digest)
 
 
+def workspace_of(model: Seq2Seq, data: TaskData) -> TextWorkspace:
+    """Both of them, opened; nothing is loaded by name."""
+    task = TextGeneration(model=model.name, tasks=(data.name,), quiet=True)
+    return TextWorkspace(task, model, (data,))
+
+
 def tuned(rows: list[dict], model: Seq2Seq, data: TaskData, out: Path) -> dict[str, float]:
     """The rate of each row that is best on the first validation words, seed 0."""
     few = TaskData(
         data.task, {**data.parts, "val": data.parts["val"][:VALIDATED]}, digest=data.digest
     )
+    workspace, options = workspace_of(model, few), TextOptions(scored="val")
     chosen = {}
     for row in rows:
         scores = {}
         for lr in row.get("grid", ()):
             settings = {**BUDGET, **row.get("settings", {}), "lr": lr}
             folder = out / "tuning" / row["name"] / f"{lr:g}"
-            record = run(
-                TextRun(
-                    model,
-                    [few],
-                    row["method"],
-                    folder,
-                    settings,
-                    scored="val",
-                    resume=True,
-                    quiet=True,
-                )
+            spec = RunSpec(
+                workspace.task, row["method"], folder, settings, options=options, resume=True
             )
-            scores[lr] = 100 * average(record)
+            scores[lr] = 100 * average(run(spec, workspace))
         if scores:
             chosen[row["name"]] = max(scores, key=lambda lr: (scores[lr], -lr))
             print(row["name"], {f"{lr:g}": round(s, 1) for lr, s in scores.items()}, flush=True)
@@ -137,7 +136,7 @@ def main() -> None:
     data = words(options.weights, model.tokenizer)  # type: ignore[arg-type]
     print({part: len(samples) for part, samples in data.parts.items()}, flush=True)
     rates = tuned(rows, model, data, options.out) if options.tune else {}
-    asked = multitask.Multitask.checked(
+    study = multitask.Multitask.checked(
         rows=[
             ComparisonRow(
                 name=r["name"],
@@ -153,19 +152,18 @@ def main() -> None:
         ],
         reference=stated["reference"],
         model=model.name,
-        tasks=["text"],
+        tasks=[data.name],
         seeds=options.seeds,
     )
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / multitask.STATE).write_text(asked.model_dump_json(), encoding="utf-8")
-    multitask.commonest([data], asked.scored, options.out)
-    for row in asked.rows:
-        for seed in range(asked.seeds):
-            folder = asked.folder(options.out, row, seed)
-            course = TextRun(
-                model, [data], row.method, folder, row.settings, seed=seed, resume=True, quiet=True
-            )
-            record = run(course)
+    (options.out / multitask.STATE).write_text(study.model_dump_json(), encoding="utf-8")
+    multitask.commonest([data], study.scored, options.out)
+    workspace = workspace_of(model, data)
+    for row in study.rows:
+        for seed in range(study.seeds):
+            folder = study.folder(options.out, row, seed)
+            spec = RunSpec(workspace.task, row.method, folder, row.settings, seed=seed, resume=True)
+            record = run(spec, workspace)
             print(
                 row.name,
                 seed,

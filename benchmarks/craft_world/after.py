@@ -39,8 +39,8 @@ def right(
     frequencies: torch.Tensor | None = None,
 ) -> list[int]:
     """Which samples are answered right, 1 or 0 each."""
-    said = answers(adapted, vision_outputs, samples, pruning, frequencies, longest=4)
-    return [int(score > 0) for score in find("question").by_sample(samples, said)]
+    texts = answers(adapted, vision_outputs, samples, pruning, frequencies, longest=4)
+    return [int(score > 0) for score in find("question").by_sample(samples, texts)]
 
 
 def pruned(
@@ -70,13 +70,13 @@ def restricted(
     return found
 
 
-def workspace(chosen: argparse.Namespace, base: int, where: str, row: str, seed: int) -> None:
+def evaluate_one(chosen: argparse.Namespace, base: int, where: str, row: str, seed: int) -> None:
     """One encoder."""
     folder = chosen.out / f"base{base}" / where / row / f"seed{seed}"
     if (folder / "after.json").exists() or not (folder / "record.json").exists():
         return
     surrogate = model(chosen.models / f"base{base}" / A)
-    file = CodebookAdapter.load(folder, model=surrogate)
+    file = CodebookAdapter.load(folder, backbone=surrogate)
     adapted, bare = file.adapted, AdaptedCodebookModel(surrogate, Changes(), Changes())
     found: dict[str, list[int] | float] = {}
     for name in (where, "base"):
@@ -120,7 +120,7 @@ def main() -> None:
             for seed in range(chosen.seeds):
                 for where in chosen.domains:
                     for row in chosen.rows:
-                        workspace(chosen, base, where, row, seed)
+                        evaluate_one(chosen, base, where, row, seed)
 
 
 if __name__ == "__main__":

@@ -32,10 +32,10 @@ def features(adapted: AdaptedCodebookModel, image_folder: ImageFolder, samples: 
     assert words is not None
     names = [s.images[0] for s in samples]
     z = image_folder.vision_outputs(adapted, names)(names).z.flatten(1).numpy()
-    asked = np.zeros((len(samples), 256), np.float32)
-    for row, sample in zip(asked, samples, strict=True):
+    questions = np.zeros((len(samples), 256), np.float32)
+    for row, sample in zip(questions, samples, strict=True):
         row[words.split(sample.text)] = 1
-    return np.concatenate([z, asked], axis=1)
+    return np.concatenate([z, questions], axis=1)
 
 
 def main() -> None:
@@ -52,7 +52,7 @@ def main() -> None:
         folder = chosen.out / f"base{chosen.base}" / where / "craft" / "seed0"
         adapted_models = {
             "original": AdaptedCodebookModel(surrogate, Changes(), Changes()).eval(),
-            "craft": CodebookAdapter.load(folder, model=surrogate).adapted,
+            "craft": CodebookAdapter.load(folder, backbone=surrogate).adapted,
         }
         for name, adapted in adapted_models.items():
             with torch.no_grad():

@@ -1,6 +1,6 @@
 """CRAFT and its rivals on three domains of the board: every run of docs/craft.md.
 
-Runs are records of `petiole.tasks.codebook.training`; what is there already is left as it is, so that the command can be repeated, and
+Runs are records of `petiole.engine.run`; what is there already is left as it is, so that the command can be repeated, and
 shared by several processes (``--part 0/2``).
 
     OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python benchmarks/craft_world/run.py MODELS OUT --base 0
@@ -20,8 +20,8 @@ from petiole.backbones.codebook_lvlm.loading import load_lvlm
 from petiole.data.readers.jsonl import open_plain
 from petiole.data.synthetic.boards import write
 from petiole.data.text_dataset import TextDataset
-from petiole.engine.run import run
-from petiole.tasks.codebook.training import CodebookRun
+from petiole.engine.run import RunSpec, run
+from petiole.tasks.codebook.workspace import CodebookQuestions, CodebookWorkspace
 
 DOMAINS = ("sketch", "false", "xray")
 A, B, C = "llama", "gpt2", "lfm2"
@@ -90,30 +90,34 @@ def domain(out: Path, name: str) -> TextDataset:
     return open_plain(folder)
 
 
-def workspace(
+def workspace_of(home: Path, out: Path, row: Row, where: str) -> CodebookWorkspace:
+    """A row's models and a domain's questions, opened; each is loaded once a process."""
+    data = domain(out, where)
+    general = domain(out, "base") if row.general else None
+    task = CodebookQuestions(
+        str(home / row.model),
+        data.root,
+        tuple(str(home / other) for other in row.others),
+        general.root if general else None,
+        precision="bf16",
+        quiet=True,
+    )
+    others = tuple(model(home / other) for other in row.others)
+    return CodebookWorkspace(task, model(home / row.model), data, others, general)
+
+
+def run_one(
     chosen: argparse.Namespace, base: int, name: str, row: Row, where: str, seed: int
 ) -> None:
     """One run, unless it is there."""
     folder = chosen.out / f"base{base}" / where / name / f"seed{seed}"
     if (folder / "record.json").exists():
         return
-    home = chosen.models / f"base{base}"
+    workspace = workspace_of(chosen.models / f"base{base}", chosen.out, row, where)
     steps = {} if row.method == "lvlm-zero-shot" else {"steps": chosen.steps}
-    record = run(
-        CodebookRun(
-            model(home / row.model),
-            domain(chosen.out, where),
-            row.method,
-            folder,
-            steps | row.settings,
-            seed=seed,
-            others=[model(home / other) for other in row.others],
-            general=domain(chosen.out, "base") if row.general else None,
-            precision="bf16",
-            resume=True,
-            quiet=True,
-        )
-    )
+    settings = steps | row.settings
+    spec = RunSpec(workspace.task, row.method, folder, settings, seed=seed, resume=True)
+    record = run(spec, workspace)
     scores = {Path(k).name: round(v["exact_match"], 1) for k, v in record.scores.items()}
     print(base, where, name, seed, scores, f"{record.costs.train_seconds:.0f} s", flush=True)
 
@@ -134,7 +138,7 @@ def main() -> None:
     jobs = list(product(range(chosen.seeds), chosen.base, chosen.domains, chosen.rows))
     for seed, base, where, name in jobs[part::parts]:
         if table[name].method != "lvlm-zero-shot" or seed == 0:
-            workspace(chosen, base, name, table[name], where, seed)
+            run_one(chosen, base, name, table[name], where, seed)
 
 
 if __name__ == "__main__":

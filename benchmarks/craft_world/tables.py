@@ -75,7 +75,7 @@ def score(out: Path, base: int, where: str, row: str, seed: int, model: str, wha
     return float(found["scores"][model].get(what, float("nan")))
 
 
-def told(values: Iterable[float]) -> str:
+def mean_sd(values: Iterable[float]) -> str:
     """Mean ± sd, and of how many."""
     known = [v for v in values if v == v]
     if not known:
@@ -102,7 +102,7 @@ def difference(out: Path, row: str, other: str, model: str, other_model: str) ->
     return paired_hierarchical(np.array(a), np.array(b)) if a else None
 
 
-def said(d: Paired | None) -> str:
+def interval_of(d: Paired | None) -> str:
     if d is None:
         return ""
     tie = " (tie)" if d.low <= 0 <= d.high else ""
@@ -117,9 +117,9 @@ def table1(out: Path) -> None:
     for row, label in LABELS.items():
         pairs, m = runs(out, row), model_of(row)
         each = {d: [score(out, b, d, row, s, m, "exact_match") for b, s in pairs] for d in DOMAINS}
-        cells = [told(each[d]) for d in DOMAINS]
-        total = told(map(mean, zip(*each.values(), strict=True)))
-        gap = "" if row == "craft" else said(difference(out, "craft", row, "A", m))
+        cells = [mean_sd(each[d]) for d in DOMAINS]
+        total = mean_sd(map(mean, zip(*each.values(), strict=True)))
+        gap = "" if row == "craft" else interval_of(difference(out, "craft", row, "A", m))
         paper = PAPER.get(row, "")
         print(f"| {label} | {' | '.join(cells)} | {total} | {len(pairs)} | {gap} | {paper} |")
     print()
@@ -133,7 +133,7 @@ def table2(out: Path) -> None:
     for row in ("zero-shot", "projector-ft", "llm-lora", "craft"):
         pairs = runs(out, row)
         cells = [
-            told(mean(score(out, b, d, row, s, "A", w) for d in DOMAINS) for b, s in pairs)
+            mean_sd(mean(score(out, b, d, row, s, "A", w) for d in DOMAINS) for b, s in pairs)
             for w in what
         ]
         print(f"| {LABELS[row]} | {' | '.join(cells)} | {paper.get(row, '')} |")
@@ -163,10 +163,10 @@ def table3(out: Path) -> None:
         pairs = runs(out, row)
         for m in models:
             gains = [gain(out, b, s, row, m, zero) for b, s in pairs]
-            before = told(
+            before = mean_sd(
                 mean(score(out, b, d, zero, 0, m, "exact_match") for d in DOMAINS) for b, _ in pairs
             )
-            after = told(
+            after = mean_sd(
                 mean(score(out, b, d, row, s, m, "exact_match") for d in DOMAINS) for b, s in pairs
             )
             ratio = ""
@@ -180,7 +180,7 @@ def table3(out: Path) -> None:
                     wide = f" ± {stdev(shares):.2f}" if len(shares) > 1 else ""
                     ratio = f"{mean(shares):.2f}{wide} ({len(shares)})"
             print(
-                f"| {models[0]} | {m} | {before} | {after} | {told(gains)} | {ratio} | {len(pairs)} |"
+                f"| {models[0]} | {m} | {before} | {after} | {mean_sd(gains)} | {ratio} | {len(pairs)} |"
             )
     print()
 
@@ -205,12 +205,13 @@ def ablation(out: Path) -> None:
         if not pairs:
             continue
         cells = [
-            told(score(out, b, "sketch", row, s, m, "exact_match") for b, s in pairs) for m in "ABC"
+            mean_sd(score(out, b, "sketch", row, s, m, "exact_match") for b, s in pairs)
+            for m in "ABC"
         ]
-        cells.append(told(score(out, b, "sketch", row, s, "A", "presence") for b, s in pairs))
+        cells.append(mean_sd(score(out, b, "sketch", row, s, "A", "presence") for b, s in pairs))
         for what in ("perplexity", "residual"):
             ends = [record(out, b, "sketch", row, s)["diagnosis"]["end"][what] for b, s in pairs]  # type: ignore[index]
-            cells.append(told(ends))
+            cells.append(mean_sd(ends))
         print(f"| {row} | {' | '.join(cells)} | {len(pairs)} |")
     print()
 
@@ -236,9 +237,11 @@ def after(out: Path) -> None:
     print(f"| all | {100 * whole.mean():.1f} | |")
     for key in keys:
         values = np.array([f[key] for _, _, f in found])
-        print(f"| {key} | {100 * values.mean():.1f} | {said(paired_hierarchical(values, whole))} |")
+        print(
+            f"| {key} | {100 * values.mean():.1f} | {interval_of(paired_hierarchical(values, whole))} |"
+        )
     full, plain = (np.array([f[k] for _, _, f in found]) for k in ("full 0.8", "random 0.8"))
-    print(f"\nfull minus random at 0.8: {said(paired_hierarchical(full, plain))}\n")
+    print(f"\nfull minus random at 0.8: {interval_of(paired_hierarchical(full, plain))}\n")
     print(
         "| encoder for | base domain, original | tuned | routed | own domain, tuned | routed | base / own images sent to the tuned one |"
     )
@@ -247,9 +250,9 @@ def after(out: Path) -> None:
         own = [f for _, d, f in found if d == where]
 
         def percent(key: str, rows: list[dict[str, Any]] = own) -> str:
-            return told(100 * mean(f[key]) for f in rows)
+            return mean_sd(100 * mean(f[key]) for f in rows)
 
-        shares = [told(100 * f[f"{d} share"] for f in own) for d in ("base", where)]
+        shares = [mean_sd(100 * f[f"{d} share"] for f in own) for d in ("base", where)]
         print(
             f"| {where} | {percent('base original')} | {percent('base tuned')} | {percent('base routed')} | {percent(f'{where} tuned')} | {percent(f'{where} routed')} | {shares[0]} / {shares[1]} % |"
         )
@@ -257,7 +260,7 @@ def after(out: Path) -> None:
     kept = sorted((out / "base0" / "sketch" / "remember").glob("seed*/after.json"))
     if kept:
         rows = [json.loads(f.read_text()) for f in kept]
-        base, own = (told(100 * mean(r[f"{d} tuned"]) for r in rows) for d in ("base", "sketch"))
+        base, own = (mean_sd(100 * mean(r[f"{d} tuned"]) for r in rows) for d in ("base", "sketch"))
         print(
             f"With `remember=1` on sketch ({len(rows)} run): base domain {base}, own domain {own}.\n"
         )

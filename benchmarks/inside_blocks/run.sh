@@ -14,7 +14,7 @@ run() { # name, images, steps, methods, options of the backbone
     shift 4
     # shellcheck disable=SC2086
     petiole compare "$data/$images" --out "$out/$name" --resume --methods $methods --tune \
-        --shots 10 --draws 3 --set batch_size=32 --set steps="$steps" --set views=0 \
+        --shots 10 --split-seeds 3 --set batch_size=32 --set steps="$steps" --set views=0 \
         --precision bf16 "$@"
 }
 

@@ -8,7 +8,7 @@ pacs=../shared/data/pacs_sketch_photo
 vit="--backbone timm/vit_small_patch14_dinov2 --image-size 98
      --weights ../shared/weights/vit_small_patch14_focus/model.safetensors"
 compare() {
-  .venv/bin/petiole compare "$pacs/photo" --source "$pacs/sketch" --draws 5 --precision bf16 \
+  .venv/bin/petiole compare "$pacs/photo" --source "$pacs/sketch" --split-seeds 5 --precision bf16 \
     --resume --quiet --set steps=500 "$@"
 }
 compare --set views=2 --table cls-residual-lora/table1 --out runs/pacs/lite0-table1

@@ -97,8 +97,8 @@ def main() -> None:
     options = parser.parse_args()
     data = pairs(options.texts)
     tokenizer = tokenizer_of([text for pair in data for text in pair])
-    asked = [tokenizer(q, truncation=True, max_length=30)["input_ids"] for q, _ in data]
-    said = [tokenizer(a, truncation=True, max_length=10)["input_ids"] for _, a in data]
+    questions = [tokenizer(q, truncation=True, max_length=30)["input_ids"] for q, _ in data]
+    answers = [tokenizer(a, truncation=True, max_length=10)["input_ids"] for _, a in data]
     torch.manual_seed(0)
     model = BartForConditionalGeneration(
         BartConfig(
@@ -124,10 +124,10 @@ def main() -> None:
             group["lr"] = 1e-3 * min(1, (step + 1) / 200) * (1 - spent / options.minutes)
         rows = rng.integers(0, len(data), BATCH).tolist()
         kind = "answer" if step % 2 else "denoise"
-        source = [asked[i] if kind == "answer" else damaged(asked[i], rng) for i in rows]
+        source = [questions[i] if kind == "answer" else damaged(questions[i], rng) for i in rows]
         ids, labels = (
             tensor(source, 1),
-            tensor([(said if kind == "answer" else asked)[i] for i in rows], -100),
+            tensor([(answers if kind == "answer" else questions)[i] for i in rows], -100),
         )
         with torch.autocast("cpu", torch.bfloat16):
             loss = model(input_ids=ids, attention_mask=(ids != 1).long(), labels=labels).loss

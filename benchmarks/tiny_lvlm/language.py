@@ -50,7 +50,7 @@ LLAMA = {
     "tie_word_embeddings": False,
 }
 LANGUAGES: dict[str, tuple[dict[str, Any], str]] = {
-    # RMSNorm, rotary places, SwiGLU, grouped queries
+    # RMSNorm, rotary positions, SwiGLU, grouped queries
     "llama": (
         LLAMA
         | {
@@ -72,7 +72,7 @@ LANGUAGES: dict[str, tuple[dict[str, Any], str]] = {
         },
         "mlp2x_gelu",
     ),
-    # LayerNorm, learned places, GELU, tied words
+    # LayerNorm, learned positions, GELU, tied words
     "gpt2": (
         {
             "model_type": "gpt2",
@@ -134,24 +134,24 @@ def train(
     )
     words = model.tokenizer
     assert words is not None
-    told = [[(words.split(q), words.split(a)) for q, a in row] for row in pool.turns]
+    turns_of = [[(words.split(q), words.split(a)) for q, a in row] for row in pool.turns]
     name = sorted(LANGUAGES).index(chosen.language)
     rng = np.random.default_rng([chosen.seed, 2, name, int(chosen.continuous)])
     log, begun = [], time.time()
     model.module.language.train()
     for step in range(chosen.steps):
         if step % 20 == 19:
-            said = [str(rng.choice(text_only_sentences(rng))) for _ in range(chosen.batch)]
+            texts = [str(rng.choice(text_only_sentences(rng))) for _ in range(chosen.batch)]
             nothing = torch.zeros(chosen.batch, 0, model.spec.width)
-            turns = model.turns(nothing, [[]] * chosen.batch, [words.split(s) for s in said])
+            turns = model.turns(nothing, [[]] * chosen.batch, [words.split(s) for s in texts])
         else:
             rows = rng.integers(len(pool), size=chosen.batch)
-            asked = [told[i][rng.integers(len(told[i]))] for i in rows]
+            pairs = [turns_of[i][rng.integers(len(turns_of[i]))] for i in rows]
             own = seen[rows]
             given = (
                 own.float() if model.discrete is False else model.tower.quantiser.embed(own.long())
             )
-            turns = model.turns(given, [q for q, _ in asked], [a for _, a in asked])
+            turns = model.turns(given, [q for q, _ in pairs], [a for _, a in pairs])
         with torch.autocast("cpu", torch.bfloat16, enabled=chosen.bf16):
             logits = model.logits(turns).float()
         loss = cross_entropy(logits.flatten(0, 1), turns.labels.flatten(), ignore_index=IGNORED)

@@ -55,9 +55,9 @@ def drawn(folder: Path, count: int, seed: int) -> Pool:
                 turns.append([(q.text, q.target) for q in questions(row.board, rng, ASKED)])
         held.flush()
         write_text(text, json.dumps({"captions": captions, "turns": turns}))
-    said = json.loads(text.read_text())
-    turns = [[(q, a) for q, a in row] for row in said["turns"]]
-    return Pool(torch.from_numpy(np.load(images, mmap_mode="r+")), said["captions"], turns)
+    stored = json.loads(text.read_text())
+    turns = [[(q, a) for q, a in row] for row in stored["turns"]]
+    return Pool(torch.from_numpy(np.load(images, mmap_mode="r+")), stored["captions"], turns)
 
 
 def pictures(images: Tensor) -> Tensor:

@@ -93,8 +93,8 @@ def sigmoid_loss(tower: Tower, tokens: Tensor, texts: list[list[int]]) -> Tensor
     """SigLIP's loss; equal captions are no negatives."""
     heads = tower.aligned
     images = normalize(heads.image(tokens).float())
-    said = normalize(heads.texts(texts).float())
-    logits = heads.scale.exp() * images @ said.T + heads.bias
+    captions = normalize(heads.texts(texts).float())
+    logits = heads.scale.exp() * images @ captions.T + heads.bias
     sign = 2 * torch.eye(len(texts)) - 1
     same = torch.tensor([[a == b for b in texts] for a in texts]) & (sign < 0)
     return -(logsigmoid(sign * logits) * ~same).sum() / len(texts)
@@ -122,9 +122,9 @@ def fresh(seed: int) -> tuple[Tower, WordList]:
     torch.manual_seed(seed)
     known = WordList(words(), SPECIALS, OTHER)
     quantiser = ResidualQuantiser(ENTRIES, CONFIG["d"], DEPTH, shared=True)
-    eye = encoder("tower", CONFIG)
+    image_encoder = encoder("tower", CONFIG)
     spec = spec_of(quantiser)
-    return Tower(eye, quantiser, spec, contrast(CONFIG, known, PAD)), known
+    return Tower(image_encoder, quantiser, spec, contrast(CONFIG, known, PAD)), known
 
 
 def spec_of(quantiser: ResidualQuantiser) -> CodebookSpec:
@@ -146,7 +146,7 @@ def train(pool: Pool, chosen: argparse.Namespace) -> tuple[Tower, WordList, list
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, chosen.lr, chosen.steps, pct_start=0.1
     )
-    told = [known.split(text) for text in pool.captions]
+    captions = [known.split(text) for text in pool.captions]
     rng, book, log = np.random.default_rng([chosen.seed, 1]), None, []
     recent: list[Tensor] = []
     begun = time.time()
@@ -156,7 +156,7 @@ def train(pool: Pool, chosen: argparse.Namespace) -> tuple[Tower, WordList, list
         with torch.autocast("cpu", torch.bfloat16, enabled=chosen.bf16):
             vision_output = tower.encode_images(x, discrete=book is not None)
             parts = {
-                "contrast": sigmoid_loss(tower, vision_output.seen, [told[i] for i in rows]),
+                "contrast": sigmoid_loss(tower, vision_output.seen, [captions[i] for i in rows]),
                 "pixels": mse_loss(decoder(vision_output.seen).float(), patches(x)),
             }
         if book is not None:

@@ -130,7 +130,7 @@ def make_shard(index: int, model: nn.Module, pictures: list, p: np.ndarray, conf
     return {name: np.concatenate(values) for name, values in parts.items()}
 
 
-def workspace(worker: int, workers: int, folder: Path, config: dict) -> None:
+def make_shards(worker: int, workers: int, folder: Path, config: dict) -> None:
     torch.set_num_threads(1)
     model = teacher(ROOT / config["teacher"])
     paths, p = image_list(config)
@@ -156,7 +156,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
     args.cache.mkdir(parents=True, exist_ok=True)
-    spawn(workspace, (args.workers, args.cache, settings()), nprocs=args.workers)
+    spawn(make_shards, (args.workers, args.cache, settings()), nprocs=args.workers)
 
 
 if __name__ == "__main__":

@@ -75,11 +75,11 @@ def denoising(words: LanguageWords, pair: Pair, rng: np.random.Generator) -> Ids
 
 def telling(words: LanguageWords, pair: Pair, rng: np.random.Generator) -> Ids:
     """The caption of what is told in order or in disorder."""
-    told, caption = pair
+    statement, caption = pair
     if rng.random() < 0.5:
-        told = " ".join(rng.permutation(told.removesuffix(".").split()))
+        statement = " ".join(rng.permutation(statement.removesuffix(".").split()))
     prefix = "caption: " if rng.random() < 0.5 else ""
-    return words(prefix + told), words(caption)
+    return words(prefix + statement), words(caption)
 
 
 def reading(words: LanguageWords, found: tuple[str, Pair], rng: np.random.Generator) -> Ids:
@@ -110,15 +110,16 @@ def main() -> None:
     chosen.out.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng([chosen.seed, 2])
     words = LanguageWords()
-    asked, told = pairs_of_readings(rng, chosen.readings), sentences(rng, chosen.readings // 4)
+    questions = pairs_of_readings(rng, chosen.readings)
+    statement_pairs = sentences(rng, chosen.readings // 4)
     short, long = (
-        [one for one in asked if (one[0] in SHORT) == is_short] for is_short in (True, False)
+        [one for one in questions if (one[0] in SHORT) == is_short] for is_short in (True, False)
     )
     parts: list[tuple[str, Callable[..., Ids], Sequence[Any], int]] = [
         ("reading", reading, short, chosen.batch // 2),
         ("reading more", reading, long, chosen.batch // 4),
-        ("denoising", denoising, told, chosen.batch // 8),
-        ("telling", telling, told, chosen.batch // 8),
+        ("denoising", denoising, statement_pairs, chosen.batch // 8),
+        ("telling", telling, statement_pairs, chosen.batch // 8),
     ]
     torch.manual_seed(chosen.seed)
     model, _ = architecture(config())

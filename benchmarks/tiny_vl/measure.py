@@ -51,19 +51,19 @@ def scene(rng: np.random.Generator, held: bool) -> tuple[list[SceneObject], list
 
 @torch.no_grad()
 def seen(
-    eyes: Backbone, styles: tuple[str, ...], count: int, seed: int, held: bool = False
+    backbone: Backbone, styles: tuple[str, ...], count: int, seed: int, held: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Mean and maximum over the map's positions (count, 2 D), and labels (count, 5)."""
-    transform = evaluate_transform(eyes.preprocessing)
+    transform = evaluate_transform(backbone.preprocessing)
     values, labels = [], []
     for start in range(0, count, 100):
         rows = []
         for i in range(start, min(count, start + 100)):
             rng = np.random.default_rng([FRESH, seed, i])
-            there, told = scene(rng, held)
+            there, label = scene(rng, held)
             rows.append(transform(render_objects(there, styles[i % len(styles)], FRESH + i)))
-            labels.append(told)
-        tokens = eyes.lower(torch.stack(rows), (eyes.patches,))[eyes.patches]  # type: ignore[no-untyped-call]
+            labels.append(label)
+        tokens = backbone.lower(torch.stack(rows), (backbone.patches,))[backbone.patches]  # type: ignore[no-untyped-call]
         values.append(torch.cat([tokens.mean(1), tokens.amax(1)], dim=1))
     return torch.cat(values), torch.tensor(labels)
 
@@ -83,9 +83,9 @@ def probe(values: Tensor, labels: Tensor) -> nn.Linear:
     return linear
 
 
-def eyesight(eyes: Backbone) -> dict[str, dict[str, float]]:
+def probe_accuracy(backbone: Backbone) -> dict[str, dict[str, float]]:
     """Per cent right by style, of linear probes that learned in seen styles and compositions."""
-    values, labels = seen(eyes, SEEN, TRAIN, 0)
+    values, labels = seen(backbone, SEEN, TRAIN, 0)
     shift, scale = values.mean(0), values.std(0) + 1e-3
     probes = []
     for i in range(len(PARTS)):
@@ -94,12 +94,12 @@ def eyesight(eyes: Backbone) -> dict[str, dict[str, float]]:
     table: dict[str, dict[str, float]] = {}
     cases = {f"{style}": ((style,), False) for style in (*SEEN, *UNSEEN)}
     for name, (styles, held) in {**cases, "held-out compositions": (SEEN, True)}.items():
-        values, labels = seen(eyes, styles, TEST, 1, held)
+        values, labels = seen(backbone, styles, TEST, 1, held)
         row = {}
         for i, part in enumerate(PARTS):
             known = labels[:, i] >= 0
-            said = probes[i]((values[known] - shift) / scale).argmax(1)
-            row[part] = percent((said == labels[known, i]).float().mean())
+            guesses = probes[i]((values[known] - shift) / scale).argmax(1)
+            row[part] = percent((guesses == labels[known, i]).float().mean())
         table[name] = row
     return table
 
@@ -109,7 +109,7 @@ def percent(share: Tensor | float) -> float:
 
 
 @torch.no_grad()
-def said(model: Seq2Seq, texts: list[str]) -> list[str]:
+def answers(model: Seq2Seq, texts: list[str]) -> list[str]:
     """Greedy answers."""
     assert model.tokenizer is not None
     out: list[str] = []
@@ -124,15 +124,15 @@ def said(model: Seq2Seq, texts: list[str]) -> list[str]:
 
 def reading(model: Seq2Seq, each: int = 300) -> dict[str, dict[str, float]]:
     """Per cent of answers right, beside the commonest answer and the question without its context."""
-    asked: dict[str, list[ReadingText]] = {}
+    by_task: dict[str, list[ReadingText]] = {}
     for one in islice(readings(np.random.default_rng(FRESH)), 8 * each):
-        asked.setdefault(one.task, []).append(one)
+        by_task.setdefault(one.task, []).append(one)
     table = {}
-    for task, rows in sorted(asked.items()):
+    for task, rows in sorted(by_task.items()):
         rows = rows[:each]
         right = [row.answer for row in rows]
-        full = said(model, [f"{task}: {row.question} {row.context}" for row in rows])
-        blind = said(model, [f"{task}: {row.question}" for row in rows])
+        full = answers(model, [f"{task}: {row.question} {row.context}" for row in rows])
+        blind = answers(model, [f"{task}: {row.question}" for row in rows])
         table[task] = {
             "with context": percent(np.mean([a == b for a, b in zip(full, right, strict=True)])),
             "question only": percent(np.mean([a == b for a, b in zip(blind, right, strict=True)])),
@@ -160,8 +160,8 @@ def main() -> None:
     options.add_argument("--grid", type=Path)
     options.add_argument("--language", type=Path)
     chosen = options.parse_args()
-    eyes = load_backbone("petiole/tiny-grid", weights=chosen.grid)
-    print(json.dumps({"tiny-grid, probes, %": eyesight(eyes)}, indent=1), flush=True)
+    backbone = load_backbone("petiole/tiny-grid", weights=chosen.grid)
+    print(json.dumps({"tiny-grid, probes, %": probe_accuracy(backbone)}, indent=1), flush=True)
     model = load_language_model("petiole/tiny-vl", weights=chosen.language)
     print(json.dumps({"tiny-vl, text questions, %": reading(model)}, indent=1))
     print(json.dumps({"tiny-vl, denoised tokens, %": restoring(model)}))

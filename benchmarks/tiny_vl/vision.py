@@ -1,16 +1,16 @@
-"""Train the eyes of petiole/tiny-vl: petiole/tiny-grid learns what lies where in pictures of the generated world.
+"""Train the vision part of petiole/tiny-vl: petiole/tiny-grid learns what lies where in pictures of the generated world.
 
     L = [BCE(there) + BCE(centre) + CE(shape) + CE(colour) + CE(texture)] of cells  +  0.3 [BCE(shapes) + MSE(x, y)] of the mean
 
 A cell of the 8 x 8 map has a thing where its centre lies within the thing's radius (and a little more) of it; only such cells
 have a shape, a colour and a texture. All heads are linear maps of the last map, so that what they find lies open in it; they are
-thrown away. Of the mean over all cells is asked which shapes there are and where their middle is, because it stands for
+thrown away. The mean over all cells predicts which shapes there are and where their middle is, because it stands for
 a frame of a clip.
 
 Held-out compositions and unseen styles never appear. Pictures are drawn first, once; then every epoch sees them shifted and
 mirrored at random.
 
-    OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python benchmarks/tiny_vl/eyes.py OUT
+    OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python benchmarks/tiny_vl/vision.py OUT
 """
 
 from __future__ import annotations
@@ -62,14 +62,14 @@ def chunk(seed: int, number: int) -> tuple[NDArray[np.uint8], NDArray[np.float32
     """Pictures (n, 64, 64, 3), and their things (n, 6, 6) as x, y, radius, shape, colour, texture; radius 0 is none."""
     rng = np.random.default_rng([seed, number])
     pictures = np.zeros((CHUNK, SIZE, SIZE, 3), np.uint8)
-    told = np.zeros((CHUNK, MOST, 6), np.float32)
+    objects = np.zeros((CHUNK, MOST, 6), np.float32)
     for i in range(CHUNK):
         there = things(rng)
         style = str(rng.choice(SEEN))
         pictures[i] = np.asarray(render_objects(there, style, int(rng.integers(2**31))))
         for j, t in enumerate(there):
-            told[i, j] = (t.x, t.y, t.radius, t.kind.shape, t.kind.colour, t.kind.texture)
-    return pictures, told
+            objects[i, j] = (t.x, t.y, t.radius, t.kind.shape, t.kind.colour, t.kind.texture)
+    return pictures, objects
 
 
 def drawn(file: Path, count: int, seed: int, workers: int) -> tuple[Tensor, Tensor]:
@@ -78,10 +78,10 @@ def drawn(file: Path, count: int, seed: int, workers: int) -> tuple[Tensor, Tens
         numbers = range(math.ceil(count / CHUNK))
         with ProcessPoolExecutor(workers) as pool:
             parts = list(pool.map(chunk, [seed] * len(numbers), numbers))
-        pictures, told = (np.concatenate(part) for part in zip(*parts, strict=True))
-        np.savez(file, pictures=pictures, told=told)
+        pictures, objects = (np.concatenate(part) for part in zip(*parts, strict=True))
+        np.savez(file, pictures=pictures, objects=objects)
     with np.load(file) as kept:
-        return torch.from_numpy(kept["pictures"]), torch.from_numpy(kept["told"])
+        return torch.from_numpy(kept["pictures"]), torch.from_numpy(kept["objects"])
 
 
 class Heads(nn.Module):
@@ -93,59 +93,59 @@ class Heads(nn.Module):
         self.whole = nn.Linear(WIDTH, len(SHAPES) + 2)
 
 
-def cells(told: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def cells(objects: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Of every cell, row by row: whether a thing is there and whether its centre is, (B, 64); and which thing, (B, 64)."""
     at = (torch.arange(GRID) + 0.5) / GRID
     y, x = torch.meshgrid(at, at, indexing="ij")
-    dx = (told[:, :, 0, None] - x.flatten()).abs()
-    dy = (told[:, :, 1, None] - y.flatten()).abs()
-    none = (told[:, :, 2, None] == 0).float() * 1e3
+    dx = (objects[:, :, 0, None] - x.flatten()).abs()
+    dy = (objects[:, :, 1, None] - y.flatten()).abs()
+    none = (objects[:, :, 2, None] == 0).float() * 1e3
     distance, which = (dx.square() + dy.square() + none).min(dim=1)
-    radius = told[:, :, 2].gather(1, which)
+    radius = objects[:, :, 2].gather(1, which)
     there = (distance.sqrt() < radius + 0.03) & (radius > 0)
     half = 0.5 / GRID
     centre = ((dx <= half) & (dy <= half) & (none == 0)).any(dim=1)
     return there | centre, centre, which
 
 
-def loss_of(model: TinyGrid, heads: Heads, pictures: Tensor, told: Tensor) -> dict[str, Tensor]:
+def loss_of(model: TinyGrid, heads: Heads, pictures: Tensor, objects: Tensor) -> dict[str, Tensor]:
     """The terms of the loss."""
     with torch.autocast("cpu", torch.bfloat16):
         last = model.forward_features(pictures)
     tokens = last.float().flatten(2).transpose(1, 2)
-    there, centre, which = cells(told)
+    there, centre, which = cells(objects)
     scores = heads.cells(tokens)
     terms = {
         "there": bce(scores[..., 0], there.float()),
         "centre": 2 * bce(scores[..., 1], centre.float()),
     }
-    kinds = told[:, :, 3:].long().gather(1, which[..., None].expand(-1, -1, 3))[there]
+    kinds = objects[:, :, 3:].long().gather(1, which[..., None].expand(-1, -1, 3))[there]
     parts = scores[..., 2:][there].split(list(PARTS.values()), dim=-1)
     for i, (name, part) in enumerate(zip(PARTS, parts, strict=True)):
         terms[name] = cross_entropy(part, kinds[:, i])
-    known = (told[:, :, 2] > 0).float()
-    shapes = torch.zeros(len(told), len(SHAPES))
-    shapes.scatter_add_(1, told[:, :, 3].long(), known)
-    middle = (told[:, :, :2] * known[..., None]).sum(1) / known.sum(1, keepdim=True)
+    known = (objects[:, :, 2] > 0).float()
+    shapes = torch.zeros(len(objects), len(SHAPES))
+    shapes.scatter_add_(1, objects[:, :, 3].long(), known)
+    middle = (objects[:, :, :2] * known[..., None]).sum(1) / known.sum(1, keepdim=True)
     whole = heads.whole(tokens.mean(dim=1))
     terms["shapes"] = 0.3 * bce(whole[:, 2:], (shapes > 0).float())
     terms["middle"] = 0.3 * 10 * mse_loss(whole[:, :2], middle)
     return terms
 
 
-def varied(pictures: Tensor, told: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+def varied(pictures: Tensor, objects: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """A batch in [-1, 1], shifted by up to 5 pixels, and half of the time mirrored, all alike."""
     x = pictures.permute(0, 3, 1, 2).float() / 127.5 - 1
-    told = told.clone()
+    objects = objects.clone()
     down, right = (int(n) for n in rng.integers(-SHIFT, SHIFT + 1, 2))
     x = pad(x, (SHIFT,) * 4, mode="replicate")
     x = x[:, :, SHIFT - down : SHIFT - down + SIZE, SHIFT - right : SHIFT - right + SIZE]
-    told[:, :, 0] += right / SIZE
-    told[:, :, 1] += down / SIZE
+    objects[:, :, 0] += right / SIZE
+    objects[:, :, 1] += down / SIZE
     if rng.random() < 0.5:
         x = x.flip(3)
-        told[:, :, 0] = 1 - told[:, :, 0]
-    return x.contiguous(memory_format=torch.channels_last), told
+        objects[:, :, 0] = 1 - objects[:, :, 0]
+    return x.contiguous(memory_format=torch.channels_last), objects
 
 
 def folded(model: TinyGrid) -> dict[str, Tensor]:
@@ -183,7 +183,9 @@ def main() -> None:
     chosen = options.parse_args()
     chosen.out.mkdir(parents=True, exist_ok=True)
     begun = time.time()
-    pictures, told = drawn(chosen.out / "eyes.npz", chosen.pictures, chosen.seed, chosen.workers)
+    pictures, objects = drawn(
+        chosen.out / "vision.npz", chosen.pictures, chosen.seed, chosen.workers
+    )
     print(f"drawn in {time.time() - begun:.0f} s", flush=True)
     torch.manual_seed(chosen.seed)
     model, heads = TinyGrid(nn.BatchNorm2d).train(), Heads()
@@ -197,7 +199,7 @@ def main() -> None:
     for step in range(chosen.steps):
         rng = np.random.default_rng([chosen.seed, 1, step])
         rows = torch.from_numpy(rng.integers(len(pictures), size=chosen.batch))
-        terms = loss_of(model, heads, *varied(pictures[rows], told[rows], rng))
+        terms = loss_of(model, heads, *varied(pictures[rows], objects[rows], rng))
         torch.autograd.backward(sum(terms.values(), torch.zeros(())))
         torch.nn.utils.clip_grad_norm_(parameters, 2.0)
         optimizer.step()

@@ -1,0 +1,95 @@
+"""Benchmarks and examples name only what the library has: imports, commands, methods and settings. Nothing is trained."""
+
+from __future__ import annotations
+
+import ast
+import os
+import shutil
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from importlib import import_module
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from petiole.cli import app
+from petiole.methods.registry import create
+
+ROOT = Path(__file__).parents[1]
+BENCHMARKS = ROOT / "benchmarks"
+SCRIPTS = sorted([*BENCHMARKS.rglob("*.py"), *(ROOT / "examples").glob("*.py")])
+SHELL = sorted(BENCHMARKS.rglob("*.sh"))
+TABLES = sorted(BENCHMARKS.rglob("*.toml"))
+
+STUB = '#!/bin/sh\nprintf "%s\\n" "$(basename "$0")" "$@" "" >> "$COMMANDS"\n'
+"""Stands in for a program of a script: appends the program's name and its words, a line each, and an empty line."""
+
+
+def name_of(file: Path) -> str:
+    return str(file.relative_to(ROOT))
+
+
+def imports(file: Path) -> Iterator[tuple[str, str]]:
+    """(module, name) of what a script imports of the library, wherever it does; the name is empty for a module."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found = [(node.module, alias.name) for alias in node.names]
+        elif isinstance(node, ast.Import):
+            found = [(alias.name, "") for alias in node.names]
+        else:
+            continue
+        yield from (pair for pair in found if pair[0].split(".")[0] == "petiole")
+
+
+@pytest.mark.parametrize("file", SCRIPTS, ids=name_of)
+def test_every_import_resolves(file: Path) -> None:
+    for module, name in imports(file):
+        if name and not hasattr(import_module(module), name):
+            import_module(f"{module}.{name}")  # a module that its package does not import
+        elif not name:
+            import_module(module)
+
+
+def commands(file: Path, folder: Path) -> list[list[str]]:
+    """The words of each command of petiole and python that a shell script gives, with all variables expanded."""
+    shutil.copytree(BENCHMARKS, folder / "benchmarks")
+    stubs = folder / ".venv" / "bin"  # a script may name its programs by this path
+    stubs.mkdir(parents=True)
+    for program in ("petiole", "python"):
+        (stubs / program).write_text(STUB)
+        (stubs / program).chmod(0o755)
+    log = folder / "commands"
+    path = os.pathsep.join([str(stubs), os.environ["PATH"]])
+    subprocess.run(
+        [
+            folder / file.relative_to(ROOT),
+            *(folder / name for name in ("first", "second", "third")),
+        ],
+        cwd=folder,
+        env={**os.environ, "PATH": path, "COMMANDS": str(log)},
+        check=True,
+    )
+    return [block.split("\n") for block in log.read_text().strip("\n").split("\n\n")]
+
+
+@pytest.mark.parametrize("file", SHELL, ids=name_of)
+def test_every_command_of_a_shell_script_parses(file: Path, tmp_path: Path) -> None:
+    found = commands(file, tmp_path)
+    assert any(program == "petiole" for program, *_ in found)
+    for program, *words in found:
+        if program == "python":
+            assert (tmp_path / words[0]).is_file(), words
+        else:
+            app.parse_args(words, exit_on_error=False, print_error=False)
+            tables = [b for a, b in pairwise(words) if a == "--table"]
+            assert all((tmp_path / t).is_file() for t in tables if t.endswith(".toml")), words
+
+
+@pytest.mark.parametrize("file", TABLES, ids=name_of)
+def test_every_row_names_a_method_and_its_settings(file: Path) -> None:
+    rows = tomllib.loads(file.read_text(encoding="utf-8"))["rows"]
+    assert rows
+    for row in rows:
+        create(row["method"], row.get("settings", {}))
