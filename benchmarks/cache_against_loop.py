@@ -141,7 +141,7 @@ def accuracy(adapted: AdaptedClassifier, test: Dataset) -> float:
         folder = Path(tempfile.mkdtemp())
         features = Features(adapted.backbone, FeatureCache(folder), quiet=True)
         _TEST["table"] = features.table(test, adapted.cut)
-    probabilities = predict(adapted, _TEST["table"].batches(len(test))).logits  # type: ignore[attr-defined]
+    probabilities = predict(adapted, _TEST["table"].batches(len(test))).probabilities  # type: ignore[attr-defined]
     return float((probabilities.argmax(1).numpy() == test.labels).mean())
 
 
