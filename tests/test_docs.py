@@ -223,7 +223,8 @@ def parsed() -> list[tuple[str, ...]]:
                     tuple(w[w.index("petiole") + 1 :]) for w in block.commands() if "petiole" in w
                 ]
         text = FENCE.sub("", page.read_text(encoding="utf-8"))
-        for line in re.findall(r"`petiole ([^`\n]+)`", text):
+        # A verb alone, in a sentence, is a name and no command line.
+        for line in re.findall(r"`petiole ([^`\n]+ [^`\n]+)`", text):
             found.append(tuple(shlex.split(line.split(" | ")[0])))
     return sorted(set(found))
 
