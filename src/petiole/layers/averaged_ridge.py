@@ -1,0 +1,259 @@
+"""Ridge regression with a bias for each domain, averaged over a grid of penalties instead of choosing one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, linear, normalize, one_hot
+
+from petiole.errors import DataError
+from petiole.layers.selection import blocks_of, judged_by
+from petiole.layers.solved import SolvedLinear
+
+SOURCE_SHOTS = (0.0, 0.2, 0.6, 2.0, 6.0, 20.0, 60.0, 200.0)
+PENALTIES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+LIKELY_SHOTS, LIKELY_PENALTY, LIKELY_PENALTY_ALONE = 3.0, 0.1, 0.3
+ZERO_AS, SPREAD = 0.06, math.log(3.3)
+"""m = 0 counts as so much under the prior, whose spread is one step of the grid."""
+PARTITIONS = 3
+LEAST_SCALE, MOST_SCALE, SCALE_SPREAD = 2.0, 100.0, 0.25
+
+
+class AveragedRidgeHead(SolvedLinear):
+    r"""One linear head: the posterior mean of ridge solutions over source weights m and penalties gamma.
+
+    With unit vectors z (divided by the source's root mean square), every solution minimises
+
+        sum_shots |W'(z - z_t) - (t - t_t)|^2 + rho sum_source w |W'(z - z_s) - (t - t_s)|^2 + gamma d |W|^2
+
+    where rho = m K / n_s lets a class's source images count as m shots, however many they are, w weighs source
+    classes alike, and both domains are centred on means of their own, so each has its own bias. A solution weighs
+    exp(-L) in the average,
+
+        L = n/2 ln mean |r_i|^2 + (ln^2(m / 3) + ln^2(gamma / gamma_0)) / (2 ln^2 3.3)
+
+    with r the leave-one-out residuals of the n shots, in closed form. The logits are s (W'z + b): s makes the
+    left-out logits of whole blocks (one shot of every class) most likely, under a log-normal prior around 3 sqrt(K).
+
+    Without a source m is 0; without a target the source images take the shots' place. A class without shots keeps
+    the source's column. The parts are textbook (ridge: Hoerl and Kennard, 1970; leave-one-out: Allen, 1974; averaging over
+    a grid in place of a choice: Hoeting et al., 1999; a source that counts as a few shots: Daume, 2007); their
+    composition and its constants are this project's, see docs/auto.md for what was measured.
+
+    Args:
+        width: d.
+        classes: K.
+        source_shots: values of m.
+        penalties: values of gamma.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        classes: int,
+        source_shots: Sequence[float] = SOURCE_SHOTS,
+        penalties: Sequence[float] = PENALTIES,
+    ) -> None:
+        super().__init__(width, classes)
+        self.source_shots, self.penalties = tuple(source_shots), tuple(penalties)
+        for name in ("mean_source_shots", "mean_penalty", "scale"):
+            self.register_buffer(name, torch.tensor(0.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(normalize(x, dim=-1), self.weight, self.bias)
+
+    def solve(self, x: Tensor, y: Tensor, is_target: Tensor) -> None:
+        posterior = self._posterior(x, y, is_target)
+        scale = posterior.scale(posterior.left_out())
+        weight, bias = posterior.mean()
+        self._set((scale / posterior.sigma * weight).T.cpu(), (scale * bias).cpu())
+        means = posterior.mean_cell()
+        self.mean_source_shots, self.mean_penalty = map(torch.tensor, means)
+        self.scale = torch.tensor(scale)
+
+    def left_out(self, x: Tensor, y: Tensor, is_target: Tensor) -> Tensor | None:
+        """Logits (n, K) of every judged image under solutions without its block, in closed form."""
+        posterior = self._posterior(x, y, is_target)
+        scores = posterior.left_out()
+        return None if scores is None else (posterior.scale(scores) * scores.mean(0)).float()
+
+    def _posterior(self, x: Tensor, y: Tensor, is_target: Tensor) -> _Posterior:
+        if not len(y):
+            raise DataError("Averaged ridge needs at least one training image.")
+        judged = judged_by(is_target)
+        x, targets = normalize(x.double(), dim=-1), one_hot(y, self.classes).double()
+        source = _source(x[~judged], targets[~judged], x[judged])
+        shots = _Shots(x[judged] / source.sigma, targets[judged], source)
+        cells = product(self.source_shots if source.count else (0.0,), self.penalties)
+        return _Posterior([shots.solution(m, gamma) for m, gamma in cells], shots)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What is needed of the source: eigenvalues (d,) and basis (d, d) of its scatter, C (d, K) in it, t_s, n_s, sigma."""
+
+    values: Tensor
+    basis: Tensor
+    cross: Tensor
+    prior: Tensor
+    count: int
+    sigma: float
+
+
+def _source(x: Tensor, targets: Tensor, shots: Tensor) -> _Source:
+    d, k = x.shape[1], targets.shape[1]
+    if not len(x):
+        centred = shots - shots.mean(0)
+        sigma = float(centred.square().mean().sqrt()) or 1.0
+        zeros = x.new_zeros
+        return _Source(zeros(d), torch.eye(d).to(x), zeros(d, k), zeros(k), 0, sigma)
+    counts = targets.sum(0)
+    weights = (len(x) / (counts > 0).sum() / counts.clamp_min(1) * targets).sum(1, keepdim=True)
+    centred = x - (weights * x).sum(0) / len(x)
+    sigma = float((weights * centred.square()).mean().sqrt()) or 1.0
+    z, prior = centred / sigma, (weights * targets).sum(0) / len(x)
+    values, basis = torch.linalg.eigh((weights * z).T @ z)
+    cross = basis.T @ ((weights * z).T @ (targets - prior))
+    return _Source(values.clamp_min(0), basis, cross, prior, len(x), sigma)
+
+
+@dataclass(frozen=True)
+class _Solution:
+    """One cell: W (d, K) in the source's basis, b (K,), L, and what leaving shots out needs."""
+
+    cell: tuple[float, float]
+    weight: Tensor
+    bias: Tensor
+    loss: float
+    residual: Tensor
+    annihilator: _Annihilator
+
+
+class _Shots:
+    """The shots in the source's basis: U = Z - z_t (n, d), R = T - t_t (n, K)."""
+
+    def __init__(self, z: Tensor, targets: Tensor, source: _Source) -> None:
+        self.source, self.targets = source, targets
+        self.mean, self.prior = z.mean(0), targets.mean(0)
+        self.inputs = (z - self.mean) @ source.basis
+        self.residual = targets - self.prior
+        self.seen = targets.any(0)
+
+    def solution(self, m: float, gamma: float) -> _Solution:
+        source, n = self.source, len(self.targets)
+        rho = m * len(self.prior) / source.count if source.count else 0.0
+        ridge = rho * source.values + gamma * len(source.values)
+        start = rho / ridge[:, None] * source.cross
+        kept = _Annihilator(self.inputs, ridge)
+        change = kept.solve(self.residual - self.inputs @ start)
+        weight = start + change * self.seen
+        bias = torch.where(self.seen, self.prior, source.prior) - self.mean @ source.basis @ weight
+        residual = self.residual - self.inputs @ (start + change)
+        left_out = residual / kept.diagonal().clamp_min(1e-6)[:, None]
+        loss = n / 2 * math.log(max(float(left_out.square().sum(1).mean()), 1e-12))
+        likely = LIKELY_PENALTY if source.count else LIKELY_PENALTY_ALONE
+        loss += math.log(gamma / likely) ** 2 / (2 * SPREAD**2)
+        if source.count:
+            loss += math.log((m or ZERO_AS) / LIKELY_SHOTS) ** 2 / (2 * SPREAD**2)
+        return _Solution((m, gamma), weight, bias, loss, residual, kept)
+
+
+class _Annihilator:
+    """M = (I + U D^-1 U')^-1 - 11'/n, which takes targets to what a solution with its bias leaves of them.
+
+    Kept as an (n, n) matrix where there are fewer shots than features, else through the (d, d) one:
+    (I + U D^-1 U')^-1 = I - U (D + U'U)^-1 U'.
+    """
+
+    def __init__(self, inputs: Tensor, ridge: Tensor) -> None:
+        self.inputs, self.ridge = inputs, ridge
+        n, d = inputs.shape
+        eye = torch.eye(min(n, d)).to(inputs)
+        if n <= d:
+            gram = eye + (inputs / ridge) @ inputs.T
+        else:
+            gram = torch.diag(ridge) + inputs.T @ inputs
+        self.inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
+
+    def solve(self, residual: Tensor) -> Tensor:
+        """(D + U'U)^-1 U' R (d, K)."""
+        n, d = self.inputs.shape
+        if n <= d:
+            return (self.inputs / self.ridge).T @ (self.inverse @ residual)
+        return self.inverse @ (self.inputs.T @ residual)
+
+    def diagonal(self) -> Tensor:
+        """M_ii (n,)."""
+        n, d = self.inputs.shape
+        if n <= d:
+            return self.inverse.diagonal() - 1 / n
+        return 1 - ((self.inputs @ self.inverse) * self.inputs).sum(1) - 1 / n
+
+    def block(self, rows: Tensor) -> Tensor:
+        """M_QQ (q, q) of some rows."""
+        n, d = self.inputs.shape
+        if n <= d:
+            return self.inverse[rows][:, rows] - 1 / n
+        part = self.inputs[rows]
+        return torch.eye(len(rows)).to(part) - part @ self.inverse @ part.T - 1 / n
+
+
+class _Posterior:
+    """All solutions with their weights."""
+
+    def __init__(self, solutions: Sequence[_Solution], shots: _Shots) -> None:
+        self.solutions, self.shots, self.sigma = solutions, shots, shots.source.sigma
+        losses = torch.tensor([s.loss for s in solutions], dtype=torch.float64)
+        self.weights = (-losses).softmax(0).tolist()
+
+    def mean(self) -> tuple[Tensor, Tensor]:
+        """W (d, K) and b (K,)."""
+        pairs = list(zip(self.weights, self.solutions, strict=True))
+        weight = torch.stack([w * s.weight for w, s in pairs]).sum(0)
+        return self.shots.source.basis @ weight, torch.stack([w * s.bias for w, s in pairs]).sum(0)
+
+    def mean_cell(self) -> tuple[float, float]:
+        """Posterior means of m and gamma."""
+        cells = [s.cell for s in self.solutions]
+        mean = [sum(w * c[i] for w, c in zip(self.weights, cells, strict=True)) for i in (0, 1)]
+        return mean[0], mean[1]
+
+    def left_out(self) -> Tensor | None:
+        """Scores (partitions, n, K) of each shot under solutions without its block; ``None`` if there is one block."""
+        targets = self.shots.targets
+        blocks = [blocks_of(targets.argmax(1), seed) for seed in range(PARTITIONS)]
+        if len(blocks[0]) < 2:
+            return None
+        scores = targets.new_zeros(PARTITIONS, *targets.shape)
+        for weight, solution in zip(self.weights, self.solutions, strict=True):
+            if weight < 1e-6:
+                continue
+            for part, rows in ((p, rows) for p, found in enumerate(blocks) for rows in found):
+                inside = solution.annihilator.block(rows)
+                inside += 1e-9 * torch.eye(len(rows)).to(inside)
+                error = torch.linalg.solve(inside, solution.residual[rows])
+                scores[part, rows] += weight * (targets[rows] - error)
+        return scores
+
+    def scale(self, left_out: Tensor | None) -> float:
+        """s, the most likely one; the prior's where nothing can be left out."""
+        n, k = self.shots.targets.shape
+        likely = 3 * math.sqrt(k)
+        if left_out is None:
+            return likely
+        from scipy.optimize import minimize_scalar
+
+        labels = self.shots.targets.argmax(1).repeat(len(left_out))
+        flat = left_out.flatten(0, 1)
+
+        def loss(log_scale: float) -> float:
+            fit = n * float(cross_entropy(math.exp(log_scale) * flat, labels))
+            return fit + (log_scale - math.log(likely)) ** 2 / (2 * SCALE_SPREAD**2)
+
+        bounds = math.log(LEAST_SCALE), math.log(MOST_SCALE)
+        return math.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x)
