@@ -76,8 +76,10 @@ class AveragedRidgeHead(SolvedLinear):
         self.mean_source_shots, self.mean_penalty = map(torch.tensor, means)
         self.scale = torch.tensor(scale)
 
-    def left_out(self, x: Tensor, y: Tensor, is_target: Tensor) -> Tensor | None:
-        """Logits (n, K) of every judged image under solutions without its block, in closed form."""
+    def left_out(
+        self, x: Tensor, y: Tensor, is_target: Tensor, folds: int = 0
+    ) -> Tensor | None:
+        """As of every solved head, but in closed form: blocks of one image of every class, whatever the folds."""
         posterior = self._posterior(x, y, is_target)
         scores = posterior.left_out()
         return None if scores is None else (posterior.scale(scores) * scores.mean(0)).float()
