@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,7 +54,7 @@ class Evaluation(CommandResult):
         s = self.scores["test"]
         first = Text(
             f"{100 * s['accuracy']:.2f} % correct on {plural(int(s['n']), 'image')} "
-            f"(macro {100 * s['macro_accuracy']:.2f} %, ECE {s['ece']:.3f}, NLL {s['nll']:.3f})"
+            f"(macro {100 * s['macro_accuracy']:.2f} %, {ece_of(s)}, NLL {s.get('calibrated_nll', s['nll']):.3f})"
         )
         return Group(first, opened, *map(Text, self._confused()), *notes)
 
@@ -70,6 +71,13 @@ class Evaluation(CommandResult):
         )
         names = self.classes
         return [f"{n:5d} x {names[i]} taken for {names[j]}" for n, i, j in wrong[:5] if n]
+
+
+def ece_of(scores: Mapping[str, float]) -> str:
+    """The calibration error, and what is left of it where the adapter is calibrated."""
+    if "calibrated_ece" in scores:
+        return f"ECE {scores['calibrated_ece']:.3f} calibrated, {scores['ece']:.3f} before"
+    return f"ECE {scores['ece']:.3f}"
 
 
 @verb
@@ -125,21 +133,22 @@ def _images(
     from petiole.engine.adapter import find
     from petiole.engine.feature_extractor import Features
     from petiole.engine.record import count_test_evaluation
-    from petiole.metrics.classification import confusion, score
+    from petiole.metrics.classification import confusion
     from petiole.tasks.classification.adapter import ClassificationAdapter
+    from petiole.tasks.classification.calibration import scores_of
     from petiole.tasks.classification.model import predict
 
     opened = ClassificationAdapter.load(adapter, weights=weights, device=where)
     data = as_dataset(images, classes=opened.classes, skip_bad=skip_bad)
     count = count_test_evaluation(find(adapter), data.digest(), len(data), "petiole eval")
     table = Features(opened.adapted.backbone).table(data, opened.adapted.cut)
-    probabilities = predict(opened.adapted, table.batches(len(data), 64)).probabilities
-    guesses = probabilities.argmax(1).numpy()
+    logits = predict(opened.adapted, table.batches(len(data), 64)).logits
+    guesses = logits.argmax(1).numpy()
     return Evaluation(
         adapter=adapter,
         data=str(images) if isinstance(images, Path) else images.name,
         kind="classification",
-        scores={"test": score(probabilities.double().numpy(), data.labels).to_dict()},
+        scores={"test": scores_of(logits, data.labels, opened.calibration)},
         samples=len(data),
         test_evaluations=count,
         classes=opened.classes,

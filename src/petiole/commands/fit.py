@@ -12,6 +12,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from petiole.commands.evaluate import ece_of
 from petiole.commands.options import (
     CodebookTaskOptions,
     CommandResult,
@@ -26,6 +27,7 @@ from petiole.commands.options import (
     plural,
 )
 from petiole.commands.verb import verb
+from petiole.errors import ConfigError
 
 
 class FitResult(CommandResult):
@@ -68,7 +70,7 @@ class FitResult(CommandResult):
         accuracy = Text(f"{100 * scores['accuracy']:.2f} %", style="bold")
         return accuracy.append(
             f" correct on {plural(int(scores['n']), 'held-back image')} "
-            f"(macro {100 * scores['macro_accuracy']:.2f} %, ECE {scores['ece']:.3f}); "
+            f"(macro {100 * scores['macro_accuracy']:.2f} %, {ece_of(scores)}); "
             f"{self.record['selection']}, test set opened {self.record['test_evaluations']}x",
             style="not bold",
         )
@@ -106,6 +108,7 @@ def fit(
     loggers: Annotated[
         Sequence[str], Parameter(name="--logger", negative=(), consume_multiple=True)
     ] = (),
+    calibration_folds: int | None = None,
     model: ModelOptions | None = None,
     images: ImageOptions | None = None,
     text: TextTaskOptions | None = None,
@@ -127,6 +130,9 @@ def fit(
         resume: go on where an interrupted run stopped, to the same numbers.
         checkpoint_seconds: between two checkpoints.
         loggers: names of those that hear how the run goes, e.g. jsonl.
+        calibration_folds: parts of the target images that are left out in turn, so that the adapter's probabilities can be
+            calibrated: as many further fits. By default 5 for heads that are solved, which takes moments, and
+            none for methods that are trained; 0 for none.
 
     Raises:
         ConfigError: an unknown method or setting, or an option that this method has no use for.
@@ -155,7 +161,7 @@ def fit(
     if kind == "classification":
         from dataclasses import replace
 
-        options = replace(options, vectors=True)
+        options = replace(options, vectors=True, calibration_folds=calibration_folds)
     spec = RunSpec(
         task,
         method,
@@ -167,7 +173,7 @@ def fit(
         checkpoint_seconds=checkpoint_seconds,
         loggers=tuple(loggers),
     )
-    announce(reopened(task), [spec])
+    announce(reopened(task), [spec], _calibration_notes(kind, method, calibration_folds))
     record = run(spec)
     return FitResult(
         folder=folder,
@@ -175,6 +181,27 @@ def fit(
         report=write_page(folder),
         record=record.model_dump(mode="json"),
     )
+
+
+def _calibration_notes(kind: str, method: str, folds: int | None) -> list[str]:
+    """What calibration costs, where it was asked for.
+
+    Raises:
+        ConfigError: one fold, or a kind of task that has no calibration.
+    """
+    if not folds:
+        return []
+    if kind != "classification":
+        raise ConfigError(
+            f"--calibration-folds is for labelled images, and {method} writes texts. Leave it out."
+        )
+    if folds < 2:
+        raise ConfigError(
+            f"Nothing can be left out of {folds} fold(s): --calibration-folds takes 2 or more, or 0 for none."
+        )
+    return [
+        f"calibration fits {method} up to {folds} times more, each time without one of {folds} parts of the target images"
+    ]
 
 
 def default_name(data: Any, method: str, options: Any, seed: int) -> str:

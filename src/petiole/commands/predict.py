@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import io
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, Field
 from rich.console import Group, RenderableType
@@ -19,6 +20,10 @@ from petiole.commands.options import device as device_of
 from petiole.commands.verb import verb
 from petiole.errors import ConfigError
 
+if TYPE_CHECKING:
+    from petiole.tasks.classification.adapter import Prediction as Labelled
+    from petiole.tasks.classification.calibration import Calibration
+
 
 class Prediction(BaseModel):
     """What an adapter says about one image, or to one question.
@@ -27,15 +32,26 @@ class Prediction(BaseModel):
         path: of the image, or several of them joined by spaces; empty without one.
         label: most probable class, or the answer.
         probability: of that class; ``None`` for an answer.
-        probabilities: of all classes, most probable first.
-        question: what was request.
+        probabilities: of all classes, most probable first; calibrated where the adapter is.
+        label_set: labels among which the true one is with the coverage that was asked for, most probable first.
+        outside: whether the image looks out of distribution; ``None`` where the adapter cannot say.
+        abstain: whether it is better left to a person: less probable than was asked for, or out of distribution; ``None``
+            where nothing was asked for.
+        question: what was asked.
     """
 
     path: str
     label: str
     probability: float | None = None
     probabilities: dict[str, float] = Field(default_factory=dict)
+    label_set: list[str] = Field(default_factory=list)
+    outside: bool | None = None
+    abstain: bool | None = None
     question: str = ""
+
+    def marks(self) -> list[str]:
+        """What a reader of a table must not miss."""
+        return ["out of distribution"] * bool(self.outside) + ["abstain"] * bool(self.abstain)
 
 
 class PredictResult(CommandResult):
@@ -45,11 +61,13 @@ class PredictResult(CommandResult):
         adapter: folder.
         model: name of the backbone, or of the language model that answered.
         predictions: one an image, or one for the question.
+        notes: what the probabilities mean.
     """
 
     adapter: Path
     model: str
     predictions: list[Prediction]
+    notes: list[str] = Field(default_factory=list)
 
     def text(self) -> RenderableType:
         if any(row.question or row.probability is None for row in self.predictions):
@@ -57,20 +75,41 @@ class PredictResult(CommandResult):
         table = Table(box=None, pad_edge=False)
         for name, side in (("image", "left"), ("label", "left"), ("p", "right"), ("next", "left")):
             table.add_column(name, justify=side, overflow="fold")  # type: ignore[arg-type]
+        sets = any(row.label_set for row in self.predictions)
+        marked = any(row.outside or row.abstain for row in self.predictions)
+        for name in ["set"] * sets + ["mark"] * marked:
+            table.add_column(name, overflow="fold")
         for row in self.predictions:
             rest = [f"{name} {p:.3f}" for name, p in list(row.probabilities.items())[1:4]]
-            cells = (str(row.path), row.label, f"{row.probability:.3f}", ", ".join(rest))
+            cells = [str(row.path), row.label, f"{row.probability:.3f}", ", ".join(rest)]
+            cells += [", ".join(row.label_set)] * sets + [", ".join(row.marks())] * marked
             table.add_row(*map(Text, cells))
-        return table
+        return Group(table, *(Text(f"note     {note}") for note in self.notes))
 
     def to_csv(self) -> str:
-        """Path, label, probability and question, a row each."""
+        """Path, label, probability and question, a row each; set and marks where they are known; yes, no or empty."""
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
-        table.writerow(["path", "label", "probability", "question"])
+        names = ["path", "label", "probability", "question"]
+        more = ["label_set", "outside", "abstain"]
+        told = [
+            name
+            for name in more
+            if any(getattr(p, name) not in (None, []) for p in self.predictions)
+        ]
+        table.writerow([*names, *told])
         for row in self.predictions:
             sure = "" if row.probability is None else f"{row.probability:.6f}"
-            table.writerow([row.path, row.label, sure, row.question])
+            extra = {
+                "label_set": "|".join(row.label_set),
+                **{
+                    name: {None: "", True: "yes", False: "no"}[getattr(row, name)]
+                    for name in more[1:]
+                },
+            }
+            table.writerow(
+                [row.path, row.label, sure, row.question, *(extra[name] for name in told)]
+            )
         return text.getvalue()
 
 
@@ -82,6 +121,8 @@ def predict(
     question: str | None = None,
     task: str = "",
     csv: Path | None = None,
+    coverage: float | None = None,
+    abstain_below: float | None = None,
     weights: Path | None = None,
     device: str = "auto",
     inference: InferenceOptions | None = None,
@@ -93,13 +134,17 @@ def predict(
         data: image files, or a folder; in Python whatever ``petiole.data.inputs.as_images`` takes.
         question: a question, a sentence to judge, or "" for a caption; for adapters of language models.
         task: one of such an adapter's tasks; by default its first.
-        csv: write path, label and probability there too.
+        csv: write path, label, probability and what else was asked for there too.
+        coverage: give each image the set of labels among which the true one is so often, e.g. 0.9; for calibrated adapters.
+        abstain_below: mark images whose most probable class is less probable, or that look out of distribution; for
+            calibrated adapters.
         weights: where the weights of an image backbone lie now, if they were moved.
         device: auto, cpu, cuda, ...
 
     Raises:
         AdapterError: the adapter is damaged or does not fit the backbone.
-        ConfigError: a question where there is none to ask, or none where there is; an option of another kind.
+        ConfigError: a question where there is none to ask, or none where there is; an option of another kind; a coverage
+            of an adapter that is not calibrated.
         DataError: an image cannot be read.
     """
     from petiole.engine.adapter import find, read_manifest
@@ -107,7 +152,11 @@ def predict(
 
     kinds = {"classification": _labels, "text": _text, "codebook": _codebook}
     answer = kinds[served_as(adapter, read_manifest(find(adapter)).kind, [*kinds])]
-    request = _Request(Path(adapter), data, question, task, weights, device_of(device), inference)
+    request = _Request(
+        *(Path(adapter), data, question, task, weights, device_of(device), inference),
+        coverage=coverage,
+        abstain_below=abstain_below,
+    )
     result = answer(request)
     if csv:
         write_text(Path(csv), result.to_csv())
@@ -125,14 +174,20 @@ class _Request:
     weights: Path | None
     device: str
     inference: InferenceOptions | None
+    coverage: float | None = None
+    abstain_below: float | None = None
 
     def refuse(self, kind: str, **given: object) -> None:
         """Raise ConfigError for what this kind of adapter has no use for."""
         for name, value in given.items():
             if value:
                 raise ConfigError(
-                    f"--{name} means nothing to an adapter of the kind {kind}. Leave it out."
+                    f"--{name.replace('_', '-')} means nothing to an adapter of the kind {kind}. Leave it out."
                 )
+
+    def refuse_doubt(self, kind: str) -> None:
+        """Raise ConfigError for what only labels have."""
+        self.refuse(kind, coverage=self.coverage, abstain_below=self.abstain_below)
 
     @property
     def prunes(self) -> bool:
@@ -182,20 +237,60 @@ def _labels(request: _Request) -> PredictResult:
     data = request.data
     if isinstance(data, list | tuple) and len(data) == 1 and isinstance(data[0], str | Path):
         data = data[0]  # a list of one path is that path: a file, a folder or a table
-    rows = opened.predict(data)
+    doubt = _Doubt(request, opened.calibration)
     return PredictResult(
         adapter=request.adapter,
         model=opened.manifest.backbone.name,
-        predictions=[
-            Prediction(
-                path=str(row.path),
-                label=row.label,
-                probability=row.probability,
-                probabilities=row.probabilities,
-            )
-            for row in rows
-        ],
+        predictions=[doubt.of(row) for row in opened.predict(data)],
+        notes=doubt.notes,
     )
+
+
+class _Doubt:
+    """What is said beside a label, as it was asked for.
+
+    Raises:
+        ConfigError: the adapter is not calibrated, or a number is no probability.
+    """
+
+    def __init__(self, request: _Request, calibration: Calibration | None) -> None:
+        self.below, self.bound, self.sets = request.abstain_below, 1.0, request.coverage is not None
+        self.notes: list[str] = []
+        given = {"coverage": request.coverage, "abstain-below": self.below}
+        for option, value in given.items():
+            if value is None:
+                continue
+            if not 0 < value < 1:
+                raise ConfigError(f"--{option} is a probability, e.g. 0.9, not {value}.")
+            if calibration is None:
+                raise ConfigError(
+                    f"{request.adapter} is not calibrated, so --{option} would mean nothing: fit it again with "
+                    "--calibration-folds 5."
+                )
+        if calibration is None:
+            self.notes.append(
+                "the adapter is not calibrated: its probabilities rank classes, no more"
+            )
+        elif request.coverage is not None:
+            self.bound = calibration.bound(request.coverage)
+            if self.bound == inf:
+                self.notes.append(
+                    f"{calibration.images} left-out images are too few for sets at {request.coverage:g}: "
+                    "each set holds all classes"
+                )
+
+    def of(self, row: Labelled) -> Prediction:
+        odd, unsure = row.outside, self.below is not None and row.probability < self.below
+        ranked = row.probabilities.items()
+        return Prediction(
+            path=str(row.path),
+            label=row.label,
+            probability=row.probability,
+            probabilities=row.probabilities,
+            label_set=[n for n, p in ranked if 1 - p <= self.bound or n == row.label] * self.sets,
+            outside=odd,
+            abstain=None if self.below is None else unsure or bool(odd),
+        )
 
 
 def _text(request: _Request) -> PredictResult:
@@ -203,6 +298,7 @@ def _text(request: _Request) -> PredictResult:
     from petiole.tasks.text.training import ask
 
     request.refuse("text", weights=request.weights, keep=request.prunes)
+    request.refuse_doubt("text")
     question = request.text
     opened = TextAdapter.load(request.adapter, device=request.device)
     answer = ask(opened, question, request.paths, request.task)
@@ -214,6 +310,7 @@ def _codebook(request: _Request) -> PredictResult:
     from petiole.tasks.codebook.training import ask
 
     request.refuse("codebook", weights=request.weights, task=request.task)
+    request.refuse_doubt("codebook")
     question, images = request.text, request.paths
     options = request.inference or InferenceOptions()
     if len(images) != 1:

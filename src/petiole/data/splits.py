@@ -79,6 +79,24 @@ def holdout(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Data
     return dataset.select(~held), dataset.select(held)
 
 
+def class_folds(labels: np.ndarray, folds: int) -> np.ndarray:
+    """Return the part (n,) that each image belongs to: a class's first image to part 0, its second to 1, and so on.
+
+    There are as many parts as the largest class has images, at most ``folds``, so that with k images of every
+    class each part holds equally many of each, and with ``folds`` >= k one.
+
+    Raises:
+        DataError: fewer than two folds.
+    """
+    if folds < 2:
+        raise DataError(f"Nothing can be left out of {folds} fold(s). Ask for 2 or more.")
+    order = np.argsort(labels, kind="stable")
+    counts = np.bincount(labels) if len(labels) else np.zeros(1, dtype=np.int64)
+    rank = np.empty(len(labels), dtype=np.int64)
+    rank[order] = np.concatenate([np.arange(count) for count in counts])
+    return rank % max(1, min(folds, int(counts.max())))
+
+
 def _ranked(dataset: Dataset, seed: int) -> list[np.ndarray]:
     """Row numbers of each class in the order of the seed's ranking."""
     keys = np.array([hashlib.sha256(f"{seed}:{i}".encode()).hexdigest() for i in dataset.ids])

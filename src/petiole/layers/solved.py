@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, normalize, one_hot
 
+from petiole.data.splits import class_folds
 from petiole.errors import ConfigError, DataError
 from petiole.layers.checks import positive
 
@@ -42,6 +43,39 @@ class SolvedHead(nn.Module, ABC):
         Raises:
             DataError: no images, or too few classes for this head.
         """
+
+    @torch.no_grad()
+    def left_out(self, x: Tensor, y: Tensor, is_target: Tensor, folds: int = 5) -> Tensor | None:
+        """Logits (n_target, K) of every target image, in order, by a fit that had not seen it.
+
+        The target images are divided into parts, each with one image of every class where classes are equally large,
+        and the head is solved without each in turn; afterwards it is what it was before. A head that
+        knows these logits in closed form says so here.
+
+        Args:
+            x, y, is_target: as for ``solve``.
+            folds: parts, at most the images of the largest class.
+
+        Returns:
+            ``None`` where no class has two target images, so that nothing is learned without one.
+        """
+        rows = torch.nonzero(is_target).flatten()
+        part = torch.from_numpy(class_folds(y[rows].cpu().numpy(), folds)).to(rows.device)
+        if not part.any():
+            return None
+        before = {name: buffer.clone() for name, buffer in self.named_buffers(recurse=False)}
+        logits = x.new_zeros(len(rows), self.classes)
+        try:
+            for fold in range(int(part.max()) + 1):
+                held = rows[part == fold]
+                kept = torch.ones_like(is_target)
+                kept[held] = False
+                self.solve(x[kept], y[kept], is_target[kept])
+                logits[part == fold] = self(x[held]).to(logits)
+        finally:
+            for name, buffer in before.items():
+                setattr(self, name, buffer)
+        return logits
 
 
 class SolvedLinear(SolvedHead):
@@ -184,6 +218,15 @@ class LogisticHead(SolvedLinear):
         weight = weight @ basis.T
         self._set(weight, bias - weight @ mean)
         self.chosen_c = torch.tensor(c)
+
+    def left_out(self, x: Tensor, y: Tensor, is_target: Tensor, folds: int = 5) -> Tensor | None:
+        """As of every solved head, with the C that was chosen on all images, if one was."""
+        grid, chosen = self.grid, float(self.chosen_c)
+        self.grid = (chosen,) if chosen else grid
+        try:
+            return super().left_out(x, y, is_target, folds)
+        finally:
+            self.grid = grid
 
     def _choose(self, x: Any, y: Any, w: Any, is_target: Any) -> float:
         from sklearn.linear_model import LogisticRegression

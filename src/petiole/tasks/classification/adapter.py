@@ -5,28 +5,33 @@ peft/ holds the same without the head, where peft has a form for it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from PIL.Image import Image
+from pydantic import ValidationError
 from torch import Tensor
 
 from petiole.backbones.base import IMAGES, Backbone
 from petiole.backbones.registry import load_backbone
+from petiole.data.image import ImageRef
 from petiole.data.image import load as load_image
 from petiole.data.inputs import as_images
 from petiole.data.preprocessing import evaluate_transform
-from petiole.engine.adapter import Adapter, Manifest, cannot_build, check_fingerprint
+from petiole.engine.adapter import MANIFEST, Adapter, Manifest, cannot_build, check_fingerprint
 from petiole.engine.model_card import ModelCard
 from petiole.engine.task import register
 from petiole.errors import AdapterError, ConfigError
 from petiole.ledger import count
 from petiole.methods.registry import create
 from petiole.tasks.classification import peft_folder
+from petiole.tasks.classification.calibration import Calibration, ClassificationDetails
 from petiole.tasks.classification.model import AdaptedClassifier, predict
 
 PEFT = "peft"
@@ -34,12 +39,19 @@ PEFT = "peft"
 
 @dataclass(frozen=True)
 class Prediction:
-    """The classes of one image, most probable first."""
+    """The classes of one image, most probable first.
+
+    Attributes:
+        label: most probable class.
+        probabilities: of all classes, most probable first; calibrated where the adapter is.
+        outside: whether it looks out of distribution; ``None`` where the adapter cannot say.
+    """
 
     path: Path
     label: str
     probability: float
     probabilities: dict[str, float]
+    outside: bool | None = None
 
 
 @register("classification")
@@ -74,6 +86,7 @@ class ClassificationAdapter(Adapter):
             raise cannot_build(folder, manifest, error) from error
         adapted.name(manifest.classes)
         adapter = cls(manifest, adapted)
+        _ = adapter.details  # damage is told when the file is opened
         adapter.fill(folder)
         adapted.to(backbone.device).eval()
         return adapter
@@ -88,8 +101,9 @@ class ClassificationAdapter(Adapter):
         classes: Sequence[str],
         weights: Path | None = None,
         image_size: int | None = None,
+        calibration: Calibration | None = None,
     ) -> ClassificationAdapter:
-        """Describe a trained model, with its golden logits."""
+        """Describe a trained model, with its golden logits and, where it has one, its calibration."""
         backbone = adapted.backbone
         place = str(weights) if weights else None
         manifest = Manifest(
@@ -99,9 +113,30 @@ class ClassificationAdapter(Adapter):
             classes=list(classes),
             backbone=ModelCard.of(backbone, weights=place, image_size=image_size),
             ledger=count(backbone, adapted.plan),
+            details=ClassificationDetails(calibration=calibration).model_dump(mode="json"),
             golden=golden_logits(adapted).tolist(),
         )
         return cls(manifest, adapted)
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """What it knows of its own errors, if anything."""
+        return self.details.calibration
+
+    @cached_property
+    def details(self) -> ClassificationDetails:
+        """The manifest's part of this kind of adapter.
+
+        Raises:
+            AdapterError: it is damaged.
+        """
+        try:
+            return ClassificationDetails.model_validate(self.manifest.details)
+        except ValidationError as error:
+            raise AdapterError(
+                f"The calibration in {MANIFEST} is damaged: {str(error).splitlines()[0]}. Copy the adapter folder again, "
+                "or update petiole."
+            ) from error
 
     @property
     def frozen(self) -> dict[str, Any]:
@@ -116,29 +151,51 @@ class ClassificationAdapter(Adapter):
 
     def predict(self, images: object, batch: int = 64) -> list[Prediction]:
         """Label images; see ``label``."""
-        return label(self.adapted, self.classes, images, batch)
+        return label(self.adapted, self.classes, images, batch, self.calibration)
 
 
 def label(
-    adapted: AdaptedClassifier, classes: Sequence[str], images: object, batch: int = 64
+    adapted: AdaptedClassifier,
+    classes: Sequence[str],
+    images: object,
+    batch: int = 64,
+    calibration: Calibration | None = None,
 ) -> list[Prediction]:
     """Label images, in any form that ``petiole.data.inputs.as_images`` takes.
 
     Raises:
         DataError: an image cannot be read; the message names it.
     """
-    refs, backbone, cut = as_images(images), adapted.backbone, adapted.cut
+    refs = as_images(images)
+    logits = logits_of(adapted, refs, batch)
+    probabilities = calibration.probabilities(logits) if calibration else logits.softmax(-1)
+    outside = calibration.outside(logits) if calibration else [None] * len(refs)
+    return [
+        _prediction(ref.path, p, classes, odd)
+        for ref, p, odd in zip(refs, probabilities, outside, strict=True)
+    ]
+
+
+def logits_of(
+    adapted: AdaptedClassifier,
+    refs: Sequence[ImageRef],
+    batch: int = 64,
+    change: Callable[[Image], Image] = lambda image: image,
+) -> Tensor:
+    """Logits (n, K) of images, each of which ``change`` may alter before it is resized.
+
+    Raises:
+        DataError: an image cannot be read; the message names it.
+    """
+    backbone = adapted.backbone
     transform = evaluate_transform(backbone.preprocessing)
     rows: list[Tensor] = []
     for start in range(0, len(refs), batch):
         with ThreadPoolExecutor() as pool:
-            read = pool.map(lambda r: transform(load_image(r)), refs[start : start + batch])
+            read = pool.map(lambda r: transform(change(load_image(r))), refs[start : start + batch])
             tensor = torch.stack(list(read)).to(backbone.device)
-        rows.append(predict(adapted, [backbone.lower(tensor, cut)]).probabilities)
-    return [
-        _prediction(ref.path, p, classes)
-        for ref, p in zip(refs, torch.cat(rows) if rows else [], strict=True)
-    ]
+        rows.append(predict(adapted, [backbone.lower(tensor, adapted.cut)]).logits)
+    return torch.cat(rows) if rows else torch.zeros(0, 1)
 
 
 @torch.no_grad()
@@ -163,8 +220,10 @@ def _check_backbone(folder: Path, card: ModelCard, backbone: Backbone) -> None:
         )
 
 
-def _prediction(path: Path, probabilities: Tensor, classes: Sequence[str]) -> Prediction:
+def _prediction(
+    path: Path, probabilities: Tensor, classes: Sequence[str], outside: bool | None
+) -> Prediction:
     order = probabilities.argsort(descending=True).tolist()
     table = {classes[i]: float(probabilities[i]) for i in order}
     best = order[0]
-    return Prediction(path, classes[best], float(probabilities[best]), table)
+    return Prediction(path, classes[best], float(probabilities[best]), table, outside)

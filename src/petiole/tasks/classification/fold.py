@@ -44,6 +44,7 @@ def fold(adapter: ClassificationAdapter) -> ClassificationAdapter:
         classes=manifest.classes,
         weights=None,
         image_size=card.image_size,
+        calibration=adapter.calibration,
     )
     again.manifest = again.manifest.model_copy(update={"backbone": card})
     _check(adapter, again)

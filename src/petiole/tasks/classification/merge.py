@@ -129,6 +129,7 @@ def _head(
         classes=adapter.classes,
         weights=weights,
         image_size=adapter.manifest.backbone.image_size,
+        calibration=adapter.calibration,
     )
     new.manifest = new.manifest.model_copy(update={"golden": adapter.manifest.golden})
     return new

@@ -31,10 +31,15 @@ class ClassifierOutput(NamedTuple):
 
 
 class Predictions(NamedTuple):
-    """Refined vectors (n, d) and class probabilities (n, K) of many images."""
+    """Refined vectors (n, d) and logits (n, K) of many images."""
 
     vectors: Tensor
-    probabilities: Tensor
+    logits: Tensor
+
+    @property
+    def probabilities(self) -> Tensor:
+        """softmax(z), (n, K)."""
+        return self.logits.softmax(-1)
 
 
 class AdaptedClassifier(AdaptedModel):
@@ -171,11 +176,11 @@ def predict(adapted: AdaptedClassifier, batches: Iterator[State] | Sequence[Stat
     """Run batches in evaluation mode; their results are joined, on the CPU, in fp32."""
     was_training = adapted.training
     adapted.eval()
-    vectors, probabilities = [], []
+    vectors, scores = [], []
     with adapted.attached():
         for state in batches:
             vector, logits = adapted(state)
             vectors.append(vector.float().cpu())
-            probabilities.append(logits.float().softmax(-1).cpu())
+            scores.append(logits.float().cpu())
     adapted.train(was_training)
-    return Predictions(torch.cat(vectors), torch.cat(probabilities))
+    return Predictions(torch.cat(vectors), torch.cat(scores))

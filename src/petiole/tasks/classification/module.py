@@ -20,6 +20,7 @@ from petiole.errors import AdapterError, ConfigError
 from petiole.layers.solved import SolvedHead
 from petiole.methods.registry import create, settings_of
 from petiole.tasks.classification.adapter import ClassificationAdapter, Prediction, label
+from petiole.tasks.classification.calibration import Calibration
 from petiole.tasks.classification.model import AdaptedClassifier
 
 
@@ -32,7 +33,10 @@ class AdaptedBackbone(nn.Module):
     Attributes:
         adapted: the model underneath.
         classes: names in the order of the logits.
+        calibration: of an adapter that was opened; training the module drops it, because it no longer holds.
     """
+
+    calibration: Calibration | None = None
 
     def __init__(
         self,
@@ -66,13 +70,22 @@ class AdaptedBackbone(nn.Module):
         """Write the adapter file, which ``petiole.load_adapter`` and every command open; returns its folder."""
         place = Path(folder)
         ClassificationAdapter.of(
-            self.adapted, method=self.method, settings=self.settings, classes=self.classes
+            self.adapted,
+            method=self.method,
+            settings=self.settings,
+            classes=self.classes,
+            calibration=self.calibration,
         ).save(place)
         return place
 
     def predict(self, images: object) -> list[Prediction]:
         """Labels of images in any form that ``petiole.data.inputs.as_images`` takes."""
-        return label(self.adapted, self.classes, images)
+        return label(self.adapted, self.classes, images, calibration=self.calibration)
+
+    def train(self, mode: bool = True) -> Self:
+        if mode:
+            self.calibration = None
+        return super().train(mode)
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
@@ -129,6 +142,8 @@ def load_adapter(path: str | Path, **options: Any) -> AdaptedBackbone:
     if not isinstance(opened.adapted, AdaptedClassifier):  # a kind of another package
         raise AdapterError(f"{path} holds no classifier of images.")
     with torch.no_grad():
-        return AdaptedBackbone(
+        model = AdaptedBackbone(
             opened.adapted, manifest.method, manifest.settings, manifest.classes
-        ).eval()
+        )
+    model.calibration = opened.calibration
+    return model.eval()

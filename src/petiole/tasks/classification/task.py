@@ -28,9 +28,10 @@ from petiole.engine.trainer import Callbacks
 from petiole.files import write_tensors
 from petiole.layers.solved import SolvedHead
 from petiole.methods.registry import create, settings_of
-from petiole.metrics.classification import score
 from petiole.tasks.classification import training
 from petiole.tasks.classification.adapter import ClassificationAdapter
+from petiole.tasks.classification.calibration import Calibration, scores_of
+from petiole.tasks.classification.left_out import calibrate
 from petiole.tasks.classification.model import AdaptedClassifier, predict
 from petiole.tasks.classification.predictions import TABLE, TENSORS, write_predictions
 from petiole.tasks.classification.workspace import ClassificationWorkspace, Subset
@@ -55,6 +56,7 @@ class ClassificationRun(TaskRun):
         self.method = create(spec.method, spec.settings)
         workspace.feature_seconds = 0.0
         self.train_images, self.scored = workspace.parts(self.subset)
+        self.calibration: Calibration | None = None
 
     @property
     def device(self) -> torch.device:
@@ -92,13 +94,15 @@ class ClassificationRun(TaskRun):
             "precision": task.precision,
             "compiled": task.compiled,
             "dtype": task.dtype,
+            "calibration_folds": self.subset.calibration_folds,
             "teacher": read_manifest(find(Path(teacher))).tensors_sha256 if teacher else "",
         }
 
     def begin(self, folder: Path) -> None:
         parts = {"train": self.train_images, self.subset.scored: self.scored}
         meta = asdict(self.subset)
-        meta.pop("vectors")
+        for name in ("vectors", "calibration_folds"):  # they choose no image
+            meta.pop(name)
         write_split(folder / SPLIT, parts, meta=meta)
 
     def build(self) -> AdaptedClassifier:
@@ -119,7 +123,7 @@ class ClassificationRun(TaskRun):
         table = self.workspace.training_table(adapted, self.train_images, self.method.recipe)
         fresh = not (self.spec.folder / CHECKPOINT).exists()
         callbacks.drift = appender(self.spec.folder / DRIFT, fresh=fresh)
-        return training.train(
+        seconds = training.train(
             adapted,
             self.train_images,
             table,
@@ -128,6 +132,8 @@ class ClassificationRun(TaskRun):
             precision=self.workspace.task.precision,
             callbacks=callbacks,
         )
+        self.calibration = calibrate(self, adapted)
+        return seconds
 
     def evaluate(self, adapted: AdaptedClassifier, folder: Path) -> Scores:
         scored = self.scored
@@ -136,8 +142,7 @@ class ClassificationRun(TaskRun):
         table = self.workspace.table(scored, adapted.cut)
         output = predict(adapted, table.batches(len(scored)))
         write_predictions(folder, scored, output.probabilities)
-        scores = score(output.probabilities.double().numpy(), scored.labels).to_dict()
-        return {self.subset.scored: scores}
+        return {self.subset.scored: scores_of(output.logits, scored.labels, self.calibration)}
 
     def adapter(self, adapted: AdaptedClassifier) -> ClassificationAdapter:
         task = self.workspace.task
@@ -148,6 +153,7 @@ class ClassificationRun(TaskRun):
             classes=self.train_images.classes,
             weights=task.weights,
             image_size=task.image_size,
+            calibration=self.calibration,
         )
 
     def finish(self, adapted: AdaptedClassifier, folder: Path) -> Mapping[str, Any]:

@@ -74,6 +74,15 @@ def train(
 def _solve(
     adapted: AdaptedClassifier, head: SolvedHead, data: Dataset, table: Table, recipe: Recipe
 ) -> None:
+    x, y, is_target = solved_from(adapted, data, table, recipe)
+    head.to(x.device).solve(x, y, is_target)
+
+
+@torch.no_grad()
+def solved_from(
+    adapted: AdaptedClassifier, data: Dataset, table: Table, recipe: Recipe
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What a solved head learns from: vectors (n, d), labels (n,) and domains (n,) of the recipe's images."""
     wanted = DOMAINS.get(recipe.train_on, ("source", "target"))
     mask = torch.tensor([domain in wanted for domain in data.domains])
     if not mask.any():
@@ -82,9 +91,8 @@ def _solve(
     vectors = torch.cat([adapted.refine(adapted.pooled(s)) for s in table.batches(len(data))])
     labels, is_target = labels_of(data)
     keep = mask.to(vectors.device)
-    head.to(vectors.device).solve(
-        vectors[keep].float(), labels.to(keep.device)[keep], is_target.to(keep.device)[keep]
-    )
+    labels, is_target = labels.to(keep.device), is_target.to(keep.device)
+    return vectors[keep].float(), labels[keep], is_target[keep]
 
 
 def _descend(

@@ -88,6 +88,8 @@ class Subset:
             shots are drawn, for every seed; with shots they are among the shots, because these are
             all the labels that there are.
         vectors: keep image vectors before and after, for the diagnosis.
+        calibration_folds: parts of the target images that are left out in turn, for the adapter's calibration; 0 for none;
+            ``None`` for five where that needs no further training, else none.
     """
 
     shots: int | None = 10
@@ -95,6 +97,7 @@ class Subset:
     fraction: float = 1.0
     validation: float = 0.0
     vectors: bool = False
+    calibration_folds: int | None = 0
 
     @property
     def scored(self) -> str:
