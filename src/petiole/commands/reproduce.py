@@ -290,7 +290,7 @@ def _text_task(table: Mapping[str, Any], model: ModelOptions) -> TextGeneration:
     from petiole.tasks.text.workspace import TextGeneration
 
     return TextGeneration(
-        model=model.backbone or table["backbone"],
+        model=model.one_backbone or table["backbone"],
         tasks=(),
         device=device(model.device),
         precision=model.precision,

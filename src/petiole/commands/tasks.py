@@ -93,7 +93,7 @@ def _text(data: Sequence[Any], model: ModelOptions, text: TextTaskOptions) -> tu
 
     visual: Mapping[str, Any] = pairs(text.visual)
     task = TextGeneration(
-        model=model.backbone or OTHERS["text"],
+        model=model.one_backbone or OTHERS["text"],
         tasks=tuple(map(str, data)),
         vision_backbone=text.vision_backbone or "",
         features=Path(text.features) if text.features else None,
@@ -121,7 +121,7 @@ def _codebook(
     from petiole.tasks.codebook.workspace import CodebookQuestions
 
     task = CodebookQuestions(
-        model=model.backbone or OTHERS["codebook"],
+        model=model.one_backbone or OTHERS["codebook"],
         questions=Path(data),
         language_models=tuple(codebook.language_models),
         general=Path(codebook.general) if codebook.general else None,

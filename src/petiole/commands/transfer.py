@@ -159,7 +159,7 @@ def _backbones(
     """Options for each backbone, by the name that its folder gets."""
     if not items:
         weights = [str(model.weights)] if model.weights else []
-        items = ["=".join([model.backbone or backbone_for(methods), *weights])]
+        items = ["=".join([model.one_backbone or backbone_for(methods), *weights])]
     elif model.weights:
         raise ConfigError("--weights fits one backbone; with --backbones, write NAME=WEIGHTS.")
     found: dict[str, ModelOptions] = {}

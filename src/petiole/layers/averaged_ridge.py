@@ -76,9 +76,7 @@ class AveragedRidgeHead(SolvedLinear):
         self.mean_source_shots, self.mean_penalty = map(torch.tensor, means)
         self.scale = torch.tensor(scale)
 
-    def left_out(
-        self, x: Tensor, y: Tensor, is_target: Tensor, folds: int = 0
-    ) -> Tensor | None:
+    def left_out(self, x: Tensor, y: Tensor, is_target: Tensor, folds: int = 0) -> Tensor | None:  # noqa: ARG002
         """As of every solved head, but in closed form: blocks of one image of every class, whatever the folds."""
         posterior = self._posterior(x, y, is_target)
         scores = posterior.left_out()
@@ -175,11 +173,9 @@ class _Annihilator:
     def __init__(self, inputs: Tensor, ridge: Tensor) -> None:
         self.inputs, self.ridge = inputs, ridge
         n, d = inputs.shape
-        eye = torch.eye(min(n, d)).to(inputs)
-        if n <= d:
-            gram = eye + (inputs / ridge) @ inputs.T
-        else:
-            gram = torch.diag(ridge) + inputs.T @ inputs
+        small = n <= d
+        gram = (inputs / ridge) @ inputs.T if small else inputs.T @ inputs
+        gram.diagonal().add_(1.0 if small else ridge)
         self.inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
 
     def solve(self, residual: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from petiole.metrics.classification import confusion
 from petiole.metrics.statistics import bootstrap_interval
 from petiole.protocols.comparison import COMPARISON
+from petiole.protocols.selection import selection_lines
 from petiole.report import plots
 from petiole.report.diagnosis import DomainDiagnosis, diagnose
 from petiole.report.flips import flips, mistakes
@@ -91,7 +92,7 @@ def _run(run: Run) -> PageContent:
         map=_map(diagnose(run.folder), run),
         galleries=[surest] if surest.examples else [],
         **_by_class([run]),
-        **common(request.method, [(request.method, [run])], []),
+        **common(request.method, [(request.method, [run])], selection_lines(run.folder)),
     )
 
 

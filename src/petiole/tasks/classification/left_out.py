@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -26,36 +26,55 @@ FOLDS = 5
 def calibrate(run: ClassificationRun, adapted: AdaptedClassifier) -> Calibration | None:
     """Fit the calibration of a trained model; ``None`` where none is asked for or nothing can be left out.
 
-    Only classes with two or more target images count: of the others nothing is learned without the one.
-
     Raises:
         ConfigError: it was asked for, and no class has two target images.
     """
-    asked = run.subset.calibration_folds
-    data = run.train_images
-    rows = np.flatnonzero([domain == "target" for domain in data.domains])
-    labels = data.labels[rows]
-    several = np.bincount(labels, minlength=len(data.classes))[labels] > 1
-    if asked == 0:
+    asked, fitted = run.subset.calibration_folds, fitted_by(run, adapted)
+    if asked == 0 or (asked is None and fitted == "steps"):
         return None
-    if not several.any():
+    found = left_out(run, adapted, asked or FOLDS)
+    if found is None:
         if asked:
             raise ConfigError(
                 "--calibration-folds leaves target images out, and here no class has two. Draw more shots, or leave it out."
             )
         return None
-    logits: Tensor | None
-    if not run.method.recipe.steps and not isinstance(adapted.head, SolvedHead):
-        folds, logits = 0, _untrained(run, adapted, rows)
-    elif isinstance(adapted.head, SolvedHead):
-        folds, logits = asked or FOLDS, _solved(run, adapted, adapted.head, asked or FOLDS)
-    elif asked:
-        folds, logits = asked, _trained(run, rows, labels, asked)
-    else:
+    return Calibration.fit(*found, folds=0 if fitted == "nothing" else asked or FOLDS)
+
+
+def left_out(
+    run: ClassificationRun, adapted: AdaptedClassifier, folds: int = FOLDS
+) -> tuple[Tensor, Tensor] | None:
+    """Logits (n, K) of target images by fits that had not seen them, and their labels (n,); ``None`` if there are none.
+
+    Only classes with two or more target images count: of the others nothing is learned without the one.
+    """
+    data = run.train_images
+    rows = np.flatnonzero([domain == "target" for domain in data.domains])
+    labels = data.labels[rows]
+    several = np.bincount(labels, minlength=len(data.classes))[labels] > 1
+    if not several.any():
         return None
+    logits: Tensor | None
+    match fitted_by(run, adapted):
+        case "solving":
+            logits = _solved(run, adapted, folds)
+        case "nothing":
+            logits = _untrained(run, adapted, rows)
+        case "steps":
+            logits = _trained(run, rows, labels, folds)
     if logits is None:
         return None
-    return Calibration.fit(logits.cpu()[several], torch.tensor(labels[several]), folds)
+    return logits.cpu()[several], torch.tensor(labels[several])
+
+
+def fitted_by(
+    run: ClassificationRun, adapted: AdaptedClassifier
+) -> Literal["solving", "steps", "nothing"]:
+    """How a method learns from the training images."""
+    if isinstance(adapted.head, SolvedHead):
+        return "solving"
+    return "steps" if run.method.recipe.steps else "nothing"
 
 
 def _untrained(run: ClassificationRun, adapted: AdaptedClassifier, rows: np.ndarray) -> Tensor:
@@ -65,9 +84,9 @@ def _untrained(run: ClassificationRun, adapted: AdaptedClassifier, rows: np.ndar
     return predict(adapted, table.batches(len(target))).logits
 
 
-def _solved(
-    run: ClassificationRun, adapted: AdaptedClassifier, head: SolvedHead, folds: int
-) -> Tensor | None:
+def _solved(run: ClassificationRun, adapted: AdaptedClassifier, folds: int) -> Tensor | None:
+    head = adapted.head
+    assert isinstance(head, SolvedHead)
     recipe = run.method.recipe
     table = run.workspace.training_table(adapted, run.train_images, recipe)
     x, y, is_target = training.solved_from(adapted, run.train_images, table, recipe)
