@@ -16,7 +16,8 @@ import petiole
 from builders import images
 from petiole.cli import VERBS, main
 
-QUICK = ["--set", "steps=5", "--set", "views=0", "--image-size", "32", "--shots", "3"]
+FEW = ["--set", "steps=5", "--set", "views=0", "--image-size", "32", "--shots", "3"]
+QUICK = ["--method", "cls-residual-lora", *FEW]
 Say = Callable[..., tuple[int, str, str]]
 
 
@@ -228,7 +229,7 @@ def test_params_prints_the_ledger_as_integers(say: Say) -> None:
 def test_compare_tests_methods_on_the_same_draws(place: Path, say: Say) -> None:
     out = place / "compare"
     arguments = (
-        *("compare", place / "photos", "--source", place / "renders", *QUICK),
+        *("compare", place / "photos", "--source", place / "renders", *FEW),
         *("--methods", "cosine", "linear-probe", "--split-seeds", "2", "--out", out, "--quiet"),
     )
     code, printed, err = say(*arguments, "--json")
@@ -259,7 +260,16 @@ def test_compare_tests_methods_on_the_same_draws(place: Path, say: Say) -> None:
     [
         (["fit", "{place}/nowhere"], ["nowhere", "no such folder"]),
         (["fit", "{place}/photos", "--method", "cls-resdual"], ["cls-residual-lora"]),
-        (["fit", "{place}/photos", "--set", "rnak=3"], ["rnak", "rank"]),
+        (
+            ["fit", "{place}/photos", "--method", "lora-qkv", "--set", "rnak=3"],
+            ["rnak", "rank"],
+        ),
+        (["fit", "{place}/photos", "--set", "rank=3"], ["auto", "--method averaged-ridge"]),
+        (["fit", "{place}/photos", "--budget", "-1"], ["not negative", "-1"]),
+        (
+            ["fit", "{place}/photos", "--method", "ridge", "--budget", "1"],
+            ["--budget is for --method auto", "ridge"],
+        ),
         (["fit", "{place}/photos", "--set", "rank"], ["key=value"]),
         (["fit", "{place}/photos", "--backbone", "petiole/tiny-vti"], ["petiole/tiny-vit"]),
         (["fit", "{place}/photos", "--shots", "99"], ["too few images"]),
@@ -313,6 +323,30 @@ def test_broken_images_are_named_or_counted(tmp_path: Path, say: Say) -> None:
     assert any("1 unreadable image" in note and "zz.png" in note for note in notes)
 
 
+def test_what_is_left_open_is_chosen(place: Path, say: Say, tmp_path: Path) -> None:
+    """Method and backbone by default, and the page says why."""
+    given = ("fit", place / "photos", "--shots", "4", "--out", tmp_path / "run", "--quiet")
+    backbones = ("--backbone", "petiole/tiny-vit", "petiole/tiny-clip")
+    code, out, err = say(*given, *backbones)
+    assert code == 0, err
+    assert "auto     petiole/tiny-vit: " in out
+    assert "auto     averaged-ridge: " in out
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "left-out target images" in page
+    code, again, err = say(*given, *backbones, "--resume", "--json")
+    assert code == 0, err
+    chosen = json.loads(again)
+    best = chosen["selection"]["backbones"][0]["name"]
+    assert chosen["record"]["request"]["backbone"]["name"] == best
+    assert chosen["record"]["test_evaluations"] == 1
+    code, out, err = say("backbones", place / "photos", *backbones, "--shots", "4", "--quiet")
+    assert code == 0, err
+    assert out.splitlines()[1].startswith(best)
+    code, _, err = say("compare", place / "photos", *backbones)
+    assert code == 1
+    assert "petiole backbones ranks them" in err.replace("\n", " ")
+
+
 def test_images_that_changed_since_the_last_call_are_seen(tmp_path: Path) -> None:
     root = write_images(tmp_path / "photos", 6, 3)
     model = petiole.commands.options.ModelOptions(image_size=32, quiet=True)
@@ -332,6 +366,7 @@ def test_python_and_command_give_the_same_run(
     again = petiole.fit(
         place / "photos",
         source=place / "renders",
+        method="cls-residual-lora",
         settings={"steps": 5, "views": 0},
         shots=3,
         out=tmp_path / "run",

@@ -152,7 +152,7 @@ def _chosen(methods: Sequence[str], kind: str, images: ImageOptions) -> dict[str
     from petiole.methods.registry import methods as registered
     from petiole.protocols import domain_shift
 
-    names = list(methods) or ["cls-residual-lora", "linear-probe", "cosine"]
+    names = list(methods) or ["averaged-ridge", "cls-residual-lora", "linear-probe", "cosine"]
     if names == ["all"]:
         names = [
             name

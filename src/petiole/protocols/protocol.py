@@ -73,6 +73,7 @@ BASELINES = {
     "class-means": "Class means (target shots)",
     "logistic-regression": "Logistic regression (target shots)",
     "ridge": "Ridge (target shots)",
+    "averaged-ridge": "Averaged ridge",
 }
 """The cheap rows that stand in every table of photos, and what they are called there."""
 
