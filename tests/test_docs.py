@@ -9,7 +9,7 @@ A fence says what its block is:
     ```text                 output, formulas, pictures
 
 So that pages take seconds, ``SHORTER`` appends options to commands that do not state them: fewer steps, seeds and
-samples. Nothing else is changed.
+samples; and of a long list of values only some are tried (``FEWER``). Nothing else is changed.
 """
 
 from __future__ import annotations
@@ -57,6 +57,8 @@ SHORTER = {
 }
 """Verb -> options, each appended where a command does not state it."""
 REPEATED = {"--set"}
+FEWER = {"--values": 2, "--fractions": 2}
+"""Option -> how many of its values a page needs to try, evenly spaced from the first to the last."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,15 @@ def blocks(page: Path) -> list[Block]:
 
 
 def shortened(words: list[str]) -> list[str]:
-    """A command of petiole with the options of ``SHORTER`` that it does not state."""
+    """A command of petiole with fewer values, and with the options of ``SHORTER`` that it does not state."""
+    for option, most in FEWER.items():
+        if option in words:
+            start = words.index(option) + 1
+            end = next((i for i in range(start, len(words)) if words[i][:2] == "--"), len(words))
+            values = words[start:end]
+            if len(values) > most:
+                kept = [values[i * (len(values) - 1) // (most - 1)] for i in range(most)]
+                words = [*words[:start], *kept, *words[end:]]
     extra = shlex.split(SHORTER.get(words[0], ""))
     starts = [i for i, word in enumerate(extra) if word.startswith("--")]
     for start, end in pairwise([*starts, len(extra)]):
@@ -246,6 +256,10 @@ def test_options_are_appended_only_where_a_command_is_silent() -> None:
     assert words == shlex.split("fit x --set lr=1 views=2 --set steps=2")
     assert shortened(["compare", "x", "--split-seeds", "3"])[-3:] == ["--set", "steps=2", "views=0"]
     assert shortened(["report", "x"]) == ["report", "x"]
+    swept = shortened(shlex.split("sweep rank x --values 1 2 4 8 16 --seeds 3 --fractions 0.1 1"))
+    assert shlex.join(swept).startswith(
+        "sweep rank x --values 1 16 --seeds 3 --fractions 0.1 1 --set"
+    )
 
 
 def test_a_page_that_fails_is_told_with_its_line(fresh: Path) -> None:

@@ -118,7 +118,9 @@ def test_two_writers_of_one_key_both_finish(tmp_path: Path) -> None:
         assert writer.stdin is not None
         writer.stdin.write("go\n")
         writer.stdin.flush()
-    assert [writer.wait(120) for writer in writers] == [0, 0]
+    for writer in writers:
+        writer.communicate(timeout=120)
+    assert [writer.returncode for writer in writers] == [0, 0]
     ids = [f"{part}-{i}" for part in range(12) for i in range(20)]
     with warnings.catch_warnings():
         warnings.simplefilter("error")

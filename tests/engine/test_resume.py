@@ -137,16 +137,15 @@ sys.stdin.readline()
 
 
 def test_a_folder_in_use_is_refused(whole: tuple[RunSpec, str], tmp_path: Path) -> None:
-    holder = subprocess.Popen(
-        [sys.executable, "-c", LOCK, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    assert holder.stdout is not None
-    assert holder.stdout.readline() == b"locked\n"
     job = replace(whole[0], folder=tmp_path, method="linear-probe", settings={"steps": 1})
-    with pytest.raises(RunError, match="Another process works in"):
-        run(job)
-    os.kill(holder.pid, signal.SIGKILL)
-    holder.wait(30)
+    with subprocess.Popen(
+        [sys.executable, "-c", LOCK, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"locked\n"
+        with pytest.raises(RunError, match="Another process works in"):
+            run(job)
+        os.kill(holder.pid, signal.SIGKILL)
     run(job)
 
 

@@ -36,6 +36,8 @@ RECIPE = {
     "target_per_class": 2,
     "views": 0,
 }
+SMALL = {"iterations": 30}
+"""Of a head that searches for its own solution, where the method has such a setting."""
 
 
 def dataset(source: int = 3, target: int = 3) -> Dataset:
@@ -94,7 +96,9 @@ class ImageCase:
     @cached_property
     def method(self) -> Method:
         """The method with a short training."""
-        return create(self.name, {**RECIPE, **self.settings})
+        has = settings_of(create(self.name, self.settings))
+        small = {key: value for key, value in SMALL.items() if key in has}
+        return create(self.name, {**RECIPE, **small, **self.settings})
 
     @cached_property
     def images(self) -> Tensor:
