@@ -341,7 +341,10 @@ def test_what_is_left_open_is_chosen(place: Path, say: Say, tmp_path: Path) -> N
     assert chosen["record"]["test_evaluations"] == 1
     code, out, err = say("backbones", place / "photos", *backbones, "--shots", "4", "--quiet")
     assert code == 0, err
-    assert out.splitlines()[1].startswith(best)
+    _, first, second, *rest = out.splitlines()
+    assert first.startswith(best)
+    assert second.startswith("petiole/tiny-")
+    assert rest == ["of 8 left-out target images, by the averaged ridge"]
     code, _, err = say("compare", place / "photos", *backbones)
     assert code == 1
     assert "petiole backbones ranks them" in err.replace("\n", " ")

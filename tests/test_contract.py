@@ -1,17 +1,8 @@
-"""The contracts, walked over every registered method, and over every backbone.
-
-A contract on every pair of a method and an image backbone would prove most things many times: adapters of nearly the
-same shape at the same roles meet the same code of the backbone. So every method is checked on the first backbone that
-carries it, and on every other one where it is the first to use a kind of module, role or weight (``_uses``).
-``check_method(name)`` walks all of a method's backbones.
-"""
+"""The contracts, walked over every registered method on every tiny model of its kind, and over every backbone."""
 
 from __future__ import annotations
 
-import re
 import threading
-from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,29 +20,7 @@ FRESH = {name: build() for name, build in tiny.TIMM.items()}
 LIKE = {"dinov2": "vit"}
 """Backbones that need a folder carry what these do."""
 ALL = [(method, backbone) for method in methods() for backbone in tiny.NAMES]
-CARRIED = [pair for pair in ALL if carries(FRESH[LIKE.get(pair[1], pair[1])], pair[0])]
-
-
-def _uses(method: str, backbone: str) -> set[str]:
-    """Kinds of modules that a plan has, and of the roles and weights that it touches, whatever the block's number."""
-    plan = create(method).plan(FRESH[LIKE.get(backbone, backbone)], 3)
-    names = [*(a.role for a in plan.attach), *plan.reads, *plan.tune, *plan.swapped]
-    modules = {type(module).__name__ for part in plan.modules() for module in part.modules()}
-    return modules | {re.sub(r"\d+", "N", name) for name in names}
-
-
-def _cover() -> Iterator[tuple[str, str]]:
-    """Of ``CARRIED`` what the module's docstring says."""
-    methods_seen, used = set[str](), defaultdict[str, set[str]](set)
-    for method, backbone in CARRIED:
-        uses = _uses(method, backbone)
-        if method not in methods_seen or not uses <= used[backbone]:
-            yield method, backbone
-        methods_seen.add(method)
-        used[backbone] |= uses
-
-
-WALK = list(_cover())
+WALK = [pair for pair in ALL if carries(FRESH[LIKE.get(pair[1], pair[1])], pair[0])]
 OTHERS = [
     (name, family)
     for name, entry in methods().items()
@@ -66,7 +35,7 @@ def test_contract(method: str, backbone: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "backbone"), [pair for pair in ALL if pair not in CARRIED and pair[1] in FRESH]
+    ("method", "backbone"), [pair for pair in ALL if pair not in WALK and pair[1] in FRESH]
 )
 def test_a_method_that_a_backbone_cannot_carry_says_so(method: str, backbone: str) -> None:
     with pytest.raises(ConfigError, match=r"has none\. Use a (ViT|CLIP|codebook)"):

@@ -30,7 +30,7 @@ class Backbones(CommandResult):
         table = Table(box=None, pad_edge=False)
         for title in (
             "backbone",
-            "left-out images right",
+            "accuracy",
             "parameters",
             "GFLOPs",
             "seconds",
@@ -46,8 +46,10 @@ class Backbones(CommandResult):
                 f"{one['seconds']:.1f}",
                 Text(one["licence"]),
             )
+        images = self.backbones[0]["images"]
+        caption = Text(f"of {images} left-out target images, by the averaged ridge")
         missing = (Text(f"note     {name}: {why}") for name, why in self.unusable.items())
-        return Group(table, *missing)
+        return Group(table, caption, *missing)
 
 
 @verb
