@@ -17,11 +17,11 @@ Change = Callable[[Image.Image], Image.Image]
 
 
 def _blur(image: Image.Image) -> Image.Image:
-    from torchvision.transforms.v2.functional import gaussian_blur
+    from torchvision.transforms.v2 import functional as F
 
     sigma = 0.015 * min(image.size)
     size = 2 * max(1, round(3 * sigma)) + 1
-    changed: Image.Image = gaussian_blur(image, [size, size], [sigma, sigma])
+    changed: Image.Image = F.gaussian_blur(image, [size, size], [sigma, sigma])
     return changed
 
 
@@ -34,27 +34,27 @@ def _noise(image: Image.Image) -> Image.Image:
 
 
 def _jpeg(image: Image.Image) -> Image.Image:
-    from torchvision.transforms.v2.functional import jpeg, pil_to_tensor, to_pil_image
+    from torchvision.transforms.v2 import functional as F
 
-    tensor: torch.Tensor = jpeg(pil_to_tensor(image), 10)
-    changed: Image.Image = to_pil_image(tensor)
+    tensor: torch.Tensor = F.jpeg(F.pil_to_tensor(image), 10)
+    changed: Image.Image = F.to_pil_image(tensor)
     return changed
 
 
 def _brightness(factor: float) -> Change:
     def change(image: Image.Image) -> Image.Image:
-        from torchvision.transforms.v2.functional import adjust_brightness
+        from torchvision.transforms.v2 import functional as F
 
-        changed: Image.Image = adjust_brightness(image, factor)
+        changed: Image.Image = F.adjust_brightness(image, factor)
         return changed
 
     return change
 
 
 def _contrast(image: Image.Image) -> Image.Image:
-    from torchvision.transforms.v2.functional import adjust_contrast
+    from torchvision.transforms.v2 import functional as F
 
-    changed: Image.Image = adjust_contrast(image, 0.4)
+    changed: Image.Image = F.adjust_contrast(image, 0.4)
     return changed
 
 
