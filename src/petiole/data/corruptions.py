@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from PIL import Image
+from torchvision.transforms.v2 import functional as F  # type: ignore[import-untyped]
 
 from petiole.errors import unknown
 
@@ -17,8 +18,6 @@ Change = Callable[[Image.Image], Image.Image]
 
 
 def _blur(image: Image.Image) -> Image.Image:
-    from torchvision.transforms.v2 import functional as F
-
     sigma = 0.015 * min(image.size)
     size = 2 * max(1, round(3 * sigma)) + 1
     changed: Image.Image = F.gaussian_blur(image, [size, size], [sigma, sigma])
@@ -34,8 +33,6 @@ def _noise(image: Image.Image) -> Image.Image:
 
 
 def _jpeg(image: Image.Image) -> Image.Image:
-    from torchvision.transforms.v2 import functional as F
-
     tensor: torch.Tensor = F.jpeg(F.pil_to_tensor(image), 10)
     changed: Image.Image = F.to_pil_image(tensor)
     return changed
@@ -43,8 +40,6 @@ def _jpeg(image: Image.Image) -> Image.Image:
 
 def _brightness(factor: float) -> Change:
     def change(image: Image.Image) -> Image.Image:
-        from torchvision.transforms.v2 import functional as F
-
         changed: Image.Image = F.adjust_brightness(image, factor)
         return changed
 
@@ -52,8 +47,6 @@ def _brightness(factor: float) -> Change:
 
 
 def _contrast(image: Image.Image) -> Image.Image:
-    from torchvision.transforms.v2 import functional as F
-
     changed: Image.Image = F.adjust_contrast(image, 0.4)
     return changed
 
