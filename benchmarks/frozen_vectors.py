@@ -49,7 +49,7 @@ def vectors(name: str, backbone: Backbone, most: int) -> Vectors:
     table = Features(backbone, FeatureCache(default_cache())).table(chosen, (backbone.vector,))
     states = table.batches(len(chosen))
     x = np.concatenate([state[backbone.vector].cpu().numpy() for state in states])
-    return Vectors(Path(name).name, x, chosen.labels)
+    return Vectors("/".join(Path(name).parts[-2:]), x, chosen.labels)
 
 
 def read(name: str) -> Dataset:

@@ -22,7 +22,7 @@ from frozen_vectors import Vectors, options, vectors
 from petiole.backbones.registry import load_backbone
 from petiole.data.typiclust import typiclust
 from petiole.layers.solved import RidgeHead
-from petiole.metrics.statistics import paired_by_seed, t_interval
+from petiole.metrics.statistics import t_interval
 
 BUDGETS = (1, 2, 5, 10)
 Rows = NDArray[np.int64]
@@ -85,8 +85,8 @@ def main() -> None:
                     found[way].append(accuracy(pool, choose(pool, budget, seed), test))
             cells = [f"{100 * np.mean(scores):.1f}" for scores in found.values()]
             for way, table in gains.items():
-                gain = paired_by_seed(found[way], found["random"])
                 table.append([a - b for a, b in zip(found[way], found["random"], strict=True)])
+                gain = t_interval(table[-1])
                 low, high = 100 * gain.low, 100 * gain.high
                 cells.append(f"{100 * gain.mean:+.1f} [{low:+.1f}, {high:+.1f}]")
             print(f"| {data.name} | {times} × {data.classes} | {' | '.join(cells)} |")

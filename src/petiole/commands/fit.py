@@ -148,6 +148,7 @@ def fit(
 
     create(method, pairs(settings))  # a slip in them is told before any data is read
     kind = kind_of_methods([method])
+    notes = _calibration_notes(kind, method, calibration_folds)
     task, options = open_task(
         kind,
         data,
@@ -173,7 +174,7 @@ def fit(
         checkpoint_seconds=checkpoint_seconds,
         loggers=tuple(loggers),
     )
-    announce(reopened(task), [spec], _calibration_notes(kind, method, calibration_folds))
+    announce(reopened(task), [spec], notes)
     record = run(spec)
     return FitResult(
         folder=folder,

@@ -6,9 +6,9 @@ Strengths are shares of the image, so that they mean the same at every size.
 from __future__ import annotations
 
 from collections.abc import Callable
+from io import BytesIO
 
 import numpy as np
-import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional as F  # type: ignore[import-untyped]
 
@@ -33,9 +33,9 @@ def _noise(image: Image.Image) -> Image.Image:
 
 
 def _jpeg(image: Image.Image) -> Image.Image:
-    tensor: torch.Tensor = F.jpeg(F.pil_to_tensor(image), 10)
-    changed: Image.Image = F.to_pil_image(tensor)
-    return changed
+    content = BytesIO()
+    image.save(content, "JPEG", quality=10)
+    return Image.open(content).convert("RGB")
 
 
 def _brightness(factor: float) -> Change:

@@ -296,7 +296,7 @@ class RidgeHead(GridHead):
 
         targets = 2.0 * one_hot(y, self.classes).double().cpu().numpy() - 1.0
         weights = domain_weights(is_target).cpu().numpy()
-        model = RidgeCV(alphas=self.grid).fit(x.double().cpu().numpy(), targets, weights)
+        model = RidgeCV(alphas=list(self.grid)).fit(x.double().cpu().numpy(), targets, weights)
         self._set(model.coef_, model.intercept_)
         self.chosen_alpha = torch.tensor(float(model.alpha_))
 
