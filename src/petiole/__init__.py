@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from petiole.backbones.registry import load
     from petiole.commands.backbones import backbones
     from petiole.commands.cache import cache
+    from petiole.commands.check import check
     from petiole.commands.compare import compare
     from petiole.commands.demo import demo
+    from petiole.commands.diff import diff
     from petiole.commands.doctor import doctor
     from petiole.commands.evaluate import evaluate
     from petiole.commands.features import features
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from petiole.commands.generalise import generalise
     from petiole.commands.import_dassl import import_dassl
     from petiole.commands.inspect import inspect
+    from petiole.commands.label import label
     from petiole.commands.merge import merge
     from petiole.commands.multitask import multitask
     from petiole.commands.pair import pair
@@ -56,8 +59,10 @@ __all__ = [
     "adapt",
     "backbones",
     "cache",
+    "check",
     "compare",
     "demo",
+    "diff",
     "doctor",
     "evaluate",
     "features",
@@ -67,6 +72,7 @@ __all__ = [
     "generalise",
     "import_dassl",
     "inspect",
+    "label",
     "ledger",
     "load",
     "load_adapter",

@@ -25,11 +25,13 @@ GROUPS = {
     "Look": {
         "predict": "Label images with an adapter, or ask a language model about them.",
         "eval": "Score an adapter on data that it has not seen.",
+        "diff": "Two adapters on the same images: flips both ways, by class and domain, layer by layer.",
         "report": "Write the page of a run or comparison again.",
         "inspect": "Show a backbone's roles, a method's settings, an adapter or a run.",
         "params": "Count parameters and FLOPs of a method, without weights.",
     },
     "Ship": {
+        "check": "Test an adapter against a contract in TOML; exit code 1 where a line fails.",
         "merge": "Put an adapter into the backbone's weights, where mathematics allows.",
         "fold": "Store what prediction needs of an adapter: class vectors, or static weights.",
         "import-dassl": "A checkpoint of CoOp, CoCoOp, MaPLe, IVLP or PromptSRC as an adapter.",
@@ -45,6 +47,7 @@ GROUPS = {
     },
     "Data": {
         "synthesize": "Draw a data set of generated scenes or boards, to try things offline.",
+        "label": "Which images of a folder to label next, without any training.",
         "features": "Run images through a frozen backbone into the feature cache, ahead of training.",
         "cache": "List, verify or clean the feature cache.",
         "doctor": "Check this machine and installation.",

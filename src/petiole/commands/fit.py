@@ -170,6 +170,7 @@ def fit(
     named = START if method == AUTO else method
     create(named, own)  # a slip in them is told before any data is read
     kind = kind_of_methods([named])
+    notes = _calibration_notes(kind, named, calibration_folds)
     task, options = open_task(
         kind,
         data,
@@ -193,7 +194,6 @@ def fit(
         checkpoint_seconds=checkpoint_seconds,
         loggers=tuple(loggers),
     )
-    notes = _calibration_notes(kind, named, calibration_folds)
     announce(reopened(spec.task), [spec], [*notes, *left.notes()])
     selection = None
     if left:

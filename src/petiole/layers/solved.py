@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -172,7 +172,31 @@ class KNNHead(MemoryHead):
         return share.clamp_min(1e-12).log()
 
 
-class LogisticHead(SolvedLinear):
+class GridHead(SolvedLinear):
+    """A head with a penalty chosen from a grid.
+
+    Attributes:
+        grid: to choose from.
+        chosen: name of the buffer that says which one was; 0 before.
+    """
+
+    grid: tuple[float, ...]
+    chosen: ClassVar[str]
+
+    def left_out(self, x: Tensor, y: Tensor, is_target: Tensor, folds: int = 5) -> Tensor | None:
+        """As of every solved head, with the penalty that was chosen on all images, if one was.
+
+        With two images a class none could be chosen: without a further one its class is empty.
+        """
+        grid, penalty = self.grid, float(getattr(self, self.chosen))
+        self.grid = (penalty,) if penalty else grid
+        try:
+            return super().left_out(x, y, is_target, folds)
+        finally:
+            self.grid = grid
+
+
+class LogisticHead(GridHead):
     """Multinomial logistic regression, C chosen by cross-validated log-loss on the target's own images.
 
     Minimises  C * sum_i w_i CE_i + |W|^2 / 2  (scikit-learn, L-BFGS; for two classes
@@ -188,6 +212,8 @@ class LogisticHead(SolvedLinear):
         folds: at most the smallest class count; with fewer than 2 images a class the middle of
             the grid is taken.
     """
+
+    chosen = "chosen_c"
 
     def __init__(
         self,
@@ -219,15 +245,6 @@ class LogisticHead(SolvedLinear):
         self._set(weight, bias - weight @ mean)
         self.chosen_c = torch.tensor(c)
 
-    def left_out(self, x: Tensor, y: Tensor, is_target: Tensor, folds: int = 5) -> Tensor | None:
-        """As of every solved head, with the C that was chosen on all images, if one was."""
-        grid, chosen = self.grid, float(self.chosen_c)
-        self.grid = (chosen,) if chosen else grid
-        try:
-            return super().left_out(x, y, is_target, folds)
-        finally:
-            self.grid = grid
-
     def _choose(self, x: Any, y: Any, w: Any, is_target: Any) -> float:
         from sklearn.linear_model import LogisticRegression
         from sklearn.model_selection import StratifiedKFold
@@ -253,7 +270,7 @@ class LogisticHead(SolvedLinear):
         return self.grid[int(losses.argmin())]
 
 
-class RidgeHead(SolvedLinear):
+class RidgeHead(GridHead):
     """Least squares on one-hot targets in {-1, 1} with an L2 penalty chosen by leave-one-out.
 
         min_W  sum_i w_i |W x_i + b - t_i|^2 + alpha |W|^2
@@ -261,6 +278,8 @@ class RidgeHead(SolvedLinear):
     One eigendecomposition serves every alpha (scikit-learn's RidgeCV). Its scores are no
     log-probabilities: do not read much into its calibration error.
     """
+
+    chosen = "chosen_alpha"
 
     def __init__(
         self,
@@ -277,7 +296,7 @@ class RidgeHead(SolvedLinear):
 
         targets = 2.0 * one_hot(y, self.classes).double().cpu().numpy() - 1.0
         weights = domain_weights(is_target).cpu().numpy()
-        model = RidgeCV(alphas=self.grid).fit(x.double().cpu().numpy(), targets, weights)
+        model = RidgeCV(alphas=list(self.grid)).fit(x.double().cpu().numpy(), targets, weights)
         self._set(model.coef_, model.intercept_)
         self.chosen_alpha = torch.tensor(float(model.alpha_))
 

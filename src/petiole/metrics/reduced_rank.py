@@ -27,6 +27,13 @@ SPECTRUM = 1 / np.arange(1.0, WIDTH + 1)
 """sigma_j = 1 / j."""
 
 
+def effective_rank(values: Sequence[float] | NDArray[np.float64]) -> float:
+    """exp(H(p)),  p_i = s_i / Σ s, of singular values s (Roy and Vetterli, 2007); 0 where all are 0."""
+    s = np.asarray(values, dtype=np.float64)
+    p = s[s > 0] / s.sum() if s.any() else s[:0]
+    return float(np.exp(-(p * np.log(p)).sum())) if len(p) else 0.0
+
+
 @dataclass(frozen=True)
 class ExcessRisk:
     """Normalised excess risk by rank: mean over draws, and the standard error of that mean."""

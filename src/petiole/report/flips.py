@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from petiole.data.image import read_image
+from petiole.data.image import ImageRef, load, read_image
 from petiole.errors import DataError, RunError
-from petiole.report.runs import Run
+from petiole.report.runs import ScoredImages
 
 SIDE = 96  # pixels of a thumbnail's longer side
 SMALL = 48  # up to here PNG is smaller than JPEG, and every pixel counts
@@ -60,16 +60,15 @@ class Flips:
     images: int
 
 
-def flips(before: Run, after: Run, most: int = MOST) -> Flips:
-    """Compare two runs on the same test images.
+def flips(before: ScoredImages, after: ScoredImages, most: int = MOST) -> Flips:
+    """Compare two runs, or two adapters, on the same images.
 
     Raises:
         RunError: they were tested on different images.
     """
     if before.predictions.ids != after.predictions.ids:
         raise RunError(
-            f"{before.folder} and {after.folder} were tested on different images. Run both on the "
-            "same data."
+            f"{before.name} and {after.name} were tested on different images. Run both on the same data."
         )
     fixed = _surest(after, ~before.correct & after.correct)
     broken = _surest(after, before.correct & ~after.correct)
@@ -82,25 +81,24 @@ def flips(before: Run, after: Run, most: int = MOST) -> Flips:
     )
 
 
-def mistakes(run: Run, most: int = MOST) -> list[FlipExample]:
+def mistakes(run: ScoredImages, most: int = MOST) -> list[FlipExample]:
     """Return the wrong predictions of a run, the surest first."""
     return [_example(run, i) for i in _surest(run, ~run.correct)[:most]]
 
 
-def _surest(run: Run, chosen: NDArray[np.bool_]) -> list[int]:
+def _surest(run: ScoredImages, chosen: NDArray[np.bool_]) -> list[int]:
     """Indices of the chosen images by falling confidence; equals by index."""
     confidence = run.probabilities.max(axis=1)
     rows = np.flatnonzero(chosen)
     return [int(i) for i in rows[np.argsort(-confidence[rows], kind="stable")]]
 
 
-def _example(run: Run, index: int, before: Run | None = None) -> FlipExample:
-    classes = run.record.request.data.classes
-    path = Path(run.predictions.paths[index])
-    thumbnail, small = _thumbnail(path)
+def _example(run: ScoredImages, index: int, before: ScoredImages | None = None) -> FlipExample:
+    classes, path = run.classes, Path(run.predictions.paths[index])
+    uri, small = thumbnail(path)
     return FlipExample(
         name=path.name,
-        thumbnail=thumbnail,
+        thumbnail=uri,
         small=small,
         label=classes[run.labels[index]],
         before=classes[before.guesses[index]] if before else "",
@@ -109,10 +107,10 @@ def _example(run: Run, index: int, before: Run | None = None) -> FlipExample:
     )
 
 
-def _thumbnail(path: Path) -> tuple[str, bool]:
+def thumbnail(source: Path | ImageRef) -> tuple[str, bool]:
     """A data URI, and whether the image is small; an empty one where the file cannot be read."""
     try:
-        image = read_image(path)
+        image = read_image(source) if isinstance(source, Path) else load(source)
     except DataError:
         return "", False
     small = max(image.size) <= SMALL

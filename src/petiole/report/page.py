@@ -44,6 +44,25 @@ class Thumbnails:
 
 
 @dataclass(frozen=True)
+class Sheet:
+    """A table with a heading and a text of its own."""
+
+    title: str
+    text: str
+    table: Table[Any]
+
+
+MISTAKES = Fact(
+    "Mistakes", "Under each image: its true class, the prediction, and its probability."
+)
+CHANGED = Fact(
+    "Predictions that changed",
+    "Under each image: its true class, both predictions, and the probability of the second.",
+)
+"""Heading and note above galleries of flips."""
+
+
+@dataclass(frozen=True)
 class DomainMap:
     """The diagnosis: distances as a table, four panels, and what the colours mean."""
 
@@ -63,17 +82,18 @@ class PageContent:
     lede: str
     tiles: list[Fact]
     done: str
-    facts: list[Fact]
-    subject: str
-    curves: list[PageFigure]
-    counts: Table[Any]
-    percentages: Table[Any]
-    costs: Table[Any]
-    runs: Table[Any]
-    environment: list[Fact]
-    hashes: list[Fact]
-    settings: list[Fact]
-    notes: list[str]
+    facts: list[Fact] = field(default_factory=list)
+    subject: str = ""
+    curves: list[PageFigure] = field(default_factory=list)
+    counts: Table[Any] | None = None
+    percentages: Table[Any] | None = None
+    costs: Table[Any] | None = None
+    runs: Table[Any] | None = None
+    environment: list[Fact] = field(default_factory=list)
+    hashes: list[Fact] = field(default_factory=list)
+    settings: list[Fact] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    sheets: list[Sheet] = field(default_factory=list)
     results: Table[Any] | None = None
     heading: str = "Results"
     legend: str = ""
@@ -81,6 +101,7 @@ class PageContent:
     measured: Table[Any] | None = None
     map: DomainMap | None = None
     galleries: list[Thumbnails] = field(default_factory=list)
+    examples: Fact = MISTAKES
     confusion: PageFigure | None = None
     classes: Table[Any] | None = None
 

@@ -18,6 +18,7 @@ from petiole.report.diagnosis import DomainDiagnosis, diagnose
 from petiole.report.flips import flips, mistakes
 from petiole.report.formatting import bounds, number, percent, seconds, signed
 from petiole.report.page import (
+    CHANGED,
     DomainMap,
     PageContent,
     PageFigure,
@@ -62,6 +63,7 @@ def _comparison(results: Results, summary: ComparisonSummary) -> PageContent:
         overview=overview(summary, _accuracy_caption(summary)),
         map=_map(diagnose(runs[0].folder), runs[0]),
         galleries=_flip_galleries(results),
+        examples=CHANGED,
         **_by_class(runs),
         **common(row.label, [(r.row.label, r.runs) for r in results.rows], c.notes),
     )

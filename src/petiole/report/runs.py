@@ -20,8 +20,47 @@ from petiole.tasks.classification.predictions import TENSORS, StoredPredictions,
 Floats = NDArray[np.float64]
 
 
+class ScoredImages:
+    """What a model predicted of labelled images; subclasses say where that and the class names are."""
+
+    @property
+    def predictions(self) -> StoredPredictions:
+        """Probabilities (n, K) and labels (n,)."""
+        raise NotImplementedError
+
+    @property
+    def classes(self) -> list[str]:
+        """Names in the order of the labels."""
+        raise NotImplementedError
+
+    @property
+    def name(self) -> str:
+        """What it is called in sentences."""
+        raise NotImplementedError
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """True class of every test image, (n,)."""
+        return np.asarray(self.predictions.labels.numpy(), dtype=np.int64)
+
+    @property
+    def probabilities(self) -> Floats:
+        """Predicted probabilities of every test image, (n, K)."""
+        return self.predictions.probabilities.double().numpy()
+
+    @property
+    def guesses(self) -> NDArray[np.int64]:
+        """Most probable class of every test image, (n,)."""
+        return np.asarray(self.probabilities.argmax(axis=1), dtype=np.int64)
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """Whether each test image was classified correctly, (n,)."""
+        return np.asarray(self.guesses == self.labels)
+
+
 @dataclass(frozen=True)
-class Run:
+class Run(ScoredImages):
     """One finished run.
 
     Attributes:
@@ -53,24 +92,12 @@ class Run:
         return read_predictions(self.folder)
 
     @property
-    def labels(self) -> NDArray[np.int64]:
-        """True class of every test image, (n,)."""
-        return np.asarray(self.predictions.labels.numpy(), dtype=np.int64)
+    def classes(self) -> list[str]:
+        return self.record.request.data.classes
 
     @property
-    def probabilities(self) -> Floats:
-        """Predicted probabilities of every test image, (n, K)."""
-        return self.predictions.probabilities.double().numpy()
-
-    @property
-    def guesses(self) -> NDArray[np.int64]:
-        """Most probable class of every test image, (n,)."""
-        return np.asarray(self.probabilities.argmax(axis=1), dtype=np.int64)
-
-    @property
-    def correct(self) -> NDArray[np.bool_]:
-        """Whether each test image was classified correctly, (n,)."""
-        return np.asarray(self.guesses == self.labels)
+    def name(self) -> str:
+        return str(self.folder)
 
 
 @dataclass(frozen=True)

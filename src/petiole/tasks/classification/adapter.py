@@ -123,6 +123,10 @@ class ClassificationAdapter(Adapter):
         """What it knows of its own errors, if anything."""
         return self.details.calibration
 
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Class probabilities (n, K) of logits, calibrated where the adapter is."""
+        return self.calibration.probabilities(logits) if self.calibration else logits.softmax(-1)
+
     @cached_property
     def details(self) -> ClassificationDetails:
         """The manifest's part of this kind of adapter.

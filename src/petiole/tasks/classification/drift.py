@@ -32,8 +32,7 @@ class Drift:
     def __init__(self, adapted: AdaptedClassifier, state: State) -> None:
         self.adapted, state = adapted, divided(state)[0]
         self.state = state
-        start = int(adapted.cut[0].split(".")[1]) if adapted.cut[0].startswith("block.") else 0
-        self.roles = [f"block.{i}.out" for i in range(start, adapted.backbone.depth)]
+        self.roles = roles_above(adapted)
         with torch.no_grad(), observed(adapted.backbone, self.roles) as seen:
             adapted.backbone.upper(state, adapted.plan.reads)
             self._bare = {role: seen[role].float() for role in self.roles}
@@ -48,6 +47,12 @@ class Drift:
             drift = {role: _relative(seen[role].float(), self._bare[role]) for role in self.roles}
         adapted.train(training)
         return drift
+
+
+def roles_above(adapted: AdaptedClassifier) -> list[str]:
+    """Outputs of the blocks that lie above the cut."""
+    start = int(adapted.cut[0].split(".")[1]) if adapted.cut[0].startswith("block.") else 0
+    return [f"block.{i}.out" for i in range(start, adapted.backbone.depth)]
 
 
 def moves_tokens(adapted: AdaptedClassifier) -> bool:

@@ -30,6 +30,7 @@ from petiole.methods.prompt_learning.refined_head import (
     RefinedHead,
     Refiner,
 )
+from petiole.metrics.reduced_rank import effective_rank as rank_of
 from petiole.tasks.classification.adapter import ClassificationAdapter
 
 NEAREST = 3
@@ -100,8 +101,7 @@ def _queries(adapter: ClassificationAdapter, images: Path | None) -> Tensor | No
 
 def effective_rank(entries: Tensor) -> float:
     """exp of the entropy of the singular values' shares, (M, d) -> 1 ... M."""
-    values = torch.linalg.svdvals(entries.double())
-    return float(torch.special.entr(values / values.sum()).sum().exp())
+    return rank_of(torch.linalg.svdvals(entries.double()))
 
 
 def mean_cosine(entries: Tensor) -> float:

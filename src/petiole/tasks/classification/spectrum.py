@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from math import ceil
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -25,12 +26,14 @@ from torch.nn.functional import cross_entropy
 from petiole.backbones.base import State
 from petiole.backbones.hooks import Attach, attached, observed
 from petiole.data.dataset import Dataset
+from petiole.engine.feature_extractor import Features
 from petiole.engine.model_card import FrozenModel
 from petiole.engine.run import RunSpec
 from petiole.errors import RunError
 from petiole.methods.registry import create
+from petiole.metrics.reduced_rank import effective_rank
 from petiole.tasks.classification.adapter import ClassificationAdapter
-from petiole.tasks.classification.drift import moves_tokens
+from petiole.tasks.classification.drift import moves_tokens, roles_above
 from petiole.tasks.classification.model import AdaptedClassifier
 from petiole.tasks.classification.workspace import ClassificationWorkspace, Subset
 
@@ -123,8 +126,7 @@ def measure(workspace: ClassificationWorkspace, teacher: RunSpec) -> ShiftSpectr
         return None
     probe = _probe(workspace, teacher)
     fresh = _untrained(workspace, teacher)
-    first = int(adapted.cut[0].split(".")[1]) if adapted.cut[0].startswith("block.") else 0
-    roles = [f"block.{i}.out" for i in range(first, backbone.depth)]
+    roles = roles_above(adapted)
     shifts, slopes = ({role: Moments(backbone.width) for role in roles} for _ in range(2))
     start = 0
     for state in workspace.table(probe, adapted.cut).batches(len(probe), BATCH):
@@ -142,6 +144,53 @@ def measure(workspace: ClassificationWorkspace, teacher: RunSpec) -> ShiftSpectr
         tokens=shifts[roles[0]].count,
         blocks=[_block(role, shifts[role], slopes[role]) for role in roles],
     )
+
+
+class BlockChange(FrozenModel):
+    """How far one block's tokens are moved.
+
+    Attributes:
+        role: where, e.g. ``block.3.out``.
+        energy: |Delta_l Sigma_l^{1/2}|_F in units of the block's own norm (head of this file).
+        effective_rank: exp of the entropy of the shares of sigma_j (Roy and Vetterli, 2007).
+    """
+
+    role: str
+    energy: float
+    effective_rank: float
+
+
+def changes(adapted: AdaptedClassifier, data: Dataset) -> list[BlockChange]:
+    """How far an adapter moves the tokens behind each block, on images ``data`` in their evaluation view.
+
+    Empty where it moves none (it adapts the final vector alone), or where the images have no more tokens than dimensions.
+    """
+    backbone = adapted.backbone
+    if not moves_tokens(adapted):
+        return []
+    roles = roles_above(adapted)
+    moments = {role: Moments(backbone.width) for role in roles}
+    keep = torch.linspace(0, len(data) - 1, min(len(data), IMAGES)).round().long()
+    some = data.select(keep.tolist())
+    for state in (
+        Features(backbone, None, quiet=True).table(some, adapted.cut).batches(len(some), BATCH)
+    ):
+        with torch.no_grad(), observed(backbone, roles) as seen:
+            backbone.upper(state, adapted.plan.reads)
+            bare = {role: seen[role] for role in roles}
+        moved = _observed(adapted, state, roles)
+        for role in roles:
+            own = moved[role][
+                :, : bare[role].shape[1]
+            ]  # prompts stand behind the image's own tokens
+            moments[role].add(_flat(bare[role]), _flat(own) - _flat(bare[role]))
+    if any(one.count <= backbone.width for one in moments.values()):
+        return []
+    spectra = {role: np.array(moments[role].spectrum()[0]) for role in roles}
+    return [
+        BlockChange(role=role, energy=float(np.linalg.norm(s)), effective_rank=effective_rank(s))
+        for role, s in spectra.items()
+    ]
 
 
 def _block(role: str, shift: Moments, slope: Moments) -> BlockSpectrum:
@@ -191,12 +240,16 @@ def _start(
     return bare, {role: _flat(slope) for role, slope in zip(roles, slopes, strict=True)}
 
 
-@torch.no_grad()
 def _moved(adapted: AdaptedClassifier, state: State, roles: list[str]) -> State:
-    """Tokens of the adapted backbone at ``roles``."""
+    """Tokens of the adapted backbone at ``roles``, one a row."""
+    return {role: _flat(tokens) for role, tokens in _observed(adapted, state, roles).items()}
+
+
+@torch.no_grad()
+def _observed(adapted: AdaptedClassifier, state: State, roles: list[str]) -> State:
     with adapted.attached(), observed(adapted.backbone, roles) as seen:
         adapted.pooled(state)
-        return {role: _flat(seen[role]) for role in roles}
+        return {role: seen[role] for role in roles}
 
 
 def _flat(tokens: Tensor) -> Tensor:
