@@ -265,8 +265,9 @@ def test_an_unknown_row_is_named(capsys: pytest.CaptureFixture[str]) -> None:
         ([0.6550, 0.6549], "agrees"),  # 2 sd of the claim: 0.0056
         ([0.6500, 0.6501], "lower"),
         ([0.6700, 0.6701], "higher"),
-        ([0.6400, 0.6700], "agrees"),  # within our own interval
-        ([0.6576], "one seed"),
+        ([0.6200, 0.6700], "undecided"),  # our interval holds it, and much else
+        ([0.6600, 0.6650, 0.6580], "agrees"),  # an interval within a point of it
+        ([0.6576], "unknown"),
     ],
 )
 def test_a_claim_with_a_spread_agrees_within_two_of_it(ours: list[float], verdict: str) -> None:

@@ -42,7 +42,7 @@ class Comparison(RowsProtocol):
 
     STATE: ClassVar[str] = COMPARISON
     NOUN: ClassVar[str] = "comparison"
-    LOOSE: ClassVar[frozenset[str]] = frozenset({"notes"})
+    LOOSE: ClassVar[frozenset[str]] = RowsProtocol.LOOSE | {"notes"}
 
     kind: str = "classification"
     title: str

@@ -24,6 +24,7 @@ from petiole.errors import ConfigError, RunError
 from petiole.files import write_json
 from petiole.methods.base import Method
 from petiole.methods.registry import create, find, settings_of
+from petiole.metrics.paired import MARGIN
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
@@ -177,11 +178,15 @@ class RowsProtocol(Protocol):
         rows: methods, in the order of the table.
         reference: name of the row that all others are tested against; the first, unless stated.
         seeds: runs of each row.
+        margin: differences up to this, a fraction, do not matter: a tie lies within (see ``metrics.paired.verdict``).
     """
+
+    LOOSE: ClassVar[frozenset[str]] = frozenset({"margin"})
 
     rows: list[ComparisonRow] = Field(min_length=1)
     reference: str
     seeds: int = Field(ge=1)
+    margin: float = Field(default=MARGIN, ge=0, lt=1)
 
     @model_validator(mode="before")
     @classmethod

@@ -19,12 +19,15 @@ from petiole.backbones.registry import load_backbone
 from petiole.data.readers import coop
 from petiole.errors import ConfigError
 from petiole.metrics.harmonic import harmonic_mean
-from petiole.metrics.statistics import Interval, t_interval
+from petiole.metrics.statistics import Interval, Verdict, t_interval, verdict
 from petiole.protocols import generalisation
 from petiole.protocols.protocol import ComparisonRow, Running
 from petiole.tasks.classification.workspace import Classification
 
-Verdict = Literal["agrees", "higher", "lower", "another backbone", "one seed"]
+Agreement = Literal[
+    "agrees", "higher", "lower", "undecided", "unknown", "another backbone", "other data"
+]
+_SAYS: dict[Verdict, Agreement] = {"better": "higher", "worse": "lower", "tie": "agrees"}
 PUBLISHED = "published"
 """Kind of a table that is told and not run: its model, its data or its protocol cannot be had."""
 TOLERANCE = 1e-3
@@ -41,8 +44,8 @@ class ClaimResult:
         what: ``base``, ``novel``, ``HM``, or the metric.
         claimed: as published.
         ours: over seeds.
-        verdict: whether the claim lies in our 95 % interval, or our mean within a tolerance of it; none
-            where the backbone is another one.
+        verdict: ``metrics.paired.verdict`` on our 95 % interval around the claim, a tie being an agreement; so is a
+            mean within a tolerance of it. None where the backbone is another one.
     """
 
     place: str
@@ -50,7 +53,7 @@ class ClaimResult:
     what: str
     claimed: float
     ours: Interval
-    verdict: Verdict
+    verdict: Agreement
 
 
 @dataclass(frozen=True)
@@ -237,11 +240,11 @@ def compared(
     )
 
 
-def _verdict(claimed: float, ours: Interval, same: bool, tolerance: float) -> Verdict:
+def _verdict(claimed: float, ours: Interval, same: bool, tolerance: float) -> Agreement:
     if not same:
         return "another backbone"
-    if ours.n < 2:
-        return "one seed"
-    if ours.low <= claimed <= ours.high or isclose(ours.mean, claimed, abs_tol=tolerance):
+    # One interval is one test: where it excludes the claim, p is below its level.
+    found = verdict(ours.low - claimed, ours.high - claimed, adjusted_p=0.0)
+    if found != "unknown" and isclose(ours.mean, claimed, abs_tol=tolerance):
         return "agrees"
-    return "higher" if ours.mean > claimed else "lower"
+    return _SAYS.get(found, found)

@@ -97,6 +97,7 @@ class Transfer(RowsProtocol):
             title=f"{cell.data} on {cell.backbone}",
             rows=self.rows,
             seeds=self.seeds,
+            margin=self.margin,
             validation=self.validation,
             reference=self.reference,
             baseline=self.baseline,

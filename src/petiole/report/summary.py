@@ -1,11 +1,9 @@
 """A comparison as numbers: one row a method, with intervals, paired tests and verdicts.
 
 The split seed (a draw of the training images) is the unit of a result: its seeds are averaged first. Differences
-are tested by the paired t test over split seeds, Holm-adjusted over the rows of the table. A row is called
-better or worse only where p < 0.05 *and* the bootstrap interval over splits and images excludes zero.
-Where the interval includes zero it is a tie, in whose favour the difference may be; where only the
-interval excludes zero, as large differences over few splits do, it is undecided. With one split McNemar's test over the
-images takes the place of the t test, and speaks of these trained models only.
+are tested by the paired t test over split seeds, Holm-adjusted over the rows of the table; the verdict is that of
+``metrics.paired.verdict`` on the adjusted p and the bootstrap interval over splits and images. With one split
+McNemar's test over the images takes the place of the t test, and speaks of these trained models only.
 """
 
 from __future__ import annotations
@@ -15,14 +13,13 @@ from pathlib import Path
 
 from petiole.metrics.statistics import (
     Interval,
-    Outcome,
     Paired,
     bootstrap_interval,
     hierarchical_interval,
     holm,
-    outcome,
     paired_by_image,
     paired_by_seed,
+    Verdict,
     t_interval,
     verdict,
 )
@@ -40,14 +37,14 @@ class PairedContrast:
         by_image: paired test over images (McNemar's with one run).
         both: bootstrap interval of the difference over splits and images.
         p: Holm-adjusted p of the headline test.
-        verdict: "better", "worse", "tie" or "undecided", as above.
+        verdict: as above.
     """
 
     by_split: Paired | None
     by_image: Paired
     both: Interval
     p: float
-    verdict: Outcome
+    verdict: Verdict
 
     @property
     def headline(self) -> Paired:
@@ -114,6 +111,7 @@ class ComparisonSummary:
         shots: target images of each class; ``None`` for all.
         images: test images.
         reference, baseline, headline: names of rows.
+        margin: within which a difference does not matter, a fraction.
     """
 
     title: str
@@ -125,6 +123,7 @@ class ComparisonSummary:
     reference: str
     baseline: str
     headline: str
+    margin: float
 
     def row(self, name: str) -> SummaryRow:
         """Return the row called ``name``."""
@@ -159,6 +158,7 @@ def summarise_results(results: Results) -> ComparisonSummary:
         reference=c.reference,
         baseline=c.baseline,
         headline=c.headline,
+        margin=c.margin,
     )
 
 
@@ -204,10 +204,10 @@ def _contrasts(results: Results, against: str) -> dict[str, PairedContrast]:
     """Every other row minus the row ``against``, by name, Holm-adjusted together."""
     other = results.row(against)
     rows = [row for row in results.rows if row.row.name != against]
-    tests = [_tests(row, other) for row in rows]
+    tests, margin = [_tests(row, other) for row in rows], results.comparison.margin
     adjusted = holm([(by_split or by_image).p for by_split, by_image, _ in tests])
     return {
-        row.row.name: PairedContrast(*test, p, _verdict(*test, p))
+        row.row.name: PairedContrast(*test, p, verdict(test[2].low, test[2].high, p, margin))
         for row, test, p in zip(rows, tests, adjusted, strict=True)
     }
 
@@ -217,7 +217,3 @@ def _tests(a: RowRuns, b: RowRuns) -> tuple[Paired | None, Paired, Interval]:
     by_split = paired_by_seed(mine.mean(axis=1), theirs.mean(axis=1)) if a.split_seeds > 1 else None
     by_image = paired_by_image(a.correct, b.correct, seed=SEED)
     return by_split, by_image, over_splits_and_images(mine - theirs)
-
-
-def _verdict(by_split: Paired | None, by_image: Paired, both: Interval, p: float) -> Outcome:
-    return outcome(both.low, both.high, verdict(by_split or by_image, p))

@@ -13,6 +13,7 @@ from petiole.report.formatting import (
     number,
     p_value,
     percent,
+    points,
     seconds,
     signed,
 )
@@ -48,7 +49,14 @@ ABOUT_COSTS = (
     "computed once; – where nothing is trained by gradient. Memory and seconds are medians over runs."
 )
 VERDICT = "Verdict"
-UNDECIDED = "a tie where the interval of the difference includes zero, and undecided where it does not but p is 0.05 or more"
+
+
+def rule(margin: float) -> str:
+    """How ``metrics.paired.verdict`` decides, in words."""
+    return (
+        "A row is better or worse where p is below 0.05 and the interval of the difference excludes zero, a tie where "
+        f"that interval lies within ±{points(margin)}, unknown where there is none, and undecided otherwise."
+    )
 
 
 class _Against(Protocol):
@@ -175,7 +183,7 @@ def _adjusted(summary: ComparisonSummary) -> str:
     baseline, reference = (summary.row(n).label for n in (summary.baseline, summary.reference))
     return (
         f"Gain is over {baseline}; difference, p and verdict are against {reference}, p Holm-adjusted "
-        f"over {len(summary.rows) - 1} comparisons. A row is {UNDECIDED}."
+        f"over {len(summary.rows) - 1} comparisons. {rule(summary.margin)}"
     )
 
 
