@@ -327,3 +327,22 @@ def test_markdown_and_terminal_keep_odd_labels_whole(build, at) -> None:
 def test_equal_records_give_equal_tables(build, at) -> None:
     folder = build.comparison("c", at({"baseline": 0.3, "cosine": 0.7, "ours": 0.8}, N))
     assert to_csv(summarise(folder)) == to_csv(summarise(folder))
+
+
+def test_published_costs_stand_beside_ours(build, at) -> None:
+    folder = build.comparison("c", at({"baseline": 0.2, "cosine": 0.7, "ours": 0.75}, N))
+    assert "Published: " not in to_markdown(summarise(folder))
+    stated = json.loads((folder / "comparison.json").read_text())
+    costs = {"cosine": {"percent": "<0.1"}, "ours": {"percent": 0.26, "gflops": 0.12}}
+    write_json(folder / "comparison.json", {**stated, "claimed_costs": costs})
+    titles = [column.title for column in columns(summarise(folder))]
+    assert titles[-2:] == ["Published: trained, %", "Published: GFLOPs"]
+    rows = {row["name"]: row for row in csv.DictReader(io.StringIO(to_csv(summarise(folder))))}
+    assert (rows["cosine"]["published_cost_percent"], rows["cosine"]["published_cost_gflops"]) == (
+        "<0.1",
+        "",
+    )
+    assert (rows["ours"]["published_cost_percent"], rows["ours"]["published_cost_gflops"]) == (
+        "0.26",
+        "0.12",
+    )

@@ -64,7 +64,7 @@ def rows_of(names: Sequence[str]) -> list[ComparisonRow]:
     for name in names:
         find(name)
     return [
-        ComparisonRow(name=name.replace(":", "-"), label=BASELINES.get(name, name), method=name)
+        ComparisonRow(name=name.replace(":", "-"), label=LABELS.get(name, name), method=name)
         for name in names
     ]
 
@@ -76,6 +76,18 @@ BASELINES = {
     "ridge": "Ridge (target shots)",
 }
 """The cheap rows that stand in every table of photos, and what they are called there."""
+JOINT_BASELINES = {
+    "logistic-regression-joint": "Logistic regression (both domains)",
+    "ridge-joint": "Ridge (both domains)",
+}
+"""Those that stand beside them where there is a source domain: what is trained on both has them as its rivals."""
+LABELS = {**BASELINES, **JOINT_BASELINES}
+
+
+def with_baselines(rows: Sequence[ComparisonRow], *, source: bool) -> list[ComparisonRow]:
+    """The rows and, below, whichever cheap ones are not among them; ``source``: there is a source domain."""
+    present = {row.name for row in rows}
+    return [*rows, *rows_of([n for n in (LABELS if source else BASELINES) if n not in present])]
 
 
 class Protocol(FrozenModel):

@@ -131,7 +131,7 @@ def plan(
     Raises:
         ConfigError: an unknown name, one that occurs twice, or a value out of range.
     """
-    paper = domain_shift.from_table(PAPER, baselines=())
+    paper = domain_shift.from_table(PAPER)
     labelled = {row.name: row for row in paper["rows"]}
     rows = [labelled.get(r.name, r) for r in rows_of(methods or list(labelled))]
     if tune:

@@ -23,6 +23,7 @@ from petiole.metrics.statistics import (
     t_interval,
     verdict,
 )
+from petiole.protocols.comparison import Comparison
 from petiole.report.runs import Floats, Results, RowRuns, read_results
 
 SEED = 0  # of the bootstraps: equal records give equal tables
@@ -77,6 +78,7 @@ class SummaryRow:
         gain: this row minus the baseline row; ``None`` for the baseline itself.
         versus: this row minus the reference row; ``None`` for the reference itself.
         published: published accuracy in per cent.
+        published_costs: as printed there: ``percent`` of trained parameters, ``gflops``.
     """
 
     name: str
@@ -98,6 +100,7 @@ class SummaryRow:
     gain: PairedContrast | None
     versus: PairedContrast | None
     published: float | None
+    published_costs: dict[str, float | str]
 
 
 @dataclass(frozen=True)
@@ -147,7 +150,7 @@ def summarise_results(results: Results) -> ComparisonSummary:
     return ComparisonSummary(
         title=c.title,
         rows=[
-            _row(row, gains.get(name), versus.get(name), c.claims.get(name))
+            _row(row, gains.get(name), versus.get(name), c)
             for row in results.rows
             for name in [row.row.name]
         ],
@@ -166,7 +169,7 @@ def _row(
     runs: RowRuns,
     gain: PairedContrast | None,
     versus: PairedContrast | None,
-    published: float | None,
+    comparison: Comparison,
 ) -> SummaryRow:
     ledger = runs.runs[0].record.ledger
     by_split = runs.correct_by_split.mean(axis=1)
@@ -189,7 +192,8 @@ def _row(
         seconds=runs.median(lambda r: r.costs.train_seconds),
         gain=gain,
         versus=versus,
-        published=published,
+        published=comparison.claims.get(runs.row.name),
+        published_costs=comparison.claimed_costs.get(runs.row.name, {}),
     )
 
 

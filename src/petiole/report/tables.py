@@ -48,6 +48,8 @@ ABOUT_COSTS = (
     "its forward pass from the pixels on, and in training a step above the frozen half, which is "
     "computed once; – where nothing is trained by gradient. Memory and seconds are medians over runs."
 )
+PUBLISHED_COSTS = {"percent": "Published: trained, %", "gflops": "Published: GFLOPs"}
+"""What a paper prints of a row's costs; of what, and how counted, it may not say."""
 VERDICT = "Verdict"
 
 
@@ -145,7 +147,11 @@ def columns(summary: ComparisonSummary) -> list[Column[SummaryRow]]:
                 lambda r: r.published,
             )
         )
-    return found
+    return found + [
+        Column(title, lambda r, c=cost: str(r.published_costs.get(c, "")), numeric=False)
+        for cost, title in PUBLISHED_COSTS.items()
+        if any(cost in row.published_costs for row in summary.rows)
+    ]
 
 
 def table(summary: ComparisonSummary) -> Table[SummaryRow]:
@@ -205,6 +211,7 @@ def _flat(row: SummaryRow) -> dict[str, Any]:
         "ece": row.ece,
         **flat_costs(row),
         "published_percent": row.published,
+        **{f"published_cost_{cost}": row.published_costs.get(cost) for cost in PUBLISHED_COSTS},
         **_flat_contrast("gain_over_baseline", row.gain),
         **_flat_contrast("versus_reference", row.versus),
     }
