@@ -273,7 +273,9 @@ def test_the_target_chooses_the_penalty_whatever_the_source_prefers() -> None:
     y = torch.arange(2).repeat(30)
     is_target = torch.arange(60) < 20
     x = torch.randn(60, 8, generator=rng, dtype=torch.float64)
-    x[~is_target, 0] += 20.0 * (2 * y[~is_target] - 1)  # the source is easy, and the target is noise
+    x[~is_target, 0] += 20.0 * (
+        2 * y[~is_target] - 1
+    )  # the source is easy, and the target is noise
     alone, joint = RidgeHead(8, 2).double(), RidgeHead(8, 2).double()
     alone.solve(x[~is_target], y[~is_target], torch.zeros(40, dtype=torch.bool))
     joint.solve(x, y, is_target)

@@ -142,7 +142,10 @@ def test_the_sentences_say_whether_more_rank_hurts(summary: ElbowSummary) -> Non
     trend = replace(summary.fractions[0].trend, verdict="cannot tell", width=0.04, open=0.09)
     doubtful = replace(summary.fractions[0], trend=trend)
     text = " ".join(sentences(replace(summary, fractions=[doubtful, summary.whole])))
-    assert "the largest fall seen is 5.0 points, and 3 seeds on 60 images leave one of up to 9.0 points" in text
+    assert (
+        "the largest fall seen is 5.0 points, and 3 seeds on 60 images leave one of up to 9.0 points"
+        in text
+    )
 
 
 def test_an_elbow_at_the_end_of_the_grid_decides_no_growth(summary: ElbowSummary) -> None:

@@ -126,7 +126,7 @@ def test_differences_are_paired_by_seed_and_corrected_over_the_rows(folder: Path
         assert difference.high == pytest.approx(statistics.mean(values) + half)
         holds_zero = difference.low <= 0 <= difference.high
         sure = worst < 0.05
-        within = -0.01 <= difference.low and difference.high <= 0.01
+        within = difference.low >= -0.01 and difference.high <= 0.01
         assert (lines[name].verdict == "tie") == (holds_zero and within)
         assert (lines[name].verdict in ("better", "worse")) == (sure and not holds_zero)
     assert {name: line.verdict for name, line in lines.items()} == VERDICTS

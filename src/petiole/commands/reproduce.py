@@ -278,7 +278,7 @@ def reproduce(
         name=name,
         title=table["title"],
         source=table.get("source", "not published: an experiment of our own"),
-        doubt=table.get("doubt", ""),
+        doubt="; ".join([table.get("doubt", ""), *(c["says"] for c in table.get("claims", ()))]),
         found=done.found,
         claims={row["label"]: _claimed(row) for row in table["rows"]},
         missing=done.missing,
@@ -346,17 +346,24 @@ def _compared(
 
     if methods:
         raise ConfigError(f"{name} is run as a whole. Leave --methods out, or use petiole compare.")
-    said = [f"{c['says']} (against {c['against']}, {c['source']})" for c in table.get("claims", ())]
-    missing = (*said, *table.get("missing", ()))
+    missing = tuple(table.get("missing", ()))
     if data is None:
         needs = f"images: a folder of your own (--data), as petiole compare DATA --table {name} takes it"
         return Reproduction((), (*missing, needs))
     done = compare(
-        data, table=name, split_seeds=seeds, out=root, resume=resume, processes=processes, model=model
+        data,
+        table=name,
+        split_seeds=seeds,
+        out=root,
+        resume=resume,
+        processes=processes,
+        model=model,
     )
     claimed = {row["name"]: row["claimed"] / 100 for row in table["rows"] if "claimed" in row}
     found = tuple(
-        ClaimResult(data.name, row.label, "accuracy", claimed[row.name], row.over_splits, "other data")
+        ClaimResult(
+            data.name, row.label, "accuracy", claimed[row.name], row.over_splits, "other data"
+        )
         for row in done.summary.rows
         if row.name in claimed
     )

@@ -49,7 +49,9 @@ def from_table(name: str) -> dict[str, Any]:
         "rows": rows,
         "claims": {r["name"]: r["claimed"] for r in stated["rows"] if "claimed" in r},
         "claimed_costs": {
-            r["name"]: costs for r in stated["rows"] if (costs := {c: r[c] for c in COSTS if c in r})
+            r["name"]: costs
+            for r in stated["rows"]
+            if (costs := {c: r[c] for c in COSTS if c in r})
         },
         **{part: stated[part] for part in ("baseline", "reference", "headline")},
     }

@@ -117,7 +117,10 @@ def reproduce(
             break
         try:
             scores = _measured(table, rows, name, there, task_of, root / name, seeds, **running)
-        except (ConfigError, DataError) as error:  # one set that cannot be used is no reason to lose the others
+        except (
+            ConfigError,
+            DataError,
+        ) as error:  # one set that cannot be used is no reason to lose the others
             missing.append(f"data set {name}: {error}")
             continue
         for row in rows:

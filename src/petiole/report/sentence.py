@@ -34,7 +34,10 @@ def _gained(row: SummaryRow, summary: ComparisonSummary) -> str:
     if row.gain is None:
         return ""
     baseline, both = summary.row(summary.baseline).label, row.gain.both
-    verdict, change = row.gain.verdict, f"{signed(100 * both.mean, 1)} {bounds(both.low, both.high, 1)}"
+    verdict, change = (
+        row.gain.verdict,
+        f"{signed(100 * both.mean, 1)} {bounds(both.low, both.high, 1)}",
+    )
     if verdict == "tie":
         return f", which ties with {baseline} ({change} points, within ±{points(summary.margin)})"
     if both.low <= 0 <= both.high:

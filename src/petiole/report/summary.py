@@ -14,12 +14,12 @@ from pathlib import Path
 from petiole.metrics.statistics import (
     Interval,
     Paired,
+    Verdict,
     bootstrap_interval,
     hierarchical_interval,
     holm,
     paired_by_image,
     paired_by_seed,
-    Verdict,
     t_interval,
     verdict,
 )

@@ -57,9 +57,7 @@ class ClassMeans(Baseline):
 @register(
     "logistic-regression", "logistic regression, C by cross-validation", train_on="target", views=0
 )
-@register(
-    "logistic-regression-joint", "the same on source and target", train_on="joint", views=0
-)
+@register("logistic-regression-joint", "the same on source and target", train_on="joint", views=0)
 @dataclass(frozen=True)
 class LogisticRegression(Baseline):
     """Multinomial logistic regression with a sweep of C."""
