@@ -10,7 +10,7 @@ from petiole.claims import names, table
 from petiole.errors import ConfigError
 from petiole.methods.registry import create
 from petiole.protocols.comparison import Comparison
-from petiole.protocols.domain_shift import BASELINES, from_table
+from petiole.protocols.domain_shift import from_table, with_baselines
 
 # The tables of Yong (2026), verbatim, in the order of the rows.
 CLAIMED = {
@@ -25,7 +25,14 @@ def test_every_row_is_a_method_and_the_baselines_stand_with_it(name: str) -> Non
     comparison = Comparison(**from_table(name), split_seeds=1, seeds=1, shots=10)
     for row in comparison.rows:
         create(row.method, row.settings)
-    assert set(BASELINES) <= {row.name for row in comparison.rows}
+    names = {row.name for row in comparison.rows}
+    alone, joint = (
+        {row.name for row in with_baselines(comparison.rows, source=source)} - names
+        for source in (False, True)
+    )
+    assert alone == {"knn", "class-means", "logistic-regression", "ridge"}
+    assert joint - alone == {"logistic-regression-joint", "ridge-joint"}
+    assert all(create(name).recipe.train_on == "joint" for name in joint - alone)
 
 
 @pytest.mark.parametrize(("name", "claimed"), CLAIMED.items())
@@ -60,3 +67,20 @@ def test_a_table_of_ones_own(tmp_path: Path) -> None:
         "[[rows]]\nname = 'a'\nlabel = 'A'\nmethod = 'cosine'\n"
     )
     assert from_table(str(file))["rows"][0].method == "cosine"
+
+
+def test_published_costs_are_the_letters_and_stand_in_the_comparison() -> None:
+    second, third = (from_table(f"cls-residual-lora/table{i}")["claimed_costs"] for i in (2, 3))
+    assert [second[row]["percent"] for row in ("linear-probe", "lora-qkv", "houlsby")] == [
+        "<0.1",
+        1.8,
+        3.2,
+    ]
+    assert second["cls-residual-lora"] == {"percent": 1.1}
+    assert third["cls-residual-lora"] == {"percent": 0.26, "gflops": 0.12}
+    assert third["attention"] == {"percent": 2.14, "gflops": 18.42}
+
+
+def test_houlsbys_adapters_start_near_zero_and_not_at_it() -> None:
+    (row,) = (r for r in from_table("cls-residual-lora/table2")["rows"] if r.name == "houlsby")
+    assert create(row.method, row.settings).init == "houlsby/houlsby"

@@ -54,7 +54,7 @@ def rows(name: str) -> list[dict[str, Any]]:
 
 def built() -> list[Any]:
     """(table, row) of every row that names a method, those of claims with what their table sets."""
-    own = [(name, row) for name in OWN for row in from_table(name, baselines=())["rows"]]
+    own = [(name, row) for name in OWN for row in from_table(name)["rows"]]
     claimed = [(name, row) for name in CLAIMED for row in rows_of(table(name, KIND), ())[0]]
     return [pytest.param(row, id=f"{name}-{row.name}") for name, row in own + claimed]
 
@@ -149,7 +149,7 @@ def test_the_video_rows_have_their_own_training() -> None:
 def test_the_rows_of_the_methods_are_trained_as_published() -> None:
     """Sung et al. (2022): CLIP-BART on images."""
     rates = {}
-    for row in from_table("vl-adapter/methods", baselines=())["rows"]:
+    for row in from_table("vl-adapter/methods")["rows"]:
         recipe = settings_of(method_of(row.method, row.settings))
         assert (recipe["epochs"], recipe["batch_size"], recipe["clip"]) == (20, 500, 5.0)
         rates[row.name] = recipe["lr"]
@@ -159,12 +159,12 @@ def test_the_rows_of_the_methods_are_trained_as_published() -> None:
 
 
 def test_full_fine_tuning_is_what_methods_are_compared_with() -> None:
-    assert from_table("vl-adapter/methods", baselines=())["reference"] == "full"
+    assert from_table("vl-adapter/methods")["reference"] == "full"
 
 
 @pytest.mark.parametrize("kind", ["adapter", "compacter", "lora", "prompt"])
 def test_what_is_shared_less_has_more_parameters(kind: str, model: Seq2Seq) -> None:
-    by_name = {row.name: row for row in from_table("vl-adapter/sharing", baselines=())["rows"]}
+    by_name = {row.name: row for row in from_table("vl-adapter/sharing")["rows"]}
 
     def trained(sharing: str) -> int:
         row = by_name[f"{kind}-{sharing}"]

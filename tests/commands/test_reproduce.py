@@ -15,10 +15,12 @@ from rich.console import Console
 from builders import seq2seq as tiny
 from petiole.backbones.encoder_decoder import stored
 from petiole.backbones.encoder_decoder.loading import load_language_model
+from petiole.backbones.registry import load_backbone
 from petiole.cli import main
 from petiole.commands.options import ModelOptions
 from petiole.commands.reproduce import ReproducedShares, ReproducedTable, reproduce
 from petiole.engine.record import read_record
+from petiole.protocols import reproduction
 from petiole.protocols.protocol import ComparisonRow
 from petiole.protocols.reproduction import compared, is_stated
 from petiole.protocols.shares import language_shape
@@ -265,8 +267,9 @@ def test_an_unknown_row_is_named(capsys: pytest.CaptureFixture[str]) -> None:
         ([0.6550, 0.6549], "agrees"),  # 2 sd of the claim: 0.0056
         ([0.6500, 0.6501], "lower"),
         ([0.6700, 0.6701], "higher"),
-        ([0.6400, 0.6700], "agrees"),  # within our own interval
-        ([0.6576], "one seed"),
+        ([0.6200, 0.6700], "undecided"),  # our interval holds it, and much else
+        ([0.6600, 0.6650, 0.6580], "agrees"),  # an interval within a point of it
+        ([0.6576], "unknown"),
     ],
 )
 def test_a_claim_with_a_spread_agrees_within_two_of_it(ours: list[float], verdict: str) -> None:
@@ -281,3 +284,41 @@ def test_the_shape_of_the_claims_model_is_known() -> None:
     model = load_language_model("clip-bart-base", device="meta")
     assert is_stated(model, language_shape("clip-bart-base"))
     assert not is_stated(model, language_shape("clip-bart-base-video"))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("cls-residual-lora/table1", ("78.87", "private", "--data")),
+        ("cls-residual-lora/table3", ("18.42", "0.26")),
+        ("adaptertune/transfer", ("better on 10 of 15 pairs", "--data")),
+    ],
+)
+def test_a_comparison_is_told_with_what_it_needs(
+    capsys: pytest.CaptureFixture[str], name: str, words: tuple[str, ...]
+) -> None:
+    code, out, err = said(capsys, name)
+    assert code == 0, err
+    flat = " ".join(out.split())
+    assert all(word in flat for word in words)
+
+
+def test_a_teacher_that_teaches_no_row_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = said(capsys, "cls-residual-lora/table1", "--teacher", "adapter")
+    assert code == 1
+    assert "learns from a teacher" in err
+
+
+def test_a_teacher_goes_to_the_rows_that_learn_from_one() -> None:
+    rows = [ComparisonRow(name=n, label=n, method=n) for n in ("promptkd", "coop")]
+    taught = reproduction._taught(rows, Path("adapter"))
+    assert [row.settings.get("teacher") for row in taught] == ["adapter", None]
+
+
+def test_a_row_that_does_not_fit_the_backbone_is_missing_with_its_reason() -> None:
+    rows = [ComparisonRow(name=n, label=n, method=n) for n in ("coop", "linear-probe")]
+    possible, missing = reproduction._possible(
+        rows, load_backbone("petiole/tiny-vit", device="meta")
+    )
+    assert [row.name for row in possible] == ["linear-probe"]
+    assert missing[0].startswith("coop: ")

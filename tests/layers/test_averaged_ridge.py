@@ -14,8 +14,7 @@ from torch.nn.functional import normalize
 
 from petiole.errors import DataError
 from petiole.layers import averaged_ridge as module
-from petiole.layers.averaged_ridge import AveragedRidgeHead
-from petiole.layers.selection import blocks_of
+from petiole.layers.averaged_ridge import AveragedRidgeHead, blocks_of
 
 CLASSES, WIDTH = 4, 7
 

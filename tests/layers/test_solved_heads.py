@@ -22,6 +22,7 @@ from petiole.layers.solved import (
     RidgeHead,
     SolvedHead,
     domain_weights,
+    judging,
 )
 
 Make = Callable[[int, int], SolvedHead]
@@ -110,10 +111,12 @@ def test_ridge_is_the_closed_form_at_the_penalty_that_leave_one_out_prefers(
         return solution[:-1].T, solution[-1]
 
     every = np.arange(len(data))
+    judged = np.flatnonzero(judging(is_target).numpy())
+    assert (len(judged) < len(every)) == is_joint
     losses = []
     for alpha in grid:
         loss = 0.0
-        for i in every:
+        for i in judged:
             weight, bias = solve(np.delete(every, i), alpha)
             loss += w[i] * ((weight @ data[i] + bias - targets[i]) ** 2).sum()
         losses.append(loss)
@@ -263,3 +266,23 @@ def test_fewer_images_than_features_give_the_solution_of_the_full_space() -> Non
     want = LogisticRegression(C=0.5, max_iter=5000, tol=1e-8).fit(z / scale, y.numpy())
     got = head.weight.double().numpy() * scale
     assert np.abs(got - want.coef_).max() < 1e-3
+
+
+def test_the_target_chooses_the_penalty_whatever_the_source_prefers() -> None:
+    rng = torch.Generator().manual_seed(0)
+    y = torch.arange(2).repeat(30)
+    is_target = torch.arange(60) < 20
+    x = torch.randn(60, 8, generator=rng, dtype=torch.float64)
+    x[~is_target, 0] += 20.0 * (
+        2 * y[~is_target] - 1
+    )  # the source is easy, and the target is noise
+    alone, joint = RidgeHead(8, 2).double(), RidgeHead(8, 2).double()
+    alone.solve(x[~is_target], y[~is_target], torch.zeros(40, dtype=torch.bool))
+    joint.solve(x, y, is_target)
+    assert 10 * float(alone.chosen_alpha) <= float(joint.chosen_alpha)
+
+
+def test_one_image_is_no_error() -> None:
+    head = RidgeHead(4, 2)
+    head.solve(torch.ones(1, 4), torch.tensor([1]), torch.tensor([True]))
+    assert head(torch.ones(1, 4)).argmax() == 1

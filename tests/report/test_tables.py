@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 from builders.tables import rows_of
 from petiole.commands.compare import Compared
 from petiole.errors import RunError
+from petiole.files import write_json
 from petiole.report import table as tables
 from petiole.report.tables import COSTS, columns, sentence, summarise, table
 from petiole.tasks.classification.predictions import TENSORS
@@ -168,13 +169,31 @@ def test_verdicts(build) -> None:
     rows = ["baseline", "cosine", "ours", "best"]
     summary = summarise(build.comparison("c", constructed(pattern), rows, split_seeds=6))
     got = {r.name: r.versus.verdict if r.versus else None for r in summary.rows}
-    assert got == {"baseline": "worse", "cosine": "tie", "ours": None, "best": "better"}
+    assert got == {"baseline": "worse", "cosine": "undecided", "ours": None, "best": "better"}
     text = sentence(summary)
-    assert "is worse than Best, ties with Cosine (differences within chance) and is better" in text
+    assert "It is worse than Best and is better than Baseline." in text
+    assert "Against Cosine, 6 splits cannot decide." in text
+    assert "tie" not in text
+
+
+def test_a_tie_lies_within_the_margin_that_the_comparison_states(build) -> None:
+    pattern = {
+        "baseline": lambda d: range(40 + d % 3),
+        "cosine": lambda d: range(10 + (d % 2)),  # as good as ours, give or take an image
+        "ours": lambda d: range(10 + (d + 1) % 2),
+    }
+    folder = build.comparison("c", constructed(pattern), split_seeds=6)
+    stated = json.loads((folder / "comparison.json").read_text())
+    write_json(folder / "comparison.json", {**stated, "margin": 0.05})
+    summary = summarise(folder)
+    assert summary.row("cosine").versus.verdict == "tie"
+    text = sentence(summary)
+    assert "ties with Cosine (differences within ±5 points) and is better than Baseline" in text
     assert "The cheapest of the tied is Cosine: 36,190 trained parameters" in text
+    assert "a tie where that interval lies within ±5 points" in to_markdown(summary)
 
 
-def test_a_difference_that_hangs_on_one_image_is_a_tie_though_every_draw_agrees(build) -> None:
+def test_a_difference_that_hangs_on_one_image_is_no_lead_though_every_draw_agrees(build) -> None:
     pattern = {
         "baseline": lambda d: range(40 + d % 2),
         "cosine": lambda _: [0],
@@ -184,16 +203,16 @@ def test_a_difference_that_hangs_on_one_image_is_a_tie_though_every_draw_agrees(
     versus = summary.row("cosine").versus
     assert versus.p < 0.05
     assert versus.both.low < 0 <= versus.both.high
-    assert versus.verdict == "tie"
+    assert versus.verdict == "undecided"
 
 
-def test_a_lead_that_favours_us_inside_its_interval_is_a_tie(build, at) -> None:
+def test_a_lead_that_favours_us_inside_its_interval_is_undecided(build, at) -> None:
     folder = build.comparison("c", at({"baseline": 0.2, "cosine": 0.68, "ours": 0.72}, N, 0.05))
     summary = summarise(folder)
     versus = summary.row("cosine").versus
     assert versus.both.mean < 0 < versus.both.high
-    assert versus.verdict == "tie"
-    assert "It ties with Cosine" in sentence(summary)
+    assert versus.verdict == "undecided"
+    assert "Against Cosine, " in sentence(summary)
 
 
 def test_a_large_difference_over_two_draws_is_undecided_and_not_a_tie(build) -> None:
@@ -208,7 +227,7 @@ def test_a_large_difference_over_two_draws_is_undecided_and_not_a_tie(build) -> 
     assert versus.both.high < 0
     assert versus.verdict == "undecided"
     text = sentence(summary)
-    assert "Cosine, 2 splits do not decide" in text
+    assert "Cosine, 2 splits cannot decide" in text
     assert "tie" not in text
     assert "cheapest" not in text
 
@@ -308,3 +327,22 @@ def test_markdown_and_terminal_keep_odd_labels_whole(build, at) -> None:
 def test_equal_records_give_equal_tables(build, at) -> None:
     folder = build.comparison("c", at({"baseline": 0.3, "cosine": 0.7, "ours": 0.8}, N))
     assert to_csv(summarise(folder)) == to_csv(summarise(folder))
+
+
+def test_published_costs_stand_beside_ours(build, at) -> None:
+    folder = build.comparison("c", at({"baseline": 0.2, "cosine": 0.7, "ours": 0.75}, N))
+    assert "Published: " not in to_markdown(summarise(folder))
+    stated = json.loads((folder / "comparison.json").read_text())
+    costs = {"cosine": {"percent": "<0.1"}, "ours": {"percent": 0.26, "gflops": 0.12}}
+    write_json(folder / "comparison.json", {**stated, "claimed_costs": costs})
+    titles = [column.title for column in columns(summarise(folder))]
+    assert titles[-2:] == ["Published: trained, %", "Published: GFLOPs"]
+    rows = {row["name"]: row for row in csv.DictReader(io.StringIO(to_csv(summarise(folder))))}
+    assert (rows["cosine"]["published_cost_percent"], rows["cosine"]["published_cost_gflops"]) == (
+        "<0.1",
+        "",
+    )
+    assert (rows["ours"]["published_cost_percent"], rows["ours"]["published_cost_gflops"]) == (
+        "0.26",
+        "0.12",
+    )

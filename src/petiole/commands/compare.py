@@ -78,8 +78,8 @@ def compare(
 ) -> Compared:
     """Train several methods on the same data and score each run once on the same samples.
 
-    Of labelled images the cheap baselines (kNN, class means, logistic regression, ridge) are always among them. DATA
-    is as for petiole fit; all methods are of one kind.
+    Of labelled images the cheap baselines (kNN, class means, logistic regression, ridge) are always among them, the last
+    two on both domains as well where there is a source. DATA is as for petiole fit; all methods are of one kind.
 
     Args:
         data: what the methods learn from; see petiole fit.
@@ -118,9 +118,12 @@ def compare(
     if kind != "classification" and (tune or split_seeds):
         raise ConfigError("--tune and --split-seeds are for labelled images. Leave them out.")
     folder = Path(out) if out else Path("runs") / f"{name_of(data)}-compare"
+    workspace = reopened(task)
+    if kind == "classification":
+        joint = workspace.shift.source is not None
+        chosen["rows"] = domain_shift.with_baselines(chosen["rows"], source=joint)
     if tune:
         chosen["rows"] = tuning.with_rates(chosen["rows"])
-    workspace = reopened(task)
     terms: dict[str, Any] = {"seeds": seeds or 3}
     if kind == "classification":
         terms = {
@@ -157,15 +160,14 @@ def _chosen(methods: Sequence[str], kind: str, images: ImageOptions) -> dict[str
         names = [
             name
             for name, entry in registered().items()
-            if entry.cls.adapts == "images" and name not in domain_shift.BASELINES
+            if entry.cls.adapts == "images" and name not in domain_shift.LABELS
         ]
     first = names[0]
     baseline = first
     if kind == "classification":
         joint = images.source is not None or "source-only" in names
         baseline = "source-only" if joint else "class-means"
-        extra = [baseline, *domain_shift.BASELINES]
-        names += [n for n in dict.fromkeys(extra) if n not in names]
+        names += [baseline] * (baseline not in names)
     return {
         "title": f"{first} and its rivals",
         "rows": domain_shift.rows_of(names),

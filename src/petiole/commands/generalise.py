@@ -75,7 +75,7 @@ def generalise(
 
     model = model or ModelOptions()
     root = Path(out) if out else Path("runs") / f"{Path(images).stem}-generalise"
-    stated = domain_shift.from_table(table, baselines=()) if table else {}
+    stated = domain_shift.from_table(table) if table else {}
     rows = stated.get("rows") or domain_shift.rows_of(methods)
     task = model.classification(
         images, None, test, test_fraction, methods=[row.method for row in rows]

@@ -113,7 +113,7 @@ def multitask(
         skip_bad=skip_bad,
         quiet=quiet,
     )
-    stated = domain_shift.from_table(table, baselines=()) if table else {}
+    stated = domain_shift.from_table(table) if table else {}
     rows = stated.get("rows") or domain_shift.rows_of(methods)
     opened = reopened(task)
     study = protocol.Multitask.checked(

@@ -14,8 +14,10 @@ from rich.text import Text
 
 from petiole.commands.options import CommandResult, ModelOptions, device, fact
 from petiole.commands.verb import verb
+from petiole.errors import ConfigError
 
 if TYPE_CHECKING:
+    from petiole.protocols.reproduction import Reproduction
     from petiole.tasks.text.workspace import TextGeneration
 
 
@@ -205,6 +207,7 @@ def reproduce(
     data: Path | None = None,
     methods: Annotated[Sequence[str], Parameter(consume_multiple=True)] = (),
     seeds: int = 3,
+    teacher: Path | None = None,
     out: Path | None = None,
     resume: bool = False,
     processes: int = 1,
@@ -217,14 +220,15 @@ def reproduce(
     lie below --data in CoOp's format, with --backbone; those of many tasks in one model (vl-adapter/table1,
     /replication, /video and others) on --data in VL-Adapter's layout, with the table's own model or a folder of it. A
     verdict needs the backbone of the claim. Those of craft/table1 to /table6, /pruning and /derived are told as quoted,
-    with what they would need: nothing is run. Other tables of accuracy need images of their own: petiole compare
-    IMAGES --table NAME.
+    with what they would need: nothing is run. Tables of private or of one's own images (cls-residual-lora/table1,
+    adaptertune/transfer) are quoted, and run on the folder of --data as petiole compare DATA --table NAME does.
 
     Args:
         name: e.g. textrefiner/base-to-novel.
-        data: folder of the data sets.
+        data: folder of the data sets, or of the images.
         methods: rows by name; by default all that can be run.
         seeds: runs of each row on each data set.
+        teacher: adapter that teaches the rows of PromptKD.
         out: folder; by default runs/NAME.
         resume: finish an interrupted measurement; finished runs are kept.
         processes: runs at a time.
@@ -246,12 +250,17 @@ def reproduce(
         return _share(name, table)
     if kind == "shares":
         return _shares(name, table)
+    elsewhere = kind in ("base-to-novel", "elsewhere")
+    if teacher is not None and not elsewhere:
+        raise ConfigError(f"No row of {name} learns from a teacher. Leave --teacher out.")
     model = model or ModelOptions()
     root = Path(out) if out else Path("runs") / name.replace("/", "-")
     terms: dict[str, Any] = {"methods": methods, "seeds": seeds, "resume": resume}
     terms["executor"] = Local(processes)
     if kind == reproduction.PUBLISHED:
         done = reproduction.unmeasured(table, methods)
+    elif kind == "comparison":
+        done = _compared(name, table, methods, data, root, seeds, resume, processes, model)
     elif kind == reproduction_tasks.KIND:
         base = _text_task(table, model)
         done = reproduction_tasks.reproduce(table, base, data, root, **terms)
@@ -262,13 +271,14 @@ def reproduce(
             data,
             root,
             quiet=model.quiet,
+            teacher=teacher,
             **terms,
         )
     return ReproducedTable(
         name=name,
         title=table["title"],
-        source=table["source"],
-        doubt=table["doubt"],
+        source=table.get("source", "not published: an experiment of our own"),
+        doubt="; ".join([table.get("doubt", ""), *(c["says"] for c in table.get("claims", ()))]),
         found=done.found,
         claims={row["label"]: _claimed(row) for row in table["rows"]},
         missing=done.missing,
@@ -277,7 +287,7 @@ def reproduce(
     )
 
 
-KINDS = ("params", "shares", "base-to-novel", "elsewhere", "multitask", "published")
+KINDS = ("comparison", "params", "shares", "base-to-novel", "elsewhere", "multitask", "published")
 """Kinds of tables that can be reproduced."""
 
 
@@ -303,13 +313,61 @@ def _text_task(table: Mapping[str, Any], model: ModelOptions) -> TextGeneration:
 def _claimed(row: Mapping[str, Any]) -> dict[str, Any]:
     """What was published of a row, with its sources and spread."""
     tags = {"seen in": ", ".join(row["tags"])} if "tags" in row else {}
-    share = {"% trained": row["percent"]} if "percent" in row else {}
+    named = {"percent": "% trained", "gflops": "GFLOPs"}
+    share = {title: row[cost] for cost, title in named.items() if cost in row}
     spread = row.get("sd", {})
     numbers = {
         place: {"mean": value, "sd": spread[place]} if place in spread else value
-        for place, value in row["claimed"].items()
+        for place, value in _places(row).items()
     }
     return {**tags, **share, **numbers}
+
+
+def _places(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What was published by data set; a table on one set prints one number a row."""
+    claimed = row.get("claimed", {})
+    return claimed if isinstance(claimed, Mapping) else {"accuracy": claimed}
+
+
+def _compared(
+    name: str,
+    table: Mapping[str, Any],
+    methods: Sequence[str],
+    data: Path | None,
+    root: Path,
+    seeds: int,
+    resume: bool,
+    processes: int,
+    model: ModelOptions,
+) -> Reproduction:
+    """The rows of a table on the images of a folder, which are never the paper's own."""
+    from petiole.commands.compare import compare
+    from petiole.protocols.reproduction import ClaimResult, Reproduction
+
+    if methods:
+        raise ConfigError(f"{name} is run as a whole. Leave --methods out, or use petiole compare.")
+    missing = tuple(table.get("missing", ()))
+    if data is None:
+        needs = f"images: a folder of your own (--data), as petiole compare DATA --table {name} takes it"
+        return Reproduction((), (*missing, needs))
+    done = compare(
+        data,
+        table=name,
+        split_seeds=seeds,
+        out=root,
+        resume=resume,
+        processes=processes,
+        model=model,
+    )
+    claimed = {row["name"]: row["claimed"] / 100 for row in table["rows"] if "claimed" in row}
+    found = tuple(
+        ClaimResult(
+            data.name, row.label, "accuracy", claimed[row.name], row.over_splits, "other data"
+        )
+        for row in done.summary.rows
+        if row.name in claimed
+    )
+    return Reproduction(found, missing)
 
 
 def _sources(name: str, table: Mapping[str, Any]) -> dict[str, str]:

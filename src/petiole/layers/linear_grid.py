@@ -19,7 +19,7 @@ from torch.nn.functional import one_hot
 
 from petiole.errors import ConfigError
 from petiole.layers.checks import positive
-from petiole.layers.solved import SolvedLinear, domain_weights
+from petiole.layers.solved import SolvedLinear, domain_weights, judging
 
 RATES = (*(m * 10.0**e for e in range(-5, -1) for m in (1, 2, 5)), 0.1)
 MOMENTUM = 0.9
@@ -59,7 +59,7 @@ class LinearGridHead(SolvedLinear):
 
     def solve(self, x: Tensor, y: Tensor, is_target: Tensor) -> None:
         weights = domain_weights(is_target).to(x)
-        judged = torch.nonzero(is_target if is_target.any() else ~is_target).flatten()
+        judged = torch.nonzero(judging(is_target)).flatten()
         chosen = self._choose(x, y, weights, judged)
         columns, rate = self.inputs[chosen[0]], chosen[1]
         weight, bias = self._train(x, y, weights, {chosen[0]: (rate,)})[chosen[0]]

@@ -204,8 +204,7 @@ class LogisticHead(GridHead):
     root mean square of all of them; both are folded into W and b. Dividing every feature by its own
     standard deviation instead cost 4 to 10 points with ten images a class, because a hundred images do
     not estimate a thousand deviations. A class without images gets a bias that never wins. Each fold
-    holds back target images only (source images if there is no target), because the target is what
-    counts.
+    holds back images of ``judging`` only.
 
     Args:
         grid: values of C.
@@ -238,18 +237,18 @@ class LogisticHead(GridHead):
         weights = domain_weights(is_target).cpu().numpy()
         mean, basis = data.mean(0), _basis(data)
         data = (data - mean) @ basis
-        c = self._choose(data, labels, weights, is_target.cpu().numpy())
+        c = self._choose(data, labels, weights, judging(is_target).cpu().numpy())
         model = LogisticRegression(C=c, max_iter=500).fit(data, labels, sample_weight=weights)
         weight, bias = _rows(model, self.classes)
         weight = weight @ basis.T
         self._set(weight, bias - weight @ mean)
         self.chosen_c = torch.tensor(c)
 
-    def _choose(self, x: Any, y: Any, w: Any, is_target: Any) -> float:
+    def _choose(self, x: Any, y: Any, w: Any, is_judging: Any) -> float:
         from sklearn.linear_model import LogisticRegression
         from sklearn.model_selection import StratifiedKFold
 
-        judged = np.flatnonzero(is_target if is_target.any() else ~is_target)
+        judged = np.flatnonzero(is_judging)
         _, counts = np.unique(y[judged], return_counts=True)
         folds = min(self.folds, int(counts.min()))
         if folds < 2 or len(self.grid) == 1:
@@ -275,8 +274,13 @@ class RidgeHead(GridHead):
 
         min_W  sum_i w_i |W x_i + b - t_i|^2 + alpha |W|^2
 
-    One eigendecomposition serves every alpha (scikit-learn's RidgeCV). Its scores are no
-    log-probabilities: do not read much into its calibration error.
+    One singular value decomposition serves every alpha and every image left out: with U S V' that of the centred
+    images' rows sqrt(w_i) x_i, the i-th left-out residual is
+
+        (r_i - u_i D U' r) / (1 - w_i / sum_j w_j - u_i D u_i'),   D = S^2 / (S^2 + alpha),  r_i = sqrt(w_i) t_i
+
+    (Golub, Heath and Wahba, Technometrics 21, 1979). Only the images of ``judging`` choose: with both domains, those
+    of the target. The scores are no log-probabilities: do not read much into their calibration error.
     """
 
     chosen = "chosen_alpha"
@@ -292,13 +296,25 @@ class RidgeHead(GridHead):
         self.register_buffer("chosen_alpha", torch.tensor(0.0))
 
     def solve(self, x: Tensor, y: Tensor, is_target: Tensor) -> None:
-        from sklearn.linear_model import RidgeCV
+        data, targets = x.double(), 2.0 * one_hot(y, self.classes).double() - 1.0
+        weights = domain_weights(is_target).to(data)
+        share, root = (weights / weights.sum())[:, None], weights.sqrt()[:, None]
+        mean, base = (share * data).sum(0), (share * targets).sum(0)
+        u, s, v = torch.linalg.svd(root * (data - mean), full_matrices=False)
+        wanted = root * (targets - base)
+        along, judged = u.T @ wanted, judging(is_target).to(x.device)
+        # Of an image that alone decides its own prediction nothing is left to judge by.
+        known = 1 - share[judged].squeeze(1)
 
-        targets = 2.0 * one_hot(y, self.classes).double().cpu().numpy() - 1.0
-        weights = domain_weights(is_target).cpu().numpy()
-        model = RidgeCV(alphas=list(self.grid)).fit(x.double().cpu().numpy(), targets, weights)
-        self._set(model.coef_, model.intercept_)
-        self.chosen_alpha = torch.tensor(float(model.alpha_))
+        def left_out(alpha: float) -> float:
+            kept = s**2 / (s**2 + alpha)
+            free = (known - u[judged] ** 2 @ kept).clamp_min(1e-12)[:, None]
+            return float((((wanted[judged] - u[judged] * kept @ along) / free) ** 2).sum())
+
+        alpha = min(self.grid, key=left_out)
+        weight = ((v.T * (s / (s**2 + alpha))) @ along).T
+        self._set(weight.cpu(), (base - weight @ mean).cpu())
+        self.chosen_alpha = torch.tensor(alpha)
 
 
 def _basis(x: Any) -> Any:
@@ -311,6 +327,11 @@ def _basis(x: Any) -> Any:
     scale = np.sqrt((centred**2).mean()) or 1.0
     n, d = x.shape
     return (np.linalg.qr(centred.T)[0] if n < d else np.eye(d)) / scale
+
+
+def judging(is_target: Tensor) -> Tensor:
+    """Which images (n,) bool settings are chosen by: those of the target, because it is what counts; all, if it has none."""
+    return is_target if bool(is_target.any()) else ~is_target
 
 
 def domain_weights(is_target: Tensor) -> Tensor:

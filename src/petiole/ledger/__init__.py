@@ -7,7 +7,7 @@ codebook   sizes by part and FLOPs of one question, of a vision-language model o
 counting   what all of them count by
 
 A percentage is never bare: its name says of what. FLOPs are 2 x multiply-accumulates, as torch's FlopCounterMode
-sees them (matrix products, convolutions, attention).
+sees them (matrix products, convolutions, attention), with a formula of our own for the backward of grouped convolutions.
 """
 
 from petiole.ledger import codebook, image, text

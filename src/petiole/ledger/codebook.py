@@ -25,14 +25,13 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from petiole.backbones.codebook_lvlm import LVLM
 from petiole.backbones.codebook_lvlm.causal import attention_layers
 from petiole.backbones.hooks import attached
 from petiole.errors import ConfigError
 from petiole.layers.token_pruning import Pruning
-from petiole.ledger.counting import copied, own_randomness, size_of
+from petiole.ledger.counting import copied, flop_counter, own_randomness, size_of
 from petiole.ledger.ledger import Question, QuestionFlops, costs, parts_of, trained_parts
 from petiole.methods.base import Changes, Plan
 
@@ -201,7 +200,7 @@ def _encoder(model: LVLM, changes: Changes) -> int:
         torch.enable_grad(),
         sdpa_kernel(SDPBackend.MATH),
         own_randomness(model.device),
-        FlopCounterMode(display=False) as counter,
+        flop_counter() as counter,
     ):
         model.tower.tokens(image)
     return int(counter.get_total_flops())

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from petiole.backbones.base import FrozenNetwork
 from petiole.errors import ConfigError
@@ -32,6 +34,36 @@ def fixed_of(module: nn.Module) -> list[Tensor]:
 def copied(network: FrozenNetwork, names: Sequence[str]) -> int:
     """Numbers in copies of the network's own parameters."""
     return sum(network.module.get_parameter(name).numel() for name in names)
+
+
+def flop_counter() -> FlopCounterMode:
+    """A silent counter of FLOPs, right about grouped convolutions.
+
+    torch's own formula takes every output channel's weight gradient to read every input channel, so it counts the
+    backward of a depthwise convolution as many times over as there are groups.
+    """
+    return FlopCounterMode(
+        display=False,
+        custom_mapping={torch.ops.aten.convolution_backward: _convolution_backward},
+    )
+
+
+def _convolution_backward(
+    grad_shape: Sequence[int],
+    x_shape: Sequence[int],
+    weight_shape: Sequence[int],
+    *rest: Any,
+    **_: Any,
+) -> int:
+    """Each gradient, of input and of weight, takes the multiplications of the forward pass once more.
+
+        FLOPs = (input? + weight?) 2 N C_out (C_in / groups) k_1 k_2 H W
+
+    H, W of the output, or of the input where the convolution is transposed; the weight's shape holds the rest.
+    """
+    transposed, wanted = rest[4], rest[7]
+    forward = conv_flop_count([*x_shape], [*weight_shape], [*grad_shape], transposed=transposed)
+    return (bool(wanted[0]) + bool(wanted[1])) * forward
 
 
 @contextmanager

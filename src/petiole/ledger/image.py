@@ -9,11 +9,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from petiole.backbones.base import IMAGES, Backbone, State
 from petiole.backbones.hooks import attached
-from petiole.ledger.counting import own_gradients, own_randomness
+from petiole.ledger.counting import flop_counter, own_gradients, own_randomness
 from petiole.ledger.ledger import Question, costs
 from petiole.methods.base import Plan
 from petiole.methods.prompt_learning.class_vectors import CachedHead
@@ -49,21 +48,21 @@ def _flops(backbone: Backbone, plan: Plan) -> _Forward:
     image = torch.zeros(1, 3, *backbone.preprocessing.size, device=device)
     # Fused attention is not counted on every device; dropout draws random numbers.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), own_randomness(device):
-        with FlopCounterMode(display=False) as counter:
+        with flop_counter() as counter:
             state = backbone.lower(image, cut)
         below = counter.get_total_flops()
         # With gradients: the counter cannot follow a layer whose output is its own parameter without.
         with torch.enable_grad(), _worn(backbone, plan):
-            with FlopCounterMode(display=False) as counter:
+            with flop_counter() as counter:
                 _logits(backbone, plan, state)
             first = counter.get_total_flops()
             # What is made of class names is kept, so another image does not pay for it again.
-            with FlopCounterMode(display=False) as counter:
+            with flop_counter() as counter:
                 _logits(backbone, plan, state)
             above = counter.get_total_flops()
         if cut == plan.reads:
             return _Forward(below, below, above, first - above)
-        with FlopCounterMode(display=False) as counter:
+        with flop_counter() as counter:
             backbone.upper({IMAGES: image}, plan.reads)
     return _Forward(counter.get_total_flops(), below, above, first - above)
 
@@ -84,7 +83,7 @@ def _training_flops(backbone: Backbone, plan: Plan, *, names: bool) -> tuple[int
         with sdpa_kernel(SDPBackend.MATH), own_randomness(device):
             state = backbone.lower(batch, plan.cut(backbone))
             with (
-                FlopCounterMode(display=False) as counter,
+                flop_counter() as counter,
                 torch.enable_grad(),
                 _worn(backbone, plan, tuned),
                 own_gradients(trained),

@@ -16,14 +16,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from petiole.backbones.encoder_decoder import Inputs, Seq2Seq
 from petiole.backbones.encoder_decoder.model import bars
 from petiole.backbones.hooks import attached
 from petiole.errors import ConfigError
 from petiole.layers.tasks import routed
-from petiole.ledger.counting import own_gradients, own_randomness, size_of
+from petiole.ledger.counting import flop_counter, own_gradients, own_randomness, size_of
 from petiole.ledger.ledger import Question, costs, fresh_plan, parts_of, trained_parts
 from petiole.methods.base import Method, Plan
 from petiole.methods.text import CODES, TextMethod, is_bias
@@ -91,7 +90,7 @@ def _flops(model: Seq2Seq, plan: Plan) -> tuple[int, int]:
         own_randomness(model.device),
         own_gradients(trained),
         torch.enable_grad(),
-        FlopCounterMode(display=False) as counter,
+        flop_counter() as counter,
     ):
         scores = _scores(model, plan, tuned)
         forward = int(counter.get_total_flops())

@@ -45,10 +45,13 @@ class Curve:
         ranks: rising, at least two.
         accuracies: fractions, (ranks, seeds), at least two seeds: one has no spread. A column is one
             seed at every rank, on the same images.
+        by_image: share of the seeds that get an image right, (ranks, images): what other images could say. Without
+            it every error is over seeds alone, and speaks of the images at hand.
     """
 
     ranks: tuple[int, ...]
     accuracies: Floats
+    by_image: Floats | None = None
 
     def __post_init__(self) -> None:
         shape = np.shape(self.accuracies)
@@ -67,13 +70,24 @@ class Curve:
 
     @property
     def error(self) -> Floats:
-        """Standard error of the mean over seeds, by rank."""
-        return np.asarray(self.accuracies.std(axis=1, ddof=1) / sqrt(self.accuracies.shape[1]))
+        """Standard error of the mean over seeds and images, by rank."""
+        return _error(self.accuracies, self.by_image)
 
     @property
     def best(self) -> int:
         """The rank of the highest mean; the least of equals."""
         return self.ranks[int(self.mean.argmax())]
+
+
+def _error(by_seed: Floats, by_image: Floats | None) -> Floats:
+    """sqrt(s^2 / S + i^2 / N): standard error of means over the last axes, seeds and images both drawn.
+
+    What seeds and images do together counts in both terms, so it is a little too large.
+    """
+    variance = by_seed.var(axis=-1, ddof=1) / by_seed.shape[-1]
+    if by_image is not None:
+        variance = variance + by_image.var(axis=-1, ddof=1) / by_image.shape[-1]
+    return np.asarray(np.sqrt(variance))
 
 
 def one_se(curve: Curve) -> int:
@@ -91,12 +105,14 @@ def _within_one_se(mean: Floats, error: Floats) -> NDArray[np.int64]:
 def marginal(curve: Curve, margin: float = MARGIN) -> int | None:
     """The least rank that doubling improves by less than ``margin``, or than the SE of the gain.
 
-    The SE is of the difference, paired over seeds. On a grid with wider steps the gain and its SE count
+    The SE is of the difference, paired over seeds and images. On a grid with wider steps the gain and its SE count
     for each doubling on the way. ``None`` where every step of the grid still pays.
     """
     for i, (rank, larger) in enumerate(pairwise(curve.ranks)):
-        gains = (curve.accuracies[i + 1] - curve.accuracies[i]) / log2(larger / rank)
-        if gains.mean() < max(margin, gains.std(ddof=1) / sqrt(len(gains))):
+        doublings, images = log2(larger / rank), curve.by_image
+        gains = (curve.accuracies[i + 1] - curve.accuracies[i]) / doublings
+        where = None if images is None else (images[i + 1] - images[i]) / doublings
+        if gains.mean() < max(margin, _error(gains, where)):
             return rank
     return None
 
@@ -145,18 +161,23 @@ class Trend:
 def trend(curve: Curve, margin: float = MARGIN, level: float = 0.95) -> Trend:
     """Test all falls from a rank to a larger one at once, paired over seeds.
 
-        width = q_level(R, (R - 1)(S - 1)) sqrt(MSE / S)
+        width = max(3 / N, q_level(R, f) sqrt(MSE_S / S + MSE_N / N)),   f = (R - 1)(S - 1) or, by Satterthwaite, more
 
-    Tukey's honest significant difference in a randomised block design, the S seeds being the blocks and
-    the R ranks the treatments: MSE is what is left of the accuracies without the means of rank and seed.
-    It takes that rest as normal and as large at every rank, which is what lets three seeds say anything,
-    and it speaks of the images at hand.
+    Tukey's honest significant difference in two randomised block designs at once, the S seeds and the N images being
+    the blocks and the R ranks the treatments: MSE is what is left of the accuracies without the means of rank and
+    block. It takes that rest as normal and as large at every rank, which is what lets three seeds say anything. N
+    images of which none was judged differently leave 3 / N open (the rule of three: Hanley and Lippman-Hand, JAMA
+    249, 1983). Without ``by_image`` there is neither MSE_N nor 3 / N.
     """
-    a = curve.accuracies
-    ranks, seeds = a.shape
-    rest = a - a.mean(axis=1, keepdims=True) - a.mean(axis=0, keepdims=True) + a.mean()
-    free = (ranks - 1) * (seeds - 1)
-    width = _studentized_range(level, ranks, free) * sqrt(float((rest**2).sum()) / free / seeds)
+    parts = [_rest(curve.accuracies)]
+    if curve.by_image is not None:
+        parts.append(_rest(curve.by_image))
+    total = sum(part for part, _ in parts)
+    free = total**2 / sum(part**2 / own for part, own in parts) if total else float(parts[0][1])
+    width = _studentized_range(level, len(curve.ranks), free) * sqrt(total)
+    if curve.by_image is not None:
+        width = max(width, 3 / curve.by_image.shape[1])
+    ranks = len(curve.ranks)
     falls = np.triu(curve.mean[:, None] - curve.mean[None, :], 1)
     falls[np.tril_indices(ranks)] = -np.inf
     first, last = np.unravel_index(falls.argmax(), falls.shape)
@@ -171,8 +192,16 @@ def trend(curve: Curve, margin: float = MARGIN, level: float = 0.95) -> Trend:
     return Trend(verdict, after, at, fall, width, possible)
 
 
+def _rest(values: Floats) -> tuple[float, int]:
+    """MSE / blocks of values (treatments, blocks) in a block design, and its degrees of freedom."""
+    rest = values - values.mean(axis=1, keepdims=True) - values.mean(axis=0, keepdims=True)
+    treatments, blocks = values.shape
+    free = (treatments - 1) * (blocks - 1)
+    return float(((rest + values.mean()) ** 2).sum()) / free / blocks, free
+
+
 @cache  # a tenth of a second each
-def _studentized_range(level: float, groups: int, free: int) -> float:
+def _studentized_range(level: float, groups: int, free: float) -> float:
     return float(scipy.stats.studentized_range.ppf(level, groups, free))
 
 
@@ -195,8 +224,10 @@ def resampled_elbows(
     rng, found = np.random.default_rng(seed), []
     for _ in range(resamples):
         weights = rng.multinomial(images, np.full(images, 1 / images)) / images
-        drawn = (x @ weights)[..., rng.integers(0, seeds, seeds)]
-        error = drawn.std(axis=-1, ddof=1) / sqrt(seeds - 1)
+        chosen = rng.integers(0, seeds, seeds)
+        drawn, shares = (x @ weights)[..., chosen], x[..., chosen, :].mean(axis=-2)
+        variance = np.maximum((shares**2) @ weights - (shares @ weights) ** 2, 0.0)
+        error = np.sqrt(drawn.var(axis=-1, ddof=1) / (seeds - 1) + variance / (images - 1))
         found.append(_within_one_se(drawn.mean(axis=-1), error))
     return np.asarray(ranks, dtype=np.int64)[np.stack(found, axis=1)]
 

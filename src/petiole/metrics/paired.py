@@ -17,8 +17,9 @@ from petiole.metrics.intervals import (
     vector,
 )
 
-Verdict = Literal["better", "worse", "tie"]
-Outcome = Literal["better", "worse", "tie", "undecided"]
+Verdict = Literal["better", "worse", "tie", "undecided", "unknown"]
+MARGIN = 0.01
+"""The largest difference that does not matter, unless stated otherwise: one point."""
 
 
 @dataclass(frozen=True)
@@ -158,42 +159,49 @@ def holm(p: Sequence[float]) -> list[float]:
     return [float(value) for value in adjusted]
 
 
-def verdict(paired: Paired, adjusted_p: float, alpha: float = 0.05) -> Verdict:
-    """Say whether a is "better" or "worse" than b, or whether the data leave a "tie".
+def verdict(
+    low: float, high: float, adjusted_p: float, margin: float = MARGIN, alpha: float = 0.05
+) -> Verdict:
+    """Say what data allow to be said of a − b, from its interval [low, high] and adjusted p.
 
-    It is a tie unless the interval excludes 0 *and* the adjusted p lies below ``alpha``.
+        unknown      there is no interval: one draw has no spread
+        better       p < alpha and low > 0
+        worse        p < alpha and high < 0
+        tie          −margin <= low and high <= margin
+        undecided    none of these: the data are too few for either
+
+    That an interval holds 0 makes no tie: with few draws every interval does. A tie is a finding of its own, that the
+    difference is too small to matter (equivalence: Schuirmann, J. Pharmacokin. Biopharm. 15, 1987; with an interval at
+    95 % instead of his 90 % it is the more careful of the two).
+
+    Args:
+        low, high: bounds of the interval, fractions.
+        adjusted_p: of the headline test, corrected for the number of comparisons.
+        margin: the largest difference that does not matter, a fraction.
+        alpha: level of the test.
     """
-    if not adjusted_p < alpha:  # also for NaN
-        return "tie"
-    if paired.low > 0:
-        return "better"
-    return "worse" if paired.high < 0 else "tie"
-
-
-def outcome(low: float, high: float, first: Verdict) -> Outcome:
-    """What may be said of a difference with the interval [low, high] and this verdict.
-
-    A tie where the interval holds 0; undecided where it does not but p, adjusted, is not small enough.
-    """
-    if low <= 0 <= high:
-        return "tie"
-    return "undecided" if first == "tie" else first
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return "unknown"
+    if adjusted_p < alpha and not low <= 0 <= high:
+        return "better" if low > 0 else "worse"
+    return "tie" if -margin <= low and high <= margin else "undecided"
 
 
 def judged(
-    scores: Mapping[str, Sequence[float]], reference: str
-) -> dict[str, tuple[Paired, Outcome]]:
+    scores: Mapping[str, Sequence[float]], reference: str, margin: float = MARGIN
+) -> dict[str, tuple[Paired, Verdict]]:
     """Compare every row with the reference over the same seeds, with Holm's correction over the rows.
 
     Args:
         scores: row -> one score a seed.
         reference: the row that the others are compared with; it has no entry in the result.
+        margin: of ``verdict``.
     """
     others = [name for name in scores if name != reference]
     tests = [paired_by_seed(scores[name], scores[reference]) for name in others]
     adjusted = holm([test.p for test in tests]) if tests else []
     return {
-        name: (test, outcome(test.low, test.high, verdict(test, p)))
+        name: (test, verdict(test.low, test.high, p, margin))
         for name, test, p in zip(others, tests, adjusted, strict=True)
     }
 

@@ -10,7 +10,7 @@ runs that share a draw are not independent.
 | another draw *and* other images | :func:`hierarchical_interval` | :func:`paired_hierarchical` |
 
 Several comparisons in one table are corrected with :func:`holm`; :func:`verdict` then says better,
-worse or tie, and :func:`runs_needed` how many draws a difference of interest would take.
+worse, tie, undecided or unknown, and :func:`runs_needed` how many draws a difference of interest would take.
 """
 
 from petiole.metrics.intervals import (
@@ -20,12 +20,11 @@ from petiole.metrics.intervals import (
     t_interval,
 )
 from petiole.metrics.paired import (
-    Outcome,
+    MARGIN,
     Paired,
     Verdict,
     holm,
     judged,
-    outcome,
     paired_by_image,
     paired_by_seed,
     paired_hierarchical,
@@ -34,15 +33,14 @@ from petiole.metrics.paired import (
 )
 
 __all__ = [
+    "MARGIN",
     "Interval",
-    "Outcome",
     "Paired",
     "Verdict",
     "bootstrap_interval",
     "hierarchical_interval",
     "holm",
     "judged",
-    "outcome",
     "paired_by_image",
     "paired_by_seed",
     "paired_hierarchical",

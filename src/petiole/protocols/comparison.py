@@ -37,12 +37,13 @@ class Comparison(RowsProtocol):
         baseline: name of the row that gains are counted from, e.g. source only.
         headline: name of the row whose vectors, flips and confusion are shown.
         claims: published accuracy by row name, in per cent.
+        claimed_costs: published ``percent`` of trained parameters and ``gflops`` by row name, as printed.
         notes: one sentence each, e.g. what the leak check found.
     """
 
     STATE: ClassVar[str] = COMPARISON
     NOUN: ClassVar[str] = "comparison"
-    LOOSE: ClassVar[frozenset[str]] = frozenset({"notes"})
+    LOOSE: ClassVar[frozenset[str]] = RowsProtocol.LOOSE | {"notes"}
 
     kind: str = "classification"
     title: str
@@ -54,6 +55,7 @@ class Comparison(RowsProtocol):
     baseline: str
     headline: str
     claims: dict[str, float] = Field(default_factory=dict)
+    claimed_costs: dict[str, dict[str, float | str]] = Field(default_factory=dict)
     notes: list[str] = Field(default_factory=list)
 
     @model_validator(mode="after")
@@ -70,7 +72,7 @@ class Comparison(RowsProtocol):
             )
         self.row(self.baseline, "baseline")
         self.row(self.headline, "headline")
-        for name in self.claims:
+        for name in {**self.claims, **self.claimed_costs}:
             self.row(name, f"claims[{name!r}]")
         return self
 

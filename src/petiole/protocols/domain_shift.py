@@ -7,7 +7,7 @@ set is scored once a run, at the end; nothing is selected on it.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -23,26 +23,36 @@ from petiole.methods.recipe import Recipe
 from petiole.methods.registry import create
 from petiole.protocols import tuning
 from petiole.protocols.comparison import Comparison
-from petiole.protocols.protocol import BASELINES, ComparisonRow, Running, rows_of, run_jobs
+from petiole.protocols.protocol import (
+    LABELS,
+    ComparisonRow,
+    Running,
+    rows_of,
+    run_jobs,
+    with_baselines,
+)
 from petiole.tasks.classification.workspace import ClassificationWorkspace, Subset
 
-__all__ = ["BASELINES", "compare", "from_table", "jobs_of", "prepare", "rows_of"]
+__all__ = ["LABELS", "compare", "from_table", "jobs_of", "prepare", "rows_of", "with_baselines"]
+
+COSTS = ("percent", "gflops")
+"""What tables print of a row beside its accuracy: trained parameters in per cent, and GFLOPs."""
 
 
-def from_table(name: str, *, baselines: Iterable[str] = BASELINES) -> dict[str, Any]:
-    """Fields of a Comparison for a published table, with the cheap baselines added.
-
-    Args:
-        name: e.g. ``cls-residual-lora/table1``.
-        baselines: registered names to add.
-    """
+def from_table(name: str) -> dict[str, Any]:
+    """Fields of a Comparison for a published table, e.g. ``cls-residual-lora/table1``."""
     stated = claimed_table(name)
     fields = ComparisonRow.model_fields
     rows = [ComparisonRow(**{k: v for k, v in r.items() if k in fields}) for r in stated["rows"]]
     return {
         "title": stated["title"],
-        "rows": rows + rows_of([b for b in baselines if b not in {r.name for r in rows}]),
+        "rows": rows,
         "claims": {r["name"]: r["claimed"] for r in stated["rows"] if "claimed" in r},
+        "claimed_costs": {
+            r["name"]: costs
+            for r in stated["rows"]
+            if (costs := {c: r[c] for c in COSTS if c in r})
+        },
         **{part: stated[part] for part in ("baseline", "reference", "headline")},
     }
 

@@ -24,6 +24,7 @@ from petiole.errors import ConfigError, RunError
 from petiole.files import write_json
 from petiole.methods.base import Method
 from petiole.methods.registry import create, find, settings_of
+from petiole.metrics.paired import MARGIN
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
@@ -63,7 +64,7 @@ def rows_of(names: Sequence[str]) -> list[ComparisonRow]:
     for name in names:
         find(name)
     return [
-        ComparisonRow(name=name.replace(":", "-"), label=BASELINES.get(name, name), method=name)
+        ComparisonRow(name=name.replace(":", "-"), label=LABELS.get(name, name), method=name)
         for name in names
     ]
 
@@ -76,6 +77,18 @@ BASELINES = {
     "averaged-ridge": "Averaged ridge",
 }
 """The cheap rows that stand in every table of photos, and what they are called there."""
+JOINT_BASELINES = {
+    "logistic-regression-joint": "Logistic regression (both domains)",
+    "ridge-joint": "Ridge (both domains)",
+}
+"""Those that stand beside them where there is a source domain: what is trained on both has them as its rivals."""
+LABELS = {**BASELINES, **JOINT_BASELINES}
+
+
+def with_baselines(rows: Sequence[ComparisonRow], *, source: bool) -> list[ComparisonRow]:
+    """The rows and, below, whichever cheap ones are not among them; ``source``: there is a source domain."""
+    present = {row.name for row in rows}
+    return [*rows, *rows_of([n for n in (LABELS if source else BASELINES) if n not in present])]
 
 
 class Protocol(FrozenModel):
@@ -178,11 +191,15 @@ class RowsProtocol(Protocol):
         rows: methods, in the order of the table.
         reference: name of the row that all others are tested against; the first, unless stated.
         seeds: runs of each row.
+        margin: differences up to this, a fraction, do not matter: a tie lies within (see ``metrics.paired.verdict``).
     """
+
+    LOOSE: ClassVar[frozenset[str]] = frozenset({"margin"})
 
     rows: list[ComparisonRow] = Field(min_length=1)
     reference: str
     seeds: int = Field(ge=1)
+    margin: float = Field(default=MARGIN, ge=0, lt=1)
 
     @model_validator(mode="before")
     @classmethod

@@ -14,17 +14,23 @@ from math import isclose
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
-from petiole.backbones.base import FrozenNetwork
+import torch
+
+from petiole.backbones.base import Backbone, FrozenNetwork
 from petiole.backbones.registry import load_backbone
 from petiole.data.readers import coop
-from petiole.errors import ConfigError
+from petiole.errors import ConfigError, DataError
+from petiole.methods.registry import create
 from petiole.metrics.harmonic import harmonic_mean
-from petiole.metrics.statistics import Interval, t_interval
+from petiole.metrics.statistics import Interval, Verdict, t_interval, verdict
 from petiole.protocols import generalisation
-from petiole.protocols.protocol import ComparisonRow, Running
+from petiole.protocols.protocol import ComparisonRow, Running, applicable
 from petiole.tasks.classification.workspace import Classification
 
-Verdict = Literal["agrees", "higher", "lower", "another backbone", "one seed"]
+Agreement = Literal[
+    "agrees", "higher", "lower", "undecided", "unknown", "another backbone", "other data"
+]
+_SAYS: dict[Verdict, Agreement] = {"better": "higher", "worse": "lower", "tie": "agrees"}
 PUBLISHED = "published"
 """Kind of a table that is told and not run: its model, its data or its protocol cannot be had."""
 TOLERANCE = 1e-3
@@ -41,8 +47,8 @@ class ClaimResult:
         what: ``base``, ``novel``, ``HM``, or the metric.
         claimed: as published.
         ours: over seeds.
-        verdict: whether the claim lies in our 95 % interval, or our mean within a tolerance of it; none
-            where the backbone is another one.
+        verdict: ``metrics.paired.verdict`` on our 95 % interval around the claim, a tie being an agreement; so is a
+            mean within a tolerance of it. None where the backbone is another one.
     """
 
     place: str
@@ -50,7 +56,7 @@ class ClaimResult:
     what: str
     claimed: float
     ours: Interval
-    verdict: Verdict
+    verdict: Agreement
 
 
 @dataclass(frozen=True)
@@ -69,9 +75,12 @@ def reproduce(
     *,
     methods: Sequence[str] = (),
     seeds: int = 3,
+    teacher: Path | None = None,
     **running: Unpack[Running],
 ) -> Reproduction:
     """Run the rows of a claimed table on the data sets below ``data``.
+
+    A row or a data set that cannot be run is missing, with its reason, and the others are run.
 
     Args:
         table: of claims, of one of ``KINDS``.
@@ -79,11 +88,14 @@ def reproduce(
         data: folder with data sets in CoOp's format, under their folders' names; ``None`` for none.
         root: where runs go.
         methods: names of rows; all that petiole has, if empty.
+        teacher: folder of the adapter that teaches the rows of a method with a ``teacher``.
 
     Raises:
-        ConfigError: an unknown row.
+        ConfigError: an unknown row, or a teacher without a row to teach.
     """
     rows, missing = rows_of(table, methods)
+    if teacher is not None:
+        rows = _taught(rows, teacher)
     places = {name: data / folder for name, folder in table["data"].items()} if data else {}
     there = {name: path for name, path in places.items() if path.is_dir() and coop.read(path)}
     missing += [
@@ -98,12 +110,52 @@ def reproduce(
     if not (same := is_stated(model, load_backbone(table["backbone"], device="meta"))):
         missing.append(f"weights of {table['backbone']}; what follows is another model's")
     found: list[ClaimResult] = []
+    rows, impossible = _possible(rows, model)
+    missing += impossible
     for name in [table["train"]] if table["kind"] == "elsewhere" else list(there):
-        scores = _measured(table, rows, name, there, task_of, root / name, seeds, **running)
+        if not rows:
+            break
+        try:
+            scores = _measured(table, rows, name, there, task_of, root / name, seeds, **running)
+        except (
+            ConfigError,
+            DataError,
+        ) as error:  # one set that cannot be used is no reason to lose the others
+            missing.append(f"data set {name}: {error}")
+            continue
         for row in rows:
             claimed = next(r["claimed"] for r in table["rows"] if r["name"] == row.name)
             found += _compared(row, name, claimed, scores[row.name], same=same)
     return Reproduction(tuple(found), tuple(missing))
+
+
+def _taught(rows: Sequence[ComparisonRow], teacher: Path) -> list[ComparisonRow]:
+    given = {"teacher": str(teacher)}
+    taught = [row.name for row in rows if applicable(row.method, given)]
+    if not taught:
+        raise ConfigError("No row of this table learns from a teacher. Leave --teacher out.")
+    return [
+        row.model_copy(update={"settings": {**row.settings, **given}})
+        if row.name in taught
+        else row
+        for row in rows
+    ]
+
+
+def _possible(
+    rows: Sequence[ComparisonRow], model: Backbone
+) -> tuple[list[ComparisonRow], list[str]]:
+    """Rows that fit a backbone, and why the others do not."""
+    possible, impossible = [], []
+    for row in rows:
+        try:
+            with torch.device("meta"):
+                create(row.method, row.settings).plan(model, 2)
+        except ConfigError as error:
+            impossible.append(f"{row.label}: {error}")
+        else:
+            possible.append(row)
+    return possible, impossible
 
 
 def _measured(
@@ -237,11 +289,11 @@ def compared(
     )
 
 
-def _verdict(claimed: float, ours: Interval, same: bool, tolerance: float) -> Verdict:
+def _verdict(claimed: float, ours: Interval, same: bool, tolerance: float) -> Agreement:
     if not same:
         return "another backbone"
-    if ours.n < 2:
-        return "one seed"
-    if ours.low <= claimed <= ours.high or isclose(ours.mean, claimed, abs_tol=tolerance):
+    # One interval is one test: where it excludes the claim, p is below its level.
+    found = verdict(ours.low - claimed, ours.high - claimed, adjusted_p=0.0)
+    if found != "unknown" and isclose(ours.mean, claimed, abs_tol=tolerance):
         return "agrees"
-    return "higher" if ours.mean > claimed else "lower"
+    return _SAYS.get(found, found)

@@ -97,6 +97,7 @@ class Transfer(RowsProtocol):
             title=f"{cell.data} on {cell.backbone}",
             rows=self.rows,
             seeds=self.seeds,
+            margin=self.margin,
             validation=self.validation,
             reference=self.reference,
             baseline=self.baseline,
@@ -130,7 +131,7 @@ def plan(
     Raises:
         ConfigError: an unknown name, one that occurs twice, or a value out of range.
     """
-    paper = domain_shift.from_table(PAPER, baselines=())
+    paper = domain_shift.from_table(PAPER)
     labelled = {row.name: row for row in paper["rows"]}
     rows = [labelled.get(r.name, r) for r in rows_of(methods or list(labelled))]
     if tune:

@@ -1,13 +1,14 @@
 """The elbow of a sweep: accuracy by rank and share of the images, every rule, and what to do.
 
-The rules are those of ``petiole.metrics.elbow``. The seed is the unit; how sure the headline rule is of its
-rank is told by drawing seeds and validation images anew.
+The rules are those of ``petiole.metrics.elbow``. Every error is over seeds and validation images;
+how sure the headline rule is of its rank is told by drawing both anew. Fewer than three seeds, accuracy at chance, and
+training that was not done decide nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,12 @@ from petiole.metrics import elbow as rules
 from petiole.metrics.elbow import Curve, Growth, Trend
 from petiole.metrics.statistics import Interval, t_interval
 from petiole.protocols.rank_sweep import RankSweep, place
-from petiole.report.runs import Results, read_results
+from petiole.report.formatting import join
+from petiole.report.runs import Results, Run, read_results
 from petiole.tasks.classification.spectrum import SPECTRUM, ShiftSpectrum
+
+SEEDS = 3
+"""Fewer say nothing: two cannot tell what they share from what they are."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,7 @@ class FractionElbow:
         marginal, kneedle: the other measured rules; ``None`` where they find nothing.
         trend: whether accuracy falls anywhere with rank.
         predicted: ``None`` without a spectrum.
+        untrained: why its runs say nothing of rank; empty where they do.
     """
 
     fraction: float
@@ -67,6 +73,7 @@ class FractionElbow:
     kneedle: int | None
     trend: Trend
     predicted: SpectrumPrediction | None
+    untrained: str = ""
 
 
 @dataclass(frozen=True)
@@ -121,6 +128,13 @@ class ElbowSummary:
         """The largest share."""
         return self.fractions[-1]
 
+    @property
+    def silent(self) -> str:
+        """Why nothing is advised; empty where a rank may be."""
+        if self.seeds < SEEDS:
+            return f"{self.seeds} seeds are too few to tell ranks from chance. Sweep with --seeds {SEEDS} or more"
+        return self.whole.untrained
+
     def trained(self, rank: int) -> int:
         """Parameters trained at a rank."""
         return self.trainable[self.ranks.index(rank)]
@@ -137,17 +151,18 @@ def summarise(folder: Path) -> ElbowSummary:
     correct = np.stack([[row.correct for row in one.rows] for one in results])
     resampled = rules.resampled_elbows(sweep.ranks, correct)
     spectrum = _spectrum(folder)
+    fractions = [
+        _fraction(sweep, fraction, one, elbows, spectrum)
+        for fraction, one, elbows in zip(sweep.fractions, results, resampled, strict=True)
+    ]
     return ElbowSummary(
         method=sweep.method,
         ranks=sweep.ranks,
         trainable=[row.runs[0].record.ledger.trainable for row in results[0].rows],
         seeds=sweep.seeds,
         images=correct.shape[-1],
-        fractions=[
-            _fraction(sweep.ranks, fraction, one, elbows, spectrum)
-            for fraction, one, elbows in zip(sweep.fractions, results, resampled, strict=True)
-        ],
-        growth=rules.growth(resampled, sweep.ranks[-1]) if len(results) > 1 else None,
+        fractions=fractions,
+        growth=_growth(resampled, sweep, fractions) if len(results) > 1 else None,
         shift=_shift(spectrum) if spectrum else None,
     )
 
@@ -157,15 +172,27 @@ def _spectrum(folder: Path) -> ShiftSpectrum | None:
     return ShiftSpectrum.model_validate_json(file.read_text("utf-8")) if file.exists() else None
 
 
+def _growth(
+    resampled: NDArray[np.int64], sweep: RankSweep, fractions: Sequence[FractionElbow]
+) -> tuple[Growth, float]:
+    verdict, share = rules.growth(resampled, sweep.ranks[-1])
+    silent = sweep.seeds < SEEDS or any(f.untrained for f in fractions)
+    return ("cannot tell" if silent else verdict), share
+
+
 def _fraction(
-    ranks: Sequence[int],
+    sweep: RankSweep,
     fraction: float,
     results: Results,
     elbows: NDArray[np.int64],
     spectrum: ShiftSpectrum | None,
 ) -> FractionElbow:
-    accuracies = np.stack([row.correct.mean(axis=1) for row in results.rows])
-    curve = Curve(tuple(ranks), accuracies)
+    ranks, correct = sweep.ranks, np.stack([row.correct for row in results.rows])
+    accuracies = correct.mean(axis=2)
+    curve = Curve(tuple(ranks), accuracies, correct.mean(axis=1))
+    untrained, trend = _untrained(results, curve), rules.trend(curve)
+    if untrained or sweep.seeds < SEEDS:
+        trend = replace(trend, verdict="cannot tell")
     images = results.runs[0].record.request.data.samples["train"]
     low, high = np.quantile(elbows, [0.025, 0.975], method="inverted_cdf")
     return FractionElbow(
@@ -178,9 +205,43 @@ def _fraction(
         likely=(int(low), int(high)),
         marginal=rules.marginal(curve),
         kneedle=rules.kneedle(curve),
-        trend=rules.trend(curve),
+        trend=trend,
+        untrained=untrained,
         predicted=_predicted(spectrum, images, ranks) if spectrum else None,
     )
+
+
+def _untrained(results: Results, curve: Curve) -> str:
+    """Why these runs cannot show what a rank is good for; empty where they can."""
+    labels = results.runs[0].labels
+    chance = float(np.bincount(labels).max()) / len(labels)
+    best = int(curve.mean.argmax())
+    if curve.mean[best] - 2 * curve.error[best] <= chance:
+        return (
+            f"no rank is told from always saying the commonest class ({100 * chance:.1f} % of the images). Train "
+            "longer or at another rate, or hold back more images"
+        )
+    falling = [
+        rank
+        for rank, row in zip(curve.ranks, results.rows, strict=True)
+        if np.mean([_still_falls(run) for run in row.runs]) > 0.5
+    ]
+    if falling:
+        ranks = join([str(rank) for rank in falling])
+        return f"the loss still falls at the last step (rank {ranks}), so more training may change the order. Raise steps"
+    return ""
+
+
+def _still_falls(run: Run) -> bool:
+    """Whether the last quarter of training took a tenth of the whole fall of the loss, beyond its noise."""
+    losses = np.array([line["loss"] for line in run.log], dtype=np.float64)
+    if len(losses) < 12:  # quarters of three values and more
+        return False
+    quarters = np.array_split(losses, 4)
+    before, last = quarters[2], quarters[3]
+    fall = before.mean() - last.mean()
+    noise = np.sqrt(before.var(ddof=1) / len(before) + last.var(ddof=1) / len(last))
+    return bool(fall > max(0.1 * (losses[:3].mean() - last.mean()), 2 * noise))
 
 
 def _predicted(spectrum: ShiftSpectrum, images: int, ranks: Sequence[int]) -> SpectrumPrediction:

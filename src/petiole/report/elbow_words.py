@@ -116,6 +116,8 @@ def sentences(summary: ElbowSummary) -> list[str]:
 def _action(summary: ElbowSummary) -> str:
     f = summary.whole
     rank, best = f.one_se, f.best
+    if summary.silent:
+        return f"No rank can be advised: {summary.silent}."
     reached = f"{mean_sd(f.accuracies[summary.ranks.index(rank)], 1)} %"
     head = (
         f"Set rank={rank}: with n = {f.images:,} training images it reaches {reached} (mean ± sd of "
@@ -153,11 +155,13 @@ def _others(summary: ElbowSummary) -> str:
 
 def _falls(f: FractionElbow, summary: ElbowSummary) -> str:
     t = f.trend
+    if f.untrained:
+        return f"nothing can be said: {f.untrained}."
     width = number(100 * t.width, 1)
     if t.verdict == "falls":
         return (
             f"accuracy falls after rank {t.after}: by {number(100 * t.fall, 1)} points to rank {t.at}, "
-            f"more than the {width} that the spread over seeds explains."
+            f"more than the {width} that seeds and images explain."
         )
     if t.verdict == "monotone":
         return "accuracy does not fall with rank: falls of more than 0.2 points are ruled out."
@@ -167,8 +171,8 @@ def _falls(f: FractionElbow, summary: ElbowSummary) -> str:
         else "no fall is seen"
     )
     return (
-        f"it cannot be told whether accuracy falls with rank: {seen}, and {summary.seeds} seeds leave "
-        f"one of up to {number(100 * t.open, 1)} points open."
+        f"it cannot be told whether accuracy falls with rank: {seen}, and {summary.seeds} seeds on "
+        f"{summary.images:,} images leave one of up to {number(100 * t.open, 1)} points open."
     )
 
 

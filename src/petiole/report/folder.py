@@ -10,9 +10,9 @@ from petiole.protocols.comparison import Comparison
 from petiole.protocols.generalisation import STATE as GENERALISATION
 from petiole.protocols.multitask import STATE as MULTITASK
 from petiole.report import generalisation, multitask, scores, tables
-from petiole.report.formatting import join, mean_sd
+from petiole.report.formatting import mean_sd
 from petiole.report.scores import ScoreSummary, seeds_of
-from petiole.report.sentence import standing
+from petiole.report.sentence import left_open, standing
 from petiole.report.summary import ComparisonSummary
 from petiole.report.table import Table
 
@@ -60,8 +60,6 @@ def sentence(summary: Summary) -> str:
     spread = f"mean ± sd of {seeds} seeds" if seeds > 1 else "one seed"
     reached = f"{reference.label} reaches {mean_sd(reference.headline, 1)} % ({what}{spread})."
     verdicts = [(row.label, row.verdict) for row in summary.rows if row.verdict]
-    undecided = join([label for label, verdict in verdicts if verdict == "undecided"] or [""])
-    left_open = (
-        f"Against {undecided}, {seeds_of(summary.protocol)} cannot decide." if undecided else ""
-    )
-    return " ".join(filter(None, (reached, standing("It", verdicts), left_open)))
+    found = standing("It", verdicts, summary.protocol.margin)
+    rest = left_open(verdicts, seeds_of(summary.protocol))
+    return " ".join(filter(None, (reached, found, rest)))

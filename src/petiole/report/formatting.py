@@ -33,6 +33,11 @@ def bounds(low: float, high: float, digits: int) -> str:
     return f"[{number(100 * low, digits)}, {number(100 * high, digits)}]"
 
 
+def points(value: float) -> str:
+    """``1 point`` or ``0.5 points``: a fraction as a difference of percentages."""
+    return f"{100 * value:g} point" + ("s" if round(100 * value, 9) != 1 else "")
+
+
 def percent(value: float) -> str:
     """A percentage with three significant digits, never more than two decimals above 1."""
     if value == 0 or value >= 99.95:

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from petiole.engine.record import Record
-from petiole.metrics.statistics import Interval, Outcome, Paired, judged, t_interval
+from petiole.metrics.statistics import Interval, Paired, Verdict, judged, t_interval
 from petiole.protocols.comparison import Comparison
 from petiole.protocols.protocol import RowsProtocol, average, headlines
 from petiole.report.formatting import mean_sd, percent, seconds
 from petiole.report.table import NOTHING, Column, Table, measure, words
-from petiole.report.tables import UNDECIDED, difference, verdicts
+from petiole.report.tables import difference, rule, verdicts
 
 AVERAGE = "Avg"
 Found = Mapping[str, Sequence[float]]
@@ -50,7 +50,7 @@ class ScoreRow:
     seconds: float | None = None
     megabytes: float | None = None
     difference: Paired | None = None
-    verdict: Outcome | None = None
+    verdict: Verdict | None = None
     more: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -105,11 +105,11 @@ def score_rows(
         heads: the headline of each row, by seed.
         more: of a row, by name.
     """
-    against = judged(heads, protocol.reference)
+    against = judged(heads, protocol.reference, protocol.margin)
     rows = []
     for row in protocol.rows:
         runs, ledger = records[row.name], records[row.name][-1].ledger
-        paired, outcome = against.get(row.name, (None, None))
+        paired, verdict = against.get(row.name, (None, None))
         rows.append(
             ScoreRow(
                 name=row.name,
@@ -122,7 +122,7 @@ def score_rows(
                 seconds=sum(run.costs.train_seconds for run in runs) / len(runs),
                 megabytes=sum(run.costs.peak_memory_mb for run in runs) / len(runs),
                 difference=paired,
-                verdict=outcome,
+                verdict=verdict,
                 more=more(row.name),
             )
         )
@@ -167,11 +167,11 @@ def how_compared(protocol: RowsProtocol) -> str:
     reference = protocol.row(protocol.reference).label
     return (
         f"Differences are from {reference}, paired by seed, with 95 % t intervals and p after Holm's correction over "
-        f"the rows: {UNDECIDED}."
+        f"the rows. {rule(protocol.margin)}"
     )
 
 
-def outcome_of(row: ScoreRow) -> str:
+def verdict_of(row: ScoreRow) -> str:
     """The verdict on a row, or that it is the reference; a dash for a baseline."""
     return row.verdict or ("reference" if row.total else NOTHING)
 
@@ -196,7 +196,7 @@ def table(summary: ScoreSummary) -> Table[ScoreRow]:
             lambda row: (row.difference.difference, row.difference) if row.difference else None,
             lambda _: 1,
         ),
-        verdicts(outcome_of),
+        verdicts(verdict_of),
         measure("s", lambda row: row.seconds, seconds),
     ]
     return Table(

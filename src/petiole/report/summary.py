@@ -1,11 +1,9 @@
 """A comparison as numbers: one row a method, with intervals, paired tests and verdicts.
 
 The split seed (a draw of the training images) is the unit of a result: its seeds are averaged first. Differences
-are tested by the paired t test over split seeds, Holm-adjusted over the rows of the table. A row is called
-better or worse only where p < 0.05 *and* the bootstrap interval over splits and images excludes zero.
-Where the interval includes zero it is a tie, in whose favour the difference may be; where only the
-interval excludes zero, as large differences over few splits do, it is undecided. With one split McNemar's test over the
-images takes the place of the t test, and speaks of these trained models only.
+are tested by the paired t test over split seeds, Holm-adjusted over the rows of the table; the verdict is that of
+``metrics.paired.verdict`` on the adjusted p and the bootstrap interval over splits and images. With one split
+McNemar's test over the images takes the place of the t test, and speaks of these trained models only.
 """
 
 from __future__ import annotations
@@ -15,17 +13,17 @@ from pathlib import Path
 
 from petiole.metrics.statistics import (
     Interval,
-    Outcome,
     Paired,
+    Verdict,
     bootstrap_interval,
     hierarchical_interval,
     holm,
-    outcome,
     paired_by_image,
     paired_by_seed,
     t_interval,
     verdict,
 )
+from petiole.protocols.comparison import Comparison
 from petiole.report.runs import Floats, Results, RowRuns, read_results
 
 SEED = 0  # of the bootstraps: equal records give equal tables
@@ -40,14 +38,14 @@ class PairedContrast:
         by_image: paired test over images (McNemar's with one run).
         both: bootstrap interval of the difference over splits and images.
         p: Holm-adjusted p of the headline test.
-        verdict: "better", "worse", "tie" or "undecided", as above.
+        verdict: as above.
     """
 
     by_split: Paired | None
     by_image: Paired
     both: Interval
     p: float
-    verdict: Outcome
+    verdict: Verdict
 
     @property
     def headline(self) -> Paired:
@@ -80,6 +78,7 @@ class SummaryRow:
         gain: this row minus the baseline row; ``None`` for the baseline itself.
         versus: this row minus the reference row; ``None`` for the reference itself.
         published: published accuracy in per cent.
+        published_costs: as printed there: ``percent`` of trained parameters, ``gflops``.
     """
 
     name: str
@@ -101,6 +100,7 @@ class SummaryRow:
     gain: PairedContrast | None
     versus: PairedContrast | None
     published: float | None
+    published_costs: dict[str, float | str]
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,7 @@ class ComparisonSummary:
         shots: target images of each class; ``None`` for all.
         images: test images.
         reference, baseline, headline: names of rows.
+        margin: within which a difference does not matter, a fraction.
     """
 
     title: str
@@ -125,6 +126,7 @@ class ComparisonSummary:
     reference: str
     baseline: str
     headline: str
+    margin: float
 
     def row(self, name: str) -> SummaryRow:
         """Return the row called ``name``."""
@@ -148,7 +150,7 @@ def summarise_results(results: Results) -> ComparisonSummary:
     return ComparisonSummary(
         title=c.title,
         rows=[
-            _row(row, gains.get(name), versus.get(name), c.claims.get(name))
+            _row(row, gains.get(name), versus.get(name), c)
             for row in results.rows
             for name in [row.row.name]
         ],
@@ -159,6 +161,7 @@ def summarise_results(results: Results) -> ComparisonSummary:
         reference=c.reference,
         baseline=c.baseline,
         headline=c.headline,
+        margin=c.margin,
     )
 
 
@@ -166,7 +169,7 @@ def _row(
     runs: RowRuns,
     gain: PairedContrast | None,
     versus: PairedContrast | None,
-    published: float | None,
+    comparison: Comparison,
 ) -> SummaryRow:
     ledger = runs.runs[0].record.ledger
     by_split = runs.correct_by_split.mean(axis=1)
@@ -189,7 +192,8 @@ def _row(
         seconds=runs.median(lambda r: r.costs.train_seconds),
         gain=gain,
         versus=versus,
-        published=published,
+        published=comparison.claims.get(runs.row.name),
+        published_costs=comparison.claimed_costs.get(runs.row.name, {}),
     )
 
 
@@ -204,10 +208,10 @@ def _contrasts(results: Results, against: str) -> dict[str, PairedContrast]:
     """Every other row minus the row ``against``, by name, Holm-adjusted together."""
     other = results.row(against)
     rows = [row for row in results.rows if row.row.name != against]
-    tests = [_tests(row, other) for row in rows]
+    tests, margin = [_tests(row, other) for row in rows], results.comparison.margin
     adjusted = holm([(by_split or by_image).p for by_split, by_image, _ in tests])
     return {
-        row.row.name: PairedContrast(*test, p, _verdict(*test, p))
+        row.row.name: PairedContrast(*test, p, verdict(test[2].low, test[2].high, p, margin))
         for row, test, p in zip(rows, tests, adjusted, strict=True)
     }
 
@@ -217,7 +221,3 @@ def _tests(a: RowRuns, b: RowRuns) -> tuple[Paired | None, Paired, Interval]:
     by_split = paired_by_seed(mine.mean(axis=1), theirs.mean(axis=1)) if a.split_seeds > 1 else None
     by_image = paired_by_image(a.correct, b.correct, seed=SEED)
     return by_split, by_image, over_splits_and_images(mine - theirs)
-
-
-def _verdict(by_split: Paired | None, by_image: Paired, both: Interval, p: float) -> Outcome:
-    return outcome(both.low, both.high, verdict(by_split or by_image, p))

@@ -13,6 +13,7 @@ from petiole.report.formatting import (
     number,
     p_value,
     percent,
+    points,
     seconds,
     signed,
 )
@@ -47,8 +48,17 @@ ABOUT_COSTS = (
     "its forward pass from the pixels on, and in training a step above the frozen half, which is "
     "computed once; – where nothing is trained by gradient. Memory and seconds are medians over runs."
 )
+PUBLISHED_COSTS = {"percent": "Published: trained, %", "gflops": "Published: GFLOPs"}
+"""What a paper prints of a row's costs; of what, and how counted, it may not say."""
 VERDICT = "Verdict"
-UNDECIDED = "a tie where the interval of the difference includes zero, and undecided where it does not but p is 0.05 or more"
+
+
+def rule(margin: float) -> str:
+    """How ``metrics.paired.verdict`` decides, in words."""
+    return (
+        "A row is better or worse where p is below 0.05 and the interval of the difference excludes zero, a tie where "
+        f"that interval lies within ±{points(margin)}, unknown where there is none, and undecided otherwise."
+    )
 
 
 class _Against(Protocol):
@@ -137,7 +147,11 @@ def columns(summary: ComparisonSummary) -> list[Column[SummaryRow]]:
                 lambda r: r.published,
             )
         )
-    return found
+    return found + [
+        Column(title, lambda r, c=cost: str(r.published_costs.get(c, "")), numeric=False)
+        for cost, title in PUBLISHED_COSTS.items()
+        if any(cost in row.published_costs for row in summary.rows)
+    ]
 
 
 def table(summary: ComparisonSummary) -> Table[SummaryRow]:
@@ -175,7 +189,7 @@ def _adjusted(summary: ComparisonSummary) -> str:
     baseline, reference = (summary.row(n).label for n in (summary.baseline, summary.reference))
     return (
         f"Gain is over {baseline}; difference, p and verdict are against {reference}, p Holm-adjusted "
-        f"over {len(summary.rows) - 1} comparisons. A row is {UNDECIDED}."
+        f"over {len(summary.rows) - 1} comparisons. {rule(summary.margin)}"
     )
 
 
@@ -197,6 +211,7 @@ def _flat(row: SummaryRow) -> dict[str, Any]:
         "ece": row.ece,
         **flat_costs(row),
         "published_percent": row.published,
+        **{f"published_cost_{cost}": row.published_costs.get(cost) for cost in PUBLISHED_COSTS},
         **_flat_contrast("gain_over_baseline", row.gain),
         **_flat_contrast("versus_reference", row.versus),
     }

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from petiole.claims import table as claimed_table
-from petiole.metrics.statistics import Interval, Outcome, t_interval
+from petiole.metrics.statistics import Interval, Verdict, t_interval
 from petiole.protocols.transfer import PAPER, Transfer, TransferCell
 from petiole.report import tables
 from petiole.report.formatting import bounds, mean_sd, signed
@@ -23,7 +23,7 @@ from petiole.report.runs import read_results
 from petiole.report.summary import SummaryRow, summarise_results
 from petiole.report.table import Brief, Column, Table, measure, words
 
-_OPPOSITE: dict[Outcome, str] = {"worse": "wins", "better": "losses"}
+_OPPOSITE: dict[Verdict, str] = {"worse": "wins", "better": "losses"}
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,7 @@ class TransferSummary:
         versus: the reference against every other row.
         reference: label of the row that all others are tested against.
         seeds: runs of each row in each cell.
+        margin: within which a difference does not matter, a fraction.
         unfinished: names of cells that are left out.
         claims: what was published about the reference, with its doubt.
     """
@@ -81,6 +82,7 @@ class TransferSummary:
     versus: list[Versus]
     reference: str
     seeds: int
+    margin: float
     unfinished: list[str]
     claims: list[dict[str, Any]]
 
@@ -102,6 +104,7 @@ def summarise(folder: Path) -> TransferSummary:
         versus=[_versus(name, labels[name], rows) for name in others] if done else [],
         reference=labels[transfer.reference],
         seeds=transfer.seeds,
+        margin=transfer.margin,
         unfinished=[cell.name for cell in transfer.cells if cell not in done],
         claims=[
             claim
@@ -174,7 +177,7 @@ def legend(summary: TransferSummary) -> str:
     return (
         f"{spread if summary.seeds > 1 else 'One seed'}. Difference and verdict are against "
         f"{summary.reference}, over the test images with the seeds averaged, Holm-adjusted within a "
-        f"cell: they speak of these trained models. A row is {tables.UNDECIDED}."
+        f"cell: they speak of these trained models. {tables.rule(summary.margin)}"
     )
 
 

@@ -1,7 +1,7 @@
 """The cheap baselines that stand in every table: solved in closed form or by a convex solver.
 
-All read the backbone's own image vector and train on the target shots alone unless told
-otherwise (``train_on=joint`` weighs both domains alike).
+All read the backbone's own image vector and train on the target shots alone, those with ``-joint`` in their name on
+both domains, which weigh alike; the target's images choose the penalty of either.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ class ClassMeans(Baseline):
 @register(
     "logistic-regression", "logistic regression, C by cross-validation", train_on="target", views=0
 )
+@register("logistic-regression-joint", "the same on source and target", train_on="joint", views=0)
 @dataclass(frozen=True)
 class LogisticRegression(Baseline):
     """Multinomial logistic regression with a sweep of C."""
@@ -74,6 +75,7 @@ class LogisticRegression(Baseline):
     train_on="target",
     views=0,
 )
+@register("ridge-joint", "the same on source and target", train_on="joint", views=0)
 @dataclass(frozen=True)
 class Ridge(Baseline):
     """Ridge classifier whose penalty is chosen by leave-one-out."""

@@ -24,7 +24,7 @@ from petiole.engine.feature_extractor import Precision, Table
 from petiole.engine.optimizer import make_optimizer
 from petiole.engine.trainer import Callbacks, Trainer, accelerate, seed_device
 from petiole.errors import ConfigError
-from petiole.layers.solved import SolvedHead
+from petiole.layers.solved import SolvedHead, judging
 from petiole.methods.recipe import Recipe
 from petiole.tasks.classification.drift import IMAGES as PROBED
 from petiole.tasks.classification.drift import Drift, moves_tokens
@@ -197,5 +197,5 @@ def _imprint(adapted: AdaptedClassifier, data: Dataset, table: Table) -> None:
     adapted.eval()
     vectors = torch.cat([adapted(state).vector for state in table.batches(len(data))])
     labels, is_target = labels_of(data)
-    chosen = is_target if bool(is_target.any()) else ~is_target
+    chosen = judging(is_target)
     adapted.head.imprint(vectors[chosen.to(vectors.device)], labels[chosen].to(vectors.device))  # type: ignore[operator]
