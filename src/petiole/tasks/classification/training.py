@@ -26,6 +26,7 @@ from petiole.engine.trainer import Callbacks, Trainer, accelerate, seed_device
 from petiole.errors import ConfigError
 from petiole.layers.solved import SolvedHead
 from petiole.methods.recipe import Recipe
+from petiole.tasks.classification.aligned import AlignedTable
 from petiole.tasks.classification.drift import IMAGES as PROBED
 from petiole.tasks.classification.drift import Drift, moves_tokens
 from petiole.tasks.classification.learning_rates import factors
@@ -64,27 +65,43 @@ def train(
     if isinstance(adapted.head, SolvedHead):
         seed_device(next(adapted.backbone.module.parameters()).device, seed)
         _solve(adapted, adapted.head, data, table, recipe)
-    elif recipe.steps and any(p.requires_grad for p in adapted.parameters()):
+    elif not recipe.steps:
+        _start(adapted, data, table, recipe)
+    elif any(p.requires_grad for p in adapted.parameters()):
         _descend(adapted, data, table, recipe, seed, precision, callbacks or Callbacks(), probes)
     adapted.eval()
     return time.perf_counter() - start
 
 
 @torch.no_grad()
-def _solve(
-    adapted: AdaptedClassifier, head: SolvedHead, data: Dataset, table: Table, recipe: Recipe
-) -> None:
+def _vectors(
+    adapted: AdaptedClassifier, data: Dataset, table: Table, recipe: Recipe
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Pooled vectors (n, d), labels (n,) and domains (n,) of the images trained on, in the evaluation view."""
     wanted = DOMAINS.get(recipe.train_on, ("source", "target"))
     mask = torch.tensor([domain in wanted for domain in data.domains])
     if not mask.any():
         raise without(wanted[0], recipe, data)
     adapted.eval()
-    vectors = torch.cat([adapted.refine(adapted.pooled(s)) for s in table.batches(len(data))])
-    labels, is_target = labels_of(data)
+    vectors = torch.cat([adapted.pooled(state) for state in table.batches(len(data))]).float()
     keep = mask.to(vectors.device)
-    head.to(vectors.device).solve(
-        vectors[keep].float(), labels.to(keep.device)[keep], is_target.to(keep.device)[keep]
-    )
+    labels, is_target = (t.to(keep.device)[keep] for t in labels_of(data))
+    return vectors[keep], labels, is_target
+
+
+@torch.no_grad()
+def _solve(
+    adapted: AdaptedClassifier, head: SolvedHead, data: Dataset, table: Table, recipe: Recipe
+) -> None:
+    vectors, labels, is_target = _vectors(adapted, data, table, recipe)
+    head.to(vectors.device).solve(adapted.refine(vectors).float(), labels, is_target)
+
+
+@torch.no_grad()
+def _start(adapted: AdaptedClassifier, data: Dataset, table: Table, recipe: Recipe) -> None:
+    """Let the plan set head and refinement from the images that will be trained on."""
+    if adapted.plan.start:
+        adapted.plan.start(*_vectors(adapted, data, table, recipe))
 
 
 def _descend(
@@ -97,6 +114,8 @@ def _descend(
     callbacks: Callbacks,
     probes: int,
 ) -> None:
+    if recipe.align_source:
+        table = AlignedTable(table, data)
     accelerator = accelerate(adapted.backbone.module, precision)
     loss_module = ClassificationLoss(adapted, recipe.target_weight, recipe.label_smoothing)
     loss_module.to(accelerator.device)
@@ -123,7 +142,7 @@ def _descend(
     main = accelerator.is_main_process
     descent.run(
         callbacks,
-        fresh=lambda: _imprint(adapted, data, table) if recipe.imprint else None,
+        fresh=lambda: _start(adapted, data, table, recipe),
         measure=_drift(
             adapted, data, table, callbacks if main else Callbacks(), recipe.steps, probes
         ),
@@ -180,14 +199,3 @@ def labels_of(data: Dataset) -> tuple[Tensor, Tensor]:
     """Labels (n,) int64 and whether each image is of the target domain (n,) bool."""
     is_target = torch.tensor([domain == "target" for domain in data.domains], dtype=torch.bool)
     return torch.tensor(data.labels.copy()), is_target
-
-
-@torch.no_grad()
-def _imprint(adapted: AdaptedClassifier, data: Dataset, table: Table) -> None:
-    if not hasattr(adapted.head, "imprint"):
-        return
-    adapted.eval()
-    vectors = torch.cat([adapted(state).vector for state in table.batches(len(data))])
-    labels, is_target = labels_of(data)
-    chosen = is_target if bool(is_target.any()) else ~is_target
-    adapted.head.imprint(vectors[chosen.to(vectors.device)], labels[chosen].to(vectors.device))  # type: ignore[operator]
