@@ -63,6 +63,10 @@ class Recipe:
             gives targets to losses that ask for a teacher.
         step_rule: how an optimiser step uses gradients: ``plain``, ``sam``, or a registered one.
         step_rule_settings: numbers that the rule takes, e.g. ``rho=0.05``.
+        mixup, cutmix: a of Beta(a, a), the shares of two images in a mixed one; 0 for none.
+        select: ``last`` step, or the ``best`` by log-loss on images held back from the training images ...
+        held_back: ... this share of each class of the target; and then
+        patience: end after so many of 20 judgements without a better one; 0 never ends early.
         views: stored random views of every training image; 0 trains on the evaluation view alone.
         augmentation: name of the random view's recipe.
     """
@@ -99,11 +103,16 @@ class Recipe:
     step_rule_settings: Annotated[dict[str, float], BeforeValidator(numbers)] = field(
         default_factory=dict, hash=False
     )
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    select: Literal["last", "best"] = "last"
+    held_back: float = 0.2
+    patience: int = 0
     views: int = 4
     augmentation: str = "default"
 
     def __post_init__(self) -> None:
-        floor = ("steps", "epochs", "min_steps", "max_steps", "batch_size", "views", "lr", "head_lr", "weight_decay", "clip")
+        floor = ("steps", "epochs", "min_steps", "max_steps", "batch_size", "views", "lr", "head_lr", "weight_decay", "clip", "mixup", "cutmix", "patience")
         for name in (*floor, "average_mean"):
             if not getattr(self, name) >= 0:  # nan fails too
                 raise ConfigError(f"{name} must not be negative, but is {getattr(self, name)}.")
@@ -119,6 +128,12 @@ class Recipe:
             raise ConfigError(
                 "average_mean and average_decay are two averages of the weights, and a run keeps one: set one of "
                 "them to 0."
+            )
+        if not 0 < self.held_back < 1:
+            raise ConfigError(f"held_back must lie in (0, 1), but is {self.held_back}.")
+        if self.patience and self.select == "last":
+            raise ConfigError(
+                f"patience={self.patience} ends a training whose best step is kept: set select=best, or patience=0."
             )
         if self.max_steps and self.min_steps > self.max_steps:
             raise ConfigError(

@@ -56,7 +56,7 @@ of 1 / tau on theta's rate moves tau as far as if it were trained itself."""
     paper=PAPER,
     optimizer="sgd",
     lr=0.01,
-    weight_decay=3e-3,
+    weight_decay=0.01,
     steps=1000,
     views=0,
 )

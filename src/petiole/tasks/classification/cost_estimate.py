@@ -16,7 +16,6 @@ from petiole.engine.run import RunSpec
 from petiole.layers.solved import SolvedHead
 from petiole.ledger import Ledger, count
 from petiole.methods.recipe import Recipe
-from petiole.methods.registry import create
 from petiole.tasks.classification.sampler import trained_on
 from petiole.tasks.classification.workspace import ClassificationWorkspace, Subset
 
@@ -50,7 +49,7 @@ def estimate_cost(workspace: ClassificationWorkspace, jobs: Sequence[RunSpec]) -
     for job in jobs:
         name = f"{job.method} {sorted(job.settings.items())}"
         if name not in costs:
-            costs[name] = _cost(job, shape, len(workspace.shift.classes), b.dtype)
+            costs[name] = _cost(workspace, job, shape)
         cost = costs[name]
         length = cost.steps(workspace.parts(job.options or Subset())[0])
         steps += length
@@ -80,10 +79,12 @@ class _Cost:
         return self.recipe.resolved(trained_on(data, self.recipe), self.classes).steps
 
 
-def _cost(job: RunSpec, shape: Backbone, classes: int, dtype: str) -> _Cost:
-    recipe = create(job.method, job.settings).recipe
+def _cost(workspace: ClassificationWorkspace, job: RunSpec, shape: Backbone) -> _Cost:
+    classes, dtype = len(workspace.shift.classes), workspace.task.dtype
+    method = workspace.method_of(job)
+    recipe = method.recipe
     with torch.device("meta"):
-        plan = create(job.method, job.settings).plan(shape, classes)
+        plan = method.plan(shape, classes)
         image = torch.zeros(1, 3, *shape.preprocessing.size)
     state = shape.lower(image, plan.cut(shape, training=True))
     return _Cost(
@@ -99,7 +100,7 @@ def _fresh(
     workspace: ClassificationWorkspace, job: RunSpec, cost: _Cost, seen: set[tuple[object, str]]
 ) -> int:
     """Count the image views of ``job`` that are neither stored nor counted before."""
-    cut, recipe = cost.ledger.cut, create(job.method, job.settings).recipe
+    cut, recipe = cost.ledger.cut, workspace.method_of(job).recipe
     if cut == (IMAGES,):
         return 0
     (data, scored), cache = workspace.parts(job.options or Subset()), workspace.features.cache

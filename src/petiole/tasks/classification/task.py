@@ -21,6 +21,7 @@ from torch import Tensor
 from petiole.data.splits import write_split
 from petiole.engine.adapter import find, read_manifest
 from petiole.engine.model_card import ModelCard
+from petiole.engine.progress import console
 from petiole.engine.record import DataCard, appender, count_test_evaluation
 from petiole.engine.run import CHECKPOINT, RunSpec
 from petiole.engine.task import Scores, TaskRun
@@ -33,6 +34,7 @@ from petiole.tasks.classification import training
 from petiole.tasks.classification.adapter import ClassificationAdapter
 from petiole.tasks.classification.model import AdaptedClassifier, predict
 from petiole.tasks.classification.predictions import TABLE, TENSORS, write_predictions
+from petiole.tasks.classification.view_check import check_views, warning
 from petiole.tasks.classification.workspace import ClassificationWorkspace, Subset
 
 DRIFT, SPLIT, VECTORS = "drift.jsonl", "split.csv", "vectors.safetensors"
@@ -52,7 +54,7 @@ class ClassificationRun(TaskRun):
     def __init__(self, workspace: ClassificationWorkspace, spec: RunSpec) -> None:
         self.workspace, self.spec = workspace, spec
         self.subset = spec.options or Subset()
-        self.method = create(spec.method, spec.settings)
+        self.method = workspace.method_of(spec)
         workspace.feature_seconds = 0.0
         self.train_images, self.scored = workspace.parts(self.subset)
 
@@ -119,7 +121,7 @@ class ClassificationRun(TaskRun):
         table = self.workspace.training_table(adapted, self.train_images, self.method.recipe)
         fresh = not (self.spec.folder / CHECKPOINT).exists()
         callbacks.drift = appender(self.spec.folder / DRIFT, fresh=fresh)
-        return training.train(
+        seconds = training.train(
             adapted,
             self.train_images,
             table,
@@ -128,6 +130,9 @@ class ClassificationRun(TaskRun):
             precision=self.workspace.task.precision,
             callbacks=callbacks,
         )
+        if self.method.recipe.select == "best":
+            self.selection = callbacks.selection
+        return seconds
 
     def evaluate(self, adapted: AdaptedClassifier, folder: Path) -> Scores:
         scored = self.scored
@@ -153,7 +158,12 @@ class ClassificationRun(TaskRun):
     def finish(self, adapted: AdaptedClassifier, folder: Path) -> Mapping[str, Any]:
         if self.subset.vectors:
             write_tensors(folder / VECTORS, self._vectors(adapted))
-        return {}
+        recipe = self.method.recipe
+        checked = check_views(self.workspace, self.train_images, recipe)
+        told = warning(checked, recipe)
+        if told and not self.workspace.task.quiet:
+            console.print(f"note     {told}", style="yellow", highlight=False, markup=False)
+        return {"training_views": checked} if checked else {}
 
     def _vectors(self, adapted: AdaptedClassifier) -> dict[str, Tensor]:
         """Vectors before and after of source and test images, at most 2,000 of each, as fp16."""

@@ -13,12 +13,11 @@ import math
 import time
 from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from petiole.backbones.base import State
 from petiole.data.dataset import Dataset
 from petiole.engine.feature_extractor import Precision, Table
 from petiole.engine.optimizer import make_optimizer
@@ -30,6 +29,8 @@ from petiole.tasks.classification.aligned import AlignedTable
 from petiole.tasks.classification.drift import IMAGES as PROBED
 from petiole.tasks.classification.drift import Drift, moves_tokens
 from petiole.tasks.classification.learning_rates import factors
+from petiole.tasks.classification.held_back import HeldBack
+from petiole.tasks.classification.mixing import mixing
 from petiole.tasks.classification.model import AdaptedClassifier, ClassificationLoss
 from petiole.tasks.classification.sampler import DOMAINS, Sampler, trained_on, without
 
@@ -61,6 +62,10 @@ def train(
     """
     start = time.perf_counter()
     probes = max(PROBES, math.ceil(recipe.epochs))
+    held: HeldBack | None = None
+    if recipe.select == "best":
+        held = HeldBack(adapted, data, table, recipe)
+        data, table = held.kept, held.kept_table
     recipe = recipe.resolved(trained_on(data, recipe), len(data.classes))
     if isinstance(adapted.head, SolvedHead):
         seed_device(next(adapted.backbone.module.parameters()).device, seed)
@@ -68,7 +73,9 @@ def train(
     elif not recipe.steps:
         _start(adapted, data, table, recipe)
     elif any(p.requires_grad for p in adapted.parameters()):
-        _descend(adapted, data, table, recipe, seed, precision, callbacks or Callbacks(), probes)
+        _descend(
+            adapted, data, table, recipe, seed, precision, callbacks or Callbacks(), probes, held
+        )
     adapted.eval()
     return time.perf_counter() - start
 
@@ -113,6 +120,7 @@ def _descend(
     precision: Precision,
     callbacks: Callbacks,
     probes: int,
+    held: HeldBack | None,
 ) -> None:
     if recipe.align_source:
         table = AlignedTable(table, data)
@@ -122,10 +130,13 @@ def _descend(
     sampler = Sampler(data, recipe, seed)
     labels, is_target = (t.to(accelerator.device) for t in labels_of(data))
 
-    def feed(step: int) -> tuple[State, Tensor, Tensor]:
+    mix = mixing(adapted, recipe, seed)
+
+    def feed(step: int) -> tuple[Any, ...]:
         rows, views = (_share(part, accelerator) for part in sampler(step))
         where = rows.to(labels.device)
-        return table.fetch(rows, views), labels[where], is_target[where]
+        batch = table.fetch(rows, views), labels[where], is_target[where]
+        return mix(step, *batch) if mix else batch
 
     if adapted.compiled:
         check_compiler()
@@ -138,6 +149,7 @@ def _descend(
         recipe,
         recipe.a_pass(trained_on(data, recipe), len(data.classes)),
         seed,
+        held.loss if held else None,
     )
     main = accelerator.is_main_process
     descent.run(
