@@ -112,7 +112,21 @@ class Recipe:
     augmentation: str = "default"
 
     def __post_init__(self) -> None:
-        floor = ("steps", "epochs", "min_steps", "max_steps", "batch_size", "views", "lr", "head_lr", "weight_decay", "clip", "mixup", "cutmix", "patience")
+        floor = (
+            "steps",
+            "epochs",
+            "min_steps",
+            "max_steps",
+            "batch_size",
+            "views",
+            "lr",
+            "head_lr",
+            "weight_decay",
+            "clip",
+            "mixup",
+            "cutmix",
+            "patience",
+        )
         for name in (*floor, "average_mean"):
             if not getattr(self, name) >= 0:  # nan fails too
                 raise ConfigError(f"{name} must not be negative, but is {getattr(self, name)}.")

@@ -59,7 +59,10 @@ class BitFit(TunedCopies):
 
 
 @register(
-    "layernorm", "scales and shifts of the normalisation layers", paper=AS_MANY_STEPS, **INSIDE_BLOCKS
+    "layernorm",
+    "scales and shifts of the normalisation layers",
+    paper=AS_MANY_STEPS,
+    **INSIDE_BLOCKS,
 )
 @dataclass(frozen=True)
 class LayerNormTuning(TunedCopies):
@@ -69,9 +72,7 @@ class LayerNormTuning(TunedCopies):
         return norms(backbone)
 
 
-@register(
-    "full", "full fine-tuning", paper=AS_MANY_STEPS, **INSIDE_BLOCKS, lr=1e-4, head_lr=10.0
-)
+@register("full", "full fine-tuning", paper=AS_MANY_STEPS, **INSIDE_BLOCKS, lr=1e-4, head_lr=10.0)
 @dataclass(frozen=True)
 class FullFineTuning(TunedCopies):
     """Every parameter whose role starts with ``part``.

@@ -25,9 +25,7 @@ from petiole.methods.registry import register
 PARTS = ("attn.in", "attn.q", "attn.k", "attn.v", "attn.out", "mlp.in", "mlp.hidden", "mlp.out")
 
 
-@register(
-    "ssf", "scale and shift behind every operation", paper=AS_MANY_STEPS, **INSIDE_BLOCKS
-)
+@register("ssf", "scale and shift behind every operation", paper=AS_MANY_STEPS, **INSIDE_BLOCKS)
 @dataclass(frozen=True)
 class SSF(Method):
     """Scale and shift.

@@ -35,7 +35,9 @@ class AlignedTable(Table):
         for role in values[0]:
             h = torch.cat([state[role] for state in values])
             mask = is_target.to(h.device)
-            gap = h[mask].mean(0) - h[~mask].mean(0) if 0 < int(mask.sum()) < len(mask) else 0 * h[0]
+            gap = (
+                h[mask].mean(0) - h[~mask].mean(0) if 0 < int(mask.sum()) < len(mask) else 0 * h[0]
+            )
             self.shift[role] = torch.where(mask[:, None], 0.0, gap)
 
     def fetch(self, rows: Tensor, views: Tensor) -> State:

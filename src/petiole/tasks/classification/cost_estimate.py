@@ -12,11 +12,14 @@ from petiole.backbones.registry import load_backbone
 from petiole.data.dataset import Dataset
 from petiole.data.preprocessing import augmentation
 from petiole.engine.feature_extractor import DTYPES
+from petiole.engine.record import RECORD
 from petiole.engine.run import RunSpec
+from petiole.engine.timing import in_words
 from petiole.layers.solved import SolvedHead
 from petiole.ledger import Ledger, count
 from petiole.methods.recipe import Recipe
 from petiole.tasks.classification.sampler import trained_on
+from petiole.tasks.classification.timing import Seconds, time_job
 from petiole.tasks.classification.workspace import ClassificationWorkspace, Subset
 
 
@@ -30,6 +33,7 @@ class CostEstimate:
         megabytes: that it stores.
         steps: optimiser steps.
         train_flops: above the cut, forward and backward.
+        frozen_seconds, train_seconds: that both take here, from a timed batch; 0 where it was not timed.
     """
 
     images: int
@@ -37,16 +41,29 @@ class CostEstimate:
     megabytes: float
     steps: int
     train_flops: float
+    frozen_seconds: float = 0.0
+    train_seconds: float = 0.0
 
 
-def estimate_cost(workspace: ClassificationWorkspace, jobs: Sequence[RunSpec]) -> CostEstimate:
-    """Count what ``jobs`` will compute; an upper bound where draws overlap with stored images."""
+def estimate_cost(
+    workspace: ClassificationWorkspace, jobs: Sequence[RunSpec], *, timed: bool = False
+) -> CostEstimate:
+    """Count what ``jobs`` will compute; an upper bound where draws overlap with stored images.
+
+    Args:
+        workspace: opened.
+        jobs: of it; those that are complete already and resumed cost nothing.
+        timed: also time a batch of every method (see ``timing``).
+    """
     b = workspace.task
     shape = load_backbone(b.backbone, weights=b.weights, image_size=b.image_size, device="meta")
     costs: dict[str, _Cost] = {}
     seen: set[tuple[object, str]] = set()
-    images = flops = stored = steps = trained = 0.0
+    images = flops = stored = steps = trained = frozen = seconds = 0.0
+    speeds: dict[str, Seconds | None] = {}
     for job in jobs:
+        if job.resume and (job.folder / RECORD).exists():
+            continue
         name = f"{job.method} {sorted(job.settings.items())}"
         if name not in costs:
             costs[name] = _cost(workspace, job, shape)
@@ -59,7 +76,13 @@ def estimate_cost(workspace: ClassificationWorkspace, jobs: Sequence[RunSpec]) -
         images += fresh
         flops += fresh * (cost.ledger.flops_forward - cost.ledger.flops_above_cut)
         stored += fresh * cost.bytes
-    return CostEstimate(int(images), flops, stored / 1e6, int(steps), trained)
+        if timed and name not in speeds:
+            speeds[name] = time_job(workspace, job, ledger.flops_training * cost.batch)
+        if speed := speeds.get(name):
+            frozen += fresh * speed.image
+            live = cost.ledger.cut == (IMAGES,) or workspace.features.cache is None
+            seconds += length * (speed.step + live * cost.batch * speed.image)
+    return CostEstimate(int(images), flops, stored / 1e6, int(steps), trained, frozen, seconds)
 
 
 @dataclass(frozen=True)
@@ -115,7 +138,7 @@ def _fresh(
 
 def describe(workspace: ClassificationWorkspace, jobs: Sequence[RunSpec]) -> list[str]:
     """Data, frozen work still to do, storage and training steps of ``jobs``, a line each."""
-    shift, task, seen = workspace.shift, workspace.task, estimate_cost(workspace, jobs)
+    shift, task, seen = workspace.shift, workspace.task, estimate_cost(workspace, jobs, timed=True)
     source = f"{_count(len(shift.source), 'source image')}, " if shift.source else ""
     shots = (jobs[0].options or Subset()).shots
     drawn = f"{shots} a class" if shots else "all"
@@ -128,7 +151,17 @@ def describe(workspace: ClassificationWorkspace, jobs: Sequence[RunSpec]) -> lis
         f"{task.cache or 'no cache: repeated in every epoch'}",
         f"training {_count(len(jobs), 'run')}, {seen.steps:,} steps, "
         f"{seen.train_flops / 1e12:.2f} TFLOPs above the cut, {task.precision} on {task.device}",
+        *_time(seen),
     ]
+
+
+def _time(seen: CostEstimate) -> list[str]:
+    """A line on how long it takes; none where nothing was timed."""
+    total = seen.frozen_seconds + seen.train_seconds
+    if not total:
+        return []
+    frozen = f", {in_words(seen.frozen_seconds)} of it the frozen half" if seen.images else ""
+    return [f"time     {in_words(total)}{frozen}, by a batch timed here; scoring not counted"]
 
 
 def _count(n: int, what: str) -> str:

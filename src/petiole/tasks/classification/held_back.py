@@ -65,7 +65,11 @@ class HeldBack:
             ) from error
         chosen = {(image, judged) for image in held.ids}
         rows = [
-            [i for i, pair in enumerate(zip(data.ids, data.domains, strict=True)) if (pair in chosen) == out]
+            [
+                i
+                for i, pair in enumerate(zip(data.ids, data.domains, strict=True))
+                if (pair in chosen) == out
+            ]
             for out in (False, True)
         ]
         self.adapted = adapted
