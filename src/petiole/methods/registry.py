@@ -129,8 +129,8 @@ def create(name: str, settings: Mapping[str, Any] | None = None) -> Method:
 
 def _recipe(entry: MethodEntry, name: str) -> Mapping[str, Any]:
     recipes: dict[str, Mapping[str, Any]] = {"default": {}, "paper": entry.paper}
-    if name not in recipes:
-        raise unknown("recipe", name, recipes)
+    if name not in list(recipes):
+        raise unknown("recipe", str(name), recipes)
     return recipes[name]
 
 

@@ -33,7 +33,6 @@ from petiole.methods.heads.alignment import Alignment
 from petiole.methods.heads.representation import Representation, read
 from petiole.methods.registry import register
 
-
 PAPER = {
     "start": "random",
     "tau_lr": 0.1,

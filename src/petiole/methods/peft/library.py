@@ -8,7 +8,6 @@ stays untouched. What prompts a language model, or needs a training loop of its 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields, make_dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 

@@ -45,6 +45,7 @@ class CostEstimate:
     train_seconds: float = 0.0
 
 
+@torch.random.fork_rng()
 def estimate_cost(
     workspace: ClassificationWorkspace, jobs: Sequence[RunSpec], *, timed: bool = False
 ) -> CostEstimate:

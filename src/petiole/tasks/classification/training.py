@@ -28,8 +28,8 @@ from petiole.methods.recipe import Recipe
 from petiole.tasks.classification.aligned import AlignedTable
 from petiole.tasks.classification.drift import IMAGES as PROBED
 from petiole.tasks.classification.drift import Drift, moves_tokens
-from petiole.tasks.classification.learning_rates import factors
 from petiole.tasks.classification.held_back import HeldBack
+from petiole.tasks.classification.learning_rates import factors
 from petiole.tasks.classification.mixing import mixing
 from petiole.tasks.classification.model import AdaptedClassifier, ClassificationLoss
 from petiole.tasks.classification.sampler import DOMAINS, Sampler, trained_on, without
