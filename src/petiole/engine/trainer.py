@@ -156,8 +156,8 @@ class Trainer:
                 if self.average:
                     self.average.after(step)
                 if self.best:
-                    averaged = self.average and self.average.replaces
-                    self.best.after(step + 1, self.average.weights if averaged else nullcontext)
+                    kept_average = self.average if self.average and self.average.replaces else None
+                    self.best.after(step + 1, kept_average.weights if kept_average else nullcontext)
                 advance(1, self._log(callbacks, step, loss, lr))
                 if time.perf_counter() - saved >= callbacks.every or stopped():
                     self._save(callbacks, step + 1, kept)

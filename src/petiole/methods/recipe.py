@@ -210,7 +210,7 @@ AS_MANY_STEPS = {
 }
 """The training of the heads behind the backbone, which rows inside it had in CLS-Residual LoRA's tables (``recipe=paper``)."""
 
-PROMPT_LEARNING = {
+PROMPT_LEARNING: dict[str, Any] = {
     "optimizer": "sgd",
     "schedule": "epochs",
     "lr": 2e-3,

@@ -131,7 +131,7 @@ class ClsResidual(Method):
         reading = read(backbone, self.representation, self.attention_heads)
         width = reading.width
         refine = self._refine(width)
-        head = (
+        head: LinearHead | CosineHead = (
             LinearHead(width, classes)
             if self.head == "linear"
             else CosineHead(
@@ -148,7 +148,7 @@ class ClsResidual(Method):
             start=partial(starts[self.start], refine, head) if self.start in starts else None,
         )
 
-    def _refine(self, width: int) -> nn.Module:
+    def _refine(self, width: int) -> Residual:
         branches: list[nn.Module] = []
         if self.adapter:
             branches.append(Bottleneck(width, self.bottleneck, dropout=self.adapter_dropout))
@@ -174,7 +174,7 @@ class ClsResidual(Method):
 
 
 def _at_class_means(
-    refine: Residual, head: nn.Module, h: Tensor, labels: Tensor, is_target: Tensor
+    refine: Residual, head: LinearHead | CosineHead, h: Tensor, labels: Tensor, is_target: Tensor
 ) -> None:
     """Rows of a cosine head at the class means of the target (of the source, if there is none)."""
     if not isinstance(head, CosineHead):
@@ -184,7 +184,7 @@ def _at_class_means(
 
 
 def _at_ridge(
-    refine: Residual, head: nn.Module, h: Tensor, labels: Tensor, is_target: Tensor
+    refine: Residual, head: LinearHead | CosineHead, h: Tensor, labels: Tensor, is_target: Tensor
 ) -> None:
     """Head and LN at the closed-form solution W, b on u = h, or u = LN(h) behind a LayerNorm; branches give 0.
 

@@ -122,7 +122,7 @@ def entry(kind: str) -> MethodEntry:
     cls = make_dataclass(f"Peft_{kind}", own, bases=(Peft,), frozen=True, kw_only=True)
     cls.kind = kind  # type: ignore[attr-defined]
     # peft states no default for it: scale the outputs of all targets, the inputs of none.
-    own_preset = {"feedforward_modules": []} if kind == "ia3" else {}
+    own_preset: dict[str, Any] = {"feedforward_modules": []} if kind == "ia3" else {}
     about = f"{config.__name__} of the library peft"
     return MethodEntry(cls, INSIDE_BLOCKS | own_preset, about, AS_MANY_STEPS)
 

@@ -89,7 +89,8 @@ def _zero_shot(workspace: ClassificationWorkspace, data: Dataset) -> Scorer | No
     @torch.no_grad()
     def scores(vectors: Tensor) -> Tensor:
         state = {workspace.backbone.vector: vectors.to(workspace.features.device)}
-        return adapted(state).logits.float().cpu()
+        logits: Tensor = adapted(state).logits
+        return logits.float().cpu()
 
     return scores
 
