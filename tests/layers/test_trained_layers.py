@@ -16,6 +16,7 @@ from petiole.layers.heads import CosineHead, LinearHead
 from petiole.layers.lowrank import LowRank
 from petiole.layers.pool import AttentionPool, Concat, First, Mean
 from petiole.layers.residual import Residual
+from petiole.layers.ridge import domain_ridge
 
 SIZES = st.integers(1, 7)
 SEEDS = st.integers(0, 10_000)
@@ -239,7 +240,7 @@ def test_cosine_head_is_its_equation(width: int, classes: int, seed: int) -> Non
         for k in range(classes):
             w = head.weight[k]
             cosine = float(h[row] @ w) / (float(h[row].norm()) * float(w.norm()))
-            assert float(got[row, k]) == pytest.approx(10 * cosine, abs=1e-9)
+            assert float(got[row, k]) == pytest.approx(10 * cosine, rel=1e-6, abs=1e-6)
 
 
 @quick
@@ -257,9 +258,9 @@ def test_cosine_head_clamps_tau_to_1_and_100() -> None:
     head = CosineHead(5, 4)
     h = torch.randn(3, 5)
     base = head(h) / 10
-    for stored, used in ((0.1, 1.0), (-3.0, 1.0), (55.0, 55.0), (1e6, 100.0)):
+    for stored, used in ((0.1, 1.0), (55.0, 55.0), (1e6, 100.0)):
         with torch.no_grad():
-            head.scale.fill_(stored)
+            head.log_scale.fill_(math.log(stored))
         torch.testing.assert_close(head(h), used * base)
     for tau in (0.5, 101.0, math.nan):
         with pytest.raises(ConfigError, match=r"tau must lie in \[1, 100\]"):
@@ -269,7 +270,7 @@ def test_cosine_head_clamps_tau_to_1_and_100() -> None:
 def test_cosine_head_may_keep_tau_fixed_and_then_saves_it() -> None:
     head = CosineHead(5, 4, scale=20.0, learn_scale=False)
     assert [n for n, _ in head.named_parameters()] == ["weight"]
-    assert float(head.state_dict()["scale"]) == 20
+    assert float(head.state_dict()["log_scale"].exp()) == pytest.approx(20)
 
 
 def test_cosine_head_starts_with_variance_2_over_d() -> None:
@@ -308,3 +309,35 @@ def test_imprinting_points_every_class_at_its_mean_direction() -> None:
 def test_impossible_sizes_are_named(make: object, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         make()  # type: ignore[operator]
+
+
+def test_tau_moves_with_its_own_rate() -> None:
+    """Trained as theta, tau changes by a share of itself; its factor is the module's to state."""
+    head = CosineHead(5, 4, scale=10.0, scale_lr=10.0)
+    assert head.lr_factors == {"log_scale": 10.0}
+    optimizer = torch.optim.AdamW([head.log_scale], lr=1e-2, weight_decay=0.0)
+    head(torch.randn(8, 5))[:, 0].sum().backward()
+    optimizer.step()
+    assert abs(math.log(float(head.scale.detach()) / 10)) == pytest.approx(1e-2, rel=1e-2)
+
+
+def test_domain_ridge_is_the_minimum_of_its_equation() -> None:
+    torch.manual_seed(0)
+    x, y = torch.randn(60, 4), torch.arange(60) % 3
+    is_target = torch.arange(60) < 12
+    weight, bias = domain_ridge(x, y, is_target, 3)
+    t = torch.nn.functional.one_hot(y, 3).double()
+    near, far = x[is_target].double(), x[~is_target].double()
+    centred = far - far.mean(0)  # classes are balanced, so all source images weigh alike
+    s2 = centred.square().mean()
+    w = weight.double().requires_grad_(True)
+    loss = (
+        ((near - near.mean(0)) @ w.T - (t[is_target] - t[is_target].mean(0))).square().sum()
+        + 0.03 * (centred @ w.T - (t[~is_target] - t[~is_target].mean(0))).square().sum()
+        + 0.1 * 4 * s2 * w.square().sum()
+    )
+    (gradient,) = torch.autograd.grad(loss, w)
+    assert float(gradient.abs().max()) < 1e-4
+    torch.testing.assert_close(
+        bias.double(), t[is_target].mean(0) - weight.double() @ near.mean(0), atol=1e-5, rtol=0
+    )

@@ -96,7 +96,7 @@ def test_one_name_for_two_methods_is_an_error() -> None:
         ("cls-residual-lor", {}, "Did you mean cls-residual-lora"),
         ("cls-residual-lora", {"rnk": 4}, "Did you mean .*rank"),
         ("cls-residual-lora", {"step": 4}, "Did you mean .*steps"),
-        ("cosine", {"recipe": {}}, "Unknown setting of cosine 'recipe'"),
+        ("cosine", {"recipe": {}}, "Unknown recipe"),
         ("cosine", {"head": "quadratic"}, "head='quadratic'.*'linear' or 'cosine'"),
         ("cosine", {"rank": "many"}, "rank='many'"),
         ("cosine", {"rank": 2.5}, "rank=2.5"),
@@ -175,3 +175,22 @@ def test_any_text_selects_existing_blocks_or_is_refused(text: str) -> None:
 def test_malformed_blocks_are_refused(rule: str) -> None:
     with pytest.raises(ConfigError, match=r"first:k, last:k or a list"):
         numbers(rule, 12)
+
+
+def test_what_trains_inside_the_backbone_counts_in_passes() -> None:
+    """200 images of 10 classes were 1,800 epochs once; now 40, and a large source ends where it used to."""
+    recipe = create("full").recipe
+    images = recipe.images_per_step(10)
+    assert recipe.resolved(200, 10).steps * images / 200 <= 50
+    assert recipe.resolved(10, 10).steps == recipe.min_steps
+    assert recipe.resolved(1_000_000, 47).steps == recipe.max_steps == 3000
+    assert create("adaptertune").recipe.epochs == 50
+    assert create("full", {"steps": 7}).recipe.resolved(200, 10).steps == 7
+
+
+def test_a_recipe_goes_by_its_name() -> None:
+    assert create("full", {"recipe": "paper"}).recipe.resolved(200, 10).steps == 3000
+    assert create("full", {"recipe": "paper", "steps": 5}).recipe.steps == 5
+    assert create("knn", {"recipe": "paper"}) == create("knn")
+    with pytest.raises(ConfigError, match="recipe"):
+        create("full", {"recipe": "papper"})

@@ -33,6 +33,8 @@ def titles() -> dict[str, str]:
 def table(name: str, kind: str = "comparison") -> dict[str, Any]:
     """Return one table: title, baseline, reference, headline and rows, if it is a comparison.
 
+    What a table states as its own ``settings`` stands in every row that names a method.
+
     Args:
         name: ``<paper>/<table>``, or the path of a TOML file with the same fields.
         kind: of the table that is wanted.
@@ -61,4 +63,12 @@ def _own(file: Path) -> dict[str, Any]:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    return tomllib.loads(file.read_text(encoding="utf-8"))
+    tables = tomllib.loads(file.read_text(encoding="utf-8"))
+    for stated in (tables, *tables.values()):
+        if isinstance(stated, dict) and "rows" in stated:
+            shared = stated.get("settings", {})
+            stated["rows"] = [
+                {**row, "settings": {**shared, **row.get("settings", {})}} if shared else row
+                for row in stated["rows"]
+            ]
+    return tables

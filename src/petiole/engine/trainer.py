@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from petiole.allocator import release_memory
 from petiole.engine import checkpoint
+from petiole.engine.best_step import BestStep
 from petiole.engine.feature_extractor import Precision
 from petiole.engine.interrupt import stoppable
 from petiole.engine.optimizer import learning_rate
@@ -52,6 +53,7 @@ class Callbacks:
         log: called with step, loss and learning rate.
         drift: called with step and D_l by role, where tokens can move (see ``drift``).
         quiet: no progress bar.
+        selection: set by the training: which of the models that it passes through is kept.
     """
 
     checkpoint: Path | None = None
@@ -60,6 +62,7 @@ class Callbacks:
     log: Callable[[int, float, float], None] = _silent
     drift: Callable[[int, Mapping[str, float]], None] | None = None
     quiet: bool = False
+    selection: str = "last step"
 
 
 class Attachable(Protocol):
@@ -81,6 +84,7 @@ class Trainer:
         recipe: with its length in steps.
         a_pass: steps of an epoch.
         seed: of dropout.
+        validate: mean loss on held-back samples, for ``select=best``.
     """
 
     accelerator: Accelerator
@@ -91,9 +95,17 @@ class Trainer:
     recipe: Recipe
     a_pass: float
     seed: int
+    validate: Callable[[], float] | None = None
 
     def __post_init__(self) -> None:
         recipe = self.recipe
+        self.best: BestStep | None = None
+        if recipe.select == "best":
+            if self.validate is None:
+                raise ConfigError(
+                    "select=best is for methods on labelled images; this training holds nothing back. Set select=last."
+                )
+            self.best = BestStep(self.loss_module, recipe, self.validate)
         self.rule: StepRule = make_step_rule(recipe.step_rule, recipe.step_rule_settings)
         self.average: WeightAverage | None = None
         self.parameters = [p for p in self.loss_module.parameters() if p.requires_grad]
@@ -137,10 +149,15 @@ class Trainer:
         ):
             advance(done)
             for step in range(done, self.recipe.steps):
+                if self.best and self.best.exhausted:
+                    break
                 measure(step)
                 loss, lr = self._step(model, step, used)
                 if self.average:
                     self.average.after(step)
+                if self.best:
+                    kept_average = self.average if self.average and self.average.replaces else None
+                    self.best.after(step + 1, kept_average.weights if kept_average else nullcontext)
                 advance(1, self._log(callbacks, step, loss, lr))
                 if time.perf_counter() - saved >= callbacks.every or stopped():
                     self._save(callbacks, step + 1, kept)
@@ -150,6 +167,9 @@ class Trainer:
                     raise KeyboardInterrupt
             if self.average:
                 self.average.finish()
+            if self.best:
+                self.best.finish()
+                callbacks.selection = self.best.words()
             measure(self.recipe.steps)
         release_memory()
         self.accelerator.wait_for_everyone()
@@ -177,6 +197,8 @@ class Trainer:
         self.average = make_average(self.loss_module, self.recipe, int(self.a_pass))
         self.rule.prepare(self.parameters)
         kept = nn.ModuleDict({"loss_module": self.loss_module, "step_rule": self.rule})
+        if self.best:
+            kept["best"] = self.best
         if self.average:
             kept["average"] = self.average
             self.average.to(self.accelerator.device)

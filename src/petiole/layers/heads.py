@@ -25,13 +25,15 @@ class LinearHead(nn.Linear):
 class CosineHead(nn.Module):
     """z_k = tau * <h / |h|, w_k / |w_k|>  (Gidaris & Komodakis, 2018).
 
-    W ~ N(0, 2/d), no bias; tau is one learned scalar, used clamped to [1, 100].
+    W ~ N(0, 2/d), no bias; tau = exp(theta) is one learned scalar, used clamped to [1, 100]. AdamW moves theta by about
+    lr a step, so tau by lr tau: without the exponential it would hardly leave its start.
 
     Args:
         width: d.
         classes: K.
         scale: tau at the start.
         learn_scale: keep tau fixed if false.
+        scale_lr: factor on the learning rate of theta.
 
     Shapes: (B, d) -> (B, K). Parameters: K d, plus 1 if tau is learned.
 
@@ -40,22 +42,34 @@ class CosineHead(nn.Module):
     """
 
     def __init__(
-        self, width: int, classes: int, *, scale: float = 10.0, learn_scale: bool = True
+        self,
+        width: int,
+        classes: int,
+        *,
+        scale: float = 10.0,
+        learn_scale: bool = True,
+        scale_lr: float = 1.0,
     ) -> None:
         super().__init__()
         positive(width=width, classes=classes)
         if not 1 <= scale <= 100:
             raise ConfigError(f"tau must lie in [1, 100], where it is clamped, but is {scale}.")
         self.weight = nn.Parameter(torch.randn(classes, width) * math.sqrt(2 / width))
-        value = torch.tensor(float(scale))
+        value = torch.tensor(math.log(scale))
         if learn_scale:
-            self.scale = nn.Parameter(value)
+            self.log_scale = nn.Parameter(value)
         else:
-            self.register_buffer("scale", value)
+            self.register_buffer("log_scale", value)
+        self.lr_factors = {"log_scale": scale_lr}
 
     def forward(self, h: Tensor) -> Tensor:
         cosine = linear(normalize(h, dim=-1), normalize(self.weight, dim=-1))
-        return self.scale.clamp(1, 100) * cosine
+        return self.scale * cosine
+
+    @property
+    def scale(self) -> Tensor:
+        """tau."""
+        return self.log_scale.exp().clamp(1, 100)
 
     @torch.no_grad()
     def imprint(self, h: Tensor, labels: Tensor) -> None:

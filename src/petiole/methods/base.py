@@ -148,6 +148,8 @@ class Plan(Changes):
         anchors: final roles of the bare backbone that the losses compare with.
         teacher: folder of an adapter whose logits the losses read; empty for none.
         supervised: factor on the cross-entropy of the labels.
+        start: called once before the first step with the training images' pooled vectors (n, d) in the evaluation
+            view, labels (n,) and whether each is of the target (n,): sets head and refinement to where they begin.
         encoder: changes in the image encoder below a codebook.
     """
 
@@ -159,6 +161,7 @@ class Plan(Changes):
     anchors: tuple[str, ...] = ()
     teacher: str = ""
     supervised: float = 1.0
+    start: Callable[[Tensor, Tensor, Tensor], None] | None = None
     encoder: Changes = field(default_factory=Changes)
 
     @property

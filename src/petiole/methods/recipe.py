@@ -31,7 +31,8 @@ class Recipe:
         train_on: ``joint`` source and target in every batch; ``sequential`` source for the first
             half of the steps, target for the second; or one of them alone.
         steps: optimiser steps. 0 leaves the method as initialised.
-        epochs: if above 0, the length in passes over the training images instead of steps.
+        epochs: if above 0, the length in passes over the training images instead of steps ...
+        min_steps, max_steps: ... but at least and at most so many steps; 0 for no bound.
         batch_size: 0 draws class-balanced batches; more shuffles all images into batches of so many.
         drop_last: leave out the images at the end of a pass that fill no whole batch.
         optimizer: ``adamw`` or ``sgd``.
@@ -51,6 +52,7 @@ class Recipe:
         source_per_class, target_per_class: images of each drawn class; target ones are drawn with
             replacement.
         target_weight: w in  w CE(target) + (1 - w) CE(source).
+        align_source: move source vectors onto the mean of the target's before they are trained on.
         label_smoothing: of the cross-entropy.
         clip: largest norm of the gradient; 0 for none.
         average_mean, average_sd: keep the average of the weights after each epoch e = 1 .. T, weighted
@@ -61,14 +63,19 @@ class Recipe:
             gives targets to losses that ask for a teacher.
         step_rule: how an optimiser step uses gradients: ``plain``, ``sam``, or a registered one.
         step_rule_settings: numbers that the rule takes, e.g. ``rho=0.05``.
+        mixup, cutmix: a of Beta(a, a), the shares of two images in a mixed one; 0 for none.
+        select: ``last`` step, or the ``best`` by log-loss on images held back from the training images ...
+        held_back: ... this share of each class of the target; and then
+        patience: end after so many of 20 judgements without a better one; 0 never ends early.
         views: stored random views of every training image; 0 trains on the evaluation view alone.
         augmentation: name of the random view's recipe.
-        imprint: start a cosine head from the class means of the training features.
     """
 
     train_on: TrainOn = "joint"
     steps: int = 3000
     epochs: float = 0.0
+    min_steps: int = 0
+    max_steps: int = 0
     batch_size: int = 0
     drop_last: bool = False
     optimizer: Literal["adamw", "sgd"] = "adamw"
@@ -85,6 +92,7 @@ class Recipe:
     source_per_class: int = 8
     target_per_class: int = 4
     target_weight: float = 0.5
+    align_source: bool = False
     label_smoothing: float = 0.0
     clip: float = 0.0
     average_mean: float = 0.0
@@ -95,12 +103,30 @@ class Recipe:
     step_rule_settings: Annotated[dict[str, float], BeforeValidator(numbers)] = field(
         default_factory=dict, hash=False
     )
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    select: Literal["last", "best"] = "last"
+    held_back: float = 0.2
+    patience: int = 0
     views: int = 4
     augmentation: str = "default"
-    imprint: bool = False
 
     def __post_init__(self) -> None:
-        floor = ("steps", "epochs", "batch_size", "views", "lr", "head_lr", "weight_decay", "clip")
+        floor = (
+            "steps",
+            "epochs",
+            "min_steps",
+            "max_steps",
+            "batch_size",
+            "views",
+            "lr",
+            "head_lr",
+            "weight_decay",
+            "clip",
+            "mixup",
+            "cutmix",
+            "patience",
+        )
         for name in (*floor, "average_mean"):
             if not getattr(self, name) >= 0:  # nan fails too
                 raise ConfigError(f"{name} must not be negative, but is {getattr(self, name)}.")
@@ -116,6 +142,16 @@ class Recipe:
             raise ConfigError(
                 "average_mean and average_decay are two averages of the weights, and a run keeps one: set one of "
                 "them to 0."
+            )
+        if not 0 < self.held_back < 1:
+            raise ConfigError(f"held_back must lie in (0, 1), but is {self.held_back}.")
+        if self.patience and self.select == "last":
+            raise ConfigError(
+                f"patience={self.patience} ends a training whose best step is kept: set select=best, or patience=0."
+            )
+        if self.max_steps and self.min_steps > self.max_steps:
+            raise ConfigError(
+                f"min_steps={self.min_steps} is more than max_steps={self.max_steps}: lower it, or set max_steps=0."
             )
         if not self.average_sd > 0:
             raise ConfigError(f"average_sd must be above 0, but is {self.average_sd}.")
@@ -137,7 +173,14 @@ class Recipe:
         """The recipe with its length in steps, for so many training images and classes."""
         if not self.epochs:
             return self
-        return replace(self, steps=max(1, ceil(self.epochs * self.a_pass(images, classes))))
+        return replace(self, steps=self.length(self.a_pass(images, classes)))
+
+    def length(self, a_pass: float) -> int:
+        """Optimiser steps of a training whose pass takes so many."""
+        if not self.epochs:
+            return self.steps
+        steps = max(1, self.min_steps, ceil(self.epochs * a_pass))
+        return min(steps, self.max_steps or steps)
 
     def a_pass(self, images: int, classes: int) -> float:
         """Steps of one pass over so many images."""
@@ -148,7 +191,26 @@ class Recipe:
         return floor(steps) if self.drop_last else ceil(steps)
 
 
-PROMPT_LEARNING = {
+INSIDE_BLOCKS = {
+    "epochs": 30,
+    "min_steps": 200,
+    "max_steps": 3000,
+    "source_per_class": 2,
+    "target_per_class": 2,
+}
+"""Length and batches of methods that train inside the backbone, where every image of every step passes through it:
+passes over the images, bounded so that few images still get a training and many no endless one. Papers count in epochs
+too: AdapterTune 50 (Khazem, 2026), SSF, AdaptFormer and VPT 100 on sets of thousands of images."""
+AS_MANY_STEPS = {
+    "epochs": 0.0,
+    "min_steps": 0,
+    "max_steps": 0,
+    "source_per_class": 8,
+    "target_per_class": 4,
+}
+"""The training of the heads behind the backbone, which rows inside it had in CLS-Residual LoRA's tables (``recipe=paper``)."""
+
+PROMPT_LEARNING: dict[str, Any] = {
     "optimizer": "sgd",
     "schedule": "epochs",
     "lr": 2e-3,

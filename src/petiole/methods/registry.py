@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,11 +20,12 @@ IN_STEPS = {"epochs": 0.0, "schedule": "steps", "average_mean": 0.0}
 
 @dataclass(frozen=True)
 class MethodEntry:
-    """A registered name: the class, what differs from its defaults, and one line about it."""
+    """A registered name: the class, what differs from its defaults, one line about it, and what ``recipe=paper`` changes."""
 
     cls: type[Method]
     preset: Mapping[str, Any]
     about: str
+    paper: Mapping[str, Any] = field(default_factory=dict)
 
 
 METHODS = Registry[MethodEntry](
@@ -35,17 +36,22 @@ FAMILIES = Registry[Callable[[str], MethodEntry]](
 )
 
 
-def register(name: str, about: str, **preset: Any) -> Callable[[type[M]], type[M]]:
+def register(
+    name: str, about: str, *, paper: Mapping[str, Any] | None = None, **preset: Any
+) -> Callable[[type[M]], type[M]]:
     """Class decorator: make the method available as ``name``.
 
     Args:
         name: what ``--method`` takes; a literal string, as is ``about`` (see ``Registry``).
         about: one line for lists.
+        paper: fields that the published tables were trained with, where the preset departs from them
+            (``recipe=paper``).
         preset: fields of the method or of its recipe that differ from the defaults.
     """
 
     def add(cls: type[M]) -> type[M]:
-        METHODS.add(name, MethodEntry(cls, preset, about), about, origin=cls.__module__)
+        entry = MethodEntry(cls, preset, about, paper or {})
+        METHODS.add(name, entry, about, origin=cls.__module__)
         return cls
 
     return add
@@ -107,16 +113,25 @@ def create(name: str, settings: Mapping[str, Any] | None = None) -> Method:
 
     Args:
         name: a registered name.
-        settings: fields of the method or of its recipe; strings are converted.
+        settings: fields of the method or of its recipe; strings are converted. ``recipe=paper`` starts from the
+            training of the published tables instead of the preset's; both agree where a preset is as published.
 
     Raises:
         ConfigError: unknown name or setting, or a value of the wrong type or out of range.
     """
     entry, given = find(name), dict(settings or {})
+    preset = {**entry.preset, **_recipe(entry, given.pop("recipe", "default"))}
     if "steps" in given and "epochs" not in given:  # a length in steps replaces a preset in epochs
-        counted = entry.preset.get("schedule") == "epochs"
+        counted = preset.get("schedule") == "epochs"
         given = {**(IN_STEPS if counted else {"epochs": 0.0}), **given}
-    return configure(entry.cls(), {**entry.preset, **given}, name)
+    return configure(entry.cls(), {**preset, **given}, name)
+
+
+def _recipe(entry: MethodEntry, name: str) -> Mapping[str, Any]:
+    recipes: dict[str, Mapping[str, Any]] = {"default": {}, "paper": entry.paper}
+    if name not in list(recipes):
+        raise unknown("recipe", str(name), recipes)
+    return recipes[name]
 
 
 def configure(method: M, settings: Mapping[str, Any], name: str = "") -> M:

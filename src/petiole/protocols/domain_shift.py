@@ -20,7 +20,6 @@ from petiole.data.dataset import Dataset
 from petiole.engine.run import RunSpec
 from petiole.engine.task import Task, Workspace, open_workspace
 from petiole.methods.recipe import Recipe
-from petiole.methods.registry import create
 from petiole.protocols import tuning
 from petiole.protocols.comparison import Comparison
 from petiole.protocols.protocol import (
@@ -134,7 +133,7 @@ def prepare(workspace: Workspace, jobs: Sequence[RunSpec], *, quiet: bool) -> No
     workspace.features.quiet = quiet
     wanted: dict[tuple[tuple[str, ...], int, str], list[Dataset]] = defaultdict(list)
     for job in jobs:
-        method = create(job.method, job.settings)
+        method = workspace.method_of(job)
         with torch.random.fork_rng():
             plan = method.plan(workspace.backbone, len(workspace.shift.classes))
         recipe, (data, scored) = method.recipe, workspace.parts(job.options)

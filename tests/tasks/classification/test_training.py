@@ -87,7 +87,7 @@ def test_only_matrices_decay(kit: SimpleNamespace) -> None:
     grouped = [(p, g["weight_decay"]) for g in groups for p in g["params"]]
     assert len(grouped) == len(list(loss_module.parameters()))
     assert {p.ndim >= 2: decay for p, decay in grouped} == {True: 0.3, False: 0.0}
-    scale = plan.head.scale
+    scale = plan.head.log_scale
     assert next(decay for p, decay in grouped if p is scale) == 0.0
 
 
@@ -184,7 +184,7 @@ def test_no_steps_leave_the_method_as_initialised(kit: SimpleNamespace) -> None:
 
 
 def test_imprint_starts_from_the_class_means_of_the_target(kit: SimpleNamespace) -> None:
-    adapted = fit(kit, "cosine", imprint=True, lr=0.0, steps=1, weight_decay=0.0)
+    adapted = fit(kit, "cosine", start="class-means", lr=0.0, steps=1, weight_decay=0.0)
     x = kit.table._dense["final.pooled"][0].double()
     labels = torch.tensor(kit.data.labels.copy())
     target = torch.tensor([s.domain == "target" for s in kit.data.samples])
@@ -240,7 +240,7 @@ def test_total_loss_is_the_stated_sum(kit: SimpleNamespace, weight: float) -> No
     adapted64 = adapted.double()
     vector = adapted64.refine(torch.from_numpy(h)).detach().numpy()
     weights = p["adapted.head.weight"]
-    scale = float(np.clip(p["adapted.head.scale"], 1, 100))
+    scale = float(np.clip(np.exp(p["adapted.head.log_scale"]), 1, 100))
     losses: dict[bool, list[float]] = {True: [], False: []}
     for v, y, t in zip(vector, labels.tolist(), is_target.tolist(), strict=True):
         z = [scale * (v @ w) / (np.linalg.norm(v) * np.linalg.norm(w)) for w in weights]

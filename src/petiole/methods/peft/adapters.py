@@ -41,6 +41,7 @@ from petiole.layers.phm import PHM, Rule
 from petiole.methods.base import Changes, Method, Plan
 from petiole.methods.blocks import select
 from petiole.methods.peft.copies import norms
+from petiole.methods.recipe import AS_MANY_STEPS, INSIDE_BLOCKS
 from petiole.methods.registry import register
 from petiole.methods.text import BRANCHES, VL_ADAPTER_RECIPE, TextMethod, blocks
 
@@ -57,8 +58,15 @@ _ROLES: dict[Placement, tuple[tuple[str, str | None], ...]] = {
 }
 """What changes in a block, and what it reads if not itself."""
 
-ADAPTERTUNE_RECIPE = {"weight_decay": 0.05, "decay_all": True, "clip": 1.0}
-"""What AdapterTune (Khazem, 2026) states about the optimiser."""
+ADAPTERTUNE_RECIPE = INSIDE_BLOCKS | {
+    "epochs": 50,
+    "weight_decay": 0.05,
+    "decay_all": True,
+    "clip": 1.0,
+}
+"""What AdapterTune (Khazem, 2026) states about optimiser and length."""
+ADAPTERTUNE_PAPER = {"batch_size": 128, "min_steps": 0, "max_steps": 0, "train_on": "target"}
+"""Its batches, of the target alone, whatever the number of steps comes to."""
 
 
 def place(
@@ -70,10 +78,17 @@ def place(
     return tuple(Attach(role, make(network.site(role).width), reads) for role, reads in roles)
 
 
-@register("adaptertune", "zero-initialised adapters after every block", **ADAPTERTUNE_RECIPE)
+@register(
+    "adaptertune",
+    "zero-initialised adapters after every block",
+    paper=ADAPTERTUNE_PAPER,
+    **ADAPTERTUNE_RECIPE,
+)
 @register(
     "adapter-plus",
     "Adapter+: after every block, a learned scale for each channel",
+    paper=AS_MANY_STEPS,
+    **INSIDE_BLOCKS,
     rank=8,
     init="houlsby/houlsby",
     learn_scale=True,
@@ -82,6 +97,8 @@ def place(
 @register(
     "adaptformer",
     "AdaptFormer: ReLU bottlenecks parallel to the MLP",
+    paper=AS_MANY_STEPS,
+    **INSIDE_BLOCKS,
     placement="parallel",
     rank=64,
     scale=0.1,
@@ -92,6 +109,8 @@ def place(
 @register(
     "houlsby",
     "bottlenecks after attention and after MLP",
+    paper=AS_MANY_STEPS,
+    **INSIDE_BLOCKS,
     placement="houlsby",
     rank=37,
     init="houlsby/houlsby",
@@ -99,6 +118,8 @@ def place(
 @register(
     "pfeiffer",
     "bottlenecks after the MLP, behind a LayerNorm of their own",
+    paper=AS_MANY_STEPS,
+    **INSIDE_BLOCKS,
     placement="pfeiffer",
     rank=74,
     init="bert/bert",

@@ -19,6 +19,7 @@ from petiole.layers.heads import LinearHead
 from petiole.methods.base import Changes, Method, Plan
 from petiole.methods.blocks import select
 from petiole.methods.codebook.base import CRAFT_RECIPE, LanguageSideMethod
+from petiole.methods.recipe import AS_MANY_STEPS, INSIDE_BLOCKS
 from petiole.methods.registry import register
 from petiole.methods.text import VL_ADAPTER_RECIPE, TextMethod
 
@@ -47,7 +48,7 @@ class TunedCopies(Method):
         )
 
 
-@register("bitfit", "the backbone's biases")
+@register("bitfit", "the backbone's biases", paper=AS_MANY_STEPS, **INSIDE_BLOCKS)
 @dataclass(frozen=True)
 class BitFit(TunedCopies):
     """BitFit (Ben Zaken et al., 2022): biases of projections and of normalisation layers."""
@@ -57,7 +58,12 @@ class BitFit(TunedCopies):
         return tuple(name for name in own if name.rpartition(".")[2] == "bias")
 
 
-@register("layernorm", "scales and shifts of the normalisation layers")
+@register(
+    "layernorm",
+    "scales and shifts of the normalisation layers",
+    paper=AS_MANY_STEPS,
+    **INSIDE_BLOCKS,
+)
 @dataclass(frozen=True)
 class LayerNormTuning(TunedCopies):
     """LayerNorm tuning (Basu et al., 2023): 2 d parameters a LayerNorm; on a CNN the BatchNorms' (their statistics stay)."""
@@ -66,7 +72,7 @@ class LayerNormTuning(TunedCopies):
         return norms(backbone)
 
 
-@register("full", "full fine-tuning", lr=1e-4, head_lr=10.0)
+@register("full", "full fine-tuning", paper=AS_MANY_STEPS, **INSIDE_BLOCKS, lr=1e-4, head_lr=10.0)
 @dataclass(frozen=True)
 class FullFineTuning(TunedCopies):
     """Every parameter whose role starts with ``part``.
@@ -86,7 +92,14 @@ class FullFineTuning(TunedCopies):
         return backbone.parameters_under(self.part)
 
 
-@register("partial", "fine-tuning of the last blocks", lr=1e-4, head_lr=10.0)
+@register(
+    "partial",
+    "fine-tuning of the last blocks",
+    paper=AS_MANY_STEPS,
+    **INSIDE_BLOCKS,
+    lr=1e-4,
+    head_lr=10.0,
+)
 @dataclass(frozen=True)
 class PartialFineTuning(TunedCopies):
     """Copies of whole blocks, usually the last, and of the final normalisation.

@@ -8,7 +8,6 @@ stays untouched. What prompts a language model, or needs a training loop of its 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields, make_dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,6 +19,7 @@ from petiole.layers.heads import LinearHead
 from petiole.layers.injected import Injected
 from petiole.methods.base import Method, Plan
 from petiole.methods.blocks import select
+from petiole.methods.recipe import AS_MANY_STEPS, INSIDE_BLOCKS
 from petiole.methods.registry import MethodEntry, family
 
 if TYPE_CHECKING:
@@ -122,8 +122,9 @@ def entry(kind: str) -> MethodEntry:
     cls = make_dataclass(f"Peft_{kind}", own, bases=(Peft,), frozen=True, kw_only=True)
     cls.kind = kind  # type: ignore[attr-defined]
     # peft states no default for it: scale the outputs of all targets, the inputs of none.
-    preset: Mapping[str, Any] = {"feedforward_modules": []} if kind == "ia3" else {}
-    return MethodEntry(cls, preset, f"{config.__name__} of the library peft")
+    own_preset: dict[str, Any] = {"feedforward_modules": []} if kind == "ia3" else {}
+    about = f"{config.__name__} of the library peft"
+    return MethodEntry(cls, INSIDE_BLOCKS | own_preset, about, AS_MANY_STEPS)
 
 
 def _config_class(kind: str) -> type[PeftConfig]:

@@ -34,6 +34,7 @@ from petiole.methods.base import Changes, Method, Plan
 from petiole.methods.blocks import select
 from petiole.methods.codebook.base import CRAFT_RECIPE, LanguageSideMethod
 from petiole.methods.prompt_learning.class_names import SentenceTemplate, TextHead, towers_of
+from petiole.methods.recipe import AS_MANY_STEPS, INSIDE_BLOCKS
 from petiole.methods.registry import register
 from petiole.methods.text import VL_ADAPTER_RECIPE, TextMethod, Unfreeze, attentions
 
@@ -88,8 +89,14 @@ def _weight(site: Site) -> Tensor:
     return weight if site.columns is None else weight[site.columns]
 
 
-@register("lora-qkv", "LoRA on q, k and v of every block")
-@register("dora", "DoRA on q, k and v of every block", magnitude=True)
+@register("lora-qkv", "LoRA on q, k and v of every block", paper=AS_MANY_STEPS, **INSIDE_BLOCKS)
+@register(
+    "dora",
+    "DoRA on q, k and v of every block",
+    paper=AS_MANY_STEPS,
+    **INSIDE_BLOCKS,
+    magnitude=True,
+)
 @dataclass(frozen=True)
 class LoRA(Method):
     """LoRA on the attention's projections of a vision backbone: 6 d r parameters a block.

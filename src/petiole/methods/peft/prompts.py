@@ -24,12 +24,21 @@ from petiole.layers.prompt import DropLast, PromptTokens
 from petiole.layers.rows import Blank, Overwrite, Prepend, Reparametrised, Rows
 from petiole.methods.base import Changes, Method, Plan
 from petiole.methods.blocks import select
+from petiole.methods.recipe import AS_MANY_STEPS, INSIDE_BLOCKS
 from petiole.methods.registry import register
 from petiole.methods.text import VL_ADAPTER_RECIPE, TextMethod, Unfreeze, attentions
 
 
-@register("vpt-shallow", "visual prompts before the first block")
-@register("vpt-deep", "visual prompts before every block", deep=True)
+@register(
+    "vpt-shallow", "visual prompts before the first block", paper=AS_MANY_STEPS, **INSIDE_BLOCKS
+)
+@register(
+    "vpt-deep",
+    "visual prompts before every block",
+    paper=AS_MANY_STEPS,
+    **INSIDE_BLOCKS,
+    deep=True,
+)
 @dataclass(frozen=True)
 class VPT(Method):
     """Visual prompts: p d parameters, or p d for each block.

@@ -19,12 +19,13 @@ from petiole.layers.affine import Affine
 from petiole.layers.heads import LinearHead
 from petiole.methods.base import Method, Plan
 from petiole.methods.blocks import select
+from petiole.methods.recipe import AS_MANY_STEPS, INSIDE_BLOCKS
 from petiole.methods.registry import register
 
 PARTS = ("attn.in", "attn.q", "attn.k", "attn.v", "attn.out", "mlp.in", "mlp.hidden", "mlp.out")
 
 
-@register("ssf", "scale and shift behind every operation")
+@register("ssf", "scale and shift behind every operation", paper=AS_MANY_STEPS, **INSIDE_BLOCKS)
 @dataclass(frozen=True)
 class SSF(Method):
     """Scale and shift.

@@ -13,12 +13,14 @@ from petiole.backbones.registry import load_backbone
 from petiole.data.dataset import Dataset
 from petiole.data.preprocessing import augmentation
 from petiole.engine.feature_extractor import DTYPES
+from petiole.engine.record import RECORD
 from petiole.engine.run import RunSpec
+from petiole.engine.timing import in_words
 from petiole.layers.solved import SolvedHead
 from petiole.ledger import Ledger, count
 from petiole.methods.recipe import Recipe
-from petiole.methods.registry import create
 from petiole.tasks.classification.sampler import trained_on
+from petiole.tasks.classification.timing import Seconds, time_job
 from petiole.tasks.classification.workspace import ClassificationWorkspace, Subset
 
 
@@ -32,6 +34,7 @@ class CostEstimate:
         megabytes: that it stores.
         steps: optimiser steps.
         train_flops: above the cut, forward and backward.
+        frozen_seconds, train_seconds: that both take here, from a timed batch; 0 where it was not timed.
     """
 
     images: int
@@ -39,19 +42,33 @@ class CostEstimate:
     megabytes: float
     steps: int
     train_flops: float
+    frozen_seconds: float = 0.0
+    train_seconds: float = 0.0
 
 
-def estimate_cost(workspace: ClassificationWorkspace, jobs: Sequence[RunSpec]) -> CostEstimate:
-    """Count what ``jobs`` will compute; an upper bound where draws overlap with stored images."""
+@torch.random.fork_rng()
+def estimate_cost(
+    workspace: ClassificationWorkspace, jobs: Sequence[RunSpec], *, timed: bool = False
+) -> CostEstimate:
+    """Count what ``jobs`` will compute; an upper bound where draws overlap with stored images.
+
+    Args:
+        workspace: opened.
+        jobs: of it; those that are complete already and resumed cost nothing.
+        timed: also time a batch of every method (see ``timing``).
+    """
     b = workspace.task
     shape = load_backbone(b.backbone, weights=b.weights, image_size=b.image_size, device="meta")
     costs: dict[str, _Cost] = {}
     seen: set[tuple[object, str]] = set()
-    images = flops = stored = steps = trained = 0.0
+    images = flops = stored = steps = trained = frozen = seconds = 0.0
+    speeds: dict[str, Seconds | None] = {}
     for job in jobs:
+        if job.resume and (job.folder / RECORD).exists():
+            continue
         name = f"{job.method} {sorted(job.settings.items())}"
         if name not in costs:
-            costs[name] = _cost(job, shape, len(workspace.shift.classes), b.dtype)
+            costs[name] = _cost(workspace, job, shape)
         cost = costs[name]
         length = cost.steps(workspace.parts(job.options or Subset())[0])
         steps += length
@@ -61,7 +78,13 @@ def estimate_cost(workspace: ClassificationWorkspace, jobs: Sequence[RunSpec]) -
         images += fresh
         flops += fresh * (cost.ledger.flops_forward - cost.ledger.flops_above_cut)
         stored += fresh * cost.bytes
-    return CostEstimate(int(images), flops, stored / 1e6, int(steps), trained)
+        if timed and name not in speeds:
+            speeds[name] = time_job(workspace, job, ledger.flops_training * cost.batch)
+        if speed := speeds.get(name):
+            frozen += fresh * speed.image
+            live = cost.ledger.cut == (IMAGES,) or workspace.features.cache is None
+            seconds += length * (speed.step + live * cost.batch * speed.image)
+    return CostEstimate(int(images), flops, stored / 1e6, int(steps), trained, frozen, seconds)
 
 
 @dataclass(frozen=True)
@@ -81,10 +104,12 @@ class _Cost:
         return self.recipe.resolved(trained_on(data, self.recipe), self.classes).steps
 
 
-def _cost(job: RunSpec, shape: Backbone, classes: int, dtype: str) -> _Cost:
-    recipe = create(job.method, job.settings).recipe
+def _cost(workspace: ClassificationWorkspace, job: RunSpec, shape: Backbone) -> _Cost:
+    classes, dtype = len(workspace.shift.classes), workspace.task.dtype
+    method = workspace.method_of(job)
+    recipe = method.recipe
     with torch.device("meta"):
-        plan = create(job.method, job.settings).plan(shape, classes)
+        plan = method.plan(shape, classes)
         image = torch.zeros(1, 3, *shape.preprocessing.size)
     state = shape.lower(image, plan.cut(shape, training=True))
     return _Cost(
@@ -100,7 +125,7 @@ def _fresh(
     workspace: ClassificationWorkspace, job: RunSpec, cost: _Cost, seen: set[tuple[object, str]]
 ) -> int:
     """Count the image views of ``job`` that are neither stored nor counted before."""
-    cut, recipe = cost.ledger.cut, create(job.method, job.settings).recipe
+    cut, recipe = cost.ledger.cut, workspace.method_of(job).recipe
     if cut == (IMAGES,):
         return 0
     (data, scored), cache = workspace.parts(job.options or Subset()), workspace.features.cache
@@ -115,7 +140,7 @@ def _fresh(
 
 def describe(workspace: ClassificationWorkspace, jobs: Sequence[RunSpec]) -> list[str]:
     """Data, frozen work still to do, storage and training steps of ``jobs``, a line each."""
-    shift, task, seen = workspace.shift, workspace.task, estimate_cost(workspace, jobs)
+    shift, task, seen = workspace.shift, workspace.task, estimate_cost(workspace, jobs, timed=True)
     source = f"{_count(len(shift.source), 'source image')}, " if shift.source else ""
     shots = (jobs[0].options or Subset()).shots
     drawn = f"{shots} a class" if shots else "all"
@@ -128,7 +153,17 @@ def describe(workspace: ClassificationWorkspace, jobs: Sequence[RunSpec]) -> lis
         f"{task.cache or 'no cache: repeated in every epoch'}",
         f"training {_count(len(jobs), 'run')}, {seen.steps:,} steps, "
         f"{seen.train_flops / 1e12:.2f} TFLOPs above the cut, {task.precision} on {task.device}",
+        *_time(seen),
     ]
+
+
+def _time(seen: CostEstimate) -> list[str]:
+    """A line on how long it takes; none where nothing was timed."""
+    total = seen.frozen_seconds + seen.train_seconds
+    if not total:
+        return []
+    frozen = f", {in_words(seen.frozen_seconds)} of it the frozen half" if seen.images else ""
+    return [f"time     {in_words(total)}{frozen}, by a batch timed here; scoring not counted"]
 
 
 def _count(n: int, what: str) -> str:

@@ -1,4 +1,4 @@
-"""Factors on the learning rate: of the head, and by layer."""
+"""Factors on the learning rate: of the head, by layer, and those that a module states for its own parameters."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ from petiole.tasks.classification.model import AdaptedClassifier
 
 
 def factors(adapted: AdaptedClassifier, recipe: Recipe) -> dict[int, float]:
-    """Of the head, and of tuned copies by their block."""
+    """Of the head, of tuned copies by their block, and of parameters named in a module's ``lr_factors``."""
     known = {id(p): recipe.head_lr for p in adapted.head.parameters()}
+    for module in adapted.modules():
+        for name, factor in getattr(module, "lr_factors", {}).items():
+            own = id(getattr(module, name))
+            known[own] = known.get(own, 1.0) * factor
     for name, copy in adapted.copies.items():
         known[id(copy)] = layer_factor(adapted.backbone, name, recipe.layer_decay)
     return known

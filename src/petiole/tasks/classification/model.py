@@ -124,7 +124,8 @@ class ClassificationLoss(nn.Module):
 
     L = s (w CE(target) + (1 - w) CE(source)) + sum_j lambda_j L_j
 
-    The state holds the values at the training cut and, with ``ANCHOR`` before their names, anchors.
+    The state holds the values at the training cut and, with ``ANCHOR`` before their names, anchors. Of a mixed batch
+    the cross-entropy is  s CE(y_i) + (1 - s) CE(y_j).
     """
 
     def __init__(
@@ -137,7 +138,13 @@ class ClassificationLoss(nn.Module):
         for loss in adapted.plan.losses:
             loss.begin()
 
-    def forward(self, state: State, labels: Tensor, is_target: Tensor) -> Tensor:
+    def forward(
+        self,
+        state: State,
+        labels: Tensor,
+        is_target: Tensor,
+        partner: tuple[float, Tensor, Tensor] | None = None,
+    ) -> Tensor:
         adapted, plan = self.adapted, self.adapted.plan
         own, anchors = divided(state)
         with adapted.attached():
@@ -150,13 +157,22 @@ class ClassificationLoss(nn.Module):
             )
             losses = [loss.weight * loss(step) for loss in plan.losses]
         if plan.supervised:
-            losses.append(
-                plan.supervised
-                * domain_cross_entropy(
-                    step.logits, labels, is_target, self.target_weight, self.label_smoothing
-                )
-            )
+            losses.append(plan.supervised * self._cross_entropy(step, partner))
         return torch.stack(losses).sum()
+
+    def _cross_entropy(
+        self, step: LossInputs, partner: tuple[float, Tensor, Tensor] | None
+    ) -> Tensor:
+        def of(labels: Tensor, is_target: Tensor) -> Tensor:
+            return domain_cross_entropy(
+                step.logits, labels, is_target, self.target_weight, self.label_smoothing
+            )
+
+        own = of(step.labels, step.is_target)
+        if partner is None:
+            return own
+        share, labels, is_target = partner
+        return share * own + (1 - share) * of(labels, is_target)
 
     def _again(self, state: State) -> ClassifierOutput:
         """The batch under the weights of the moment, as in prediction; class vectors are not carried over."""

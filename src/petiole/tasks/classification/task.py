@@ -21,6 +21,7 @@ from torch import Tensor
 from petiole.data.splits import write_split
 from petiole.engine.adapter import find, read_manifest
 from petiole.engine.model_card import ModelCard
+from petiole.engine.progress import console
 from petiole.engine.record import DataCard, appender, count_test_evaluation
 from petiole.engine.run import CHECKPOINT, RunSpec
 from petiole.engine.task import Scores, TaskRun
@@ -34,6 +35,7 @@ from petiole.tasks.classification.calibration import Calibration, scores_of
 from petiole.tasks.classification.left_out import calibrate
 from petiole.tasks.classification.model import AdaptedClassifier, predict
 from petiole.tasks.classification.predictions import TABLE, TENSORS, write_predictions
+from petiole.tasks.classification.view_check import check_views, warning
 from petiole.tasks.classification.workspace import ClassificationWorkspace, Subset
 
 DRIFT, SPLIT, VECTORS = "drift.jsonl", "split.csv", "vectors.safetensors"
@@ -53,7 +55,7 @@ class ClassificationRun(TaskRun):
     def __init__(self, workspace: ClassificationWorkspace, spec: RunSpec) -> None:
         self.workspace, self.spec = workspace, spec
         self.subset = spec.options or Subset()
-        self.method = create(spec.method, spec.settings)
+        self.method = workspace.method_of(spec)
         workspace.feature_seconds = 0.0
         self.train_images, self.scored = workspace.parts(self.subset)
         self.calibration: Calibration | None = None
@@ -132,6 +134,8 @@ class ClassificationRun(TaskRun):
             precision=self.workspace.task.precision,
             callbacks=callbacks,
         )
+        if self.method.recipe.select == "best":
+            self.selection = callbacks.selection
         self.calibration = calibrate(self, adapted)
         return seconds
 
@@ -159,7 +163,12 @@ class ClassificationRun(TaskRun):
     def finish(self, adapted: AdaptedClassifier, folder: Path) -> Mapping[str, Any]:
         if self.subset.vectors:
             write_tensors(folder / VECTORS, self._vectors(adapted))
-        return {}
+        recipe = self.method.recipe
+        checked = check_views(self.workspace, self.train_images, recipe)
+        told = warning(checked, recipe)
+        if told and not self.workspace.task.quiet:
+            console.print(f"note     {told}", style="yellow", highlight=False, markup=False)
+        return {"training_views": checked} if checked else {}
 
     def _vectors(self, adapted: AdaptedClassifier) -> dict[str, Tensor]:
         """Vectors before and after of source and test images, at most 2,000 of each, as fp16."""

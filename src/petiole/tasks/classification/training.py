@@ -13,12 +13,11 @@ import math
 import time
 from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from petiole.backbones.base import State
 from petiole.data.dataset import Dataset
 from petiole.engine.feature_extractor import Precision, Table
 from petiole.engine.optimizer import make_optimizer
@@ -26,9 +25,12 @@ from petiole.engine.trainer import Callbacks, Trainer, accelerate, seed_device
 from petiole.errors import ConfigError
 from petiole.layers.solved import SolvedHead, judging
 from petiole.methods.recipe import Recipe
+from petiole.tasks.classification.aligned import AlignedTable
 from petiole.tasks.classification.drift import IMAGES as PROBED
 from petiole.tasks.classification.drift import Drift, moves_tokens
+from petiole.tasks.classification.held_back import HeldBack
 from petiole.tasks.classification.learning_rates import factors
+from petiole.tasks.classification.mixing import mixing
 from petiole.tasks.classification.model import AdaptedClassifier, ClassificationLoss
 from petiole.tasks.classification.sampler import DOMAINS, Sampler, trained_on, without
 
@@ -60,39 +62,61 @@ def train(
     """
     start = time.perf_counter()
     probes = max(PROBES, math.ceil(recipe.epochs))
+    held: HeldBack | None = None
+    if recipe.select == "best":
+        held = HeldBack(adapted, data, table, recipe)
+        data, table = held.kept, held.kept_table
     recipe = recipe.resolved(trained_on(data, recipe), len(data.classes))
     if isinstance(adapted.head, SolvedHead):
         seed_device(next(adapted.backbone.module.parameters()).device, seed)
         _solve(adapted, adapted.head, data, table, recipe)
-    elif recipe.steps and any(p.requires_grad for p in adapted.parameters()):
-        _descend(adapted, data, table, recipe, seed, precision, callbacks or Callbacks(), probes)
+    elif not recipe.steps:
+        _start(adapted, data, table, recipe)
+    elif any(p.requires_grad for p in adapted.parameters()):
+        _descend(
+            adapted, data, table, recipe, seed, precision, callbacks or Callbacks(), probes, held
+        )
     adapted.eval()
     return time.perf_counter() - start
+
+
+@torch.no_grad()
+def _vectors(
+    adapted: AdaptedClassifier, data: Dataset, table: Table, recipe: Recipe
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Pooled vectors (n, d), labels (n,) and domains (n,) of the images trained on, in the evaluation view."""
+    wanted = DOMAINS.get(recipe.train_on, ("source", "target"))
+    mask = torch.tensor([domain in wanted for domain in data.domains])
+    if not mask.any():
+        raise without(wanted[0], recipe, data)
+    adapted.eval()
+    vectors = torch.cat([adapted.pooled(state) for state in table.batches(len(data))]).float()
+    keep = mask.to(vectors.device)
+    labels, is_target = (t.to(keep.device)[keep] for t in labels_of(data))
+    return vectors[keep], labels, is_target
 
 
 @torch.no_grad()
 def _solve(
     adapted: AdaptedClassifier, head: SolvedHead, data: Dataset, table: Table, recipe: Recipe
 ) -> None:
-    x, y, is_target = solved_from(adapted, data, table, recipe)
-    head.to(x.device).solve(x, y, is_target)
+    head.to(adapted.backbone.device).solve(*solved_from(adapted, data, table, recipe))
 
 
 @torch.no_grad()
 def solved_from(
     adapted: AdaptedClassifier, data: Dataset, table: Table, recipe: Recipe
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What a solved head learns from: vectors (n, d), labels (n,) and domains (n,) of the recipe's images."""
-    wanted = DOMAINS.get(recipe.train_on, ("source", "target"))
-    mask = torch.tensor([domain in wanted for domain in data.domains])
-    if not mask.any():
-        raise without(wanted[0], recipe, data)
-    adapted.eval()
-    vectors = torch.cat([adapted.refine(adapted.pooled(s)) for s in table.batches(len(data))])
-    labels, is_target = labels_of(data)
-    keep = mask.to(vectors.device)
-    labels, is_target = labels.to(keep.device), is_target.to(keep.device)
-    return vectors[keep].float(), labels[keep], is_target[keep]
+    """What a solved head learns from: refined vectors (n, d), labels (n,) and domains (n,) of the recipe's images."""
+    vectors, labels, is_target = _vectors(adapted, data, table, recipe)
+    return adapted.refine(vectors).float(), labels, is_target
+
+
+@torch.no_grad()
+def _start(adapted: AdaptedClassifier, data: Dataset, table: Table, recipe: Recipe) -> None:
+    """Let the plan set head and refinement from the images that will be trained on."""
+    if adapted.plan.start:
+        adapted.plan.start(*_vectors(adapted, data, table, recipe))
 
 
 def _descend(
@@ -104,17 +128,23 @@ def _descend(
     precision: Precision,
     callbacks: Callbacks,
     probes: int,
+    held: HeldBack | None,
 ) -> None:
+    if recipe.align_source:
+        table = AlignedTable(table, data)
     accelerator = accelerate(adapted.backbone.module, precision)
     loss_module = ClassificationLoss(adapted, recipe.target_weight, recipe.label_smoothing)
     loss_module.to(accelerator.device)
     sampler = Sampler(data, recipe, seed)
     labels, is_target = (t.to(accelerator.device) for t in labels_of(data))
 
-    def feed(step: int) -> tuple[State, Tensor, Tensor]:
+    mix = mixing(adapted, recipe, seed)
+
+    def feed(step: int) -> tuple[Any, ...]:
         rows, views = (_share(part, accelerator) for part in sampler(step))
         where = rows.to(labels.device)
-        return table.fetch(rows, views), labels[where], is_target[where]
+        batch = table.fetch(rows, views), labels[where], is_target[where]
+        return mix(step, *batch) if mix else batch
 
     if adapted.compiled:
         check_compiler()
@@ -127,11 +157,12 @@ def _descend(
         recipe,
         recipe.a_pass(trained_on(data, recipe), len(data.classes)),
         seed,
+        held.loss if held else None,
     )
     main = accelerator.is_main_process
     descent.run(
         callbacks,
-        fresh=lambda: _imprint(adapted, data, table) if recipe.imprint else None,
+        fresh=lambda: _start(adapted, data, table, recipe),
         measure=_drift(
             adapted, data, table, callbacks if main else Callbacks(), recipe.steps, probes
         ),
@@ -188,14 +219,3 @@ def labels_of(data: Dataset) -> tuple[Tensor, Tensor]:
     """Labels (n,) int64 and whether each image is of the target domain (n,) bool."""
     is_target = torch.tensor([domain == "target" for domain in data.domains], dtype=torch.bool)
     return torch.tensor(data.labels.copy()), is_target
-
-
-@torch.no_grad()
-def _imprint(adapted: AdaptedClassifier, data: Dataset, table: Table) -> None:
-    if not hasattr(adapted.head, "imprint"):
-        return
-    adapted.eval()
-    vectors = torch.cat([adapted(state).vector for state in table.batches(len(data))])
-    labels, is_target = labels_of(data)
-    chosen = judging(is_target)
-    adapted.head.imprint(vectors[chosen.to(vectors.device)], labels[chosen].to(vectors.device))  # type: ignore[operator]

@@ -16,12 +16,16 @@ from petiole.backbones.base import Backbone
 from petiole.backbones.registry import load_backbone
 from petiole.data.checks.leaks import LeakReport, find_leaks
 from petiole.data.dataset import Dataset
+from petiole.data.label_safe import stated_augmentation
+from petiole.data.preprocessing import augmentation
 from petiole.data.sources import DomainShift, Part, open_shift
 from petiole.data.splits import draw_fraction, holdout
 from petiole.engine.feature_extractor import Features, JoinedTable, Precision, Table, views_of
 from petiole.engine.feature_store import FeatureCache
 from petiole.engine.task import Task, TaskRun, Workspace
+from petiole.methods.base import Method
 from petiole.methods.recipe import Recipe
+from petiole.methods.registry import configure, create
 from petiole.tasks.classification.distillation_targets import distillation_targets
 from petiole.tasks.classification.model import ANCHOR, AdaptedClassifier
 
@@ -114,6 +118,15 @@ class ClassificationWorkspace(Workspace):
         self.task = task
         self.feature_seconds = 0.0
         self._leaks: dict[str, LeakReport] = {}
+
+    def method_of(self, spec: RunSpec) -> Method:
+        """The run's method; its views are those that keep the data's labels, unless the run itself names some."""
+        method = create(spec.method, spec.settings)
+        stated = stated_augmentation(self.task.images)
+        if not stated or not method.recipe.views or "augmentation" in spec.settings:
+            return method
+        views = 0 if augmentation(stated).identity else method.recipe.views
+        return configure(method, {"augmentation": stated, "views": views}, spec.method)
 
     def prepare(self, spec: RunSpec) -> TaskRun:
         from petiole.tasks.classification.task import ClassificationRun

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import ceil
 from pathlib import Path
 
 from torch import Tensor
@@ -65,8 +64,7 @@ def train(
     start = time.perf_counter()
     recipe = method.recipe
     batches = TaskBatches({"all": len(samples)}, {"all": recipe.batch_size or 64}, seed)
-    steps = max(1, ceil(recipe.epochs * len(batches))) if recipe.epochs else recipe.steps
-    recipe = replace(recipe, steps=steps)
+    recipe = replace(recipe, steps=recipe.length(len(batches)))
     accelerator = accelerate(adapted.model.module, precision)
     loader = BatchLoader(adapted, method, image_folder, samples, seed, general)
     mine = (accelerator.process_index, accelerator.num_processes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -79,7 +79,36 @@ class CodebookWorkspace(Workspace):
             *(f"note     {note}" for note in self.data.notes),
             f"training {specs[0].method} before {self.model.name}, {length} of {recipe.batch_size} questions",
             f"scoring  {scored}",
+            *self._time(specs),
         ]
+
+    def _time(self, specs: Sequence[RunSpec]) -> list[str]:
+        """A line on how long training takes here, from three steps of the first run's method."""
+        from petiole.engine.timing import in_words, step_seconds
+        from petiole.engine.trainer import Callbacks
+        from petiole.tasks.codebook import training
+        from petiole.tasks.codebook.task import CodebookRun
+
+        spec, samples = specs[0], self.data.parts["train"]
+
+        def train(steps: int) -> float:
+            run = CodebookRun(self, replace(spec, settings={**spec.settings, "steps": steps}))
+            return training.train(
+                run.build(),
+                run.method,
+                run.image_folder,
+                samples,
+                seed=spec.seed,
+                general=self.general,
+                precision=self.task.precision,
+                callbacks=Callbacks(quiet=True),
+            )
+
+        recipe = CodebookRun(self, spec).method.recipe
+        steps = recipe.length(len(samples) / (recipe.batch_size or 64))
+        total = len(specs) * steps * step_seconds(train)
+        words = f"time     {in_words(total)} of training, by three steps timed here; scoring not counted"
+        return [words] if total else []
 
     def prepare(self, spec: RunSpec) -> TaskRun:
         from petiole.tasks.codebook.task import CodebookRun

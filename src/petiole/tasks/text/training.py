@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -73,8 +72,7 @@ def train(
         seed,
         options.mode,
     )
-    steps = max(1, ceil(recipe.epochs * len(batches))) if recipe.epochs else recipe.steps
-    recipe = replace(recipe, steps=steps)
+    recipe = replace(recipe, steps=recipe.length(len(batches)))
     accelerator, head = accelerate(adapted.model.module, precision), adapted.head
 
     def batch(step: int) -> tuple[GenerationBatch | AnswerBatch]:

@@ -105,7 +105,31 @@ class TextWorkspace(Workspace):
             *(f"note     {data.name}: {note}" for data in self.tasks for note in data.notes),
             f"training {len(specs)} x {self.model.name}, {length} of {recipe.batch_size or 32} samples, "
             f"{self.task.precision} on {self.task.device}",
+            *self._time(specs),
         ]
+
+    def _time(self, specs: Sequence[RunSpec]) -> list[str]:
+        """A line on how long training takes here, from three steps of each method."""
+        from petiole.engine.timing import in_words, step_seconds
+        from petiole.engine.trainer import Callbacks
+
+        speeds: dict[str, float] = {}
+        total = 0.0
+        for spec in specs:
+            name = f"{spec.method} {sorted(spec.settings.items())}"
+            if name not in speeds:
+
+                def train(steps: int, spec: RunSpec = spec) -> float:
+                    short = replace(spec, settings={**spec.settings, "steps": steps})
+                    run = self.prepare(short)
+                    return run.train(run.build(), Callbacks(quiet=True))
+
+                speeds[name] = step_seconds(train)
+            recipe = self.prepare(spec).method.recipe
+            samples = sum(len(data.parts["train"]) for data in self.tasks)
+            total += speeds[name] * recipe.length(samples / (recipe.batch_size or 32))
+        words = f"time     {in_words(total)} of training, by three steps timed here; scoring not counted"
+        return [words] if total else []
 
     def with_vision_tower(
         self, train: Trained | Literal["frozen"]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from petiole.data.label_safe import state_augmentation
 from petiole.data.synthetic.drawn import Advance, appearing
 from petiole.data.synthetic.scenes.grammar import NUMBERS, class_name, plural
 from petiole.data.synthetic.scenes.render import render
@@ -23,6 +24,8 @@ from petiole.data.synthetic.scenes.scene import (
 from petiole.errors import unknown
 
 CLASSES = 40
+KEEPS_LABELS = "none"
+"""A crop often shows no object, or fewer of them than the label counts."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +129,7 @@ def write_task(
     if (style or task.style) not in STYLES:
         raise unknown("style of synthetic scenes", style, STYLES)
     with appearing(folder) as staging:
+        state_augmentation(staging, KEEPS_LABELS)
         for part, (which, count) in enumerate((("train", train), ("test", test))):
             for label, title in enumerate(task.classes):
                 place = staging / which / title.replace(" ", "_")
