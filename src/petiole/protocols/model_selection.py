@@ -24,7 +24,7 @@ from petiole.engine.run import RunSpec
 from petiole.errors import ConfigError, DataError
 from petiole.metrics.calibration import temperature
 from petiole.metrics.intervals import Interval, t_interval
-from petiole.tasks.classification.cost_estimate import estimate_minutes
+from petiole.tasks.classification.cost_estimate import estimate_cost
 from petiole.tasks.classification.left_out import left_out
 from petiole.tasks.classification.task import ClassificationRun
 from petiole.tasks.classification.workspace import ClassificationWorkspace
@@ -264,4 +264,5 @@ def _minutes(workspace: ClassificationWorkspace, spec: RunSpec, method: str) -> 
         run.build()
     except ConfigError:
         return None
-    return FOLDS * estimate_minutes(workspace, [run.spec])
+    cost = estimate_cost(workspace, [run.spec], timed=True)
+    return (cost.frozen_seconds + FOLDS * cost.train_seconds) / 60

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -168,21 +167,3 @@ def _time(seen: CostEstimate) -> list[str]:
 
 def _count(n: int, what: str) -> str:
     return f"{n:,} {what}" + ("" if n == 1 else "s")
-
-
-STEP_SECONDS = 0.01
-"""Least time of a training step, whatever it computes."""
-
-
-def estimate_minutes(workspace: ClassificationWorkspace, jobs: Sequence[RunSpec]) -> float:
-    """Minutes that ``jobs`` will take, at the speed of a small batch through the frozen half."""
-    backbone, cost = workspace.backbone, estimate_cost(workspace, jobs)
-    images = torch.zeros(4, 3, *backbone.preprocessing.size, device=backbone.device)
-    ledger = count(backbone, create("linear-probe").plan(backbone, 2))
-    times = []
-    for _ in range(2):  # the first one also allocates
-        start = time.perf_counter()
-        backbone.lower(images, (backbone.vector,))
-        times.append(time.perf_counter() - start)
-    rate = len(images) * ledger.flops_forward / min(times)
-    return ((cost.flops + cost.train_flops) / rate + STEP_SECONDS * cost.steps) / 60

@@ -23,7 +23,7 @@ from petiole.engine.feature_extractor import Precision, Table
 from petiole.engine.optimizer import make_optimizer
 from petiole.engine.trainer import Callbacks, Trainer, accelerate, seed_device
 from petiole.errors import ConfigError
-from petiole.layers.solved import SolvedHead, judging
+from petiole.layers.solved import SolvedHead
 from petiole.methods.recipe import Recipe
 from petiole.tasks.classification.aligned import AlignedTable
 from petiole.tasks.classification.drift import IMAGES as PROBED
