@@ -208,7 +208,7 @@ def test_missing_runs_are_named(folder: Path) -> None:
         summarise(folder)
 
 
-def test_nothing_is_advised_where_nothing_was_learned(summary: ElbowSummary, folder: Path) -> None:
+def test_nothing_is_advised_where_nothing_was_learned(folder: Path) -> None:
     for run in (place(folder, 1.0) / "runs").glob("*/*"):
         steps = [{"step": s, "loss": 3.0 - 0.01 * s, "lr": 1e-3} for s in range(0, 200, 10)]
         (run / "metrics.jsonl").write_text("".join(json.dumps(s) + "\n" for s in steps))

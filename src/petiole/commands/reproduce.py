@@ -13,11 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from petiole.commands.options import CommandResult, ModelOptions, device, fact
+from petiole.commands.reproduce_comparison import on_own_images
 from petiole.commands.verb import verb
 from petiole.errors import ConfigError
 
 if TYPE_CHECKING:
-    from petiole.protocols.reproduction import Reproduction
     from petiole.tasks.text.workspace import TextGeneration
 
 
@@ -260,7 +260,7 @@ def reproduce(
     if kind == reproduction.PUBLISHED:
         done = reproduction.unmeasured(table, methods)
     elif kind == "comparison":
-        done = _compared(name, table, methods, data, root, seeds, resume, processes, model)
+        done = on_own_images(name, table, methods, data, root, seeds, resume, processes, model)
     elif kind == reproduction_tasks.KIND:
         base = _text_task(table, model)
         done = reproduction_tasks.reproduce(table, base, data, root, **terms)
@@ -327,47 +327,6 @@ def _places(row: Mapping[str, Any]) -> Mapping[str, Any]:
     """What was published by data set; a table on one set prints one number a row."""
     claimed = row.get("claimed", {})
     return claimed if isinstance(claimed, Mapping) else {"accuracy": claimed}
-
-
-def _compared(
-    name: str,
-    table: Mapping[str, Any],
-    methods: Sequence[str],
-    data: Path | None,
-    root: Path,
-    seeds: int,
-    resume: bool,
-    processes: int,
-    model: ModelOptions,
-) -> Reproduction:
-    """The rows of a table on the images of a folder, which are never the paper's own."""
-    from petiole.commands.compare import compare
-    from petiole.protocols.reproduction import ClaimResult, Reproduction
-
-    if methods:
-        raise ConfigError(f"{name} is run as a whole. Leave --methods out, or use petiole compare.")
-    missing = tuple(table.get("missing", ()))
-    if data is None:
-        needs = f"images: a folder of your own (--data), as petiole compare DATA --table {name} takes it"
-        return Reproduction((), (*missing, needs))
-    done = compare(
-        data,
-        table=name,
-        split_seeds=seeds,
-        out=root,
-        resume=resume,
-        processes=processes,
-        model=model,
-    )
-    claimed = {row["name"]: row["claimed"] / 100 for row in table["rows"] if "claimed" in row}
-    found = tuple(
-        ClaimResult(
-            data.name, row.label, "accuracy", claimed[row.name], row.over_splits, "other data"
-        )
-        for row in done.summary.rows
-        if row.name in claimed
-    )
-    return Reproduction(found, missing)
 
 
 def _sources(name: str, table: Mapping[str, Any]) -> dict[str, str]:

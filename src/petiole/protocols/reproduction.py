@@ -30,7 +30,13 @@ from petiole.tasks.classification.workspace import Classification
 Agreement = Literal[
     "agrees", "higher", "lower", "undecided", "unknown", "another backbone", "other data"
 ]
-_SAYS: dict[Verdict, Agreement] = {"better": "higher", "worse": "lower", "tie": "agrees"}
+_SAYS: dict[Verdict, Agreement] = {
+    "better": "higher",
+    "worse": "lower",
+    "tie": "agrees",
+    "undecided": "undecided",
+    "unknown": "unknown",
+}
 PUBLISHED = "published"
 """Kind of a table that is told and not run: its model, its data or its protocol cannot be had."""
 TOLERANCE = 1e-3
@@ -296,4 +302,4 @@ def _verdict(claimed: float, ours: Interval, same: bool, tolerance: float) -> Ag
     found = verdict(ours.low - claimed, ours.high - claimed, adjusted_p=0.0)
     if found != "unknown" and isclose(ours.mean, claimed, abs_tol=tolerance):
         return "agrees"
-    return _SAYS.get(found, found)
+    return _SAYS[found]

@@ -148,10 +148,14 @@ def columns(summary: ComparisonSummary) -> list[Column[SummaryRow]]:
             )
         )
     return found + [
-        Column(title, lambda r, c=cost: str(r.published_costs.get(c, "")), numeric=False)
+        _published(cost, title)
         for cost, title in PUBLISHED_COSTS.items()
         if any(cost in row.published_costs for row in summary.rows)
     ]
+
+
+def _published(cost: str, title: str) -> Column[SummaryRow]:
+    return Column(title, lambda r: str(r.published_costs.get(cost, "")), numeric=False)
 
 
 def table(summary: ComparisonSummary) -> Table[SummaryRow]:
