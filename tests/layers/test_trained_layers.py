@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from petiole.errors import ConfigError
+from petiole.layers.averaged_ridge import domain_ridge
 from petiole.layers.bottleneck import Bottleneck
 from petiole.layers.heads import CosineHead, LinearHead
 from petiole.layers.lowrank import LowRank
 from petiole.layers.pool import AttentionPool, Concat, First, Mean
 from petiole.layers.residual import Residual
-from petiole.layers.ridge import domain_ridge
 
 SIZES = st.integers(1, 7)
 SEEDS = st.integers(0, 10_000)

@@ -269,3 +269,34 @@ class _Posterior:
 
         bounds = math.log(LEAST_SCALE), math.log(MOST_SCALE)
         return math.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x)
+
+
+@torch.no_grad()
+def domain_ridge(
+    x: Tensor,
+    y: Tensor,
+    is_target: Tensor,
+    classes: int,
+    *,
+    source_weight: float = 0.03,
+    penalty: float = 0.1,
+) -> tuple[Tensor, Tensor]:
+    """One of the averaged solutions, on features as they are: a start for heads that are then trained.
+
+    Args:
+        x: features (n, d).
+        y: labels (n,).
+        is_target: (n,). Without target images the source counts as the target.
+        classes: K.
+        source_weight: rho.
+        penalty: gamma.
+
+    Returns:
+        W / sigma (K, d) and the target's bias (K,), so that scores are  W x / sigma + b.
+    """
+    x, targets, judged = x.double(), one_hot(y, classes).double(), judging(is_target)
+    source = _source(x[~judged], targets[~judged], x[judged])
+    shots = _Shots(x[judged] / source.sigma, targets[judged], source)
+    found = shots.solution(source_weight * source.count / classes, penalty)
+    weight = (source.basis @ found.weight / source.sigma).T
+    return weight.float(), found.bias.float()

@@ -22,11 +22,11 @@ from torch import Tensor, nn
 
 from petiole.backbones.base import Backbone
 from petiole.errors import ConfigError
+from petiole.layers.averaged_ridge import domain_ridge
 from petiole.layers.bottleneck import Bottleneck
 from petiole.layers.heads import CosineHead, LinearHead
 from petiole.layers.lowrank import LowRank
 from petiole.layers.residual import PostNorm, Residual
-from petiole.layers.ridge import domain_ridge
 from petiole.losses.contrastive import ContrastiveForm
 from petiole.methods.base import Method, Plan
 from petiole.methods.heads.alignment import Alignment
