@@ -30,7 +30,7 @@ def test_every_row_is_a_method_and_the_baselines_stand_with_it(name: str) -> Non
         {row.name for row in with_baselines(comparison.rows, source=source)} - names
         for source in (False, True)
     )
-    assert alone == {"knn", "class-means", "logistic-regression", "ridge"}
+    assert alone == {"knn", "class-means", "logistic-regression", "ridge", "averaged-ridge"}
     assert joint - alone == {"logistic-regression-joint", "ridge-joint"}
     assert all(create(name).recipe.train_on == "joint" for name in joint - alone)
 

@@ -32,7 +32,8 @@ def adapter_of(folder: Path) -> str:
 def whole(bench: Classification, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunSpec, str]:
     """An uninterrupted run and its adapter's checksum."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    job = RunSpec(bench, "cls-residual-lora", folder, SETTINGS, Subset(3))
+    options = Subset(3, calibration_folds=None)  # as the command's
+    job = RunSpec(bench, "cls-residual-lora", folder, SETTINGS, options)
     run(job)
     return job, adapter_of(folder)
 
@@ -42,7 +43,17 @@ def command(job: RunSpec, folder: Path) -> list[str]:
     settings = [part for key, value in SETTINGS.items() for part in ("--set", f"{key}={value}")]
     return [
         *(sys.executable, "-m", "petiole", "fit", str(b.images), "--source", str(b.source)),
-        *("--image-size", "32", "--cache-dir", str(b.cache), "--shots", "3", *settings),
+        *(
+            "--method",
+            job.method,
+            "--image-size",
+            "32",
+            "--cache-dir",
+            str(b.cache),
+            "--shots",
+            "3",
+            *settings,
+        ),
         *("--checkpoint-seconds", "0", "--out", str(folder), "--quiet"),
     ]
 

@@ -28,20 +28,14 @@ class Backbones(CommandResult):
 
     def text(self) -> RenderableType:
         table = Table(box=None, pad_edge=False)
-        for title in (
-            "backbone",
-            "accuracy",
-            "parameters",
-            "GFLOPs",
-            "seconds",
-            "licence",
-        ):
-            table.add_column(title, justify="left" if title in ("backbone", "licence") else "right")
+        left = ("backbone", "licence")
+        for title in ("backbone", "accuracy, %", "M params", "GFLOPs", "seconds", "licence"):
+            table.add_column(title, justify="left" if title in left else "right")
         for one in self.backbones:
             table.add_row(
                 Text(one["name"]),
-                f"{100 * one['accuracy']:.1f} % [{100 * one['low']:.1f}, {100 * one['high']:.1f}]",
-                f"{one['parameters'] / 1e6:.1f} M",
+                f"{100 * one['accuracy']:.1f} ± {50 * (one['high'] - one['low']):.1f}",
+                f"{one['parameters'] / 1e6:.1f}",
                 f"{one['gflops']:.2f}",
                 f"{one['seconds']:.1f}",
                 Text(one["licence"]),

@@ -18,7 +18,8 @@ class FrameFiles(FilesByName):
 
     def read(self, path: Path, name: str) -> RawFeatures:
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            # numpy leaves a file open that it opened and cannot read.
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 features = arrays["features"]
         except (OSError, ValueError, KeyError, BadZipFile) as error:
             raise DataError(

@@ -86,6 +86,8 @@ def time_job(workspace: ClassificationWorkspace, job: RunSpec, flops: float) -> 
             )  # fmt: skip
     except PetioleError:
         return None
+    if len(table.times) < 2:  # nothing in it is trained
+        return None
     (_, before), (begun, ended) = table.times[-2:]
     share = images / recipe.images_per_step(len(data.classes))
     return Seconds((ended - begun) / ROWS, (begun - before) * share)
