@@ -255,10 +255,11 @@ def test_links_lead_to_files(page: Path) -> None:
 
 
 def test_options_are_appended_only_where_a_command_is_silent() -> None:
-    words = shortened(shlex.split("fit x --set lr=1 views=2"))
-    assert words == shlex.split("fit x --set lr=1 views=2 --quiet --set steps=2")
+    words = shortened(shlex.split("fit x --method cosine --set lr=1 views=2"))
+    assert words == shlex.split("fit x --method cosine --set lr=1 views=2 --quiet --set steps=2")
     assert shortened(["compare", "x", "--split-seeds", "3"])[-3:] == ["--set", "steps=2", "views=0"]
     assert shortened(["report", "x"]) == ["report", "x"]
+    assert shortened(["fit", "x"]) == ["fit", "x", "--quiet"]
     swept = shortened(shlex.split("sweep rank x --values 1 2 4 8 16 --seeds 3 --fractions 0.1 1"))
     assert shlex.join(swept).startswith(
         "sweep rank x --values 1 16 --seeds 3 --fractions 0.1 1 --set"
