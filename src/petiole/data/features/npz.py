@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
 from petiole.data.features.base import FilesByName, RawFeatures, checked
-from petiole.errors import DataError
+from petiole.errors import boundary
 
 
 class FrameFiles(FilesByName):
@@ -17,11 +16,10 @@ class FrameFiles(FilesByName):
     kind, suffix = "frames", ".npz"
 
     def read(self, path: Path, name: str) -> RawFeatures:
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                features = arrays["features"]
-        except (OSError, ValueError, KeyError, BadZipFile) as error:
-            raise DataError(
-                f"{path}: no array `features` that can be read ({error}). Extract it again."
-            ) from error
+        wrong = "no array `features` that can be read"
+        with (
+            boundary(path, "Extract it again.", what=wrong),
+            np.load(path, allow_pickle=False) as arrays,
+        ):
+            features = arrays["features"]
         return RawFeatures(checked(features, f"{path}, {name}"))
