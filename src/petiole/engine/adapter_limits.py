@@ -45,6 +45,8 @@ def regular(file: Path, most: int | None = None) -> int:
     Raises:
         AdapterError: it is missing, a pipe or device, or larger than ``most`` bytes.
     """
+    if not file.exists():
+        raise AdapterError(f"{file} is missing. {_AGAIN}")
     with boundary(file, _AGAIN, AdapterError):
         found = file.stat()
     if not stat.S_ISREG(found.st_mode):

@@ -67,6 +67,12 @@ def check_images(
 
 def _checked(ref: ImageRef) -> str | DataError:
     try:
+        str(ref.path).encode()
+    except UnicodeEncodeError:
+        return DataError(
+            f"{str(ref.path)!r}: the name is not valid UTF-8, so no table or record can hold it. Rename it."
+        )
+    try:
         return checked_id(ref)
     except DataError as error:
         return error

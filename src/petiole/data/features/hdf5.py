@@ -18,17 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from petiole.data.features.base import (
+    MOST_BYTES,
     FilesByName,
     RawFeatures,
     absent,
     checked,
     comma_listed,
     files_digest,
+    too_large,
 )
 from petiole.errors import DataError, boundary
-
-MOST_BYTES = 2**28
-"""Of one array of one image; CLIP's grids have 0.4 MB."""
 
 SLACK = 1e-3
 """How far outside the image, as a share of its size, a box may lie from rounding."""
@@ -139,11 +138,8 @@ def _array(group: Any, field: str, where: str) -> Any:
     stored = group[field]
     if stored.external or stored.is_virtual:
         raise DataError(f"{where}: {field} lies in another file. Store it in this one.")
-    if stored.size * stored.dtype.itemsize > MOST_BYTES:
-        raise DataError(
-            f"{where}: {field} claims {stored.size * stored.dtype.itemsize / 1e9:.1f} GB (shape {stored.shape}); one image "
-            f"has at most {MOST_BYTES / 1e9:.1f}. Extract it again."
-        )
+    if (claimed := stored.size * stored.dtype.itemsize) > MOST_BYTES:
+        raise too_large(f"{where}: {field} of shape {stored.shape}", claimed)
     return stored[()]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from petiole.data.features.base import FilesByName, RawFeatures, checked
+from petiole.data.features.base import MOST_BYTES, FilesByName, RawFeatures, checked, too_large
 from petiole.errors import boundary
 
 
@@ -19,7 +19,10 @@ class FrameFiles(FilesByName):
         wrong = "no array `features` that can be read"
         with (
             boundary(path, "Extract it again.", what=wrong),
-            np.load(path, allow_pickle=False) as arrays,
+            path.open("rb") as stream,
+            np.load(stream, allow_pickle=False) as arrays,
         ):
+            if (claimed := arrays.zip.getinfo("features.npy").file_size) > MOST_BYTES:
+                raise too_large(f"{path}, features", claimed)
             features = arrays["features"]
         return RawFeatures(checked(features, f"{path}, {name}"))
