@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import traceback
 from typing import Any
 
 from cyclopts import App, Group, Parameter
-from rich.console import Console
 from rich.console import Group as Lines
 from rich.text import Text
 
 from petiole.allocator import tune_allocator
 from petiole.errors import PetioleError
+from petiole.printable import SafeConsole
 from petiole.version import __version__
 
 GROUPS = {
@@ -86,7 +88,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line.
 
     Exits with 0; 1 for an error that petiole explains or a result that is not ok; 2 for an unknown
-    command or option; 130 on Ctrl-C. glibc's malloc is set for tensors, unless ``PETIOLE_ALLOCATOR=off``.
+    command or option; 70 for an error that nobody foresaw, with its traceback where ``PETIOLE_DEBUG`` is 1; 130 on
+    Ctrl-C. glibc's malloc is set for tensors, unless ``PETIOLE_ALLOCATOR=off``.
     """
     tune_allocator()  # before a command imports torch
     tokens = sys.argv[1:] if arguments is None else arguments
@@ -111,8 +114,13 @@ def main(arguments: list[str] | None = None) -> None:
             if tokens and tokens[0] in RESUMING
             else "Repeat the command"
         )
-        Console(stderr=True).print(f"Interrupted. {again} to go on.", soft_wrap=True)
+        SafeConsole(stderr=True).print(f"Interrupted. {again} to go on.", soft_wrap=True)
         sys.exit(130)
+    except Exception as error:  # the last resort
+        _complain(_unforeseen(error))
+        if os.environ.get("PETIOLE_DEBUG") == "1":
+            traceback.print_exc()
+        sys.exit(70)
     sys.exit(0 if ok else 1)
 
 
@@ -121,12 +129,21 @@ def _show(result: Any, as_json: bool) -> None:
         print(json.dumps(result.model_dump(mode="json"), indent=2))
     else:
         # A group renders each line by its own rules; a lone text would be wrapped.
-        Console().print(Lines(result), crop=False)
+        SafeConsole().print(Lines(result), crop=False)
+
+
+def _unforeseen(error: Exception) -> str:
+    """One sentence, and where to report it."""
+    said = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+    return (
+        f"petiole did not foresee this ({said}). Report it to the project's issue tracker, with the command and the "
+        "traceback that PETIOLE_DEBUG=1 shows."
+    )
 
 
 def _complain(text: str) -> None:
     message = Text("error: ", style="bold red").append(text, style="not bold default")
-    Console(stderr=True).print(message, soft_wrap=True)
+    SafeConsole(stderr=True).print(message, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Errors that a person can act on: each says what was wrong, where, and what to do."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class PetioleError(Exception):
@@ -29,6 +30,30 @@ class AdapterError(PetioleError):
 
 class RunError(PetioleError):
     """A run folder that is in use, incomplete or contradicts the request."""
+
+
+@contextmanager
+def boundary(
+    where: object, remedy: str, error: type[PetioleError] = DataError, what: str = "cannot be read"
+) -> Iterator[None]:
+    """Turn any exception of another library's reader into one of ours, for what it raises cannot be known.
+
+    Args:
+        where: the file, and the place in it.
+        remedy: a sentence.
+        error: the kind of error.
+        what: is wrong, if anything is.
+    """
+    try:
+        yield
+    except PetioleError:
+        raise
+    except FileNotFoundError as missing:
+        raise error(f"{where}: no such file. Check the path.") from missing
+    except Exception as cause:
+        lines = str(cause).splitlines() or [""]
+        said = f"{type(cause).__name__}: {lines[0][:200]}".rstrip(": ")
+        raise error(f"{where}: {what} ({said}). {remedy}") from cause
 
 
 def unknown(

@@ -167,7 +167,7 @@ def test_changed_images_are_named(make_folder: MakeFolder, tmp_path: Path) -> No
 
 def test_wrong_split_files(make_folder: MakeFolder, tmp_path: Path) -> None:
     path = tmp_path / "split.csv"
-    with pytest.raises(DataError, match="no such split"):
+    with pytest.raises(DataError, match="no such file"):
         read_split(path)
     good = write_split(path, {"all": open_folder(make_folder("real"))}).read_text()
     for bad in (

@@ -166,10 +166,11 @@ def _write(file: Path, rows: list[ToLabel]) -> Path:
     import io
 
     from petiole.files import write_text
+    from petiole.printable import cell
 
     text = io.StringIO()
     table = csv.DictWriter(text, list(ToLabel.model_fields), lineterminator="\n")
     table.writeheader()
-    table.writerows(row.model_dump() for row in rows)
+    table.writerows({**row.model_dump(), "path": cell(Path(row.path))} for row in rows)
     write_text(file, text.getvalue())
     return file

@@ -19,6 +19,7 @@ from petiole.commands.options import CommandResult, Data, InferenceOptions
 from petiole.commands.options import device as device_of
 from petiole.commands.verb import verb
 from petiole.errors import ConfigError
+from petiole.printable import cell
 
 if TYPE_CHECKING:
     from petiole.tasks.classification.adapter import Prediction as Labelled
@@ -108,7 +109,11 @@ class PredictResult(CommandResult):
                 },
             }
             table.writerow(
-                [row.path, row.label, sure, row.question, *(extra[name] for name in told)]
+                [
+                    cell(Path(row.path)) if row.path else "",
+                    *map(cell, (row.label, sure, row.question)),
+                    *(cell(extra[name]) for name in told),
+                ]
             )
         return text.getvalue()
 

@@ -15,6 +15,7 @@ from typing import BinaryIO, Protocol
 import numpy as np
 from PIL import Image, ImageChops, UnidentifiedImageError
 
+from petiole.data.decode_budget import room_for
 from petiole.errors import DataError
 
 SUFFIXES = frozenset(
@@ -39,6 +40,10 @@ SKIP = "where a folder is read, --skip-bad does so"
 MAX_PIXELS = 2 * 89_478_485
 """Largest image that is decoded, about 179 million pixels: where Pillow, too, refuses."""
 
+MAX_BYTES = 2**29
+"""Largest file that is read: an uncompressed image of `MAX_PIXELS` in RGB."""
+
+_STRIP = 2**22  # pixels that are converted at once where a conversion needs copies
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # JPEG includes phones' MPO
 Image.init()  # all decoders now: `open` does not find them by name later
 _ORIENTATION = 0x0112
@@ -127,9 +132,15 @@ def read_bytes(path: Path) -> bytes:
         DataError: it is missing, a directory or other special file, not permitted, or empty.
     """
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
+        found = os.stat(path)
+        if not stat.S_ISREG(found.st_mode):
             kind = "is a directory" if path.is_dir() else "is no regular file"
             raise DataError(f"{path}: {kind}, not an image. Name the image files themselves.")
+        if found.st_size > MAX_BYTES:
+            raise _unreadable(
+                path,
+                f"has {found.st_size / 1e9:.1f} GB; more than {MAX_BYTES / 1e9:.1f} are refused",
+            )
         content = path.read_bytes()
     except FileNotFoundError:
         raise DataError(f"{path}: no such file. Check the path.") from None
@@ -137,6 +148,8 @@ def read_bytes(path: Path) -> bytes:
         raise DataError(
             f"{path}: no permission to read it. Run `chmod u+r` on it, or leave it out ({SKIP})."
         ) from None
+    except ValueError as error:  # a zero byte in the path
+        raise DataError(f"{str(path)!r}: no path of a file ({error}). Correct it.") from None
     except OSError as error:
         raise DataError(
             f"{path}: cannot be read ({error.strerror}). Copy it anew, or leave it out ({SKIP})."
@@ -163,8 +176,9 @@ def decode(content: bytes, path: Path | str) -> Image.Image:
 
 def upright_rgb(image: Image.Image) -> Image.Image:
     """Return any PIL image as `read_image` does: upright by its EXIF, in mode RGB."""
-    image.load()
-    return _upright(_to_rgb(image), image)
+    with room_for(image.width * image.height, MAX_PIXELS):
+        image.load()
+        return _upright(_to_rgb(image), image)
 
 
 def _open(stream: BinaryIO, path: Path | str) -> Image.Image:
@@ -184,16 +198,34 @@ def _open(stream: BinaryIO, path: Path | str) -> Image.Image:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     """Bring a loaded image of any mode to RGB."""
-    if image.mode in _WIDE or image.mode.startswith("I;16"):
-        return _WIDE.get(image.mode, _from_16_bits)(image).convert("RGB")
+    if image.mode in _WIDE:
+        return _WIDE[image.mode](image).convert("RGB")
+    if image.mode.startswith("I;16"):
+        return _in_strips(image, lambda strip: _from_16_bits(strip).convert("RGB"))
     if image.mode == "CMYK" and image.format == "JPEG" and "adobe" not in image.info:
         # Pillow undoes Adobe's inversion in every CMYK JPEG; one without Adobe's marker was never
         # inverted.
         return ImageChops.invert(image).convert("RGB")
     if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), rgba).convert("RGB")
+        return _in_strips(image, _over_white)
     return image.convert("RGB")
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    rgba = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), rgba).convert("RGB")
+
+
+def _in_strips(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """A conversion of each pixel by itself, a strip at a time, so that its copies stay small."""
+    rows = max(1, _STRIP // image.width)
+    if rows >= image.height:
+        return convert(image)
+    whole = Image.new("RGB", image.size)
+    for top in range(0, image.height, rows):
+        box = (0, top, image.width, min(top + rows, image.height))
+        whole.paste(convert(image.crop(box)), (0, top))
+    return whole
 
 
 def _upright(rgb: Image.Image, source: Image.Image) -> Image.Image:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from petiole.data.image import decode, pixel_id, read_image, upright_rgb
+from petiole.data.image import MAX_PIXELS, decode, pixel_id, read_image, upright_rgb
 from petiole.errors import DataError
 
 
@@ -165,8 +165,16 @@ def _from_pixels(pixels: NDArray[Any], where: str) -> Image.Image:
     """(H, W, 1 or 3) of uint8 or floats in [0, 1]."""
     if not pixels.size:
         raise DataError(f"{where}: an image of shape {pixels.shape} has no pixels.")
+    if pixels.shape[0] * pixels.shape[1] > MAX_PIXELS:
+        raise DataError(
+            f"{where}: an image of shape {pixels.shape}; more than {MAX_PIXELS / 1e6:.0f} million pixels are refused. "
+            "Scale it down, or cut it into tiles."
+        )
     if np.issubdtype(pixels.dtype, np.floating):
-        pixels = np.rint(_in_range(pixels, where) * 255).astype(np.uint8)
+        _check_range(pixels, where)
+        # Row by row: a view that repeats one number takes no memory, its copy as float64 gigabytes.
+        rows = (np.rint(row.astype(np.float64) * 255).astype(np.uint8) for row in pixels)
+        pixels = np.stack(list(rows))
     if pixels.dtype != np.uint8:
         raise DataError(
             f"{where}: pixels of {pixels.dtype}; uint8 (0 to 255) or floats (0 to 1) are needed. Convert "
@@ -175,13 +183,12 @@ def _from_pixels(pixels: NDArray[Any], where: str) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3))))
 
 
-def _in_range(pixels: NDArray[Any], where: str) -> NDArray[Any]:
-    pixels = pixels.astype(np.float64)
-    low, high = pixels.min(), pixels.max()
-    if not np.isfinite(pixels).all():
+def _check_range(pixels: NDArray[Any], where: str) -> None:
+    low, high = float(pixels.min()), float(pixels.max())
+    if not np.isfinite([low, high]).all():
         raise DataError(f"{where}: its pixels hold NaN or infinity.")
     if low >= 0 and high <= 1:
-        return pixels
+        return
     remedy = (
         "Divide by 255."
         if low >= 0 and high <= 255

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from petiole.data.dataset import MEMORY, Dataset, Domain, Sample, bullets, listed
-from petiole.errors import DataError
+from petiole.errors import DataError, boundary
 from petiole.files import sha256, write_text
 
 _FORMAT = "petiole split 1"
@@ -170,7 +170,7 @@ def read_split(path: Path | str, *, root: Path | str | None = None, verify: bool
         DataError: no split file, or images that are missing or changed, listed by path.
     """
     path = Path(path)
-    try:
+    with boundary(path, "Draw the split again.", what="not a readable split file"):
         with path.open(encoding="utf-8", newline="") as file:
             lines = file.readlines()
         if lines[0].strip() != f"# {_FORMAT}":
@@ -185,12 +185,6 @@ def read_split(path: Path | str, *, root: Path | str | None = None, verify: bool
             parts.setdefault(r["part"], []).append(
                 Sample(folder / r["path"], label[r["class"]], r["id"], domain)
             )
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such split file.") from None
-    except (OSError, ValueError, KeyError, IndexError) as error:
-        raise DataError(
-            f"{path}: not a readable split file ({error}). Draw the split again."
-        ) from error
     _check_unchanged(path, [s for samples in parts.values() for s in samples], verify)
     return Split(
         {p: Dataset(p, classes, tuple(samples)) for p, samples in parts.items()}, header["meta"]

@@ -12,21 +12,29 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from petiole.backbones.base import FrozenNetwork
+from petiole.engine.adapter_limits import (
+    CLASSES,
+    MANIFEST_BYTES,
+    bounded_build,
+    check_fits,
+    read_header,
+    regular,
+)
 from petiole.engine.model_card import FrozenModel, ModelCard
 from petiole.engine.task import adapter_class, kinds
-from petiole.errors import AdapterError, ConfigError
+from petiole.errors import AdapterError, ConfigError, boundary
 from petiole.files import sha256, write_json, write_tensors
 from petiole.ledger import Ledger
 from petiole.methods.base import Method
@@ -161,8 +169,10 @@ class Adapter(ABC):
                 f"{file} is missing or not the one that {MANIFEST} describes (checksum differs). "
                 "Copy the adapter folder again, whole."
             )
+        wanted = self.contents()
+        check_fits(file, read_header(file), wanted.state_dict())
         try:
-            self.contents().load_state_dict(load_file(file), strict=True)
+            wanted.load_state_dict(load_file(file), strict=True)
         except (RuntimeError, SafetensorError, KeyError) as error:
             raise AdapterError(
                 f"{file} does not fit its own {MANIFEST}: {error}. Copy the adapter folder again, whole."
@@ -208,6 +218,20 @@ def method_of(folder: Path, manifest: Manifest) -> Method:
         raise cannot_build(folder, manifest, error) from error
 
 
+@contextmanager
+def building(folder: Path, manifest: Manifest) -> Iterator[None]:
+    """Within it, what a file asks for is built: no larger than its tensors, and with torch's generator left as it was.
+
+    Raises:
+        AdapterError: this version cannot build it, or it would be larger.
+    """
+    try:
+        with bounded_build(folder, read_header(folder / TENSORS)):
+            yield
+    except ConfigError as error:
+        raise cannot_build(folder, manifest, error) from error
+
+
 def cannot_build(folder: Path, manifest: Manifest, error: ConfigError) -> AdapterError:
     """The error of a file that asks for what is not there."""
     return AdapterError(
@@ -235,19 +259,24 @@ def read_manifest(folder: Path, *, kind: str = "") -> Manifest:
         AdapterError: damaged, of another kind than ``kind``, or written by another petiole.
     """
     file = folder / MANIFEST
-    try:
+    regular(file, MANIFEST_BYTES)
+    with boundary(
+        file,
+        "Copy the adapter folder again, or update petiole.",
+        AdapterError,
+        what="is damaged or of another version",
+    ):
         value = json.loads(file.read_text(encoding="utf-8"))
         found = value.get("kind") if isinstance(value, Mapping) else None
         if kind and found in kinds() and not descends(str(found), kind):
             raise AdapterError(
                 f"{folder} holds {a_kind(str(found))}, and {a_kind(kind)} is wanted here."
             )
+        if isinstance(value, Mapping) and len(value.get("classes", ())) > CLASSES:
+            raise AdapterError(
+                f"{file} names {len(value['classes']):,} classes; at most {CLASSES:,} are read. Train on fewer."
+            )
         return Manifest.model_validate(value)
-    except (ValidationError, ValueError, RecursionError) as error:
-        raise AdapterError(
-            f"{file} is damaged or of another version: {str(error).splitlines()[0]}. "
-            "Copy the adapter folder again, or update petiole."
-        ) from error
 
 
 def kind_of(path: str | Path) -> str:

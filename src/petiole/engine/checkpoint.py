@@ -48,7 +48,10 @@ def load(path: Path, request: str, model: nn.Module, optimizer: torch.optim.Opti
             state.setdefault(int(index), {})[moment] = value
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": state, "param_groups": groups})
-        return int(metadata["step"])
+        step = int(metadata["step"])
+        if step < 0:
+            raise ValueError(f"its step is {step}")
+        return step
     except (SafetensorError, OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
         raise RunError(
             f"{path} is damaged ({type(error).__name__}: {str(error)[:200]}). Delete this file to "

@@ -20,6 +20,7 @@ from petiole.data.image import load
 from petiole.data.preprocessing import Augmentation, augmentation, view
 from petiole.engine.feature_store import FeatureCache, Key
 from petiole.engine.progress import progress
+from petiole.errors import BackboneError
 from petiole.methods.recipe import Recipe
 
 Precision = Literal["fp32", "bf16"]
@@ -163,7 +164,26 @@ class Features:
             state = self.backbone.lower(images, cut)
         if cut == (IMAGES,):
             return state
-        return {role: value.to(DTYPES[self.dtype]) for role, value in state.items()}
+        return {role: self._stored(role, value) for role, value in state.items()}
+
+    def _stored(self, role: str, value: Tensor) -> Tensor:
+        """The value in the type of the cache, finite.
+
+        Raises:
+            BackboneError: the network gives NaN or infinity, or the type cannot hold what it gives.
+        """
+        stored = value.to(DTYPES[self.dtype])
+        if bool(stored.isfinite().all()):
+            return stored
+        if bool(value.isfinite().all()):
+            raise BackboneError(
+                f"{self.backbone.name} gives values up to {float(value.abs().max()):.3g} at {role}, which {self.dtype} "
+                "cannot hold. Store features as float32 (--dtype float32)."
+            )
+        raise BackboneError(
+            f"{self.backbone.name} gives NaN or infinity at {role}: its weights are damaged, or {self.precision} is too narrow "
+            "for it. Load the weights again, or compute in fp32."
+        )
 
     def _view(
         self, data: Dataset, cut: tuple[str, ...], index: int, spec: Augmentation

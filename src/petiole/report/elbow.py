@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from petiole.metrics import elbow as rules
 from petiole.metrics.elbow import Curve, Growth, Trend
 from petiole.metrics.statistics import Interval, t_interval
+from petiole.metrics.training_curve import still_falls
 from petiole.protocols.rank_sweep import RankSweep, place
 from petiole.report.formatting import join
-from petiole.report.runs import Results, Run, read_results
+from petiole.report.runs import Results, read_results
 from petiole.tasks.classification.spectrum import SPECTRUM, ShiftSpectrum
 
 SEEDS = 3
@@ -224,24 +225,12 @@ def _untrained(results: Results, curve: Curve) -> str:
     falling = [
         rank
         for rank, row in zip(curve.ranks, results.rows, strict=True)
-        if np.mean([_still_falls(run) for run in row.runs]) > 0.5
+        if np.mean([still_falls([line["loss"] for line in run.log]) for run in row.runs]) > 0.5
     ]
     if falling:
         ranks = join([str(rank) for rank in falling])
         return f"the loss still falls at the last step (rank {ranks}), so more training may change the order. Raise steps"
     return ""
-
-
-def _still_falls(run: Run) -> bool:
-    """Whether the last quarter of training took a tenth of the whole fall of the loss, beyond its noise."""
-    losses = np.array([line["loss"] for line in run.log], dtype=np.float64)
-    if len(losses) < 12:  # quarters of three values and more
-        return False
-    quarters = np.array_split(losses, 4)
-    before, last = quarters[2], quarters[3]
-    fall = before.mean() - last.mean()
-    noise = np.sqrt(before.var(ddof=1) / len(before) + last.var(ddof=1) / len(last))
-    return bool(fall > max(0.1 * (losses[:3].mean() - last.mean()), 2 * noise))
 
 
 def _predicted(spectrum: ShiftSpectrum, images: int, ranks: Sequence[int]) -> SpectrumPrediction:

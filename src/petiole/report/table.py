@@ -18,6 +18,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from petiole.files import write_json, write_text
+from petiole.printable import cell
 from petiole.report.formatting import in_cell
 
 T = TypeVar("T")
@@ -190,7 +191,10 @@ def to_csv(table: Table[Any]) -> str:
     if table.records:
         writer = csv.DictWriter(text, list(table.records[0]), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(finite(record) for record in table.records)
+        writer.writerows(
+            {name: cell(value) for name, value in finite(record).items()}
+            for record in table.records
+        )
     return text.getvalue()
 
 

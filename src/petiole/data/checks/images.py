@@ -6,12 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import track
 
 from petiole.data.dataset import Dataset, Domain, Sample, bullets, listed, resolve_duplicates
 from petiole.data.image import ImageRef, Pixels, checked_id
 from petiole.errors import DataError, unknown
+from petiole.printable import SafeConsole
 
 _WORTH_A_BAR = 500  # images; fewer are checked before one could read the bar
 
@@ -41,7 +41,11 @@ def check_images(
         results: Iterable[str | DataError] = pool.map(_checked, refs)
         if len(refs) > _WORTH_A_BAR:
             results = track(
-                results, "Checking images", len(refs), console=Console(stderr=True), transient=True
+                results,
+                "Checking images",
+                len(refs),
+                console=SafeConsole(stderr=True),
+                transient=True,
             )
         for ref, result in zip(refs, results, strict=True):
             if isinstance(result, DataError):
@@ -62,6 +66,12 @@ def check_images(
 
 
 def _checked(ref: ImageRef) -> str | DataError:
+    try:
+        str(ref.path).encode()
+    except UnicodeEncodeError:
+        return DataError(
+            f"{str(ref.path)!r}: the name is not valid UTF-8, so no table or record can hold it. Rename it."
+        )
     try:
         return checked_id(ref)
     except DataError as error:

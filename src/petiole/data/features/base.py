@@ -13,6 +13,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from petiole.errors import DataError
 
+MOST_BYTES = 2**28
+"""Of one array of one image; CLIP's grids have 0.4 MB."""
+
 
 class RawFeatures(NamedTuple):
     """One image, or one video.
@@ -167,3 +170,10 @@ def files_digest(kind: str, files: Iterable[Path]) -> str:
         stat = path.stat()
         total.update(f"|{path.name}|{stat.st_size}|{stat.st_mtime_ns}".encode())
     return total.hexdigest()
+
+
+def too_large(where: str, claimed: int) -> DataError:
+    """The error of an array that claims more bytes than one image has."""
+    return DataError(
+        f"{where} claims {claimed / 1e9:.1f} GB; at most {MOST_BYTES / 1e9:.2f} are read for one image. Extract it again."
+    )

@@ -18,14 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from petiole.data.features.base import (
+    MOST_BYTES,
     FilesByName,
     RawFeatures,
     absent,
     checked,
     comma_listed,
     files_digest,
+    too_large,
 )
-from petiole.errors import DataError
+from petiole.errors import DataError, boundary
 
 SLACK = 1e-3
 """How far outside the image, as a share of its size, a box may lie from rounding."""
@@ -40,8 +42,11 @@ class GridFiles(FilesByName):
         with _opened(path) as file:
             if name not in file:
                 raise absent(name, f"{path} (it has no group of that name)")
-            with _read(path, name):
-                return RawFeatures(checked(file[name]["features"][()], f"{path}, {name}"))
+            where = f"{path}, {name}"
+            with boundary(where, "Extract it again."):
+                return RawFeatures(
+                    checked(_array(_group(file, path, name), "features", where), where)
+                )
 
 
 class RegionFiles:
@@ -64,8 +69,8 @@ class RegionFiles:
     def width(self) -> int:
         for path in self.files:
             with _opened(path) as file:
-                for group in file.values():
-                    return int(group["features"].shape[1])
+                for name in file:
+                    return int(_group(file, path, name)["features"].shape[1])
         raise DataError(f"{comma_listed(self.files)}: holds no image. Extract features first.")
 
     @cached_property
@@ -76,15 +81,17 @@ class RegionFiles:
         for path in self.files:
             with _opened(path) as file:
                 if name in file:
-                    with _read(path, name):
-                        return _regions(file[name], f"{path}, {name}")
+                    with boundary(f"{path}, {name}", "Extract it again."):
+                        return _regions(_group(file, path, name), f"{path}, {name}")
         raise absent(name, comma_listed(self.files))
 
 
 def _regions(group: Any, where: str) -> RawFeatures:
-    tokens = checked(group["features"][()], where)
-    size = np.array([group["img_w"][()], group["img_h"][()]] * 2, dtype=np.float64)
-    boxes: NDArray[np.float64] = np.asarray(group["boxes"][()], dtype=np.float64) / size
+    tokens = checked(_array(group, "features", where), where)
+    size = np.array(
+        [_array(group, "img_w", where), _array(group, "img_h", where)] * 2, dtype=np.float64
+    )
+    boxes: NDArray[np.float64] = np.asarray(_array(group, "boxes", where), dtype=np.float64) / size
     if boxes.shape != (len(tokens), 4):
         raise DataError(f"{where}: boxes of shape {boxes.shape} for {len(tokens)} regions.")
     if not ((boxes >= -SLACK) & (boxes <= 1 + SLACK)).all():
@@ -101,18 +108,41 @@ def _opened(path: Path) -> Iterator[Any]:
         import h5py
     except ImportError:
         raise DataError(f"{path}: HDF5 needs h5py. Run `pip install 'petiole[vl]'`.") from None
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise DataError(f"{path}: not a readable HDF5 file ({error}). Write it again.") from error
-    with file:
+    with (
+        boundary(path, "Write it again.", what="not a readable HDF5 file"),
+        h5py.File(path, "r") as file,
+    ):
         yield file
 
 
-@contextmanager
-def _read(path: Path, name: str) -> Iterator[None]:
-    """A missing or damaged array is the file's fault, and says so."""
-    try:
-        yield
-    except (KeyError, OSError, ValueError, TypeError) as error:
-        raise DataError(f"{path}, {name}: cannot be read ({error}). Extract it again.") from error
+def _group(file: Any, path: Path, name: str) -> Any:
+    """The group of an image, which lies in this file itself.
+
+    Raises:
+        DataError: a link leads out of the file, which would read what its author chose, not its user.
+    """
+    from h5py import ExternalLink
+
+    found, parts = file, name.strip("/").split("/")
+    for part in parts:
+        _own(found, part, f"{path}, {name}", ExternalLink)
+        found = found[part]
+    return found
+
+
+def _array(group: Any, field: str, where: str) -> Any:
+    """An array of a group, in its own file, once what it claims is seen to be bearable."""
+    from h5py import ExternalLink
+
+    _own(group, field, where, ExternalLink)
+    stored = group[field]
+    if stored.external or stored.is_virtual:
+        raise DataError(f"{where}: {field} lies in another file. Store it in this one.")
+    if (claimed := stored.size * stored.dtype.itemsize) > MOST_BYTES:
+        raise too_large(f"{where}: {field} of shape {stored.shape}", claimed)
+    return stored[()]
+
+
+def _own(group: Any, name: str, where: str, external: type) -> None:
+    if isinstance(group.get(name, getlink=True), external):
+        raise DataError(f"{where}: {name} is a link to another file. Store it in this one.")

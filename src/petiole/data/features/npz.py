@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
-from petiole.data.features.base import FilesByName, RawFeatures, checked
-from petiole.errors import DataError
+from petiole.data.features.base import MOST_BYTES, FilesByName, RawFeatures, checked, too_large
+from petiole.errors import boundary
 
 
 class FrameFiles(FilesByName):
@@ -17,12 +16,14 @@ class FrameFiles(FilesByName):
     kind, suffix = "frames", ".npz"
 
     def read(self, path: Path, name: str) -> RawFeatures:
-        try:
-            # numpy leaves a file open that it opened and cannot read.
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                features = arrays["features"]
-        except (OSError, ValueError, KeyError, BadZipFile) as error:
-            raise DataError(
-                f"{path}: no array `features` that can be read ({error}). Extract it again."
-            ) from error
+        wrong = "no array `features` that can be read"
+        # numpy leaves a file open that it opened and cannot read.
+        with (
+            boundary(path, "Extract it again.", what=wrong),
+            path.open("rb") as stream,
+            np.load(stream, allow_pickle=False) as arrays,
+        ):
+            if (claimed := arrays.zip.getinfo("features.npy").file_size) > MOST_BYTES:
+                raise too_large(f"{path}, features", claimed)
+            features = arrays["features"]
         return RawFeatures(checked(features, f"{path}, {name}"))

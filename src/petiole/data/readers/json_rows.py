@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from petiole.errors import DataError
+from petiole.errors import DataError, boundary
 
 
 @dataclass(frozen=True)
@@ -126,19 +126,13 @@ def read_object(path: Path) -> JsonRow:
 
 
 def _read(path: Path) -> str:
-    try:
+    with boundary(path, "Export it again.", what="not readable as UTF-8"):
         return path.read_text(encoding="utf-8-sig")  # -sig: some editors write a byte-order mark
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file. Check the path.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not readable as UTF-8 ({error}). Export it again.") from error
 
 
 def _parsed(where: str, text: str) -> Any:
-    try:
+    with boundary(where, "Correct it there.", what="not JSON"):
         return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: not JSON ({error}). Correct it there.") from error
 
 
 def _row(where: str, value: Any, number: int = 0) -> JsonRow:

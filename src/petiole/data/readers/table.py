@@ -15,7 +15,7 @@ from petiole.data.checks.images import ImageFile, build
 from petiole.data.dataset import Dataset, Domain, bullets
 from petiole.data.readers.base import ImageParts, image_reader
 from petiole.data.readers.json_rows import read_lines
-from petiole.errors import DataError
+from petiole.errors import DataError, boundary
 
 SUFFIXES = frozenset({".csv", ".tsv", ".parquet", ".pq", ".jsonl"})
 """File names that are taken for tables, lower case."""
@@ -157,6 +157,8 @@ def _problem(number: int, record: dict[str, str], required: Sequence[str]) -> st
     """What is wrong with a row, or nothing."""
     if empty := [c for c in required if not record.get(c)]:
         return f"row {number}: {' and '.join(empty)} is empty"
+    if "\0" in record["path"]:
+        return f"row {number}: the path {record['path']!r} holds a zero byte"
     if (domain := record.get("domain", "")) and domain not in get_args(Domain):
         return f"row {number}: domain {domain!r} must be source or target"
     return ""
@@ -177,38 +179,30 @@ def _read_jsonl(path: Path) -> Records:
 
 def _read_csv(path: Path) -> Records:
     """Rows by line number."""
-    try:
-        # -sig: Excel writes a byte-order mark
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-            reader = csv.DictReader(file, delimiter=delimiter, restval="")
-            columns = [(c or "").strip() for c in reader.fieldnames or []]
-            reader.fieldnames = columns
-            records = [(reader.line_num, {c: str(r[c]).strip() for c in columns}) for r in reader]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(
-            f"{path}: not a UTF-8 CSV table ({error}). Export it again as CSV, UTF-8."
-        ) from error
+    with (
+        boundary(path, "Export it again as CSV, UTF-8.", what="not a UTF-8 CSV table"),
+        path.open(newline="", encoding="utf-8-sig") as file,  # -sig: Excel writes a byte-order mark
+    ):
+        delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+        reader = csv.DictReader(file, delimiter=delimiter, restval="")
+        columns = [(c or "").strip() for c in reader.fieldnames or []]
+        reader.fieldnames = columns
+        records = [(reader.line_num, {c: str(r[c]).strip() for c in columns}) for r in reader]
     return columns, records
 
 
 def _read_parquet(path: Path) -> Records:
     """Rows counted from 1."""
     try:
-        import pyarrow as arrow
         from pyarrow import parquet
     except ImportError:
         raise DataError(
             f"{path}: Parquet needs pyarrow. Run `pip install 'petiole[parquet]'`, or save the table as CSV."
         ) from None
-    try:
+    with boundary(path, "Write it again.", what="not a readable Parquet file"):
         columns = parquet.read_schema(path).names
         wanted = [c for c in ("path", "label", "domain", "split") if c in columns]
         # partitioning=None: a folder called a=b on the way must not become a column.
         records = parquet.read_table(path, columns=wanted, partitioning=None).to_pylist()
-    except (arrow.ArrowException, OSError) as error:
-        raise DataError(
-            f"{path}: not a readable Parquet file ({error}). Write it again."
-        ) from error
     text = [{c: "" if v is None else str(v).strip() for c, v in r.items()} for r in records]
     return columns, list(enumerate(text, start=1))

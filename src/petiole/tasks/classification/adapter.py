@@ -24,10 +24,10 @@ from petiole.data.image import ImageRef
 from petiole.data.image import load as load_image
 from petiole.data.inputs import as_images
 from petiole.data.preprocessing import evaluate_transform
-from petiole.engine.adapter import MANIFEST, Adapter, Manifest, cannot_build, check_fingerprint
+from petiole.engine.adapter import MANIFEST, Adapter, Manifest, building, check_fingerprint
 from petiole.engine.model_card import ModelCard
 from petiole.engine.task import register
-from petiole.errors import AdapterError, ConfigError
+from petiole.errors import AdapterError
 from petiole.ledger import count
 from petiole.methods.registry import create
 from petiole.tasks.classification import peft_folder
@@ -78,12 +78,9 @@ class ClassificationAdapter(Adapter):
             file, size = weights or card.weights, card.image_size
             backbone = load_backbone(card.name, weights=file, image_size=size, device=device)
         _check_backbone(folder, card, backbone)
-        try:
-            with torch.random.fork_rng():
-                method = create(manifest.method, manifest.settings)
-                adapted = AdaptedClassifier(backbone, method.plan(backbone, len(manifest.classes)))
-        except ConfigError as error:
-            raise cannot_build(folder, manifest, error) from error
+        with building(folder, manifest):
+            method = create(manifest.method, manifest.settings)
+            adapted = AdaptedClassifier(backbone, method.plan(backbone, len(manifest.classes)))
         adapted.name(manifest.classes)
         adapter = cls(manifest, adapted)
         _ = adapter.details  # damage is told when the file is opened

@@ -19,6 +19,7 @@ from torch import Tensor
 from petiole.data.dataset import Dataset
 from petiole.engine.model_card import FrozenModel
 from petiole.files import write_tensors, write_text
+from petiole.printable import cell
 
 TABLE, TENSORS = "predictions.csv", "predictions.safetensors"
 
@@ -50,7 +51,7 @@ def write_predictions(folder: Path, test: Dataset, probabilities: Tensor) -> Non
         test.samples, best.indices.tolist(), best.values.tolist(), strict=True
     ):
         names = test.classes[sample.label], test.classes[guess]
-        table.writerow([sample.path, sample.id, *names, f"{sure:.6f}"])
+        table.writerow([cell(sample.path), sample.id, *map(cell, names), f"{sure:.6f}"])
     write_text(folder / TABLE, text.getvalue())
 
 

@@ -22,19 +22,25 @@ from petiole.data.splits import write_split
 from petiole.engine.adapter import find, read_manifest
 from petiole.engine.model_card import ModelCard
 from petiole.engine.progress import console
-from petiole.engine.record import DataCard, appender, count_test_evaluation
+from petiole.engine.record import LOG, DataCard, appender, count_test_evaluation, lines
 from petiole.engine.run import CHECKPOINT, RunSpec
 from petiole.engine.task import Scores, TaskRun
 from petiole.engine.trainer import Callbacks
 from petiole.files import write_tensors
 from petiole.layers.solved import SolvedHead
 from petiole.methods.registry import create, settings_of
+from petiole.metrics.training_curve import remarks
 from petiole.tasks.classification import training
 from petiole.tasks.classification.adapter import ClassificationAdapter
 from petiole.tasks.classification.calibration import Calibration, scores_of
 from petiole.tasks.classification.left_out import calibrate
 from petiole.tasks.classification.model import AdaptedClassifier, predict
-from petiole.tasks.classification.predictions import TABLE, TENSORS, write_predictions
+from petiole.tasks.classification.predictions import (
+    TABLE,
+    TENSORS,
+    read_predictions,
+    write_predictions,
+)
 from petiole.tasks.classification.view_check import check_views, warning
 from petiole.tasks.classification.workspace import ClassificationWorkspace, Subset
 
@@ -165,10 +171,19 @@ class ClassificationRun(TaskRun):
             write_tensors(folder / VECTORS, self._vectors(adapted))
         recipe = self.method.recipe
         checked = check_views(self.workspace, self.train_images, recipe)
-        told = warning(checked, recipe)
-        if told and not self.workspace.task.quiet:
-            console.print(f"note     {told}", style="yellow", highlight=False, markup=False)
-        return {"training_views": checked} if checked else {}
+        told = self._remarks(folder)
+        for note in [warning(checked, recipe), *told]:
+            if note and not self.workspace.task.quiet:
+                console.print(f"note     {note}", style="yellow", highlight=False, markup=False)
+        known = {"training_views": checked, "remarks": told}
+        return {name: value for name, value in known.items() if value}
+
+    def _remarks(self, folder: Path) -> list[str]:
+        """What the losses and the predictions that are written say of this run."""
+        losses = [row["loss"] for row in lines(folder / LOG) if "loss" in row]
+        scored = read_predictions(folder)
+        right = scored.probabilities.argmax(1) == scored.labels
+        return remarks(losses, float(right.float().mean()), scored.labels.tolist())
 
     def _vectors(self, adapted: AdaptedClassifier) -> dict[str, Tensor]:
         """Vectors before and after of source and test images, at most 2,000 of each, as fp16."""

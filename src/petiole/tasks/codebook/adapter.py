@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from petiole.backbones.codebook_lvlm import LVLM, CodebookSpec
 from petiole.backbones.codebook_lvlm.loading import load_lvlm
-from petiole.engine.adapter import Adapter, Manifest, cannot_build
+from petiole.engine.adapter import Adapter, Manifest, building
 from petiole.engine.model_card import FrozenModel, ModelCard
 from petiole.engine.task import register
 from petiole.errors import AdapterError, BackboneError, ConfigError
@@ -99,13 +99,10 @@ class CodebookAdapter(Adapter):
         if not isinstance(backbone, LVLM):
             backbone = load_lvlm(backbone or manifest.backbone.name, device=device)
         _fits(folder, manifest, details, backbone)
-        try:
+        with building(folder, manifest):
             method = method_of(manifest.method, manifest.settings)
             method.check(backbone)
-            with torch.random.fork_rng():
-                adapted = build_model(method, backbone)
-        except ConfigError as error:
-            raise cannot_build(folder, manifest, error) from error
+            adapted = build_model(method, backbone)
         shape = (details.codebook.depth, details.codebook.entries)
         frequencies = Frequencies(torch.zeros(shape), torch.zeros(shape))
         adapter = cls(manifest, adapted, frequencies.to(backbone.device))

@@ -18,7 +18,7 @@ from torch import Tensor
 from petiole.backbones.base import Backbone
 from petiole.backbones.encoder_decoder import Inputs, Seq2Seq
 from petiole.backbones.registry import LoadRequest, load_any, load_backbone
-from petiole.engine.adapter import Adapter, Manifest, TaskName, cannot_build, check_fingerprint
+from petiole.engine.adapter import Adapter, Manifest, TaskName, building, check_fingerprint
 from petiole.engine.model_card import FrozenModel, ModelCard
 from petiole.engine.task import register
 from petiole.errors import AdapterError, ConfigError
@@ -79,18 +79,16 @@ class TextAdapter(Adapter):
             backbone = encoder_decoder_of(load_any(request, device=device))
         check_fingerprint(folder, card, backbone)
         details = TextDetails.model_validate(manifest.details)
-        try:
+        with building(folder, manifest):
             method = method_of(manifest.method, manifest.settings)
-            tower = None
-            if method.vision != "frozen":
-                vision = _vision(card, vision_backbone, device)
-                tower = open_vision_tower(vision, card.visual_tokens, method.vision)
-            with torch.random.fork_rng():
-                head = AnswerHead(backbone.width, details.answers) if details.answers else None
-                plan = method.plan(backbone)
-                adapted = AdaptedTextModel(backbone, plan, vision_tower=tower, head=head)
-        except ConfigError as error:
-            raise cannot_build(folder, manifest, error) from error
+        tower = None
+        if method.vision != "frozen":
+            vision = _vision(card, vision_backbone, device)
+            tower = open_vision_tower(vision, card.visual_tokens, method.vision)
+        with building(folder, manifest):
+            head = AnswerHead(backbone.width, details.answers) if details.answers else None
+            plan = method.plan(backbone)
+            adapted = AdaptedTextModel(backbone, plan, vision_tower=tower, head=head)
         adapted.to(backbone.device).eval()
         adapter = cls(manifest, fold.static(adapted) if details.folded else adapted)
         adapter.fill(folder)

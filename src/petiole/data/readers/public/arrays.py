@@ -17,7 +17,6 @@ from tempfile import mkdtemp
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from rich.console import Console
 from rich.progress import track
 from scipy.io import loadmat
 from torchvision.datasets import CIFAR10, CIFAR100, SVHN  # type: ignore[import-untyped]
@@ -27,6 +26,7 @@ from petiole.data.checks.images import ImageFile
 from petiole.data.readers.folder import class_folders, visible_files
 from petiole.data.readers.pickles import read_pickle
 from petiole.data.readers.public.registry import Parts, Place, known, verified
+from petiole.printable import SafeConsole
 
 Labelled = Iterator[tuple[NDArray[np.uint8], str]]
 """Images (H, W, 3) with their class names."""
@@ -124,7 +124,7 @@ def _unpack(place: Place, pixels: Callable[[str], Labelled]) -> None:
         images,
         f"Unpacking {place.known.name}",
         place.known.images,
-        console=Console(stderr=True),
+        console=SafeConsole(stderr=True),
         transient=True,
     )
     try:

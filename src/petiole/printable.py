@@ -1,0 +1,55 @@
+"""Texts from names and files, made safe for those who show them: a terminal, and a spreadsheet."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable
+from pathlib import PurePath
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_UNSEEN = {"Cc", "Cs", "Zl", "Zp"}
+_BIDI = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def printable(text: str) -> str:
+    """The text in which all that would steer a terminal is an escape.
+
+    That is control characters except line feed and tab, lone surrogates, and marks that turn the direction of writing.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(_escaped(character) for character in text)
+
+
+def _escaped(character: str) -> str:
+    if character in "\n\t":
+        return character
+    steers = unicodedata.category(character) in _UNSEEN or character in _BIDI
+    return character.encode("unicode_escape", "surrogatepass").decode() if steers else character
+
+
+class SafeConsole(Console):
+    """rich's console, in which no shown text can steer the terminal; styles are unaffected."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """See ``rich.console.Console.render``."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=printable(segment.text))
+
+
+def cell(value: Any) -> Any:
+    """A cell of a CSV file that people open in a spreadsheet, which would run some texts as formulas.
+
+    Such a text is led by an apostrophe, such a path by ``./``, which leaves it the same path; all else is unchanged.
+
+    Source: OWASP, CSV Injection.
+    """
+    if isinstance(value, str | PurePath) and (text := str(value)).startswith(_FORMULA):
+        return ("./" if isinstance(value, PurePath) else "'") + text
+    return value
