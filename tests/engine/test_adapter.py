@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 import petiole
 from petiole.backbones.registry import load
@@ -18,7 +18,7 @@ from petiole.backbones.vision.cnn import ConvNet
 from petiole.engine.run import RunSpec, run
 from petiole.engine.task import open_workspace
 from petiole.errors import AdapterError
-from petiole.files import sha256
+from petiole.files import sha256, write_sealed, write_tensors
 from petiole.methods.registry import create, methods, settings_of
 from petiole.tasks.classification.adapter import ClassificationAdapter, golden_logits
 from petiole.tasks.classification.model import AdaptedClassifier, predict
@@ -66,14 +66,14 @@ def edit(folder: Path, **changes: object) -> None:
         for parent in parents:
             place = place[parent]
         place[leaf] = value
-    file.write_text(json.dumps(manifest))
+    write_sealed(file, manifest)
 
 
 def retensor(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
     """Change the tensors and make the manifest's checksum fit again."""
     tensors = load_file(folder / "adapter.safetensors")
     change(tensors)
-    save_file(tensors, folder / "adapter.safetensors")
+    write_tensors(folder / "adapter.safetensors", tensors)
     edit(folder, tensors_sha256=sha256(folder / "adapter.safetensors"))
 
 
@@ -262,8 +262,6 @@ def test_moved_weights_are_found_where_they_are_said_to_be(
     bench: Classification, tmp_path: Path
 ) -> None:
     """weights= overrides the place that the file remembers; other weights stay refused."""
-    from petiole.files import write_tensors
-
     whole = load("petiole/efficientnet-lite0", image_size=32)
     import timm
 
