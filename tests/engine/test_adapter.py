@@ -290,3 +290,17 @@ def test_moved_weights_are_found_where_they_are_said_to_be(
     write_tensors(second, own)
     with pytest.raises(AdapterError, match="fingerprint"):
         ClassificationAdapter.load(tmp_path / "run", weights=second)
+
+
+def test_class_names_that_were_exchanged_or_occur_twice_are_refused(
+    saved: Path, tiny: Tiny
+) -> None:
+    file = saved / "adapter.json"
+    manifest = json.loads(file.read_text())
+    manifest["classes"].reverse()
+    file.write_text(json.dumps(manifest))
+    with pytest.raises(AdapterError, match=r"adapter\.json.*changed since it was written.*Copy"):
+        ClassificationAdapter.load(saved, backbone=tiny())
+    edit(saved, classes=["a", "a", "b"])
+    with pytest.raises(AdapterError, match="occur twice.*: a"):
+        ClassificationAdapter.load(saved, backbone=tiny())
