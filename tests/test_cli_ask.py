@@ -49,6 +49,9 @@ def test_ask_gives_what_was_predicted_also_in_a_fresh_process(world: World) -> N
             "label": rows[1]["prediction"],
             "probability": None,
             "probabilities": {},
+            "label_set": [],
+            "outside": None,
+            "abstain": None,
             "question": question,
         }
         assert say(*command).json["predictions"] == [answer]

@@ -302,5 +302,5 @@ def test_class_names_that_were_exchanged_or_occur_twice_are_refused(
     with pytest.raises(AdapterError, match=r"adapter\.json.*changed since it was written.*Copy"):
         ClassificationAdapter.load(saved, backbone=tiny())
     edit(saved, classes=["a", "a", "b"])
-    with pytest.raises(AdapterError, match="occur twice.*: a"):
+    with pytest.raises(AdapterError, match=r"occur twice.*: a"):
         ClassificationAdapter.load(saved, backbone=tiny())

@@ -42,6 +42,7 @@ def command(job: RunSpec, folder: Path) -> list[str]:
     settings = [part for key, value in SETTINGS.items() for part in ("--set", f"{key}={value}")]
     return [
         *(sys.executable, "-m", "petiole", "fit", str(b.images), "--source", str(b.source)),
+        *("--method", job.method),
         *("--image-size", "32", "--cache-dir", str(b.cache), "--shots", "3", *settings),
         *("--checkpoint-seconds", "0", "--out", str(folder), "--quiet"),
     ]

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from petiole.engine.model_card import FrozenModel
-from petiole.files import read_sealed, read_tensors, sha256, write_sealed
+from petiole.errors import RunError
+from petiole.files import Damaged, read_sealed, read_tensors, sha256, write_sealed
 from petiole.metrics.shift import project, shift_report
 
 VECTORS, DIAGNOSIS = "vectors.safetensors", "diagnosis.json"
@@ -75,7 +76,10 @@ def _read(file: Path) -> DomainDiagnosis | None:
 
 
 def _compute(file: Path, digest: str) -> DomainDiagnosis:
-    tensors, _ = read_tensors(file)
+    try:
+        tensors, _ = read_tensors(file)
+    except Damaged as error:
+        raise RunError(f"{file} is damaged: {error}. Delete it, or run it again.") from error
     views = {name: tensors[name].double().numpy() for name in ("before", "after")}
     labels, is_target = tensors["labels"].numpy(), tensors["is_target"].numpy().astype(bool)
     shown = np.sort(
