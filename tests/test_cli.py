@@ -252,6 +252,12 @@ def test_compare_tests_methods_on_the_same_draws(place: Path, say: Say) -> None:
     code, text, _ = say("report", out)
     assert code == 0
     assert result["report"] in text
+    code, planned, err = say("plan", out, "--difference", "2", "--json")
+    assert code == 0, err
+    assert {row["label"] for row in json.loads(planned)["rows"]} > {"linear-probe"}
+    code, _, err = say("plan", out, "--difference", "0")
+    assert code == 1
+    assert "above 0 points" in err
 
 
 @pytest.mark.usefixtures("fitted")

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from petiole.commands.multitask import multitask
     from petiole.commands.pair import pair
     from petiole.commands.params import params
+    from petiole.commands.plan import plan
     from petiole.commands.predict import predict
     from petiole.commands.report import report
     from petiole.commands.reproduce import reproduce
@@ -80,6 +81,7 @@ __all__ = [
     "multitask",
     "pair",
     "params",
+    "plan",
     "predict",
     "report",
     "reproduce",

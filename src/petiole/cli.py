@@ -43,6 +43,7 @@ GROUPS = {
         "transfer": "Data sets x backbones x methods x seeds; wins, ties and costs in one table.",
         "generalise": "Train on some classes, test on others by their names: base to novel, other data.",
         "few-shot": "Accuracy by the number of labelled images of each class.",
+        "plan": "How many draws and seeds a difference needs, from a comparison's spread.",
         "reproduce": "A published table beside ours: claimed, ours, verdict, and what is missing.",
     },
     "Data": {

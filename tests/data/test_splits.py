@@ -98,6 +98,14 @@ def test_holdout_partitions_every_class(sizes: list[int], seed: int, fraction: f
         assert abs(h - n * fraction) <= 1
 
 
+def test_folds_hold_every_image_back_once() -> None:
+    d = dataset([8, 4])
+    parts = [holdout(d, 0.25, 0, fold) for fold in range(4)]
+    assert sorted(i for _, held in parts for i in held.ids) == sorted(d.ids)
+    assert all({*kept.ids, *held.ids} == set(d.ids) for kept, held in parts)
+    assert holdout(d, 0.25, 0, 4)[1].digest() == parts[0][1].digest()
+
+
 def test_impossible_draws_name_class_count_and_remedy() -> None:
     d = dataset([5, 2, 9])
     with pytest.raises(DataError, match=r"(?s)class 1: 2 of 5.*--shots 2"):

@@ -67,12 +67,32 @@ def test_held_back_images_choose_input_and_rate() -> None:
     assert (head(x).argmax(1) == y).double().mean() > 0.95
 
 
-def test_of_equals_the_earlier_input_and_the_lower_rate_are_taken() -> None:
-    """Both inputs are the same columns, all rates are right on everything."""
+def test_log_loss_chooses_where_hits_would_not() -> None:
+    """Both rates are right on every held-back image; the larger one is surer of it."""
     x, y = problem(noise=0.0)
-    head = LinearGridHead(4, 3, [slice(2, 4)] * 2, rates=[3.0, 5.0], iterations=200)
+    for rate in (0.1, 3.0):
+        alone = LinearGridHead(4, 3, [slice(2, 4)], rates=[rate], iterations=200)
+        alone.double().solve(x, y, y == y)
+        assert (alone(x).argmax(1) == y).all()
+    head = LinearGridHead(4, 3, [slice(2, 4)], rates=[0.1, 3.0], iterations=200)
     head.double().solve(x, y, y == y)
-    assert (int(head.chosen_input), float(head.chosen_rate)) == (0, pytest.approx(3.0))
+    assert float(head.chosen_rate) == pytest.approx(3.0)
+
+
+def test_every_target_image_is_held_back_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = problem()
+    is_target = torch.arange(len(y)) % 2 == 0
+    head = LinearGridHead(4, 3, [slice(2, 4)], rates=[0.1, 0.2], iterations=2, folds=3).double()
+    sizes = []
+    train = head._train
+
+    def watched(x: Tensor, *rest: object) -> object:
+        sizes.append(len(x))
+        return train(x, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(head, "_train", watched)
+    head.solve(x, y, is_target)
+    assert sizes == [30, 30, 30, 36]  # 18 target images in three folds, the source always kept
 
 
 def test_one_image_a_class_leaves_nothing_to_choose_on() -> None:

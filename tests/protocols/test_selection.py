@@ -91,12 +91,21 @@ def test_fewer_hits_are_not_climbed_to(
     known = model_selection.judge
 
     def judge(*arguments: object) -> Judged | None:
-        if arguments[2] == "class-means":
+        if arguments[2] == "zero-shot":
             return Judged(np.full(10, 0.1), np.array([1.0] * 8 + [0.0] * 2), 1.0)
         return known(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(model_selection, "judge", judge)
     assert select_method(workspace, spec_of(workspace.task)).method == "averaged-ridge"
+
+
+def test_zero_shot_is_chosen_where_it_wins_and_class_means_are_not(
+    workspace: ClassificationWorkspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged_as(monkeypatch, {"averaged-ridge": 0.5, "class-means": 0.1, "zero-shot": 0.3})
+    choice = select_method(workspace, spec_of(workspace.task))
+    assert choice.method == "zero-shot"
+    assert "nothing need be trained" in choice.reason
 
 
 def test_two_shots_show_nothing(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -81,13 +82,17 @@ def test_the_best_of_validation_trains_on_all_images(
     done: tuple[Comparison, Classification, Path],
 ) -> None:
     comparison, _, folder = done
-    trials = [read_record(folder / "tuning" / "probe" / str(i)) for i in range(4)]
-    right = []
+    losses = []
     for i in range(4):
-        found = read_predictions(folder / "tuning" / "probe" / str(i))
-        right.append(float((found.probabilities.argmax(1) == found.labels).float().mean()))
-    assert right == pytest.approx([t.main["accuracy"] for t in trials])
-    best = right.index(max(right))
+        places = [folder / "tuning" / "probe" / str(i) / f"fold-{fold}" for fold in range(2)]
+        found = [read_predictions(place) for place in places]
+        of_each = [
+            -float(f.probabilities[range(len(f.labels)), f.labels].double().log().mean())
+            for f in found
+        ]
+        assert of_each == pytest.approx([read_record(place).main["nll"] for place in places])
+        losses.append(sum(of_each) / 2)
+    best = losses.index(min(losses))
     assert best >= 2, "a rate of 1e-6 cannot have learned"
     for run in comparison.runs(folder, "probe"):
         record = read_record(run)
@@ -96,7 +101,7 @@ def test_the_best_of_validation_trains_on_all_images(
         assert record.request.data.samples["train"] == 8
         assert record.test_evaluations == 1
     said = Comparison.read(folder).notes
-    assert any("lr=0.03 of (1e-06, 0.03) by validation accuracy" in note for note in said)
+    assert any("lr=0.03 of (1e-06, 0.03) by mean log-loss of 2 folds" in note for note in said)
 
 
 def test_trials_leave_the_test_set_closed(
@@ -105,9 +110,9 @@ def test_trials_leave_the_test_set_closed(
     _, bench, folder = done
     test = {s.id for s in open_workspace(bench).shift.test.samples}
     shots, _ = open_workspace(bench).parts(Subset(4, 0))
-    _, held = holdout(shots, 0.5, VALIDATION_SEED)
-    for i in range(4):
-        trial = folder / "tuning" / "probe" / str(i)
+    for i, fold in itertools.product(range(4), range(2)):
+        _, held = holdout(shots, 0.5, VALIDATION_SEED, fold)
+        trial = folder / "tuning" / "probe" / str(i) / f"fold-{fold}"
         record = read_record(trial)
         assert record.test_evaluations == 0
         assert not (trial / TEST_EVALUATIONS).exists()

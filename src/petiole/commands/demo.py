@@ -8,22 +8,24 @@ from shlex import quote
 from rich.console import Group, RenderableType
 
 from petiole.commands.compare import Compared, compare
+from petiole.commands.fit import FitResult, fit
 from petiole.commands.options import CommandResult, ModelOptions, fact
 from petiole.commands.predict import PredictResult, predict
 from petiole.commands.verb import verb
 
 
 class Demo(CommandResult):
-    """The comparison, and a prediction with the adapter that it wrote."""
+    """The comparison, what ``petiole fit`` chooses on the same images, and a prediction with it."""
 
     compared: Compared
+    fitted: FitResult
     prediction: PredictResult
 
     def text(self) -> RenderableType:
         adapter = self.prediction.adapter
         return Group(
             self.compared.text(),
-            fact("adapter", adapter),
+            self.fitted.text(),
             self.prediction.text(),
             fact(
                 "next", f"petiole predict {quote(str(adapter))} IMAGE...   or   petiole fit IMAGES"
@@ -42,7 +44,7 @@ def demo(
     processes: int = 2,
     model: ModelOptions | None = None,
 ) -> Demo:
-    """Rendered digits as source, ten real handwritten ones a class as target; Table 1 on them.
+    """Rendered digits as source, ten real handwritten ones a class as target; Table 1 on them, and what fit chooses.
 
     Args:
         out: folder for images, runs and page.
@@ -54,7 +56,6 @@ def demo(
     """
     from petiole.data.synthetic.digits import write_digits
     from petiole.engine.progress import console
-    from petiole.protocols.comparison import Comparison
 
     out = Path(out)
     images = out / "images"
@@ -74,9 +75,8 @@ def demo(
         processes=processes,
         model=model,
     )
-    comparison = Comparison.read(out)
-    adapter = comparison.runs(out, comparison.headline)[0] / "adapter"
+    fitted = fit(images, out=out / "fit", resume=resume, model=model)
     one_of_each = [sorted((images / "real_eval" / str(digit)).iterdir())[0] for digit in (3, 5, 8)]
-    prediction = predict(adapter, one_of_each)
+    prediction = predict(fitted.adapter, one_of_each)
     assert isinstance(prediction, PredictResult)
-    return Demo(compared=compared, prediction=prediction)
+    return Demo(compared=compared, fitted=fitted, prediction=prediction)

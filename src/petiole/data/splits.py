@@ -60,8 +60,10 @@ def draw_fraction(dataset: Dataset, fraction: float, seed: int) -> Dataset:
     return dataset.select(np.sort(np.concatenate(chosen)))
 
 
-def holdout(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
+def holdout(dataset: Dataset, fraction: float, seed: int, fold: int = 0) -> tuple[Dataset, Dataset]:
     """Split each class into (kept, held back); ``fraction`` of it, rounded half up, at least one image, is held back.
+
+    Another ``fold`` holds back the images that come next in the ranking; after the last they begin anew.
 
     Raises:
         DataError: ``fraction`` outside (0, 1), or a class of fewer than two images.
@@ -75,7 +77,8 @@ def holdout(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Data
         )
     held = np.zeros(len(dataset), dtype=bool)
     for rows in _ranked(dataset, seed):
-        held[rows[: min(max(int(len(rows) * fraction + 0.5), 1), len(rows) - 1)]] = True
+        size = min(max(int(len(rows) * fraction + 0.5), 1), len(rows) - 1)
+        held[rows[(fold * size + np.arange(size)) % len(rows)]] = True
     return dataset.select(~held), dataset.select(held)
 
 

@@ -1,10 +1,11 @@
-"""Settings chosen on validation only: a row with a grid is tried at every point of it, once.
+"""Settings chosen on validation only: a row with a grid is tried at every point of it.
 
-The validation images are held back from the training images and are the same for every point and
-row; the test set stays closed. The point of the best accuracy wins (the first of equals, so a grid
-is written from the most careful value up), and the row's runs then train on all training images.
+The validation images are held back from the training images, another share of them in every fold, the same for every
+point and row; the test set stays closed. The point of the least mean log-loss wins (the first of equals, so a
+grid is written from the most careful value up), and the row's runs then train on all training images. Accuracy would
+leave many points equal on the few images that there are.
 
-    tuning/<row>/<index>/      one run folder for each point, in the order of ``points``
+    tuning/<row>/<index>/fold-<i>/      the run folders of each point, in the order of ``points``
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from petiole.engine.record import read_record
 from petiole.engine.run import RunSpec
 from petiole.methods.registry import find
 from petiole.protocols.comparison import Comparison
-from petiole.protocols.protocol import ComparisonRow, average
+from petiole.protocols.protocol import ComparisonRow
 
 
 def with_rates(rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:
@@ -37,7 +39,7 @@ def points(row: ComparisonRow) -> list[dict[str, Any]]:
 
 
 def trials(comparison: Comparison, jobs: Sequence[RunSpec], folder: Path) -> list[RunSpec]:
-    """One run on the validation images for each point of each row's grid.
+    """One run for each point of each row's grid and each fold.
 
     Args:
         comparison: its rows may carry grids.
@@ -49,29 +51,46 @@ def trials(comparison: Comparison, jobs: Sequence[RunSpec], folder: Path) -> lis
         replace(
             jobs[index * each],  # split seed 0, seed 0
             settings={**jobs[index * each].settings, **point},
-            folder=folder / "tuning" / row.name / str(i),
+            folder=_folder(folder, row, i, fold),
             options=replace(
-                jobs[index * each].options, validation=comparison.validation, vectors=False
+                jobs[index * each].options,
+                validation=comparison.validation,
+                fold=fold,
+                vectors=False,
             ),
         )
         for index, row in enumerate(comparison.rows)
         if row.grid
         for i, point in enumerate(points(row))
+        for fold in range(folds_of(comparison))
     ]
+
+
+def folds_of(comparison: Comparison) -> int:
+    """How often another share of the training images can be held back."""
+    return int(1 / comparison.validation + 1e-9) if comparison.validation else 0
+
+
+def _folder(root: Path, row: ComparisonRow, point: int, fold: int) -> Path:
+    return root / "tuning" / row.name / str(point) / f"fold-{fold}"
 
 
 def choose(comparison: Comparison, folder: Path) -> dict[str, dict[str, Any]]:
     """The best point of each row with a grid, from the trials' records."""
     return {
-        row.name: points(row)[_best(folder / "tuning" / row.name, len(points(row)))]
-        for row in comparison.rows
-        if row.grid
+        row.name: points(row)[_best(comparison, row, folder)] for row in comparison.rows if row.grid
     }
 
 
-def _best(folder: Path, count: int) -> int:
-    scores = [average(read_record(folder / str(i))) for i in range(count)]
-    return scores.index(max(scores))
+def _best(comparison: Comparison, row: ComparisonRow, folder: Path) -> int:
+    losses = [
+        fmean(
+            read_record(_folder(folder, row, i, fold)).main["nll"]
+            for fold in range(folds_of(comparison))
+        )
+        for i in range(len(points(row)))
+    ]
+    return losses.index(min(losses))
 
 
 def settled(
@@ -95,5 +114,7 @@ def notes(comparison: Comparison, chosen: Mapping[str, Mapping[str, Any]]) -> li
             edge = len(grid) > 2 and value in (grid[0], grid[-1])
             end = ", an end of the grid: the best value may lie beyond" if edge else ""
             listed = ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in grid)
-            lines.append(f"{row.label}: {key}={value} of ({listed}) by validation accuracy{end}.")
+            lines.append(
+                f"{row.label}: {key}={value} of ({listed}) by mean log-loss of {folds_of(comparison)} folds{end}."
+            )
     return lines

@@ -91,6 +91,7 @@ class Subset:
             the test set, which stays closed. The images are the same for every fraction and, unless
             shots are drawn, for every seed; with shots they are among the shots, because these are
             all the labels that there are.
+        fold: which of these shares is held back; 0 but for tuning.
         vectors: keep image vectors before and after, for the diagnosis.
         calibration_folds: parts of the target images that are left out in turn, for the adapter's calibration; 0 for none;
             ``None`` for five where that needs no further training, else none.
@@ -100,6 +101,7 @@ class Subset:
     split_seed: int = 0
     fraction: float = 1.0
     validation: float = 0.0
+    fold: int = 0
     vectors: bool = False
     calibration_folds: int | None = 0
 
@@ -193,7 +195,7 @@ class ClassificationWorkspace(Workspace):
         if subset.shots is not None:
             target = self.shift.draw(subset.shots, subset.split_seed)
         if subset.validation:
-            target, scored = holdout(target, subset.validation, VALIDATION_SEED)
+            target, scored = holdout(target, subset.validation, VALIDATION_SEED, subset.fold)
         if subset.fraction != 1.0:
             target = draw_fraction(target, subset.fraction, subset.split_seed)
         source = self.shift.source
