@@ -32,7 +32,7 @@ def adapter_of(folder: Path) -> str:
 def whole(bench: Classification, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunSpec, str]:
     """An uninterrupted run and its adapter's checksum."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    job = RunSpec(bench, "cls-residual-lora", folder, SETTINGS, Subset(3, calibration_folds=0))
+    job = RunSpec(bench, "cls-residual-lora", folder, SETTINGS, Subset(3, calibration_folds=None))
     run(job)
     return job, adapter_of(folder)
 
