@@ -1,6 +1,7 @@
 # make demo   the main job on real images, offline after installation
 # make test   lint, types, layers, tests
 # make coverage   the tests once more, with the lines and branches that they reach
+# make faults   many damages to every kind of kept file
 # All make their own .venv from a fresh clone.
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 export OMP_WAIT_POLICY = PASSIVE
 
-.PHONY: demo test lint types layers check coverage clean
+.PHONY: demo test lint types layers check coverage faults clean
 
 demo: $(VENV)/.demo
 	$(BIN)/petiole demo --resume
@@ -32,6 +33,9 @@ check: $(VENV)/.dev
 
 coverage: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --cov --cov-report=term:skip-covered
+
+faults: $(VENV)/.dev
+	PETIOLE_FAULTS=2000 OMP_NUM_THREADS=1 $(BIN)/pytest -q -s tests/faults
 
 $(VENV)/.torch: constraints.txt
 	$(PYTHON) -m venv $(VENV)

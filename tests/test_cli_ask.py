@@ -26,6 +26,7 @@ from builders.multitask import (
     task,
     text_task,
 )
+from petiole.files import write_sealed
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +100,7 @@ def test_a_damaged_adapter_is_refused(world: World, tmp_path: Path) -> None:
     file.write_bytes((world.run() / "adapter" / file.name).read_bytes())
     manifest = json.loads((copied / "adapter.json").read_text())
     manifest["golden"][0] += 1
-    (copied / "adapter.json").write_text(json.dumps(manifest))
+    write_sealed(copied / "adapter.json", manifest)
     assert "golden input gives values that differ" in ask(copied, "what").err
     (copied / "adapter.json").write_text(json.dumps(manifest)[:-9])
     assert "is damaged or of another version" in ask(copied, "what").err
@@ -124,7 +125,7 @@ def test_another_language_model_or_other_vision_are_refused(world: World, tmp_pa
     assert ask(adapter, "what").code == 0
     manifest = json.loads((adapter / "adapter.json").read_text())
     manifest["backbone"]["vision_backbone"]["fingerprint"] = "0" * 64
-    (adapter / "adapter.json").write_text(json.dumps(manifest))
+    write_sealed(adapter / "adapter.json", manifest)
     image = world.root / "colours" / "images" / "test0a.png"
     said = ask(adapter, "what", image)
     assert said.code == 1

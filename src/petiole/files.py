@@ -1,4 +1,12 @@
-"""Files that are whole or absent: temporary name, fsync, rename."""
+"""Files that are whole or absent, and sealed: temporary name, fsync, rename; a digest over all that is in them.
+
+A seal guards against accident (a bad disk, a cut copy, an edit by hand), not against malice: whoever can change a
+file can seal it again. What the seal covers is checked before any of it is used.
+
+JSON          the field ``sha256``, over the canonical form of the other fields in their order
+JSON lines    the same on every line
+safetensors   ``sha256`` in the metadata, over the other metadata and every tensor's name, dtype, shape and bytes
+"""
 
 from __future__ import annotations
 
@@ -8,13 +16,20 @@ import json
 import os
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+SEAL = "sha256"
+
+
+class Damaged(ValueError):
+    """A kept file whose content is not what was written; the text says what differs, its catcher names the file."""
 
 
 @contextmanager
@@ -38,26 +53,164 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write indented JSON atomically."""
+    """Write indented JSON atomically, without a seal: for other programs."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON object atomically, for ``read_sealed``."""
+    write_json(path, sealed(value))
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """Read a JSON object of ``write_sealed``.
+
+    Raises:
+        FileNotFoundError: there is none.
+        Damaged: no JSON, without a seal, or changed since it was written.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise Damaged(f"it is no UTF-8 text ({error})") from error
+    return _unsealed(text)
+
+
+def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON object and its seal."""
+    plain = {name: v for name, v in value.items() if name != SEAL}
+    return {**plain, SEAL: text_digest(json.dumps(plain))}
+
+
+def _unsealed(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Damaged(f"it is no whole JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise Damaged("it is no JSON object")
+    found = value.pop(SEAL, None)
+    check_seal(found, sealed(value)[SEAL])
+    return value
+
+
+def check_seal(found: object, content: str) -> None:
+    """Raise Damaged unless the seal in a file is that of its content."""
+    if found is None:
+        raise Damaged("it has no seal (an older petiole wrote it, or it was made by hand)")
+    if found != content:
+        raise Damaged(
+            f"it was changed since it was written: its seal says {str(found)[:12]!r}, its content gives {content[:12]!r}"
+        )
+
+
+def append_line(path: Path, row: Mapping[str, Any]) -> None:
+    """Append a line of JSON, on a line of its own though the last one was torn by a dying process."""
+    line = json.dumps(row) + "\n"
+    with open(path, "ab+") as file:
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            line = line if file.read(1) == b"\n" else "\n" + line
+        file.write(line.encode())
+
+
+def read_lines(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
+    """Rows of a file of sealed lines, and the numbers (from 1) of lines that a dying process left torn.
+
+    A torn line is a beginning only, so it does not end like a whole one.
+
+    Raises:
+        Damaged: a whole line was changed since it was written.
+    """
+    rows, torn = [], []
+    content = path.read_bytes() if path.is_file() else b""
+    for number, line in enumerate(content.split(b"\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            rows.append(_unsealed(line.decode()))
+        except ValueError as error:
+            if line.rstrip().endswith(b"}"):
+                raise Damaged(f"line {number}: {error}") from error
+            torn.append(number)
+    return rows, torn
 
 
 def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write a safetensors file atomically.
+    """Write a sealed safetensors file atomically, for ``read_tensors`` and every other reader of the format.
 
     Raises:
         OSError: the disk is full or the folder cannot be written.
     """
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    stated = {
+        "format": "pt",
+        **(metadata or {}),
+    }  # without it transformers takes no file that has metadata
     with replacing(path) as temporary:
         try:
-            save_file(whole, temporary, metadata=dict(metadata or {}))
+            save_file(whole, temporary, metadata={**stated, SEAL: tensor_digest(whole, stated)})
+            _order_metadata(temporary)
         except SafetensorError as error:
             if "No space left" in str(error):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
             raise OSError(f"{path}: {error}") from error
+
+
+def _order_metadata(path: Path) -> None:
+    """Sort the metadata in place: the library writes them in a random order, and equal content has equal bytes here."""
+    with open(path, "r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) <= size:
+            file.seek(8)
+            file.write(text.ljust(size))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read a file of ``write_tensors``: tensors, memory-mapped, and metadata.
+
+    Raises:
+        FileNotFoundError: there is none.
+        Damaged: no safetensors file, without a seal, or changed since it was written.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise
+    except (SafetensorError, OSError, RuntimeError, ValueError, TypeError) as error:
+        raise Damaged(f"it is no whole safetensors file ({str(error)[:200]})") from error
+    found = metadata.pop(SEAL, None)
+    check_seal(found, tensor_digest(tensors, metadata))
+    return tensors, metadata
+
+
+def tensor_digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """SHA-256 (hex) over metadata and every tensor's name, dtype, shape and bytes."""
+    named = sorted(tensors.items())
+    head = [sorted(metadata.items()), [(n, str(t.dtype), tuple(t.shape)) for n, t in named]]
+    digest = hashlib.sha256(json.dumps(head).encode())
+    for _, tensor in named:
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def text_digest(text: str) -> str:
+    """SHA-256 (hex) of a text, names that are not UTF-8 included."""
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def sweep(folder: Path) -> None:
+    """Delete what killed writers left in a folder and those right below it; only for who holds its lock."""
+    for file in (*folder.glob(".tmp-*"), *folder.glob("*/.tmp-*")):
+        with suppress(OSError):
+            file.unlink()
 
 
 def sha256(path: Path) -> str:

@@ -17,6 +17,7 @@ from builders.tables import rows_of
 from petiole.engine.adapter import Adapter
 from petiole.engine.run import RunSpec, run
 from petiole.errors import AdapterError, ConfigError, DataError
+from petiole.files import write_sealed
 from petiole.tasks.classification.adapter import ClassificationAdapter
 from petiole.tasks.classification.contract import read_contract
 from petiole.tasks.classification.workspace import Classification, Subset
@@ -150,7 +151,7 @@ def test_a_damaged_calibration_is_refused(ridge: Fitted, tmp_path: Path) -> None
     file = tmp_path / "adapter.json"
     value = json.loads(file.read_text())
     value["details"]["calibration"]["temperature"] = -1
-    file.write_text(json.dumps(value))
+    write_sealed(file, value)
     with pytest.raises(AdapterError, match=r"calibration.*damaged"):
         ClassificationAdapter.load(tmp_path)
 

@@ -290,3 +290,17 @@ def test_postscript_is_not_run(tmp_path: Path) -> None:
     path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n")
     with pytest.raises(DataError, match="not an image of a kind"):
         read_image(path)
+
+
+def test_an_image_that_was_replaced_after_the_check_is_refused_by_path(tmp_path: Path) -> None:
+    from petiole.data.dataset import Sample
+    from petiole.data.image import checked_id, load
+
+    file = tmp_path / "a.png"
+    Image.new("RGB", (8, 8), "red").save(file)
+    sample = Sample(file, 0, "")
+    sample = Sample(file, 0, checked_id(sample))
+    assert load(sample).getpixel((0, 0)) == (255, 0, 0)
+    Image.new("RGB", (8, 8), "blue").save(file)
+    with pytest.raises(DataError, match=r"a\.png: its content changed since it was listed"):
+        load(sample)

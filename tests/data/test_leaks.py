@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
+from petiole.data.checks import leaks
 from petiole.data.checks.leaks import find_leaks, perceptual_hash
 from petiole.data.sources import open_folder
 from petiole.errors import DataError
@@ -139,3 +140,37 @@ def test_line_drawings_are_told_apart(tmp_path: Path) -> None:
     near = (np.bitwise_count(hashes[:, None] ^ hashes[None, :]) <= 4).sum() - len(d)
     assert near > 100  # so the hash alone would accuse them
     assert [p for p in find_leaks(d, d).pairs if p.how != "sha256"] == []
+
+
+def test_look_alikes_are_all_counted_and_few_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles that do not fit the numbers, three kinds in turn, against a plain double loop."""
+    monkeypatch.setattr(leaks, "_TILE", 7)
+    monkeypatch.setattr(leaks, "MOST_KEPT", 5)
+    rng = np.random.default_rng(3)
+    kinds = {how: rng.random((23, 17)) < 0.3 for how in ("sha256", "phash", "cosine")}
+    values = rng.random((23, 17))
+
+    def detector(same: np.ndarray) -> leaks._Detector:
+        return lambda rows, columns: (same[rows, columns].copy(), values[rows, columns])
+
+    kept, found = leaks._search(23, 17, {how: detector(same) for how, same in kinds.items()})
+    first = {
+        (i, j): next((how for how, same in kinds.items() if same[i, j]), None)
+        for i in range(23)
+        for j in range(17)
+    }
+    assert found == {how: list(first.values()).count(how) for how in kinds}
+    assert [sum(k[2] == how for k in kept) for how in kinds] == [5, 5, 5]
+    assert all(first[i, j] == how and value == values[i, j] for i, j, how, value in kept)
+
+
+def test_copies_beyond_a_tile_get_their_own_paths(
+    sides: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leaks, "_TILE", 3)
+    for how in COPIES:
+        COPIES[how](Image.open(sides[0] / "b" / "7.png"), sides[1] / "b" / f"copy-{how}")
+    report = find_leaks(open_folder(sides[0]), open_folder(sides[1]))
+    assert {p.train.relative_to(sides[0]).as_posix() for p in report.pairs} == {"b/7.png"}
+    assert {p.test.stem for p in report.pairs} == {f"copy-{how}" for how in COPIES}
+    assert report.counts() == {"sha256": 1, "phash": len(COPIES) - 1, "cosine": 0}

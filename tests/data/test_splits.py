@@ -149,7 +149,7 @@ def test_split_file_is_the_same_wherever_the_images_lie(
         )
         if a != b
     ]
-    assert [line.split(":")[0] for line in differing] == ["# root"]
+    assert [line.split(":")[0] for line in differing] == ["# root", "# sha256"]
     shutil.rmtree(root)
     with pytest.raises(DataError, match=r"(?s)8 of 8 images.*0\.png: missing"):
         read_split(first)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 import petiole
 from petiole.backbones.registry import load
@@ -18,7 +18,7 @@ from petiole.backbones.vision.cnn import ConvNet
 from petiole.engine.run import RunSpec, run
 from petiole.engine.task import open_workspace
 from petiole.errors import AdapterError
-from petiole.files import sha256
+from petiole.files import sha256, write_sealed, write_tensors
 from petiole.methods.registry import create, methods, settings_of
 from petiole.tasks.classification.adapter import ClassificationAdapter, golden_logits
 from petiole.tasks.classification.model import AdaptedClassifier, predict
@@ -66,14 +66,14 @@ def edit(folder: Path, **changes: object) -> None:
         for parent in parents:
             place = place[parent]
         place[leaf] = value
-    file.write_text(json.dumps(manifest))
+    write_sealed(file, manifest)
 
 
 def retensor(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
     """Change the tensors and make the manifest's checksum fit again."""
     tensors = load_file(folder / "adapter.safetensors")
     change(tensors)
-    save_file(tensors, folder / "adapter.safetensors")
+    write_tensors(folder / "adapter.safetensors", tensors)
     edit(folder, tensors_sha256=sha256(folder / "adapter.safetensors"))
 
 
@@ -262,8 +262,6 @@ def test_moved_weights_are_found_where_they_are_said_to_be(
     bench: Classification, tmp_path: Path
 ) -> None:
     """weights= overrides the place that the file remembers; other weights stay refused."""
-    from petiole.files import write_tensors
-
     whole = load("petiole/efficientnet-lite0", image_size=32)
     import timm
 
@@ -292,3 +290,17 @@ def test_moved_weights_are_found_where_they_are_said_to_be(
     write_tensors(second, own)
     with pytest.raises(AdapterError, match="fingerprint"):
         ClassificationAdapter.load(tmp_path / "run", weights=second)
+
+
+def test_class_names_that_were_exchanged_or_occur_twice_are_refused(
+    saved: Path, tiny: Tiny
+) -> None:
+    file = saved / "adapter.json"
+    manifest = json.loads(file.read_text())
+    manifest["classes"].reverse()
+    file.write_text(json.dumps(manifest))
+    with pytest.raises(AdapterError, match=r"adapter\.json.*changed since it was written.*Copy"):
+        ClassificationAdapter.load(saved, backbone=tiny())
+    edit(saved, classes=["a", "a", "b"])
+    with pytest.raises(AdapterError, match=r"occur twice.*: a"):
+        ClassificationAdapter.load(saved, backbone=tiny())

@@ -14,6 +14,7 @@ from petiole.engine.record import (
     Record,
     RunRequest,
     count_test_evaluation,
+    evaluations_of,
     read_record,
 )
 from petiole.engine.run import RunSpec, run
@@ -191,3 +192,36 @@ def test_with_and_without_a_cache_the_run_is_the_same(
         kept.append(read_predictions(tmp_path / name))
     assert kept[0].ids == kept[1].ids
     torch.testing.assert_close(kept[0].probabilities, kept[1].probabilities, rtol=1e-3, atol=1e-4)
+
+
+def test_a_torn_line_swallows_nothing_and_is_named(tmp_path: Path) -> None:
+    for why in "ab":
+        count_test_evaluation(tmp_path, "t", 4, why)
+    with (tmp_path / TEST_EVALUATIONS).open("a") as file:
+        file.write('{"when": "2026')  # killed there
+    with pytest.warns(UserWarning, match=rf"{TEST_EVALUATIONS}, line 3: left unfinished"):
+        assert count_test_evaluation(tmp_path, "t", 4, "c") == 3
+    file = tmp_path / TEST_EVALUATIONS
+    file.write_text(file.read_text().replace('"test": "t"', '"test": "u"', 1))
+    with pytest.raises(RunError, match=rf"{TEST_EVALUATIONS} is damaged: line 1: .*changed since"):
+        evaluations_of(tmp_path)
+
+
+def test_a_run_that_was_killed_while_it_was_scored_counts_once(tmp_path: Path) -> None:
+    for _ in range(2):
+        assert count_test_evaluation(tmp_path, "t", 4, "end of training", once=True) == 1
+    assert count_test_evaluation(tmp_path, "other", 4, "end of training", once=True) == 1
+    assert count_test_evaluation(tmp_path, "t", 4, "eval") == 2
+
+
+def test_stray_files_are_swept_and_not_recorded(
+    done: tuple[RunSpec, Record], tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    (folder / "adapter").mkdir(parents=True)
+    for name in (".tmp-1-record.json", "adapter/.tmp-2-adapter.json", "adapter/notes.txt"):
+        (folder / name).write_text("x")
+    record = run(replace(done[0], folder=folder))
+    assert not list(folder.rglob(".tmp-*"))
+    assert (folder / "adapter/notes.txt").read_text() == "x"
+    assert set(record.files) == set(done[1].files)

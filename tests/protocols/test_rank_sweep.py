@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from petiole.engine.executor import Local
+from petiole.engine.model_card import read_kept
 from petiole.engine.record import RECORD, TEST_EVALUATIONS, read_record
 from petiole.engine.run import RunSpec
 from petiole.errors import ConfigError, RunError
@@ -101,7 +102,7 @@ def test_a_smaller_share_is_part_of_a_larger_one(done: Path) -> None:
 
 
 def test_the_shift_of_the_highest_rank_on_all_images_is_measured(done: Path) -> None:
-    got = ShiftSpectrum.model_validate_json((done / SPECTRUM).read_text())
+    got = read_kept(done / SPECTRUM, ShiftSpectrum, "")
     assert got.teacher == "adaptertune, rank 3"
     assert got.images == 30
     # The last block's adapter alone: nothing beyond its rank.

@@ -58,7 +58,7 @@ def transfer(*cells: TransferCell, methods: tuple[str, ...] = (), **terms: Any) 
 def kept(wanted: Transfer, folder: Path) -> Transfer:
     """Write a transfer as ``run`` does."""
     folder.mkdir(exist_ok=True)
-    (folder / protocol.TRANSFER).write_text(wanted.model_dump_json())
+    wanted.write(folder)
     return wanted
 
 

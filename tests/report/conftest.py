@@ -26,7 +26,7 @@ from petiole.engine.record import (
     count_test_evaluation,
     write_record,
 )
-from petiole.files import write_json, write_tensors
+from petiole.files import sealed, write_sealed, write_tensors
 from petiole.ledger import Ledger
 from petiole.metrics.classification import score
 from petiole.protocols.comparison import Comparison
@@ -127,12 +127,12 @@ class Build:
         test = test or self.test()
         folder.mkdir(parents=True, exist_ok=True)
         request = self.request(test, method, split_seed, seed, shots, source)
-        write_json(folder / REQUEST, request.model_dump(mode="json"))
+        write_sealed(folder / REQUEST, request.model_dump(mode="json"))
         steps = [
             {"step": s, "loss": 3 * 0.99**s + 0.1 * (split_seed + 1), "lr": 1e-3}
             for s in range(0, 300, 10)
         ]
-        (folder / "metrics.jsonl").write_text("".join(json.dumps(s) + "\n" for s in steps))
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(sealed(s)) + "\n" for s in steps))
         test_evaluations = count_test_evaluation(
             folder, test.digest(), len(test), "end of training"
         )
@@ -312,9 +312,9 @@ def write_scores(
         seed=seed,
     )
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / REQUEST, request.model_dump(mode="json"))
+    write_sealed(folder / REQUEST, request.model_dump(mode="json"))
     steps = [{"step": s, "loss": 2 * 0.98**s, "lr": 1e-3} for s in range(0, 100, 5)]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(s) + "\n" for s in steps))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(sealed(s)) + "\n" for s in steps))
     for name in scores:
         count_test_evaluation(folder, name, 12, "end of training")
     return write_record(

@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
+from petiole.files import write_tensors
 from petiole.metrics.shift import shift_report
 from petiole.report import diagnosis as module
 from petiole.report.diagnosis import DIAGNOSIS, VECTORS, diagnose
@@ -37,7 +38,7 @@ def test_it_is_kept_until_the_vectors_change(run, monkeypatch) -> None:
     assert diagnose(run) == first
     monkeypatch.undo()
     tensors = load_file(run / VECTORS)
-    save_file({**tensors, "after": tensors["before"].clone()}, run / VECTORS)
+    write_tensors(run / VECTORS, {**tensors, "after": tensors["before"].clone()})
     assert diagnose(run).after == first.before
 
 
@@ -67,7 +68,7 @@ def test_unusable_vectors_are_a_note(run, spoil: str) -> None:
         tensors = {name: tensor[:3].clone() for name, tensor in tensors.items()}
     else:
         tensors["after"][5] = torch.inf
-    save_file(tensors, run / VECTORS)
+    write_tensors(run / VECTORS, tensors)
     found = diagnose(run)
     assert found.map_after == found.labels == []
     assert found.before == found.after == {}

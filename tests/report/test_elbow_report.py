@@ -14,7 +14,7 @@ from PIL import Image
 from rich.console import Console, Group
 
 from petiole.errors import RunError
-from petiole.files import write_json
+from petiole.files import sealed, write_sealed
 from petiole.protocols.rank_sweep import RankSweep, place
 from petiole.report.elbow import ElbowSummary, summarise, to_dict
 from petiole.report.elbow_words import legend, sentences, to_markdown, to_rich, write
@@ -57,7 +57,7 @@ def folder(build, tmp_path: Path) -> Path:  # type: ignore[no-untyped-def]
             for run, right in zip(comparison.runs(where, f"r{rank}"), counts, strict=True):
                 build.run(run, first(right), method="adaptertune", trainable=100 * rank, test=test)
     sweep.write(root)
-    write_json(root / SPECTRUM, spectrum().model_dump(mode="json"))
+    write_sealed(root / SPECTRUM, spectrum().model_dump(mode="json"))
     return root
 
 
@@ -211,7 +211,7 @@ def test_missing_runs_are_named(folder: Path) -> None:
 def test_nothing_is_advised_where_nothing_was_learned(folder: Path) -> None:
     for run in (place(folder, 1.0) / "runs").glob("*/*"):
         steps = [{"step": s, "loss": 3.0 - 0.01 * s, "lr": 1e-3} for s in range(0, 200, 10)]
-        (run / "metrics.jsonl").write_text("".join(json.dumps(s) + "\n" for s in steps))
+        (run / "metrics.jsonl").write_text("".join(json.dumps(sealed(s)) + "\n" for s in steps))
     falling = summarise(folder)
     assert "loss still falls at the last step (rank 1, 4 and 16)" in falling.whole.untrained
     assert sentences(falling)[0].startswith("No rank can be advised: the loss still falls")

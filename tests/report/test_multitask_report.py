@@ -15,7 +15,7 @@ from rich.console import Console
 from scipy import stats
 
 from petiole.errors import RunError
-from petiole.files import write_json
+from petiole.files import write_sealed
 from petiole.protocols.multitask import MAJORITY, STATE, Multitask
 from petiole.protocols.protocol import ComparisonRow
 from petiole.report.multitask import summarise
@@ -67,8 +67,8 @@ def build(
         reference="vl-adapter",
         seeds=seeds,
     )
-    write_json(root / STATE, protocol.model_dump(mode="json"))
-    write_json(root / MAJORITY, MAJORITIES)
+    write_sealed(root / STATE, protocol.model_dump(mode="json"))
+    write_sealed(root / MAJORITY, MAJORITIES)
     for row in protocol.rows:
         for seed in range(seeds):
             place = protocol.folder(root, row, seed)
@@ -180,7 +180,7 @@ def test_the_notes_say_how_it_was_measured(
     folder: Path, change: dict[str, Any], words: str
 ) -> None:
     state = json.loads((folder / STATE).read_text())
-    write_json(folder / STATE, {**state, **change})
+    write_sealed(folder / STATE, {**state, **change})
     assert words in " ".join(summarise(folder).notes)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from petiole.files import write_json
+from petiole.files import write_sealed
 from petiole.protocols.comparison import Comparison
 from petiole.protocols.multitask import MAJORITY, Multitask
 from petiole.protocols.protocol import ComparisonRow
@@ -92,7 +92,7 @@ def multitask(root: Path, scored: Scored, seeds: int = 3) -> Path:
     rows = [ComparisonRow(name=n, label=n.upper(), method=n) for n in ("vl-adapter", "vl-lora")]
     protocol = Multitask(model="tiny", tasks=["vqa", "caption"], rows=rows, seeds=seeds)
     protocol.write(root)
-    write_json(root / MAJORITY, {"vqa": {"vqa_accuracy": 25.0}, "caption": {"cider": 1.0}})
+    write_sealed(root / MAJORITY, {"vqa": {"vqa_accuracy": 25.0}, "caption": {"cider": 1.0}})
     for row in rows:
         for seed, place in enumerate(protocol.runs(root, row)):
             worse = (row.name == "vl-lora") * (5 + 0.1 * seed * (-1) ** seed)

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from builders.tables import rows_of
 from petiole.commands.compare import Compared
 from petiole.errors import RunError
-from petiole.files import write_json
+from petiole.files import write_sealed
 from petiole.report import table as tables
 from petiole.report.tables import COSTS, columns, sentence, summarise, table
 from petiole.tasks.classification.predictions import TENSORS
@@ -117,7 +117,7 @@ def test_costs_are_those_of_the_records_and_stand_beside_the_accuracy(build, at)
         record = json.loads(file.read_text())
         record["costs"]["peak_memory_mb"] = memory
         record["ledger"]["flops_training"] = 1_500_000
-        file.write_text(json.dumps(record))
+        write_sealed(file, record)
     summary = summarise(folder)
     table = {r["name"]: r for r in csv.DictReader(io.StringIO(to_csv(summary)))}
     got = {k: float(table["ours"][k]) for k in (*COST_FIELDS, "inference", "train_seconds")}
@@ -184,7 +184,7 @@ def test_a_tie_lies_within_the_margin_that_the_comparison_states(build) -> None:
     }
     folder = build.comparison("c", constructed(pattern), split_seeds=6)
     stated = json.loads((folder / "comparison.json").read_text())
-    write_json(folder / "comparison.json", {**stated, "margin": 0.05})
+    write_sealed(folder / "comparison.json", {**stated, "margin": 0.05})
     summary = summarise(folder)
     assert summary.row("cosine").versus.verdict == "tie"
     text = sentence(summary)
@@ -334,7 +334,7 @@ def test_published_costs_stand_beside_ours(build, at) -> None:
     assert "Published: " not in to_markdown(summarise(folder))
     stated = json.loads((folder / "comparison.json").read_text())
     costs = {"cosine": {"percent": "<0.1"}, "ours": {"percent": 0.26, "gflops": 0.12}}
-    write_json(folder / "comparison.json", {**stated, "claimed_costs": costs})
+    write_sealed(folder / "comparison.json", {**stated, "claimed_costs": costs})
     titles = [column.title for column in columns(summarise(folder))]
     assert titles[-2:] == ["Published: trained, %", "Published: GFLOPs"]
     rows = {row["name"]: row for row in csv.DictReader(io.StringIO(to_csv(summarise(folder))))}

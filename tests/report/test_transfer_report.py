@@ -16,8 +16,9 @@ from rich.console import Console
 from builders.tables import rows_of
 from petiole.claims import table as claimed_table
 from petiole.errors import RunError
+from petiole.files import write_sealed
 from petiole.protocols.protocol import ComparisonRow
-from petiole.protocols.transfer import PAPER, TRANSFER, Transfer, TransferCell
+from petiole.protocols.transfer import PAPER, Transfer, TransferCell
 from petiole.report import table as tables
 from petiole.report.transfer import COLUMNS, sentences, summarise, table
 
@@ -62,7 +63,7 @@ def write_cells(build, cells=WRONG, *, rows=tuple(LABELS), reference="adaptertun
         reference=reference,
         baseline=rows[0],
     )
-    (build.root / TRANSFER).write_text(wanted.model_dump_json())
+    wanted.write(build.root)
     return build.root
 
 
@@ -147,7 +148,7 @@ def test_costs_are_those_of_the_records(make_build) -> None:
         record["costs"]["adapter_bytes"] = 88_000_000
         record["ledger"] |= {"trainable": 22_000_000, "inference": 21_900_000}
         record["ledger"] |= {"flops_forward": 9_200_000_000, "flops_training": 27_600_000_000}
-        (run / "record.json").write_text(json.dumps(record))
+        write_sealed(run / "record.json", record)
     summary = summarise(folder)
     row = next(r for r in tables.to_dict(table(summary))["rows"] if r["name"] == "full")
     assert row["images"] == N
@@ -240,6 +241,6 @@ def test_odd_names_stay_in_their_cells(make_build) -> None:
     folder = write_cells(build, odd)
     wanted = Transfer.read(folder)
     cell = TransferCell(data="a|b", backbone="<i>v", terms={})
-    (folder / TRANSFER).write_text(wanted.model_copy(update={"cells": [cell]}).model_dump_json())
+    wanted.model_copy(update={"cells": [cell]}).write(folder)
     line = tables.to_markdown(table(summarise(folder))).splitlines()[2]
     assert line.startswith("| a\\|b | &lt;i>v | Head only |")

@@ -82,14 +82,26 @@ class ImageRef(Protocol):
     @property
     def image(self) -> Pixels | None: ...
 
+    @property
+    def id(self) -> str:
+        """SHA-256 (hex) of the content that is meant; empty where any will do."""
+
 
 def load(ref: ImageRef) -> Image.Image:
     """Return a sample's image as `read_image` does, wherever it is.
 
     Raises:
-        DataError: it cannot be read or used.
+        DataError: it cannot be read or used, or the bytes at the path are no longer those of the sample's ``id``.
     """
-    return ref.image() if ref.image is not None else read_image(ref.path)
+    if ref.image is not None:
+        return ref.image()
+    content = read_bytes(ref.path)
+    if ref.id and (found := hashlib.sha256(content).hexdigest()) != ref.id:
+        raise DataError(
+            f"{ref.path}: its content changed since it was listed (SHA-256 {ref.id[:12]}, now {found[:12]}). "
+            "Repeat the command when nothing writes to the images."
+        )
+    return decode(content, ref.path)
 
 
 def checked_id(ref: ImageRef) -> str:

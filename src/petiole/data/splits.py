@@ -21,9 +21,9 @@ import numpy as np
 
 from petiole.data.dataset import MEMORY, Dataset, Domain, Sample, bullets, listed
 from petiole.errors import DataError, boundary
-from petiole.files import sha256, write_text
+from petiole.files import SEAL, check_seal, sha256, text_digest, write_text
 
-_FORMAT = "petiole split 1"
+_FORMAT = "petiole split 2"
 _COLUMNS = ["part", "class", "domain", "id", "path"]
 
 
@@ -121,7 +121,7 @@ def write_split(
     """Write datasets of equal classes to one CSV file that a person can read and diff, atomically.
 
     Lines that start with ``#`` hold JSON: the classes in order, the folder that paths are relative
-    to, and ``meta``. One row an image follows, in canonical order.
+    to, and ``meta``; a last one seals all other lines. One row an image follows, in canonical order.
 
     Raises:
         DataError: no parts, differing classes, or ``meta`` that is not JSON.
@@ -135,7 +135,7 @@ def write_split(
         )
     files = [s.path.absolute() for d in parts.values() for s in d.samples if s.image is None]
     root = Path(os.path.commonpath([f.parent for f in files])) if files else Path.cwd()
-    text = io.StringIO()
+    text, rows = io.StringIO(), io.StringIO()
     try:
         header = {"classes": classes.pop(), "root": root.as_posix(), "meta": dict(meta or {})}
         text.write(f"# {_FORMAT}\n")
@@ -144,7 +144,7 @@ def write_split(
         )
     except TypeError as error:
         raise DataError(f"{path}: the meta data of a split must be JSON ({error}).") from error
-    writer = csv.writer(text, lineterminator="\n")
+    writer = csv.writer(rows, lineterminator="\n")
     writer.writerow(_COLUMNS)
     for part, dataset in parts.items():
         for s in dataset.samples:
@@ -152,7 +152,9 @@ def write_split(
             row = [part, dataset.classes[s.label], s.domain, s.id, place.as_posix()]
             writer.writerow(row)
     try:
-        write_text(path, text.getvalue())
+        head, body = text.getvalue(), rows.getvalue()
+        seal = hashlib.sha256((head + body).encode()).hexdigest()
+        write_text(path, f"{head}# {SEAL}: {seal}\n{body}")
     except UnicodeEncodeError as error:
         raise DataError(f"{path}: a file name is not valid UTF-8 ({error}). Rename it.") from error
     return path
@@ -175,6 +177,8 @@ def read_split(path: Path | str, *, root: Path | str | None = None, verify: bool
             lines = file.readlines()
         if lines[0].strip() != f"# {_FORMAT}":
             raise ValueError(f"its first line is not '# {_FORMAT}'")
+        seal = lines.pop(4).removeprefix(f"# {SEAL}: ").strip()
+        check_seal(seal, text_digest("".join(lines)))
         header = {k: json.loads(v) for k, v in (line[2:].split(": ", 1) for line in lines[1:4])}
         classes: tuple[str, ...] = tuple(header["classes"])
         folder = Path(header["root"] if root is None else root)

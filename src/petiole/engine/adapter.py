@@ -10,17 +10,15 @@ refused, not used. Nothing is unpickled. What the three kinds of adapter add lie
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
-from pydantic import Field
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from petiole.backbones.base import FrozenNetwork
@@ -35,7 +33,7 @@ from petiole.engine.adapter_limits import (
 from petiole.engine.model_card import FrozenModel, ModelCard
 from petiole.engine.task import adapter_class, kinds
 from petiole.errors import AdapterError, ConfigError, boundary
-from petiole.files import sha256, write_json, write_tensors
+from petiole.files import read_sealed, read_tensors, sha256, write_sealed, write_tensors
 from petiole.ledger import Ledger
 from petiole.methods.base import Method
 from petiole.methods.registry import create
@@ -81,6 +79,15 @@ class Manifest(FrozenModel):
     details: dict[str, Any] = Field(default_factory=dict)
     golden: list[float]
     tensors_sha256: str = ""
+
+    @field_validator("classes")
+    @classmethod
+    def _each_once(cls, classes: list[str]) -> list[str]:
+        if twice := sorted(name for name, n in Counter(classes).items() if n > 1):
+            raise ValueError(
+                f"class names that occur twice, so that predictions would be ambiguous: {', '.join(twice[:5])}"
+            )
+        return classes
 
 
 class Adapter(ABC):
@@ -155,7 +162,7 @@ class Adapter(ABC):
         write_tensors(folder / TENSORS, self.contents().state_dict())
         digest = sha256(folder / TENSORS)
         self.manifest = self.manifest.model_copy(update={"tensors_sha256": digest})
-        write_json(folder / MANIFEST, self.manifest.model_dump(mode="json"))
+        write_sealed(folder / MANIFEST, self.manifest.model_dump(mode="json"))
 
     def fill(self, folder: Path) -> None:
         """Load the tensors of a file into the model.
@@ -172,8 +179,8 @@ class Adapter(ABC):
         wanted = self.contents()
         check_fits(file, read_header(file), wanted.state_dict())
         try:
-            wanted.load_state_dict(load_file(file), strict=True)
-        except (RuntimeError, SafetensorError, KeyError) as error:
+            wanted.load_state_dict(read_tensors(file)[0], strict=True)
+        except (RuntimeError, ValueError, KeyError) as error:
             raise AdapterError(
                 f"{file} does not fit its own {MANIFEST}: {error}. Copy the adapter folder again, whole."
             ) from error
@@ -266,13 +273,13 @@ def read_manifest(folder: Path, *, kind: str = "") -> Manifest:
         AdapterError,
         what="is damaged or of another version",
     ):
-        value = json.loads(file.read_text(encoding="utf-8"))
-        found = value.get("kind") if isinstance(value, Mapping) else None
+        value = read_sealed(file)
+        found = value.get("kind")
         if kind and found in kinds() and not descends(str(found), kind):
             raise AdapterError(
                 f"{folder} holds {a_kind(str(found))}, and {a_kind(kind)} is wanted here."
             )
-        if isinstance(value, Mapping) and len(value.get("classes", ())) > CLASSES:
+        if len(value.get("classes", ())) > CLASSES:
             raise AdapterError(
                 f"{file} names {len(value['classes']):,} classes; at most {CLASSES:,} are read. Train on fewer."
             )

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from petiole.errors import RunError
-from petiole.files import write_tensors
+from petiole.files import read_tensors, write_tensors
 
 
 def save(
@@ -33,9 +32,7 @@ def load(path: Path, request: str, model: nn.Module, optimizer: torch.optim.Opti
         RunError: the file is damaged or belongs to another request.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = dict(file.metadata())
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+        tensors, metadata = read_tensors(path)
         if metadata["request"] != request:
             raise RunError(
                 f"{path} belongs to a run with other settings, data or weights. Repeat the command "
@@ -45,14 +42,14 @@ def load(path: Path, request: str, model: nn.Module, optimizer: torch.optim.Opti
         state: dict[int, dict[str, torch.Tensor]] = {}
         for name, value in _under("optimizer.", tensors).items():
             index, _, moment = name.partition(".")
-            state.setdefault(int(index), {})[moment] = value
+            state.setdefault(int(index), {})[moment] = value.clone()  # off the mapped file
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": state, "param_groups": groups})
         step = int(metadata["step"])
         if step < 0:
             raise ValueError(f"its step is {step}")
         return step
-    except (SafetensorError, OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
         raise RunError(
             f"{path} is damaged ({type(error).__name__}: {str(error)[:200]}). Delete this file to "
             "train from the start."

@@ -22,13 +22,12 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from petiole.backbones.base import State
 from petiole.errors import CacheError
-from petiole.files import write_json, write_tensors
+from petiole.files import tensor_digest, write_json, write_tensors
 
 SUFFIX = ".safetensors"
 HOUR = 3600
@@ -154,13 +153,8 @@ def load_shard(path: Path) -> tuple[list[str], State]:
 
 
 def checksum(ids: Sequence[str], state: State) -> str:
-    """SHA-256 over ids, roles, shapes and bytes."""
-    digest = hashlib.sha256("\n".join(ids).encode())
-    for role in sorted(state):
-        value = state[role].contiguous()
-        digest.update(f"|{role}|{value.dtype}|{tuple(value.shape)}|".encode())
-        digest.update(value.flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    """SHA-256 over ids, roles, dtypes, shapes and bytes: a shard's name, and so its seal."""
+    return tensor_digest(state, {"ids": json.dumps(list(ids))})
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ Another logger is one new file beside this one, or a distribution with an entry 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from math import isfinite
 from pathlib import Path
 from typing import Any, Protocol
 
+from petiole.files import append_line
 from petiole.registry import Registry
 
 LOG = "log.jsonl"
@@ -61,12 +61,8 @@ class JsonLines:
         self.file = folder / LOG
 
     def start(self, request: Mapping[str, Any]) -> None:
-        """See ``Logger.start``. A line that a killed process left unfinished is ended first."""
+        """See ``Logger.start``."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        torn = self.file.is_file() and not self.file.read_bytes().endswith(b"\n")
-        if torn and self.file.stat().st_size:
-            with self.file.open("ab") as log:
-                log.write(b"\n")
         self._write({"event": "start", "request": dict(request)})
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
@@ -80,5 +76,4 @@ class JsonLines:
         self._write({"event": "finish", **kept})
 
     def _write(self, row: Mapping[str, Any]) -> None:
-        with self.file.open("a", encoding="utf-8") as log:  # a line at a time survives a kill
-            log.write(json.dumps(row, allow_nan=False) + "\n")
+        append_line(self.file, row)

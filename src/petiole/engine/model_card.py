@@ -2,18 +2,51 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from petiole.backbones.base import Backbone, FrozenNetwork
 from petiole.data.preprocessing import Preprocessing
+from petiole.errors import RunError
+from petiole.files import read_sealed
 
 
 class FrozenModel(BaseModel):
     """Base of everything that is written once."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def read_kept(file: Path, kind: type[M], remedy: str) -> M:
+    """Read what ``petiole.files.write_sealed`` wrote of a model.
+
+    Args:
+        file: to be read.
+        kind: of model.
+        remedy: sentence for the error.
+
+    Raises:
+        FileNotFoundError: there is none.
+        RunError: it is damaged or of another version.
+    """
+    try:
+        return kind.model_validate(read_sealed(file))
+    except ValueError as error:
+        raise RunError(
+            f"{file} is damaged or of another version: {reason(error)}. {remedy}"
+        ) from error
+
+
+def reason(error: ValueError) -> str:
+    """What is wrong with values that a model refuses, or with a file that ``petiole.files`` does, in one line."""
+    if isinstance(error, ValidationError):
+        return "; ".join(": ".join([*map(str, e["loc"]), e["msg"]]) for e in error.errors()[:4])
+    return str(error)
 
 
 class ModelCard(FrozenModel):

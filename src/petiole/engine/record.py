@@ -17,9 +17,9 @@ import json
 import platform
 import subprocess
 import sys
+import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
@@ -27,12 +27,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
-from petiole.engine.model_card import FrozenModel, ModelCard
+from petiole.engine.model_card import FrozenModel, ModelCard, read_kept
 from petiole.engine.task import Scores
 from petiole.errors import RunError
-from petiole.files import sha256, write_json
+from petiole.files import Damaged, append_line, read_lines, sealed, sha256, write_sealed
 from petiole.ledger import Ledger
 from petiole.version import __version__
 
@@ -145,16 +145,27 @@ class Record(FrozenModel):
         return next(iter(self.scores.values()))
 
 
-def count_test_evaluation(folder: Path, digest: str, samples: int, why: str) -> int:
+def count_test_evaluation(
+    folder: Path, digest: str, samples: int, why: str, *, once: bool = False
+) -> int:
     """Note that a test set is scored now; returns how often this one has been in this folder.
 
+    Args:
+        folder: of the run or adapter.
+        digest: of the test set.
+        samples: of it.
+        why: for people.
+        once: an equal note that is there already is the same evaluation, of a run that was killed in it and goes on.
+
     Raises:
-        RunError: the folder cannot be written, so the count would be wrong.
+        RunError: the folder cannot be written, so the count would be wrong, or its notes are damaged.
     """
     line = {"when": now(), "test": digest, "samples": samples, "why": why}
+    noted = lines(folder / TEST_EVALUATIONS)
+    if once and any((row["test"], row["why"]) == (digest, why) for row in noted):
+        return evaluations_of(folder, digest)
     try:
-        with open(folder / TEST_EVALUATIONS, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        append_line(folder / TEST_EVALUATIONS, sealed(line))
     except OSError as error:
         raise RunError(
             f"The evaluation of the test set cannot be noted in {folder / TEST_EVALUATIONS}: {error.strerror}. "
@@ -179,7 +190,6 @@ def write_record(folder: Path, patterns: Sequence[str], **fields: Any) -> Record
     """
     request: RunRequest = fields["request"]
     files = [p for name in (REQUEST, LOG, *patterns) for p in sorted(folder.glob(name))]
-    files += [p for p in sorted((folder / "adapter").rglob("*")) if p.is_file()]
     record = Record(
         id=request.digest[:16],
         created=now(),
@@ -187,7 +197,7 @@ def write_record(folder: Path, patterns: Sequence[str], **fields: Any) -> Record
         files={str(path.relative_to(folder)): sha256(path) for path in files},
         **fields,
     )
-    write_json(folder / RECORD, record.model_dump(mode="json"))
+    write_sealed(folder / RECORD, record.model_dump(mode="json"))
     return record
 
 
@@ -207,14 +217,11 @@ def read_complete(folder: Path, kind: type[R]) -> R:
         RunError: there is none, or it is damaged.
     """
     try:
-        return kind.model_validate_json((folder / RECORD).read_text(encoding="utf-8"))
+        return read_kept(folder / RECORD, kind, "Run it again.")
     except FileNotFoundError as error:
         raise RunError(
             f"{folder} holds no complete run ({RECORD} is missing). Finish it with --resume."
         ) from error
-    except (ValidationError, UnicodeDecodeError) as error:
-        reason = str(error).splitlines()[0]
-        raise RunError(f"{folder / RECORD} is damaged: {reason}. Run it again.") from error
 
 
 def read_log(folder: Path, name: str = LOG) -> list[dict[str, float]]:
@@ -228,19 +235,29 @@ def appender(file: Path, *, fresh: bool) -> Callable[[int, Mapping[str, float]],
         file.unlink(missing_ok=True)
 
     def append(step: int, values: Mapping[str, float]) -> None:
-        with open(file, "a", encoding="utf-8") as out:
-            out.write(json.dumps({"step": step, **values}) + "\n")
+        append_line(file, sealed({"step": step, **values}))
 
     return append
 
 
-def lines(file: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a JSON-lines file; one that a dying process left unfinished is passed over."""
-    if not file.is_file():
-        return
-    for line in file.read_text(encoding="utf-8").splitlines():
-        with suppress(json.JSONDecodeError):
-            yield json.loads(line)
+def lines(file: Path) -> list[dict[str, Any]]:
+    """Rows of a file of sealed lines; one that a dying process left torn is named and passed over.
+
+    Raises:
+        RunError: a line was changed since it was written.
+    """
+    try:
+        rows, torn = read_lines(file)
+    except Damaged as error:
+        raise RunError(
+            f"{file} is damaged: {error}. Restore it from a copy, or delete the line if you can do without it."
+        ) from error
+    for number in torn:
+        warnings.warn(
+            f"{file}, line {number}: left unfinished by a process that died; it does not count.",
+            stacklevel=3,
+        )
+    return rows
 
 
 def now() -> str:

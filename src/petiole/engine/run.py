@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from petiole.engine.adapter import TENSORS, Adapter
+from petiole.engine.adapter import MANIFEST, TENSORS, Adapter
 from petiole.engine.loggers import logger
 from petiole.engine.memory import peak_memory
 from petiole.engine.record import (
@@ -28,6 +28,7 @@ from petiole.engine.run_lock import claim_folder, locked
 from petiole.engine.task import Task, TaskRun, Workspace, open_workspace
 from petiole.engine.trainer import Callbacks
 from petiole.errors import RunError
+from petiole.files import sweep
 from petiole.methods.registry import settings_of
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -79,6 +80,7 @@ def run(spec: RunSpec, workspace: Workspace | None = None) -> Record:
         request = _request(spec, prepared)
         if claim_folder(spec.folder, request, resume=spec.resume):
             return read_record(spec.folder)
+        sweep(spec.folder)
         prepared.begin(spec.folder)
         return _work(spec, prepared, request)
 
@@ -133,7 +135,7 @@ def _work(spec: RunSpec, prepared: TaskRun, request: RunRequest) -> Record:
     saved = _save(prepared.adapter(adapted), spec.folder / "adapter")
     record = write_record(
         spec.folder,
-        prepared.files,
+        (*prepared.files, f"adapter/{MANIFEST}", f"adapter/{TENSORS}"),
         request=request,
         selection=prepared.selection,
         test_evaluations=evaluations_of(spec.folder),

@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from pydantic import ValidationError
 
+from petiole.engine.model_card import read_kept
 from petiole.engine.record import RECORD, REQUEST, RunRequest
 from petiole.errors import RunError
-from petiole.files import write_json
+from petiole.files import write_sealed
 
 
 def claim_folder(folder: Path, request: RunRequest, *, resume: bool) -> bool:
@@ -23,30 +23,21 @@ def claim_folder(folder: Path, request: RunRequest, *, resume: bool) -> bool:
     """
     file = folder / REQUEST
     if not file.exists():
-        write_json(file, request.model_dump(mode="json"))
+        write_sealed(file, request.model_dump(mode="json"))
         return False
     if not resume:
         raise RunError(
             f"{folder} already holds a run. Add --resume to finish or reuse it, or choose "
             "another --out."
         )
-    old = _read(file)
+    remedy = "The run cannot be resumed: delete its folder, or choose another --out."
+    old = read_kept(file, RunRequest, remedy)
     if old.digest != request.digest:
         raise RunError(
             f"{folder} holds a run with other settings ({_differences(old, request)}). "
             "Repeat the command as it was, or choose another --out."
         )
     return (folder / RECORD).exists()
-
-
-def _read(file: Path) -> RunRequest:
-    try:
-        return RunRequest.model_validate_json(file.read_text(encoding="utf-8"))
-    except (ValidationError, UnicodeDecodeError) as error:
-        raise RunError(
-            f"{file} is damaged or of another version, so the run cannot be resumed. Delete the run "
-            "folder, or choose another --out."
-        ) from error
 
 
 def _differences(old: RunRequest, new: RunRequest) -> str:

@@ -38,7 +38,7 @@ from petiole.protocols.protocol import (
     run_jobs,
 )
 from petiole.tasks.classification.model import ClassNameHead
-from petiole.tasks.classification.transfer_eval import TRANSFER, TransferResult, score_transfer
+from petiole.tasks.classification.transfer_eval import TRANSFER, read_transfer, score_transfer
 from petiole.tasks.classification.workspace import Classification, ClassificationWorkspace, Subset
 
 STATE = "generalisation.json"
@@ -274,6 +274,6 @@ def scores(protocol: Generalisation, root: Path, row: ComparisonRow) -> dict[str
     found: dict[str, list[float]] = {own: accuracies("") if untaught else []}
     for folder in protocol.runs(root, row):
         for file in sorted((folder / TRANSFER).glob("*.json")):
-            place = TransferResult.model_validate_json(file.read_text(encoding="utf-8"))
+            place = read_transfer(file)
             found.setdefault(place.name, []).append(place.scores["accuracy"])
     return found

@@ -18,7 +18,8 @@ from pydantic import Field
 from petiole.data.task_batches import Mode
 from petiole.engine.run import RunSpec
 from petiole.engine.task import open_workspace
-from petiole.files import write_json
+from petiole.errors import RunError
+from petiole.files import Damaged, read_sealed, write_sealed
 from petiole.protocols.protocol import RowsProtocol, Running, run_jobs
 from petiole.tasks.text.collator import TaskData
 from petiole.tasks.text.targets import majority
@@ -88,4 +89,18 @@ def commonest(tasks: Sequence[TaskData], scored: str, root: Path) -> None:
         samples = data.part(scored)
         answers = [majority(data.part("train"))] * len(samples)
         scores[data.name] = data.task.score(samples, answers)
-    write_json(root / MAJORITY, scores)
+    write_sealed(root / MAJORITY, scores)
+
+
+def majorities(root: Path) -> dict[str, dict[str, float]]:
+    """What ``commonest`` wrote.
+
+    Raises:
+        RunError: it is missing or damaged.
+    """
+    try:
+        return read_sealed(root / MAJORITY)
+    except (FileNotFoundError, Damaged) as error:
+        raise RunError(
+            f"{root / MAJORITY} is missing or damaged: {error}. Repeat the command with --resume."
+        ) from error

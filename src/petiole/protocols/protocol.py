@@ -15,13 +15,13 @@ from typing import Any, ClassVar, Self, TypedDict, Unpack
 from pydantic import Field, ValidationError, model_validator
 
 from petiole.engine.executor import Executor, Local
-from petiole.engine.model_card import FrozenModel
+from petiole.engine.model_card import FrozenModel, read_kept, reason
 from petiole.engine.progress import progress
 from petiole.engine.record import RECORD, Record, read_record
 from petiole.engine.run import RunSpec, run
 from petiole.engine.task import Task, adapter_class, open_workspace
 from petiole.errors import ConfigError, RunError
-from petiole.files import write_json
+from petiole.files import write_sealed
 from petiole.methods.base import Method
 from petiole.methods.registry import create, find, settings_of
 from petiole.metrics.paired import MARGIN
@@ -116,7 +116,7 @@ class Protocol(FrozenModel):
         try:
             return cls(**terms)
         except ValidationError as error:
-            raise ConfigError(f"This {cls.NOUN} cannot be: {_reasons(error)}.") from error
+            raise ConfigError(f"This {cls.NOUN} cannot be: {reason(error)}.") from error
 
     @classmethod
     def read(cls, root: Path) -> Self:
@@ -127,20 +127,15 @@ class Protocol(FrozenModel):
         """
         file = root / cls.STATE
         try:
-            return cls.model_validate_json(file.read_text(encoding="utf-8"))
+            return read_kept(file, cls, "Repeat the command that wrote it.")
         except FileNotFoundError as error:
             raise RunError(
                 f"{root} holds no {cls.NOUN} ({cls.STATE} is missing). Give the folder that the command wrote."
             ) from error
-        except (ValidationError, UnicodeDecodeError) as error:
-            details = _reasons(error) if isinstance(error, ValidationError) else str(error)
-            raise RunError(
-                f"{file} is damaged or of another version: {details}. Repeat the command that wrote it."
-            ) from error
 
     def write(self, root: Path) -> Path:
         """Write the file atomically and return its path."""
-        write_json(root / self.STATE, self.model_dump(mode="json"))
+        write_sealed(root / self.STATE, self.model_dump(mode="json"))
         return root / self.STATE
 
     def claim(self, root: Path, *, resume: bool = False) -> None:
@@ -178,10 +173,6 @@ class Protocol(FrozenModel):
 
 def _changes(changed: Mapping[str, tuple[Any, Any]]) -> list[str]:
     return [f"{name}: {old!r} -> {new!r}" for name, (old, new) in changed.items()]
-
-
-def _reasons(error: ValidationError) -> str:
-    return "; ".join(": ".join([*map(str, e["loc"]), e["msg"]]) for e in error.errors())
 
 
 class RowsProtocol(Protocol):

@@ -26,7 +26,7 @@ from petiole.backbones.registry import load_backbone
 from petiole.engine.run import RunSpec
 from petiole.engine.task import open_workspace
 from petiole.errors import ConfigError
-from petiole.files import write_json
+from petiole.files import write_sealed
 from petiole.ledger import size_of
 from petiole.methods.registry import create, find, methods
 from petiole.protocols import domain_shift
@@ -188,4 +188,4 @@ def run(
         teacher = jobs_of(sweep, most, task, folder)[-sweep.seeds]  # highest rank, first seed
         measured = measure(open_workspace(task), teacher)
         if measured is not None:
-            write_json(folder / SPECTRUM, measured.model_dump(mode="json"))
+            write_sealed(folder / SPECTRUM, measured.model_dump(mode="json"))

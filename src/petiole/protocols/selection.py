@@ -10,13 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from petiole.engine.model_card import FrozenModel
+from petiole.engine.model_card import FrozenModel, read_kept
 from petiole.engine.run import RunSpec
 from petiole.engine.task import reopened
-from petiole.errors import RunError
-from petiole.files import write_json
+from petiole.files import write_sealed
 from petiole.protocols.backbone_selection import RankedBackbone, rank_backbones
 from petiole.protocols.model_selection import Choice, select_method
 from petiole.tasks.classification.workspace import Classification
@@ -93,7 +92,7 @@ def select(spec: RunSpec, left: Open) -> tuple[RunSpec, Selection]:
         opened = reopened(task)
         fields["method"] = select_method(opened, replace(spec, task=task), budget=left.budget)
     selection = Selection(**fields)
-    write_json(file, selection.model_dump(mode="json"))
+    write_sealed(file, selection.model_dump(mode="json"))
     return chosen(spec, selection), selection
 
 
@@ -113,13 +112,8 @@ def read_selection(folder: Path) -> Selection:
     Raises:
         RunError: the file is damaged.
     """
-    file = folder / SELECTION
-    try:
-        return Selection.model_validate_json(file.read_text(encoding="utf-8"))
-    except (ValidationError, UnicodeDecodeError) as error:
-        raise RunError(
-            f"{file} is damaged: {str(error).splitlines()[0]}. Delete the run folder, or choose another --out."
-        ) from error
+    remedy = "Delete the run folder, or choose another --out."
+    return read_kept(folder / SELECTION, Selection, remedy)
 
 
 def selection_lines(folder: Path) -> list[str]:

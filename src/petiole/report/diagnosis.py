@@ -11,11 +11,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
-from safetensors.torch import load_file
 
 from petiole.engine.model_card import FrozenModel
-from petiole.files import sha256, write_json
+from petiole.errors import RunError
+from petiole.files import Damaged, read_sealed, read_tensors, sha256, write_sealed
 from petiole.metrics.shift import project, shift_report
 
 VECTORS, DIAGNOSIS = "vectors.safetensors", "diagnosis.json"
@@ -64,20 +63,23 @@ def diagnose(folder: Path) -> DomainDiagnosis | None:
     if known is not None and known.vectors == digest:
         return known
     diagnosis = _compute(file, digest)
-    write_json(folder / DIAGNOSIS, diagnosis.model_dump(mode="json"))
+    write_sealed(folder / DIAGNOSIS, diagnosis.model_dump(mode="json"))
     return diagnosis
 
 
 def _read(file: Path) -> DomainDiagnosis | None:
     """The stored diagnosis; one that is missing, damaged or of another version is made again."""
     try:
-        return DomainDiagnosis.model_validate_json(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValidationError, UnicodeDecodeError):
+        return DomainDiagnosis.model_validate(read_sealed(file))
+    except (FileNotFoundError, ValueError):
         return None
 
 
 def _compute(file: Path, digest: str) -> DomainDiagnosis:
-    tensors = load_file(file)
+    try:
+        tensors, _ = read_tensors(file)
+    except Damaged as error:
+        raise RunError(f"{file} is damaged: {error}. Delete it, or run it again.") from error
     views = {name: tensors[name].double().numpy() for name in ("before", "after")}
     labels, is_target = tensors["labels"].numpy(), tensors["is_target"].numpy().astype(bool)
     shown = np.sort(

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from petiole.engine.model_card import read_kept
 from petiole.metrics import elbow as rules
 from petiole.metrics.elbow import Curve, Growth, Trend
 from petiole.metrics.statistics import Interval, t_interval
@@ -170,7 +171,8 @@ def summarise(folder: Path) -> ElbowSummary:
 
 def _spectrum(folder: Path) -> ShiftSpectrum | None:
     file = folder / SPECTRUM
-    return ShiftSpectrum.model_validate_json(file.read_text("utf-8")) if file.exists() else None
+    remedy = "Delete it, and repeat the command with --resume."
+    return read_kept(file, ShiftSpectrum, remedy) if file.exists() else None
 
 
 def _growth(

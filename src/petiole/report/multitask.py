@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from petiole.metrics.statistics import t_interval
-from petiole.protocols.multitask import MAJORITY, Multitask
+from petiole.protocols.multitask import Multitask, majorities
 from petiole.report.scores import (
     ScoreRow,
     ScoreSummary,
@@ -26,7 +25,7 @@ def summarise(root: Path) -> ScoreSummary:
     found = summarise_records(
         protocol, root, f"{', '.join(protocol.tasks)} in {protocol.model}", notes=notes(protocol)
     )
-    stated = json.loads((root / MAJORITY).read_text(encoding="utf-8"))
+    stated = majorities(root)
     majority = {task: stated[task][metric] / 100 for task, metric in found.metrics.items()}
     mean = sum(majority.values()) / len(majority)
     return ScoreSummary(

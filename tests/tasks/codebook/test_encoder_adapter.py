@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from petiole.backbones.codebook_lvlm import LVLM
 from petiole.engine.adapter import find, kind_of, read_manifest
 from petiole.errors import AdapterError, ConfigError
+from petiole.files import write_sealed
 from petiole.methods.registry import methods, settings_of
 from petiole.tasks.codebook.adapter import (
     CodebookAdapter,
@@ -129,7 +130,7 @@ def test_layers_need_their_encoder_and_a_whole_one_needs_none(tmp_path: Path) ->
 
 def rewritten(folder: Path, **changes: Any) -> None:
     file = folder / "adapter.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    write_sealed(file, json.loads(file.read_text()) | changes)
 
 
 def test_golden_tokens_are_replayed(tmp_path: Path) -> None:

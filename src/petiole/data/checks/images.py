@@ -24,6 +24,7 @@ class ImageFile:
     label: str = ""
     domain: Domain = "target"
     image: Pixels | None = field(default=None, compare=False, repr=False)
+    id: str = ""
 
 
 def check_images(

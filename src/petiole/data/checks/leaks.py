@@ -3,11 +3,13 @@
 SHA-256 finds copies; a perceptual hash finds re-encoded and resized ones; feature cosine finds
 crops and near-twins, at the price of false alarms where the backbone sees no detail.
 A pair is reported once, by the first that finds it. It is a report, not a filter: a person decides.
+All pairs are counted, tile by tile; the first `MOST_KEPT` of each kind are kept, so that look-alikes by the hundred
+million (an inspection line, frames of a video) cost time, not memory.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os.path import commonpath, relpath
 from pathlib import Path
 from typing import Literal
@@ -24,7 +26,9 @@ from petiole.errors import DataError
 How = Literal["sha256", "phash", "cosine"]
 
 _SIDE, _LOW = 32, 8
-_CHUNK = 1024  # rows compared at a time; bounds the memory to chunk x n
+_TILE = 1024  # rows and columns compared at a time; bounds the memory
+MOST_KEPT = 1000
+"""Pairs of each kind that a report holds; the others are only counted."""
 _SAME_THUMBNAIL = 0.98
 """Correlation of the 32 x 32 thumbnails that a pair of near hashes must also have.
 
@@ -49,18 +53,24 @@ class LeakPair:
 
 @dataclass(frozen=True)
 class LeakReport:
-    """All suspicious pairs, true when there are any; ``notes`` say what could not be compared."""
+    """Suspicious pairs, true when there are any.
+
+    Attributes:
+        pairs: the first `MOST_KEPT` of each kind.
+        notes: what could not be compared, and whether there are more pairs.
+        found: how many there are of each kind, kept or not.
+    """
 
     pairs: tuple[LeakPair, ...]
     notes: tuple[str, ...] = ()
+    found: Mapping[How, int] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.pairs)
 
     def counts(self) -> dict[How, int]:
-        """Pairs by detector."""
-        hows: tuple[How, ...] = ("sha256", "phash", "cosine")
-        return {how: sum(p.how == how for p in self.pairs) for how in hows}
+        """Pairs by detector, those that were not kept included."""
+        return dict(self.found)
 
     def summary(self) -> str:
         """Return a few lines for a person: how many, of which kind, the first ten, the notes.
@@ -71,10 +81,10 @@ class LeakReport:
             return " ".join(
                 ["No image of the training side was found on the test side.", *self.notes]
             )
-        kinds = ", ".join(f"{n} by {how}" for how, n in self.counts().items() if n)
+        kinds = ", ".join(f"{n:,} by {how}" for how, n in self.counts().items() if n)
         shown = _from_common_folder([p for pair in self.pairs for p in (pair.train, pair.test)])
         lines = [f"{shown[p.train]} ~ {shown[p.test]} ({p.how} {p.value:g})" for p in self.pairs]
-        head = f"{len(self.pairs)} pair(s) of training and test images look the same: {kinds}."
+        head = f"{sum(self.found.values()):,} pair(s) of training and test images look the same: {kinds}."
         return "\n".join([head, bullets(lines), *self.notes])
 
     def to_rows(self) -> list[dict[str, str | float]]:
@@ -116,17 +126,11 @@ def find_leaks(
     Raises:
         DataError: features that do not fit the datasets, or an unreadable image.
     """
-    found: dict[tuple[int, int], LeakPair] = {}
-
-    def add(pairs: Iterator[tuple[int, int, float]], how: How) -> None:
-        for i, j, value in pairs:
-            found.setdefault(
-                (i, j), LeakPair(train.samples[i].path, test.samples[j].path, how, value)
-            )
-
-    add(_equal_ids(train, test), "sha256")
     a, b = _Thumbnails.of(train), _Thumbnails.of(test)
-    add(_near_thumbnails(a, b, phash_distance), "phash")
+    detectors: dict[How, _Detector] = {
+        "sha256": _equal_ids(train, test),
+        "phash": _near_thumbnails(a, b, phash_distance),
+    }
     notes = []
     if without := int((~a.valid).sum() + (~b.valid).sum()):
         notes.append(
@@ -142,8 +146,40 @@ def find_leaks(
                     f"{dataset.name}: features of shape {rows.shape} do not fit "
                     f"{len(dataset)} images; give one row an image."
                 )
-        add(_near_features(*features, cosine), "cosine")
-    return LeakReport(tuple(found[pair] for pair in sorted(found)), tuple(notes))
+        detectors["cosine"] = _near_features(*features, cosine)
+    kept, found = _search(len(train), len(test), detectors)
+    if sum(found.values()) > len(kept):
+        notes.append(f"The first {MOST_KEPT:,} pairs of each kind are listed; all are counted.")
+    pairs = (
+        LeakPair(train.samples[i].path, test.samples[j].path, how, value)
+        for i, j, how, value in sorted(kept)
+    )
+    return LeakReport(tuple(pairs), tuple(notes), found)
+
+
+_Detector = Callable[[slice, slice], tuple[NDArray[np.bool_], NDArray[np.generic]]]
+"""Rows of n and of m -> which pairs look the same, and their values."""
+
+
+def _search(
+    n: int, m: int, detectors: Mapping[How, _Detector]
+) -> tuple[list[tuple[int, int, How, float]], dict[How, int]]:
+    """Pairs (i, j, how, value) that are kept, and how many there are by the first detector that finds them."""
+    kept: list[tuple[int, int, How, float]] = []
+    found: dict[How, int] = dict.fromkeys(("sha256", "phash", "cosine"), 0)
+    for top in range(0, n, _TILE):
+        for left in range(0, m, _TILE):
+            rows, columns = slice(top, min(top + _TILE, n)), slice(left, min(left + _TILE, m))
+            known = np.zeros((rows.stop - top, columns.stop - left), np.bool_)
+            for how, detect in detectors.items():
+                same, values = detect(rows, columns)
+                same &= ~known
+                known |= same
+                room = max(0, MOST_KEPT - found[how])
+                found[how] += int(same.sum())
+                for i, j in np.argwhere(same)[:room] if room else ():
+                    kept.append((top + int(i), left + int(j), how, float(values[i, j])))
+    return kept, found
 
 
 def perceptual_hash(image: Image.Image) -> int | None:
@@ -190,40 +226,45 @@ class _Thumbnails:
         )
 
 
-def _equal_ids(train: Dataset, test: Dataset) -> Iterator[tuple[int, int, float]]:
-    where: dict[str, list[int]] = {}
-    for j, image_id in enumerate(test.ids):
-        where.setdefault(image_id, []).append(j)
-    for i, image_id in enumerate(train.ids):
-        yield from ((i, j, 0.0) for j in where.get(image_id, ()))
+def _equal_ids(train: Dataset, test: Dataset) -> _Detector:
+    _, codes = np.unique([*train.ids, *test.ids], return_inverse=True)
+    a, b = codes[: len(train)], codes[len(train) :]
+
+    def detect(rows: slice, columns: slice) -> tuple[NDArray[np.bool_], NDArray[np.generic]]:
+        same = a[rows, None] == b[None, columns]
+        return same, np.broadcast_to(np.float32(0), same.shape)
+
+    return detect
 
 
-def _near_thumbnails(
-    a: _Thumbnails, b: _Thumbnails, distance: int
-) -> Iterator[tuple[int, int, float]]:
-    for start in range(0, len(a.hashes), _CHUNK):
-        rows = slice(start, start + _CHUNK)
-        bits = np.bitwise_count(a.hashes[rows, None] ^ b.hashes[None, :])
-        near = (bits <= distance) & a.valid[rows, None] & b.valid[None, :]
-        for i, j in np.argwhere(near):
-            if _correlation(a.thumbnails[start + i], b.thumbnails[j]) >= _SAME_THUMBNAIL:
-                yield int(start + i), int(j), float(bits[i, j])
+def _near_thumbnails(a: _Thumbnails, b: _Thumbnails, distance: int) -> _Detector:
+    def detect(rows: slice, columns: slice) -> tuple[NDArray[np.bool_], NDArray[np.generic]]:
+        bits = np.bitwise_count(a.hashes[rows, None] ^ b.hashes[None, columns])
+        near = (bits <= distance) & a.valid[rows, None] & b.valid[None, columns]
+        # Correlations of those rows and columns alone that have a near hash: few, or one product of matrices.
+        i, j = np.flatnonzero(near.any(axis=1)), np.flatnonzero(near.any(axis=0))
+        if len(i):
+            x, y = (_centred(t) for t in (a.thumbnails[rows][i], b.thumbnails[columns][j]))
+            near[np.ix_(i, j)] &= x @ y.T >= _SAME_THUMBNAIL
+        return near, bits
+
+    return detect
 
 
-def _correlation(x: NDArray[np.uint8], y: NDArray[np.uint8]) -> float:
-    return float(np.corrcoef(x, y)[0, 1])
+def _centred(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Rows whose dot products are correlations."""
+    x = thumbnails.astype(np.float32)
+    return _unit_rows(x - x.mean(axis=1, keepdims=True))
 
 
-def _near_features(
-    a: NDArray[np.floating], b: NDArray[np.floating], threshold: float
-) -> Iterator[tuple[int, int, float]]:
+def _near_features(a: NDArray[np.floating], b: NDArray[np.floating], threshold: float) -> _Detector:
     a, b = _unit_rows(a), _unit_rows(b)
-    for start in range(0, len(a), _CHUNK):
-        similarity = a[start : start + _CHUNK] @ b.T
-        yield from (
-            (int(i) + start, int(j), float(similarity[i, j]))
-            for i, j in np.argwhere(similarity >= threshold)
-        )
+
+    def detect(rows: slice, columns: slice) -> tuple[NDArray[np.bool_], NDArray[np.generic]]:
+        similarity = a[rows] @ b[columns].T
+        return similarity >= threshold, similarity
+
+    return detect
 
 
 def _unit_rows(x: NDArray[np.floating]) -> NDArray[np.float32]:

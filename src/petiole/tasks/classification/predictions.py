@@ -13,12 +13,11 @@ from pathlib import Path
 
 import torch
 from pydantic import ConfigDict
-from safetensors import safe_open
 from torch import Tensor
 
 from petiole.data.dataset import Dataset
 from petiole.engine.model_card import FrozenModel
-from petiole.files import write_tensors, write_text
+from petiole.files import read_tensors, write_tensors, write_text
 from petiole.printable import cell
 
 TABLE, TENSORS = "predictions.csv", "predictions.safetensors"
@@ -57,11 +56,10 @@ def write_predictions(folder: Path, test: Dataset, probabilities: Tensor) -> Non
 
 def read_predictions(folder: Path) -> StoredPredictions:
     """Read predictions back."""
-    with safe_open(folder / TENSORS, framework="pt") as file:
-        meta = file.metadata()
-        return StoredPredictions(
-            probabilities=file.get_tensor("probabilities"),
-            labels=file.get_tensor("labels"),
-            ids=json.loads(meta["ids"]),
-            paths=json.loads(meta["paths"]),
-        )
+    tensors, meta = read_tensors(folder / TENSORS)
+    return StoredPredictions(
+        probabilities=tensors["probabilities"],
+        labels=tensors["labels"],
+        ids=json.loads(meta["ids"]),
+        paths=json.loads(meta["paths"]),
+    )

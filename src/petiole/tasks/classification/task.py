@@ -148,7 +148,9 @@ class ClassificationRun(TaskRun):
     def evaluate(self, adapted: AdaptedClassifier, folder: Path) -> Scores:
         scored = self.scored
         if not self.subset.validation:
-            count_test_evaluation(folder, scored.digest(), len(scored), "end of training")
+            count_test_evaluation(
+                folder, scored.digest(), len(scored), "end of training", once=True
+            )
         table = self.workspace.table(scored, adapted.cut)
         output = predict(adapted, table.batches(len(scored)))
         write_predictions(folder, scored, output.probabilities)

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from petiole.data.dataset import Dataset
-from petiole.engine.model_card import FrozenModel
+from petiole.engine.model_card import FrozenModel, read_kept
 from petiole.engine.record import count_test_evaluation, now
 from petiole.errors import ConfigError, RunError
-from petiole.files import write_json
+from petiole.files import write_sealed
 from petiole.metrics.classification import score
 from petiole.tasks.classification.adapter import ClassificationAdapter
 from petiole.tasks.classification.model import ClassNameHead, predict
@@ -80,15 +78,21 @@ def score_transfer(
         scores=score(probabilities.double().numpy(), data.labels).to_dict(),
     )
     file.parent.mkdir(exist_ok=True)
-    write_json(file, found.model_dump(mode="json"))
+    write_sealed(file, found.model_dump(mode="json"))
     return found
 
 
+def read_transfer(file: Path) -> TransferResult:
+    """Read one result.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    return read_kept(file, TransferResult, "Delete it, and the images are scored again.")
+
+
 def _read(file: Path, data: Dataset) -> TransferResult:
-    try:
-        found = TransferResult.model_validate_json(file.read_text(encoding="utf-8"))
-    except (ValidationError, UnicodeDecodeError) as error:
-        raise RunError(f"{file} is damaged. Delete it, and the images are scored again.") from error
+    found = read_transfer(file)
     if found.data != data.digest():
         raise RunError(
             f"{file} was measured on other images than those at hand. Choose another --out, or delete "

@@ -135,7 +135,7 @@ class CodebookRun(TaskRun):
         self.frequencies = counts(adapted, self.image_folder, data["train"], quiet=quiet)
         samples = data[chosen.scored]
         if chosen.scored == "test":
-            count_test_evaluation(folder, data.digest(), len(samples), "end of training")
+            count_test_evaluation(folder, data.digest(), len(samples), "end of training", once=True)
         names = [sample.images[0] for sample in samples]
         seen = self.image_folder.vision_outputs(adapted, names, quiet=quiet)
         tuned, task, scores = self.frequencies.tuned, find(data.task), {}

@@ -111,7 +111,9 @@ class TextRun(TaskRun):
         for number, data in enumerate(self.tasks):
             samples = data.part(scored)
             if scored == "test":
-                count_test_evaluation(folder, data.digest or data.name, len(samples), data.name)
+                count_test_evaluation(
+                    folder, data.digest or data.name, len(samples), data.name, once=True
+                )
             texts = training.answers(adapted, self.collator, number, samples, quiet=quiet)
             scores[data.name] = write_predictions(folder, data.name, data.task, samples, texts)
         return scores
