@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -129,3 +130,14 @@ def vectors() -> Callable[..., StoredTable]:
         return StoredTable(rows, torch.device("cpu"))
 
     return build
+
+
+@pytest.fixture
+def kit(
+    tiny: Callable[..., ConvNet],
+    dataset: Callable[..., Dataset],
+    vectors: Callable[..., StoredTable],
+) -> SimpleNamespace:
+    """A backbone, 12 source and 6 target images a class, and their vectors, for one training."""
+    data = dataset(12, 6)
+    return SimpleNamespace(backbone=tiny(), data=data, table=vectors(data))

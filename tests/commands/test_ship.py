@@ -196,7 +196,7 @@ def test_a_contract_passes_or_fails_line_by_line(place: Path, ridge: Fitted) -> 
     [
         ("", "asks for nothing"),
         ("accuracy = ", "cannot be read as TOML"),
-        ("[acuracy]\nmin = 1", r"Unknown table of a contract 'acuracy'.*accuracy"),
+        ("[accurac_y]\nmin = 1", r"Unknown table of a contract 'accurac_y'.*accuracy"),
         ("[ece]\nmin = 1\nmax = 1", r"Unknown key in \[ece\] 'min'"),
         ('[[recall]]\nclass = "ash"\nmn = 1\nmin = 1', r"key in \[recall\] 'mn'.*min"),
         ("[accuracy]\nmin = 2", "accuracy.min: .*not 2"),
@@ -213,7 +213,7 @@ def test_a_slip_in_a_contract_is_named(text: str, message: str, tmp_path: Path) 
     ("text", "error", "message"),
     [
         ('[[recall]]\nclass = "ahs"\nmin = 0', ConfigError, "ash"),
-        ('[[corruption]]\nname = "blurr"\nmax_drop = 0', ConfigError, "blur"),
+        ('[[corruption]]\nname = "blur_"\nmax_drop = 0', ConfigError, "blur"),
         ('[[recall]]\nclass = "ash"\nmin = 0\nslice = "night/*"', DataError, r"ash/\d+\.png"),
         ('[zero_shot]\nimages = "others"\nmax_drop = 0', ConfigError, "fixed set of classes"),
     ],

@@ -62,4 +62,4 @@ def test_a_corruption_changes_pixels_and_is_the_same_each_time(name: str) -> Non
     assert np.array_equal(once, twice)
     assert 2 < np.abs(once.astype(float) - pixels).mean() < 100
     with pytest.raises(ConfigError, match="contrast"):
-        corruption("contrst")
+        corruption("kontrast")

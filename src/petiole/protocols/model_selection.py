@@ -150,13 +150,14 @@ def select_method(
         choosing.consider(method, judge(workspace, spec, method))
     spent = 0.0
     for method in trained:
-        minutes = _minutes(workspace, spec, method)
-        if minutes is None:
-            choosing.untried[method] = "it does not fit this backbone"
-        elif few < LEAST_SHOTS:
+        if few < LEAST_SHOTS:  # nothing is timed for nothing
             choosing.untried[method] = (
                 f"fewer than {LEAST_SHOTS} images a class cannot show that it is better"
             )
+            continue
+        minutes = _minutes(workspace, spec, method)
+        if minutes is None:
+            choosing.untried[method] = "it does not fit this backbone"
         elif spent + minutes > budget:
             choosing.untried[method] = (
                 f"about {minutes:.1f} min to try (--budget {spent + minutes:.1f})"

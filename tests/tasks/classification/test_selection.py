@@ -9,24 +9,12 @@ import pytest
 import torch
 
 from petiole.backbones.base import IMAGES
-from petiole.backbones.vision.cnn import ConvNet
 from petiole.data.dataset import Dataset
-from petiole.engine.feature_extractor import StoredTable
 from petiole.errors import ConfigError, DataError
 from petiole.methods.registry import create
 from petiole.tasks.classification import training
 from petiole.tasks.classification.mixing import Mixing
 from petiole.tasks.classification.model import AdaptedClassifier
-
-
-@pytest.fixture
-def kit(
-    tiny: Callable[..., ConvNet],
-    dataset: Callable[..., Dataset],
-    vectors: Callable[..., StoredTable],
-) -> SimpleNamespace:
-    data = dataset(12, 6)
-    return SimpleNamespace(backbone=tiny(), data=data, table=vectors(data))
 
 
 def fit(

@@ -22,16 +22,6 @@ from petiole.tasks.classification.model import AdaptedClassifier, Classification
 from petiole.testing import backbones as tiny
 
 
-@pytest.fixture
-def kit(
-    tiny: Callable[..., ConvNet],
-    dataset: Callable[..., Dataset],
-    vectors: Callable[..., StoredTable],
-) -> SimpleNamespace:
-    data = dataset(12, 6)
-    return SimpleNamespace(backbone=tiny(), data=data, table=vectors(data))
-
-
 def fit(kit: SimpleNamespace, method: str, seed: int = 0, **settings: object) -> AdaptedClassifier:
     precision = settings.pop("precision", "fp32")
     log = settings.pop("log", None)
