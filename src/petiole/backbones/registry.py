@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from petiole.backbones.base import Backbone, FrozenNetwork
+from petiole.backbones.joined import MARK, JoinedBackbone, names_of
 from petiole.backbones.weights import read_json
 from petiole.errors import BackboneError, PetioleError, unknown
 from petiole.registry import Registry
@@ -118,7 +119,7 @@ def load(
         name: ``petiole/tiny-vit``, ``petiole/efficientnet-lite0``, ``petiole/tiny-clip``, ``petiole/tiny-vl``,
             ``petiole/tiny-lvlm`` ..., ``timm/<model>``, ``hf/<owner>/<model>``, ``clip-bart-base``, ``clip-t5-base`` (either
             with ``-video``), an OpenAI ``.pt`` file, or a folder: of a Dinov2, CLIP, SigLIP, open_clip, BART, T5 or VILA-U model,
-            a pair or a bundle.
+            a pair or a bundle. ``A+B`` puts the image vectors of backbones side by side.
         weights: a file with the weights of the named architecture: safetensors, and for a language model also a checkpoint
             of VL-T5.
         image_size: pixels, where the model accepts other sizes than its own.
@@ -199,12 +200,35 @@ def _find(name: str) -> Loader:
         return lambda request: from_folder(request, Path(name))
     if Path(name).is_file() and (from_file := FILES.get(Path(name).suffix)):
         return from_file
+    if MARK in name:
+        return joined
     prefix, slash, _ = name.partition("/")
     found = LOADERS.get(name, *([f"{prefix}/"] if slash else []))
     if found is None:
         known = [f"{each}<model>" if each.endswith("/") else each for each in LOADERS.names()]
         raise unknown("backbone", name, [*known, "<folder>"], BackboneError)
     return found
+
+
+def joined(request: LoadRequest) -> JoinedBackbone:
+    """Load the backbones that ``A+B`` names, side by side.
+
+    Raises:
+        BackboneError: one of them cannot be loaded or is no backbone of images, or weights or an image size are
+            given, of which nothing says whose they are.
+    """
+    given = [name for name in ("weights", "image_size") if getattr(request, name) is not None]
+    if given:
+        raise BackboneError(
+            f"{request.name} is several backbones, and {given[0]} does not say for which. Leave it out."
+        )
+    parts = [resolve(replace(request, name=name)) for name in names_of(request.name)]
+    for part in parts:
+        if not isinstance(part, Backbone):
+            raise BackboneError(
+                f"{part.name} in {request.name} is no backbone of images. Leave it out."
+            )
+    return JoinedBackbone(request.name, [part for part in parts if isinstance(part, Backbone)])
 
 
 def from_folder(request: LoadRequest, folder: Path) -> FrozenNetwork:

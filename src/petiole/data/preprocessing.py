@@ -5,10 +5,12 @@ whose randomness is a pure function of (image id, k, augmentation): a cached vie
 recomputed one in any process, thread and order, and no global random state is read or written.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal, Self
 
@@ -41,6 +43,7 @@ class Preprocessing(BaseModel):
         interpolation: filter of the resize; all but nearest are antialiased.
         mean: per channel (R, G, B), on pixels scaled to [0, 1].
         std: per channel, on the same scale.
+        parts: of several backbones that see one image; their pixels lie one behind the other, (3, 1, sum of H W).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -50,6 +53,7 @@ class Preprocessing(BaseModel):
     interpolation: Interpolation
     mean: Triple
     std: Triple
+    parts: tuple[Preprocessing, ...] = ()
 
     @model_validator(mode="after")
     def _in_range(self) -> Self:
@@ -67,9 +71,33 @@ class Preprocessing(BaseModel):
         half = (0.5, 0.5, 0.5)
         return cls(size=(size, size), crop=1.0, interpolation="bicubic", mean=half, std=half)
 
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """Of several backbones that see one image."""
+        pixels = sum(math.prod(part.size) for part in parts)
+        first = parts[0]
+        return first.model_copy(update={"size": (1, pixels), "parts": tuple(parts)})
+
+    def words(self) -> str:
+        """For people: size, filter and crop."""
+        if self.parts:
+            return " and ".join(part.words() for part in self.parts)
+        return f"{self.size[1]} × {self.size[0]} pixels, {self.interpolation}, crop {self.crop:g}"
+
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation by channel, each to be broadcast over pixels (3, H, W)."""
+        if self.parts:
+            each = [
+                [value.expand(3, *part.size) for value in part.statistics()] for part in self.parts
+            ]
+            mean, std = (_side_by_side(values) for values in zip(*each, strict=True))
+            return mean, std
+        mean, std = (torch.tensor(v, dtype=torch.float32) for v in (self.mean, self.std))
+        return mean.view(3, 1, 1), std.view(3, 1, 1)
+
     def digest(self) -> str:
-        """SHA-256 (hex) of the canonical JSON of all fields."""
-        return _digest(self.model_dump(mode="json"))
+        """SHA-256 (hex) of the canonical JSON of all fields that are stated."""
+        return _digest(self.model_dump(mode="json", exclude_defaults=True))
 
 
 @dataclass(frozen=True)
@@ -147,6 +175,9 @@ def evaluate_transform(p: Preprocessing) -> Callable[[Image.Image], Tensor]:
     Returns:
         A function from an RGB image to float32 of shape (3, height, width).
     """
+    if p.parts:
+        each = [evaluate_transform(part) for part in p.parts]
+        return lambda image: _side_by_side([transform(image) for transform in each])
     height, width = p.size
 
     def transform(image: Image.Image) -> Tensor:
@@ -174,6 +205,8 @@ def view(
         )
     if index == 0 or augmentation.identity:
         return evaluate_transform(p)(image)
+    if p.parts:  # the same crop for all
+        return _side_by_side([view(image, q, augmentation, image_id, index) for q in p.parts])
     seed = hashlib.sha256(f"{image_id}:{index}:{augmentation.digest()}".encode()).digest()
     rng = np.random.default_rng(int.from_bytes(seed))
     box = _crop_box(image.size, augmentation, rng)
@@ -181,6 +214,11 @@ def view(
     if augmentation.flip and rng.random() < 0.5:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return _normalise(_jittered(image, augmentation.jitter, rng), p)
+
+
+def _side_by_side(pixels: Sequence[Tensor]) -> Tensor:
+    """(3, H, W) each -> (3, 1, sum of H W)."""
+    return torch.cat([image.flatten(1) for image in pixels], dim=1)[:, None]
 
 
 def _cover(size: tuple[int, int], p: Preprocessing) -> tuple[int, int]:
@@ -226,7 +264,7 @@ def _jittered(image: Image.Image, strength: float, rng: np.random.Generator) -> 
 def _normalise(image: Image.Image, p: Preprocessing) -> Tensor:
     """(3, height, width) float32: (pixel / 255 - mean) / std."""
     pixels = torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1).contiguous()
-    mean, std = (torch.tensor(v, dtype=torch.float32).view(3, 1, 1) for v in (p.mean, p.std))
+    mean, std = p.statistics()
     return pixels.to(torch.float32).div_(255).sub_(mean).div_(std)
 
 

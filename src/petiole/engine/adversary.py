@@ -67,10 +67,7 @@ def perturb(
     if not epsilon >= 0:
         raise ConfigError(f"epsilon must not be negative, but is {epsilon}.")
     images = images.detach()
-    mean, std = (
-        torch.tensor(values, dtype=images.dtype, device=images.device).view(3, 1, 1)
-        for values in (preprocessing.mean, preprocessing.std)
-    )
+    mean, std = (value.to(images) for value in preprocessing.statistics())
     pixels = (images * std + mean).clamp(0, 1)
     # The change is normalised and added, not the changed pixels: x - mean + mean is not x in floating point.
     delta = adversary(lambda change: model_loss(images + change / std), pixels, epsilon).detach()

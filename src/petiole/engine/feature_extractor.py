@@ -6,7 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from os import cpu_count
 from typing import Literal
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from petiole.allocator import release_memory
 from petiole.backbones.base import IMAGES, Backbone, State
+from petiole.backbones.joined import JoinedBackbone
 from petiole.data.dataset import Dataset, Sample
 from petiole.data.image import load
 from petiole.data.preprocessing import Augmentation, augmentation, view
@@ -81,6 +83,20 @@ class JoinedTable(Table):
         }
 
 
+class SideBySide(Table):
+    """Image vectors of several backbones made one; each backbone's own are stored, and found again by runs on it alone."""
+
+    def __init__(self, backbone: JoinedBackbone, tables: Sequence[Table]) -> None:
+        self.backbone, self.tables = backbone, tables
+
+    def fetch(self, rows: Tensor, views: Tensor) -> State:
+        vectors = [
+            table.fetch(rows, views)[part.vector]
+            for part, table in zip(self.backbone.parts, self.tables, strict=True)
+        ]
+        return {self.backbone.vector: self.backbone.join(vectors)}
+
+
 class LiveTable(Table):
     """Rows computed whenever they are asked for: the cut lies at the images, or caching is off."""
 
@@ -130,10 +146,18 @@ class Features:
     ) -> Table:
         """Return the values of ``data`` at ``cut`` in view 0 and ``views`` random ones."""
         spec = spec or Augmentation.none()
+        if isinstance(self.backbone, JoinedBackbone) and cut == self.backbone.finals:
+            tables = [one.table(data, (one.backbone.vector,), views, spec) for one in self._parts()]
+            return SideBySide(self.backbone, tables)
         if self.cache is None or cut == (IMAGES,):
             return LiveTable(self, data.samples, cut, spec)
         stored = [self._view(data, cut, index, spec) for index in range(views + 1)]
         return StoredTable(stored, self.device)
+
+    def _parts(self) -> list[Features]:
+        """The same for each of the backbones that a joined one has."""
+        assert isinstance(self.backbone, JoinedBackbone)
+        return [replace(self, backbone=part) for part in self.backbone.parts]
 
     def key(self, cut: tuple[str, ...], index: int, spec: Augmentation) -> Key:
         """All that decides the values of one view."""
@@ -147,6 +171,17 @@ class Features:
             view=index if random else 0,
             augmentation=random,
         )
+
+    def missing(
+        self, cut: tuple[str, ...], index: int, spec: Augmentation, ids: Sequence[str]
+    ) -> list[str]:
+        """Which of these images are not stored in this view."""
+        if isinstance(self.backbone, JoinedBackbone) and cut == self.backbone.finals:
+            each = (
+                one.missing((one.backbone.vector,), index, spec, ids) for one in self._parts()
+            )
+            return list(dict.fromkeys(chain.from_iterable(each)))
+        return self.cache.missing(self.key(cut, index, spec), ids) if self.cache else list(ids)
 
     def compute(
         self, chosen: Sequence[tuple[Sample, int]], cut: tuple[str, ...], spec: Augmentation

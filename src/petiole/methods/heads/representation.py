@@ -32,10 +32,10 @@ def read(backbone: Backbone, representation: Representation, heads: int = 6) -> 
         heads: of the attention pooling.
     """
     vector, patches = backbone.vector, backbone.patches
+    if representation == "cls":  # all that every backbone has
+        return FeatureReading((vector,), First(), backbone.width)
     inner = backbone.width_of(patches)
     match representation:
-        case "cls":
-            return FeatureReading((vector,), First(), backbone.width)
         case "patch":
             return FeatureReading((patches,), Mean(), inner)
         case "cls+patch":

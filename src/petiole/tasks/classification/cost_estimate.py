@@ -127,13 +127,14 @@ def _fresh(
     cut, recipe = cost.ledger.cut, workspace.method_of(job).recipe
     if cut == (IMAGES,):
         return 0
-    (data, scored), cache = workspace.parts(job.options or Subset()), workspace.features.cache
+    data, scored = workspace.parts(job.options or Subset())
     spec = augmentation(recipe.augmentation)
     before = len(seen)
     for index in range((0 if spec.identity else recipe.views) + 1):
         key = workspace.features.key(cut, index, spec)
         ids = [*data.ids, *(scored.ids if index == 0 else ())]
-        seen.update((key, image) for image in (cache.missing(key, ids) if cache else ids))
+        missing = workspace.features.missing(cut, index, spec, ids)
+        seen.update((key, image) for image in missing)
     return len(seen) - before
 
 
