@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Literal
 from urllib.request import Request, urlopen
 
+from petiole.backbones.joined import names_of
+
 PACKAGED = ("petiole/efficientnet-lite0", "petiole/tiny-vit", "petiole/tiny-clip")
 """From the best on; the first needs the extra ``demo``."""
 HUB = "https://huggingface.co"
@@ -48,7 +50,10 @@ def at_hand() -> list[AtHand]:
 
 
 def licence_of(name: str) -> str:
-    """That of a backbone's weights; empty where nothing here states it."""
+    """That of a backbone's weights, of each where several are joined; empty where nothing here states it."""
+    if len(parts := names_of(name)) > 1:
+        each = list(dict.fromkeys(map(licence_of, parts)))
+        return " and ".join(each) if all(each) else ""
     return "Apache-2.0" if name in PACKAGED else _recommended().get(name, "")
 
 

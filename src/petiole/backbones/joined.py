@@ -61,7 +61,7 @@ class JoinedBackbone(Backbone):
     def _upper(self, cut: str, value: Tensor, reads: Sequence[str], *, checkpoint: bool) -> State:  # noqa: ARG002 - the one cut is at the images
         sizes = [part.preprocessing.size for part in self.parts]
         pixels = torch.split(value.flatten(2), [prod(size) for size in sizes], dim=2)
-        images = [p.unflatten(2, size) for p, size in zip(pixels, sizes, strict=True)]
+        images = [p.reshape(-1, 3, *size) for p, size in zip(pixels, sizes, strict=True)]
         vectors = [part(seen) for part, seen in zip(self.parts, images, strict=True)]
         return dict.fromkeys(reads, self.join(vectors))
 

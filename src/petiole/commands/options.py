@@ -90,8 +90,8 @@ class ModelOptions:
 
     Attributes:
         backbone: petiole/tiny-vit, petiole/efficientnet-lite0, timm/MODEL, hf/OWNER/MODEL, or a model folder; by
-            default a packaged one that the method fits. For petiole fit also several, or auto: the best on left-out
-            target images.
+            default a packaged one that the method fits. A+B puts the image vectors of two side by side, for heads on
+            them. For petiole fit also several, or auto: the best on left-out target images.
         weights: local safetensors file for the named architecture.
         image_size: pixels, where the model accepts other sizes than its own.
         device: auto (CUDA where there is one), cpu, cuda, ...

@@ -177,9 +177,7 @@ class Features:
     ) -> list[str]:
         """Which of these images are not stored in this view."""
         if isinstance(self.backbone, JoinedBackbone) and cut == self.backbone.finals:
-            each = (
-                one.missing((one.backbone.vector,), index, spec, ids) for one in self._parts()
-            )
+            each = (one.missing((one.backbone.vector,), index, spec, ids) for one in self._parts())
             return list(dict.fromkeys(chain.from_iterable(each)))
         return self.cache.missing(self.key(cut, index, spec), ids) if self.cache else list(ids)
 
