@@ -9,15 +9,20 @@ left-out predictions of the same images, and all other images are the test. Each
     inside                 draws whose coverage lies inside the central 99 % of the beta-binomial distribution that
                            exchangeable scores would give it: both the left-out and the test images are counted
     error at 50 ... 100 %  risk-coverage curve: error among the surest part of the test images
+    AUROC                  of the largest logit, test images against images of the other data sets
+    flagged in, out        share of test images and of the others' that the adapter calls out of distribution
 
     OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python benchmarks/calibration.py photos/ digits
 """
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from scipy.stats import betabinom
+from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from frozen_vectors import Vectors, options, vectors
@@ -29,10 +34,11 @@ from petiole.tasks.classification.calibration import Calibration
 
 SHOTS = (2, 5, 10)
 COVERAGE, LEVEL = 0.9, 0.99
+NOVELTY = ("AUROC", "flagged in", "flagged out")
 ANSWERED = (0.5, 0.7, 0.8, 0.9, 1.0)
 
 
-def draw(data: Vectors, shots: int, seed: int) -> dict[str, float]:
+def draw(data: Vectors, others: np.ndarray, shots: int, seed: int) -> dict[str, float]:
     rng = np.random.default_rng([seed, shots])
     rows = (np.flatnonzero(data.y == c) for c in range(data.classes))
     train = np.concatenate([rng.choice(r, shots, replace=False) for r in rows])
@@ -44,8 +50,19 @@ def draw(data: Vectors, shots: int, seed: int) -> dict[str, float]:
     assert left_out is not None
     test = np.setdiff1d(np.arange(len(data.y)), train)
     with torch.no_grad():
-        logits = head(torch.from_numpy(data.x[test]))
-    return measured(Calibration.fit(left_out, y, 5), logits, data.y[test])
+        logits, far = (head(torch.from_numpy(rows)) for rows in (data.x[test], others))
+    calibration = Calibration.fit(left_out, y, 5)
+    return measured(calibration, logits, data.y[test]) | novelty(calibration, logits, far)
+
+
+def novelty(calibration: Calibration, near: Tensor, far: Tensor) -> dict[str, float]:
+    if not len(far):
+        return dict.fromkeys(NOVELTY, math.nan)
+    outside = [0] * len(near) + [1] * len(far)
+    surprise = -torch.cat([near, far]).amax(-1).numpy()
+    flagged = (np.mean([bool(x) for x in calibration.outside(part)]) for part in (near, far))
+    values = (roc_auc_score(outside, surprise), *flagged)
+    return dict(zip(NOVELTY, map(float, values), strict=True))
 
 
 def measured(calibration: Calibration, logits: Tensor, labels: np.ndarray) -> dict[str, float]:
@@ -74,14 +91,16 @@ def main() -> None:
     backbone = load_backbone(given.backbone)
     errors = " | ".join(f"error at {100 * share:.0f} %" for share in ANSWERED)
     print(
-        f"| data | k | accuracy | ECE before | after | covered | as shown | inside | labels a set | {errors} |"
+        f"| data | k | accuracy | ECE before | after | covered | as shown | inside | labels a set | {errors} | {' | '.join(NOVELTY)} |"
     )
-    print("|---" + "|---:" * (8 + len(ANSWERED)) + "|")
+    print("|---" + "|---:" * (8 + len(ANSWERED) + len(NOVELTY)) + "|")
     covered = []
-    for name in given.data:
-        data = vectors(name, backbone, given.most)
+    sets = [vectors(name, backbone, given.most) for name in given.data]
+    for data in sets:
+        rest = [other.x for other in sets if other is not data]
+        others = np.concatenate(rest) if rest else data.x[:0]
         for shots in SHOTS:
-            rows = [draw(data, shots, seed) for seed in range(given.draws)]
+            rows = [draw(data, others, shots, seed) for seed in range(given.draws)]
             mean = {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
             covered.append(mean["covered"])
             shares = [
@@ -89,7 +108,8 @@ def main() -> None:
             ]
             inside = f"{sum(row['inside'] for row in rows):.0f} of {len(rows)}"
             curve = [f"{100 * mean[str(share)]:.1f}" for share in ANSWERED]
-            cells = [data.name, str(shots), *shares, inside, f"{mean['size']:.1f}", *curve]
+            novel = [f"{100 * mean[name]:.1f}" for name in NOVELTY]
+            cells = [data.name, str(shots), *shares, inside, f"{mean['size']:.1f}", *curve, *novel]
             print(f"| {' | '.join(cells)} |")
     print(f"\nmean coverage of sets at {100 * COVERAGE:.0f} %: {100 * np.mean(covered):.1f} %")
 

@@ -231,11 +231,13 @@ def test_compare_tests_methods_on_the_same_draws(place: Path, say: Say) -> None:
     arguments = (
         *("compare", place / "photos", "--source", place / "renders", *FEW),
         *("--methods", "cosine", "linear-probe", "--split-seeds", "2", "--out", out, "--quiet"),
+        *("--margin", "2.5"),
     )
     code, printed, err = say(*arguments, "--json")
     assert code == 0, err
     result = json.loads(printed)
     assert Path(result["report"]).is_file()
+    assert "lies within ±2.5" in Path(result["report"]).read_text()
     rows = {p.name for p in (out / "runs").iterdir()}
     assert {"cosine", "linear-probe", "source-only", "knn", "ridge"} <= rows
     splits = {p.read_text() for p in out.glob("runs/*/split-0-seed-0/split.csv")}

@@ -68,6 +68,7 @@ def compare(
     validation: float = 0.25,
     split_seeds: int | None = None,
     seeds: int | None = None,
+    margin: float = 1.0,
     out: Path | None = None,
     resume: bool = False,
     processes: int = 1,
@@ -91,6 +92,7 @@ def compare(
         validation: share of the training images that this is decided on.
         split_seeds: draws of the training images, the unit of a result; by default 5.
         seeds: starts and orders of batches on each split; by default 1 for images, 3 otherwise.
+        margin: in points; two rows tie where the interval of their difference lies within it.
         out: folder; by default runs/DATA-compare.
         resume: finish an interrupted comparison; finished runs are kept.
         processes: runs at a time.
@@ -133,7 +135,7 @@ def compare(
             "validation": validation if any(row.grid for row in chosen["rows"]) else 0.0,
             "notes": list(workspace.notes),
         }
-    comparison = Comparison.checked(kind=kind, **chosen, **terms)
+    comparison = Comparison.checked(kind=kind, margin=margin / 100, **chosen, **terms)
     local, quiet = Local(processes), groups[0].quiet
     if kind == "classification":
         jobs = domain_shift.jobs_of(comparison, task, folder, pairs(settings), resume=resume)

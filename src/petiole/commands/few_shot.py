@@ -27,6 +27,7 @@ def few_shot(
     shots: Annotated[Sequence[int], Parameter(consume_multiple=True)] = (1, 2, 4, 8, 16),
     published: bool = False,
     seeds: int = 3,
+    margin: float = 1.0,
     out: Path | None = None,
     resume: bool = False,
     processes: int = 1,
@@ -48,6 +49,7 @@ def few_shot(
         shots: numbers of images drawn from each class.
         published: train coop, promptsrc and clip-lora as published for each number of shots.
         seeds: runs of each method at each number.
+        margin: in points; two rows tie where the interval of their difference lies within it.
         out: folder; by default runs/IMAGES-few-shot.
         resume: finish an interrupted measurement; finished runs are kept.
         processes: runs at a time.
@@ -68,6 +70,7 @@ def few_shot(
         shots,
         reference=reference,
         seeds=seeds,
+        margin=margin / 100,
         known=coop.name_of(Path(images)),
         published=published,
     )

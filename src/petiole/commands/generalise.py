@@ -39,6 +39,7 @@ def generalise(
     shots: int = 16,
     all_images: bool = False,
     seeds: int = 3,
+    margin: float = 1.0,
     out: Path | None = None,
     resume: bool = False,
     processes: int = 1,
@@ -62,6 +63,7 @@ def generalise(
         shots: images drawn from each class for training.
         all_images: train on all of them instead.
         seeds: runs of each method.
+        margin: in points; two rows tie where the interval of their difference lies within it.
         out: folder; by default runs/IMAGES-generalise.
         resume: finish an interrupted measurement; finished runs are kept.
         processes: runs at a time.
@@ -87,6 +89,7 @@ def generalise(
         places=[_name(path, to) for path in to],
         shots=None if all_images else shots,
         seeds=seeds,
+        margin=margin / 100,
         known=coop.name_of(Path(images)),
     )
     others = {_name(path, to): Path(path) for path in to}

@@ -39,6 +39,7 @@ def multitask(
     reference: str = "",
     settings: Settings = None,
     seeds: int = 3,
+    margin: float = 1.0,
     mode: Literal["proportional", "balanced", "mixed"] = "proportional",
     fraction: float = 1.0,
     no_prefixes: bool = False,
@@ -77,6 +78,7 @@ def multitask(
         no_prefixes: put no hard prompt before texts.
         validation_part: score on val and leave the test part closed.
         visual: key=value of the V->L block: boxes, mask_padding, norms.
+        margin: in points; two rows tie where the interval of their difference lies within it.
         out: folder; by default runs/multitask.
         resume: finish an interrupted measurement; finished runs are kept.
         processes: runs at a time.
@@ -122,6 +124,7 @@ def multitask(
         model=backbone,
         tasks=[data.name for data in opened.tasks],
         seeds=seeds,
+        margin=margin / 100,
         mode=mode,
         fraction=fraction,
         prefixes=not no_prefixes,

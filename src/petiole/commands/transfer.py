@@ -55,6 +55,7 @@ def transfer(
     settings: Settings = None,
     tune: bool = False,
     validation: float = 0.25,
+    margin: float = 1.0,
     out: Path = Path("runs/transfer"),
     resume: bool = False,
     processes: int = 1,
@@ -75,6 +76,7 @@ def transfer(
         settings: applied to every method that has such a field.
         tune: choose each method's learning rate from its own grid, on validation only.
         validation: share of the training images that this is decided on.
+        margin: in points; two rows tie where the interval of their difference lies within it.
         out: folder of the cells and the table.
         resume: finish an interrupted transfer, or add data sets and backbones to one.
         processes: runs at a time.
@@ -98,6 +100,7 @@ def transfer(
         tune=tune,
         validation=validation,
         seeds=seeds,
+        margin=margin / 100,
         settings=pairs(settings),
     )
     whole = protocol.joined(wanted, folder, resume=resume)
