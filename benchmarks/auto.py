@@ -56,6 +56,8 @@ TRAINED = {
     "linear probe": ("linear-probe", {}),
     "CLS-Residual LoRA": ("cls-residual-lora", {}),
 }
+AUTO = "auto"
+ROWS = {**SOLVED, **TRAINED}
 RIVAL = "ridge on both"
 JOINT = (RIVAL, "logistic on both")
 """Need a source. They are not calibrated: that is six times their own seconds."""
@@ -95,7 +97,7 @@ def cell(
 
 def cells(arguments: argparse.Namespace, done: set[str]) -> Iterator[dict[str, Any]]:
     """Every cell that is not done yet."""
-    rows = {**SOLVED, **(TRAINED if arguments.trained else {})}
+    rows = {name: row for name, row in ROWS.items() if name in arguments.rows}
     for stated in arguments.sets:
         name, _, places = stated.partition("=")
         target, _, source = places.partition(":")
@@ -119,7 +121,7 @@ def cells(arguments: argparse.Namespace, done: set[str]) -> Iterator[dict[str, A
                                 folds = 0 if row in JOINT else None
                                 subset = Subset(shots, draw, calibration_folds=folds)
                                 yield {**where, **cell(workspace, subset, row, method, settings)}
-                        if key({**where, "row": "auto"}) not in done:
+                        if AUTO in arguments.rows and key({**where, "row": AUTO}) not in done:
                             subset = Subset(shots, draw)
                             start = time.perf_counter()
                             choice = select_method(
@@ -128,7 +130,7 @@ def cells(arguments: argparse.Namespace, done: set[str]) -> Iterator[dict[str, A
                             seconds = time.perf_counter() - start
                             yield {
                                 **where,
-                                "row": "auto",
+                                "row": AUTO,
                                 "method": choice.method,
                                 "seconds": seconds,
                             }
@@ -149,15 +151,15 @@ def show(rows: list[dict[str, Any]]) -> str:
         by_cell[row["set"], row["backbone"], row["shots"], row["draw"]][row["row"]] = row
     for found in by_cell.values():
         names = {SOLVED[name][0]: name for name in SOLVED if not SOLVED[name][1]}
-        if "auto" in found:
-            found["auto"] = {**found[names[found["auto"]["method"]]], **found["auto"]}
+        if AUTO in found:
+            found[AUTO] = {**found[names[found[AUTO]["method"]]], **found[AUTO]}
     shots = sorted({c[2] for c in by_cell})
     parts = []
     for shifted in (True, False):
-        part = {c: f for c, f in by_cell.items() if (RIVAL in f) == shifted and "auto" in f}
+        part = {c: f for c, f in by_cell.items() if (RIVAL in f) == shifted}
         if not part:
             continue
-        names = [n for n in ("auto", *SOLVED, *TRAINED) if any(n in f for f in part.values())]
+        names = [n for n in (AUTO, *ROWS) if any(n in f for f in part.values())]
         body = []
         for name in names:
             values = [
@@ -221,9 +223,7 @@ def main() -> None:
     parser.add_argument("--backbones", nargs="+", default=["petiole/tiny-vit"])
     parser.add_argument("--shots", nargs="+", type=int, default=[1, 2, 5, 10, 20])
     parser.add_argument("--draws", type=int, default=5)
-    parser.add_argument(
-        "--trained", action="store_true", help="also rows that are trained by gradient"
-    )
+    parser.add_argument("--rows", nargs="+", default=[*SOLVED, AUTO], choices=[*ROWS, AUTO])
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "petiole-auto")
     arguments = parser.parse_args()
     file = arguments.results
