@@ -51,8 +51,7 @@ def boundary(
     except FileNotFoundError as missing:
         raise error(f"{where}: no such file. Check the path.") from missing
     except Exception as cause:
-        lines = str(cause).splitlines() or [""]
-        said = f"{type(cause).__name__}: {lines[0][:200]}".rstrip(": ")
+        said = f"{type(cause).__name__}: {' '.join(str(cause).split())[:300]}".rstrip(": ")
         raise error(f"{where}: {what} ({said}). {remedy}") from cause
 
 
