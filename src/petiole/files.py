@@ -69,7 +69,13 @@ def read_sealed(path: Path) -> dict[str, Any]:
         FileNotFoundError: there is none.
         Damaged: no JSON, without a seal, or changed since it was written.
     """
+    _check_regular(path)
     return _unsealed(path.read_bytes())
+
+
+def _check_regular(path: Path) -> None:
+    if path.exists() and not path.is_file():
+        raise Damaged("it is no regular file")
 
 
 def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,7 +124,8 @@ def read_lines(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
         Damaged: a whole line was changed since it was written.
     """
     rows, torn = [], []
-    content = path.read_bytes() if path.is_file() else b""
+    _check_regular(path)
+    content = path.read_bytes() if path.exists() else b""
     for number, line in enumerate(content.split(b"\n"), 1):
         if not line.strip():
             continue
@@ -173,6 +180,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         FileNotFoundError: there is none.
         Damaged: no safetensors file, without a seal, or changed since it was written.
     """
+    _check_regular(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})

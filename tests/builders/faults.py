@@ -11,6 +11,7 @@ import pickle
 import signal
 import sys
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +22,43 @@ from petiole.errors import PetioleError
 EACH = float(os.environ.get("PETIOLE_FAULTS", "0"))
 """Share of the full suite; 0 for the smoke part, which ``make test`` runs."""
 
-_CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "os.link", "os.symlink"}
+COUNTS: dict[str, Counter[str]] = {}
+"""What happened, by kind of fault: printed as a table when the tests end."""
+
+_CHANGES = {
+    "os.rename",
+    "os.remove",
+    "os.rmdir",
+    "os.mkdir",
+    "os.truncate",
+    "os.link",
+    "os.symlink",
+}
+
+
+SECONDS = float(os.environ.get("PETIOLE_FAULTS_SECONDS", "150"))
+"""For which a test may look for faults; what does not fit is left out, and the counts say so."""
 
 
 def share(full: int, smoke: int) -> int:
     """How many of the full suite's cases are run now."""
     return max(smoke, round(full * EACH))
+
+
+def counted(kind: str) -> Counter[str]:
+    """The counts of a kind of fault."""
+    return COUNTS.setdefault(kind, Counter())
+
+
+def table() -> list[str]:
+    """Counts in Markdown."""
+    names = list(dict.fromkeys(name for counts in COUNTS.values() for name in counts))
+    rows = [["Fault", *names], ["---", *["---:"] * len(names)]]
+    rows += [
+        [kind, *(f"{c[name]:,}" if name in c else "" for name in names)]
+        for kind, c in COUNTS.items()
+    ]
+    return [f"| {' | '.join(row)} |" for row in rows]
 
 
 @dataclass(frozen=True)
@@ -59,7 +91,7 @@ class Outcome:
     events: int = 0
 
 
-def forked(work: Callable[[], Any], root: Path, fault: Fault = Fault()) -> Outcome:  # noqa: B008
+def forked(work: Callable[[], Any], root: Path, fault: Fault = Fault()) -> Outcome:
     """Do the work in a fork of this process."""
     inward, outward = os.pipe()
     child = os.fork()

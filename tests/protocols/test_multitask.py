@@ -12,7 +12,7 @@ from petiole.engine.record import Record, RunRequest
 from petiole.engine.run import RunSpec
 from petiole.errors import ConfigError, DataError, RunError
 from petiole.protocols import multitask
-from petiole.protocols.multitask import Multitask, commonest, jobs_of, run_all
+from petiole.protocols.multitask import Multitask, commonest, jobs_of, majorities, run_all
 from petiole.protocols.protocol import ComparisonRow, average, headlines
 from petiole.tasks.text.training import TextOptions
 from petiole.tasks.text.workspace import TextGeneration, TextWorkspace

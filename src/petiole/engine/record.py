@@ -175,8 +175,18 @@ def count_test_evaluation(
 
 
 def evaluations_of(folder: Path, digest: str = "") -> int:
-    """How often a test set has been scored in a folder; without a digest, the one scored most often."""
+    """How often a test set has been scored in a folder; without a digest, the one scored most often.
+
+    Raises:
+        RunError: fewer evaluations are noted than the run's record knows of, or the notes are damaged.
+    """
     counts = Counter(row["test"] for row in lines(folder / TEST_EVALUATIONS))
+    known = read_record(folder).test_evaluations if (folder / RECORD).is_file() else 0
+    if (noted := max(counts.values(), default=0)) < known:
+        raise RunError(
+            f"{folder / TEST_EVALUATIONS} notes {noted} evaluation(s) of the test set, but {RECORD} knows of {known}: lines "
+            "are missing. Restore it from a copy."
+        )
     return counts[digest] if digest else max(counts.values(), default=0)
 
 
