@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 
 class PetioleError(Exception):
@@ -39,11 +40,13 @@ def boundary(
     """Turn any exception of another library's reader into one of ours, for what it raises cannot be known.
 
     Args:
-        where: the file, and the place in it.
+        where: the file, or a text that names it and the place in it. A pipe or device is refused before it is opened.
         remedy: a sentence.
         error: the kind of error.
         what: is wrong, if anything is.
     """
+    if isinstance(where, Path) and where.exists() and not (where.is_file() or where.is_dir()):
+        raise error(f"{where}: is no regular file, and reading it might never end. {remedy}")
     try:
         yield
     except PetioleError:
@@ -51,8 +54,7 @@ def boundary(
     except FileNotFoundError as missing:
         raise error(f"{where}: no such file. Check the path.") from missing
     except Exception as cause:
-        lines = str(cause).splitlines() or [""]
-        said = f"{type(cause).__name__}: {lines[0][:200]}".rstrip(": ")
+        said = f"{type(cause).__name__}: {' '.join(str(cause).split())[:300]}".rstrip(": ")
         raise error(f"{where}: {what} ({said}). {remedy}") from cause
 
 

@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -69,11 +69,13 @@ def read_sealed(path: Path) -> dict[str, Any]:
         FileNotFoundError: there is none.
         Damaged: no JSON, without a seal, or changed since it was written.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise Damaged(f"it is no UTF-8 text ({error})") from error
-    return _unsealed(text)
+    _check_regular(path)
+    return _unsealed(path.read_bytes())
+
+
+def _check_regular(path: Path) -> None:
+    if path.exists() and not path.is_file():
+        raise Damaged("it is no regular file")
 
 
 def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
@@ -82,16 +84,15 @@ def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
     return {**plain, SEAL: text_digest(json.dumps(plain))}
 
 
-def _unsealed(text: str) -> dict[str, Any]:
+def _unsealed(content: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise Damaged(f"it is no whole JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise Damaged("it is no JSON object")
-    found = value.pop(SEAL, None)
-    check_seal(found, sealed(value)[SEAL])
-    return value
+        value = json.loads(content.decode())
+        found = value.pop(SEAL, None)
+        seal = sealed(value)[SEAL]
+    except Exception as error:  # no UTF-8, no JSON, no object, nested without end
+        raise Damaged(f"it is no whole JSON object ({error})") from error
+    check_seal(found, seal)
+    return dict(value)
 
 
 def check_seal(found: object, content: str) -> None:
@@ -123,13 +124,14 @@ def read_lines(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
         Damaged: a whole line was changed since it was written.
     """
     rows, torn = [], []
-    content = path.read_bytes() if path.is_file() else b""
+    _check_regular(path)
+    content = path.read_bytes() if path.exists() else b""
     for number, line in enumerate(content.split(b"\n"), 1):
         if not line.strip():
             continue
         try:
-            rows.append(_unsealed(line.decode()))
-        except ValueError as error:
+            rows.append(_unsealed(line))
+        except Damaged as error:
             if line.rstrip().endswith(b"}"):
                 raise Damaged(f"line {number}: {error}") from error
             torn.append(number)
@@ -178,17 +180,28 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         FileNotFoundError: there is none.
         Damaged: no safetensors file, without a seal, or changed since it was written.
     """
+    _check_regular(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         raise
-    except (SafetensorError, OSError, RuntimeError, ValueError, TypeError) as error:
+    except Exception as error:
         raise Damaged(f"it is no whole safetensors file ({str(error)[:200]})") from error
     found = metadata.pop(SEAL, None)
     check_seal(found, tensor_digest(tensors, metadata))
     return tensors, metadata
+
+
+def packed(texts: Sequence[str]) -> Tensor:
+    """Texts as a tensor, their JSON in UTF-8 (n,): the header of a file of tensors has no room for a million names."""
+    return torch.frombuffer(bytearray(json.dumps(list(texts)).encode()), dtype=torch.uint8)
+
+
+def unpacked(tensor: Tensor) -> list[str]:
+    """The texts of ``packed``."""
+    return list(json.loads(tensor.numpy().tobytes()))
 
 
 def tensor_digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:

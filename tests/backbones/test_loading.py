@@ -58,7 +58,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, content: bytes | None) -> None:
     file = tmp_path / "weights.safetensors"
     save_file({"a": torch.zeros(100)}, file)
     file.write_bytes(file.read_bytes()[:-40] if content is None else content)
-    with pytest.raises(BackboneError, match=r"weights\.safetensors is not a complete"):
+    with pytest.raises(BackboneError, match=r"weights\.safetensors: is not a complete"):
         read_safetensors(file)
 
 
@@ -73,7 +73,7 @@ def test_a_pickle_is_never_opened(tmp_path: Path) -> None:
             return (sys.exit, ("unpickled",))
 
     torch.save({"a": Trap()}, tmp_path / "weights.pth")
-    with pytest.raises(BackboneError, match=r"weights\.pth is not a complete safetensors"):
+    with pytest.raises(BackboneError, match=r"weights\.pth: is not a complete safetensors"):
         load("timm/test_vit", weights=tmp_path / "weights.pth")
 
 
@@ -264,7 +264,7 @@ def test_a_file_beside_the_weights_states_their_preprocessing(tmp_path: Path) ->
     with pytest.raises(BackboneError, match=r"w\.safetensors is not usable: .*crop"):
         load("timm/test_vit", weights=tmp_path / "w.safetensors")
     (tmp_path / "w.json").write_text("{")
-    with pytest.raises(BackboneError, match=r"w\.json cannot be read"):
+    with pytest.raises(BackboneError, match=r"w\.json: cannot be read"):
         load("timm/test_vit", weights=tmp_path / "w.safetensors")
 
 

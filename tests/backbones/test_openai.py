@@ -85,7 +85,7 @@ def test_an_archive_that_calls_for_code_is_refused(tmp_path: Path) -> None:
         archive.writestr("evil/data.pkl", pickle.dumps(Evil()))
         archive.writestr("evil/code/x.py", "")
     with pytest.raises(
-        BackboneError, match=r"evil\.pt is not a readable TorchScript archive.*print"
+        BackboneError, match=r"evil\.pt: is not a readable TorchScript archive.*print"
     ):
         load(str(file))
 
@@ -94,7 +94,7 @@ def test_an_archive_that_calls_for_code_is_refused(tmp_path: Path) -> None:
 def test_another_file_is_named(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "ViT.pt"
     file.write_bytes(content)
-    with pytest.raises(BackboneError, match=r"ViT\.pt is not a readable TorchScript archive"):
+    with pytest.raises(BackboneError, match=r"ViT\.pt: is not a readable TorchScript archive"):
         load(str(file))
 
 

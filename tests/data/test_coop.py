@@ -176,5 +176,5 @@ def test_imagenet_and_a_variant_with_some_of_its_classes(tmp_path: Path) -> None
 
 def test_a_damaged_split_is_named(caltech: Path) -> None:
     (caltech / "split_zhou_Caltech101.json").write_text('{"train": [["a.jpg", 0]]}')
-    with pytest.raises(DataError, match=r"split_zhou_Caltech101\.json is no split file"):
+    with pytest.raises(DataError, match=r"split_zhou_Caltech101\.json: is no split file"):
         coop.read(caltech)

@@ -153,7 +153,8 @@ def test_look_alikes_are_all_counted_and_few_are_kept(monkeypatch: pytest.Monkey
     def detector(same: np.ndarray) -> leaks._Detector:
         return lambda rows, columns: (same[rows, columns].copy(), values[rows, columns])
 
-    kept, found = leaks._search(23, 17, {how: detector(same) for how, same in kinds.items()})
+    detectors = {how: detector(same) for how, same in kinds.items()}
+    kept, found = leaks._search(23, 17, detectors, quiet=True)
     first = {
         (i, j): next((how for how, same in kinds.items() if same[i, j]), None)
         for i in range(23)

@@ -255,8 +255,10 @@ def test_listing_and_verifying_count_the_damage(tmp_path: Path) -> None:
     assert next(entries(tmp_path, verify=True)).damaged == 1
     assert clean(tmp_path) == 1
     assert shards(tmp_path) == []
-    (tmp_path / KEY.digest / "key.json").write_text("{")
-    assert next(entries(tmp_path)).key == {}
+    file = tmp_path / KEY.digest / "key.json"
+    for damaged in ("{", file.read_text().replace("final.cls", "final.map"), "[" * 100_000):
+        file.write_text(damaged)
+        assert next(entries(tmp_path)).key == {}  # the folder's name is the digest of the key
 
 
 def test_clearing_touches_no_folder_but_its_own(tmp_path: Path) -> None:

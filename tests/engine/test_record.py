@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from petiole.commands.inspect import inspect
 from petiole.data.dataset import Dataset
 from petiole.engine.record import (
+    LOG,
     TEST_EVALUATIONS,
     Record,
     RunRequest,
@@ -20,8 +22,9 @@ from petiole.engine.record import (
 from petiole.engine.run import RunSpec, run
 from petiole.engine.task import open_workspace
 from petiole.errors import RunError
-from petiole.files import sha256
-from petiole.tasks.classification.predictions import read_predictions
+from petiole.files import packed, read_tensors, sha256, unpacked, write_tensors
+from petiole.report.runs import read_run
+from petiole.tasks.classification.predictions import TENSORS, read_predictions
 from petiole.tasks.classification.task import VECTORS
 from petiole.tasks.classification.workspace import Classification, Subset
 
@@ -55,6 +58,31 @@ def test_every_file_has_its_checksum(done: tuple[RunSpec, Record]) -> None:
     }
     for name, digest in record.files.items():
         assert sha256(job.folder / name) == digest
+
+
+@pytest.mark.parametrize("name", [LOG, TENSORS])
+def test_a_file_that_is_not_the_recorded_one_is_not_read(
+    done: tuple[RunSpec, Record], tmp_path: Path, name: str
+) -> None:
+    shutil.copytree(done[0].folder, tmp_path / "run")
+    assert len(read_run(tmp_path / "run").log) > 1
+    file = tmp_path / "run" / name
+    whole = file.read_bytes()
+    file.write_bytes(whole[: whole.rstrip().rfind(b"\n") + 1])  # of a log, a line less
+    run = read_run(tmp_path / "run")
+    with pytest.raises(RunError, match=rf"{name} is missing or not the one"):
+        _ = run.log, run.predictions
+    assert inspect(str(tmp_path / "run")).facts["files"] == f"changed or missing: {name}"
+    file.write_bytes(whole)
+    assert inspect(str(tmp_path / "run")).facts["files"] == "as they were written"
+
+
+def test_names_are_not_in_the_header_which_has_no_room_for_millions(tmp_path: Path) -> None:
+    for count in (1, 5_000):
+        names = [f"ä\udcff{i:062x}" for i in range(count)]
+        write_tensors(tmp_path / "names", {"names": packed(names)})
+        assert unpacked(read_tensors(tmp_path / "names")[0]["names"]) == names
+        assert int.from_bytes((tmp_path / "names").read_bytes()[:8], "little") < 300
 
 
 def test_scores_follow_from_the_predictions(done: tuple[RunSpec, Record]) -> None:

@@ -14,6 +14,7 @@ from petiole.engine import adapter_limits
 from petiole.engine.adapter import Adapter, read_manifest
 from petiole.engine.adapter_limits import SLACK, bounded_build, read_header
 from petiole.errors import AdapterError
+from petiole.files import write_sealed
 from petiole.methods.registry import create, settings_of
 from petiole.tasks.classification.adapter import ClassificationAdapter
 from petiole.tasks.classification.model import AdaptedClassifier
@@ -36,7 +37,7 @@ def edit(folder: Path, change: Callable[[dict], object]) -> None:
     file = folder / "adapter.json"
     manifest = json.loads(file.read_text())
     change(manifest)
-    file.write_text(json.dumps(manifest))
+    write_sealed(file, manifest)
 
 
 def test_a_sound_folder_opens(saved: Path, tiny: Tiny) -> None:

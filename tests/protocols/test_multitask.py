@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from petiole.engine.record import Record, RunRequest
 from petiole.engine.run import RunSpec
 from petiole.errors import ConfigError, DataError, RunError
 from petiole.protocols import multitask
-from petiole.protocols.multitask import Multitask, commonest, jobs_of, run_all
+from petiole.protocols.multitask import Multitask, commonest, jobs_of, majorities, run_all
 from petiole.protocols.protocol import ComparisonRow, average, headlines
 from petiole.tasks.text.training import TextOptions
 from petiole.tasks.text.workspace import TextGeneration, TextWorkspace
@@ -108,7 +107,7 @@ def test_the_commonest_answer_is_counted_in_training_and_scored_on_the_part(
     test = vqa.parts["test"][1:]
     data = type(vqa)(vqa.task, {"train": vqa.parts["train"], "test": test}, called="mine")
     commonest([data], "test", tmp_path)
-    found = json.loads((tmp_path / "majority.json").read_text())
+    found = majorities(tmp_path)
     assert list(found) == ["mine"]
     right = [sample.references[0] == "red" for sample in test]
     assert found["mine"]["vqa_accuracy"] == pytest.approx(100 * sum(right) / len(right))

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console, Group
 
+from petiole.engine.record import LOG, RECORD, read_record
 from petiole.errors import RunError
-from petiole.files import sealed, write_sealed
+from petiole.files import sealed, sha256, write_sealed
 from petiole.protocols.rank_sweep import RankSweep, place
 from petiole.report.elbow import ElbowSummary, summarise, to_dict
 from petiole.report.elbow_words import legend, sentences, to_markdown, to_rich, write
@@ -211,7 +212,11 @@ def test_missing_runs_are_named(folder: Path) -> None:
 def test_nothing_is_advised_where_nothing_was_learned(folder: Path) -> None:
     for run in (place(folder, 1.0) / "runs").glob("*/*"):
         steps = [{"step": s, "loss": 3.0 - 0.01 * s, "lr": 1e-3} for s in range(0, 200, 10)]
-        (run / "metrics.jsonl").write_text("".join(json.dumps(sealed(s)) + "\n" for s in steps))
+        (run / LOG).write_text("".join(json.dumps(sealed(s)) + "\n" for s in steps))
+        record = read_record(run)
+        files = {**record.files, LOG: sha256(run / LOG)}
+        changed = record.model_copy(update={"files": files})
+        write_sealed(run / RECORD, changed.model_dump(mode="json"))
     falling = summarise(folder)
     assert "loss still falls at the last step (rank 1, 4 and 16)" in falling.whole.untrained
     assert sentences(falling)[0].startswith("No rank can be advised: the loss still falls")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from petiole.data.readers.pickles import Fields, Unknown, load_plain
-from petiole.errors import BackboneError
+from petiole.errors import BackboneError, boundary
 
 TYPES = {
     "FloatStorage": torch.float32,
@@ -73,30 +73,26 @@ Names = Callable[[str, str], Any]
 def _content(path: Path, *, script: bool, names: Names | None = None) -> Any:
     """What an archive's pickle describes, out of stand-ins and tensors."""
     kind = "TorchScript archive" if script else "archive of torch.save"
-    try:
-        with zipfile.ZipFile(path) as archive:
-            found = {n.rpartition("/")[2]: n for n in archive.namelist() if n.endswith("/data.pkl")}
-            pickled = found["data.pkl"]
-            root = pickled.removesuffix("data.pkl")
-            if script != any(n.startswith(f"{root}code/") for n in archive.namelist()):
-                raise ValueError(f"it is no {kind}; save its weights as safetensors")
+    with (
+        boundary(path, "Fetch it again.", BackboneError, what=f"is not a readable {kind}"),
+        zipfile.ZipFile(path) as archive,
+    ):
+        found = {n.rpartition("/")[2]: n for n in archive.namelist() if n.endswith("/data.pkl")}
+        pickled = found["data.pkl"]
+        root = pickled.removesuffix("data.pkl")
+        if script != any(n.startswith(f"{root}code/") for n in archive.namelist()):
+            raise ValueError(f"it is no {kind}; save its weights as safetensors")
 
-            @cache  # tied tensors refer to one storage
-            def storage(key: tuple[Any, ...]) -> Tensor:
-                kind, dtype, number, _, count = key
-                if kind != "storage" or not str(number).isdigit():
-                    raise ValueError(f"it refers to {kind} {number}")
-                content = bytearray(archive.read(f"{root}data/{number}"))
-                return torch.frombuffer(content, dtype=dtype, count=count)
+        @cache  # tied tensors refer to one storage
+        def storage(key: tuple[Any, ...]) -> Tensor:
+            kind, dtype, number, _, count = key
+            if kind != "storage" or not str(number).isdigit():
+                raise ValueError(f"it refers to {kind} {number}")
+            content = bytearray(archive.read(f"{root}data/{number}"))
+            return torch.frombuffer(content, dtype=dtype, count=count)
 
-            with archive.open(pickled) as file:
-                return load_plain(file, names or _names, storage)
-    except FileNotFoundError as error:
-        raise BackboneError(f"{path}: no such file.") from error
-    except Exception as error:  # a damaged archive can fail in any way
-        raise BackboneError(
-            f"{path} is not a readable {kind} ({error or type(error).__name__}). Fetch it again."
-        ) from error
+        with archive.open(pickled) as file:
+            return load_plain(file, names or _names, storage)
 
 
 class _Table(dict[str, Any]):

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from petiole.errors import BackboneError
+from petiole.errors import BackboneError, boundary
 
 COUNTER = "num_batches_tracked"
 """BatchNorm's count of training steps: no output depends on it, and converted files lack it."""
@@ -37,10 +36,8 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         BackboneError: the file is missing or damaged.
     """
-    try:
+    with boundary(path, "Fetch it again.", BackboneError):
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BackboneError(f"{path} cannot be read ({error}). Fetch it again.") from error
     if not isinstance(found, dict):
         raise BackboneError(f"{path} holds no JSON object. Fetch it again.")
     return found
@@ -54,13 +51,9 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise BackboneError(f"No weights at {path}. Give the path of a .safetensors file.")
-    try:
+    remedy = "Download it again, or convert a .pth file with safetensors.torch.save_file."
+    with boundary(path, remedy, BackboneError, what="is not a complete safetensors file"):
         return load_file(path)
-    except SafetensorError as error:
-        raise BackboneError(
-            f"{path} is not a complete safetensors file ({error}). "
-            "Download it again, or convert a .pth file with safetensors.torch.save_file."
-        ) from error
 
 
 def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:

@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from petiole.errors import ConfigError, unknown
+from petiole.errors import ConfigError, boundary, unknown
 
 FOLDER = Path(__file__).parent
 
@@ -52,10 +52,8 @@ def table(name: str, kind: str = "comparison") -> dict[str, Any]:
 
 
 def _own(file: Path) -> dict[str, Any]:
-    try:
+    with boundary(file, f"See {FOLDER} for examples.", ConfigError, what="is no table"):
         found = _read(file)
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{file} is no table: {error}.") from error
     wanted = ("title", "baseline", "reference", "headline", "rows")
     if missing := [field for field in wanted if field not in found]:
         raise ConfigError(f"{file} lacks {', '.join(missing)}; see {FOLDER} for examples.")

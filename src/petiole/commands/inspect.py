@@ -14,6 +14,7 @@ from petiole.commands.verb import verb
 
 if TYPE_CHECKING:
     from petiole.backbones.base import FrozenNetwork
+    from petiole.engine.record import Record
 
 
 class Inspection(CommandResult):
@@ -89,6 +90,7 @@ def _folder(folder: Path, images: Path | None) -> Inspection:
             "test set opened": f"{record.test_evaluations}x",
             **{name: f"{value:.4f}" for name, value in record.main.items()},
             "created": record.created,
+            **_files(folder, record),
             **_cache(folder, record.request.settings, images),
         }
         return Inspection(what=f"run {folder}", facts=facts)
@@ -115,11 +117,12 @@ def _encoder(folder: Path) -> Inspection:
     manifest = read_manifest(find(folder), kind="codebook")
     details, scores = CodebookDetails.model_validate(manifest.details), {}
     if (folder / RECORD).is_file():
+        record = read_record(folder)
         scores = {
             f"exact match, {name}": f"{known['exact_match']:.2f}"
-            for name, known in read_record(folder).scores.items()
+            for name, known in record.scores.items()
             if "exact_match" in known
-        }
+        } | _files(folder, record)
     spec = details.codebook
     only = f"{manifest.backbone.name} only" if details.language else "every one over this codebook"
     facts = {
@@ -166,7 +169,17 @@ def _speaker(folder: Path) -> Inspection:
         for name, value in metrics.items()
     }
     facts |= {"seed": record.request.seed, "scored": record.request.data.scored, **scores}
-    return Inspection(what=f"run {folder}", facts={**facts, "created": record.created})
+    facts |= {"created": record.created, **_files(folder, record)}
+    return Inspection(what=f"run {folder}", facts=facts)
+
+
+def _files(folder: Path, record: Record) -> dict[str, Any]:
+    """Whether a run's files are those that it wrote."""
+    from petiole.engine.record import changed_files
+
+    changed = changed_files(folder, record)
+    said = f"changed or missing: {', '.join(changed)}" if changed else "as they were written"
+    return {"files": said}
 
 
 def _cache(folder: Path, settings: Any, images: Path | None) -> dict[str, Any]:

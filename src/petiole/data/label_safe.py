@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 
 from petiole.data.preprocessing import AUGMENTATIONS, augmentation
-from petiole.errors import ConfigError, DataError, unknown
+from petiole.errors import DataError, boundary, unknown
 from petiole.files import write_json
 
 VIEWS = "views.json"
@@ -28,16 +28,11 @@ def stated_augmentation(images: object) -> str:
     file = images / VIEWS if isinstance(images, Path) else None
     if file is None or not file.is_file():
         return ""
-    try:
+    remedy = f'Write {{"augmentation": "none"}}, with one of {", ".join(AUGMENTATIONS)}, or delete the file.'
+    with boundary(file, remedy, what="does not say which views keep the labels"):
         name = json.loads(file.read_text(encoding="utf-8"))["augmentation"]
-        augmentation(name)
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f'{file} does not say which views keep the labels. Write {{"augmentation": "none"}}, with one of '
-            f"{', '.join(AUGMENTATIONS)}, or delete the file."
-        ) from error
-    except ConfigError as error:
-        raise DataError(f"{file}: {unknown('augmentation', name, AUGMENTATIONS)}") from error
+        if name not in AUGMENTATIONS:
+            raise DataError(f"{file}: {unknown('augmentation', name, AUGMENTATIONS)}")
     return str(name)
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from petiole.data.image import MAX_PIXELS, decode, pixel_id, read_image, upright_rgb
+from petiole.data.image import MAX_PIXELS, decode, pixel_id, read_bytes, read_image, upright_rgb
 from petiole.errors import DataError
 
 
@@ -121,7 +121,7 @@ def _encoded(value: object) -> bytes | None:
     if isinstance(value, Mapping):
         value = value["path"] if value.get("bytes") is None else value["bytes"]
     if isinstance(value, str | os.PathLike):
-        return Path(value).read_bytes()
+        return read_bytes(Path(value))
     return bytes(value) if isinstance(value, bytes | bytearray | memoryview) else None
 
 

@@ -178,12 +178,9 @@ class Adapter(ABC):
             )
         wanted = self.contents()
         check_fits(file, read_header(file), wanted.state_dict())
-        try:
+        remedy, what = "Copy the adapter folder again, whole.", f"does not fit its own {MANIFEST}"
+        with boundary(file, remedy, AdapterError, what=what):
             wanted.load_state_dict(read_tensors(file)[0], strict=True)
-        except (RuntimeError, ValueError, KeyError) as error:
-            raise AdapterError(
-                f"{file} does not fit its own {MANIFEST}: {error}. Copy the adapter folder again, whole."
-            ) from error
 
     def replay(self, folder: Path) -> None:
         """Raise AdapterError unless the golden input gives the golden values."""

@@ -49,7 +49,9 @@ def load(path: Path, request: str, model: nn.Module, optimizer: torch.optim.Opti
         if step < 0:
             raise ValueError(f"its step is {step}")
         return step
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+    except RunError:
+        raise
+    except Exception as error:
         raise RunError(
             f"{path} is damaged ({type(error).__name__}: {str(error)[:200]}). Delete this file to "
             "train from the start."

@@ -8,11 +8,14 @@ Another place is one new file beside this one, or a distribution with an entry p
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from inspect import signature
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.process import BaseProcess
+from threading import Thread
 from typing import Any, Protocol, TypeVar
 
 from petiole.allocator import tune_allocator
@@ -78,8 +81,16 @@ class Local:
 
 
 def _begin() -> None:
-    """Set up a fresh worker process; the parent's malloc settings do not reach it."""
+    """Set up a fresh worker process; the parent's malloc settings do not reach it, nor does its end if it is killed."""
+    Thread(target=_end_with, args=[parent_process()], daemon=True).start()
     tune_allocator()
     import torch
 
     torch.set_num_threads(1)
+
+
+def _end_with(parent: BaseProcess | None) -> None:
+    """A worker without a parent would wait for jobs for ever, and the one in hand would hold its folder's lock."""
+    if parent:
+        parent.join()
+        os._exit(1)

@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from petiole.backbones.base import State
@@ -31,7 +31,6 @@ from petiole.files import tensor_digest, write_json, write_tensors
 
 SUFFIX = ".safetensors"
 HOUR = 3600
-_DAMAGE = (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ class FeatureCache:
         name = checksum(ids, tensors)
         try:
             if not (folder / "key.json").exists():
-                write_json(folder / "key.json", asdict(key))
+                write_json(folder / "key.json", asdict(key))  # sealed by the folder's name
             path = folder / (name + SUFFIX)
             write_tensors(path, tensors, {"ids": json.dumps(list(ids))})
         except OSError as error:
@@ -118,7 +117,7 @@ class FeatureCache:
                     self._index(key, *verified(path, key.cut))
                 except FileNotFoundError:
                     pass  # cleaned away by another process since it was listed
-                except _DAMAGE as error:
+                except Exception as error:
                     _set_aside(path, error)
         return self._open[key.digest]
 
@@ -189,7 +188,7 @@ def entries(root: Path, *, verify: bool = False) -> Iterator[CacheEntry]:
                 images += len(read(path)[0])
             except FileNotFoundError:
                 pass
-            except _DAMAGE:
+            except Exception:
                 damaged += 1
         leftovers = sum(1 for p in folder.iterdir() if _leftover(p))
         yield CacheEntry(folder.name, _key_of(folder), images, size, damaged, leftovers)
@@ -229,9 +228,11 @@ def _shards(folder: Path) -> list[Path]:
 
 
 def _key_of(folder: Path) -> dict[str, object]:
+    """What a folder is named after: its name is the digest of key.json."""
     try:
-        return dict(json.loads((folder / "key.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        stated = json.loads((folder / "key.json").read_text(encoding="utf-8"))
+        return stated if Key(**stated).digest == folder.name else {}
+    except Exception:
         return {}
 
 
@@ -247,7 +248,7 @@ def _useless(path: Path) -> bool:
             verified(path)
     except FileNotFoundError:
         return False
-    except _DAMAGE:
+    except Exception:
         return True
     return path.suffix == ".corrupt"
 

@@ -36,13 +36,15 @@ def read_kept(file: Path, kind: type[M], remedy: str) -> M:
     """
     try:
         return kind.model_validate(read_sealed(file))
-    except ValueError as error:
+    except FileNotFoundError:
+        raise
+    except Exception as error:
         raise RunError(
             f"{file} is damaged or of another version: {reason(error)}. {remedy}"
         ) from error
 
 
-def reason(error: ValueError) -> str:
+def reason(error: Exception) -> str:
     """What is wrong with values that a model refuses, or with a file that ``petiole.files`` does, in one line."""
     if isinstance(error, ValidationError):
         return "; ".join(": ".join([*map(str, e["loc"]), e["msg"]]) for e in error.errors()[:4])

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
@@ -32,7 +32,7 @@ from pydantic import BaseModel, Field
 from petiole.engine.model_card import FrozenModel, ModelCard, read_kept
 from petiole.engine.task import Scores
 from petiole.errors import RunError
-from petiole.files import Damaged, append_line, read_lines, sealed, sha256, write_sealed
+from petiole.files import append_line, read_lines, sealed, sha256, write_sealed, write_text
 from petiole.ledger import Ledger
 from petiole.version import __version__
 
@@ -175,8 +175,18 @@ def count_test_evaluation(
 
 
 def evaluations_of(folder: Path, digest: str = "") -> int:
-    """How often a test set has been scored in a folder; without a digest, the one scored most often."""
+    """How often a test set has been scored in a folder; without a digest, the one scored most often.
+
+    Raises:
+        RunError: fewer evaluations are noted than the run's record knows of, or the notes are damaged.
+    """
     counts = Counter(row["test"] for row in lines(folder / TEST_EVALUATIONS))
+    known = read_record(folder).test_evaluations if (folder / RECORD).is_file() else 0
+    if (noted := max(counts.values(), default=0)) < known:
+        raise RunError(
+            f"{folder / TEST_EVALUATIONS} notes {noted} evaluation(s) of the test set, but {RECORD} knows of {known}: lines "
+            "are missing. Restore it from a copy."
+        )
     return counts[digest] if digest else max(counts.values(), default=0)
 
 
@@ -190,6 +200,8 @@ def write_record(folder: Path, patterns: Sequence[str], **fields: Any) -> Record
     """
     request: RunRequest = fields["request"]
     files = [p for name in (REQUEST, LOG, *patterns) for p in sorted(folder.glob(name))]
+    for log in (file for file in files if file.suffix == ".jsonl" and file.parent == folder):
+        _settle(log)
     record = Record(
         id=request.digest[:16],
         created=now(),
@@ -224,9 +236,38 @@ def read_complete(folder: Path, kind: type[R]) -> R:
         ) from error
 
 
+def recorded(folder: Path, record: Record, name: str) -> Path:
+    """A file of a finished run.
+
+    Raises:
+        RunError: it is missing or not the one that was recorded.
+    """
+    if changed_files(folder, record, [name]):
+        raise RunError(
+            f"{folder / name} is missing or not the one that {RECORD} describes (checksum differs). "
+            "Restore the run folder, or delete it and run it again."
+        )
+    return folder / name
+
+
+def changed_files(folder: Path, record: Record, names: Iterable[str] = ()) -> list[str]:
+    """Which files of a finished run are missing or not those that were recorded; of all, unless some are named."""
+    return [
+        name
+        for name in names or record.files
+        if not (folder / name).is_file() or sha256(folder / name) != record.files.get(name)
+    ]
+
+
 def read_log(folder: Path, name: str = LOG) -> list[dict[str, float]]:
     """Rows of a log by step; of a step that was repeated after a resume, the last."""
     return list({row["step"]: row for row in lines(folder / name)}.values())
+
+
+def _settle(file: Path) -> None:
+    """Leave one row of each step: a run that was killed wrote those after its last checkpoint twice."""
+    rows = read_log(file.parent, file.name)
+    write_text(file, "".join(f"{json.dumps(sealed(row))}\n" for row in rows))
 
 
 def appender(file: Path, *, fresh: bool) -> Callable[[int, Mapping[str, float]], None]:
@@ -248,7 +289,7 @@ def lines(file: Path) -> list[dict[str, Any]]:
     """
     try:
         rows, torn = read_lines(file)
-    except Damaged as error:
+    except Exception as error:
         raise RunError(
             f"{file} is damaged: {error}. Restore it from a copy, or delete the line if you can do without it."
         ) from error

@@ -79,6 +79,7 @@ def run(spec: RunSpec, workspace: Workspace | None = None) -> Record:
     with locked(spec.folder):
         request = _request(spec, prepared)
         if claim_folder(spec.folder, request, resume=spec.resume):
+            (spec.folder / CHECKPOINT).unlink(missing_ok=True)  # killed before it was done
             return read_record(spec.folder)
         sweep(spec.folder)
         prepared.begin(spec.folder)

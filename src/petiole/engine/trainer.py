@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -239,8 +240,16 @@ class Trainer:
         return self.rule.step(StepContext(self.parameters, evaluate, update)), lr
 
     def _save(self, callbacks: Callbacks, step: int, kept: nn.Module) -> None:
-        if self.accelerator.is_main_process and callbacks.checkpoint:
+        if not (self.accelerator.is_main_process and callbacks.checkpoint):
+            return
+        try:
             checkpoint.save(callbacks.checkpoint, step, callbacks.request, kept, self.optimizer)
+        except OSError as error:
+            warnings.warn(
+                f"No checkpoint after step {step}: {error}. The training goes on; if it is killed, it begins again at the "
+                "last checkpoint.",
+                stacklevel=2,
+            )
 
 
 def _finite(loss: float, step: int, recipe: Recipe) -> float:

@@ -19,7 +19,7 @@ from petiole.data.task_batches import Mode
 from petiole.engine.run import RunSpec
 from petiole.engine.task import open_workspace
 from petiole.errors import RunError
-from petiole.files import Damaged, read_sealed, write_sealed
+from petiole.files import read_sealed, write_sealed
 from petiole.protocols.protocol import RowsProtocol, Running, run_jobs
 from petiole.tasks.text.collator import TaskData
 from petiole.tasks.text.targets import majority
@@ -100,7 +100,7 @@ def majorities(root: Path) -> dict[str, dict[str, float]]:
     """
     try:
         return read_sealed(root / MAJORITY)
-    except (FileNotFoundError, Damaged) as error:
+    except Exception as error:
         raise RunError(
             f"{root / MAJORITY} is missing or damaged: {error}. Repeat the command with --resume."
         ) from error

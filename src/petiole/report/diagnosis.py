@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from petiole.engine.model_card import FrozenModel
-from petiole.errors import RunError
-from petiole.files import Damaged, read_sealed, read_tensors, sha256, write_sealed
+from petiole.errors import RunError, boundary
+from petiole.files import read_sealed, read_tensors, sha256, write_sealed
 from petiole.metrics.shift import project, shift_report
 
 VECTORS, DIAGNOSIS = "vectors.safetensors", "diagnosis.json"
@@ -71,17 +71,15 @@ def _read(file: Path) -> DomainDiagnosis | None:
     """The stored diagnosis; one that is missing, damaged or of another version is made again."""
     try:
         return DomainDiagnosis.model_validate(read_sealed(file))
-    except (FileNotFoundError, ValueError):
+    except Exception:
         return None
 
 
 def _compute(file: Path, digest: str) -> DomainDiagnosis:
-    try:
+    with boundary(file, "Delete it, or run it again.", RunError, what="is damaged"):
         tensors, _ = read_tensors(file)
-    except Damaged as error:
-        raise RunError(f"{file} is damaged: {error}. Delete it, or run it again.") from error
-    views = {name: tensors[name].double().numpy() for name in ("before", "after")}
-    labels, is_target = tensors["labels"].numpy(), tensors["is_target"].numpy().astype(bool)
+        views = {name: tensors[name].double().numpy() for name in ("before", "after")}
+        labels, is_target = tensors["labels"].numpy(), tensors["is_target"].numpy().astype(bool)
     shown = np.sort(
         np.concatenate([_spread(np.flatnonzero(is_target == d)) for d in (False, True)])
     )

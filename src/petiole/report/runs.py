@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from petiole.engine.record import RECORD, Record, read_log, read_record
+from petiole.engine.record import LOG, RECORD, Record, read_log, read_record, recorded
 from petiole.errors import RunError
-from petiole.files import sha256
 from petiole.protocols.comparison import Comparison, ComparisonRow
 from petiole.protocols.protocol import RowsProtocol
 from petiole.tasks.classification.predictions import TENSORS, StoredPredictions, read_predictions
@@ -73,7 +72,13 @@ class Run(ScoredImages):
 
     @property
     def log(self) -> list[dict[str, float]]:
-        """Step, loss and learning rate; empty where nothing is trained by gradient."""
+        """Step, loss and learning rate; empty where nothing is trained by gradient.
+
+        Raises:
+            RunError: they are not the recorded ones.
+        """
+        if LOG in self.record.files or (self.folder / LOG).exists():
+            recorded(self.folder, self.record, LOG)
         return read_log(self.folder)
 
     @cached_property
@@ -83,13 +88,7 @@ class Run(ScoredImages):
         Raises:
             RunError: they are not the recorded ones.
         """
-        file = self.folder / TENSORS
-        if not file.is_file() or sha256(file) != self.record.files.get(TENSORS):
-            raise RunError(
-                f"{file} is missing or not the one that {RECORD} describes (checksum differs). "
-                "Restore the run folder, or delete it and run it again."
-            )
-        return read_predictions(self.folder)
+        return read_predictions(recorded(self.folder, self.record, TENSORS).parent)
 
     @property
     def classes(self) -> list[str]:

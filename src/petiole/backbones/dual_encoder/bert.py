@@ -18,7 +18,7 @@ from petiole.backbones.base import Site
 from petiole.backbones.dual_encoder.text_tower import MeanTower
 from petiole.backbones.vision.transformer import Branches
 from petiole.backbones.weights import read_json
-from petiole.errors import BackboneError, unknown
+from petiole.errors import BackboneError, boundary, unknown
 
 FAMILIES = ("bert", "roberta", "xlm-roberta")
 UNUSED = ("pooler.", "embeddings.position_ids", "embeddings.token_type_ids")
@@ -64,7 +64,10 @@ class EncoderTokenizer:
                 f"{folder} has no tokenizer (tokenizer.json or vocab.txt). Copy it from where the model "
                 "came from."
             )
-        self._tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        with boundary(
+            folder, "Copy its files again.", BackboneError, what="has no whole tokenizer"
+        ):
+            self._tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
         around = self._tokenizer("")["input_ids"]
         self.start: int = around[0]
         self.end: int = around[-1]

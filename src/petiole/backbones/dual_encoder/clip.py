@@ -20,7 +20,7 @@ from petiole.backbones.vision.attention import patch_attention
 from petiole.backbones.vision.transformer import Branches, Parts, Transformer, first_cut
 from petiole.backbones.weights import load_strictly, read_safetensors
 from petiole.data.preprocessing import Preprocessing
-from petiole.errors import BackboneError
+from petiole.errors import BackboneError, boundary
 
 if TYPE_CHECKING:
     from transformers import CLIPModel
@@ -72,7 +72,10 @@ class HubTokenizer:
                 f"{folder} has no CLIP tokenizer (tokenizer.json, or vocab.json and merges.txt). Copy "
                 "it from where the model came from."
             )
-        self._tokenizer = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+        with boundary(
+            folder, "Copy its files again.", BackboneError, what="has no whole tokenizer"
+        ):
+            self._tokenizer = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
         self.start: int = self._tokenizer.bos_token_id
         self.end: int = self._tokenizer.eos_token_id
 

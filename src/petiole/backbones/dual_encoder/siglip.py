@@ -22,7 +22,7 @@ from petiole.backbones.registry import LoadRequest, folder_loader
 from petiole.backbones.vision.attention import ProbeAttention
 from petiole.backbones.vision.transformer import Parts, Transformer, first_cut
 from petiole.data.preprocessing import Preprocessing
-from petiole.errors import BackboneError
+from petiole.errors import BackboneError, boundary
 
 if TYPE_CHECKING:
     from transformers import SiglipModel
@@ -63,7 +63,10 @@ class SentenceTokenizer:
                 f"{folder} has no tokenizer (tokenizer.json or spiece.model). Copy it from where the model "
                 "came from."
             )
-        self._tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        with boundary(
+            folder, "Copy its files again.", BackboneError, what="has no whole tokenizer"
+        ):
+            self._tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
         self.end: int = self._tokenizer.eos_token_id
         self.padding: int = self._tokenizer.pad_token_id
 

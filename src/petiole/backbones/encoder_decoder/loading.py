@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from petiole.backbones.encoder_decoder import bart, stored, t5
@@ -151,7 +150,7 @@ def _pretrained(config: dict[str, Any], folder: Path, kept: Stored) -> nn.Module
             )
         else:
             language, info = model.from_pretrained(folder, use_safetensors=True, **options)
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+    except Exception as error:  # of transformers or the format
         raise BackboneError(
             f"{origin} holds no complete weights of this {config['model_type']} "
             f"({type(error).__name__}: {error}). Copy the model again, whole."

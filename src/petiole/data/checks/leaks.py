@@ -7,25 +7,29 @@ All pairs are counted, tile by tile; the first `MOST_KEPT` of each kind are kept
 million (an inspection line, frames of a video) cost time, not memory.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from os.path import commonpath, relpath
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import scipy
 from numpy.typing import NDArray
 from PIL import Image
+from rich.progress import track
 
 from petiole.data.dataset import MEMORY, Dataset, Sample, bullets
 from petiole.data.image import load
 from petiole.errors import DataError
+from petiole.printable import SafeConsole
 
 How = Literal["sha256", "phash", "cosine"]
+T = TypeVar("T")
 
 _SIDE, _LOW = 32, 8
+_WORTH_A_BAR = 500, 20  # images, tiles; fewer are done before one could read the bar
 _TILE = 1024  # rows and columns compared at a time; bounds the memory
 MOST_KEPT = 1000
 """Pairs of each kind that a report holds; the others are only counted."""
@@ -111,6 +115,7 @@ def find_leaks(
     features: tuple[NDArray[np.floating], NDArray[np.floating]] | None = None,
     phash_distance: int = 4,
     cosine: float = 0.98,
+    quiet: bool = False,
 ) -> LeakReport:
     """Compare every training image with every test image.
 
@@ -122,11 +127,12 @@ def find_leaks(
         phash_distance: report pairs whose 64-bit perceptual hashes differ in at most this many
             bits.
         cosine: report pairs whose features have at least this cosine.
+        quiet: show no progress.
 
     Raises:
         DataError: features that do not fit the datasets, or an unreadable image.
     """
-    a, b = _Thumbnails.of(train), _Thumbnails.of(test)
+    a, b = (_Thumbnails.of(dataset, quiet) for dataset in (train, test))
     detectors: dict[How, _Detector] = {
         "sha256": _equal_ids(train, test),
         "phash": _near_thumbnails(a, b, phash_distance),
@@ -147,7 +153,7 @@ def find_leaks(
                     f"{len(dataset)} images; give one row an image."
                 )
         detectors["cosine"] = _near_features(*features, cosine)
-    kept, found = _search(len(train), len(test), detectors)
+    kept, found = _search(len(train), len(test), detectors, quiet)
     if sum(found.values()) > len(kept):
         notes.append(f"The first {MOST_KEPT:,} pairs of each kind are listed; all are counted.")
     pairs = (
@@ -162,24 +168,31 @@ _Detector = Callable[[slice, slice], tuple[NDArray[np.bool_], NDArray[np.generic
 
 
 def _search(
-    n: int, m: int, detectors: Mapping[How, _Detector]
+    n: int, m: int, detectors: Mapping[How, _Detector], quiet: bool
 ) -> tuple[list[tuple[int, int, How, float]], dict[How, int]]:
     """Pairs (i, j, how, value) that are kept, and how many there are by the first detector that finds them."""
     kept: list[tuple[int, int, How, float]] = []
     found: dict[How, int] = dict.fromkeys(("sha256", "phash", "cosine"), 0)
-    for top in range(0, n, _TILE):
-        for left in range(0, m, _TILE):
-            rows, columns = slice(top, min(top + _TILE, n)), slice(left, min(left + _TILE, m))
-            known = np.zeros((rows.stop - top, columns.stop - left), np.bool_)
-            for how, detect in detectors.items():
-                same, values = detect(rows, columns)
-                same &= ~known
-                known |= same
-                room = max(0, MOST_KEPT - found[how])
-                found[how] += int(same.sum())
-                for i, j in np.argwhere(same)[:room] if room else ():
-                    kept.append((top + int(i), left + int(j), how, float(values[i, j])))
+    tiles = [(top, left) for top in range(0, n, _TILE) for left in range(0, m, _TILE)]
+    for top, left in _shown(tiles, len(tiles), quiet or len(tiles) < _WORTH_A_BAR[1]):
+        rows, columns = slice(top, min(top + _TILE, n)), slice(left, min(left + _TILE, m))
+        known = np.zeros((rows.stop - top, columns.stop - left), np.bool_)
+        for how, detect in detectors.items():
+            same, values = detect(rows, columns)
+            same &= ~known
+            known |= same
+            room = max(0, MOST_KEPT - found[how])
+            found[how] += int(same.sum())
+            for i, j in np.argwhere(same)[:room] if room else ():
+                kept.append((top + int(i), left + int(j), how, float(values[i, j])))
     return kept, found
+
+
+def _shown(steps: Iterable[T], total: int, quiet: bool) -> Iterable[T]:
+    """The steps, under a bar that vanishes when done."""
+    console = SafeConsole(stderr=True)
+    what = "Comparing training and test images"
+    return track(steps, what, total, console=console, transient=True, disable=quiet)
 
 
 def perceptual_hash(image: Image.Image) -> int | None:
@@ -212,13 +225,17 @@ class _Thumbnails:
     thumbnails: NDArray[np.uint8]
 
     @classmethod
-    def of(cls, dataset: Dataset) -> "_Thumbnails":
+    def of(cls, dataset: Dataset, quiet: bool) -> "_Thumbnails":
         def hash_and_thumbnail(sample: Sample) -> tuple[int | None, NDArray[np.uint8]]:
             image = load(sample)
             return perceptual_hash(image), _thumbnail(image)
 
         with ThreadPoolExecutor(4) as pool:
-            both = list(pool.map(hash_and_thumbnail, dataset.samples))
+            results, few = (
+                pool.map(hash_and_thumbnail, dataset.samples),
+                len(dataset) < _WORTH_A_BAR[0],
+            )
+            both = list(_shown(results, len(dataset), quiet or few))
         return cls(
             np.array([h or 0 for h, _ in both], np.uint64),
             np.array([h is not None for h, _ in both], np.bool_),

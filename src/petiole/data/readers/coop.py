@@ -29,7 +29,7 @@ from petiole.data.readers.base import ImageParts, image_reader
 from petiole.data.readers.folder import class_folders
 from petiole.data.readers.pickles import read_pickle
 from petiole.data.readers.public.registry import lines_of, present
-from petiole.errors import DataError
+from petiole.errors import DataError, boundary
 
 Item = tuple[Path, int, str]
 """File, label and class name, in the order of a list."""
@@ -151,17 +151,13 @@ def name_of(root: Path) -> str:
 
 
 def _from_split(root: Path, file: Path) -> CoopLists:
-    try:
+    remedy = 'It holds "train", "val" and "test", each a list of [path, label, class name].'
+    with boundary(file, remedy, what="is no split file"):
         stated = json.loads(file.read_text(encoding="utf-8"))
         parts = {
             part: [(str(path), int(label), str(name)) for path, label, name in stated[part]]
             for part in ("train", "test")
         }
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f'{file} is no split file ({error}). It holds "train", "val" and "test", each a list of [path, '
-            "label, class name]."
-        ) from error
     listed = [*parts["train"], *parts["test"]]
     if not parts["train"] or not parts["test"]:
         raise DataError(f"{file} lists no training or no test images.")

@@ -12,7 +12,7 @@ from pathlib import Path
 from petiole.data.readers.base import text_reader
 from petiole.data.text_dataset import TextDataset
 from petiole.data.text_sample import TextSample
-from petiole.errors import DataError
+from petiole.errors import DataError, boundary
 
 COLUMNS = ("question", "answer", "image_id")
 
@@ -48,13 +48,17 @@ def open_daquar(root: Path) -> TextDataset:
 def _lines(path: Path) -> list[str]:
     if not path.is_file():
         raise DataError(f"{path}: no such file. It lists one photograph a line, like image1.")
-    return path.read_text(encoding="utf-8").split()
+    with boundary(path, "Copy it again, as UTF-8."):
+        return path.read_text(encoding="utf-8").split()
 
 
 def _table(path: Path) -> list[tuple[str, dict[str, str]]]:
     if not path.is_file():
         raise DataError(f"{path}: no such file. Its columns are {', '.join(COLUMNS)}.")
-    with path.open(newline="", encoding="utf-8-sig") as file:
+    with (
+        boundary(path, "Export it again as CSV, UTF-8.", what="is no CSV table"),
+        path.open(newline="", encoding="utf-8-sig") as file,
+    ):
         reader = csv.DictReader(file)
         if missing := [c for c in COLUMNS if c not in (reader.fieldnames or ())]:
             raise DataError(f"{path}: column {missing[0]!r} is missing. Add it.")

@@ -17,7 +17,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from petiole.errors import DataError
+from petiole.errors import boundary
 
 Names = Callable[[str, str], Any]
 Storage = Callable[[Any], Any]
@@ -135,16 +135,9 @@ def read_pickle(path: Path) -> Any:
     Raises:
         DataError: no such file, it is damaged, or it holds or calls anything else.
     """
-    try:
-        with path.open("rb") as file:
-            return _plain(load_plain(file, _stand_in), {})
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}).") from error
-    except Exception as error:  # a damaged pickle can fail in any way
-        raise DataError(
-            f"{path}: refused, since a pickle can run any program and this one is not plain data "
-            f"({error or type(error).__name__}). Get the file again from its origin."
-        ) from error
+    what = "refused, since a pickle can run any program and this one is not plain data"
+    with boundary(path, "Get the file again from its origin.", what=what), path.open("rb") as file:
+        return _plain(load_plain(file, _stand_in), {})
 
 
 def _plain(value: Any, done: dict[int, Any]) -> Any:

@@ -38,7 +38,7 @@ from petiole.data.corruptions import corruption
 from petiole.data.dataset import Dataset
 from petiole.data.inputs import as_dataset, as_images
 from petiole.engine.model_card import FrozenModel
-from petiole.errors import ConfigError, DataError, unknown
+from petiole.errors import ConfigError, DataError, boundary, unknown
 from petiole.methods.registry import create
 from petiole.metrics.classification import score
 from petiole.tasks.classification.adapter import ClassificationAdapter, logits_of
@@ -131,11 +131,10 @@ def read_contract(file: Path) -> Contract:
     Raises:
         ConfigError: no file, no TOML, nothing in it, or a key or value that no contract has; the place is named.
     """
-    try:
+    with boundary(file, "Correct it there.", ConfigError, what="cannot be read as TOML"):
         value = tomllib.loads(file.read_text(encoding="utf-8"))
+    try:
         contract = Contract.model_validate(value)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{file} cannot be read as TOML: {error}.") from error
     except ValidationError as error:
         raise ConfigError(f"{file}: {_slip(error)}") from error
     if contract == Contract():

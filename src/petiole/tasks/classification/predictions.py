@@ -1,14 +1,13 @@
 """Test predictions of a run, for machines and for people.
 
 predictions.csv           path, label, prediction and confidence of every test image
-predictions.safetensors   probabilities (n, K) and labels (n,)
+predictions.safetensors   probabilities (n, K), labels (n,), and the images' hashes and paths
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import json
 from pathlib import Path
 
 import torch
@@ -17,7 +16,8 @@ from torch import Tensor
 
 from petiole.data.dataset import Dataset
 from petiole.engine.model_card import FrozenModel
-from petiole.files import read_tensors, write_tensors, write_text
+from petiole.errors import RunError, boundary
+from petiole.files import packed, read_tensors, unpacked, write_tensors, write_text
 from petiole.printable import cell
 
 TABLE, TENSORS = "predictions.csv", "predictions.safetensors"
@@ -39,8 +39,12 @@ def write_predictions(folder: Path, test: Dataset, probabilities: Tensor) -> Non
     paths = [str(s.path) for s in test.samples]
     write_tensors(
         folder / TENSORS,
-        {"probabilities": probabilities, "labels": torch.tensor(test.labels.copy())},
-        {"ids": json.dumps(test.ids), "paths": json.dumps(paths)},
+        {
+            "probabilities": probabilities,
+            "labels": torch.tensor(test.labels.copy()),
+            "ids": packed(test.ids),
+            "paths": packed(paths),
+        },
     )
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
@@ -55,11 +59,17 @@ def write_predictions(folder: Path, test: Dataset, probabilities: Tensor) -> Non
 
 
 def read_predictions(folder: Path) -> StoredPredictions:
-    """Read predictions back."""
-    tensors, meta = read_tensors(folder / TENSORS)
-    return StoredPredictions(
-        probabilities=tensors["probabilities"],
-        labels=tensors["labels"],
-        ids=json.loads(meta["ids"]),
-        paths=json.loads(meta["paths"]),
-    )
+    """Read predictions back.
+
+    Raises:
+        RunError: they are missing, damaged or of another version.
+    """
+    remedy = "Restore the run folder, or delete it and run it again."
+    with boundary(folder / TENSORS, remedy, RunError, what="is damaged or of another version"):
+        tensors, _ = read_tensors(folder / TENSORS)
+        return StoredPredictions(
+            probabilities=tensors["probabilities"],
+            labels=tensors["labels"],
+            ids=unpacked(tensors["ids"]),
+            paths=unpacked(tensors["paths"]),
+        )

@@ -22,7 +22,7 @@ from petiole.data.splits import write_split
 from petiole.engine.adapter import find, read_manifest
 from petiole.engine.model_card import ModelCard
 from petiole.engine.progress import console
-from petiole.engine.record import LOG, DataCard, appender, count_test_evaluation, lines
+from petiole.engine.record import DataCard, appender, count_test_evaluation, read_log
 from petiole.engine.run import CHECKPOINT, RunSpec
 from petiole.engine.task import Scores, TaskRun
 from petiole.engine.trainer import Callbacks
@@ -182,7 +182,7 @@ class ClassificationRun(TaskRun):
 
     def _remarks(self, folder: Path) -> list[str]:
         """What the losses and the predictions that are written say of this run."""
-        losses = [row["loss"] for row in lines(folder / LOG) if "loss" in row]
+        losses = [row["loss"] for row in read_log(folder)]
         scored = read_predictions(folder)
         right = scored.probabilities.argmax(1) == scored.labels
         return remarks(losses, float(right.float().mean()), scored.labels.tolist())

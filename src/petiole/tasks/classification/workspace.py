@@ -181,7 +181,7 @@ class ClassificationWorkspace(Workspace):
             vectors = None
             if self.task.cache is not None:
                 vectors = self._vectors(target), self._vectors(scored)
-            self._leaks[key] = find_leaks(target, scored, features=vectors)
+            self._leaks[key] = find_leaks(target, scored, features=vectors, quiet=self.task.quiet)
         return self._leaks[key]
 
     def _vectors(self, data: Dataset) -> NDArray[np.float32]:

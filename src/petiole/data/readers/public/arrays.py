@@ -25,7 +25,7 @@ from torchvision.datasets.utils import download_and_extract_archive, download_ur
 from petiole.data.checks.images import ImageFile
 from petiole.data.readers.folder import class_folders, visible_files
 from petiole.data.readers.pickles import read_pickle
-from petiole.data.readers.public.registry import Parts, Place, known, verified
+from petiole.data.readers.public.registry import Parts, Place, known, readable, verified
 from petiole.printable import SafeConsole
 
 Labelled = Iterator[tuple[NDArray[np.uint8], str]]
@@ -95,7 +95,8 @@ def _cifar(place: Place, kind: type[CIFAR10], part: str, labels: str) -> Labelle
 
 def _svhn(place: Place, part: str) -> Labelled:
     _, name, md5 = SVHN.split_list[part]
-    content = loadmat(verified(place.root / name, md5))
+    with readable(place.root / name):
+        content = loadmat(verified(place.root / name, md5))
     for image, label in zip(np.moveaxis(content["X"], 3, 0), content["y"].ravel(), strict=True):
         yield image, str(int(label) % 10)
 

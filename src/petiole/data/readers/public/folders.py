@@ -8,7 +8,7 @@ from petiole.data.checks.images import ImageFile
 from petiole.data.dataset import Dataset, Sample
 from petiole.data.image import SUFFIXES
 from petiole.data.readers.folder import class_folders, visible_files
-from petiole.data.readers.public.registry import Parts, Place, known, lines_of, present, unreadable
+from petiole.data.readers.public.registry import Parts, Place, known, lines_of, present
 from petiole.data.splits import holdout
 from petiole.errors import DataError
 from petiole.files import sha256
@@ -54,7 +54,9 @@ def _annotated(images: Path, listed: Path) -> list[ImageFile]:
     """Files and classes of ``val_annotations.txt``; the four further columns are a bounding box."""
     rows = [line.split("\t") for line in lines_of(listed)]
     if bad := [row for row in rows if len(row) < 2]:
-        raise unreadable(listed, f"{bad[0][0]!r} has no class")
+        raise DataError(
+            f"{listed}: not readable ({bad[0][0]!r} has no class). Unpack the archive again."
+        )
     return present((images / row[0], row[1]) for row in rows)
 
 

@@ -14,7 +14,7 @@ from petiole.data.readers.public.registry import (
     known,
     lines_of,
     present,
-    unreadable,
+    readable,
     verified,
 )
 
@@ -59,15 +59,14 @@ def food101(place: Place) -> Parts:
 
     def part(name: str) -> list[ImageFile]:
         file = folder / "meta" / f"{name}.json"
-        try:
+        with readable(file):
             listed = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise unreadable(file, error) from error
-        return present(
-            (folder / "images" / f"{image}.jpg", label)
-            for label, images in listed.items()
-            for image in images
-        )
+            named = [
+                (folder / "images" / f"{image}.jpg", label)
+                for label, images in listed.items()
+                for image in images
+            ]
+        return present(named)
 
     place.need()
     return {"train": part("train"), "test": part("test")}
@@ -86,10 +85,11 @@ def flowers102(place: Place) -> Parts:
     """Flowers; the published training and validation parts are merged, ten images a class each."""
     folder, files = place.root / _FLOWERS, Flowers102._file_dict
     place.need()
-    read = {
-        key: loadmat(verified(folder / files[key][0], files[key][1]), squeeze_me=True)
-        for key in ("label", "setid")
-    }
+    with readable(folder):
+        read = {
+            key: loadmat(verified(folder / files[key][0], files[key][1]), squeeze_me=True)
+            for key in ("label", "setid")
+        }
     labels, ids = read["label"]["labels"], read["setid"]
 
     def part(*names: str) -> list[ImageFile]:

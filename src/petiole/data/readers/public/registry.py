@@ -10,6 +10,7 @@ import csv
 import hashlib
 import io
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -17,7 +18,7 @@ from pkgutil import iter_modules
 
 from petiole.data.checks.images import ImageFile
 from petiole.data.dataset import bullets
-from petiole.errors import DataError, unknown
+from petiole.errors import DataError, boundary, unknown
 from petiole.files import write_text
 
 Parts = dict[str, list[ImageFile]]
@@ -204,15 +205,13 @@ def lines_of(file: Path) -> list[str]:
     Raises:
         DataError: it is missing or no text.
     """
-    try:
+    with readable(file):
         return [line.strip() for line in file.read_text("utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise unreadable(file, error) from error
 
 
-def unreadable(file: Path, error: object) -> DataError:
-    """The error for a published list that is not what it should be."""
-    return DataError(f"{file}: not readable ({error}). Unpack the archive again.")
+def readable(file: Path) -> AbstractContextManager[None]:
+    """Within it, whatever a published file makes its parser raise is an error of ours."""
+    return boundary(file, "Unpack the archive again.", what="not readable")
 
 
 def present(listed: Iterable[tuple[Path, str]]) -> list[ImageFile]:

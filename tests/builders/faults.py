@@ -1,0 +1,165 @@
+"""Work in a forked process that is killed, or whose disk is full, at the n-th event of its files or after some time.
+
+Events are what changes files below a folder: opening to write, making and deleting a file or folder, flushing, renaming,
+and the safetensors library's own writing. The process is a fork of a warm one, so a fault costs what the work costs.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import sys
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from petiole.errors import PetioleError
+
+EACH = float(os.environ.get("PETIOLE_FAULTS", "0"))
+"""Share of the full suite; 0 for the smoke part, which ``make test`` runs."""
+
+COUNTS: dict[str, Counter[str]] = {}
+"""What happened, by kind of fault: printed as a table when the tests end."""
+
+_CHANGES = {
+    "os.rename",
+    "os.remove",
+    "os.rmdir",
+    "os.mkdir",
+    "os.truncate",
+    "os.link",
+    "os.symlink",
+}
+
+
+SECONDS = float(os.environ.get("PETIOLE_FAULTS_SECONDS", "150"))
+"""For which a test may look for faults; what does not fit is left out, and the counts say so."""
+
+
+def share(full: int, smoke: int) -> int:
+    """How many of the full suite's cases are run now."""
+    return max(smoke, round(full * EACH))
+
+
+def counted(kind: str) -> Counter[str]:
+    """The counts of a kind of fault."""
+    return COUNTS.setdefault(kind, Counter())
+
+
+def table() -> list[str]:
+    """Counts in Markdown."""
+    names = list(dict.fromkeys(name for counts in COUNTS.values() for name in counts))
+    rows = [["Fault", *names], ["---", *["---:"] * len(names)]]
+    rows += [
+        [kind, *(f"{c[name]:,}" if name in c else "" for name in names)]
+        for kind, c in COUNTS.items()
+    ]
+    return [f"| {' | '.join(row)} |" for row in rows]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What happens, and when.
+
+    Attributes:
+        at: number of the event, from 1; 0 for none.
+        errno: of the error that the event gets, and those of its kind thereafter; 0 for a kill.
+        seconds: until a kill, if not at an event.
+    """
+
+    at: int = 0
+    errno: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a process ended.
+
+    Attributes:
+        kind: ``done``, ``refused`` (an error of ours, or the operating system's), ``killed`` or ``traceback``.
+        value: that the work returned, or what was said.
+        events: of files, when it was not killed.
+    """
+
+    kind: str
+    value: Any = None
+    events: int = 0
+
+
+def forked(work: Callable[[], Any], root: Path, fault: Fault = Fault()) -> Outcome:
+    """Do the work in a fork of this process."""
+    inward, outward = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(inward)
+        _child(work, root, fault, outward)
+    os.close(outward)
+    with os.fdopen(inward, "rb") as stream:
+        said = stream.read()
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        return Outcome("killed", signal.Signals(os.WTERMSIG(status)).name)
+    return Outcome(*pickle.loads(said))
+
+
+def _child(work: Callable[[], Any], root: Path, fault: Fault, outward: int) -> None:
+    quiet = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(quiet, 1)
+    os.dup2(quiet, 2)
+    events = _watch(root, fault)
+    if fault.seconds:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, fault.seconds)
+    try:
+        said: tuple[str, Any, int] = ("done", work(), events[0])
+    except (PetioleError, OSError) as error:
+        said = ("refused", f"{type(error).__name__}: {error}", events[0])
+    except BaseException:
+        said = ("traceback", traceback.format_exc(), events[0])
+    os.write(outward, pickle.dumps(said))
+    os._exit(0)
+
+
+def _watch(root: Path, fault: Fault) -> list[int]:
+    """Count events from now on, in the list's one place, and let the fault happen at its own."""
+    events, place = [0], str(root)
+
+    def event(path: object) -> None:
+        if not (isinstance(path, str | os.PathLike) and os.fspath(path).startswith(place)):
+            return
+        events[0] += 1
+        if fault.at and events[0] >= fault.at:
+            if fault.errno:
+                raise OSError(fault.errno, os.strerror(fault.errno), os.fspath(path))
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def hook(name: str, arguments: tuple[Any, ...]) -> None:
+        if name == "open" and isinstance(arguments[2], int):
+            if arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+                event(arguments[0])
+        elif name in _CHANGES and not (fault.errno and name in ("os.remove", "os.rmdir")):
+            event(arguments[0])
+
+    sys.addaudithook(hook)
+    flush, names = os.fsync, "/proc/self/fd/{}"
+
+    def flushed(file: int) -> None:
+        event(os.readlink(names.format(file)) if os.path.exists("/proc/self/fd") else place)
+        flush(file)
+
+    os.fsync = flushed
+    from petiole import files
+
+    save = files.save_file
+
+    def saved(tensors: Any, path: Path, **options: Any) -> None:
+        event(path)
+        save(tensors, path, **options)
+
+    files.save_file = saved
+    return events

@@ -1,0 +1,186 @@
+"""Killed at every event of its files, and at random moments, work goes on to the result that it has undisturbed."""
+
+from __future__ import annotations
+
+import errno
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from builders.faults import EACH, SECONDS, Fault, counted, forked, share
+from builders.interrupted import EFFICIENTNET, JOBS, Job, image, image_task, left
+from petiole.engine.feature_store import FeatureCache, Key, entries
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, and looks at /proc")
+
+SHARES = {"image": (420, 2), "language": (180, 1), "codebook": (180, 0)} | {
+    "features": (120, 2), "page": (40, 0), "comparison": (80, 0),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("faults")
+
+
+@pytest.mark.parametrize("make", JOBS, ids=lambda make: make.__name__)
+def test_a_killed_job_goes_on_to_the_same_files(
+    make: Callable[[Path], Job], home: Path, tmp_path: Path
+) -> None:
+    kills = share(*SHARES[make.__name__])
+    if not kills:
+        pytest.skip("only in `make faults`")
+    job, rng, whole = make(home), random.Random(0), tmp_path / "whole"
+    job.do(whole)
+    wanted = job.result(whole)
+    begun = time.perf_counter()
+    done = forked(lambda: job.do(tmp_path / "again"), tmp_path / "again")
+    seconds, events = time.perf_counter() - begun, done.events
+    assert (done.kind, job.result(tmp_path / "again")) == ("done", wanted), done.value
+    counts, places = counted(f"kills: {job.name}"), list(range(1, events + 1))
+    rng.shuffle(places)
+    folder, number = tmp_path / "0", 0
+    ends = time.monotonic() + SECONDS
+    while counts["kills"] < kills and time.monotonic() < ends:
+        fault = Fault(at=places.pop()) if places else Fault(seconds=rng.uniform(0.01, seconds))
+        outcome = forked(lambda f=folder: job.do(f), folder, fault)  # type: ignore[misc]
+        assert outcome.kind in ("killed", "done"), outcome.value
+        counts["kills"] += outcome.kind == "killed"
+        if outcome.kind == "done" or rng.random() < 0.4 or counts["kills"] == kills:
+            job.do(folder)  # else it is killed once more
+            assert job.result(folder) == wanted
+            counts["equal results"] += 1
+            shutil.rmtree(folder)
+            folder, number = tmp_path / str(number + 1), number + 1
+    if folder.exists():  # time is up
+        job.do(folder)
+        assert job.result(folder) == wanted
+    assert counts["equal results"]
+    counts["wrong"] += 0
+
+
+@pytest.mark.parametrize(
+    "make", [image, *([] if not EACH else JOBS[1:5])], ids=lambda m: m.__name__
+)
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS][: 2 if EACH else 1])
+@pytest.mark.filterwarnings("ignore:No checkpoint")
+def test_a_disk_that_is_full_is_said_and_costs_no_result(
+    make: Callable[[Path], Job], number: int, home: Path, tmp_path: Path
+) -> None:
+    job = make(home)
+    job.do(tmp_path / "whole")
+    wanted = job.result(tmp_path / "whole")
+    events = forked(lambda: job.do(tmp_path / "again"), tmp_path / "again").events
+    counts = counted(f"{errno.errorcode[number]}: {job.name}")
+    step = 1 if EACH >= 1 else max(1, events // share(12, 2))
+    ends = time.monotonic() + SECONDS
+    for at in range(1, events + 1, step):
+        if time.monotonic() > ends:
+            break
+        folder = tmp_path / str(at)
+        outcome = forked(lambda f=folder: job.do(f), folder, Fault(at, number))  # type: ignore[misc]
+        assert outcome.kind in ("refused", "done"), outcome.value
+        counts["refused" if outcome.kind == "refused" else "went on"] += 1
+        job.do(folder)
+        assert job.result(folder) == wanted
+        counts["equal results"] += 1
+        shutil.rmtree(folder)
+    counts["wrong"] += 0
+
+
+def test_eight_writers_of_one_cache(tmp_path: Path) -> None:
+    """Five write the same images in other orders, three are killed on the way."""
+    import os
+
+    import torch
+
+    key, names = Key("f", "p", ("vector",)), [f"{i:064x}" for i in range(40)]
+
+    def value(name: str) -> torch.Tensor:
+        return torch.full((3,), float(int(name, 16)))
+
+    def write(seed: int) -> None:
+        cache, order = FeatureCache(tmp_path), random.Random(seed).sample(names, len(names))
+        for start in range(0, 40, 4):
+            shard = order[start : start + 4]
+            missing = cache.missing(key, shard) or shard[:1]
+            cache.write(key, missing, {"vector": torch.stack([value(n) for n in missing])})
+
+    rounds = share(10, 1)
+    for turn in range(rounds):
+        children = []
+        for seed in range(8):
+            child = os.fork()
+            if not child:
+                kill = Fault(at=5 + 7 * seed) if seed > 4 else Fault()
+                outcome = forked(lambda s=8 * turn + seed: write(s), tmp_path, kill)  # type: ignore[misc]
+                os._exit(outcome.kind != ("killed" if seed > 4 else "done"))
+            children.append(child)
+        assert [os.waitpid(child, 0)[1] for child in children] == [0] * 8
+    rows = FeatureCache(tmp_path).read(key, names)
+    assert all(torch.equal(rows[name]["vector"], value(name)) for name in names)
+    assert [entry.damaged for entry in entries(tmp_path, verify=True)] == [0]
+    counts = counted("8 writers of one cache")
+    counts["kills"] += 3 * rounds
+    counts["equal results"] += rounds
+    counts["wrong"] += 0
+
+
+def alive(marker: str) -> list[int]:
+    """Processes whose command line or environment holds a marker."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if marker.encode() in file.read_bytes():
+                found.append(int(file.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.skipif(EACH < 0.1, reason="only in `make faults`: starts Python again and again")
+def test_two_processes_of_a_comparison_end_with_the_one_that_started_them(
+    home: Path, tmp_path: Path
+) -> None:
+    import os
+
+    task = image_task(home)
+    command = [
+        *(sys.executable, "-m", "petiole", "compare", str(task.images), "--source", str(task.source)),
+        *("--methods", "cosine", "--split-seeds", "2", "--shots", "2", "--set", "steps=2"),
+        *("--backbone", EFFICIENTNET, "--image-size", "32", "--cache-dir", str(task.cache)),
+        *("--processes", "2", "--quiet", "--resume", "--out"),
+    ]  # fmt: skip
+    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
+    wanted, rng = left(tmp_path / "whole"), random.Random(0)
+    counts = counted("kills: compare --processes 2")
+    ends = time.monotonic() + SECONDS
+    for turn in range(share(12, 1)):
+        if time.monotonic() > ends:
+            break
+        folder = tmp_path / str(turn)
+        marker = f"PETIOLE_FAULT_{turn}_{os.getpid()}"
+        process = subprocess.Popen(
+            [*command, str(folder)], env={**os.environ, marker: "1"},
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        while not folder.exists() and process.poll() is None:
+            time.sleep(0.05)
+        time.sleep(rng.uniform(0, 9))
+        process.send_signal(signal.SIGKILL)
+        counts["kills"] += process.wait() == -signal.SIGKILL
+        ended = time.monotonic() + 20
+        while alive(marker) and time.monotonic() < ended:
+            time.sleep(0.1)
+        assert not alive(marker), "a worker outlived the command"
+        subprocess.run([*command, str(folder)], check=True, capture_output=True)
+        assert left(folder) == wanted
+        counts["equal results"] += 1
+    counts["wrong"] += 0
