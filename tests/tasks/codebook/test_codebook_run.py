@@ -84,7 +84,8 @@ def codebook_run(
 
 
 def lines(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text().splitlines()]
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key != "sha256"} for row in rows]
 
 
 def test_a_run_leaves_all_that_it_promises(

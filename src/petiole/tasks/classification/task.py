@@ -182,6 +182,8 @@ class ClassificationRun(TaskRun):
 
     def _remarks(self, folder: Path) -> list[str]:
         """What the losses and the predictions that are written say of this run."""
+        if TENSORS not in self.files:
+            return []
         losses = [row["loss"] for row in read_log(folder)]
         scored = read_predictions(folder)
         right = scored.probabilities.argmax(1) == scored.labels
