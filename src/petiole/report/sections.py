@@ -185,9 +185,8 @@ def _photos(request: RunRequest) -> list[Fact]:
     data, p = request.data, request.backbone.preprocessing
     shown = (f"{data.samples[k]:,} {name}" for k, name in _PARTS.items() if k in data.samples)
     shots = "all target images" if data.shots is None else f"{data.shots} target images a class"
-    size = f"{p.size[1]} × {p.size[0]} pixels, {p.interpolation}, crop {p.crop:g}" if p else ""
     return [
-        *([Fact("Input", size)] if size else []),
+        *([Fact("Input", str(p))] if p else []),
         Fact("Images", ", ".join(shown)),
         Fact("Classes", f"{len(data.classes)}"),
         Fact("Shots", shots),
