@@ -70,7 +70,7 @@ def siglip_folder(folder: Path) -> Path:
         module = tiny.shaken(SiglipModel(SiglipConfig(**config)))
     save_file(module.state_dict(), folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(config))
-    (folder / "preprocessor_config.json").write_text(json.dumps(tiny.HF_PREPROCESSOR))
+    SiglipImageProcessor(size={"height": 28, "width": 28}).save_pretrained(folder)
     tokenizer(folder, "$A </s>", eos_token="</s>", pad_token="<pad>")
     return folder
 

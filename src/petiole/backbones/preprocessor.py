@@ -6,6 +6,8 @@ class computes in another way than the library's base is known by name, or refus
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import floor, nextafter
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,22 @@ _READ = {"do_resize", "size", "resample", "do_center_crop", "crop_size", "do_res
 _READ |= {"rescale_factor", "do_normalize", "image_mean", "image_std", "do_pad", "pad_size"}
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Let transformers say nothing and show no bars: what is wrong is an error here."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
 def read_preprocessor(folder: Path, size: int | None = None) -> Preprocessing:
     """Read how a model's images are prepared.
 
@@ -57,6 +75,11 @@ def read_preprocessor(folder: Path, size: int | None = None) -> Preprocessing:
         )
     stated = read_json(file)
     stated = stated.get("image_processor", stated)
+    if absent := sorted({"size", "image_mean", "image_std"} - set(stated) - {"max_num_patches"}):
+        if "max_num_patches" not in stated:
+            raise BackboneError(
+                f"{file} does not state {', '.join(absent)}. Copy it from where the model came from."
+            )
     processor = _processor(file, folder)
     kind = type(processor).__name__.removesuffix("Pil").removesuffix("Fast")
     known = _READ | ({"crop_pct"} if kind == "ConvNextImageProcessor" else set())
@@ -85,8 +108,8 @@ def _processor(file: Path, folder: Path) -> Any:
     from transformers.image_processing_backends import PilBackend, TorchvisionBackend
 
     remedy = "Copy it from where the model came from."
-    with boundary(file, remedy, BackboneError, "states no image processor that transformers knows"):
-        transformers.utils.logging.disable_progress_bar()
+    said = "states no image processor that transformers knows"
+    with boundary(file, remedy, BackboneError, said), quiet():
         processor = transformers.AutoImageProcessor.from_pretrained(
             str(folder), local_files_only=True
         )

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from petiole.backbones.base import IMAGES
+from petiole.backbones.base import BLOCK_ROLES, IMAGES
 from petiole.errors import BackboneError
 
 Run = Callable[[Any, Tensor], tuple[Tensor, Tensor]]
@@ -164,6 +164,8 @@ def _traced(module: nn.Module, run: Run, size: tuple[int, int]) -> Trace:
     calls = _record(shape)
     images = torch.zeros(BATCH, 3, *size, device="meta", dtype=next(shape.parameters()).dtype)
     features, vector = run(shape, images)
+    if not isinstance(features, Tensor) or not isinstance(vector, Tensor):
+        raise ValueError("it ends in several sets of features, not in one")
     if vector.ndim != 2:
         raise ValueError(f"its vector is of shape {tuple(vector.shape)}")
     blocks = sorted(
@@ -185,7 +187,7 @@ def _traced(module: nn.Module, run: Run, size: tuple[int, int]) -> Trace:
     return Trace(
         blocks,
         places,
-        tuple(role for role in STANDARD if blocks and role not in has),
+        tuple(role for role in BLOCK_ROLES if blocks and role not in has),
         [calls[name].value_out for name in blocks],
         features,
         vector.shape[1],
@@ -205,22 +207,6 @@ def _is_first_token(vector: Tensor, features: Tensor) -> bool:
         and vector.shape == features[:, 0].shape
         and vector.stride() == features[:, 0].stride()
     )
-
-
-STANDARD = (
-    "in",
-    "attn.in",
-    "attn.q",
-    "attn.k",
-    "attn.v",
-    "attn.out",
-    "mid",
-    "mlp.in",
-    "mlp.hidden",
-    "mlp.out",
-    "out",
-)
-"""Roles of a plain pre-norm block."""
 
 
 def _record(shape: nn.Module) -> dict[str, _Call]:
@@ -277,6 +263,7 @@ def _place(block: str, text: str, calls: dict[str, _Call]) -> tuple[int, Place] 
     value, when = (
         (call.value_in, call.began) if side == "in" else (call.value_out, call.ended)
     )
+    value = value[0] if isinstance(value, tuple) and side == "out" else value
     if not isinstance(value, Tensor) or not value.is_floating_point():
         return None
     width, columns = int(value.shape[-1]), None
