@@ -33,9 +33,10 @@ def test_a_family_keeps_the_contract_and_its_librarys_bits(name: str) -> None:
     with torch.no_grad():
         want = module(images)
     backbone = family_of(module).wrap(f"test/{name}", module, tiny.preprocessing(size))
+    # Two of these do not give their own bits twice.
+    loose = 1e-5 if name in ("cait", "twins") else 0.0
     with torch.no_grad():
-        # Two of these give their own bits only up to the alignment of memory.
-        torch.testing.assert_close(backbone(images), want, rtol=0, atol=2e-6)
+        torch.testing.assert_close(backbone(images), want, rtol=loose, atol=loose)
     assert backbone.traced.missing == networks.NETWORKS[name][2]
     assert backbone.cuts, "it cannot be cut"
     check_backbone(backbone)

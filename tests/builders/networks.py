@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import timm
+from timm.models.eva import Eva
 from timm.models.mvitv2 import MultiScaleVit, MultiScaleVitCfg
 from timm.models.nest import Nest
 from timm.models.pvt_v2 import PyramidVisionTransformerV2
@@ -21,7 +22,7 @@ from torch import nn
 
 from petiole.testing import backbones as tiny
 
-PLAIN = {"embed_dim": 48, "depth": 4, "num_heads": 4}
+PLAIN = {"embed_dim": 48, "depth": 2, "num_heads": 4}
 
 
 def named(name: str, **options: Any) -> Callable[[], nn.Module]:
@@ -34,13 +35,20 @@ def vit(**options: Any) -> Callable[[], nn.Module]:
     )
 
 
-STAGES = {"depths": (2, 2), "num_heads": (2, 4)}
+STAGES = {"depths": (1, 2), "num_heads": (2, 4)}
 SWIN = {"img_size": 32, "window_size": 2, "embed_dim": 16, **STAGES}
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], int, tuple[str, ...]]] = {
     "dinov3": (named("vit_small_patch16_dinov3", img_size=32, **PLAIN), 32, ()),
     "eva": (named("eva_giant_patch14_224", img_size=28, **PLAIN), 28, ()),
     "eva02": (named("eva02_tiny_patch14_224", img_size=28, **PLAIN), 28, ()),
     "eva02-gated": (named("eva02_base_patch14_448", img_size=28, **PLAIN), 28, ("mlp.hidden",)),
+    "eva-post-norm": (
+        lambda: Eva(
+            img_size=32, patch_size=16, num_classes=0, use_post_norm=True, qkv_fused=False, **PLAIN
+        ),
+        32,
+        (),
+    ),
     "pe-core": (named("vit_pe_core_tiny_patch16_384", img_size=32, **PLAIN), 32, ()),
     "pe-spatial": (named("vit_pe_spatial_tiny_patch16_512", img_size=32, **PLAIN), 32, ()),
     "rope": (named("vit_small_patch16_rope_224", img_size=32, **PLAIN), 32, ()),
@@ -52,20 +60,20 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int, tuple[str, ...]]] = {
         ("attn.out", "mid", "mlp.out"),
     ),
     "xcit": (
-        named("xcit_nano_12_p16_224", img_size=32, embed_dim=32, depth=4, num_heads=4),
+        named("xcit_nano_12_p16_224", img_size=32, embed_dim=32, depth=2, num_heads=4),
         32,
         (),
     ),
     "swin": (named("swin_tiny_patch4_window7_224", **SWIN), 32, ()),
     "swinv2": (named("swinv2_tiny_window8_256", **SWIN), 32, ()),
     "hiera": (
-        named("hiera_tiny_224", img_size=(64, 64), embed_dim=16, num_heads=1, stages=(1, 1, 2, 1)),
+        named("hiera_tiny_224", img_size=(64, 64), embed_dim=16, num_heads=1, stages=(1, 1, 1, 1)),
         64,
         (),
     ),
     "mvitv2": (
         lambda: MultiScaleVit(
-            MultiScaleVitCfg(depths=(1, 1, 2, 1), embed_dim=16, num_heads=1),
+            MultiScaleVitCfg(depths=(1, 1, 1, 1), embed_dim=16, num_heads=1),
             img_size=64,
             num_classes=0,
         ),
@@ -74,7 +82,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int, tuple[str, ...]]] = {
     ),
     "volo": (
         lambda: VOLO(
-            layers=(1, 1, 2, 1),
+            layers=(1, 1, 1, 1),
             img_size=64,
             embed_dims=(24, 48, 48, 48),
             num_heads=(2, 4, 4, 4),
@@ -98,7 +106,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int, tuple[str, ...]]] = {
         named(
             "samvit_base_patch16_224",
             img_size=64,
-            global_attn_indexes=(1, 3),
+            global_attn_indexes=(1,),
             window_size=2,
             **PLAIN,
         ),
@@ -118,7 +126,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int, tuple[str, ...]]] = {
             img_size=64,
             embed_dims=(16, 16, 32, 32),
             num_heads=(2, 2, 4, 4),
-            depths=(2,) * 4,
+            depths=(1,) * 4,
             wss=(2,) * 4,
         ),
         64,

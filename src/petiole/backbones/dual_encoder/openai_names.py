@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from petiole.backbones.dual_encoder.clip import HubTokenizer
 from petiole.backbones.dual_encoder.text_tower import Tokenizer
+from petiole.backbones.dual_encoder.tokenizers import FolderTokenizer
 from petiole.errors import BackboneError
 
 SIZES = ("input_resolution", "context_length", "vocab_size")
@@ -161,7 +161,7 @@ class BytePairs:
         self.end: int = self._tokenizer.eot_token_id
 
     def __call__(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer.encode(text.lower())
+        ids: list[int] = self._tokenizer.encode(self._tokenizer.clean_fn(text))
         return ids
 
 
@@ -169,7 +169,7 @@ def tokenizer_beside(folder: Path, origin: str) -> Tokenizer:
     """The folder's own tokenizer if it has one, else OpenAI's."""
     names = {file.name for file in folder.iterdir()}
     if "tokenizer.json" in names or {"vocab.json", "merges.txt"} <= names:
-        return HubTokenizer(folder)
+        return FolderTokenizer(folder, "CLIPTokenizer")
     return BytePairs(origin)
 
 

@@ -65,7 +65,8 @@ def load_folder(request: LoadRequest, config: dict[str, Any], folder: Path | Non
             "the timm that wrote it."
         )
     kept = {k: v for k, v in stated.items() if k not in SOURCES}
-    options = {**(config.get("model_args") or {}), "pretrained_cfg": kept}
+    options = {k: v for k, v in (config.get("model_args") or {}).items() if k != "num_classes"}
+    options["pretrained_cfg"] = kept
 
     def from_folder() -> tuple[Mapping[str, Tensor], str]:
         return read_weights(folder, request.weights)
