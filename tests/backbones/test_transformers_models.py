@@ -115,7 +115,7 @@ def test_a_folder_of_timms_is_its_model(tmp_path: Path, form: str) -> None:
         want = model.forward_head(model.forward_features(images), pre_logits=True)
         torch.testing.assert_close(backbone(images), want, rtol=0, atol=1e-6)
     own = timm.data.resolve_data_config(model=model)
-    assert backbone.preprocessing.size == own["input_size"][1:]
+    assert backbone.preprocessing.size == tuple(own["input_size"][1:])
     config = json.loads((tmp_path / "config.json").read_text())
     config["pretrained_cfg"]["sharpen"] = 2
     (tmp_path / "config.json").write_text(json.dumps(config))

@@ -96,18 +96,7 @@ def wrap(
     image = Transformer(
         name, module, preprocessing, module.config.projection_dim, parts, stream=width
     )
-    t = text.embeddings
-    tower = CausalTower(
-        embed=t.token_embedding,
-        place=lambda words: words + t.position_embedding.weight[: words.shape[1]],
-        blocks=[branches(layer, t.token_embedding.embedding_dim) for layer in text.encoder.layers],
-        step=lambda layer, tokens, mask: tensor(layer(tokens, attention_mask=mask)),
-        norm=text.final_layer_norm,
-        project=module.text_projection,
-        width=t.token_embedding.embedding_dim,
-        longest=t.position_embedding.num_embeddings,
-        tokenizer=tokenizer,
-    )
+    tower = text_tower(text, module.text_projection, tokenizer)
     return TwoTowers(
         name,
         module,
@@ -116,6 +105,22 @@ def wrap(
         tower,
         scale=module.logit_scale,
         text_prefixes=("text_model.", "text_projection.", "logit_scale"),
+    )
+
+
+def text_tower(text: Any, project: nn.Module, tokenizer: Tokenizer | None) -> CausalTower:
+    """Name the parts of a ``CLIPTextTransformer``."""
+    t = text.embeddings
+    return CausalTower(
+        embed=t.token_embedding,
+        place=lambda words: words + t.position_embedding.weight[: words.shape[1]],
+        blocks=[branches(layer, t.token_embedding.embedding_dim) for layer in text.encoder.layers],
+        step=lambda layer, tokens, mask: tensor(layer(tokens, attention_mask=mask)),
+        norm=text.final_layer_norm,
+        project=project,
+        width=t.token_embedding.embedding_dim,
+        longest=t.position_embedding.num_embeddings,
+        tokenizer=tokenizer,
     )
 
 

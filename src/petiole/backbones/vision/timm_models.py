@@ -20,7 +20,7 @@ from petiole.backbones.folders import read_weights
 from petiole.backbones.registry import LoadRequest, folder_loader, loader
 from petiole.backbones.vision.timm_families import family_of
 from petiole.backbones.vision.trace import run_timm, traced
-from petiole.backbones.weights import load_strictly, read_json, read_safetensors
+from petiole.backbones.weights import load_strictly, read_json, read_safetensors, without_prefix
 from petiole.data.preprocessing import Preprocessing
 from petiole.errors import BackboneError, unknown
 
@@ -45,7 +45,7 @@ def load(request: LoadRequest) -> Backbone:
         whole = _create(request, architecture, pretrained=True)
         return whole.state_dict(), f"the hub's {request.name}"
 
-    return _load(request, architecture, {}, from_hub)
+    return _load(request, architecture, {}, from_hub, local=False)
 
 
 @folder_loader("timm", "timm_wrapper")
@@ -80,17 +80,23 @@ Weights = Callable[[], tuple[Mapping[str, Tensor], str]]
 
 
 def _load(
-    request: LoadRequest, architecture: str, options: dict[str, Any], weights: Weights
+    request: LoadRequest,
+    architecture: str,
+    options: dict[str, Any],
+    weights: Weights,
+    *,
+    local: bool = True,
 ) -> Backbone:
     """Wrapped before anything is fetched, so that what cannot be used costs no download."""
     shape = _create(request, architecture, device="meta", num_classes=0, **options)
     preprocessing = _preprocessing(shape, request)
-    tensors, origin = weights() if request.weights is not None else ({}, "")
-    options |= _sized(shape, request, preprocessing, tensors)
-    if options:
+    tensors, origin = weights() if local else ({}, "")
+    tensors = without_prefix(tensors, shape.state_dict())
+    if sized := _sized(shape, request, preprocessing, tensors):
+        options |= sized
         shape = _create(request, architecture, device="meta", num_classes=0, **options)
-    if "img_size" in options and request.image_size is None:
-        preprocessing = preprocessing.model_copy(update={"size": options["img_size"]})
+    if "img_size" in sized and request.image_size is None:
+        preprocessing = preprocessing.model_copy(update={"size": sized["img_size"]})
     family = family_of(shape)
     backbone = family.wrap(request.name, shape, preprocessing)
     if request.meta:
