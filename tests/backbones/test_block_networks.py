@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from builders import networks
 
+from builders import networks
 from petiole.backbones.base import IMAGES
 from petiole.backbones.hooks import Attach, attached
 from petiole.backbones.vision.block_network import BlockNetwork
@@ -15,8 +15,8 @@ from petiole.backbones.vision.timm_families import family_of
 from petiole.backbones.vision.trace import kind_of, table
 from petiole.errors import ConfigError
 from petiole.methods.registry import create
-from petiole.testing import check_backbone, check_method
 from petiole.testing import backbones as tiny
+from petiole.testing import check_backbone, check_method
 
 
 def wrapped(name: str) -> tuple[Any, BlockNetwork]:

@@ -114,7 +114,12 @@ def test_another_file_is_named(tmp_path: Path, content: bytes) -> None:
 
 def open_clip_folder(folder: Path, kind: str, theirs: Any, **odd: object) -> Path:
     folder.mkdir()
-    model = {"embed_dim": 32, "quick_gelu": True, "vision_cfg": {**VISION[kind], **odd}, "text_cfg": TEXT}
+    model = {
+        "embed_dim": 32,
+        "quick_gelu": True,
+        "vision_cfg": {**VISION[kind], **odd},
+        "text_cfg": TEXT,
+    }
     config = {"model_cfg": model, "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.25] * 3}}
     (folder / "open_clip_config.json").write_text(json.dumps(config))
     save_file(

@@ -39,7 +39,18 @@ def test_siglip2s_lower_case_and_missing_end(tmp_path: Path) -> None:
 
 
 def test_clips_marks_and_options(tmp_path: Path) -> None:
-    words = {w: i for i, w in enumerate([*"abcdefghijklmnopqrstuvwxyz.", *(c + "</w>" for c in "abcdefghijklmnopqrstuvwxyz."), "<|startoftext|>", "<|endoftext|>", "<fill>"])}
+    words = {
+        w: i
+        for i, w in enumerate(
+            [
+                *"abcdefghijklmnopqrstuvwxyz.",
+                *(c + "</w>" for c in "abcdefghijklmnopqrstuvwxyz."),
+                "<|startoftext|>",
+                "<|endoftext|>",
+                "<fill>",
+            ]
+        )
+    }
     CLIPTokenizer(vocab=words, merges=[], pad_token="<fill>").save_pretrained(tmp_path)
     ours = equal_to_the_librarys(tmp_path)
     assert ours.start == words["<|startoftext|>"]
@@ -55,9 +66,9 @@ def test_a_normaliser_of_the_folder_is_at_work(tmp_path: Path, lower: bool) -> N
     inner.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
     )
-    PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="</s>", unk_token="?").save_pretrained(
-        tmp_path
-    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=inner, pad_token="</s>", unk_token="?"
+    ).save_pretrained(tmp_path)
     ours = equal_to_the_librarys(tmp_path)
     assert ours("RED") == ([2] if lower else [3])
 
@@ -85,7 +96,9 @@ def test_names_that_a_tower_cannot_tell_apart_or_read_are_refused_by_name() -> N
         head.rename(["red", "RED", "blue"])
     with pytest.raises(ConfigError, match=r"nothing of its vocabulary in the name: ''"):
         head.rename(["", "blue"])
-    with pytest.raises(ConfigError, match=r"more than its 48 tokens in the sentence of: 'z+' \(\d+\)"):
+    with pytest.raises(
+        ConfigError, match=r"more than its 48 tokens in the sentence of: 'z+' \(\d+\)"
+    ):
         head.rename(["z" * 60, "blue"])
     head.rename(["red", "blue"])
     assert head.names == ("red", "blue")

@@ -16,7 +16,7 @@ from petiole.backbones.base import IMAGES, Backbone
 from petiole.backbones.hooks import Attach, attached
 from petiole.backbones.vision import vit
 from petiole.backbones.vision.transformer import Transformer
-from petiole.errors import BackboneError, ConfigError
+from petiole.errors import ConfigError
 from petiole.testing import backbones as tiny
 
 

@@ -16,8 +16,8 @@ from timm.models import save_for_hf
 from petiole.backbones.registry import load
 from petiole.backbones.weights import remedy
 from petiole.errors import BackboneError
-from petiole.testing import check_backbone
 from petiole.testing import backbones as tiny
+from petiole.testing import check_backbone
 
 PLAIN = {
     "hidden_size": 24,
@@ -42,9 +42,18 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "ConvNext": ("ViTImageProcessor", STAGES),
     "Swin": (
         "ViTImageProcessor",
-        {"image_size": 32, "embed_dim": 12, "depths": [1, 1], "num_heads": [2, 2], "window_size": 2},
+        {
+            "image_size": 32,
+            "embed_dim": 12,
+            "depths": [1, 1],
+            "num_heads": [2, 2],
+            "window_size": 2,
+        },
     ),
-    "ResNet": ("ViTImageProcessor", {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]}),
+    "ResNet": (
+        "ViTImageProcessor",
+        {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]},
+    ),
 }
 
 
@@ -101,7 +110,7 @@ def test_a_partial_or_foreign_file_is_refused_and_told_apart(tmp_path: Path) -> 
 def test_a_folder_of_timms_is_its_model(tmp_path: Path, form: str) -> None:
     with tiny.seeded():
         model = tiny.shaken(timm.create_model("test_vit", num_classes=5)).eval()
-    save_for_hf(model, tmp_path, safe_serialization=True if form != "pytorch_model.bin" else False)
+    save_for_hf(model, tmp_path, safe_serialization=form != "pytorch_model.bin")
     if form == "TimmWrapperModel":
         stated = json.loads((tmp_path / "config.json").read_text())
         del stated["model_args"]

@@ -66,7 +66,10 @@ PROCESSORS: dict[str, dict[str, Any]] = {
 }
 CHANGED: list[tuple[str, dict[str, Any]]] = [
     ("ConvNextImageProcessor", {"size": {"shortest_edge": 224}, "crop_pct": 0.9}),
-    ("CLIPImageProcessor", {"size": {"shortest_edge": 235}, "crop_size": {"height": 224, "width": 224}}),
+    (
+        "CLIPImageProcessor",
+        {"size": {"shortest_edge": 235}, "crop_size": {"height": 224, "width": 224}},
+    ),
     ("CLIPImageProcessor", {"size": {"shortest_edge": 200}}),  # laid on black
     ("ViTImageProcessor", {"do_normalize": False}),
     ("ViTImageProcessor", {"rescale_factor": 1 / 127.5, "resample": 3}),

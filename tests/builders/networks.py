@@ -95,7 +95,9 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int, tuple[str, ...]]] = {
         (),
     ),
     "levit": (
-        named("levit_128s", img_size=64, embed_dim=(32, 48, 64), num_heads=(2, 3, 4), depth=(1,) * 3),
+        named(
+            "levit_128s", img_size=64, embed_dim=(32, 48, 64), num_heads=(2, 3, 4), depth=(1,) * 3
+        ),
         64,
         ("attn.q", "attn.k", "attn.v", "mlp.hidden"),
     ),

@@ -35,8 +35,10 @@ State = dict[str, Tensor]
 IMAGES = "images"
 """The lowest cut: nothing is computed below it."""
 
-BLOCK_ROLES = ("in", "attn.in", "attn.q", "attn.k", "attn.v", "attn.out", "mid")
-BLOCK_ROLES += ("mlp.in", "mlp.hidden", "mlp.out", "out")
+BLOCK_ROLES: tuple[str, ...] = (
+    *("in", "attn.in", "attn.q", "attn.k", "attn.v", "attn.out"),
+    *("mid", "mlp.in", "mlp.hidden", "mlp.out", "out"),
+)
 """What a plain pre-norm block has."""
 
 

@@ -75,11 +75,11 @@ def read_preprocessor(folder: Path, size: int | None = None) -> Preprocessing:
         )
     stated = read_json(file)
     stated = stated.get("image_processor", stated)
-    if absent := sorted({"size", "image_mean", "image_std"} - set(stated) - {"max_num_patches"}):
-        if "max_num_patches" not in stated:
-            raise BackboneError(
-                f"{file} does not state {', '.join(absent)}. Copy it from where the model came from."
-            )
+    absent = sorted({"size", "image_mean", "image_std"} - set(stated))
+    if absent and "max_num_patches" not in stated:  # such a one is refused below, for its images of any shape
+        raise BackboneError(
+            f"{file} does not state {', '.join(absent)}. Copy it from where the model came from."
+        )
     processor = _processor(file, folder)
     kind = type(processor).__name__.removesuffix("Pil").removesuffix("Fast")
     known = _READ | ({"crop_pct"} if kind == "ConvNextImageProcessor" else set())
@@ -145,10 +145,14 @@ def _geometry(kind: str, processor: Any) -> dict[str, Any]:
             raise ValueError("a ConvNext's images are sized by their shortest_edge alone")
         cropped = {"height": shortest, "width": shortest}
         # The library warps from 384 pixels on.
-        resized = {"shortest_edge": int(shortest / processor.crop_pct)} if shortest < 384 else cropped
+        resized = (
+            {"shortest_edge": int(shortest / processor.crop_pct)} if shortest < 384 else cropped
+        )
     if "shortest_edge" in resized:
         if cropped is None or cropped["height"] != cropped["width"]:
-            raise ValueError("a shortest_edge without a square centre crop gives images of any shape")
+            raise ValueError(
+                "a shortest_edge without a square centre crop gives images of any shape"
+            )
         resized = {"height": resized["shortest_edge"], "width": resized["shortest_edge"]}
         mode = "center"
     else:

@@ -110,9 +110,9 @@ def without_prefix(tensors: Mapping[str, Tensor], own: Collection[str]) -> dict[
     some = next(iter(sorted(wanted)), "")
     for key in sorted(tensors):
         prefix = key.removesuffix(some)
-        if some and key != some and key.endswith(f".{some}"):
-            if all(prefix + each in tensors for each in wanted):
-                return {k.removeprefix(prefix): v for k, v in tensors.items()}
+        behind = some and key.endswith(f".{some}")
+        if behind and all(prefix + each in tensors for each in wanted):
+            return {k.removeprefix(prefix): v for k, v in tensors.items()}
     return dict(tensors)
 
 
@@ -137,11 +137,14 @@ def remedy(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> str:
     if len(tables := _other_tables(own, tensors)) == len(
         [k for k in shared if own[k].shape != tensors[k].shape]
     ):
-        found += [f"its position table is for {have} tokens, not for {want}" for have, want in tables]
+        found += [
+            f"its position table is for {have} tokens, not for {want}" for have, want in tables
+        ]
     else:
-        widths = {t.shape[-1] for t in tensors.values() if t.ndim == 1}, {
-            t.shape[-1] for t in own.values() if t.ndim == 1
-        }
+        widths = (
+            {t.shape[-1] for t in tensors.values() if t.ndim == 1},
+            {t.shape[-1] for t in own.values() if t.ndim == 1},
+        )
         if widths[0] and widths[1] and max(widths[0]) != max(widths[1]):
             found.append(
                 f"the file's layers are up to {max(widths[0])} wide and this architecture's {max(widths[1])}"

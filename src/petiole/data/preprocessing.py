@@ -82,7 +82,9 @@ class Preprocessing(BaseModel):
 
     def __str__(self) -> str:
         how = {"center": "", "squash": ", squashed", "border": ", with a border"}[self.crop_mode]
-        return f"{self.size[1]} × {self.size[0]} pixels, {self.interpolation}, crop {self.crop:g}{how}"
+        return (
+            f"{self.size[1]} × {self.size[0]} pixels, {self.interpolation}, crop {self.crop:g}{how}"
+        )
 
 
 @dataclass(frozen=True)

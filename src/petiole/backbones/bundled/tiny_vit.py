@@ -89,7 +89,9 @@ def load(request: LoadRequest) -> Backbone:
         BackboneError: another image size than its own, or weights that do not fit.
     """
     card = read_json(WEIGHTS.with_suffix(".json"))
-    stated = Preprocessing(**{name: card[name] for name in Preprocessing.model_fields if name in card})
+    stated = Preprocessing(
+        **{name: card[name] for name in Preprocessing.model_fields if name in card}
+    )
     request.fixed_size(stated.size[0])
     with torch.device("meta" if request.meta else "cpu"):
         module = architecture()

@@ -43,7 +43,12 @@ def load(request: LoadRequest, config: dict[str, Any], folder: Path | None) -> B
         stated = Preprocessing(size=(size, size), crop=1.0, interpolation="bicubic", **CLIP_COLOURS)
         return wrap(request.name, module, stated, None)
     fill(module, request, folder)
-    return wrap(request.name, module, read_preprocessor(folder, size), FolderTokenizer(folder, "CLIPTokenizer"))
+    return wrap(
+        request.name,
+        module,
+        read_preprocessor(folder, size),
+        FolderTokenizer(folder, "CLIPTokenizer"),
+    )
 
 
 def fill(module: nn.Module, request: LoadRequest, folder: Path) -> None:

@@ -109,7 +109,9 @@ def _check_plain(name: str, model: dict[str, Any]) -> None:
     odd = sorted(set(model) - known)
     for part, plain in PLAIN.items():
         odd += sorted(
-            f"{part}.{key}" for key, v in model.get(part, {}).items() if key not in plain and v is not None
+            f"{part}.{key}"
+            for key, v in model.get(part, {}).items()
+            if key not in plain and v is not None
         )
     if odd or not set(PLAIN) <= set(model):
         raise BackboneError(

@@ -100,7 +100,9 @@ def joint_width(tensors: Mapping[str, Tensor], origin: str) -> int:
         BackboneError: the tensors are of no CLIP.
     """
     if "text_projection" not in tensors:
-        raise BackboneError(f"{origin} holds no CLIP of OpenAI's layout (text_projection is missing).")
+        raise BackboneError(
+            f"{origin} holds no CLIP of OpenAI's layout (text_projection is missing)."
+        )
     return int(tensors["text_projection"].shape[1])
 
 

@@ -52,7 +52,9 @@ def resnet_config(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 
     def blocks(stage: int) -> int:
         start = f"visual.layer{stage}."
-        return len({key.removeprefix(start).split(".")[0] for key in tensors if key.startswith(start)})
+        return len(
+            {key.removeprefix(start).split(".")[0] for key in tensors if key.startswith(start)}
+        )
 
     side = isqrt(len(tensors["visual.attnpool.positional_embedding"]) - 1)
     return {

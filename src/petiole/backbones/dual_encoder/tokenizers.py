@@ -8,7 +8,13 @@ from petiole.backbones.preprocessor import quiet
 from petiole.backbones.weights import read_json
 from petiole.errors import BackboneError, boundary
 
-FILES = ("tokenizer.json", "vocab.txt", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
+FILES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "spiece.model",
+    "tokenizer.model",
+    "sentencepiece.bpe.model",
+)
 
 
 class FolderTokenizer:

@@ -26,7 +26,6 @@ from petiole.backbones.vision.transformer import first_cut
 from petiole.data.preprocessing import Preprocessing
 from petiole.errors import BackboneError
 
-
 MOST_PREFIXED = 16
 """Most class tokens and registers that a network has."""
 
@@ -89,7 +88,9 @@ class BlockNetwork(Backbone):
         return self.traced.takes_tokens
 
     def width_of(self, role: str) -> int:
-        return self.width if role == self.vector else int(self.traced.features.shape[self._channels])
+        return (
+            self.width if role == self.vector else int(self.traced.features.shape[self._channels])
+        )
 
     @cached_property
     def sites(self) -> Mapping[str, Site]:

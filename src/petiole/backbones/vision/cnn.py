@@ -33,9 +33,7 @@ def wrap(name: str, module: nn.Module, preprocessing: Preprocessing) -> ConvNet:
     return of_trace(name, module, preprocessing, traced(name, module, run_timm, preprocessing.size))
 
 
-def of_trace(
-    name: str, module: nn.Module, preprocessing: Preprocessing, found: Trace
-) -> ConvNet:
+def of_trace(name: str, module: nn.Module, preprocessing: Preprocessing, found: Trace) -> ConvNet:
     """``wrap`` where the pass has been made."""
     if not found.is_map:
         raise BackboneError(

@@ -111,15 +111,16 @@ def _sized(
     shape: nn.Module, request: LoadRequest, p: Preprocessing, tensors: Mapping[str, Tensor]
 ) -> dict[str, Any]:
     """Options of timm for another image size: one that is asked for, or that of a file's position table."""
-    own = tuple(getattr(getattr(shape, "patch_embed", None), "img_size", None) or p.size)
+    embed: Any = getattr(shape, "patch_embed", None)
+    own = tuple(getattr(embed, "img_size", None) or p.size)
     options: dict[str, Any] = {}
     table = next((t for k, t in tensors.items() if k.endswith("pos_embed") and t.ndim == 3), None)
     mine = getattr(shape, "pos_embed", None)
     if table is not None and isinstance(mine, Tensor) and mine.ndim == 3:
-        prefix = mine.shape[1] - prod(shape.patch_embed.grid_size)
+        prefix = mine.shape[1] - prod(embed.grid_size)
         side = isqrt(max(0, table.shape[1] - prefix))
         if table.shape != mine.shape and side * side == table.shape[1] - prefix:
-            sides = tuple(side * patch for patch in shape.patch_embed.patch_size)
+            sides = tuple(side * patch for patch in embed.patch_size)
             own = options["img_size"] = sides
             p = p if request.image_size else p.model_copy(update={"size": sides})
     if p.size != own:

@@ -87,9 +87,7 @@ class Trace:
 @cache
 def table() -> dict[str, dict[str, list[str]]]:
     """Class of a block -> role -> where it may lie."""
-    stated = tomllib.loads(
-        Path(__file__).with_name("block_roles.toml").read_text(encoding="utf-8")
-    )
+    stated = tomllib.loads(Path(__file__).with_name("block_roles.toml").read_text(encoding="utf-8"))
     return {
         kind: {role: [at] if isinstance(at, str) else at for role, at in roles.items()}
         for kind, roles in stated.items()
@@ -200,7 +198,7 @@ def _traced(module: nn.Module, run: Run, size: tuple[int, int]) -> Trace:
 
 def _is_first_token(vector: Tensor, features: Tensor) -> bool:
     """Whether the vector is a view of just that."""
-    return (
+    return bool(
         features.ndim == 3
         and vector._base is (features if features._base is None else features._base)
         and vector.storage_offset() == features.storage_offset()
@@ -260,9 +258,7 @@ def _place(block: str, text: str, calls: dict[str, _Call]) -> tuple[int, Place] 
         return None
     if past and calls[past].calls > 1:
         return None
-    value, when = (
-        (call.value_in, call.began) if side == "in" else (call.value_out, call.ended)
-    )
+    value, when = (call.value_in, call.began) if side == "in" else (call.value_out, call.ended)
     value = value[0] if isinstance(value, tuple) and side == "out" else value
     if not isinstance(value, Tensor) or not value.is_floating_point():
         return None

@@ -21,7 +21,15 @@ from petiole.backbones.vision.trace import traced
 from petiole.backbones.weights import remedy
 from petiole.errors import BackboneError
 
-HEADS = ("classifier", "cls_classifier", "distillation_classifier", "head", "fc", "decoder", "lm_head")
+HEADS = (
+    "classifier",
+    "cls_classifier",
+    "distillation_classifier",
+    "head",
+    "fc",
+    "decoder",
+    "lm_head",
+)
 """First names of what a fine-tuned model has beside its network."""
 UNPOOLED = ("vit", "deit")
 """Models whose vector is the class token: their dense pooler is not in every file, and no classifier reads it."""
@@ -61,7 +69,7 @@ def load(request: LoadRequest, config: dict[str, Any], folder: Path | None) -> B
 
 
 def run(module: Any, images: Tensor) -> tuple[Tensor, Tensor]:
-    """The last hidden state, and the pooled output or, where there is none, the class token."""
+    """The last hidden state, and the pooled output or, where there is none, the class token or the mean of a map."""
     options = {}
     if module.config.model_type in UNPOOLED:
         own = module.config.image_size
@@ -69,8 +77,10 @@ def run(module: Any, images: Tensor) -> tuple[Tensor, Tensor]:
         options["interpolate_pos_encoding"] = tuple(images.shape[2:]) != sides
     out = module(images, **options)
     features: Tensor = out.last_hidden_state
-    vector: Tensor | None = out.pooler_output
-    return features, features[:, 0] if vector is None else vector.flatten(1)
+    vector: Tensor | None = getattr(out, "pooler_output", None)
+    if vector is not None:
+        return features, vector.flatten(1)
+    return features, features[:, 0] if features.ndim == 3 else features.mean(dim=(2, 3))
 
 
 def model(request: LoadRequest, config: dict[str, Any], folder: Path) -> nn.Module:
@@ -109,7 +119,11 @@ def model(request: LoadRequest, config: dict[str, Any], folder: Path) -> nn.Modu
         ) from error
     rows = [
         f"{len(info[f'{what}_keys'])} {word} ({', '.join(map(str, sorted(info[f'{what}_keys'])[:4]))})"
-        for what, word in (("missing", "missing"), ("unexpected", "unexpected"), ("mismatched", "misshapen"))
+        for what, word in (
+            ("missing", "missing"),
+            ("unexpected", "unexpected"),
+            ("mismatched", "misshapen"),
+        )
         if info[f"{what}_keys"]
     ]
     if rows:

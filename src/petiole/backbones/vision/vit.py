@@ -35,7 +35,9 @@ def wrap(name: str, module: VisionTransformer, preprocessing: Preprocessing) -> 
     if module.dynamic_img_size:
         for side in preprocessing.size:
             whole_patches(name, side, module.patch_embed.feat_ratio())
-    if not all(type(block) is Block and isinstance(block.attn, Attention) for block in module.blocks):
+    if not all(
+        type(block) is Block and isinstance(block.attn, Attention) for block in module.blocks
+    ):
         return timm_blocks.wrap(name, module, preprocessing)
     return Transformer(name, module, preprocessing, module.embed_dim, parts_of(module))
 

@@ -102,12 +102,17 @@ def readable(
     for name, sentence in zip(names, sentences, strict=True):
         alike.setdefault(tuple(tuple(ids) for ids, _ in sentence), []).append(name)
     same = [group for group in alike.values() if len(group) > 1]
-    lengths = [(name, max(len(ids) for ids, _ in s)) for name, s in zip(names, sentences, strict=True)]
+    lengths = [
+        (name, max(len(ids) for ids, _ in s)) for name, s in zip(names, sentences, strict=True)
+    ]
     long = [f"{name!r} ({count})" for name, count in lengths if count > longest]
     problems = [
         f"{what}: {_some(found)}"
         for what, found in (
-            (f"nothing of its vocabulary in the name{'s' * (len(lost) > 1)}", [repr(name) for name in lost]),
+            (
+                f"nothing of its vocabulary in the name{'s' * (len(lost) > 1)}",
+                [repr(name) for name in lost],
+            ),
             ("the same tokens for", [" and ".join(map(repr, group)) for group in same]),
             (f"more than its {longest} tokens in the sentence of", long),
         )
@@ -170,7 +175,9 @@ class NamedTexts(nn.Module):
             ConfigError: the text tower cannot read a name, or cannot tell two apart.
         """
         if self.towers.text.tokenizer is not None:
-            readable(names, [self.sentence.tokens(name, self.towers) for name in names], self.towers)
+            readable(
+                names, [self.sentence.tokens(name, self.towers) for name in names], self.towers
+            )
         self._take(names)
 
     def _take(self, names: Sequence[str]) -> None:

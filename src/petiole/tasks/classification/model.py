@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from petiole.backbones.base import Backbone, State
 from petiole.engine.adapted_model import AdaptedModel
-from petiole.losses.classification import domain_cross_entropy
 from petiole.errors import ConfigError
+from petiole.losses.classification import domain_cross_entropy
 from petiole.methods.base import LossInputs, Plan
 
 ANCHOR = "anchor."
