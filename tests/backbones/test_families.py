@@ -56,7 +56,7 @@ def test_a_folder_saved_by_transformers_loads(tmp_path: Path) -> None:
         ({}, 28, 28 / 32),
         ({"size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}}, 224, 0.875),
         ({"size": 256, "crop_size": 224}, 224, 0.875),
-        ({"size": {"height": 28, "width": 28}}, 28, 1.0),
+        ({"size": {"height": 32, "width": 32}}, 28, 28 / 32),
         ({"do_center_crop": False, "size": {"height": 42, "width": 42}}, 42, 1.0),
     ],
 )

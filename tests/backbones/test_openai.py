@@ -8,27 +8,40 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
+from petiole.backbones.dual_encoder.open_clip import prepared
 from petiole.backbones.dual_encoder.towers import TwoTowers
 from petiole.backbones.registry import load
+from petiole.data.preprocessing import evaluate_transform
 from petiole.errors import BackboneError
 from petiole.testing import backbones as tiny
+from petiole.testing import check_backbone
 
 open_clip = pytest.importorskip("open_clip", reason="needs open_clip_torch (petiole[clip])")
 
-VISION = {"layers": 2, "width": 128, "patch_size": 14, "image_size": 28}
+VISION: dict[str, dict[str, Any]] = {
+    "vit": {"layers": 2, "width": 128, "patch_size": 14, "image_size": 28},
+    "resnet": {"layers": [1, 2, 1, 1], "width": 16, "image_size": 64},
+}
 TEXT = {"context_length": 16, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 2}
 
 
+@pytest.fixture(scope="module", params=VISION)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def theirs() -> Any:
+def theirs(kind: str) -> Any:
     from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
     with tiny.seeded():
-        model = CLIP(32, CLIPVisionCfg(**VISION), CLIPTextCfg(**TEXT), quick_gelu=True)
+        model = CLIP(32, CLIPVisionCfg(**VISION[kind]), CLIPTextCfg(**TEXT), quick_gelu=True)
         return tiny.shaken(model).eval()
 
 
@@ -61,10 +74,11 @@ def check(towers: Any, theirs: Any) -> None:
     "ignore:`torch.jit.trace:FutureWarning", "ignore::torch.jit.TracerWarning"
 )
 def test_a_torchscript_file_is_read_and_none_of_its_code_run(
-    tmp_path: Path, theirs: Any, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, theirs: Any, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = tmp_path / "ViT-tiny.pt"
-    example = torch.zeros(1, 3, 28, 28), torch.zeros(1, 16, dtype=torch.long)
+    file = tmp_path / f"{kind}.pt"
+    size = VISION[kind]["image_size"]
+    example = torch.zeros(1, 3, size, size), torch.zeros(1, 16, dtype=torch.long)
     torch.jit.trace(theirs, example, strict=False, check_trace=False).save(str(file))
 
     def refuse(*_: object, **__: object) -> None:
@@ -98,9 +112,14 @@ def test_another_file_is_named(tmp_path: Path, content: bytes) -> None:
         load(str(file))
 
 
-def open_clip_folder(folder: Path, theirs: Any, **odd: object) -> Path:
+def open_clip_folder(folder: Path, kind: str, theirs: Any, **odd: object) -> Path:
     folder.mkdir()
-    model = {"embed_dim": 32, "quick_gelu": True, "vision_cfg": {**VISION, **odd}, "text_cfg": TEXT}
+    model = {
+        "embed_dim": 32,
+        "quick_gelu": True,
+        "vision_cfg": {**VISION[kind], **odd},
+        "text_cfg": TEXT,
+    }
     config = {"model_cfg": model, "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.25] * 3}}
     (folder / "open_clip_config.json").write_text(json.dumps(config))
     save_file(
@@ -110,13 +129,49 @@ def open_clip_folder(folder: Path, theirs: Any, **odd: object) -> Path:
     return folder
 
 
-def test_a_folder_of_open_clips_is_the_same_function(tmp_path: Path, theirs: Any) -> None:
-    towers = load(str(open_clip_folder(tmp_path / "model", theirs)))
+def test_a_folder_of_open_clips_is_the_same_function(
+    tmp_path: Path, kind: str, theirs: Any
+) -> None:
+    folder = open_clip_folder(tmp_path / "model", kind, theirs)
+    towers = load(str(folder))
+    assert load(str(folder), device="meta").parameter_count == towers.parameter_count
     assert towers.preprocessing.std == (0.25, 0.25, 0.25)
     check(towers, theirs)
 
 
-def test_what_is_no_plain_clip_is_refused(tmp_path: Path, theirs: Any) -> None:
-    folder = open_clip_folder(tmp_path / "model", theirs, attentional_pool=True)
+def test_a_resnets_local_tokens_are_what_its_pool_makes_of_a_lone_position(
+    tmp_path: Path, kind: str, theirs: Any
+) -> None:
+    if kind != "resnet":
+        pytest.skip("a vision transformer projects its tokens")
+    towers = load(str(open_clip_folder(tmp_path / "model", kind, theirs)))
+    check_backbone(towers)
+    images = tiny.images(towers)
+    patches = towers.lower(images, ("final.patches",))["final.patches"]
+    assert patches.shape == (3, 4, 32)
+    pool = theirs.visual.attnpool
+    with torch.no_grad():
+        maps = theirs.visual.forward_intermediates(images)["image_intermediates"][-1]
+        want = pool.c_proj(pool.v_proj(maps[:, :, 1, 0]))
+    torch.testing.assert_close(patches[:, 2], want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["shortest", "squash", "longest"])
+def test_images_are_prepared_as_open_clip_does(mode: str) -> None:
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    stated = {"size": 32, "resize_mode": mode, "fill_color": 9, "interpolation": "bilinear"}
+    theirs = image_transform_v2(PreprocessCfg(**stated), is_train=False)
+    ours = evaluate_transform(prepared(stated, 32, "here"))
+    for width, height in ((60, 30), (20, 60)):
+        noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        image = Image.fromarray(noise)
+        torch.testing.assert_close(ours(image), theirs(image), rtol=0, atol=1e-6)
+    with pytest.raises(BackboneError, match="preprocess_cfg states sharpen"):
+        prepared({"sharpen": 1}, 32, "here")
+
+
+def test_what_is_no_plain_clip_is_refused(tmp_path: Path, kind: str, theirs: Any) -> None:
+    folder = open_clip_folder(tmp_path / "model", kind, theirs, attentional_pool=True)
     with pytest.raises(BackboneError, match=r"no plain CLIP.*vision_cfg\.attentional_pool"):
         load(str(folder))

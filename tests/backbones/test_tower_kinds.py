@@ -19,10 +19,12 @@ from transformers import (
     RobertaConfig,
     RobertaModel,
     SiglipConfig,
+    SiglipImageProcessor,
     SiglipModel,
 )
 
 from petiole.backbones.dual_encoder import bert, pair
+from petiole.backbones.dual_encoder.tokenizers import FolderTokenizer
 from petiole.backbones.dual_encoder.towers import TwoTowers
 from petiole.backbones.hooks import Attach, attached
 from petiole.backbones.registry import load
@@ -70,7 +72,7 @@ def siglip_folder(folder: Path) -> Path:
         module = tiny.shaken(SiglipModel(SiglipConfig(**config)))
     save_file(module.state_dict(), folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(config))
-    (folder / "preprocessor_config.json").write_text(json.dumps(tiny.HF_PREPROCESSOR))
+    SiglipImageProcessor(size={"height": 28, "width": 28}).save_pretrained(folder)
     tokenizer(folder, "$A </s>", eos_token="</s>", pad_token="<pad>")
     return folder
 
@@ -141,7 +143,7 @@ def encoder_folder(folder: Path, family: str) -> Path:
 def test_an_encoder_is_that_of_transformers_pooled_by_its_mean(tmp_path: Path, family: str) -> None:
     folder = encoder_folder(tmp_path / family, family)
     theirs: Any = {"bert": BertModel, "roberta": RobertaModel}[family].from_pretrained(folder)
-    marks = bert.EncoderTokenizer(folder)
+    marks = FolderTokenizer(folder)
     assert (marks.start, marks.end, marks("a cat")) == (2, 1, [3, 6])
     own = bert.build(folder, meta=False)
     own.load_state_dict(bert.own_tensors(theirs.state_dict()))

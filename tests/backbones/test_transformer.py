@@ -16,7 +16,7 @@ from petiole.backbones.base import IMAGES, Backbone
 from petiole.backbones.hooks import Attach, attached
 from petiole.backbones.vision import vit
 from petiole.backbones.vision.transformer import Transformer
-from petiole.errors import BackboneError, ConfigError
+from petiole.errors import ConfigError
 from petiole.testing import backbones as tiny
 
 
@@ -247,10 +247,3 @@ def test_dynamic_size_changes_neither_keys_nor_fingerprint() -> None:
     close(finals(free, own)["final.cls"], finals(fixed, own)["final.cls"])
     del free.__dict__["fingerprint"]
     assert free.fingerprint == before
-
-
-def test_blocks_of_another_kind_are_refused() -> None:
-    from timm.models.vision_transformer import ParallelScalingBlock
-
-    with pytest.raises(BackboneError, match="ParallelScalingBlock"):
-        vit.wrap("x", tiny.timm_vit(block_fn=ParallelScalingBlock), tiny.preprocessing())

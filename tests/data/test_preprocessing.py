@@ -144,7 +144,7 @@ def test_digests_tell_settings_apart_and_are_stable() -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [{"crop": 0.0}, {"crop": 1.1}, {"size": (0, 3)}, {"std": (0, 1, 1)}, {"resize": 3}]
+    "bad", [{"crop": 0.0}, {"crop": 2.1}, {"size": (0, 3)}, {"std": (0, 1, 1)}, {"resize": 3}]
 )
 def test_impossible_preprocessing_is_refused(bad: dict[str, object]) -> None:
     with pytest.raises(ValidationError):

@@ -35,6 +35,12 @@ State = dict[str, Tensor]
 IMAGES = "images"
 """The lowest cut: nothing is computed below it."""
 
+BLOCK_ROLES: tuple[str, ...] = (
+    *("in", "attn.in", "attn.q", "attn.k", "attn.v", "attn.out"),
+    *("mid", "mlp.in", "mlp.hidden", "mlp.out", "out"),
+)
+"""What a plain pre-norm block has."""
+
 
 @dataclass(frozen=True)
 class Site:
@@ -42,7 +48,7 @@ class Site:
 
     Attributes:
         module: the module whose input or output carries the value.
-        side: ``in`` (first positional argument) or ``out``.
+        side: ``in`` (first positional argument) or ``out`` (of several values the first).
         width: size of the value's last axis.
         columns: the slice of the last axis that the role means, e.g. q of a fused qkv.
         rejoin: where the value also flows past ``module`` (a residual), the module whose output is
@@ -137,9 +143,17 @@ class FrozenNetwork(nn.Module, ABC):
         """Return the site of ``role``.
 
         Raises:
-            ConfigError: no such role; the message lists the nearest.
+            ConfigError: no such role; the message lists the nearest, or what blocks of this kind have instead.
         """
         if role not in self.sites:
+            block, _, rest = role.rpartition("block.")[2].partition(".")
+            at = role.removesuffix(rest)
+            has = [each.removeprefix(at) for each in self.sites if block and each.startswith(at)]
+            if has and rest in BLOCK_ROLES:
+                raise ConfigError(
+                    f"{self.name} has no {role}: its blocks have {', '.join(has)} only. Choose a method, or a setting, that "
+                    "needs no other."
+                )
             raise unknown(f"role of {self.name}", role, self.roles)
         return self.sites[role]
 
@@ -220,6 +234,11 @@ class Backbone(FrozenNetwork):
     def prefix_tokens(self) -> int:
         """Tokens that stand before the patches inside the blocks: class token and registers."""
         return 0
+
+    @property
+    def takes_tokens(self) -> bool:
+        """Whether more tokens than the image's may pass the blocks, as prompts do."""
+        return True
 
     @abstractmethod
     def width_of(self, role: str) -> int:

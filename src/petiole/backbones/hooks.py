@@ -173,8 +173,11 @@ def _hook(site: Site, change: Change) -> Callable[[], None]:
 
         return site.module.register_forward_pre_hook(before).remove
 
-    def after(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> Tensor | None:
-        return apply(output)
+    def after(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
+        if not isinstance(output, tuple):
+            return apply(output)
+        new = apply(output[0])
+        return None if new is None else (new, *output[1:])
 
     return site.module.register_forward_hook(after).remove
 

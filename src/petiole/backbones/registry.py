@@ -252,8 +252,12 @@ def from_config(request: LoadRequest, config: dict[str, Any], folder: Path | Non
     Raises:
         BackboneError: nobody here knows its model_type.
     """
-    kind = str(config.get("model_type", ""))
+    kind = str(config.get("model_type") or ("timm" if "architecture" in config else ""))
     from_it = FOLDERS.get(kind)
     if from_it is None:
-        raise unknown(f"model_type in {folder}/config.json", kind, FOLDERS.names(), BackboneError)
+        # No nearest name: another architecture is no remedy.
+        raise BackboneError(
+            f"{folder}/config.json states the model_type {kind!r}, which petiole does not know. It knows "
+            f"{', '.join(FOLDERS.names())}."
+        )
     return from_it(request, config, folder)

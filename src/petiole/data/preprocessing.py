@@ -38,11 +38,16 @@ class Preprocessing(BaseModel):
 
     Attributes:
         size: (height, width) of the model input, in pixels.
-        crop: share of the resized image that the centre crop keeps, 0 < crop <= 1 (timm's
-            ``crop_pct``).
+        crop: share of the resized image that the centre crop keeps (timm's ``crop_pct``); above 1 the image is resized to
+            less than the input and stands in the middle of black.
         interpolation: filter of the resize; all but nearest are antialiased.
         mean: per channel (R, G, B), on pixels scaled to [0, 1].
         std: per channel, on the same scale.
+        crop_mode: how an image becomes (height, width) / crop before the centre crop (timm's words): ``center`` covers it and
+            keeps the aspect ratio, ``squash`` fills it and does not, ``border`` lies inside it and keeps the ratio.
+        fill: colour around an image that is smaller than the crop.
+        corner: of a crop that leaves an odd number of pixels: ``round`` (half to even, torchvision) or ``floor`` (transformers).
+        resized: ``pixels`` of 8 bits, rounded again, or ``floats``.
         parts: of several backbones that see one image; their pixels lie one behind the other, (3, 1, sum of H W).
     """
 
@@ -53,14 +58,18 @@ class Preprocessing(BaseModel):
     interpolation: Interpolation
     mean: Triple
     std: Triple
+    crop_mode: Literal["center", "squash", "border"] = "center"
+    fill: tuple[int, int, int] = (0, 0, 0)
+    corner: Literal["round", "floor"] = "round"
+    resized: Literal["pixels", "floats"] = "pixels"
     parts: tuple[Preprocessing, ...] = ()
 
     @model_validator(mode="after")
     def _in_range(self) -> Self:
         if min(self.size) < 1:
             raise ValueError(f"size {self.size} must be positive")
-        if not 0 < self.crop <= 1:
-            raise ValueError(f"crop {self.crop} must lie in (0, 1]")
+        if not 0 < self.crop <= 2:
+            raise ValueError(f"crop {self.crop} must lie in (0, 2]")
         if min(self.std) <= 0:
             raise ValueError(f"std {self.std} must be positive")
         return self
@@ -78,12 +87,6 @@ class Preprocessing(BaseModel):
         first = parts[0]
         return first.model_copy(update={"size": (1, pixels), "parts": tuple(parts)})
 
-    def words(self) -> str:
-        """For people: size, filter and crop."""
-        if self.parts:
-            return " and ".join(part.words() for part in self.parts)
-        return f"{self.size[1]} × {self.size[0]} pixels, {self.interpolation}, crop {self.crop:g}"
-
     def statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation by channel, each to be broadcast over pixels (3, H, W)."""
         if self.parts:
@@ -96,8 +99,16 @@ class Preprocessing(BaseModel):
         return mean.view(3, 1, 1), std.view(3, 1, 1)
 
     def digest(self) -> str:
-        """SHA-256 (hex) of the canonical JSON of all fields that are stated."""
+        """SHA-256 (hex) of the canonical JSON of all fields that differ from their defaults."""
         return _digest(self.model_dump(mode="json", exclude_defaults=True))
+
+    def __str__(self) -> str:
+        if self.parts:
+            return " and ".join(map(str, self.parts))
+        how = {"center": "", "squash": ", squashed", "border": ", with a border"}[self.crop_mode]
+        return (
+            f"{self.size[1]} × {self.size[0]} pixels, {self.interpolation}, crop {self.crop:g}{how}"
+        )
 
 
 @dataclass(frozen=True)
@@ -167,10 +178,10 @@ def augmentation(name: str) -> Augmentation:
 
 
 def evaluate_transform(p: Preprocessing) -> Callable[[Image.Image], Tensor]:
-    """Return timm's evaluation transform: resize to cover, centre crop, scale to [0, 1], normalise.
+    """Return the library's own evaluation transform: resize, centre crop, scale to [0, 1], normalise.
 
-    The resized image just covers ``floor(size / crop)``; smaller images are enlarged. Bit-equal to
-    ``timm.data.create_transform(..., is_training=False)`` for square sizes.
+    Bit-equal to ``timm.data.create_transform(..., is_training=False)``; of transformers' image processors the pixels are
+    equal and the normalised values differ by float32 rounding.
 
     Returns:
         A function from an RGB image to float32 of shape (3, height, width).
@@ -178,13 +189,14 @@ def evaluate_transform(p: Preprocessing) -> Callable[[Image.Image], Tensor]:
     if p.parts:
         each = [evaluate_transform(part) for part in p.parts]
         return lambda image: _side_by_side([transform(image) for transform in each])
-    height, width = p.size
 
     def transform(image: Image.Image) -> Tensor:
-        resized = image.resize(_cover(image.size, p), _RESAMPLING[p.interpolation])
-        # torchvision's rounding of the crop's corner, so that the pixels are timm's.
-        left, top = round((resized.width - width) / 2), round((resized.height - height) / 2)
-        return _normalise(resized.crop((left, top, left + width, top + height)), p)
+        size, filtering = _resized(image.size, p), _RESAMPLING[p.interpolation]
+        if p.resized == "floats":
+            bands = [band.convert("F").resize(size, filtering) for band in image.split()]
+            pixels = np.stack([np.asarray(_cropped(band, p)) for band in bands], axis=-1)
+            return _normalise(pixels, p)
+        return _normalise(np.array(_cropped(image.resize(size, filtering), p)), p)
 
     return transform
 
@@ -213,7 +225,7 @@ def view(
     image = image.resize((p.size[1], p.size[0]), _RESAMPLING[p.interpolation], box=box)
     if augmentation.flip and rng.random() < 0.5:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return _normalise(_jittered(image, augmentation.jitter, rng), p)
+    return _normalise(np.array(_jittered(image, augmentation.jitter, rng)), p)
 
 
 def _side_by_side(pixels: Sequence[Tensor]) -> Tensor:
@@ -221,15 +233,36 @@ def _side_by_side(pixels: Sequence[Tensor]) -> Tensor:
     return torch.cat([image.flatten(1) for image in pixels], dim=1)[:, None]
 
 
-def _cover(size: tuple[int, int], p: Preprocessing) -> tuple[int, int]:
-    """(width, height) of the image scaled until it just covers floor(p.size / crop)."""
+def _resized(size: tuple[int, int], p: Preprocessing) -> tuple[int, int]:
+    """(width, height) to which an image of this (width, height) is resized."""
     width, height = size
     target_height, target_width = (math.floor(side / p.crop) for side in p.size)
-    # Integers first: the covered side is exact, and the other is truncated as torchvision's Resize
-    # does.
-    if width * target_height <= height * target_width:
-        return target_width, max(target_height, int(target_width * height / width))
-    return max(target_width, int(target_height * width / height)), target_height
+    if p.crop_mode == "squash":
+        return target_width, target_height
+    if p.crop_mode == "center" and target_height == target_width:
+        # torchvision's Resize of the shorter side truncates; timm's ResizeKeepRatio below rounds.
+        if width <= height:
+            return target_width, int(target_width * height / width)
+        return int(target_height * width / height), target_height
+    ratios = height / target_height, width / target_width
+    ratio = max(ratios) if p.crop_mode == "border" else min(ratios)
+    return max(1, round(width / ratio)), max(1, round(height / ratio))
+
+
+def _cropped(image: Image.Image, p: Preprocessing) -> Image.Image:
+    """The middle of an image; where it is smaller it is laid on the fill colour."""
+    height, width = p.size
+    rounded = round if p.corner == "round" else math.floor
+    # What an image lacks is split with the larger part behind it.
+    left, top = (
+        rounded(spare / 2) if spare >= 0 else -(-spare // 2)
+        for spare in (image.width - width, image.height - height)
+    )
+    if left < 0 or top < 0:
+        whole = Image.new(image.mode, (width, height), 0 if image.mode == "F" else p.fill)
+        whole.paste(image, (-left, -top))
+        return whole
+    return image.crop((left, top, left + width, top + height))
 
 
 def _crop_box(
@@ -261,9 +294,9 @@ def _jittered(image: Image.Image, strength: float, rng: np.random.Generator) -> 
     return image
 
 
-def _normalise(image: Image.Image, p: Preprocessing) -> Tensor:
-    """(3, height, width) float32: (pixel / 255 - mean) / std."""
-    pixels = torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1).contiguous()
+def _normalise(image: np.ndarray, p: Preprocessing) -> Tensor:
+    """(height, width, 3) of 0 .. 255 -> (3, height, width) float32: (pixel / 255 - mean) / std."""
+    pixels = torch.from_numpy(image).permute(2, 0, 1).contiguous()
     mean, std = p.statistics()
     return pixels.to(torch.float32).div_(255).sub_(mean).div_(std)
 

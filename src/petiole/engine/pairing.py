@@ -22,6 +22,7 @@ from torch.nn.functional import normalize
 from petiole.backbones.base import Backbone
 from petiole.backbones.dual_encoder import bert
 from petiole.backbones.dual_encoder.pair import PROJECTIONS, PairConfig, join
+from petiole.backbones.dual_encoder.tokenizers import FolderTokenizer
 from petiole.backbones.dual_encoder.towers import TwoTowers
 from petiole.backbones.weights import load_strictly, read_safetensors
 from petiole.data.image import load
@@ -43,7 +44,7 @@ def ridge(sources: Tensor, targets: Tensor, penalty: float) -> Tensor:
 
 
 @torch.no_grad()
-def sentence_vectors(text: Any, tokenizer: bert.EncoderTokenizer, texts: list[str]) -> Tensor:
+def sentence_vectors(text: Any, tokenizer: FolderTokenizer, texts: list[str]) -> Tensor:
     """Unit vectors (n, d_t) of sentences."""
     tower = bert.tower(text, nn.Identity(), tokenizer)
     found = []
@@ -103,7 +104,7 @@ def make(
     file = text_folder / "model.safetensors"
     load_strictly(text, bert.own_tensors(read_safetensors(file)), str(file))
     text.eval()
-    tokenizer = bert.EncoderTokenizer(text_folder)
+    tokenizer = FolderTokenizer(text_folder)
     tensors = {
         "text.weight": ridge(sentence_vectors(text, tokenizer, texts), targets, penalty),
         "logit_scale": torch.tensor(math.log(scale)),

@@ -186,7 +186,7 @@ def _photos(request: RunRequest) -> list[Fact]:
     shown = (f"{data.samples[k]:,} {name}" for k, name in _PARTS.items() if k in data.samples)
     shots = "all target images" if data.shots is None else f"{data.shots} target images a class"
     return [
-        *([Fact("Input", p.words())] if p else []),
+        *([Fact("Input", str(p))] if p else []),
         Fact("Images", ", ".join(shown)),
         Fact("Classes", f"{len(data.classes)}"),
         Fact("Shots", shots),

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -113,8 +114,8 @@ def _hooks(sites: Mapping[str, Site], met: Callable[[str, Tensor], object]) -> I
             handles.append(site.module.register_forward_pre_hook(before))
         else:
 
-            def after(_: nn.Module, __: object, value: Tensor, role: str = role) -> None:
-                met(role, value)
+            def after(_: nn.Module, __: object, value: Any, role: str = role) -> None:
+                met(role, value[0] if isinstance(value, tuple) else value)
 
             handles.append(site.module.register_forward_hook(after))
     try:

@@ -53,7 +53,7 @@ def encoder(name: str, config: Mapping[str, Any]) -> Transformer:
         module,
         preprocessing(config["size"]),
         config["d"],
-        vit.parts_of(name, module),
+        vit.parts_of(module),
         stream=config["width"],
     )
 

@@ -45,7 +45,7 @@ from petiole.backbones.codebook_lvlm.vila_u_files import (
     read_weights,
 )
 from petiole.backbones.dual_encoder.clip import branches, tensor
-from petiole.backbones.dual_encoder.siglip import SentenceTokenizer
+from petiole.backbones.dual_encoder.tokenizers import FolderTokenizer
 from petiole.backbones.preprocessor import read_preprocessor
 from petiole.backbones.registry import LoadRequest, folder_loader
 from petiole.backbones.vision.transformer import Parts, Transformer, first_cut
@@ -295,7 +295,7 @@ def _heads(siglip: SiglipModel, home: Path, *, meta: bool) -> Heads | None:
         return Heads(siglip, int(siglip.config.text_config.pad_token_id), None)
     if not any((home / name).is_file() for name in ("tokenizer.json", "spiece.model")):
         return None
-    words = SentenceTokenizer(home)
+    words = FolderTokenizer(home)
     return Heads(siglip, words.padding, words)
 
 

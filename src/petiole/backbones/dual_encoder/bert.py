@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from petiole.backbones.base import Site
 from petiole.backbones.dual_encoder.text_tower import MeanTower
+from petiole.backbones.dual_encoder.tokenizers import FolderTokenizer
 from petiole.backbones.vision.transformer import Branches
 from petiole.backbones.weights import read_json
-from petiole.errors import BackboneError, boundary, unknown
+from petiole.errors import BackboneError, unknown
 
 FAMILIES = ("bert", "roberta", "xlm-roberta")
 UNUSED = ("pooler.", "embeddings.position_ids", "embeddings.token_type_ids")
@@ -49,35 +50,7 @@ def own_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key: tensor for key, tensor in named.items() if not key.startswith(UNUSED)}
 
 
-class EncoderTokenizer:
-    """The folder's own tokenizer, with the marks that it puts around a sentence.
-
-    Raises:
-        BackboneError: its files are missing.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        from transformers import AutoTokenizer
-
-        if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
-            raise BackboneError(
-                f"{folder} has no tokenizer (tokenizer.json or vocab.txt). Copy it from where the model "
-                "came from."
-            )
-        with boundary(
-            folder, "Copy its files again.", BackboneError, what="has no whole tokenizer"
-        ):
-            self._tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-        around = self._tokenizer("")["input_ids"]
-        self.start: int = around[0]
-        self.end: int = around[-1]
-
-    def __call__(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
-
-
-def tower(module: Any, project: nn.Module, tokenizer: EncoderTokenizer | None) -> MeanTower:
+def tower(module: Any, project: nn.Module, tokenizer: FolderTokenizer | None) -> MeanTower:
     """Name the parts of an encoder."""
     e, config = module.embeddings, module.config
     offset = 0 if config.model_type == "bert" else config.pad_token_id + 1

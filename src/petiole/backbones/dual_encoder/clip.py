@@ -13,14 +13,15 @@ from torch import Tensor, nn
 
 from petiole.backbones.base import Backbone, Site
 from petiole.backbones.dual_encoder.text_tower import CausalTower, Tokenizer
+from petiole.backbones.dual_encoder.tokenizers import FolderTokenizer
 from petiole.backbones.dual_encoder.towers import ImageTower, TwoTowers
+from petiole.backbones.folders import read_weights
 from petiole.backbones.preprocessor import CLIP_COLOURS, read_preprocessor
 from petiole.backbones.registry import LoadRequest, folder_loader
 from petiole.backbones.vision.attention import patch_attention
 from petiole.backbones.vision.transformer import Branches, Parts, Transformer, first_cut
-from petiole.backbones.weights import load_strictly, read_safetensors
+from petiole.backbones.weights import load_strictly
 from petiole.data.preprocessing import Preprocessing
-from petiole.errors import BackboneError, boundary
 
 if TYPE_CHECKING:
     from transformers import CLIPModel
@@ -42,46 +43,22 @@ def load(request: LoadRequest, config: dict[str, Any], folder: Path | None) -> B
         stated = Preprocessing(size=(size, size), crop=1.0, interpolation="bicubic", **CLIP_COLOURS)
         return wrap(request.name, module, stated, None)
     fill(module, request, folder)
-    return wrap(request.name, module, read_preprocessor(folder, size), HubTokenizer(folder))
+    return wrap(
+        request.name,
+        module,
+        read_preprocessor(folder, size),
+        FolderTokenizer(folder, "CLIPTokenizer"),
+    )
 
 
 def fill(module: nn.Module, request: LoadRequest, folder: Path) -> None:
     """Load the folder's weights, or those that were asked for, into a module that is no mere shape."""
     if request.meta:
         return
-    file = request.weights or folder / "model.safetensors"
+    tensors, origin = read_weights(folder, request.weights)
     # Counters that older versions of transformers stored.
-    kept = {k: v for k, v in read_safetensors(file).items() if not k.endswith("position_ids")}
-    load_strictly(module, kept, str(file))
-
-
-class HubTokenizer:
-    """The folder's own tokenizer.
-
-    Raises:
-        BackboneError: its files are missing.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        from transformers import CLIPTokenizer
-
-        names = {file.name for file in folder.iterdir()}
-        # Without these files transformers makes an empty tokenizer and says nothing.
-        if not ({"tokenizer.json"} <= names or {"vocab.json", "merges.txt"} <= names):
-            raise BackboneError(
-                f"{folder} has no CLIP tokenizer (tokenizer.json, or vocab.json and merges.txt). Copy "
-                "it from where the model came from."
-            )
-        with boundary(
-            folder, "Copy its files again.", BackboneError, what="has no whole tokenizer"
-        ):
-            self._tokenizer = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
-        self.start: int = self._tokenizer.bos_token_id
-        self.end: int = self._tokenizer.eos_token_id
-
-    def __call__(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
+    kept = {k: v for k, v in tensors.items() if not k.endswith("position_ids")}
+    load_strictly(module, kept, origin)
 
 
 class Projected(nn.Module):
@@ -124,18 +101,7 @@ def wrap(
     image = Transformer(
         name, module, preprocessing, module.config.projection_dim, parts, stream=width
     )
-    t = text.embeddings
-    tower = CausalTower(
-        embed=t.token_embedding,
-        place=lambda words: words + t.position_embedding.weight[: words.shape[1]],
-        blocks=[branches(layer, t.token_embedding.embedding_dim) for layer in text.encoder.layers],
-        step=lambda layer, tokens, mask: tensor(layer(tokens, attention_mask=mask)),
-        norm=text.final_layer_norm,
-        project=module.text_projection,
-        width=t.token_embedding.embedding_dim,
-        longest=t.position_embedding.num_embeddings,
-        tokenizer=tokenizer,
-    )
+    tower = text_tower(text, module.text_projection, tokenizer)
     return TwoTowers(
         name,
         module,
@@ -144,6 +110,22 @@ def wrap(
         tower,
         scale=module.logit_scale,
         text_prefixes=("text_model.", "text_projection.", "logit_scale"),
+    )
+
+
+def text_tower(text: Any, project: nn.Module, tokenizer: Tokenizer | None) -> CausalTower:
+    """Name the parts of a ``CLIPTextTransformer``."""
+    t = text.embeddings
+    return CausalTower(
+        embed=t.token_embedding,
+        place=lambda words: words + t.position_embedding.weight[: words.shape[1]],
+        blocks=[branches(layer, t.token_embedding.embedding_dim) for layer in text.encoder.layers],
+        step=lambda layer, tokens, mask: tensor(layer(tokens, attention_mask=mask)),
+        norm=text.final_layer_norm,
+        project=project,
+        width=t.token_embedding.embedding_dim,
+        longest=t.position_embedding.num_embeddings,
+        tokenizer=tokenizer,
     )
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from petiole.backbones.dual_encoder.clip import HubTokenizer
 from petiole.backbones.dual_encoder.text_tower import Tokenizer
+from petiole.backbones.dual_encoder.tokenizers import FolderTokenizer
 from petiole.errors import BackboneError
 
 SIZES = ("input_resolution", "context_length", "vocab_size")
@@ -70,32 +70,18 @@ def config_of(tensors: Mapping[str, Tensor], origin: str) -> dict[str, Any]:
     """The configuration that the shapes of OpenAI's tensors imply.
 
     Raises:
-        BackboneError: it is a ResNet, or no CLIP.
+        BackboneError: it is no CLIP with a vision transformer.
     """
-    if "visual.layer1.0.conv1.weight" in tensors:
-        raise BackboneError(
-            f"{origin} is a CLIP with a ResNet; petiole has those with a vision transformer. Use ViT-B-32, "
-            "ViT-B-16 or ViT-L-14."
-        )
     try:
         width, _, patch, _ = tensors["visual.conv1.weight"].shape
         grid = isqrt(len(tensors["visual.positional_embedding"]) - 1)
-        vocabulary, t_width = tensors["token_embedding.weight"].shape
-        longest = len(tensors["positional_embedding"])
-        joint = tensors["text_projection"].shape[1]
     except (KeyError, ValueError) as error:
         raise BackboneError(
             f"{origin} holds no CLIP of OpenAI's layout ({error} is missing)."
         ) from error
     return clip_config(
-        joint,
-        text={
-            "width": t_width,
-            "layers": _layers(tensors, "transformer.resblocks."),
-            "heads": t_width // HEAD,
-            "vocab_size": vocabulary,
-            "context_length": longest,
-        },
+        joint_width(tensors, origin),
+        text=text_of(tensors, origin),
         vision={
             "width": width,
             "layers": _layers(tensors, "visual.transformer.resblocks."),
@@ -107,37 +93,77 @@ def config_of(tensors: Mapping[str, Tensor], origin: str) -> dict[str, Any]:
     )
 
 
+def joint_width(tensors: Mapping[str, Tensor], origin: str) -> int:
+    """d, of the joint space.
+
+    Raises:
+        BackboneError: the tensors are of no CLIP.
+    """
+    if "text_projection" not in tensors:
+        raise BackboneError(
+            f"{origin} holds no CLIP of OpenAI's layout (text_projection is missing)."
+        )
+    return int(tensors["text_projection"].shape[1])
+
+
+def text_of(tensors: Mapping[str, Tensor], origin: str) -> dict[str, int]:
+    """The numbers of the text tower, which the shapes of OpenAI's tensors imply.
+
+    Raises:
+        BackboneError: the tensors are of no CLIP.
+    """
+    try:
+        vocabulary, width = tensors["token_embedding.weight"].shape
+        longest = len(tensors["positional_embedding"])
+    except (KeyError, ValueError) as error:
+        raise BackboneError(
+            f"{origin} holds no CLIP of OpenAI's layout ({error} is missing)."
+        ) from error
+    return {
+        "width": width,
+        "layers": _layers(tensors, "transformer.resblocks."),
+        "heads": width // HEAD,
+        "vocab_size": vocabulary,
+        "context_length": longest,
+    }
+
+
 def clip_config(
     joint: int, *, text: Mapping[str, int], vision: Mapping[str, int], act: str
 ) -> dict[str, Any]:
     """A ``CLIPConfig`` of the numbers with which OpenAI and open_clip describe a model."""
-
-    def tower(stated: Mapping[str, int]) -> dict[str, Any]:
-        return {
-            "hidden_size": stated["width"],
-            "intermediate_size": 4 * stated["width"],
-            "num_hidden_layers": stated["layers"],
-            "num_attention_heads": stated["heads"],
-            "hidden_act": act,
-        }
-
-    end = text["vocab_size"] - 1
     return {
         "model_type": "clip",
         "projection_dim": joint,
-        "text_config": {
-            **tower(text),
-            "vocab_size": text["vocab_size"],
-            "max_position_embeddings": text["context_length"],
-            "bos_token_id": end - 1,
-            "eos_token_id": end,
-            "pad_token_id": end,
-        },
+        "text_config": text_config(text, act),
         "vision_config": {
-            **tower(vision),
+            **_tower(vision, act),
             "patch_size": vision["patch_size"],
             "image_size": vision["image_size"],
         },
+    }
+
+
+def text_config(text: Mapping[str, int], act: str) -> dict[str, Any]:
+    """A ``CLIPTextConfig``, likewise."""
+    end = text["vocab_size"] - 1
+    return {
+        **_tower(text, act),
+        "vocab_size": text["vocab_size"],
+        "max_position_embeddings": text["context_length"],
+        "bos_token_id": end - 1,
+        "eos_token_id": end,
+        "pad_token_id": end,
+    }
+
+
+def _tower(stated: Mapping[str, int], act: str) -> dict[str, Any]:
+    return {
+        "hidden_size": stated["width"],
+        "intermediate_size": 4 * stated["width"],
+        "num_hidden_layers": stated["layers"],
+        "num_attention_heads": stated["heads"],
+        "hidden_act": act,
     }
 
 
@@ -161,7 +187,7 @@ class BytePairs:
         self.end: int = self._tokenizer.eot_token_id
 
     def __call__(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer.encode(text.lower())
+        ids: list[int] = self._tokenizer.encode(self._tokenizer.clean_fn(text))
         return ids
 
 
@@ -169,7 +195,7 @@ def tokenizer_beside(folder: Path, origin: str) -> Tokenizer:
     """The folder's own tokenizer if it has one, else OpenAI's."""
     names = {file.name for file in folder.iterdir()}
     if "tokenizer.json" in names or {"vocab.json", "merges.txt"} <= names:
-        return HubTokenizer(folder)
+        return FolderTokenizer(folder, "CLIPTokenizer")
     return BytePairs(origin)
 
 

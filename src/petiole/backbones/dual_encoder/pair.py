@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from petiole.backbones import registry
 from petiole.backbones.base import Backbone
 from petiole.backbones.dual_encoder import bert
+from petiole.backbones.dual_encoder.tokenizers import FolderTokenizer
 from petiole.backbones.dual_encoder.towers import ImageTower, TwoTowers
 from petiole.backbones.registry import LoadRequest, folder_loader
 from petiole.backbones.vision.attention import patch_attention
@@ -77,7 +78,7 @@ def load(request: LoadRequest, config: dict[str, Any], folder: Path | None) -> B
         raise BackboneError(f"{folder}/config.json states no pair: {problems}.") from error
     image, text = halves(stated, folder, device="meta" if request.meta else "cpu")
     tensors = read_safetensors(request.weights or folder / PROJECTIONS)
-    return join(request.name, image, text, tensors, bert.EncoderTokenizer(folder / stated.text))
+    return join(request.name, image, text, tensors, FolderTokenizer(folder / stated.text))
 
 
 def halves(stated: PairConfig, folder: Path, *, device: str) -> tuple[Backbone, Any]:
@@ -106,7 +107,7 @@ def join(
     image: Backbone,
     text: Any,
     tensors: Mapping[str, Tensor],
-    tokenizer: bert.EncoderTokenizer | None,
+    tokenizer: FolderTokenizer | None,
 ) -> TwoTowers:
     """Make two towers of their halves.
 

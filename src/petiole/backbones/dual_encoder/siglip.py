@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from petiole.backbones.base import Backbone
 from petiole.backbones.dual_encoder.clip import branches, fill, tensor
 from petiole.backbones.dual_encoder.text_tower import PaddedTower
+from petiole.backbones.dual_encoder.tokenizers import FolderTokenizer
 from petiole.backbones.dual_encoder.towers import ImageTower, TwoTowers
 from petiole.backbones.preprocessor import read_preprocessor
 from petiole.backbones.registry import LoadRequest, folder_loader
 from petiole.backbones.vision.attention import ProbeAttention
 from petiole.backbones.vision.transformer import Parts, Transformer, first_cut
 from petiole.data.preprocessing import Preprocessing
-from petiole.errors import BackboneError, boundary
+from petiole.errors import BackboneError
 
 if TYPE_CHECKING:
     from transformers import SiglipModel
@@ -43,43 +44,20 @@ def load(request: LoadRequest, config: dict[str, Any], folder: Path | None) -> B
     if folder is None:
         return wrap(request.name, module, Preprocessing.symmetric(size), None)
     fill(module, request, folder)
-    return wrap(request.name, module, read_preprocessor(folder, size), SentenceTokenizer(folder))
-
-
-class SentenceTokenizer:
-    """The folder's own tokenizer; there is no start token.
-
-    Raises:
-        BackboneError: its files are missing.
-    """
-
-    start = None
-
-    def __init__(self, folder: Path) -> None:
-        from transformers import AutoTokenizer
-
-        if not any((folder / name).is_file() for name in ("tokenizer.json", "spiece.model")):
-            raise BackboneError(
-                f"{folder} has no tokenizer (tokenizer.json or spiece.model). Copy it from where the model "
-                "came from."
-            )
-        with boundary(
-            folder, "Copy its files again.", BackboneError, what="has no whole tokenizer"
-        ):
-            self._tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-        self.end: int = self._tokenizer.eos_token_id
-        self.padding: int = self._tokenizer.pad_token_id
-
-    def __call__(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
+    tokenizer = FolderTokenizer(folder)
+    if tokenizer.pads_left:
+        raise BackboneError(
+            f"{folder}/tokenizer_config.json states padding_side left, where a SigLIP's texts stand first and are read at the "
+            "last slot. Set it to right, as the models were trained."
+        )
+    return wrap(request.name, module, read_preprocessor(folder, size), tokenizer)
 
 
 def wrap(
     name: str,
     module: SiglipModel,
     preprocessing: Preprocessing,
-    tokenizer: SentenceTokenizer | None,
+    tokenizer: FolderTokenizer | None,
 ) -> TwoTowers:
     """Turn a ``SiglipModel`` into a backbone."""
     vision, text = module.vision_model, module.text_model

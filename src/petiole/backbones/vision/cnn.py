@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Protocol, cast
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from petiole.backbones.base import IMAGES, Backbone, Site, State
-from petiole.backbones.vision.timm_families import timm_family
+from petiole.backbones.vision.trace import Trace, run_timm, traced
 from petiole.data.preprocessing import Preprocessing
 from petiole.errors import BackboneError
 
@@ -23,18 +22,26 @@ class _Network(Protocol):
     def forward_head(self, x: Tensor, *, pre_logits: bool) -> Tensor: ...
 
 
-@timm_family("Module")  # whatever is of no other family
 def wrap(name: str, module: nn.Module, preprocessing: Preprocessing) -> ConvNet:
     """Turn a timm CNN, its classifier removed, into a backbone.
 
     A network with some attention inside (BoTNet, MobileViT) is as good, since no role lies inside.
 
     Raises:
-        BackboneError: its last features are no (B, C, H, W) map (as in Swin, mixers and
-            transformers without plain blocks), or it does not take images of this size.
+        BackboneError: its last features are no (B, C, H, W) map, or it does not take images of this size.
     """
-    (channels, rows, columns), width = _measure(name, module, preprocessing)
-    return ConvNet(name, module, preprocessing, width, channels, (rows, columns))
+    return of_trace(name, module, preprocessing, traced(name, module, run_timm, preprocessing.size))
+
+
+def of_trace(name: str, module: nn.Module, preprocessing: Preprocessing, found: Trace) -> ConvNet:
+    """``wrap`` where the pass has been made."""
+    if not found.is_map:
+        raise BackboneError(
+            f"{name} ({type(module).__name__}) ends in features of shape {tuple(found.features.shape)}, which are no map. "
+            "Choose a CNN, or load it by its timm name."
+        )
+    _, c, rows, columns = found.features.shape
+    return ConvNet(name, module, preprocessing, found.vector, c, (rows, columns))
 
 
 class ConvNet(Backbone):
@@ -102,32 +109,3 @@ class ConvNet(Backbone):
             else:
                 values[role] = network.forward_head(features, pre_logits=True)
         return values
-
-
-@torch.no_grad()
-def _measure(
-    name: str, module: nn.Module, preprocessing: Preprocessing
-) -> tuple[tuple[int, int, int], int]:
-    """Shape (c, H', W') of the map and width of the pooled feature, tried out on a meta device."""
-    shape = copy.deepcopy(module).to("meta").eval()
-    network = cast(_Network, shape)
-    height, width = preprocessing.size
-    try:
-        features = network.forward_features(torch.zeros(1, 3, height, width, device="meta"))
-        pooled = network.forward_head(features, pre_logits=True)
-    except (RuntimeError, AssertionError, AttributeError, TypeError, ValueError) as error:
-        raise BackboneError(
-            f"{name} ({type(module).__name__}) does not take images of {height} x {width} px, or is no "
-            f"network that maps images to features ({error}). Leave image_size out, or choose a plain "
-            "ViT, DeiT, DINOv2, or a CNN."
-        ) from error
-    # Some transformers keep channels last, which would pass silently for a map.
-    channels = getattr(module, "num_features", None)
-    if features.ndim != 4 or features.shape[1] != channels or pooled.ndim != 2:
-        raise BackboneError(
-            f"{name} ({type(module).__name__}) ends in features of shape {tuple(features.shape)}, whose "
-            "roles petiole does not know. Choose a plain ViT, DeiT, DINOv2, or a CNN, or name its parts in a "
-            "@timm_family of your own (docs/extending.md)."
-        )
-    _, c, rows, columns = features.shape
-    return (c, rows, columns), int(pooled.shape[1])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from petiole.backbones.base import Backbone, Site
@@ -18,7 +17,7 @@ from petiole.backbones.vision.transformer import (
     first_cut,
     whole_patches,
 )
-from petiole.backbones.weights import load_strictly, read_safetensors
+from petiole.backbones.vision.transformers_models import model
 from petiole.data.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -32,18 +31,10 @@ def load(request: LoadRequest, config: dict[str, Any], folder: Path | None) -> B
     Raises:
         BackboneError: a file is missing or does not fit.
     """
-    from transformers import Dinov2Config, Dinov2Model
-
     assert folder is not None  # no shape of this family is built in
-    stated = Dinov2Config(**config)
-    with torch.device("meta" if request.meta else "cpu"):
-        module = Dinov2Model(stated)
-    if not request.meta:
-        file = request.weights or folder / "model.safetensors"
-        tensors = {k.removeprefix("dinov2."): v for k, v in read_safetensors(file).items()}
-        load_strictly(module, {_current(k): v for k, v in tensors.items()}, str(file))
+    module: Any = model(request, config, folder)
     preprocessing = read_preprocessor(folder, request.image_size)
-    whole_patches(request.name, preprocessing.size[0], stated.patch_size)
+    whole_patches(request.name, preprocessing.size[0], module.config.patch_size)
     return wrap(request.name, module, preprocessing)
 
 
@@ -87,15 +78,3 @@ def wrap(name: str, module: Dinov2Model, preprocessing: Preprocessing) -> Transf
         heads=module.config.num_attention_heads,
     )
     return Transformer(name, module, preprocessing, width, parts)
-
-
-def _current(key: str) -> str:
-    """Checkpoints written before transformers 5 nest the projections one level deeper."""
-    for old, new in (
-        ("attention.attention.query", "attention.q_proj"),
-        ("attention.attention.key", "attention.k_proj"),
-        ("attention.attention.value", "attention.v_proj"),
-        ("attention.output.dense", "attention.o_proj"),
-    ):
-        key = key.replace(old, new)
-    return key

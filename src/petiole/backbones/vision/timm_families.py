@@ -2,7 +2,7 @@
 
 A family is one file, here or in another distribution (entry points of the group ``petiole.timm_families``):
 
-    @timm_family("VisionTransformer", dynamic_img_size=True)
+    @timm_family("VisionTransformer")
     def wrap(name: str, module: VisionTransformer, preprocessing: Preprocessing) -> Backbone: ...
 """
 
@@ -28,7 +28,8 @@ class TimmFamily:
 
     Attributes:
         wrap: does it.
-        options: of ``timm.create_model``, which these modules are built with.
+        options: of ``timm.create_model``, which these modules are built with where another image size than their own is
+            wanted; without any they take all sizes, or are built anew for one.
     """
 
     wrap: Wrap

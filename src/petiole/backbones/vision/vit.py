@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from timm.layers import Mlp, PatchEmbed
 from timm.layers.attention import Attention
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
-from petiole.backbones.base import Site
+from petiole.backbones.base import Backbone, Site
+from petiole.backbones.vision import timm_blocks
 from petiole.backbones.vision.timm_families import timm_family
 from petiole.backbones.vision.transformer import (
     Branches,
@@ -17,23 +20,29 @@ from petiole.backbones.vision.transformer import (
     whole_patches,
 )
 from petiole.data.preprocessing import Preprocessing
-from petiole.errors import BackboneError
 
 
 # Interpolating the position table at run time keeps the weights, hence the fingerprint.
 @timm_family("VisionTransformer", dynamic_img_size=True)
-def wrap(name: str, module: VisionTransformer, preprocessing: Preprocessing) -> Transformer:
+def wrap(name: str, module: VisionTransformer, preprocessing: Preprocessing) -> Backbone:
     """Turn a timm ViT into a backbone.
 
+    Its blocks may be post-norm or parallel; then roles are those of ``block_roles.toml``.
+
     Raises:
-        BackboneError: its blocks are not plain pre-norm ones with a fused qkv, or its patches do not tile the image.
+        BackboneError: its patches do not tile the image.
     """
-    for side in preprocessing.size:
-        whole_patches(name, side, module.patch_embed.feat_ratio())
-    return Transformer(name, module, preprocessing, module.embed_dim, parts_of(name, module))
+    if module.dynamic_img_size:
+        for side in preprocessing.size:
+            whole_patches(name, side, module.patch_embed.feat_ratio())
+    if not all(
+        type(block) is Block and isinstance(block.attn, Attention) for block in module.blocks
+    ):
+        return timm_blocks.wrap(name, module, preprocessing)
+    return Transformer(name, module, preprocessing, module.embed_dim, parts_of(module))
 
 
-def parts_of(name: str, module: VisionTransformer) -> Parts:
+def parts_of(module: VisionTransformer) -> Parts:
     """Name the modules of a timm ViT; see ``wrap``."""
 
     def tokenise(images: Tensor) -> Tensor:
@@ -48,7 +57,7 @@ def parts_of(name: str, module: VisionTransformer) -> Parts:
     return Parts(
         tokenise=tokenise,
         embed=module.patch_embed,
-        blocks=[_branches(name, block) for block in module.blocks],
+        blocks=[_branches(block) for block in module.blocks],
         norm=module.norm,
         patch=module.patch_embed.feat_ratio(),
         prefix=module.num_prefix_tokens,
@@ -73,13 +82,8 @@ def _reads_class_token(module: VisionTransformer) -> bool:
     )
 
 
-def _branches(name: str, block: nn.Module) -> Branches:
-    if type(block) is not Block or not isinstance(block.attn, Attention):
-        raise BackboneError(
-            f"{name} is built of {type(block).__name__} blocks; petiole knows the roles of plain "
-            "pre-norm timm blocks only. Choose a plain ViT, DeiT or DINOv2."
-        )
-    attn = block.attn
+def _branches(block: nn.Module) -> Branches:
+    attn: Any = block.attn
     size = attn.qkv.out_features // 3
     q, k, v = (Site(attn.qkv, "out", size, slice(i * size, (i + 1) * size)) for i in range(3))
     part = block.get_submodule

@@ -18,6 +18,7 @@ from torch import nn
 from petiole.backbones.base import Backbone
 from petiole.backbones.encoder_decoder import Seq2Seq
 from petiole.backbones.hooks import Attach
+from petiole.errors import ConfigError
 from petiole.layers.checks import positive
 from petiole.layers.heads import LinearHead
 from petiole.layers.prompt import DropLast, PromptTokens
@@ -63,6 +64,11 @@ class VPT(Method):
     def plan(self, backbone: Backbone, classes: int) -> Plan:
         positive(prompts=self.prompts)
         chosen = select(self.blocks, backbone)
+        if not backbone.takes_tokens:
+            raise ConfigError(
+                f"The blocks of {backbone.name} take the image's own tokens only (their positions are computed inside), so they "
+                "take no prompts. Use a method that adapts the blocks (lora-qkv, adaptertune), or a plain ViT."
+            )
         spans = [(i, i) for i in chosen] if self.deep else [(chosen[0], chosen[-1])]
         attach = []
         for first, last in spans:

@@ -81,6 +81,56 @@ class SentenceTemplate:
         return [([*ids, *tokenizer(" ."), tokenizer.end], slots)]
 
 
+def readable(
+    names: Sequence[str], sentences: Sequence[list[tuple[list[int], list[int]]]], towers: TwoTowers
+) -> None:
+    """Check that a text tower can tell class names apart.
+
+    Args:
+        sentences: of each name, as ``SentenceTemplate.tokens`` gives them.
+
+    Raises:
+        ConfigError: a name has no tokens or only unknown ones, two names have the same, or a sentence has more than the
+            tower's positions.
+    """
+    tokenizer, longest = towers.text.tokenizer, towers.text.longest
+    assert tokenizer is not None
+    unknown = getattr(tokenizer, "unknown", None)
+    own = [tokenizer(name.replace("_", " ")) for name in names]
+    lost = [name for name, ids in zip(names, own, strict=True) if not set(ids) - {unknown}]
+    alike: dict[tuple[tuple[int, ...], ...], list[str]] = {}
+    for name, sentence in zip(names, sentences, strict=True):
+        alike.setdefault(tuple(tuple(ids) for ids, _ in sentence), []).append(name)
+    same = [group for group in alike.values() if len(group) > 1]
+    lengths = [
+        (name, max(len(ids) for ids, _ in s)) for name, s in zip(names, sentences, strict=True)
+    ]
+    long = [f"{name!r} ({count})" for name, count in lengths if count > longest]
+    problems = [
+        f"{what}: {_some(found)}"
+        for what, found in (
+            (
+                f"nothing of its vocabulary in the name{'s' * (len(lost) > 1)}",
+                [repr(name) for name in lost],
+            ),
+            ("the same tokens for", [" and ".join(map(repr, group)) for group in same]),
+            (f"more than its {longest} tokens in the sentence of", long),
+        )
+        if found
+    ]
+    if problems:
+        raise ConfigError(
+            f"The text tower of {towers.name} cannot tell these classes apart or read them; it finds {'; '.join(problems)}. "
+            "Rename these classes in the words of its language, or use a method that reads no class names (averaged-ridge, "
+            "lora-qkv)."
+        )
+
+
+def _some(found: Sequence[str], most: int = 5) -> str:
+    more = f" and {len(found) - most} more" if len(found) > most else ""
+    return ", ".join(found[:most]) + more
+
+
 class NamedTexts(nn.Module):
     """Class names as sentences, and the tower that reads them.
 
@@ -102,7 +152,7 @@ class NamedTexts(nn.Module):
         self.sentence, self.at_once = sentence, AT_ONCE
         self.register_buffer("scale", towers.scale.clone())
         self.at_hand: tuple[Tensor, ...] = ()
-        self.rename([f"class {i}" for i in range(classes)])
+        self._take([f"class {i}" for i in range(classes)])
 
     @property
     def towers(self) -> TwoTowers:
@@ -119,7 +169,18 @@ class NamedTexts(nn.Module):
         return self.slots[self.at_hand[0]]
 
     def rename(self, names: Sequence[str]) -> None:
-        """Set the classes by name; their number may change, e.g. to novel ones."""
+        """Set the classes by name; their number may change, e.g. to novel ones.
+
+        Raises:
+            ConfigError: the text tower cannot read a name, or cannot tell two apart.
+        """
+        if self.towers.text.tokenizer is not None:
+            readable(
+                names, [self.sentence.tokens(name, self.towers) for name in names], self.towers
+            )
+        self._take(names)
+
+    def _take(self, names: Sequence[str]) -> None:
         self.names = tuple(names)
         self.forget()
         if self.towers.text.tokenizer is None:  # a shape: lengths as of short names

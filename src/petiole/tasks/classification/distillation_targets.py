@@ -39,7 +39,7 @@ def distillation_targets(
             f"{adapted.plan.teacher} has no one vector for each class name, so it cannot teach other "
             "classes. Train the teacher with promptsrc, coop, maple or zero-shot."
         )
-    teacher.name(data.classes)
+    teacher.name(data.classes, data.name)
     if isinstance(adapted.head, TaughtByClassVectors):
         with teacher.attached():
             adapted.head.learn(teacher.head.embeddings(), teacher.head.scale)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from petiole.backbones.base import Backbone, State
 from petiole.engine.adapted_model import AdaptedModel
+from petiole.errors import ConfigError
 from petiole.losses.classification import domain_cross_entropy
 from petiole.methods.base import LossInputs, Plan
 
@@ -92,12 +93,22 @@ class AdaptedClassifier(AdaptedModel):
         out: Tensor = self.pool(*(values[role] for role in self.plan.reads))
         return out
 
-    def name(self, classes: Sequence[str]) -> None:
-        """Tell the class names to a head that is made of them, and to such heads inside losses; others need none."""
+    def name(self, classes: Sequence[str], data: str = "") -> None:
+        """Tell the class names to a head that is made of them, and to such heads inside losses; others need none.
+
+        Args:
+            data: the data set that they are of, for messages.
+
+        Raises:
+            ConfigError: a head cannot read them.
+        """
         inside = (part for loss in self.plan.losses for part in loss.modules())
         for part in (self.head, *inside):
             if isinstance(part, ClassNameHead):
-                part.rename(classes)
+                try:
+                    part.rename(classes)
+                except ConfigError as error:
+                    raise ConfigError(f"{data}: {error}" if data else str(error)) from error
 
     def forward(self, state: State) -> ClassifierOutput:
         with self.attached():

@@ -120,7 +120,7 @@ class ClassificationRun(TaskRun):
             workspace.backbone, plan, checkpoint=task.checkpointing, compiled=task.compiled
         )
         adapted.to(self.device)
-        adapted.name(self.train_images.classes)
+        adapted.name(self.train_images.classes, self.train_images.name)
         if isinstance(adapted.head, SolvedHead):
             self.selection = "solved"
         elif not self.method.recipe.steps:

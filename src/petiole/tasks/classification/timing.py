@@ -78,7 +78,7 @@ def time_job(workspace: ClassificationWorkspace, job: RunSpec, flops: float) -> 
                 return None
             adapted = AdaptedClassifier(workspace.backbone, plan, checkpoint=task.checkpointing)
             adapted.to(workspace.features.device)
-            adapted.name(data.classes)
+            adapted.name(data.classes, data.name)
             table = _FewRows(live.training_table(adapted, data, recipe))
             training.train(
                 adapted, data, table, recipe, seed=0, precision=task.precision,

@@ -61,7 +61,7 @@ def score_transfer(
         return _read(file, data)
     adapter = ClassificationAdapter.load(folder, backbone=workspace.backbone)
     if isinstance(adapter.adapted.head, ClassNameHead):
-        adapter.adapted.name(data.classes)
+        adapter.adapted.name(data.classes, data.name)
     elif list(data.classes) != adapter.classes:
         raise ConfigError(
             f"{adapter.manifest.method} has a fixed set of classes and cannot name those of {name}."

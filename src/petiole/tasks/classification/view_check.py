@@ -84,7 +84,7 @@ def _zero_shot(workspace: ClassificationWorkspace, data: Dataset) -> Scorer | No
     except ConfigError:
         return None
     adapted = AdaptedClassifier(workspace.backbone, plan).to(workspace.features.device).eval()
-    adapted.name(data.classes)
+    adapted.name(data.classes, data.name)
 
     @torch.no_grad()
     def scores(vectors: Tensor) -> Tensor:

@@ -1,0 +1,84 @@
+"""Networks of known blocks: every class of the table keeps the contract, to the bit of its library."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from builders import networks
+from petiole.backbones.base import IMAGES
+from petiole.backbones.hooks import Attach, attached
+from petiole.backbones.vision.block_network import BlockNetwork
+from petiole.backbones.vision.timm_families import family_of
+from petiole.backbones.vision.trace import kind_of, table
+from petiole.errors import ConfigError
+from petiole.methods.registry import create
+from petiole.testing import backbones as tiny
+from petiole.testing import check_backbone, check_method
+
+
+def wrapped(name: str) -> tuple[Any, BlockNetwork]:
+    module, size = networks.build(name), networks.NETWORKS[name][1]
+    backbone = family_of(module).wrap(f"test/{name}", module, tiny.preprocessing(size))
+    assert isinstance(backbone, BlockNetwork)
+    return module, backbone
+
+
+@pytest.mark.parametrize("name", networks.NETWORKS)
+def test_a_family_keeps_the_contract_and_its_librarys_bits(name: str) -> None:
+    module, size = networks.build(name), networks.NETWORKS[name][1]
+    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        want = module(images)
+    backbone = family_of(module).wrap(f"test/{name}", module, tiny.preprocessing(size))
+    # Two of these do not give their own bits twice.
+    loose = 1e-5 if name in ("cait", "twins") else 0.0
+    with torch.no_grad():
+        torch.testing.assert_close(backbone(images), want, rtol=loose, atol=loose)
+    assert backbone.traced.missing == networks.NETWORKS[name][2]
+    assert backbone.cuts, "it cannot be cut"
+    check_backbone(backbone)
+
+
+def test_every_class_of_the_table_has_a_member_here() -> None:
+    built = {kind_of(part) for name in networks.NETWORKS for part in networks.build(name).modules()}
+    timms = {kind for kind in table() if not kind.startswith("modeling_")}
+    assert timms <= built
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [("dinov3", "lora-qkv"), ("swin", "adaptertune"), ("hiera", "ssf"), ("mvitv2", "bitfit")],
+)
+def test_methods_fit(name: str, method: str) -> None:
+    check_method(method, [wrapped(name)[1]])
+
+
+def test_going_on_from_a_cut_is_trained_with_and_without_recomputing() -> None:
+    _, backbone = wrapped("swin")
+    images = tiny.images(backbone)
+    cut = backbone.cuts[-1]
+    state = backbone.lower(images, (cut,))
+    layer = torch.nn.Linear(backbone.site(cut).width, backbone.site(cut).width)
+    found = []
+    for checkpoint in (False, True):
+        layer.zero_grad()
+        with attached(backbone, [Attach(cut, layer)]):
+            out = backbone.upper(state, (backbone.vector,), checkpoint=checkpoint)
+            out[backbone.vector].square().sum().backward()
+        found.append(layer.weight.grad.clone())
+    torch.testing.assert_close(*found)
+    with attached(backbone, [Attach(cut, layer)]), torch.no_grad():
+        whole = backbone.upper({IMAGES: images}, (backbone.vector,))[backbone.vector]
+    torch.testing.assert_close(whole, out[backbone.vector].detach())
+
+
+def test_what_a_block_lacks_is_said() -> None:
+    _, backbone = wrapped("cait")
+    with pytest.raises(ConfigError, match=r"no block\.0\.mlp\.out: its blocks have in, attn\.in"):
+        backbone.site("block.0.mlp.out")
+    _, rotary = wrapped("dinov3")
+    with pytest.raises(ConfigError, match="take no prompts"):
+        create("vpt-shallow", {}).plan(rotary, 3)
