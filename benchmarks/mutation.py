@@ -5,7 +5,7 @@
 Two kinds of mutants, half of the sample each. General: a comparison, an operator or a constant is another, a statement is
 gone. Machine learning: ``.eval()``, ``.detach()`` or ``no_grad`` are gone, an axis is another, what is frozen is not. Each
 is tried by the test files nearest to its module (those that import it, then those of its name, then of its folder), as
-many as fit into --seconds, in a fork of one process that has the libraries loaded. A mutant is killed when
+many as fit into --seconds of processor time, in a fork of one process that has the libraries loaded. A mutant is killed when
 a test fails or ends no more. What only a process of its own would run (the command line's) does not see the mutant. Test
 files that fail undisturbed say nothing.
 """
@@ -18,8 +18,10 @@ import contextlib
 import copy
 import importlib
 import importlib.machinery
+import math
 import os
 import random
+import resource
 import signal
 import sys
 import time
@@ -217,29 +219,32 @@ def _content(file: Path) -> str:
     return file.read_text(encoding="utf-8")
 
 
-def outcome(file: Path, seconds: float, mutant: Mutant | None = None) -> str:
-    """How a test file ends in a fork: passed, failed or late."""
+def outcome(file: Path, most: float, mutant: Mutant | None = None) -> tuple[str, float]:
+    """How a test file ends in a fork (passed, failed or late), and its seconds of processor time."""
     child = os.fork()
     if not child:
         os.setsid()
         quiet = os.open(os.devnull, os.O_WRONLY)
         os.dup2(quiet, 1)
         os.dup2(quiet, 2)
+        resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(most), math.ceil(most) + 1))
         if mutant:
             _install(mutant)
         import pytest
 
-        words = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", str(file)]
+        words = ["-x", "-q", "-p", "no:cacheprovider", str(file)]
         os._exit(min(int(pytest.main(words)), 100))
-    end = time.monotonic() + seconds
+    end = time.monotonic() + 10 * most + 60  # a test that waits for ever takes no processor time
     while time.monotonic() < end:
-        done, status = os.waitpid(child, os.WNOHANG)
+        done, status, used = os.wait4(child, os.WNOHANG)
         if done:
-            return "failed" if os.waitstatus_to_exitcode(status) else "passed"
+            code = os.waitstatus_to_exitcode(status)
+            how = "late" if code < 0 else "failed" if code else "passed"
+            return how, used.ru_utime + used.ru_stime
         time.sleep(0.05)
     os.killpg(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    return "late"
+    return "late", most
 
 
 def _install(mutant: Mutant) -> None:
@@ -260,26 +265,24 @@ def _install(mutant: Mutant) -> None:
 @cache
 def seconds_of(file: Path) -> float:
     """What a test file takes undisturbed; infinite where it fails."""
-    begun = time.monotonic()
-    return time.monotonic() - begun if outcome(file, 600) == "passed" else float("inf")
+    how, seconds = outcome(file, 300)
+    return seconds if how == "passed" else math.inf
 
 
-def killed(mutant: Mutant, most: float) -> bool:
+def killed(mutant: Mutant, left: float) -> bool:
     """Whether the nearest tests notice a mutant; a file that does not pass is run undisturbed too, once for all mutants."""
-    end = time.monotonic() + most
     for file in tests_of(mutant.module):
-        if (left := end - time.monotonic()) <= 0:
-            break
-        how, begun = outcome(file, left, mutant), time.monotonic()
-        if how == "failed" and seconds_of(file) < float("inf"):
+        how, took = outcome(file, left, mutant)
+        if how == "failed" and seconds_of(file) < math.inf:
             return True
-        if how == "late" and 3 * seconds_of(file) + 10 < left:
+        if how == "late" and 3 * seconds_of(file) + 5 < left:
             return True
-        end += time.monotonic() - begun  # the undisturbed run is no test of this mutant
+        if (left := left - took) < 1:
+            return False
     return False
 
 
-def sample(seed: int, count: int, rooms: list[str]) -> list[Mutant]:
+def sample(seed: int, count: int, rooms: list[str]) -> Iterator[Mutant]:
     """Mutants of both kinds in turn, drawn from all of the source."""
     files = sorted(
         file
@@ -294,7 +297,8 @@ def sample(seed: int, count: int, rooms: list[str]) -> list[Mutant]:
     print(
         f"{len(kinds[0]):,} general and {len(kinds[1]):,} machine-learning mutants in {len(files)} files"
     )
-    return [make() for pair in zip(*kinds, strict=False) for make in pair][:count]
+    chosen = [make for pair in zip(*kinds, strict=False) for make in pair][:count]
+    return (make() for make in chosen)
 
 
 def main() -> None:
@@ -304,7 +308,9 @@ def main() -> None:
     )
     parser.add_argument("--mutants", type=int, default=300)
     parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--seconds", type=float, default=30, help="of tests a mutant")
+    parser.add_argument(
+        "--seconds", type=float, default=30, help="of processor time for the tests of a mutant"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rooms", nargs="*", default=[])
     args = parser.parse_args()
