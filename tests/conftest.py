@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from tempfile import gettempdir
 
 import pytest
 import torch
@@ -13,6 +15,10 @@ from petiole.testing import backbones as tiny
 pytest_plugins = ("builders.images",)
 
 torch.set_num_threads(1)
+# Code that tests compile is kept apart from everybody else's, which may be damaged, or be damaged by theirs.
+os.environ.setdefault(
+    "TORCHINDUCTOR_CACHE_DIR", str(Path(gettempdir(), f"petiole-tests-{os.getuid()}"))
+)
 
 
 @pytest.fixture(params=tiny.NAMES)

@@ -78,6 +78,15 @@ def regression() -> Regression:
         return Regression()
 
 
+def learned(trained: dict[str, Tensor], start: dict[str, Tensor] | None = None) -> bool:
+    """Whether no floating tensor is all zeros, and each is another than at the start: else equal bits say little."""
+    return all(
+        bool(value.any()) and (start is None or not torch.equal(value, start[name]))
+        for name, value in trained.items()
+        if value.is_floating_point()
+    )
+
+
 def same(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
     """To the bit."""
     return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)

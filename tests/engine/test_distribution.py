@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -109,6 +110,26 @@ def test_job_processes_give_the_same_in_order_and_their_errors_arrive(
         assert other.main == pytest.approx(record.main, rel=1e-5)
     with pytest.raises(DataError, match="too few images"):
         next(results)
+
+
+def test_jobs_that_have_not_begun_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[dict[str, bool]] = []
+
+    class Pool:
+        def __init__(self, *_: object, **__: object) -> None: ...
+
+        def map(self, work: Callable[[int], int], jobs: Sequence[int]) -> Iterator[int]:
+            return map(work, jobs)
+
+        def shutdown(self, **how: bool) -> None:
+            ended.append(how)
+
+    monkeypatch.setattr("petiole.engine.executor.ProcessPoolExecutor", Pool)
+    results = Local(processes=2).map(abs, [-1, -2, -3])
+    assert next(results) == 1
+    with pytest.raises(KeyboardInterrupt):
+        results.throw(KeyboardInterrupt)  # type: ignore[attr-defined]
+    assert ended == [{"cancel_futures": True}]
 
 
 def test_sessions_are_shared_but_reopened_on_demand(bench: Classification) -> None:

@@ -149,3 +149,4 @@ def test_an_interrupted_average_resumes_to_the_same_bits(tmp_path: Path) -> None
         train(tmp_path / "parts", stop=10)
     resumed = train(tmp_path / "parts")
     assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+    assert all(bool(value.any()) for name, value in whole.items() if "prompt" in name)

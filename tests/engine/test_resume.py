@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from petiole.engine import checkpoint
 from petiole.engine.record import LOG, REQUEST, read_log, read_record
@@ -19,6 +20,7 @@ from petiole.engine.run import RunSpec, run
 from petiole.errors import RunError
 from petiole.files import sealed, sha256
 from petiole.tasks.classification.workspace import Classification, Subset
+from training_for_tests import learned
 
 STEPS = 150
 SETTINGS = {"steps": STEPS, "views": 1}
@@ -35,6 +37,7 @@ def whole(bench: Classification, tmp_path_factory: pytest.TempPathFactory) -> tu
     options = Subset(3, calibration_folds=None)  # as the command's
     job = RunSpec(bench, "cls-residual-lora", folder, SETTINGS, options)
     run(job)
+    assert learned(load_file(folder / "adapter" / "adapter.safetensors"))
     return job, adapter_of(folder)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from petiole.engine.step_rules import make_step_rule
 from petiole.errors import ConfigError
 from petiole.methods.registry import create
-from training_for_tests import descend, regression, same
+from training_for_tests import descend, learned, regression, same
 
 
 def sam(rho: float) -> dict[str, object]:
@@ -67,6 +67,7 @@ def test_an_interrupted_run_with_sam_resumes_to_the_same_bits(tmp_path: Path) ->
     with pytest.raises(KeyboardInterrupt):
         descend(regression(), checkpoint=tmp_path / "parts", stop=3, **sam(0.1))
     assert same(descend(regression(), checkpoint=tmp_path / "parts", **sam(0.1)), whole)
+    assert learned(whole, regression().state_dict())
 
 
 def test_rules_state_what_they_cost_and_what_they_take() -> None:

@@ -17,7 +17,7 @@ from petiole.methods.self_distillation import SelfDistillation
 from petiole.tasks.classification.model import AdaptedClassifier, ClassificationLoss
 from petiole.testing import backbones as tiny
 from petiole.testing import image_case as contract
-from training_for_tests import Regression, descend, regression, same
+from training_for_tests import Regression, descend, learned, regression, same
 
 EMA = {"average_decay": 0.8, "average_as": "teacher"}
 
@@ -68,6 +68,7 @@ def test_a_run_that_teaches_itself_resumes_to_the_same_bits(tmp_path: Path) -> N
     with pytest.raises(KeyboardInterrupt):
         descend(taught(), checkpoint=tmp_path / "parts", stop=3, **EMA)
     assert same(descend(taught(), checkpoint=tmp_path / "parts", **EMA), whole)
+    assert learned(whole, taught().state_dict())
     assert not same(descend(regression(), **EMA), whole)  # the teacher had its say
 
 

@@ -230,8 +230,8 @@ def _shards(folder: Path) -> list[Path]:
 def _key_of(folder: Path) -> dict[str, object]:
     """What a folder is named after: its name is the digest of key.json."""
     try:
-        stated = json.loads((folder / "key.json").read_text(encoding="utf-8"))
-        return stated if Key(**stated).digest == folder.name else {}
+        key = Key(**json.loads((folder / "key.json").read_text(encoding="utf-8")))
+        return asdict(key) if key.digest == folder.name else {}
     except Exception:
         return {}
 

@@ -25,7 +25,7 @@ from petiole.engine.record import Record, read_record
 from petiole.engine.run import RunSpec, run
 from petiole.engine.run_lock import locked
 from petiole.errors import BackboneError, ConfigError, DataError, RunError
-from petiole.files import sha256
+from petiole.files import SEAL, sha256
 from petiole.layers.token_pruning import Pruning
 from petiole.methods.base import Changes
 from petiole.methods.registry import methods
@@ -36,6 +36,7 @@ from petiole.tasks.codebook.model import AdaptedCodebookModel
 from petiole.tasks.codebook.training import CodebookOptions, train
 from petiole.tasks.codebook.workspace import CodebookWorkspace
 from petiole.testing import codebook_lvlm as tiny
+from training_for_tests import learned
 
 SETTINGS = {"steps": 6, "batch_size": 4, "lr": 3e-3}
 METHODS = [name for name in methods() if is_lvlm_method(name)]
@@ -85,7 +86,7 @@ def codebook_run(
 
 def lines(file: Path) -> list[dict[str, Any]]:
     rows = [json.loads(line) for line in file.read_text().splitlines()]
-    return [{key: value for key, value in row.items() if key != "sha256"} for row in rows]
+    return [{name: value for name, value in row.items() if name != SEAL} for row in rows]
 
 
 def test_a_run_leaves_all_that_it_promises(
@@ -293,6 +294,7 @@ def test_a_run_cut_anywhere_ends_in_the_same_bits(
                 run(replace(spec, resume=last > 2), made)
     record = run(replace(spec, resume=True), made)
     assert record.files[FILE] == whole.files[FILE]
+    assert learned(load_file(tmp_path / "whole" / FILE))
     assert record.scores == whole.scores
     assert record.diagnosis == whole.diagnosis
     for name in ("metrics.jsonl", "predictions/tiny-llama.jsonl"):

@@ -252,6 +252,19 @@ def test_codes_are_counted_by_image_once_for_both_encoders(data: TextDataset) ->
         )
 
 
+def test_frequencies_are_counted_depth_by_depth() -> None:
+    codes = torch.randint(
+        0, 5, (4, 7, 3), generator=torch.Generator().manual_seed(0)
+    )  # images, tokens, depths
+    codes[..., 1], codes[..., 2] = 1, 2
+    blank = torch.zeros(4, 7, 2)
+    got = code_frequencies(VisionOutput(blank, blank, codes, blank[None], blank[..., 0]), 5)
+    assert got.shape == (3, 5)
+    for depth in range(3):
+        count = torch.bincount(codes[..., depth].flatten(), minlength=5) + 1
+        torch.testing.assert_close(got[depth].double(), count.double() / count.sum())
+
+
 def test_a_loss_leaves_the_model_bare(data: TextDataset) -> None:
     """Changes in the encoder are on while it looks, not between."""
     model = tiny.model()

@@ -25,6 +25,7 @@ from petiole.tasks.text.registry import find
 from petiole.tasks.text.training import answers
 from petiole.tasks.text.workspace import TextWorkspace
 from petiole.testing import encoder_decoder as tiny
+from training_for_tests import learned
 
 SETTINGS = {"steps": 6, "batch_size": 4, "lr": 3e-3, "dropout": True}
 
@@ -180,6 +181,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
     record = run(replace(spec, resume=True), workspace)
     name = "adapter/adapter.safetensors"
     assert record.files[name] == whole.files[name]
+    assert learned(load_file(tmp_path / "whole" / name))
     with pytest.raises(RunError, match=r"settings\.lr"):
         run(replace(spec, resume=True, settings={**SETTINGS, "lr": 1e-4}), workspace)
 

@@ -24,6 +24,7 @@ from petiole.data.image import ImageRef
 from petiole.data.image import load as load_image
 from petiole.data.inputs import as_images
 from petiole.data.preprocessing import evaluate_transform
+from petiole.engine.adapted_model import evaluating
 from petiole.engine.adapter import MANIFEST, Adapter, Manifest, building, check_fingerprint
 from petiole.engine.model_card import ModelCard
 from petiole.engine.task import register
@@ -205,10 +206,8 @@ def golden_logits(adapted: AdaptedClassifier) -> Tensor:
     backbone = adapted.backbone
     noise = np.random.default_rng(0).standard_normal((1, 3, *backbone.preprocessing.size))
     image = torch.from_numpy(noise.astype(np.float32)).to(backbone.device)
-    training = adapted.training
-    adapted.eval()
-    logits: Tensor = adapted({IMAGES: image}).logits[0].float().cpu()
-    adapted.train(training)
+    with evaluating(adapted):
+        logits: Tensor = adapted({IMAGES: image}).logits[0].float().cpu()
     return logits
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from petiole.backbones.base import State
 from petiole.backbones.hooks import observed
+from petiole.engine.adapted_model import evaluating
 from petiole.tasks.classification.model import AdaptedClassifier, divided
 
 IMAGES = 16
@@ -37,16 +38,16 @@ class Drift:
             adapted.backbone.upper(state, adapted.plan.reads)
             self._bare = {role: seen[role].float() for role in self.roles}
 
-    @torch.no_grad()
     def __call__(self) -> dict[str, float]:
         """D_l by role."""
-        adapted, training = self.adapted, self.adapted.training
-        adapted.eval()
-        with adapted.attached(), observed(adapted.backbone, self.roles) as seen:
+        adapted = self.adapted
+        with (
+            evaluating(adapted),
+            adapted.attached(),
+            observed(adapted.backbone, self.roles) as seen,
+        ):
             adapted.pooled(self.state)
-            drift = {role: _relative(seen[role].float(), self._bare[role]) for role in self.roles}
-        adapted.train(training)
-        return drift
+            return {role: _relative(seen[role].float(), self._bare[role]) for role in self.roles}
 
 
 def roles_above(adapted: AdaptedClassifier) -> list[str]:

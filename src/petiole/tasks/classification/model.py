@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from petiole.backbones.base import Backbone, State
-from petiole.engine.adapted_model import AdaptedModel
+from petiole.engine.adapted_model import AdaptedModel, evaluating
 from petiole.errors import ConfigError
 from petiole.losses.classification import domain_cross_entropy
 from petiole.methods.base import LossInputs, Plan
@@ -198,16 +198,12 @@ class ClassificationLoss(nn.Module):
             adapted.train(training)
 
 
-@torch.no_grad()
 def predict(adapted: AdaptedClassifier, batches: Iterator[State] | Sequence[State]) -> Predictions:
     """Run batches in evaluation mode; their results are joined, on the CPU, in fp32."""
-    was_training = adapted.training
-    adapted.eval()
     vectors, scores = [], []
-    with adapted.attached():
+    with evaluating(adapted), adapted.attached():
         for state in batches:
             vector, logits = adapted(state)
             vectors.append(vector.float().cpu())
             scores.append(logits.float().cpu())
-    adapted.train(was_training)
     return Predictions(torch.cat(vectors), torch.cat(scores))

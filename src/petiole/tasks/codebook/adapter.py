@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from petiole.backbones.codebook_lvlm import LVLM, CodebookSpec
 from petiole.backbones.codebook_lvlm.loading import load_lvlm
+from petiole.engine.adapted_model import evaluating
 from petiole.engine.adapter import Adapter, Manifest, building
 from petiole.engine.model_card import FrozenModel, ModelCard
 from petiole.engine.task import register
@@ -196,12 +197,12 @@ def _fits(folder: Path, manifest: Manifest, details: CodebookDetails, model: LVL
         )
 
 
-@torch.no_grad()
 def golden_tokens(adapted: AdaptedCodebookModel) -> Tensor:
     """First numbers of z for a fixed input, drawn by numpy's PCG64."""
     height, width = adapted.model.spec.preprocessing.size
     drawn = np.random.default_rng(0).standard_normal((1, 3, height, width)).astype(np.float32)
-    z = adapted.encode_images(torch.from_numpy(drawn).to(adapted.model.device)).z
+    with evaluating(adapted):
+        z = adapted.encode_images(torch.from_numpy(drawn).to(adapted.model.device)).z
     return z.flatten()[:GOLDEN].float().cpu()
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from petiole.backbones.codebook_lvlm import VisionOutput
 from petiole.data.text_sample import TextSample
+from petiole.engine.adapted_model import evaluating
 from petiole.layers.residual_quantiser import frequencies, perplexity
 from petiole.methods.base import Changes
 from petiole.tasks.codebook.adapter import Frequencies
@@ -33,14 +34,10 @@ class CodeProbe:
         with torch.no_grad():
             self.before = adapted.model.tower.encode_images(self.pictures)
 
-    @torch.no_grad()
     def diagnosis(self) -> dict[str, float]:
         """Share of codes that differ from the start's, perplexity of first codes, mean residual."""
-        learning = self.adapted.training
-        vision_output = self.adapted.eval().encode_images(
-            self.pictures
-        )  # dropout would count as movement
-        self.adapted.train(learning)
+        with evaluating(self.adapted):  # dropout would count as movement
+            vision_output = self.adapted.encode_images(self.pictures)
         return {
             "flip_rate": float((vision_output.codes != self.before.codes).float().mean()),
             "perplexity": perplexity(vision_output.codes[..., 0], self.adapted.model.spec.entries),

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from petiole.backbones.codebook_lvlm import Tower, VisionOutput
+from petiole.engine.adapted_model import evaluating
 from petiole.engine.progress import progress
 from petiole.methods.base import Changes
 from petiole.tasks.codebook.adapter import Frequencies
@@ -42,14 +43,13 @@ class ImageFolder:
         """
         return torch.cat([self._sight(name).tokens for name in names]).to(self._device)
 
-    @torch.no_grad()
     def vision_outputs(
         self, adapted: AdaptedCodebookModel, names: Sequence[str], *, quiet: bool = True
     ) -> VisionOutputs:
         """What the viewer sees in each of these images."""
         unique = list(dict.fromkeys(names))
         parts: list[VisionOutput] = []
-        with progress("looking", len(unique), quiet=quiet) as advance:
+        with evaluating(adapted), progress("looking", len(unique), quiet=quiet) as advance:
             for start in range(0, len(unique), ROWS):
                 chosen = unique[start : start + ROWS]
                 parts.append(adapted.encode_images(self(chosen)))

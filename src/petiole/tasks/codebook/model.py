@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from petiole.backbones.codebook_lvlm import LVLM, VisionOutput
 from petiole.backbones.hooks import observed
-from petiole.engine.adapted_model import AdaptedModel
+from petiole.engine.adapted_model import AdaptedModel, evaluating
 from petiole.layers.token_pruning import Positions, Pruning
 from petiole.methods.base import Changes, Loss
 from petiole.methods.codebook.losses import CodebookLossInputs, TextBatch
@@ -75,7 +75,6 @@ class AdaptedCodebookModel(nn.Module):
             z = self._tower[0].tokens(pictures)
         return model.tower.quantised(z, discrete=model.discrete)
 
-    @torch.no_grad()
     def answer(
         self,
         vision_output: VisionOutput,
@@ -105,7 +104,7 @@ class AdaptedCodebookModel(nn.Module):
             )
             positions = pruning.positions
         parts = [model.tokenizer.split(question) for question in questions]
-        with self.language.attached():
+        with evaluating(self), self.language.attached():
             turns = model.turns(vision_output.seen, parts, kept=kept, positions=positions)
             rows = model.generate(turns, longest)
         return [model.tokenizer.decode(row) for row in rows]

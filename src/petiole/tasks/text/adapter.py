@@ -18,6 +18,7 @@ from torch import Tensor
 from petiole.backbones.base import Backbone
 from petiole.backbones.encoder_decoder import Inputs, Seq2Seq
 from petiole.backbones.registry import LoadRequest, load_any, load_backbone
+from petiole.engine.adapted_model import evaluating
 from petiole.engine.adapter import Adapter, Manifest, TaskName, building, check_fingerprint
 from petiole.engine.model_card import FrozenModel, ModelCard
 from petiole.engine.task import register
@@ -209,7 +210,6 @@ def method_of(name: str, settings: Mapping[str, Any]) -> TextMethod:
     return method
 
 
-@torch.no_grad()
 def golden_scores(adapted: AdaptedTextModel) -> Tensor:
     """Scores of the first tokens, or answers, for a fixed input, drawn by numpy's PCG64, as the first task."""
     model = adapted.model
@@ -219,11 +219,10 @@ def golden_scores(adapted: AdaptedTextModel) -> Tensor:
     given = model.vision_width and adapted.vision_tower is None
     visual = torch.from_numpy(seen) if given else None
     inputs = Inputs(ids[:1], torch.ones(1, WORDS, dtype=torch.bool), visual).to(model.device)
-    training = adapted.training
-    adapted.eval()
     labels = ids[1:, :2].to(model.device)
-    scores = adapted.judge(inputs, (0,)) if adapted.head else adapted(inputs, labels, (0,))[:, -1]
-    adapted.train(training)
+    with evaluating(adapted):
+        judged = adapted.judge(inputs, (0,)) if adapted.head else None
+        scores = adapted(inputs, labels, (0,))[:, -1] if judged is None else judged
     return scores[0, :SCORES].float().cpu()
 
 

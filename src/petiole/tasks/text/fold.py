@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from petiole.backbones.encoder_decoder import Inputs, Seq2Seq
 from petiole.backbones.hooks import Attach
+from petiole.engine.adapted_model import evaluating
 from petiole.errors import AdapterError
 from petiole.layers.bottleneck import Bottleneck
 from petiole.layers.hypernetwork import Hypernetwork, Written
@@ -137,7 +138,6 @@ def _filled(layer: nn.Linear, weight: Tensor, bias: Tensor) -> nn.Linear:
     return layer
 
 
-@torch.no_grad()
 def _check(adapted: AdaptedTextModel, folded: AdaptedTextModel) -> None:
     """Scores of both for one drawn input, as every task."""
     model, generator = adapted.model, torch.Generator().manual_seed(0)
@@ -149,10 +149,8 @@ def _check(adapted: AdaptedTextModel, folded: AdaptedTextModel) -> None:
     if visual and adapted.vision_tower is None and visual.options.boxes != "given":
         seen = torch.randn(1, 4, visual.width, generator=generator).to(words.device)
         inputs = replace(inputs, visual=seen.expand(count, -1, -1))
-    training = adapted.training
-    adapted.eval()
-    want, got = (one(inputs, labels, range(count)) for one in (adapted, folded))
-    adapted.train(training)
+    with evaluating(adapted):
+        want, got = (one(inputs, labels, range(count)) for one in (adapted, folded))
     worst = float(((got - want).abs() / (1 + want.abs())).max())
     if not worst <= TOLERANCE:
         raise AdapterError(

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from petiole.backbones.base import IMAGES, Backbone
 from petiole.backbones.encoder_decoder import Inputs, Seq2Seq
 from petiole.backbones.encoder_decoder.tokens import IGNORED, padded
-from petiole.engine.adapted_model import AdaptedModel
+from petiole.engine.adapted_model import AdaptedModel, evaluating
 from petiole.errors import ConfigError
 from petiole.layers.answer_head import AnswerHead
 from petiole.layers.tasks import routed
@@ -136,7 +136,6 @@ class AdaptedTextModel(AdaptedModel):
             scores: Tensor = self.head(encoded.states[:, encoded.front])
             return scores
 
-    @torch.no_grad()
     def answer(self, inputs: Inputs, task: TextTask, number: int) -> list[str]:
         """What the model says to each row, as the task decodes it.
 
@@ -145,10 +144,9 @@ class AdaptedTextModel(AdaptedModel):
             task: states choices, or beams and length.
             number: of the task.
         """
-        model, was_training = self.model, self.training
+        model = self.model
         assert model.tokenizer is not None
-        self.eval()
-        with self._at_work([number] * len(inputs.ids)):
+        with evaluating(self), self._at_work([number] * len(inputs.ids)):
             encoded = model.encode(self._seen(inputs))
             if self.head is not None:
                 answers = self._chosen(self.head(encoded.states[:, encoded.front]), task)
@@ -160,7 +158,6 @@ class AdaptedTextModel(AdaptedModel):
             else:
                 rows = model.generate(encoded, beams=task.beams, longest=task.max_length)
                 answers = [model.tokenizer.decode(row) for row in rows]
-        self.train(was_training)
         return answers
 
     def _chosen(self, scores: Tensor, task: TextTask) -> list[str]:
