@@ -47,7 +47,7 @@ def test_folder(make_folder: MakeFolder) -> None:
     assert d.classes == ("a", "b")
     assert d.counts() == {"a": 3, "b": 3}
     assert set(d.domains) == {"source"}
-    assert d.notes == (f"1 files in {root} are no images by name (1 x .txt).",)
+    assert d.notes == (f"1 files in {root} are no images by name (1 x .txt): a/notes.txt.",)
     for s in d.samples:
         assert s.id == hashlib.sha256(s.path.read_bytes()).hexdigest()
         assert d.classes[s.label] in s.path.relative_to(root).parts
