@@ -18,8 +18,8 @@ from petiole.commands.options import (
     ModelOptions,
     Settings,
     TextTaskOptions,
+    default_folder,
     fact,
-    name_of,
     pairs,
 )
 from petiole.commands.verb import verb
@@ -91,7 +91,7 @@ def compare(
         validation: share of the training images that this is decided on.
         split_seeds: draws of the training images, the unit of a result; by default 5.
         seeds: starts and orders of batches on each split; by default 1 for images, 3 otherwise.
-        out: folder; by default runs/DATA-compare.
+        out: folder; by default runs/DATA-compare-HASH, where HASH is of the data.
         resume: finish an interrupted comparison; finished runs are kept.
         processes: runs at a time.
 
@@ -117,8 +117,8 @@ def compare(
     task, options = open_task(kind, data, names, *groups, codebook or CodebookTaskOptions())
     if kind != "classification" and (tune or split_seeds):
         raise ConfigError("--tune and --split-seeds are for labelled images. Leave them out.")
-    folder = Path(out) if out else Path("runs") / f"{name_of(data)}-compare"
     workspace = reopened(task)
+    folder = Path(out) if out else default_folder(data, "compare", task)
     if kind == "classification":
         joint = workspace.shift.source is not None
         chosen["rows"] = domain_shift.with_baselines(chosen["rows"], source=joint)
@@ -131,9 +131,10 @@ def compare(
             "seeds": 1 if seeds is None else seeds,
             "shots": options.shots,
             "validation": validation if any(row.grid for row in chosen["rows"]) else 0.0,
-            "notes": list(workspace.notes),
+            "notes": list(workspace.notes_with(options)),
         }
     comparison = Comparison.checked(kind=kind, **chosen, **terms)
+    comparison.check_free(folder, resume=resume)
     local, quiet = Local(processes), groups[0].quiet
     if kind == "classification":
         jobs = domain_shift.jobs_of(comparison, task, folder, pairs(settings), resume=resume)

@@ -12,7 +12,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from petiole.commands.evaluate import ece_of
+from petiole.commands.evaluate import reached
 from petiole.commands.options import (
     AUTO,
     CodebookTaskOptions,
@@ -22,8 +22,8 @@ from petiole.commands.options import (
     ModelOptions,
     Settings,
     TextTaskOptions,
+    default_folder,
     fact,
-    name_of,
     pairs,
     plural,
 )
@@ -79,13 +79,10 @@ class FitResult(CommandResult):
         if self.record["request"]["kind"] != "classification":
             return scores_table(tables)
         scores = next(iter(tables.values()))
-        accuracy = Text(f"{100 * scores['accuracy']:.2f} %", style="bold")
-        return accuracy.append(
-            f" correct on {plural(int(scores['n']), 'held-back image')} "
-            f"(macro {100 * scores['macro_accuracy']:.2f} %, {ece_of(scores)}); "
-            f"{self.record['selection']}, test set opened {self.record['test_evaluations']}x",
-            style="not bold",
-        )
+        classes = self.record["request"]["data"]["classes"]
+        held = plural(int(scores["n"]), "held-back image")
+        opened = f"test set opened {self.record['test_evaluations']}x"
+        return reached(scores, classes, held, f"{self.record['selection']}, {opened}")
 
     def predict(self, data: Any, **options: Any) -> Any:
         """``petiole.predict`` with this run's adapter."""
@@ -141,7 +138,7 @@ def fit(
         settings: fields of the method or recipe that differ from its defaults.
         budget: minutes in which auto may also try methods that are trained; by default 0.
         seed: of initialisation, batches and dropout.
-        out: run folder; by default runs/DATA-METHOD-splitN-seedN.
+        out: run folder; by default runs/DATA-METHOD-splitN-seedN-HASH, where HASH is of the data.
         resume: go on where an interrupted run stopped, to the same numbers.
         checkpoint_seconds: between two checkpoints.
         loggers: names of those that hear how the run goes, e.g. jsonl.
@@ -159,6 +156,7 @@ def fit(
     from petiole.commands.defaults import kind_of_methods
     from petiole.commands.tasks import open_task
     from petiole.engine.run import RunSpec, run
+    from petiole.engine.run_lock import check_free
     from petiole.engine.task import reopened
     from petiole.methods.registry import create
     from petiole.protocols.model_selection import START
@@ -169,6 +167,8 @@ def fit(
     left = _left_open(model, method, own, budget)
     named = START if method == AUTO else method
     create(named, own)  # a slip in them is told before any data is read
+    if out:
+        check_free(Path(out), resume=resume)
     kind = kind_of_methods([named])
     notes = _calibration_notes(kind, named, calibration_folds)
     task, options = open_task(
@@ -180,7 +180,9 @@ def fit(
         text or TextTaskOptions(),
         codebook or CodebookTaskOptions(),
     )
-    folder = Path(out) if out else Path("runs") / default_name(data, method, options, seed)
+    opened = reopened(task)
+    folder = Path(out) if out else default_folder(data, _what(method, options, seed), task)
+    check_free(folder, resume=resume)
     if kind == "classification":
         options = replace(options, vectors=True, calibration_folds=calibration_folds)
     spec = RunSpec(
@@ -194,7 +196,7 @@ def fit(
         checkpoint_seconds=checkpoint_seconds,
         loggers=tuple(loggers),
     )
-    announce(reopened(spec.task), [spec], [*notes, *left.notes()])
+    announce(opened, [spec], [*notes, *left.notes()])
     selection = None
     if left:
         spec, selection = select(spec, left)
@@ -255,8 +257,8 @@ def _calibration_notes(kind: str, method: str, folds: int | None) -> list[str]:
     ]
 
 
-def default_name(data: Any, method: str, options: Any, seed: int) -> str:
-    """``photos-lora-qkv-split0-seed0``; images without a path are called ``data``."""
+def _what(method: str, options: Any, seed: int) -> str:
+    """``lora-qkv-split0-seed0``."""
     split = getattr(options, "split_seed", None)
     split_part = "" if split is None else f"-split{split}"
-    return f"{name_of(data)}-{method.replace(':', '-')}{split_part}-seed{seed}"
+    return f"{method.replace(':', '-')}{split_part}-seed{seed}"

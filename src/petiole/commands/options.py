@@ -21,6 +21,7 @@ from rich.text import Text
 from petiole.errors import ConfigError
 
 if TYPE_CHECKING:
+    from petiole.engine.task import Task
     from petiole.layers.token_pruning import Pruning
     from petiole.tasks.classification.workspace import Classification
 
@@ -285,12 +286,25 @@ def name_of(data: Any) -> str:
     return "-".join(Path(str(one).rpartition("=")[2]).stem for one in sets[:3])
 
 
+def default_folder(data: Any, what: str, task: Task[Any]) -> Path:
+    """``runs/photos-compare-1f0c9ab2``: the name of the data, what is done, and the begin of the data's digest.
+
+    So a folder of the same name elsewhere, or one that changed, has runs of its own.
+    """
+    return Path("runs") / "-".join(filter(None, (name_of(data), what, task.data_digest()[:8])))
+
+
+def unwrapped(data: Any) -> Any:
+    """A list of one path is that path: a file, a folder or a table."""
+    alone = isinstance(data, list | tuple) and len(data) == 1 and isinstance(data[0], str | Path)
+    return data[0] if alone else data
+
+
 def images_of(data: Any, domain: Literal["source", "target"] = "target") -> Any:
     """A path as it is; images in any other form as a data set."""
     from petiole.data.inputs import as_dataset
 
-    if isinstance(data, list | tuple) and len(data) == 1 and isinstance(data[0], str | Path):
-        data = data[0]
+    data = unwrapped(data)
     if data is None or isinstance(data, str | Path):
         return Path(data) if data else None
     return as_dataset(data, domain=domain)

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from petiole.commands.kinds import served_as
-from petiole.commands.options import CommandResult, Data, InferenceOptions
+from petiole.commands.options import CommandResult, Data, InferenceOptions, unwrapped
 from petiole.commands.options import device as device_of
 from petiole.commands.verb import verb
 from petiole.errors import ConfigError
@@ -239,14 +239,11 @@ def _labels(request: _Request) -> PredictResult:
     opened = ClassificationAdapter.load(
         request.adapter, weights=request.weights, device=request.device
     )
-    data = request.data
-    if isinstance(data, list | tuple) and len(data) == 1 and isinstance(data[0], str | Path):
-        data = data[0]  # a list of one path is that path: a file, a folder or a table
     doubt = _Doubt(request, opened.calibration)
     return PredictResult(
         adapter=request.adapter,
         model=opened.manifest.backbone.name,
-        predictions=[doubt.of(row) for row in opened.predict(data)],
+        predictions=[doubt.of(row) for row in opened.predict(unwrapped(request.data))],
         notes=doubt.notes,
     )
 

@@ -138,6 +138,39 @@ class Dataset:
         kept = (replace(s, label=new[s.label]) for s in self.samples if s.label in new)
         return replace(self, classes=names, samples=tuple(kept))
 
+    def aligned(self, classes: Sequence[str]) -> "Dataset":
+        """Return the images of those of ``classes`` that it has, labelled in their order; the notes name all others.
+
+        Raises:
+            DataError: it has images of none of them.
+        """
+        classes = tuple(map(composed, classes))
+        has = {name: n for name, n in self.counts().items() if n}
+        common = [name for name in classes if name in has]
+        if not common:
+            raise DataError(
+                f"{self.name}: has images of {listed(list(has))}, and none of the classes that are known: "
+                f"{listed(list(classes))}. Rename its class folders, or give other images."
+            )
+        notes = list(self.notes)
+        if others := {name: n for name, n in has.items() if name not in classes}:
+            notes.append(
+                f"{sum(others.values())} images of {self.name} are of {len(others)} other classes and not scored: "
+                f"{listed([f'{name} {n}' for name, n in others.items()])}."
+            )
+        if absent := [name for name in classes if name not in has]:
+            notes.append(
+                f"{len(absent)} of {len(classes)} classes have no images in {self.name}, so scores are of the other "
+                f"{len(common)}: {listed(absent)}."
+            )
+        label = {name: i for i, name in enumerate(classes)}
+        kept = tuple(
+            replace(s, label=label[self.classes[s.label]])
+            for s in self.samples
+            if self.classes[s.label] in label
+        )
+        return replace(self, classes=classes, samples=kept, notes=tuple(notes))
+
     def with_domain(self, domain: Domain) -> "Dataset":
         """Return the same samples, all in ``domain``."""
         return replace(self, samples=tuple(replace(s, domain=domain) for s in self.samples))

@@ -91,6 +91,11 @@ def _label(value: object, where: str) -> str | int:
     )
 
 
+def are_numbers(labels: Sequence[object]) -> bool:
+    """Whether labels are numbers of classes, by the first."""
+    return bool(len(labels)) and isinstance(_label(labels[0], "item 0"), int)
+
+
 def is_label(value: object) -> bool:
     """Whether a value can be one label."""
     if isinstance(value, np.ndarray | np.generic | Tensor):

@@ -57,6 +57,10 @@ class Task(ABC, Generic[W]):
             PetioleError: what cannot be opened, by name.
         """
 
+    def data_digest(self) -> str:
+        """SHA-256 (hex) of the data, which default names of run folders begin with; empty for names without it."""
+        return ""
+
 
 class Workspace(ABC):
     """Data and backbone, opened.

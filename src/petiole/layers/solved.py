@@ -27,9 +27,35 @@ class SolvedHead(nn.Module, ABC):
         classes: K.
     """
 
+    weighs_classes: ClassVar[bool] = False
+    """Whether ``solve`` reads ``class_weight``."""
+
     def __init__(self, width: int, classes: int) -> None:
         super().__init__()
         self.width, self.classes = width, classes
+        self.class_weight = "none"
+
+    def weigh(self, class_weight: str) -> None:
+        """Let classes weigh as the recipe says.
+
+        Raises:
+            ConfigError: this head has no use for it.
+        """
+        if class_weight != "none" and not self.weighs_classes:
+            raise ConfigError(
+                f"class_weight={class_weight} is for ridge and logistic regression and for trained heads, and "
+                f"{type(self).__name__} does not weigh images. Leave it out."
+            )
+        self.class_weight = class_weight
+
+    def weights(self, y: Tensor, is_target: Tensor) -> Tensor:
+        """Weight of each image (n,), mean 1: both domains alike, and with ``balanced`` the classes of each too."""
+        found = domain_weights(is_target).to(y.device)
+        if self.class_weight == "balanced":
+            for domain in (is_target, ~is_target):
+                if domain.any():
+                    found[domain] *= balanced(y[domain], self.classes)[y[domain]].to(found)
+        return found
 
     @property
     def solution_size(self) -> int:
@@ -212,6 +238,7 @@ class LogisticHead(GridHead):
             the grid is taken.
     """
 
+    weighs_classes = True
     chosen = "chosen_c"
 
     def __init__(
@@ -234,7 +261,7 @@ class LogisticHead(GridHead):
                 "Logistic regression needs training images of at least two classes; "
                 f"there are {len(labels)} images of {len(np.unique(labels))}."
             )
-        weights = domain_weights(is_target).cpu().numpy()
+        weights = self.weights(y, is_target).cpu().numpy()
         mean, basis = data.mean(0), _basis(data)
         data = (data - mean) @ basis
         c = self._choose(data, labels, weights, judging(is_target).cpu().numpy())
@@ -283,6 +310,7 @@ class RidgeHead(GridHead):
     of the target. The scores are no log-probabilities: do not read much into their calibration error.
     """
 
+    weighs_classes = True
     chosen = "chosen_alpha"
 
     def __init__(
@@ -297,7 +325,7 @@ class RidgeHead(GridHead):
 
     def solve(self, x: Tensor, y: Tensor, is_target: Tensor) -> None:
         data, targets = x.double(), 2.0 * one_hot(y, self.classes).double() - 1.0
-        weights = domain_weights(is_target).to(data)
+        weights = self.weights(y, is_target).to(data)
         share, root = (weights / weights.sum())[:, None], weights.sqrt()[:, None]
         mean, base = (share * data).sum(0), (share * targets).sum(0)
         u, s, v = torch.linalg.svd(root * (data - mean), full_matrices=False)
@@ -327,6 +355,12 @@ def _basis(x: Any) -> Any:
     scale = np.sqrt((centred**2).mean()) or 1.0
     n, d = x.shape
     return (np.linalg.qr(centred.T)[0] if n < d else np.eye(d)) / scale
+
+
+def balanced(y: Tensor, classes: int) -> Tensor:
+    """Weight of each class (K,) by which all weigh alike: n / (K' n_c), K' the classes that have images; 0 without."""
+    counts = torch.bincount(y, minlength=classes).double()
+    return torch.where(counts > 0, len(y) / ((counts > 0).sum() * counts.clamp_min(1)), 0.0)
 
 
 def judging(is_target: Tensor) -> Tensor:

@@ -138,17 +138,25 @@ class Protocol(FrozenModel):
         write_sealed(root / self.STATE, self.model_dump(mode="json"))
         return root / self.STATE
 
+    def check_free(self, root: Path, *, resume: bool = False) -> None:
+        """Check, before anything is computed, that a folder can be taken.
+
+        Raises:
+            RunError: it holds a protocol, and ``resume`` is not set.
+        """
+        if (root / self.STATE).exists() and not resume:
+            raise RunError(
+                f"{root} already holds a {self.NOUN}. Add --resume to finish it, or choose another --out."
+            )
+
     def claim(self, root: Path, *, resume: bool = False) -> None:
         """Take a folder for this protocol.
 
         Raises:
             RunError: it holds another one, or this one without ``resume``.
         """
+        self.check_free(root, resume=resume)
         if (root / self.STATE).exists():
-            if not resume:
-                raise RunError(
-                    f"{root} already holds a {self.NOUN}. Add --resume to finish it, or choose another --out."
-                )
             if changed := type(self).read(root).differences(self):
                 raise RunError(
                     f"{root} holds another {self.NOUN} ({changed}). Repeat the command as it was, or choose "

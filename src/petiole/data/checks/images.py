@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rich.progress import track
@@ -97,7 +97,7 @@ def build(
 
     Raises:
         DataError: bad images or contradicting labels (unless ``skip_bad``); classes other than the
-            given ones; a class with nothing left in it; no images at all.
+            given ones; a class with nothing left in it (unless ``skip_bad`` and none are given); no images at all.
     """
     found = sorted({e.label for e in entries})
     if not found:
@@ -113,7 +113,13 @@ def build(
     ]
     kept, repeated = resolve_duplicates(samples, names, skip_bad=skip_bad)
     dataset = Dataset(name, names, kept, (*notes, *bad, *repeated))
-    if empty := [c for c, n in dataset.counts().items() if n == 0]:
+    left = [c for c, n in dataset.counts().items() if n]
+    if empty := [c for c in names if c not in left]:
+        if skip_bad and classes is None and left:
+            note = (
+                f"{len(empty)} classes left out, of which no usable image is left: {listed(empty)}."
+            )
+            return replace(dataset.of_classes(left), notes=(*dataset.notes, note))
         raise DataError(
             f"{name}: no usable image is left in class {listed(empty)}. {' '.join(dataset.notes)}"
         )

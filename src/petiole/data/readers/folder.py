@@ -82,8 +82,8 @@ def _notes(
         )
     if empty:
         notes.append(f"{len(empty)} class folders of {root} hold no images: {listed(empty)}.")
-    names = Counter(composed(folder.name) for folder in folders)
-    if joined := [name for name, n in names.items() if n > 1]:
+    called = Counter(composed(folder.name) for folder in folders)
+    if joined := [name for name, n in called.items() if n > 1]:
         notes.append(
             f"Folders of {root} whose names differ in how accents are stored (Unicode NFC, NFD) are one class: "
             f"{listed(joined)}."

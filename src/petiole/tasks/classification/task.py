@@ -92,7 +92,10 @@ class ClassificationRun(TaskRun):
             fraction=subset.fraction,
             validation=subset.validation,
             scored=subset.scored,
-            notes=[*workspace.notes, workspace.leaks(self.train_images, self.scored).summary()],
+            notes=[
+                *dict.fromkeys((*workspace.notes, *self.train_images.notes)),
+                workspace.leaks(self.train_images, self.scored).summary(),
+            ],
         )
 
     def options(self) -> Mapping[str, Any]:

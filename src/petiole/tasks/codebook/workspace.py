@@ -49,6 +49,9 @@ class CodebookQuestions(Task["CodebookWorkspace"]):
         general = open_questions(self.general) if self.general else None
         return CodebookWorkspace(self, model, data, tuple(others), general)
 
+    def data_digest(self) -> str:
+        return open_questions(self.questions, skip_bad=self.skip_bad).digest()
+
 
 @dataclass(frozen=True)
 class CodebookWorkspace(Workspace):
