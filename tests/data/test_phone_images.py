@@ -30,7 +30,7 @@ def encoded(form: str) -> bytes:
     stream = io.BytesIO()
     exif = Image.Exif()
     exif[0x0112] = 6  # stored on its side
-    picture().save(stream, form, quality=95, exif=exif)
+    picture().save(stream, form, quality=95, exif=exif.tobytes())
     return stream.getvalue()
 
 
@@ -44,7 +44,7 @@ def test_it_is_read_upright(tmp_path: Path, form: str) -> None:
     assert pixels[50, 16].argmax() == 2
     cut = tmp_path / "cut.heic"
     cut.write_bytes(file.read_bytes()[:-200])
-    with pytest.raises(DataError, match=r"cut\.heic: damaged or truncated"):
+    with pytest.raises(DataError, match=r"cut\.heic: .*Re-export the image"):
         read_image(cut)
 
 

@@ -156,12 +156,12 @@ class Protocol(FrozenModel):
             RunError: it holds another one, or this one without ``resume``.
         """
         self.check_free(root, resume=resume)
-        if (root / self.STATE).exists():
-            if changed := type(self).read(root).differences(self):
-                raise RunError(
-                    f"{root} holds another {self.NOUN} ({changed}). Repeat the command as it was, or choose "
-                    "another --out."
-                )
+        taken = (root / self.STATE).exists()
+        if taken and (changed := type(self).read(root).differences(self)):
+            raise RunError(
+                f"{root} holds another {self.NOUN} ({changed}). Repeat the command as it was, or choose "
+                "another --out."
+            )
         self.write(root)
 
     def differences(self, new: Self) -> str:
