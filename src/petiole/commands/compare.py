@@ -101,7 +101,7 @@ def compare(
     """
     from petiole.commands.announce import announce
     from petiole.commands.defaults import kind_of_methods
-    from petiole.commands.tasks import open_task
+    from petiole.commands.tasks import COLUMNS, TARGET_METHOD, kind_of, open_task
     from petiole.engine.executor import Local
     from petiole.engine.task import reopened
     from petiole.protocols import domain_shift, tuning
@@ -111,6 +111,9 @@ def compare(
 
     given = images or ImageOptions()
     kind = "classification" if table or not methods else kind_of_methods(_named(methods))
+    kind = kind if table else kind_of(kind, data, given)
+    if kind in COLUMNS.values():
+        methods = list(methods) or [TARGET_METHOD, "linear-probe"]
     chosen = domain_shift.from_table(table) if table else _chosen(methods, kind, given)
     names = list(dict.fromkeys(row.method for row in chosen["rows"]))
     groups = (model or ModelOptions(), given, text or TextTaskOptions())

@@ -10,7 +10,7 @@ from pydantic import Field
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from petiole.commands.kinds import served_as
+from petiole.commands.kinds import SERVED, served_as
 from petiole.commands.options import (
     CommandResult,
     Data,
@@ -49,9 +49,11 @@ class Evaluation(CommandResult):
     def text(self) -> RenderableType:
         opened = Text(f"this set was opened {self.test_evaluations}x with this adapter")
         notes = (Text(note) for note in self.notes)
-        if self.kind != "classification":
-            from petiole.commands.fit import scores_table
+        from petiole.commands.fit import scores_line, scores_table
 
+        if self.kind == SERVED:
+            return Group(scores_line(self.scores["test"]), opened, *notes)
+        if self.kind != "classification":
             return Group(
                 scores_table(self.scores), Text(plural(self.samples, "sample")), opened, *notes
             )
@@ -130,7 +132,7 @@ def evaluate(
 
     kinds = ("classification", "text", "codebook")
     kind = served_as(adapter, read_manifest(find(adapter)).kind, kinds)
-    if weights and kind != "classification":
+    if weights and kind not in ("classification", SERVED):
         raise ConfigError(
             f"--weights is for image backbones, and {adapter} has none. Leave it out."
         )
@@ -141,6 +143,8 @@ def evaluate(
     where = device_of(device)
     if kind == "classification":
         return _images(Path(adapter), unwrapped(data), weights, where, skip_bad=skip_bad)
+    if kind == SERVED:
+        return _served(Path(adapter), unwrapped(data), weights, where, skip_bad=skip_bad)
     path = images_of(data)
     if kind == "text":
         return _texts(Path(adapter), path, where, skip_bad=skip_bad)
@@ -179,6 +183,27 @@ def _images(
     )
 
 
+def _served(
+    adapter: Path, data: Any, weights: Path | None, where: str, *, skip_bad: bool
+) -> Evaluation:
+    from petiole.engine.adapter import Adapter, find
+    from petiole.engine.record import count_test_evaluation
+
+    opened: Any = Adapter.load(adapter, weights=weights, device=where)
+    found = opened.score_on(data, skip_bad=skip_bad)
+    count = count_test_evaluation(find(adapter), found.digest, found.samples, "petiole eval")
+    return Evaluation(
+        adapter=adapter,
+        data=found.name,
+        kind=SERVED,
+        scores={"test": found.scores},
+        samples=found.samples,
+        test_evaluations=count,
+        classes=opened.classes,
+        notes=list(found.notes),
+    )
+
+
 def _texts(adapter: Path, folder: Path, where: str, *, skip_bad: bool) -> Evaluation:
     from petiole.data.readers.registry import open_questions
     from petiole.engine.adapter import find
@@ -213,7 +238,7 @@ def _codebook(
     from petiole.tasks.codebook.adapter import CodebookAdapter
     from petiole.tasks.codebook.training import evaluate as score
 
-    data = open_questions(folder, skip_bad=skip_bad)
+    data = open_questions(folder, skip_bad=skip_bad, task="question")
     names = options.language_models or ("",)
     files = [CodebookAdapter.load(adapter, backbone=name, device=where) for name in names]
     samples = data["test"]

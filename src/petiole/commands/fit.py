@@ -54,7 +54,7 @@ class FitResult(CommandResult):
     def text(self) -> RenderableType:
         request, ledger = self.record["request"], self.record["ledger"]
         adapter = quote(str(self.adapter))
-        question = "" if request["kind"] == "classification" else ' --question "..."'
+        question = ' --question "..."' if request["kind"] in ("text", "codebook") else ""
         return Group(
             self._scores(),
             Text(
@@ -76,8 +76,11 @@ class FitResult(CommandResult):
 
     def _scores(self) -> RenderableType:
         tables = self.record["scores"]
-        if self.record["request"]["kind"] != "classification":
+        kind = self.record["request"]["kind"]
+        if kind in ("text", "codebook"):
             return scores_table(tables)
+        if kind != "classification":
+            return scores_line(next(iter(tables.values())), self.record["selection"])
         scores = next(iter(tables.values()))
         classes = self.record["request"]["data"]["classes"]
         held = plural(int(scores["n"]), "held-back image")
@@ -89,6 +92,14 @@ class FitResult(CommandResult):
         from petiole.commands.predict import predict
 
         return predict(self.adapter, data, **options)
+
+
+def scores_line(scores: dict[str, float], more: str = "") -> Text:
+    """``r2 0.871, mae 1.24 on 40 images``: numbers as they are, the headline bold."""
+    shown = [f"{name} {value:.4g}" for name, value in scores.items() if name != "n"]
+    line = Text(shown[0], style="bold")
+    rest = f" on {plural(int(scores['n']), 'image')}" + (f"; {more}" if more else "")
+    return line.append("".join(f", {one}" for one in shown[1:]) + rest, style="not bold")
 
 
 def scores_table(tables: dict[str, dict[str, float]]) -> Table:
@@ -127,7 +138,8 @@ def fit(
     """Train one adapter and score it once on what is held back.
 
     DATA is what the method learns from. Labelled images: a folder with one folder a class, a CSV or Parquet list, a
-    root with synthetic/, real_train/ and real_eval/; in Python also whatever ``petiole.data.inputs.as_dataset`` takes. For vl- methods, one or more tasks of texts about images: folders
+    root with synthetic/, real_train/ and real_eval/; a list with the column labels (several an image) or value (a number) for
+    those tasks; in Python also whatever ``petiole.data.inputs.as_dataset`` takes. For vl- methods, one or more tasks of texts about images: folders
     of JSON Lines, or TASK=FOLDER for a public layout. For craft and its rivals, questions about images: JSON Lines,
     VQA-RAD, or class folders, which are asked as questions.
 
@@ -154,7 +166,7 @@ def fit(
 
     from petiole.commands.announce import announce
     from petiole.commands.defaults import kind_of_methods
-    from petiole.commands.tasks import open_task
+    from petiole.commands.tasks import COLUMNS, TARGET_METHOD, kind_of, open_task
     from petiole.engine.run import RunSpec, run
     from petiole.engine.run_lock import check_free
     from petiole.engine.task import reopened
@@ -164,12 +176,18 @@ def fit(
     from petiole.report.page import write_page
 
     model, own = model or ModelOptions(), pairs(settings)
+    kind = kind_of(
+        "classification" if method == AUTO else kind_of_methods([method]),
+        data,
+        images or ImageOptions(),
+    )
+    if kind in COLUMNS.values() and method == AUTO and budget is None:
+        method = TARGET_METHOD
     left = _left_open(model, method, own, budget)
     named = START if method == AUTO else method
     create(named, own)  # a slip in them is told before any data is read
     if out:
         check_free(Path(out), resume=resume)
-    kind = kind_of_methods([named])
     notes = _calibration_notes(kind, named, calibration_folds)
     task, options = open_task(
         kind,

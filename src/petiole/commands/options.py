@@ -157,27 +157,34 @@ class ModelOptions:
         *,
         methods: Sequence[str] = (),
     ) -> Classification:
-        """Put images on this model; without a name, on a packaged one that takes these methods."""
-        from petiole.commands.defaults import backbone_for
+        """Put images on this model."""
         from petiole.tasks.classification.workspace import Classification
 
         return Classification(
-            backbone=self.one_backbone or backbone_for(methods),
             images=images_of(images),
             source=images_of(source, "source"),
             test=images_of(test),
             test_fraction=0.5 if test_fraction is None else test_fraction,
-            weights=Path(self.weights) if self.weights else None,
-            image_size=self.image_size,
-            device=device(self.device),
-            precision=self.precision,
-            checkpointing=self.grad_checkpointing,
-            compiled=self.compile,
-            dtype=self.dtype or "float32",
-            cache=self.cache,
-            skip_bad=self.skip_bad,
-            quiet=self.quiet,
+            **self.image_terms(methods),
         )
+
+    def image_terms(self, methods: Sequence[str]) -> dict[str, Any]:
+        """What a task on images takes of the model; without a name, a packaged one that takes these methods."""
+        from petiole.commands.defaults import backbone_for
+
+        return {
+            "backbone": self.one_backbone or backbone_for(methods),
+            "weights": Path(self.weights) if self.weights else None,
+            "image_size": self.image_size,
+            "device": device(self.device),
+            "precision": self.precision,
+            "checkpointing": self.grad_checkpointing,
+            "compiled": self.compile,
+            "dtype": self.dtype or "float32",
+            "cache": self.cache,
+            "skip_bad": self.skip_bad,
+            "quiet": self.quiet,
+        }
 
 
 @group("Labelled images")
@@ -186,6 +193,8 @@ class ImageOptions:
     """Which labelled images are learned from and scored.
 
     Attributes:
+        task: classification (one class an image), multilabel (any number of labels) or regression (a number); by default
+            what the columns of the table say: label, labels or value.
         source: labelled images of the source domain: synthetic, old, drawn, ...
         test: held-back target images; otherwise a part of DATA is held back.
         test_fraction: that part; by default 0.5.
@@ -194,6 +203,7 @@ class ImageOptions:
         split_seed: seed of the draw.
     """
 
+    task: Literal["classification", "multilabel", "regression"] | None = None
     source: Path | None = None
     test: Path | None = None
     test_fraction: float | None = None

@@ -378,9 +378,9 @@ def run_jobs(
 def headlines(record: Record) -> dict[str, float]:
     """Table of scores -> its headline metric, as a fraction.
 
-    Classification records hold fractions, those of texts per cent (CIDEr x 100).
+    Records of texts hold per cent (CIDEr x 100), all others fractions, or numbers that are none.
     """
-    scale = 1 if record.request.kind == "classification" else 100
+    scale = 100 if record.request.kind in ("text", "codebook") else 1
     return {table: next(iter(metrics.values())) / scale for table, metrics in record.scores.items()}
 
 

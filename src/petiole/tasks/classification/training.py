@@ -80,6 +80,13 @@ def train(
     return time.perf_counter() - start
 
 
+def timed(work: Callable[[], object]) -> float:
+    """Do it; returns the seconds that it took."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
 @torch.no_grad()
 def _vectors(
     adapted: AdaptedClassifier, data: Dataset, table: Table, recipe: Recipe
