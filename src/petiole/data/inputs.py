@@ -32,7 +32,9 @@ from petiole.data.dataset import MEMORY, Dataset, Domain, listed
 from petiole.data.image import SUFFIXES, ImageRef
 from petiole.data.labels import are_labels, are_numbers, class_names, is_label, list_of, unique
 from petiole.data.memory import MemoryImage, kind_of
+from petiole.data.readers.base import reader_of
 from petiole.data.readers.folder import visible_files
+from petiole.data.readers.packed import PackedReader
 from petiole.data.readers.table import is_table, read_rows
 from petiole.data.sources import open_data
 from petiole.errors import DataError
@@ -135,6 +137,9 @@ def as_images(data: object) -> tuple[ImageRef, ...]:
     path = _path(data)
     if path is None:
         return tuple(_expand(data).images)
+    if packed := reader_of(path, PackedReader):
+        opened: Dataset = packed(path)
+        return opened.samples
     if is_table(path):
         return tuple(row.entry for row in read_rows(path, labelled=False))
     if not path.is_dir():
