@@ -27,7 +27,7 @@ from torch import Tensor
 
 from frozen_vectors import Vectors, options, vectors
 from petiole.backbones.registry import load_backbone
-from petiole.layers.solved import RidgeHead
+from petiole.layers.ridge import RidgeHead
 from petiole.metrics.calibration import conformal_rank, label_scores, risk_coverage
 from petiole.metrics.classification import expected_calibration_error
 from petiole.tasks.classification.calibration import Calibration

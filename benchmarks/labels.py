@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from frozen_vectors import Vectors, options, vectors
 from petiole.backbones.registry import load_backbone
 from petiole.data.typiclust import typiclust
-from petiole.layers.solved import RidgeHead
+from petiole.layers.ridge import RidgeHead
 from petiole.metrics.statistics import t_interval
 
 BUDGETS = (1, 2, 5, 10)

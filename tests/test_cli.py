@@ -280,7 +280,7 @@ def test_compare_tests_methods_on_the_same_draws(place: Path, say: Say) -> None:
         ),
         (["fit", "{place}/photos", "--set", "rank"], ["key=value"]),
         (["fit", "{place}/photos", "--backbone", "petiole/tiny-vti"], ["petiole/tiny-vit"]),
-        (["fit", "{place}/photos", "--shots", "99"], ["too few images"]),
+        (["fit", "{place}/photos", "--shots", "0"], ["at least 1 a class"]),
         (["predict", "{place}/photos", "x.png"], ["No adapter at", "petiole fit"]),
         (["predict", "{place}/run", "{place}/x.png"], ["x.png", "no such file"]),
         (["report", "{place}/photos"], ["record.json is missing"]),

@@ -1,4 +1,4 @@
-"""Texts from names and files, made safe for those who show them: a terminal, and a spreadsheet."""
+"""Texts from names and files: safe for those who show them (a terminal, a spreadsheet), in one form for those who compare."""
 
 from __future__ import annotations
 
@@ -41,6 +41,14 @@ class SafeConsole(Console):
         """See ``rich.console.Console.render``."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=printable(segment.text))
+
+
+def composed(text: str) -> str:
+    """The text in Unicode's normal form C, in which names are compared: é is one name, however it was typed.
+
+    macOS stores file names in form D (e and an accent), most else in form C.
+    """
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def cell(value: Any) -> Any:

@@ -25,7 +25,13 @@ from petiole.commands.verb import keywords
 from petiole.errors import ConfigError
 
 GROUPS = (ModelOptions, ImageOptions, TextTaskOptions, CodebookTaskOptions)
-METHODS = {"classification": "lora-qkv", "text": "vl-adapter", "codebook": "craft"}
+METHODS = {
+    "classification": "lora-qkv",
+    "multilabel": "ridge",
+    "regression": "ridge",
+    "text": "vl-adapter",
+    "codebook": "craft",
+}
 
 
 def function_of(verb: str) -> Any:

@@ -47,7 +47,7 @@ def test_folder(make_folder: MakeFolder) -> None:
     assert d.classes == ("a", "b")
     assert d.counts() == {"a": 3, "b": 3}
     assert set(d.domains) == {"source"}
-    assert d.notes == (f"1 files in {root} are no images by name (1 x .txt).",)
+    assert d.notes == (f"1 files in {root} are no images by name (1 x .txt): a/notes.txt.",)
     for s in d.samples:
         assert s.id == hashlib.sha256(s.path.read_bytes()).hexdigest()
         assert d.classes[s.label] in s.path.relative_to(root).parts
@@ -82,8 +82,8 @@ def test_folders_that_are_none(make_folder: MakeFolder, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"is a file"):
         open_folder(root / "a" / "0.png")
     (root / "c").mkdir()
-    (root / "c" / "x.heic").touch()
-    with pytest.raises(DataError, match=r"c: the class folder holds no images \(1 x \.heic\)"):
+    (root / "c" / "x.raw").touch()
+    with pytest.raises(DataError, match=r"c: the class folder holds no images \(1 x \.raw\)"):
         open_folder(root)
 
 
@@ -103,8 +103,11 @@ def test_bad_images_are_listed_or_left_out(make_folder: MakeFolder) -> None:
     assert d.notes[0].startswith("12 unreadable images left out: ")
     for i in (12, 13):
         (root / "a" / f"{i}.png").write_bytes(b"")
+    left = open_folder(root, skip_bad=True)
+    assert left.classes == ("b",)
+    assert left.notes[-1] == "1 classes left out, of which no usable image is left: a."
     with pytest.raises(DataError, match="no usable image is left in class a"):
-        open_folder(root, skip_bad=True)
+        open_folder(root, classes=("a", "b"), skip_bad=True)
 
 
 def test_duplicates_across_files(make_folder: MakeFolder) -> None:

@@ -106,10 +106,18 @@ def test_folds_hold_every_image_back_once() -> None:
     assert holdout(d, 0.25, 0, 4)[1].digest() == parts[0][1].digest()
 
 
+def test_small_classes_give_all_that_they_have() -> None:
+    d = dataset([5, 2, 9])
+    drawn = draw_shots(d, 5, 0)
+    assert list(drawn.counts().values()) == [5, 2, 5]
+    assert drawn.notes == (
+        "1 of 3 classes have fewer than 5 images to train on, and all of them are taken: class 1 2.",
+    )
+    assert draw_shots(d, 2, 0).notes == ()
+
+
 def test_impossible_draws_name_class_count_and_remedy() -> None:
     d = dataset([5, 2, 9])
-    with pytest.raises(DataError, match=r"(?s)class 1: 2 of 5.*--shots 2"):
-        draw_shots(d, 5, 0)
     with pytest.raises(DataError, match="at least 1"):
         draw_shots(d, 0, 0)
     with pytest.raises(DataError, match="class 0 has fewer than 2"):

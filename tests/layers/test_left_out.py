@@ -11,7 +11,8 @@ from torch import Tensor
 
 from petiole.data.splits import class_folds
 from petiole.errors import DataError
-from petiole.layers.solved import ClassMeansHead, KNNHead, LogisticHead, RidgeHead, SolvedHead
+from petiole.layers.ridge import RidgeHead
+from petiole.layers.solved import ClassMeansHead, KNNHead, LogisticHead, SolvedHead
 
 Make = Callable[[], SolvedHead]
 HEADS: list[Make] = [

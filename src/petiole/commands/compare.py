@@ -18,8 +18,8 @@ from petiole.commands.options import (
     ModelOptions,
     Settings,
     TextTaskOptions,
+    default_folder,
     fact,
-    name_of,
     pairs,
 )
 from petiole.commands.verb import verb
@@ -93,7 +93,7 @@ def compare(
         split_seeds: draws of the training images, the unit of a result; by default 5.
         seeds: starts and orders of batches on each split; by default 1 for images, 3 otherwise.
         margin: in points; two rows tie where the interval of their difference lies within it.
-        out: folder; by default runs/DATA-compare.
+        out: folder; by default runs/DATA-compare-HASH, where HASH is of the data.
         resume: finish an interrupted comparison; finished runs are kept.
         processes: runs at a time.
 
@@ -103,7 +103,7 @@ def compare(
     """
     from petiole.commands.announce import announce
     from petiole.commands.defaults import kind_of_methods
-    from petiole.commands.tasks import open_task
+    from petiole.commands.tasks import COLUMNS, TARGET_METHOD, kind_of, open_task
     from petiole.engine.executor import Local
     from petiole.engine.task import reopened
     from petiole.protocols import domain_shift, tuning
@@ -113,14 +113,17 @@ def compare(
 
     given = images or ImageOptions()
     kind = "classification" if table or not methods else kind_of_methods(_named(methods))
+    kind = kind if table else kind_of(kind, data, given)
+    if kind in COLUMNS.values():
+        methods = list(methods) or [TARGET_METHOD, "linear-probe"]
     chosen = domain_shift.from_table(table) if table else _chosen(methods, kind, given)
     names = list(dict.fromkeys(row.method for row in chosen["rows"]))
     groups = (model or ModelOptions(), given, text or TextTaskOptions())
     task, options = open_task(kind, data, names, *groups, codebook or CodebookTaskOptions())
     if kind != "classification" and (tune or split_seeds):
         raise ConfigError("--tune and --split-seeds are for labelled images. Leave them out.")
-    folder = Path(out) if out else Path("runs") / f"{name_of(data)}-compare"
     workspace = reopened(task)
+    folder = Path(out) if out else default_folder(data, "compare", task)
     if kind == "classification":
         joint = workspace.shift.source is not None
         chosen["rows"] = domain_shift.with_baselines(chosen["rows"], source=joint)
@@ -133,9 +136,10 @@ def compare(
             "seeds": 1 if seeds is None else seeds,
             "shots": options.shots,
             "validation": validation if any(row.grid for row in chosen["rows"]) else 0.0,
-            "notes": list(workspace.notes),
+            "notes": list(workspace.notes_with(options)),
         }
     comparison = Comparison.checked(kind=kind, margin=margin / 100, **chosen, **terms)
+    comparison.check_free(folder, resume=resume)
     local, quiet = Local(processes), groups[0].quiet
     if kind == "classification":
         jobs = domain_shift.jobs_of(comparison, task, folder, pairs(settings), resume=resume)

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from pydantic import Field
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from petiole.commands.kinds import served_as
-from petiole.commands.options import CommandResult, Data, InferenceOptions, images_of, plural
+from petiole.commands.kinds import SERVED, served_as
+from petiole.commands.options import (
+    CommandResult,
+    Data,
+    InferenceOptions,
+    images_of,
+    plural,
+    unwrapped,
+)
 from petiole.commands.options import device as device_of
 from petiole.commands.verb import verb
 from petiole.errors import ConfigError, unknown
-
-if TYPE_CHECKING:
-    from petiole.data.dataset import Dataset
 
 
 class Evaluation(CommandResult):
@@ -45,17 +49,17 @@ class Evaluation(CommandResult):
     def text(self) -> RenderableType:
         opened = Text(f"this set was opened {self.test_evaluations}x with this adapter")
         notes = (Text(note) for note in self.notes)
-        if self.kind != "classification":
-            from petiole.commands.fit import scores_table
+        from petiole.commands.fit import scores_line, scores_table
 
+        if self.kind == SERVED:
+            return Group(scores_line(self.scores["test"]), opened, *notes)
+        if self.kind != "classification":
             return Group(
                 scores_table(self.scores), Text(plural(self.samples, "sample")), opened, *notes
             )
         s = self.scores["test"]
-        first = Text(
-            f"{100 * s['accuracy']:.2f} % correct on {plural(int(s['n']), 'image')} "
-            f"(macro {100 * s['macro_accuracy']:.2f} %, {ece_of(s)}, NLL {s.get('calibrated_nll', s['nll']):.3f})"
-        )
+        nll = f"NLL {s.get('calibrated_nll', s['nll']):.3f}"
+        first = reached(s, self.classes, plural(int(s["n"]), "image"), nll)
         return Group(first, opened, *map(Text, self._confused()), *notes)
 
     def _confused(self) -> list[str]:
@@ -71,6 +75,24 @@ class Evaluation(CommandResult):
         )
         names = self.classes
         return [f"{n:5d} x {names[i]} taken for {names[j]}" for n, i, j in wrong[:5] if n]
+
+
+def reached(scores: Mapping[str, float], classes: Sequence[str], images: str, more: str) -> Text:
+    """Accuracy in a sentence, macro accuracy first where it is the headline; of one class a plain word."""
+    if len(classes) == 1:
+        return Text(
+            f"There is one class only, {classes[0]}: nothing to tell apart, so being correct on {images} means nothing. "
+            "Add images of what it is to be told from."
+        )
+    said = {"accuracy": "{} correct", "macro_accuracy": "{} macro accuracy over uneven classes"}
+    first = next(iter(scores))
+    other = "macro_accuracy" if first == "accuracy" else "accuracy"
+    percent = {name: f"{100 * scores[name]:.2f} %" for name in said}
+    what, _, word = said[first].partition(" ")
+    beside = f"{other.removesuffix('_accuracy')} {percent[other]}"
+    return Text(what.format(percent[first]), style="bold").append(
+        f" {word} on {images} ({beside}, {ece_of(scores)}, {more})", style="not bold"
+    )
 
 
 def ece_of(scores: Mapping[str, float]) -> str:
@@ -95,7 +117,8 @@ def evaluate(
     Args:
         adapter: adapter folder, or the run folder around it.
         data: labelled images (class folders, or a CSV or Parquet list); for adapters of language models questions
-            about images, whose part ``test`` is scored.
+            about images, whose part ``test`` is scored. Labelled images of a part of the classes, or of others too, are
+            scored on the classes that the adapter knows; the rest is counted and named.
         weights: where the weights of an image backbone lie now, if they were moved.
         device: auto, cpu, cuda, ...
         skip_bad: leave unreadable images out, and count them.
@@ -103,13 +126,13 @@ def evaluate(
     Raises:
         AdapterError: the adapter is damaged or does not fit the backbone.
         ConfigError: an option that this kind of adapter has no use for.
-        DataError: bad data, or classes that the adapter does not know.
+        DataError: bad data, or none of the classes that the adapter knows.
     """
     from petiole.engine.adapter import find, read_manifest
 
     kinds = ("classification", "text", "codebook")
     kind = served_as(adapter, read_manifest(find(adapter)).kind, kinds)
-    if weights and kind != "classification":
+    if weights and kind not in ("classification", SERVED):
         raise ConfigError(
             f"--weights is for image backbones, and {adapter} has none. Leave it out."
         )
@@ -117,9 +140,12 @@ def evaluate(
         raise ConfigError(
             f"--keep, --route and --language-model are for models over a codebook, and {adapter} is of the kind {kind}."
         )
-    where, path = device_of(device), images_of(data)
+    where = device_of(device)
     if kind == "classification":
-        return _images(Path(adapter), path, weights, where, skip_bad=skip_bad)
+        return _images(Path(adapter), unwrapped(data), weights, where, skip_bad=skip_bad)
+    if kind == SERVED:
+        return _served(Path(adapter), unwrapped(data), weights, where, skip_bad=skip_bad)
+    path = images_of(data)
     if kind == "text":
         return _texts(Path(adapter), path, where, skip_bad=skip_bad)
     options = inference or InferenceOptions()
@@ -127,7 +153,7 @@ def evaluate(
 
 
 def _images(
-    adapter: Path, images: Path | Dataset, weights: Path | None, where: str, *, skip_bad: bool
+    adapter: Path, images: Any, weights: Path | None, where: str, *, skip_bad: bool
 ) -> Evaluation:
     from petiole.data.inputs import as_dataset
     from petiole.engine.adapter import find
@@ -139,14 +165,14 @@ def _images(
     from petiole.tasks.classification.model import predict
 
     opened = ClassificationAdapter.load(adapter, weights=weights, device=where)
-    data = as_dataset(images, classes=opened.classes, skip_bad=skip_bad)
+    data = as_dataset(images, classes=opened.classes, skip_bad=skip_bad, common=True)
     count = count_test_evaluation(find(adapter), data.digest(), len(data), "petiole eval")
     table = Features(opened.adapted.backbone).table(data, opened.adapted.cut)
     logits = predict(opened.adapted, table.batches(len(data), 64)).logits
     guesses = logits.argmax(1).numpy()
     return Evaluation(
         adapter=adapter,
-        data=str(images) if isinstance(images, Path) else images.name,
+        data=str(images) if isinstance(images, str | Path) else data.name,
         kind="classification",
         scores={"test": scores_of(logits, data.labels, opened.calibration)},
         samples=len(data),
@@ -154,6 +180,27 @@ def _images(
         classes=opened.classes,
         confusion=confusion(guesses, data.labels, len(opened.classes)).tolist(),
         notes=list(data.notes),
+    )
+
+
+def _served(
+    adapter: Path, data: Any, weights: Path | None, where: str, *, skip_bad: bool
+) -> Evaluation:
+    from petiole.engine.adapter import Adapter, find
+    from petiole.engine.record import count_test_evaluation
+
+    opened: Any = Adapter.load(adapter, weights=weights, device=where)
+    found = opened.score_on(data, skip_bad=skip_bad)
+    count = count_test_evaluation(find(adapter), found.digest, found.samples, "petiole eval")
+    return Evaluation(
+        adapter=adapter,
+        data=found.name,
+        kind=SERVED,
+        scores={"test": found.scores},
+        samples=found.samples,
+        test_evaluations=count,
+        classes=opened.classes,
+        notes=list(found.notes),
     )
 
 
@@ -191,7 +238,7 @@ def _codebook(
     from petiole.tasks.codebook.adapter import CodebookAdapter
     from petiole.tasks.codebook.training import evaluate as score
 
-    data = open_questions(folder, skip_bad=skip_bad)
+    data = open_questions(folder, skip_bad=skip_bad, task="question")
     names = options.language_models or ("",)
     files = [CodebookAdapter.load(adapter, backbone=name, device=where) for name in names]
     samples = data["test"]

@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from petiole.commands.generalise import Generalised, measured
-from petiole.commands.options import ModelOptions, Settings
+from petiole.commands.options import ModelOptions, Settings, default_folder
 from petiole.commands.verb import verb
 
 METHODS = ("zero-shot", "tip-adapter", "logistic-regression", "coop")
@@ -50,7 +50,7 @@ def few_shot(
         published: train coop, promptsrc and clip-lora as published for each number of shots.
         seeds: runs of each method at each number.
         margin: in points; two rows tie where the interval of their difference lies within it.
-        out: folder; by default runs/IMAGES-few-shot.
+        out: folder; by default runs/IMAGES-few-shot-HASH, where HASH is of the data.
         resume: finish an interrupted measurement; finished runs are kept.
         processes: runs at a time.
 
@@ -62,7 +62,6 @@ def few_shot(
     from petiole.protocols import domain_shift, generalisation
 
     model = model or ModelOptions()
-    root = Path(out) if out else Path("runs") / f"{Path(images).stem}-few-shot"
     rows = domain_shift.rows_of(methods)
     study = generalisation.few_shot(
         Path(images).name,
@@ -77,4 +76,5 @@ def few_shot(
     task = model.classification(
         images, None, test, test_fraction, methods=[row.method for row in rows]
     )
+    root = Path(out) if out else default_folder(images, "few-shot", task)
     return measured(study, task, {}, root, settings, resume=resume, processes=processes)

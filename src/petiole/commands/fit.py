@@ -12,7 +12,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from petiole.commands.evaluate import ece_of
+from petiole.commands.evaluate import reached
 from petiole.commands.options import (
     AUTO,
     CodebookTaskOptions,
@@ -22,8 +22,8 @@ from petiole.commands.options import (
     ModelOptions,
     Settings,
     TextTaskOptions,
+    default_folder,
     fact,
-    name_of,
     pairs,
     plural,
 )
@@ -54,7 +54,7 @@ class FitResult(CommandResult):
     def text(self) -> RenderableType:
         request, ledger = self.record["request"], self.record["ledger"]
         adapter = quote(str(self.adapter))
-        question = "" if request["kind"] == "classification" else ' --question "..."'
+        question = ' --question "..."' if request["kind"] in ("text", "codebook") else ""
         return Group(
             self._scores(),
             Text(
@@ -76,22 +76,30 @@ class FitResult(CommandResult):
 
     def _scores(self) -> RenderableType:
         tables = self.record["scores"]
-        if self.record["request"]["kind"] != "classification":
+        kind = self.record["request"]["kind"]
+        if kind in ("text", "codebook"):
             return scores_table(tables)
+        if kind != "classification":
+            return scores_line(next(iter(tables.values())), self.record["selection"])
         scores = next(iter(tables.values()))
-        accuracy = Text(f"{100 * scores['accuracy']:.2f} %", style="bold")
-        return accuracy.append(
-            f" correct on {plural(int(scores['n']), 'held-back image')} "
-            f"(macro {100 * scores['macro_accuracy']:.2f} %, {ece_of(scores)}); "
-            f"{self.record['selection']}, test set opened {self.record['test_evaluations']}x",
-            style="not bold",
-        )
+        classes = self.record["request"]["data"]["classes"]
+        held = plural(int(scores["n"]), "held-back image")
+        opened = f"test set opened {self.record['test_evaluations']}x"
+        return reached(scores, classes, held, f"{self.record['selection']}, {opened}")
 
     def predict(self, data: Any, **options: Any) -> Any:
         """``petiole.predict`` with this run's adapter."""
         from petiole.commands.predict import predict
 
         return predict(self.adapter, data, **options)
+
+
+def scores_line(scores: dict[str, float], more: str = "") -> Text:
+    """``r2 0.871, mae 1.24 on 40 images``: numbers as they are, the headline bold."""
+    shown = [f"{name} {value:.4g}" for name, value in scores.items() if name != "n"]
+    line = Text(shown[0], style="bold")
+    rest = f" on {plural(int(scores['n']), 'image')}" + (f"; {more}" if more else "")
+    return line.append("".join(f", {one}" for one in shown[1:]) + rest, style="not bold")
 
 
 def scores_table(tables: dict[str, dict[str, float]]) -> Table:
@@ -130,7 +138,8 @@ def fit(
     """Train one adapter and score it once on what is held back.
 
     DATA is what the method learns from. Labelled images: a folder with one folder a class, a CSV or Parquet list, a
-    root with synthetic/, real_train/ and real_eval/; in Python also whatever ``petiole.data.inputs.as_dataset`` takes. For vl- methods, one or more tasks of texts about images: folders
+    root with synthetic/, real_train/ and real_eval/; a list with the column labels (several an image) or value (a number) for
+    those tasks; in Python also whatever ``petiole.data.inputs.as_dataset`` takes. For vl- methods, one or more tasks of texts about images: folders
     of JSON Lines, or TASK=FOLDER for a public layout. For craft and its rivals, questions about images: JSON Lines,
     VQA-RAD, or class folders, which are asked as questions.
 
@@ -141,7 +150,7 @@ def fit(
         settings: fields of the method or recipe that differ from its defaults.
         budget: minutes in which auto may also try methods that are trained; by default 0.
         seed: of initialisation, batches and dropout.
-        out: run folder; by default runs/DATA-METHOD-splitN-seedN.
+        out: run folder; by default runs/DATA-METHOD-splitN-seedN-HASH, where HASH is of the data.
         resume: go on where an interrupted run stopped, to the same numbers.
         checkpoint_seconds: between two checkpoints.
         loggers: names of those that hear how the run goes, e.g. jsonl.
@@ -157,8 +166,9 @@ def fit(
 
     from petiole.commands.announce import announce
     from petiole.commands.defaults import kind_of_methods
-    from petiole.commands.tasks import open_task
+    from petiole.commands.tasks import COLUMNS, TARGET_METHOD, kind_of, open_task
     from petiole.engine.run import RunSpec, run
+    from petiole.engine.run_lock import check_free
     from petiole.engine.task import reopened
     from petiole.methods.registry import create
     from petiole.protocols.model_selection import START
@@ -166,10 +176,18 @@ def fit(
     from petiole.report.page import write_page
 
     model, own = model or ModelOptions(), pairs(settings)
+    kind = kind_of(
+        "classification" if method == AUTO else kind_of_methods([method]),
+        data,
+        images or ImageOptions(),
+    )
+    if kind in COLUMNS.values() and method == AUTO and budget is None:
+        method = TARGET_METHOD
     left = _left_open(model, method, own, budget)
     named = START if method == AUTO else method
     create(named, own)  # a slip in them is told before any data is read
-    kind = kind_of_methods([named])
+    if out:
+        check_free(Path(out), resume=resume)
     notes = _calibration_notes(kind, named, calibration_folds)
     task, options = open_task(
         kind,
@@ -180,7 +198,9 @@ def fit(
         text or TextTaskOptions(),
         codebook or CodebookTaskOptions(),
     )
-    folder = Path(out) if out else Path("runs") / default_name(data, method, options, seed)
+    opened = reopened(task)
+    folder = Path(out) if out else default_folder(data, _what(method, options, seed), task)
+    check_free(folder, resume=resume)
     if kind == "classification":
         options = replace(options, vectors=True, calibration_folds=calibration_folds)
     spec = RunSpec(
@@ -194,7 +214,7 @@ def fit(
         checkpoint_seconds=checkpoint_seconds,
         loggers=tuple(loggers),
     )
-    announce(reopened(spec.task), [spec], [*notes, *left.notes()])
+    announce(opened, [spec], [*notes, *left.notes()])
     selection = None
     if left:
         spec, selection = select(spec, left)
@@ -255,8 +275,8 @@ def _calibration_notes(kind: str, method: str, folds: int | None) -> list[str]:
     ]
 
 
-def default_name(data: Any, method: str, options: Any, seed: int) -> str:
-    """``photos-lora-qkv-split0-seed0``; images without a path are called ``data``."""
+def _what(method: str, options: Any, seed: int) -> str:
+    """``lora-qkv-split0-seed0``."""
     split = getattr(options, "split_seed", None)
     split_part = "" if split is None else f"-split{split}"
-    return f"{name_of(data)}-{method.replace(':', '-')}{split_part}-seed{seed}"
+    return f"{method.replace(':', '-')}{split_part}-seed{seed}"

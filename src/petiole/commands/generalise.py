@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from petiole.commands.options import ModelOptions, Settings, pairs
+from petiole.commands.options import ModelOptions, Settings, default_folder, pairs
 from petiole.commands.results import TableResult
 from petiole.commands.verb import verb
 from petiole.errors import ConfigError
@@ -64,7 +64,7 @@ def generalise(
         all_images: train on all of them instead.
         seeds: runs of each method.
         margin: in points; two rows tie where the interval of their difference lies within it.
-        out: folder; by default runs/IMAGES-generalise.
+        out: folder; by default runs/IMAGES-generalise-HASH, where HASH is of the data.
         resume: finish an interrupted measurement; finished runs are kept.
         processes: runs at a time.
 
@@ -76,7 +76,6 @@ def generalise(
     from petiole.protocols import generalisation as protocol
 
     model = model or ModelOptions()
-    root = Path(out) if out else Path("runs") / f"{Path(images).stem}-generalise"
     stated = domain_shift.from_table(table) if table else {}
     rows = stated.get("rows") or domain_shift.rows_of(methods)
     task = model.classification(
@@ -92,6 +91,7 @@ def generalise(
         margin=margin / 100,
         known=coop.name_of(Path(images)),
     )
+    root = Path(out) if out else default_folder(images, "generalise", task)
     others = {_name(path, to): Path(path) for path in to}
     return measured(study, task, others, root, settings, resume=resume, processes=processes)
 
@@ -116,6 +116,7 @@ def measured(
     from petiole.report.table import write
 
     given = pairs(settings)
+    study.check_free(root, resume=resume)
     jobs = protocol.jobs_of(study, task, root, given, resume=resume)
     first = replace(jobs[0].task, quiet=task.quiet)  # of the classes that are trained on
     announce(reopened(first), jobs, study.notes(given))

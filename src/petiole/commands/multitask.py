@@ -130,6 +130,7 @@ def multitask(
         prefixes=not no_prefixes,
         scored="val" if validation_part else "test",
     )
+    study.check_free(root, resume=resume)
     jobs = protocol.jobs_of(study, task, root, pairs(settings), resume=resume)
     announce(opened, jobs)
     protocol.run_all(study, jobs, root, executor=Local(processes), resume=resume, quiet=quiet)

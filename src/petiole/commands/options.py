@@ -21,6 +21,7 @@ from rich.text import Text
 from petiole.errors import ConfigError
 
 if TYPE_CHECKING:
+    from petiole.engine.task import Task
     from petiole.layers.token_pruning import Pruning
     from petiole.tasks.classification.workspace import Classification
 
@@ -156,27 +157,34 @@ class ModelOptions:
         *,
         methods: Sequence[str] = (),
     ) -> Classification:
-        """Put images on this model; without a name, on a packaged one that takes these methods."""
-        from petiole.commands.defaults import backbone_for
+        """Put images on this model."""
         from petiole.tasks.classification.workspace import Classification
 
         return Classification(
-            backbone=self.one_backbone or backbone_for(methods),
             images=images_of(images),
             source=images_of(source, "source"),
             test=images_of(test),
             test_fraction=0.5 if test_fraction is None else test_fraction,
-            weights=Path(self.weights) if self.weights else None,
-            image_size=self.image_size,
-            device=device(self.device),
-            precision=self.precision,
-            checkpointing=self.grad_checkpointing,
-            compiled=self.compile,
-            dtype=self.dtype or "float32",
-            cache=self.cache,
-            skip_bad=self.skip_bad,
-            quiet=self.quiet,
+            **self.image_terms(methods),
         )
+
+    def image_terms(self, methods: Sequence[str]) -> dict[str, Any]:
+        """What a task on images takes of the model; without a name, a packaged one that takes these methods."""
+        from petiole.commands.defaults import backbone_for
+
+        return {
+            "backbone": self.one_backbone or backbone_for(methods),
+            "weights": Path(self.weights) if self.weights else None,
+            "image_size": self.image_size,
+            "device": device(self.device),
+            "precision": self.precision,
+            "checkpointing": self.grad_checkpointing,
+            "compiled": self.compile,
+            "dtype": self.dtype or "float32",
+            "cache": self.cache,
+            "skip_bad": self.skip_bad,
+            "quiet": self.quiet,
+        }
 
 
 @group("Labelled images")
@@ -185,6 +193,8 @@ class ImageOptions:
     """Which labelled images are learned from and scored.
 
     Attributes:
+        task: classification (one class an image), multilabel (any number of labels) or regression (a number); by default
+            what the columns of the table say: label, labels or value.
         source: labelled images of the source domain: synthetic, old, drawn, ...
         test: held-back target images; otherwise a part of DATA is held back.
         test_fraction: that part; by default 0.5.
@@ -193,6 +203,7 @@ class ImageOptions:
         split_seed: seed of the draw.
     """
 
+    task: Literal["classification", "multilabel", "regression"] | None = None
     source: Path | None = None
     test: Path | None = None
     test_fraction: float | None = None
@@ -285,12 +296,25 @@ def name_of(data: Any) -> str:
     return "-".join(Path(str(one).rpartition("=")[2]).stem for one in sets[:3])
 
 
+def default_folder(data: Any, what: str, task: Task[Any]) -> Path:
+    """``runs/photos-compare-1f0c9ab2``: the name of the data, what is done, and the begin of the data's digest.
+
+    So a folder of the same name elsewhere, or one that changed, has runs of its own.
+    """
+    return Path("runs") / "-".join(filter(None, (name_of(data), what, task.data_digest()[:8])))
+
+
+def unwrapped(data: Any) -> Any:
+    """A list of one path is that path: a file, a folder or a table."""
+    alone = isinstance(data, list | tuple) and len(data) == 1 and isinstance(data[0], str | Path)
+    return data[0] if alone else data
+
+
 def images_of(data: Any, domain: Literal["source", "target"] = "target") -> Any:
     """A path as it is; images in any other form as a data set."""
     from petiole.data.inputs import as_dataset
 
-    if isinstance(data, list | tuple) and len(data) == 1 and isinstance(data[0], str | Path):
-        data = data[0]
+    data = unwrapped(data)
     if data is None or isinstance(data, str | Path):
         return Path(data) if data else None
     return as_dataset(data, domain=domain)

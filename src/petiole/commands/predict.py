@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from petiole.commands.kinds import served_as
-from petiole.commands.options import CommandResult, Data, InferenceOptions
+from petiole.commands.options import CommandResult, Data, InferenceOptions, unwrapped
 from petiole.commands.options import device as device_of
 from petiole.commands.verb import verb
 from petiole.errors import ConfigError
@@ -39,6 +39,8 @@ class Prediction(BaseModel):
         abstain: whether it is better left to a person: less probable than was asked for, or out of distribution; ``None``
             where nothing was asked for.
         question: what was asked.
+        labels: of a task with several labels an image, those that are given, most probable first; else ``None``.
+        value: of a task with a number an image; else ``None``.
     """
 
     path: str
@@ -49,6 +51,13 @@ class Prediction(BaseModel):
     outside: bool | None = None
     abstain: bool | None = None
     question: str = ""
+    labels: list[str] | None = None
+    value: float | None = None
+
+    @property
+    def answers(self) -> bool:
+        """Whether it answers a question."""
+        return bool(self.question) or (self.probability, self.labels, self.value) == (None,) * 3
 
     def marks(self) -> list[str]:
         """What a reader of a table must not miss."""
@@ -71,7 +80,7 @@ class PredictResult(CommandResult):
     notes: list[str] = Field(default_factory=list)
 
     def text(self) -> RenderableType:
-        if any(row.question or row.probability is None for row in self.predictions):
+        if any(row.answers for row in self.predictions):
             return Group(*(Text(row.label) for row in self.predictions))
         table = Table(box=None, pad_edge=False)
         for name, side in (("image", "left"), ("label", "left"), ("p", "right"), ("next", "left")):
@@ -81,8 +90,11 @@ class PredictResult(CommandResult):
         for name in ["set"] * sets + ["mark"] * marked:
             table.add_column(name, overflow="fold")
         for row in self.predictions:
-            rest = [f"{name} {p:.3f}" for name, p in list(row.probabilities.items())[1:4]]
-            cells = [str(row.path), row.label, f"{row.probability:.3f}", ", ".join(rest)]
+            ranked = list(row.probabilities.items())
+            rest = [f"{name} {p:.3f}" for name, p in ranked[:4] if name != row.label][:3]
+            sure = "" if row.probability is None else f"{row.probability:.3f}"
+            said = row.label or "none"
+            cells = [str(row.path), said, sure, ", ".join(rest)]
             cells += [", ".join(row.label_set)] * sets + [", ".join(row.marks())] * marked
             table.add_row(*map(Text, cells))
         return Group(table, *(Text(f"note     {note}") for note in self.notes))
@@ -92,7 +104,7 @@ class PredictResult(CommandResult):
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
         names = ["path", "label", "probability", "question"]
-        more = ["label_set", "outside", "abstain"]
+        more = ["label_set", "outside", "abstain", "value"]
         told = [
             name
             for name in more
@@ -105,8 +117,9 @@ class PredictResult(CommandResult):
                 "label_set": "|".join(row.label_set),
                 **{
                     name: {None: "", True: "yes", False: "no"}[getattr(row, name)]
-                    for name in more[1:]
+                    for name in more[1:3]
                 },
+                "value": row.value,
             }
             table.writerow(
                 [
@@ -156,7 +169,8 @@ def predict(
     from petiole.files import write_text
 
     kinds = {"classification": _labels, "text": _text, "codebook": _codebook}
-    answer = kinds[served_as(adapter, read_manifest(find(adapter)).kind, [*kinds])]
+    kind = served_as(adapter, read_manifest(find(adapter)).kind, [*kinds])
+    answer = kinds.get(kind, _served)
     request = _Request(
         *(Path(adapter), data, question, task, weights, device_of(device), inference),
         coverage=coverage,
@@ -239,15 +253,26 @@ def _labels(request: _Request) -> PredictResult:
     opened = ClassificationAdapter.load(
         request.adapter, weights=request.weights, device=request.device
     )
-    data = request.data
-    if isinstance(data, list | tuple) and len(data) == 1 and isinstance(data[0], str | Path):
-        data = data[0]  # a list of one path is that path: a file, a folder or a table
     doubt = _Doubt(request, opened.calibration)
     return PredictResult(
         adapter=request.adapter,
         model=opened.manifest.backbone.name,
-        predictions=[doubt.of(row) for row in opened.predict(data)],
+        predictions=[doubt.of(row) for row in opened.predict(unwrapped(request.data))],
         notes=doubt.notes,
+    )
+
+
+def _served(request: _Request) -> PredictResult:
+    from petiole.engine.adapter import Adapter
+
+    opened: Any = Adapter.load(request.adapter, weights=request.weights, device=request.device)
+    asked = request.question is not None
+    request.refuse(opened.kind, question=asked, task=request.task, keep=request.prunes)
+    request.refuse_doubt(opened.kind)
+    return PredictResult(
+        adapter=request.adapter,
+        model=opened.manifest.backbone.name,
+        predictions=[Prediction(**row) for row in opened.predict_rows(unwrapped(request.data))],
     )
 
 

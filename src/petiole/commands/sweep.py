@@ -10,7 +10,14 @@ from cyclopts import Parameter
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from petiole.commands.options import CommandResult, ModelOptions, Settings, fact, pairs
+from petiole.commands.options import (
+    CommandResult,
+    ModelOptions,
+    Settings,
+    default_folder,
+    fact,
+    pairs,
+)
 from petiole.commands.verb import verb
 
 RANKS = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -81,7 +88,7 @@ def sweep(
         validation: share of the training images that is scored.
         test: held-back images, which are not opened; otherwise a part of IMAGES is held back.
         test_fraction: that part.
-        out: folder; by default runs/IMAGES-rank.
+        out: folder; by default runs/IMAGES-rank-HASH, where HASH is of the data.
         resume: finish an interrupted sweep; finished runs are kept.
         processes: runs at a time.
 
@@ -96,7 +103,6 @@ def sweep(
     from petiole.report.elbow_words import write
 
     model = model or ModelOptions()
-    folder = Path(out) if out else Path("runs") / f"{Path(images).stem}-{what}"
     wanted = rank_sweep.plan(
         method,
         pairs(settings),
@@ -107,6 +113,8 @@ def sweep(
     )
     task = model.classification(images, None, test, test_fraction, methods=[method])
     workspace = reopened(task)
+    folder = Path(out) if out else default_folder(images, what, task)
+    wanted.check_free(folder, resume=resume)
     jobs = [
         job
         for fraction in wanted.fractions

@@ -16,20 +16,29 @@ from petiole.commands.options import (
     device,
     pairs,
     pruning,
+    unwrapped,
 )
 from petiole.engine.task import Task
 from petiole.errors import ConfigError
 
 _SHARED = frozenset({"backbone", "device", "precision", "skip_bad", "quiet"})
+COLUMNS = {"labels": "multilabel", "value": "regression"}
+"""Column of a table of images -> the kind of task that it is for."""
+TARGET_METHOD = "ridge"
+"""Of these kinds, where none is named: solved in closed form."""
+_TARGETS = {f.name for f in fields(ModelOptions)} | {"task", "test", "test_fraction"}
 _OWN = {
     "classification": {f.name for kind in (ModelOptions, ImageOptions) for f in fields(kind)},
     "text": {f.name for f in fields(TextTaskOptions)} | {"cache_dir"},
     "codebook": {f.name for f in fields(CodebookTaskOptions)},
+    **dict.fromkeys(COLUMNS.values(), _TARGETS),
 }
 USES = {kind: own | _SHARED for kind, own in _OWN.items()}
 """Kind of task -> the options that it has a use for."""
 DATA = {
     "classification": "labelled images",
+    "multilabel": "images with several labels",
+    "regression": "images with a number each",
     "text": "texts about images",
     "codebook": "questions over a codebook",
 }
@@ -46,6 +55,17 @@ def check_used(kind: str, method: str, *groups: Any) -> None:
             raise ConfigError(
                 f"--{option} is for {' and '.join(takers)}, and {method} is trained on {DATA[kind]}. Leave it out."
             )
+
+
+def kind_of(method_kind: str, data: Any, images: ImageOptions) -> str:
+    """The kind of task: of images what ``--task`` or the table's columns say, else what the methods are for."""
+    if method_kind != "classification":
+        return method_kind
+    if images.task:
+        return images.task
+    from petiole.data.targets import column_of
+
+    return COLUMNS.get(column_of(unwrapped(data)), method_kind)
 
 
 def open_task(
@@ -65,6 +85,8 @@ def open_task(
     check_used(kind, methods[0], model, images, text, codebook)
     if kind == "classification":
         return _classification(data, methods, model, images)
+    if kind in COLUMNS.values():
+        return _targets(kind, data, methods, model, images)
     data = list(data) if isinstance(data, list | tuple) else [data]
     if kind == "text":
         return _text(data, model, text)
@@ -85,6 +107,27 @@ def _classification(
         data, images.source, images.test, images.test_fraction, methods=methods
     )
     return task, Subset(shots, images.split_seed or 0)
+
+
+def _targets(
+    kind: str, data: Any, methods: Sequence[str], model: ModelOptions, images: ImageOptions
+) -> tuple[Task[Any], Any]:
+    from petiole.engine.task import adapter_class
+    from petiole.tasks.classification.workspace import Subset
+    from petiole.tasks.image_targets import Pairs, TargetAdapter
+
+    adapter = adapter_class(kind)
+    assert issubclass(adapter, TargetAdapter)
+    given: Any
+    test: Any
+    given, test = (
+        Path(one) if isinstance(one, str | Path) else one and Pairs(one)
+        for one in (unwrapped(data), images.test)
+    )
+    fraction = 0.5 if images.test_fraction is None else images.test_fraction
+    terms = model.image_terms(methods)
+    task = adapter.task(images=given, test=test, test_fraction=fraction, **terms)
+    return task, Subset(shots=None)
 
 
 def _text(data: Sequence[Any], model: ModelOptions, text: TextTaskOptions) -> tuple[Task[Any], Any]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from petiole.data.image import Pixels
 from petiole.errors import DataError
+from petiole.printable import composed
 
 Domain = Literal["source", "target"]
 MEMORY = "memory"
@@ -44,7 +45,7 @@ class Dataset:
 
     Attributes:
         name: for people; not part of the digest.
-        classes: names in the order of the labels.
+        classes: names in the order of the labels, in Unicode's normal form C.
         samples: sorted at construction, so that the order of files never reaches a result.
         notes: what was left out and why, one sentence each; printed by the record.
 
@@ -58,6 +59,7 @@ class Dataset:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", tuple(map(composed, self.classes)))
         if len(set(self.classes)) != len(self.classes):
             raise DataError(f"{self.name}: a class name occurs twice in {list(self.classes)}.")
         bad = sorted({s.label for s in self.samples if not 0 <= s.label < len(self.classes)})
@@ -129,11 +131,45 @@ class Dataset:
         Raises:
             DataError: a name that is no class here.
         """
+        names = tuple(map(composed, names))
         if missing := [name for name in names if name not in self.classes]:
             raise DataError(f"{self.name} has no class {missing[0]!r}.")
         new = {self.classes.index(name): label for label, name in enumerate(names)}
         kept = (replace(s, label=new[s.label]) for s in self.samples if s.label in new)
-        return replace(self, classes=tuple(names), samples=tuple(kept))
+        return replace(self, classes=names, samples=tuple(kept))
+
+    def aligned(self, classes: Sequence[str]) -> "Dataset":
+        """Return the images of those of ``classes`` that it has, labelled in their order; the notes name all others.
+
+        Raises:
+            DataError: it has images of none of them.
+        """
+        classes = tuple(map(composed, classes))
+        has = {name: n for name, n in self.counts().items() if n}
+        common = [name for name in classes if name in has]
+        if not common:
+            raise DataError(
+                f"{self.name}: has images of {listed(list(has))}, and none of the classes that are known: "
+                f"{listed(list(classes))}. Rename its class folders, or give other images."
+            )
+        notes = list(self.notes)
+        if others := {name: n for name, n in has.items() if name not in classes}:
+            notes.append(
+                f"{sum(others.values())} images of {self.name} are of {len(others)} other classes and not scored: "
+                f"{listed([f'{name} {n}' for name, n in others.items()])}."
+            )
+        if absent := [name for name in classes if name not in has]:
+            notes.append(
+                f"{len(absent)} of {len(classes)} classes have no images in {self.name}, so scores are of the other "
+                f"{len(common)}: {listed(absent)}."
+            )
+        label = {name: i for i, name in enumerate(classes)}
+        kept = tuple(
+            replace(s, label=label[self.classes[s.label]])
+            for s in self.samples
+            if self.classes[s.label] in label
+        )
+        return replace(self, classes=classes, samples=kept, notes=tuple(notes))
 
     def with_domain(self, domain: Domain) -> "Dataset":
         """Return the same samples, all in ``domain``."""

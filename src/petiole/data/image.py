@@ -8,9 +8,10 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable
+from functools import cache
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
 import numpy as np
 from PIL import Image, ImageChops, UnidentifiedImageError
@@ -20,18 +21,8 @@ from petiole.errors import DataError
 
 SUFFIXES = frozenset(
     [
-        ".jpg",
-        ".jpeg",
-        ".jfif",
-        ".png",
-        ".webp",
-        ".bmp",
-        ".gif",
-        ".tif",
-        ".tiff",
-        ".ppm",
-        ".pgm",
-        ".pbm",
+        *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
+        *(".ppm", ".pgm", ".pbm", ".heic", ".heif", ".avif"),
     ]
 )
 """File names that are taken for images, lower case."""
@@ -178,7 +169,7 @@ def decode(content: bytes, path: Path | str) -> Image.Image:
         DataError: as `read_image`.
     """
     try:
-        with _open(BytesIO(content), path) as image:
+        with _open(content, path) as image:
             return upright_rgb(image)
     except DataError:
         raise
@@ -193,19 +184,38 @@ def upright_rgb(image: Image.Image) -> Image.Image:
         return _upright(_to_rgb(image), image)
 
 
-def _open(stream: BinaryIO, path: Path | str) -> Image.Image:
+def _open(content: bytes, path: Path | str) -> Image.Image:
     """Read the header alone and refuse what must not be decoded."""
     try:
-        image = Image.open(stream, formats=_FORMATS)
+        formats = _phone_formats() if content[4:8] == b"ftyp" else _FORMATS
+        image = Image.open(BytesIO(content), formats=formats)
     except UnidentifiedImageError:
+        if content[4:8] == b"ftyp" and "HEIF" not in formats:
+            raise DataError(
+                f"{path}: HEIC (or another film or image of its kind) needs pillow-heif. Run `pip install "
+                f"'petiole[heif]'`, or leave the image out ({SKIP})."
+            ) from None
         raise _unreadable(
-            path, "not an image of a kind that is read here (JPEG, PNG, WebP, BMP, GIF, TIFF, PPM)"
+            path,
+            "not an image of a kind that is read here (JPEG, PNG, WebP, BMP, GIF, TIFF, PPM, HEIC, AVIF)",
         ) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _bomb(path) from None
     if image.width * image.height > MAX_PIXELS:
         raise _bomb(path, image.size)
     return image
+
+
+@cache
+def _phone_formats() -> tuple[str, ...]:
+    """Formats in ISO's base media file: AVIF, which Pillow reads, and HEIC where the library pillow-heif is installed."""
+    try:
+        import pillow_heif
+    except ImportError:
+        pass
+    else:
+        pillow_heif.register_heif_opener()
+    return tuple(name for name in ("AVIF", "HEIF") if name in Image.OPEN)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -27,12 +27,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 from torch.utils.data import Dataset as TorchDataset
 
-from petiole.data.checks.images import ImageFile, build
+from petiole.data.checks.images import ImageFile, build, match_classes
 from petiole.data.dataset import MEMORY, Dataset, Domain, listed
 from petiole.data.image import SUFFIXES, ImageRef
-from petiole.data.labels import are_labels, class_names, is_label, list_of, unique
+from petiole.data.labels import are_labels, are_numbers, class_names, is_label, list_of, unique
 from petiole.data.memory import MemoryImage, kind_of
+from petiole.data.readers.base import reader_of
 from petiole.data.readers.folder import visible_files
+from petiole.data.readers.packed import PackedReader
 from petiole.data.readers.table import is_table, read_rows
 from petiole.data.sources import open_data
 from petiole.errors import DataError
@@ -52,28 +54,61 @@ def as_dataset(
     domain: Domain = "target",
     name: str = "",
     skip_bad: bool = False,
+    common: bool = False,
 ) -> Dataset:
     """Return labelled images as a dataset.
 
     Args:
-        data: one of the forms above; a `Dataset` is returned as it is.
+        data: one of the forms above; a `Dataset` is returned as it is, in the order of ``classes`` if they are given.
         labels: one an image, where ``data`` has none: names, or numbers of classes.
         classes: names by number, and the order of the result's labels. Without it names come from the data
             (``.classes``, ClassLabel); else numbers become their own names, and names are sorted.
         domain: given to every sample.
         name: of the dataset, for people.
         skip_bad: leave unreadable and contradicting images out instead of refusing.
+        common: take the images of those of ``classes`` that there are; notes name all others.
 
     Raises:
         DataError: no labels, labels that fit no class, images that cannot be used; the item is named.
     """
+    if common and classes is not None:
+        found = _common(data, labels, classes, domain=domain, name=name, skip_bad=skip_bad)
+        return found.aligned(classes)
     if isinstance(data, Dataset):
-        return data
+        if classes is None:
+            return data
+        match_classes(data.name, data.classes, classes)
+        return data.of_classes(classes)
     if labels is None and (path := _path(data)) is not None:
         if path.is_file() and not is_table(path) and path.suffix.lower() in SUFFIXES:
             raise DataError(f"{path}: one image has no label. Give {FORMS}.")
         return open_data(path, domain=domain, classes=classes, skip_bad=skip_bad)
-    items = _expand(data)
+    items = _labelled(data, labels)
+    named, order, notes = class_names(items.labels or (), classes, items.names, items.name)
+    entries = [
+        replace(image, label=label, domain=domain)
+        for image, label in zip(items.images, named, strict=True)
+    ]
+    return build(name or items.name, entries, order, skip_bad=skip_bad, notes=notes)
+
+
+def _common(data: object, labels: Any, classes: Sequence[str], **options: Any) -> Dataset:
+    """The data set with its own classes; ``classes`` are the names of labels that are numbers without names."""
+    if not isinstance(data, Dataset) and (labels is not None or _path(data) is None):
+        items = _labelled(data, labels)
+        data, labels = items, None
+        if items.names is None and are_numbers(items.labels or ()):
+            return as_dataset(replace(items, names=tuple(classes)), **options)
+    return as_dataset(data, labels=labels, **options)
+
+
+def _labelled(data: object, labels: Any) -> _Items:
+    """Images with one label each.
+
+    Raises:
+        DataError: there are none, or of another number.
+    """
+    items = data if isinstance(data, _Items) else _expand(data)
     if labels is not None:
         items = replace(items, labels=list_of(labels))
     if items.labels is None:
@@ -84,12 +119,7 @@ def as_dataset(
         raise DataError(
             f"{len(items.images)} images but {len(items.labels)} labels. Give one label an image."
         )
-    named, order, notes = class_names(items.labels, classes, items.names, items.name)
-    entries = [
-        replace(image, label=label, domain=domain)
-        for image, label in zip(items.images, named, strict=True)
-    ]
-    return build(name or items.name, entries, order, skip_bad=skip_bad, notes=notes)
+    return items
 
 
 def as_images(data: object) -> tuple[ImageRef, ...]:
@@ -107,6 +137,9 @@ def as_images(data: object) -> tuple[ImageRef, ...]:
     path = _path(data)
     if path is None:
         return tuple(_expand(data).images)
+    if packed := reader_of(path, PackedReader):
+        opened: Dataset = packed(path)
+        return opened.samples
     if is_table(path):
         return tuple(row.entry for row in read_rows(path, labelled=False))
     if not path.is_dir():

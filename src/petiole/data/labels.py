@@ -11,6 +11,7 @@ from torch import Tensor
 
 from petiole.data.dataset import listed
 from petiole.errors import DataError, unknown
+from petiole.printable import composed
 
 
 def class_names(
@@ -41,6 +42,7 @@ def class_names(
             f"{where(odd)}: label {values[odd]!r}, but item 0 has {values[0]!r}. Give all as names or "
             "all as numbers."
         )
+    stated, classes = (names and tuple(map(composed, names)) for names in (stated, classes))
     known = stated or classes
     for given in (known, classes):
         unique(given or (), f"The {name}")
@@ -79,7 +81,7 @@ def _label(value: object, where: str) -> str | int:
     if isinstance(value, np.ndarray | np.generic | Tensor) and value.ndim == 0:
         value = value.item()
     if isinstance(value, str) and value.strip():
-        return value
+        return composed(value)
     if isinstance(value, bool):
         return str(value)
     if isinstance(value, Integral):
@@ -87,6 +89,11 @@ def _label(value: object, where: str) -> str | int:
     raise DataError(
         f"{where}: label {value!r} is neither a name nor a whole number. Give one class an image."
     )
+
+
+def are_numbers(labels: Sequence[object]) -> bool:
+    """Whether labels are numbers of classes, by the first."""
+    return bool(len(labels)) and isinstance(_label(labels[0], "item 0"), int)
 
 
 def is_label(value: object) -> bool:

@@ -120,10 +120,10 @@ def open_shift(
         images: the real images.
         source: folder or table of the source domain; stands in for a ``synthetic/`` folder.
         test: folder or table of held-back images; stands in for the layout's own, and then nothing
-            is split off.
+            is split off. Scored are the classes that it shares with the training images; notes name the others.
         test_fraction: share of each class that is held back where the layout has no test part.
         seed: of that split.
-        skip_bad: leave bad images out, counted in the notes, instead of refusing.
+        skip_bad: leave bad images, and classes that not all parts have, out instead of refusing; the notes name them.
 
     Raises:
         DataError: no such layout, differing classes, bad images, or too few images to split.
@@ -135,28 +135,30 @@ def open_shift(
         found = reader.split(Path(images), has_test=test is not None, skip_bad=skip_bad)
     drawn, train, held = found.source, found.train, found.test
     if test is not None:
-        held = _part(test, found.classes, "target", skip_bad=skip_bad)
+        held = _opened(test, "target", skip_bad=skip_bad)
     if train is None:
         if held is None:
             raise DataError(f"{images}: its layout ({reader.name}) has no images at all.")
         return DomainShift(None, held, held)
     if source is not None:
-        drawn = _part(source, found.classes, "source", skip_bad=skip_bad)
+        drawn = _opened(source, "source", skip_bad=skip_bad)
+        if found.classes:
+            match_classes(drawn.name, drawn.classes, found.classes)
+            drawn = drawn.of_classes(found.classes)
     if held is None:
         train, held = holdout(train, test_fraction, seed)
+    if test is not None or skip_bad:
+        held = held.aligned(train.classes)
+    if drawn is not None and skip_bad:
+        drawn = drawn.aligned(train.classes)
     return DomainShift(drawn, train, held, found.sampler)
 
 
-def _part(
-    images: Path | str | Dataset, classes: Sequence[str] | None, domain: Domain, *, skip_bad: bool
-) -> Dataset:
-    """A part that lies elsewhere, with the classes of the rest."""
+def _opened(images: Path | str | Dataset, domain: Domain, *, skip_bad: bool) -> Dataset:
+    """A part that lies elsewhere, with classes of its own."""
     if isinstance(images, Dataset):
-        names = classes or images.classes
-        match_classes(images.name, images.classes, names)
-        return images.of_classes(names).with_domain(domain)
-    found = open_data(images, domain=domain, classes=classes, skip_bad=skip_bad)
-    return found.with_domain(domain)
+        return images.with_domain(domain)
+    return open_data(images, domain=domain, skip_bad=skip_bad).with_domain(domain)
 
 
 def _reader(path: Path) -> ImageReader:

@@ -13,7 +13,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,22 +28,21 @@ _COLUMNS = ["part", "class", "domain", "id", "path"]
 
 
 def draw_shots(dataset: Dataset, shots: int, seed: int) -> Dataset:
-    """Return exactly ``shots`` images of each class, the first in the ranking of ``seed``.
+    """Return up to ``shots`` images of each class, the first in the ranking of ``seed``; a note counts smaller classes.
 
     Raises:
-        DataError: ``shots`` below 1, or a class with fewer images.
+        DataError: ``shots`` below 1.
     """
     if shots < 1:
         raise DataError(f"Cannot draw {shots} shots; ask for at least 1 a class.")
-    if short := {c: n for c, n in dataset.counts().items() if n < shots}:
-        lines = [f"{c}: {n} of {shots}" for c, n in short.items()]
-        raise DataError(
-            f"{dataset.name}: too few images to draw {shots} a class in {len(short)} class(es):\n"
-            f"{bullets(lines)}\n"
-            f"Add images, or use --shots {min(dataset.counts().values())} or fewer."
-        )
     chosen = np.concatenate([rows[:shots] for rows in _ranked(dataset, seed)])
-    return dataset.select(np.sort(chosen))
+    drawn, notes = dataset.select(np.sort(chosen)), []
+    if short := [f"{c} {n}" for c, n in dataset.counts().items() if n < shots]:
+        notes.append(
+            f"{len(short)} of {len(dataset.classes)} classes have fewer than {shots} images to train on, and all of "
+            f"them are taken: {listed(short)}."
+        )
+    return replace(drawn, notes=(*dataset.notes, *notes))
 
 
 def draw_fraction(dataset: Dataset, fraction: float, seed: int) -> Dataset:

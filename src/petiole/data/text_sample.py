@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from petiole.printable import composed
+
 
 @dataclass(frozen=True)
 class TextSample:
-    """One question, sentence or wish for a caption.
+    """One question, sentence or wish for a caption; its texts are kept in Unicode's normal form C, names of files as they are.
 
     Attributes:
         key: unique in its part of the data set.
@@ -35,3 +37,14 @@ class TextSample:
     caption: str = ""
     label: str = ""
     facts: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("text", "caption", "label"):
+            object.__setattr__(self, name, composed(getattr(self, name)))
+        for name in ("references", "facts"):
+            object.__setattr__(self, name, tuple(map(composed, getattr(self, name))))
+        if not all(map(str.isascii, self.targets)):
+            weights: dict[str, float] = {}
+            for text, weight in self.targets.items():
+                weights[composed(text)] = weights.get(composed(text), 0.0) + weight
+            object.__setattr__(self, "targets", weights)

@@ -37,6 +37,7 @@ from petiole.files import read_sealed, read_tensors, sha256, write_sealed, write
 from petiole.ledger import Ledger
 from petiole.methods.base import Method
 from petiole.methods.registry import create
+from petiole.printable import composed
 from petiole.version import __version__
 
 MANIFEST, TENSORS = "adapter.json", "adapter.safetensors"
@@ -83,11 +84,12 @@ class Manifest(FrozenModel):
     @field_validator("classes")
     @classmethod
     def _each_once(cls, classes: list[str]) -> list[str]:
-        if twice := sorted(name for name, n in Counter(classes).items() if n > 1):
+        names = list(map(composed, classes))
+        if twice := sorted(name for name, n in Counter(names).items() if n > 1):
             raise ValueError(
                 f"class names that occur twice, so that predictions would be ambiguous: {', '.join(twice[:5])}"
             )
-        return classes
+        return names
 
 
 class Adapter(ABC):

@@ -15,6 +15,19 @@ from petiole.errors import RunError
 from petiole.files import write_sealed
 
 
+def check_free(folder: Path, *, resume: bool) -> None:
+    """Check, before anything is computed, that a run may lie in a folder.
+
+    Raises:
+        RunError: one does, and ``resume`` is not set.
+    """
+    if (folder / REQUEST).exists() and not resume:
+        raise RunError(
+            f"{folder} already holds a run. Add --resume to finish or reuse it, or choose "
+            "another --out."
+        )
+
+
 def claim_folder(folder: Path, request: RunRequest, *, resume: bool) -> bool:
     """Take a folder for a request; whether its record is already there.
 
@@ -22,14 +35,10 @@ def claim_folder(folder: Path, request: RunRequest, *, resume: bool) -> bool:
         RunError: it holds a run and ``resume`` is not set, or one with another request.
     """
     file = folder / REQUEST
+    check_free(folder, resume=resume)
     if not file.exists():
         write_sealed(file, request.model_dump(mode="json"))
         return False
-    if not resume:
-        raise RunError(
-            f"{folder} already holds a run. Add --resume to finish or reuse it, or choose "
-            "another --out."
-        )
     remedy = "The run cannot be resumed: delete its folder, or choose another --out."
     old = read_kept(file, RunRequest, remedy)
     if old.digest != request.digest:

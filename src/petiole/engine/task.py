@@ -18,7 +18,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
 from pkgutil import iter_modules
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, cast, runtime_checkable
 
 from petiole.errors import unknown
 
@@ -56,6 +56,10 @@ class Task(ABC, Generic[W]):
         Raises:
             PetioleError: what cannot be opened, by name.
         """
+
+    def data_digest(self) -> str:
+        """SHA-256 (hex) of the data, which default names of run folders begin with; empty for names without it."""
+        return ""
 
 
 class Workspace(ABC):
@@ -142,6 +146,38 @@ class TaskRun(ABC):
     def finish(self, adapted: Any, folder: Path) -> Mapping[str, Any]:  # noqa: ARG002
         """Whatever else the record shall hold."""
         return {}
+
+
+@dataclass(frozen=True)
+class ScoredSet:
+    """What an adapter reached on a set.
+
+    Attributes:
+        name: of the set.
+        scores: metric -> value, the headline first.
+        samples: how many were scored.
+        digest: SHA-256 (hex) of the set.
+        notes: on the data.
+    """
+
+    name: str
+    scores: dict[str, float]
+    samples: int
+    digest: str
+    notes: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class Serves(Protocol):
+    """An adapter that ``petiole predict`` and ``petiole eval`` serve as its kind of task says."""
+
+    def predict_rows(self, images: object) -> list[dict[str, Any]]:
+        """A row an image: ``path``, ``label`` as text, and of ``labels``, ``probabilities``, ``value`` what it has."""
+        ...
+
+    def score_on(self, data: Any, *, skip_bad: bool = False) -> ScoredSet:
+        """Scores on labelled images."""
+        ...
 
 
 _ADAPTERS: dict[str, type[Adapter]] = {}

@@ -41,6 +41,8 @@ class AveragedRidgeHead(SolvedLinear):
     with r the leave-one-out residuals of the n shots, in closed form. The logits are s (W'z + b): s makes the
     left-out logits of whole blocks (one shot of every class) most likely, under a log-normal prior around 3 sqrt(K).
 
+    With balanced classes a shot weighs w_i = n / (K n_c), in the sums, the means and the residuals.
+
     Without a source m is 0; without a target the source images take the shots' place. A class without shots keeps
     the source's column. The parts are textbook (ridge: Hoerl and Kennard, 1970; leave-one-out: Allen, 1974; averaging over
     a grid in place of a choice: Hoeting et al., 1999; a source that counts as a few shots: Daume, 2007); their
@@ -64,6 +66,8 @@ class AveragedRidgeHead(SolvedLinear):
         self.source_shots, self.penalties = tuple(source_shots), tuple(penalties)
         for name in ("mean_source_shots", "mean_penalty", "scale"):
             self.register_buffer(name, torch.tensor(0.0))
+
+    weighs_classes = True
 
     def forward(self, x: Tensor) -> Tensor:
         return linear(normalize(x, dim=-1), self.weight, self.bias)
@@ -89,7 +93,8 @@ class AveragedRidgeHead(SolvedLinear):
         judged = judging(is_target)
         x, targets = normalize(x.double(), dim=-1), one_hot(y, self.classes).double()
         source = _source(x[~judged], targets[~judged], x[judged])
-        shots = _Shots(x[judged] / source.sigma, targets[judged], source)
+        weights = self.weights(y, is_target).to(x)[judged]
+        shots = _Shots(x[judged] / source.sigma, targets[judged], source, weights / weights.mean())
         cells = product(self.source_shots if source.count else (0.0,), self.penalties)
         return _Posterior([shots.solution(m, gamma) for m, gamma in cells], shots)
 
@@ -149,13 +154,13 @@ class _Solution:
 
 
 class _Shots:
-    """The shots in the source's basis: U = Z - z_t (n, d), R = T - t_t (n, K)."""
+    """The shots in the source's basis: rows sqrt(w_i) of U = Z - z_t (n, d) and R = T - t_t (n, K), w of mean 1."""
 
-    def __init__(self, z: Tensor, targets: Tensor, source: _Source) -> None:
-        self.source, self.targets = source, targets
-        self.mean, self.prior = z.mean(0), targets.mean(0)
-        self.inputs = (z - self.mean) @ source.basis
-        self.residual = targets - self.prior
+    def __init__(self, z: Tensor, targets: Tensor, source: _Source, weights: Tensor) -> None:
+        self.source, self.targets, self.root = source, targets, weights.sqrt()[:, None]
+        self.mean, self.prior = ((weights[:, None] * part).mean(0) for part in (z, targets))
+        self.inputs = self.root * (z - self.mean) @ source.basis
+        self.residual = self.root * (targets - self.prior)
         self.seen = targets.any(0)
 
     def solution(self, m: float, gamma: float) -> _Solution:
@@ -163,7 +168,7 @@ class _Shots:
         rho = m * len(self.prior) / source.count if source.count else 0.0
         ridge = rho * source.values + gamma * len(source.values)
         start = rho / ridge[:, None] * source.cross
-        kept = _Annihilator(self.inputs, ridge)
+        kept = _Annihilator(self.inputs, ridge, self.root)
         change = kept.solve(self.residual - self.inputs @ start)
         weight = start + change * self.seen
         bias = torch.where(self.seen, self.prior, source.prior) - self.mean @ source.basis @ weight
@@ -178,14 +183,14 @@ class _Shots:
 
 
 class _Annihilator:
-    """M = (I + U D^-1 U')^-1 - 11'/n, which takes targets to what a solution with its bias leaves of them.
+    """M = (I + U D^-1 U')^-1 - r r'/n with r_i = sqrt(w_i), which takes targets to what a solution with its bias leaves of them.
 
     Kept as an (n, n) matrix where there are fewer shots than features, else through the (d, d) one:
     (I + U D^-1 U')^-1 = I - U (D + U'U)^-1 U'.
     """
 
-    def __init__(self, inputs: Tensor, ridge: Tensor) -> None:
-        self.inputs, self.ridge = inputs, ridge
+    def __init__(self, inputs: Tensor, ridge: Tensor, root: Tensor) -> None:
+        self.inputs, self.ridge, self.root = inputs, ridge, root
         n, d = inputs.shape
         small = n <= d
         gram = (inputs / ridge) @ inputs.T if small else inputs.T @ inputs
@@ -202,17 +207,19 @@ class _Annihilator:
     def diagonal(self) -> Tensor:
         """M_ii (n,)."""
         n, d = self.inputs.shape
+        share = self.root.squeeze(1) ** 2 / n
         if n <= d:
-            return self.inverse.diagonal() - 1 / n
-        return 1 - ((self.inputs @ self.inverse) * self.inputs).sum(1) - 1 / n
+            return self.inverse.diagonal() - share
+        return 1 - ((self.inputs @ self.inverse) * self.inputs).sum(1) - share
 
     def block(self, rows: Tensor) -> Tensor:
         """M_QQ (q, q) of some rows."""
         n, d = self.inputs.shape
+        share = self.root[rows] @ self.root[rows].T / n
         if n <= d:
-            return self.inverse[rows][:, rows] - 1 / n
+            return self.inverse[rows][:, rows] - share
         part = self.inputs[rows]
-        return torch.eye(len(rows)).to(part) - part @ self.inverse @ part.T - 1 / n
+        return torch.eye(len(rows)).to(part) - part @ self.inverse @ part.T - share
 
 
 class _Posterior:
@@ -249,7 +256,7 @@ class _Posterior:
                 inside = solution.annihilator.block(rows)
                 inside += 1e-9 * torch.eye(len(rows)).to(inside)
                 error = torch.linalg.solve(inside, solution.residual[rows])
-                scores[part, rows] += weight * (targets[rows] - error)
+                scores[part, rows] += weight * (targets[rows] - error / self.shots.root[rows])
         return scores
 
     def scale(self, left_out: Tensor | None) -> float:
@@ -296,7 +303,7 @@ def domain_ridge(
     """
     x, targets, judged = x.double(), one_hot(y, classes).double(), judging(is_target)
     source = _source(x[~judged], targets[~judged], x[judged])
-    shots = _Shots(x[judged] / source.sigma, targets[judged], source)
+    shots = _Shots(x[judged] / source.sigma, targets[judged], source, x.new_ones(int(judged.sum())))
     found = shots.solution(source_weight * source.count / classes, penalty)
     weight = (source.basis @ found.weight / source.sigma).T
     return weight.float(), found.bias.float()

@@ -27,9 +27,35 @@ class SolvedHead(nn.Module, ABC):
         classes: K.
     """
 
+    weighs_classes: ClassVar[bool] = False
+    """Whether ``solve`` reads ``class_weight``."""
+
     def __init__(self, width: int, classes: int) -> None:
         super().__init__()
         self.width, self.classes = width, classes
+        self.class_weight = "none"
+
+    def weigh(self, class_weight: str) -> None:
+        """Let classes weigh as the recipe says.
+
+        Raises:
+            ConfigError: this head has no use for it.
+        """
+        if class_weight != "none" and not self.weighs_classes:
+            raise ConfigError(
+                f"class_weight={class_weight} is for ridge and logistic regression and for trained heads, and "
+                f"{type(self).__name__} does not weigh images. Leave it out."
+            )
+        self.class_weight = class_weight
+
+    def weights(self, y: Tensor, is_target: Tensor) -> Tensor:
+        """Weight of each image (n,), mean 1: both domains alike, and with ``balanced`` the classes of each too."""
+        found = domain_weights(is_target).to(y.device)
+        if self.class_weight == "balanced":
+            for domain in (is_target, ~is_target):
+                if domain.any():
+                    found[domain] *= balanced(y[domain], self.classes)[y[domain]].to(found)
+        return found
 
     @property
     def solution_size(self) -> int:
@@ -212,6 +238,7 @@ class LogisticHead(GridHead):
             the grid is taken.
     """
 
+    weighs_classes = True
     chosen = "chosen_c"
 
     def __init__(
@@ -222,7 +249,7 @@ class LogisticHead(GridHead):
         folds: int = 5,
     ) -> None:
         super().__init__(width, classes)
-        self.grid, self.folds = _positive_grid("C", grid), folds
+        self.grid, self.folds = positive_grid("C", grid), folds
         self.register_buffer("chosen_c", torch.tensor(0.0))
 
     def solve(self, x: Tensor, y: Tensor, is_target: Tensor) -> None:
@@ -234,7 +261,7 @@ class LogisticHead(GridHead):
                 "Logistic regression needs training images of at least two classes; "
                 f"there are {len(labels)} images of {len(np.unique(labels))}."
             )
-        weights = domain_weights(is_target).cpu().numpy()
+        weights = self.weights(y, is_target).cpu().numpy()
         mean, basis = data.mean(0), _basis(data)
         data = (data - mean) @ basis
         c = self._choose(data, labels, weights, judging(is_target).cpu().numpy())
@@ -269,54 +296,6 @@ class LogisticHead(GridHead):
         return self.grid[int(losses.argmin())]
 
 
-class RidgeHead(GridHead):
-    """Least squares on one-hot targets in {-1, 1} with an L2 penalty chosen by leave-one-out.
-
-        min_W  sum_i w_i |W x_i + b - t_i|^2 + alpha |W|^2
-
-    One singular value decomposition serves every alpha and every image left out: with U S V' that of the centred
-    images' rows sqrt(w_i) x_i, the i-th left-out residual is
-
-        (r_i - u_i D U' r) / (1 - w_i / sum_j w_j - u_i D u_i'),   D = S^2 / (S^2 + alpha),  r_i = sqrt(w_i) t_i
-
-    (Golub, Heath and Wahba, Technometrics 21, 1979). Only the images of ``judging`` choose: with both domains, those
-    of the target. The scores are no log-probabilities: do not read much into their calibration error.
-    """
-
-    chosen = "chosen_alpha"
-
-    def __init__(
-        self,
-        width: int,
-        classes: int,
-        grid: Sequence[float] = (0.1, 1.0, 10.0, 100.0, 1e3, 1e4, 1e5),
-    ) -> None:
-        super().__init__(width, classes)
-        self.grid = _positive_grid("alpha", grid)
-        self.register_buffer("chosen_alpha", torch.tensor(0.0))
-
-    def solve(self, x: Tensor, y: Tensor, is_target: Tensor) -> None:
-        data, targets = x.double(), 2.0 * one_hot(y, self.classes).double() - 1.0
-        weights = domain_weights(is_target).to(data)
-        share, root = (weights / weights.sum())[:, None], weights.sqrt()[:, None]
-        mean, base = (share * data).sum(0), (share * targets).sum(0)
-        u, s, v = torch.linalg.svd(root * (data - mean), full_matrices=False)
-        wanted = root * (targets - base)
-        along, judged = u.T @ wanted, judging(is_target).to(x.device)
-        # Of an image that alone decides its own prediction nothing is left to judge by.
-        known = 1 - share[judged].squeeze(1)
-
-        def left_out(alpha: float) -> float:
-            kept = s**2 / (s**2 + alpha)
-            free = (known - u[judged] ** 2 @ kept).clamp_min(1e-12)[:, None]
-            return float((((wanted[judged] - u[judged] * kept @ along) / free) ** 2).sum())
-
-        alpha = min(self.grid, key=left_out)
-        weight = ((v.T * (s / (s**2 + alpha))) @ along).T
-        self._set(weight.cpu(), (base - weight @ mean).cpu())
-        self.chosen_alpha = torch.tensor(alpha)
-
-
 def _basis(x: Any) -> Any:
     """Columns that scale centred rows to a root mean square of 1 and span them, (d, min(n, d)).
 
@@ -327,6 +306,12 @@ def _basis(x: Any) -> Any:
     scale = np.sqrt((centred**2).mean()) or 1.0
     n, d = x.shape
     return (np.linalg.qr(centred.T)[0] if n < d else np.eye(d)) / scale
+
+
+def balanced(y: Tensor, classes: int) -> Tensor:
+    """Weight of each class (K,) by which all weigh alike: n / (K' n_c), K' the classes that have images; 0 without."""
+    counts = torch.bincount(y, minlength=classes).double()
+    return torch.where(counts > 0, len(y) / ((counts > 0).sum() * counts.clamp_min(1)), 0.0)
 
 
 def judging(is_target: Tensor) -> Tensor:
@@ -343,7 +328,12 @@ def domain_weights(is_target: Tensor) -> Tensor:
     return share.double()
 
 
-def _positive_grid(name: str, grid: Sequence[float]) -> tuple[float, ...]:
+def positive_grid(name: str, grid: Sequence[float]) -> tuple[float, ...]:
+    """The values in order.
+
+    Raises:
+        ConfigError: none, or one that is not positive.
+    """
     if not grid or not min(grid) > 0:
         raise ConfigError(f"The grid of {name} needs positive values, not {tuple(grid)}.")
     return tuple(sorted(grid))

@@ -12,6 +12,7 @@ def domain_cross_entropy(
     is_target: Tensor,
     target_weight: float = 0.5,
     label_smoothing: float = 0.0,
+    class_weights: Tensor | None = None,
 ) -> Tensor:
     """Weigh the two domains' mean cross-entropies, however many samples each has in the batch.
 
@@ -26,6 +27,7 @@ def domain_cross_entropy(
         is_target: ``(B,)``, boolean.
         target_weight: w, in [0, 1].
         label_smoothing: ε, in [0, 1]: the label's mass moved to the uniform distribution.
+        class_weights: ``(K,)``; the means are then weighted ones, Σ w_y CE / Σ w_y. ``None``: all alike.
 
     Returns:
         A scalar, in nats.
@@ -45,8 +47,12 @@ def domain_cross_entropy(
             f"{tuple(logits.shape)}, {tuple(labels.shape)} and {tuple(is_target.shape)}."
         )
     target = is_target.bool()
+
+    def mean(rows: Tensor | slice) -> Tensor:
+        return F.cross_entropy(
+            logits[rows], labels[rows], weight=class_weights, label_smoothing=label_smoothing
+        )
+
     if target.all() or not target.any():
-        return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
-    on_target = F.cross_entropy(logits[target], labels[target], label_smoothing=label_smoothing)
-    on_source = F.cross_entropy(logits[~target], labels[~target], label_smoothing=label_smoothing)
-    return target_weight * on_target + (1 - target_weight) * on_source
+        return mean(slice(None))
+    return target_weight * mean(target) + (1 - target_weight) * mean(~target)

@@ -52,6 +52,9 @@ class Recipe:
         source_per_class, target_per_class: images of each drawn class; target ones are drawn with
             replacement.
         target_weight: w in  w CE(target) + (1 - w) CE(source).
+        class_weight: ``none``, every image weighs alike; or ``balanced``, an image of class c weighs n / (K n_c), as in
+            scikit-learn: for shuffled batches (``batch_size``) and heads that are solved. Batches without a ``batch_size``
+            draw all classes alike already.
         align_source: move source vectors onto the mean of the target's before they are trained on.
         label_smoothing: of the cross-entropy.
         clip: largest norm of the gradient; 0 for none.
@@ -92,6 +95,7 @@ class Recipe:
     source_per_class: int = 8
     target_per_class: int = 4
     target_weight: float = 0.5
+    class_weight: Literal["none", "balanced"] = "none"
     align_source: bool = False
     label_smoothing: float = 0.0
     clip: float = 0.0

@@ -53,6 +53,16 @@ def score(probabilities: ArrayLike, labels: ArrayLike) -> ClassificationScores:
     )
 
 
+UNEVEN = 2.0
+"""So many times as many samples in the largest class as in the smallest make macro accuracy the headline."""
+
+
+def uneven(labels: ArrayLike) -> bool:
+    """Whether the classes that occur among ``labels`` (n,) differ so much in size that accuracy speaks of the large ones."""
+    _, counts = np.unique(np.asarray(labels), return_counts=True)
+    return bool(len(counts) and counts.max() >= UNEVEN * counts.min())
+
+
 def expected_calibration_error(
     probabilities: ArrayLike, labels: ArrayLike, bins: int = 15
 ) -> float:

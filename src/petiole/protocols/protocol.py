@@ -138,22 +138,30 @@ class Protocol(FrozenModel):
         write_sealed(root / self.STATE, self.model_dump(mode="json"))
         return root / self.STATE
 
+    def check_free(self, root: Path, *, resume: bool = False) -> None:
+        """Check, before anything is computed, that a folder can be taken.
+
+        Raises:
+            RunError: it holds a protocol, and ``resume`` is not set.
+        """
+        if (root / self.STATE).exists() and not resume:
+            raise RunError(
+                f"{root} already holds a {self.NOUN}. Add --resume to finish it, or choose another --out."
+            )
+
     def claim(self, root: Path, *, resume: bool = False) -> None:
         """Take a folder for this protocol.
 
         Raises:
             RunError: it holds another one, or this one without ``resume``.
         """
-        if (root / self.STATE).exists():
-            if not resume:
-                raise RunError(
-                    f"{root} already holds a {self.NOUN}. Add --resume to finish it, or choose another --out."
-                )
-            if changed := type(self).read(root).differences(self):
-                raise RunError(
-                    f"{root} holds another {self.NOUN} ({changed}). Repeat the command as it was, or choose "
-                    "another --out."
-                )
+        self.check_free(root, resume=resume)
+        taken = (root / self.STATE).exists()
+        if taken and (changed := type(self).read(root).differences(self)):
+            raise RunError(
+                f"{root} holds another {self.NOUN} ({changed}). Repeat the command as it was, or choose "
+                "another --out."
+            )
         self.write(root)
 
     def differences(self, new: Self) -> str:
@@ -370,9 +378,9 @@ def run_jobs(
 def headlines(record: Record) -> dict[str, float]:
     """Table of scores -> its headline metric, as a fraction.
 
-    Classification records hold fractions, those of texts per cent (CIDEr x 100).
+    Records of texts hold per cent (CIDEr x 100), all others fractions, or numbers that are none.
     """
-    scale = 1 if record.request.kind == "classification" else 100
+    scale = 100 if record.request.kind in ("text", "codebook") else 1
     return {table: next(iter(metrics.values())) / scale for table, metrics in record.scores.items()}
 
 

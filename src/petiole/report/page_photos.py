@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from petiole.metrics.classification import confusion
-from petiole.metrics.statistics import bootstrap_interval
+from petiole.engine.record import DataCard
+from petiole.metrics.classification import confusion, uneven
+from petiole.metrics.statistics import Interval, bootstrap_interval
 from petiole.protocols.comparison import COMPARISON
 from petiole.protocols.selection import selection_lines
 from petiole.report import plots
@@ -79,22 +80,41 @@ def _run(run: Run) -> PageContent:
         "with the greatest confidence.",
         mistakes(run),
     )
+    accuracy = Fact(f"{number(100 * interval.mean, 1)} %", f"accuracy, {between} over images")
+    macro = Fact(f"{number(100 * scores['macro_accuracy'], 1)} %", "mean accuracy of the classes")
     return PageContent(
         title=request.method,
         kind="Run",
-        lede=f"{request.method} reaches {number(100 * interval.mean, 1)} % on {interval.n:,} test "
-        f"images (95 % interval over images {between}; one run, so no interval between splits can "
-        "be given). One number alone ranks nothing: compare it with the cheap baselines.",
-        tiles=[
-            Fact(f"{number(100 * interval.mean, 1)} %", f"accuracy, {between} over images"),
-            Fact(f"{number(100 * scores['macro_accuracy'], 1)} %", "mean accuracy of the classes"),
-            *size_tiles(run),
-        ],
+        lede=_run_lede(run, interval, between),
+        tiles=[*([macro, accuracy] if uneven(run.labels) else [accuracy, macro]), *size_tiles(run)],
         done=_run_done(run),
         map=_map(diagnose(run.folder), run),
         galleries=[surest] if surest.examples else [],
         **_by_class([run]),
         **common(request.method, [(request.method, [run])], selection_lines(run.folder)),
+    )
+
+
+def _run_lede(run: Run, interval: Interval, between: str) -> str:
+    """What one run reaches, in a sentence: of one class nothing, of uneven ones their mean first."""
+    request, images = run.record.request, f"{interval.n:,} test images"
+    if len(request.data.classes) == 1:
+        return (
+            f"There is one class only, {request.data.classes[0]}: {request.method} had nothing to tell apart, and its "
+            f"answers on {images} mean nothing. Add images of what the class is to be told from."
+        )
+    alone = "One number alone ranks nothing: compare it with the cheap baselines."
+    said = (
+        f"{number(100 * interval.mean, 1)} % on {images} (95 % interval over images {between}; one run, so no interval "
+        "between splits can be given)"
+    )
+    if not uneven(run.labels):
+        return f"{request.method} reaches {said}. {alone}"
+    counts = np.bincount(run.labels)
+    macro = number(100 * run.record.main["macro_accuracy"], 1)
+    return (
+        f"{request.method} reaches {macro} % in the mean of the classes, which are uneven ({counts[counts > 0].min():,} to "
+        f"{counts.max():,} test images), and {said} of all images alike. {alone}"
     )
 
 
@@ -249,6 +269,9 @@ def _comparison_tiles(summary: ComparisonSummary) -> list[Fact]:
         else "one split"
     )
     tiles = [Fact(f"{number(100 * row.accuracy.mean, 1)} %", f"accuracy, {spread}")]
+    if summary.uneven:
+        macro = f"{number(100 * row.macro.mean, 1)} %"
+        tiles.insert(0, Fact(macro, "mean accuracy of the classes, which are uneven"))
     if row.gain is not None:
         gain = signed(100 * row.gain.both.mean, 1)
         tiles.append(Fact(gain, f"points against {summary.row(summary.baseline).label}"))
@@ -259,7 +282,9 @@ def _comparison_tiles(summary: ComparisonSummary) -> list[Fact]:
 
 def _comparison_done(results: Results) -> str:
     c, data = results.comparison, results.runs[0].record.request.data
-    shots = "all target images" if c.shots is None else f"{c.shots} target images of each class"
+    shots = (
+        "all target images" if c.shots is None else f"{_shots(data)} target images of each class"
+    )
     source = f" {data.samples['source']:,} source images and" if data.samples.get("source") else ""
     drawn = c.split_seeds > 1 and c.shots is not None
     repeat = [f"{c.split_seeds} draws of these shots"] if drawn else []
@@ -277,11 +302,19 @@ def _run_done(run: Run) -> str:
     request = run.record.request
     data = request.data
     source = f" {data.samples['source']:,} source images and" if data.samples.get("source") else ""
-    shots = "all" if data.shots is None else f"{data.shots}"
+    shots = "all" if data.shots is None else _shots(data)
     return (
         f"{request.method} was trained on the frozen backbone {request.backbone.name}, with{source} "
         f"{shots} target images of each of {len(data.classes)} classes at hand (split seed {data.split_seed}, "
         f"seed {request.seed}), and scored on {data.samples['test']:,} held-back target images."
+    )
+
+
+def _shots(data: DataCard) -> str:
+    """How many shots were drawn: up to so many, where some classes have fewer images."""
+    drawn = data.samples["train"] - data.samples.get("source", 0)
+    return (
+        f"{data.shots}" if drawn == (data.shots or 0) * len(data.classes) else f"up to {data.shots}"
     )
 
 

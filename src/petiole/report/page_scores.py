@@ -65,9 +65,9 @@ def _run(run: Run) -> PageContent:
     request = run.record.request
     found, samples = headlines(run.record), request.data.samples
     metrics = {name: next(iter(scores)) for name, scores in run.record.scores.items()}
-    named = [
-        f"{number(100 * value, 1)} % on {name} ({metrics[name]})" for name, value in found.items()
-    ]
+    share = sections.in_per_cent(run.record)
+    shown = {n: f"{number(100 * v, 1)} %" if share else number(v, 3) for n, v in found.items()}
+    named = [f"{value} on {name} ({metrics[name]})" for name, value in shown.items()]
     if len(named) > _MOST_NAMED:
         named = [*named[: _MOST_NAMED - 1], f"{len(named) - _MOST_NAMED + 1} more below"]
     trained = sum(n for part, n in samples.items() if part.rpartition("/")[2] == "train")
@@ -79,8 +79,8 @@ def _run(run: Run) -> PageContent:
         "compare it with other methods and seeds.",
         tiles=[
             *(
-                Fact(f"{number(100 * value, 1)} %", f"{metrics[name]}, {name}")
-                for name, value in list(found.items())[:_MOST_NAMED]
+                Fact(value, f"{metrics[name]}, {name}")
+                for name, value in list(shown.items())[:_MOST_NAMED]
             ),
             *size_tiles(run),
         ],

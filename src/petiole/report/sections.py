@@ -117,9 +117,15 @@ def _median(row: RowOfRuns, of: Callable[[Record], float]) -> float:
     return float(np.median([of(run.record) for run in row[1]]))
 
 
+def in_per_cent(record: Record) -> bool:
+    """Whether the headline is a share; scores of other kinds are shown as the numbers that they are."""
+    return record.request.kind in ("classification", "text", "codebook")
+
+
 def all_scores(record: Record) -> Table[Any]:
     """Every score of a run: a row a table and a column a metric, or a line each where the metrics differ."""
-    tables, scale = record.scores, 100 if record.request.kind == "classification" else 1
+    tables, digits = record.scores, 1 if in_per_cent(record) else 3
+    scale = 100 if record.request.kind == "classification" else 1
     names = [tuple(metrics) for metrics in tables.values()]
     if len(set(names)) > 1:
         lines = [
@@ -131,13 +137,13 @@ def all_scores(record: Record) -> Table[Any]:
             [
                 words("Task", lambda line: line[0]),
                 words("Metric", lambda line: line[1]),
-                measure("Score", lambda line: scale * line[2], lambda v: number(v, 1)),
+                measure("Score", lambda line: scale * line[2], lambda v: number(v, digits)),
             ],
             lines,
         )
 
     def metric(name: str) -> Column[Any]:
-        return measure(name, lambda line: scale * line[1][name], lambda v: number(v, 1))
+        return measure(name, lambda line: scale * line[1][name], lambda v: number(v, digits))
 
     title = "Language model" if record.request.kind == "codebook" else "Task"
     return Table([words(title, lambda line: line[0]), *map(metric, names[0])], list(tables.items()))
@@ -273,13 +279,15 @@ def run_list(rows: Labelled) -> Table[Any]:
     """Every run with the digest of its request."""
     lines = [(label, run.record) for label, runs in rows for run in runs]
     photos = lines[0][1].request.kind == "classification"
-    score = "Accuracy, %" if photos else "Score, %"
+    share = in_per_cent(lines[0][1])
+    score = "Accuracy, %" if photos else "Score, %" if share else "Score"
+    scale, digits = (100, 2) if share else (1, 4)
     split: Column[Any] = measure("Split seed", lambda line: line[1].request.data.split_seed, str)
     columns: list[Column[Any]] = [
         words("Method", lambda line: line[0]),
         *([split] if photos else []),
         measure("Seed", lambda line: line[1].request.seed, str),
-        measure(score, lambda line: 100 * average(line[1]), lambda v: number(v, 2)),
+        measure(score, lambda line: scale * average(line[1]), lambda v: number(v, digits)),
         words("Request", lambda line: line[1].id, style="code"),
         words("Finished", lambda line: line[1].created, style="code"),
     ]

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from petiole.metrics.classification import uneven
 from petiole.metrics.statistics import (
     Interval,
     Paired,
@@ -115,6 +116,7 @@ class ComparisonSummary:
         images: test images.
         reference, baseline, headline: names of rows.
         margin: within which a difference does not matter, a fraction.
+        uneven: whether the test images of the classes are, so that their mean accuracy comes first.
     """
 
     title: str
@@ -127,6 +129,7 @@ class ComparisonSummary:
     baseline: str
     headline: str
     margin: float
+    uneven: bool = False
 
     def row(self, name: str) -> SummaryRow:
         """Return the row called ``name``."""
@@ -162,6 +165,7 @@ def summarise_results(results: Results) -> ComparisonSummary:
         baseline=c.baseline,
         headline=c.headline,
         margin=c.margin,
+        uneven=uneven(results.runs[0].labels),
     )
 
 

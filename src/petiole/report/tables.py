@@ -116,16 +116,23 @@ def verdicts(of: Callable[[Any], str]) -> Column[Any]:
 def columns(summary: ComparisonSummary) -> list[Column[SummaryRow]]:
     """The columns that Markdown, terminal and page show, in order; Markdown shows ``COSTS`` too."""
     d = digits_of(summary.images)
+    accuracy: Column[SummaryRow] = Column(
+        "Accuracy, %",
+        lambda r: mean_sd(r.over_splits, d),
+        lambda r: r.accuracy.mean,
+        detail=lambda r: bounds(r.accuracy.low, r.accuracy.high, d),
+        brief="text",
+    )
+    macro: Column[SummaryRow] = Column(
+        "Macro, %",
+        lambda r: mean_sd(r.macro, d),
+        lambda r: r.macro.mean,
+        brief="text" if summary.uneven else "",
+    )
+    shares = [macro, accuracy] if summary.uneven else [accuracy, macro]
     found: list[Column[SummaryRow]] = [
         words("Method", lambda r: r.label),
-        Column(
-            "Accuracy, %",
-            lambda r: mean_sd(r.over_splits, d),
-            lambda r: r.accuracy.mean,
-            detail=lambda r: bounds(r.accuracy.low, r.accuracy.high, d),
-            brief="text",
-        ),
-        Column("Macro, %", lambda r: mean_sd(r.macro, d), lambda r: r.macro.mean),
+        *shares,
         measure("ECE, %", lambda r: r.ece, lambda v: number(100 * v, 1)),
         difference("Gain, points", lambda r: contrast(r.gain), lambda _: d),
         difference("Difference, points", lambda r: contrast(r.versus), lambda _: d, "both"),

@@ -32,10 +32,14 @@ class WordList:
     def __len__(self) -> int:
         return len(self.words) + self.specials
 
+    def knows(self, text: str) -> bool:
+        """Whether every word and sign of a text has an id of its own."""
+        return all(word in self.ids for word in _words(text))
+
     def split(self, text: str) -> list[int]:
         """Ids of a text, without special tokens."""
         ids: list[int] = []
-        for word in re.findall(r"[a-z0-9]+|[^a-z0-9\s]", text.lower()):
+        for word in _words(text):
             parts = [word] if word in self.ids else [word[0], *(f"##{c}" for c in word[1:])]
             ids += [self.ids.get(part, self.other) for part in parts]
         return ids
@@ -44,3 +48,7 @@ class WordList:
         """The text in small letters, spaced as one writes; special tokens are left out."""
         text = " ".join(self.words[i - self.specials] for i in ids if i >= self.specials)
         return re.sub(r" (##|(?=[],.:?]))|(?<=\[) ", "", text).removeprefix("##")
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[a-z0-9]+|[^a-z0-9\s]", text.lower())

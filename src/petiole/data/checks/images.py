@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rich.progress import track
@@ -11,20 +11,26 @@ from rich.progress import track
 from petiole.data.dataset import Dataset, Domain, Sample, bullets, listed, resolve_duplicates
 from petiole.data.image import ImageRef, Pixels, checked_id
 from petiole.errors import DataError, unknown
-from petiole.printable import SafeConsole
+from petiole.printable import SafeConsole, composed
 
 _WORTH_A_BAR = 500  # images; fewer are checked before one could read the bar
 
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An image with its class name, before it was opened; ``path`` and ``image`` as of `Sample`."""
+    """An image with its class name, before it was opened; ``path`` and ``image`` as of `Sample`.
+
+    The name is kept in Unicode's normal form C.
+    """
 
     path: Path
     label: str = ""
     domain: Domain = "target"
     image: Pixels | None = field(default=None, compare=False, repr=False)
     id: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "label", composed(self.label))
 
 
 def check_images(
@@ -91,12 +97,12 @@ def build(
 
     Raises:
         DataError: bad images or contradicting labels (unless ``skip_bad``); classes other than the
-            given ones; a class with nothing left in it; no images at all.
+            given ones; a class with nothing left in it (unless ``skip_bad`` and none are given); no images at all.
     """
     found = sorted({e.label for e in entries})
     if not found:
         raise DataError(f"{name}: no images found.")
-    names = tuple(found if classes is None else classes)
+    names = tuple(map(composed, found if classes is None else classes))
     match_classes(name, found, names)
     ids, bad = check_images(entries, skip_bad=skip_bad)
     label = {c: i for i, c in enumerate(names)}
@@ -107,7 +113,13 @@ def build(
     ]
     kept, repeated = resolve_duplicates(samples, names, skip_bad=skip_bad)
     dataset = Dataset(name, names, kept, (*notes, *bad, *repeated))
-    if empty := [c for c, n in dataset.counts().items() if n == 0]:
+    left = [c for c, n in dataset.counts().items() if n]
+    if empty := [c for c in names if c not in left]:
+        if skip_bad and classes is None and left:
+            note = (
+                f"{len(empty)} classes left out, of which no usable image is left: {listed(empty)}."
+            )
+            return replace(dataset.of_classes(left), notes=(*dataset.notes, note))
         raise DataError(
             f"{name}: no usable image is left in class {listed(empty)}. {' '.join(dataset.notes)}"
         )
@@ -120,6 +132,7 @@ def match_classes(name: str, found: Sequence[str], expected: Sequence[str]) -> N
     Raises:
         DataError: a surplus class, with its nearest expected names; or missing classes.
     """
+    found, expected = (tuple(map(composed, names)) for names in (found, expected))
     if surplus := sorted(set(found) - set(expected)):
         raise unknown(f"class in {name}", surplus[0], expected, DataError)
     if missing := sorted(set(expected) - set(found)):

@@ -30,6 +30,7 @@ from petiole.data.splits import holdout
 from petiole.data.text_dataset import PARTS, TextDataset
 from petiole.data.text_sample import TextSample
 from petiole.errors import DataError, unknown
+from petiole.printable import composed
 
 TASK = "question"
 QUESTION = "What is shown?"
@@ -181,6 +182,7 @@ def _question_and_words(root: Path, classes: tuple[str, ...]) -> tuple[str, Mapp
             raise row.wrong(
                 "names", 'must give class folders their words, like {"Forest": "forest"}'
             )
+        names = {composed(name): text for name, text in names.items()}
         if strange := sorted(names.keys() - words.keys()):
             raise unknown(f"class folder in {path}", strange[0], classes, DataError)
         words |= {name: " ".join(text.split()) for name, text in names.items()}

@@ -13,10 +13,11 @@ from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 
 from petiole.data.checks.images import ImageFile, build
-from petiole.data.dataset import Dataset, Domain
+from petiole.data.dataset import Dataset, Domain, listed
 from petiole.data.image import SUFFIXES
 from petiole.data.readers.base import LAST, ImageParts, image_reader
 from petiole.errors import DataError
+from petiole.printable import composed
 
 
 @image_reader("folder", layout="<class>/", recognises=lambda _: True, rank=LAST)
@@ -30,13 +31,13 @@ def open_folder(
     """Open a folder of class folders; images may lie at any depth below their class.
 
     As a reader it takes what no other recognises, since its errors say what is wrong with that. Hidden
-    files and folders are ignored; files that are no images by name are counted in the notes.
+    files and folders are ignored; files that are no images by name are named in the notes.
 
     Args:
         root: the folder; the names of its subfolders are the classes.
         domain: given to every sample.
         classes: the expected classes in the order of their labels; sorted by name when None.
-        skip_bad: leave unreadable and contradicting images out instead of refusing.
+        skip_bad: leave unreadable and contradicting images, and classes without images, out instead of refusing.
 
     Raises:
         DataError: no such folder, no class folders, an empty class, classes other than expected, or
@@ -52,22 +53,42 @@ def open_folder(
             f"Put the images into one subfolder a class: {root.name}/<class>/image.jpg."
         )
     entries: list[ImageFile] = []
-    other: Counter[str] = Counter()
+    others: list[Path] = []
+    empty: list[str] = []
     for folder in folders:
         files = list(visible_files(folder))
         images = [f for f in files if f.suffix.lower() in SUFFIXES]
-        if not images:
-            present = _suffixes(Counter(f.suffix.lower() for f in files))
-            raise DataError(
-                f"{folder}: the class folder holds no images{present}. "
-                f"Add some ({' '.join(sorted(SUFFIXES))}) or remove the folder."
-            )
+        others += [f for f in files if f.suffix.lower() not in SUFFIXES]
         entries += [ImageFile(image, folder.name, domain) for image in images]
-        other.update(f.suffix.lower() for f in files if f.suffix.lower() not in SUFFIXES)
-    notes = []
-    if other:
-        notes.append(f"{other.total()} files in {root} are no images by name{_suffixes(other)}.")
+        if not images and not skip_bad:
+            raise DataError(
+                f"{folder}: the class folder holds no images{_suffixes(files)}. Add some "
+                f"({' '.join(sorted(SUFFIXES))}), remove the folder, or leave the class out with --skip-bad."
+            )
+        empty += [folder.name] * (not images)
+    notes = _notes(root, folders, others, empty)
     return build(root.name or str(root), entries, classes, skip_bad=skip_bad, notes=notes)
+
+
+def _notes(
+    root: Path, folders: Sequence[Path], others: Sequence[Path], empty: Sequence[str]
+) -> list[str]:
+    """What was passed over, and which folders are one class."""
+    notes = []
+    if others:
+        names = listed([str(f.relative_to(root)) for f in others])
+        notes.append(
+            f"{len(others)} files in {root} are no images by name{_suffixes(others)}: {names}."
+        )
+    if empty:
+        notes.append(f"{len(empty)} class folders of {root} hold no images: {listed(empty)}.")
+    called = Counter(composed(folder.name) for folder in folders)
+    if joined := [name for name, n in called.items() if n > 1]:
+        notes.append(
+            f"Folders of {root} whose names differ in how accents are stored (Unicode NFC, NFD) are one class: "
+            f"{listed(joined)}."
+        )
+    return notes
 
 
 def part_folders(root: Path, names: Container[str]) -> dict[str, Path]:
@@ -105,7 +126,8 @@ def visible_files(root: Path) -> Iterator[Path]:
         yield from (Path(directory, f) for f in sorted(files) if not f.startswith("."))
 
 
-def _suffixes(counts: Counter[str]) -> str:
+def _suffixes(files: Sequence[Path]) -> str:
+    counts = Counter(f.suffix.lower() for f in files)
     listing = ", ".join(
         f"{n} x {suffix or 'without suffix'}" for suffix, n in sorted(counts.items())
     )

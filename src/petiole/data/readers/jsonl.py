@@ -53,16 +53,19 @@ _PICTURES = ("image", "images", "video")
     layout="train.jsonl, val.jsonl, test.jsonl with task.json",
     rank=10,
 )
-def open_plain(root: Path, task: str | None = None) -> TextDataset:
+def open_plain(root: Path, task: str | None = None, default: str = "") -> TextDataset:
     """Open a folder of JSON Lines.
 
     Args:
         root: the folder.
-        task: how it is asked and scored; None for what task.json says.
+        task: how it is asked and scored; None for what task.json says, or where there is none ``default``.
+        default: see there.
 
     Raises:
         DataError: no part, no task, or a line that cannot be used, with file, line and field.
     """
+    if task is None and default and not (root / "task.json").is_file():
+        task = default
     if task is None:
         if not (root / "task.json").is_file():
             raise DataError(

@@ -46,16 +46,17 @@ def open_task(name: str, root: Path | str, order: str = "reference") -> TextData
     return opened
 
 
-def open_questions(root: Path, *, skip_bad: bool = False) -> TextDataset:
+def open_questions(root: Path, *, skip_bad: bool = False, task: str = "") -> TextDataset:
     """Open the texts about images that a folder holds, in the layout that its files say.
 
     Args:
         root: the folder.
         skip_bad: of class folders, leave unreadable and contradicting images out instead of refusing.
+        task: of JSON Lines without ``task.json``.
 
     Raises:
         DataError: no such folder, none of the layouts (what was looked for and what is there is named),
-            several tasks at once, or one that cannot be used; JSON Lines without ``task.json`` say no task.
+            several tasks at once, or one that cannot be used; JSON Lines that say no task where none is given.
     """
     folder_needed(root)
     found = [reader for reader in readers(TextReader) if reader.recognises(root)]
@@ -67,7 +68,7 @@ def open_questions(root: Path, *, skip_bad: bool = False) -> TextDataset:
         raise DataError(
             f"{root}: holds the tasks {', '.join(rivals)}. Say which one: {rivals[0]}={root}."
         )
-    opened: TextDataset = first(root, skip_bad=skip_bad)
+    opened: TextDataset = first(root, skip_bad=skip_bad, default=task)
     return opened
 
 

@@ -20,7 +20,10 @@ from petiole.errors import DataError, boundary
 SUFFIXES = frozenset({".csv", ".tsv", ".parquet", ".pq", ".jsonl"})
 """File names that are taken for tables, lower case."""
 
-_REQUIRED = ("path", "label")
+LABELS, VALUE = "labels", "value"
+"""Columns of several labels an image, and of a number."""
+
+_KNOWN = ("path", "label", LABELS, VALUE, "domain", "split")
 _PARTS = {"": "train", "train": "train", "test": "test", "eval": "test"}
 _UNUSED = ("val", "validation")
 Records = tuple[list[str], list[tuple[int, dict[str, str]]]]
@@ -49,12 +52,7 @@ def open_parts(path: Path, has_test: bool = False, skip_bad: bool = False) -> Im
     parts: dict[str, list[ImageFile]] = {}
     rows = read_rows(path)
     for row in rows:
-        part = _PARTS.get(row.split)
-        if part is None and row.split not in _UNUSED:
-            raise DataError(
-                f"{path}: split {row.split!r} is unknown; "
-                "use train, test (or eval), val or validation."
-            )
+        part = part_of(path, row)
         if row.entry.domain == "source":
             part = "source" if part == "train" else None
         if part:
@@ -113,43 +111,75 @@ def open_table(
     return build(path.stem, chosen, classes, skip_bad=skip_bad)
 
 
-def read_rows(path: Path, domain: Domain = "target", *, labelled: bool = True) -> list[TableRow]:
+def read_rows(
+    path: Path, domain: Domain = "target", *, labelled: bool = True, label: str = "label"
+) -> list[TableRow]:
     """Return the table's rows, unopened.
 
     Args:
         path: the table.
         domain: of rows that name none.
         labelled: the rows must have labels; without it they are empty where absent.
+        label: the column that holds them; ``labels`` may hold none in a row.
 
     Raises:
         DataError: as `open_table`, except for the images themselves.
     """
-    if not path.is_file():
-        raise DataError(f"{path}: no such table. Give a .csv, .tsv or .parquet file.")
-    read = {".parquet": _read_parquet, ".pq": _read_parquet, ".jsonl": _read_jsonl}
-    columns, records = read.get(path.suffix.lower(), _read_csv)(path)
-    required = _REQUIRED if labelled else _REQUIRED[:1]
+    columns, records = read_records(path)
+    required = ("path", label) if labelled else ("path",)
     if missing := [c for c in required if c not in columns]:
         raise DataError(
             f"{path}: column {' and '.join(missing)} is missing; "
             f"it has {', '.join(columns) or 'none'}. "
-            "Needed are path and label; domain and split are optional."
+            f"Needed are path and {label}; domain and split are optional."
         )
     if not records:
         raise DataError(f"{path}: the table has no rows.")
-    wrong = [
-        problem for number, record in records if (problem := _problem(number, record, required))
-    ]
+    filled = ("path",) if label == LABELS else required
+    wrong = [problem for number, record in records if (problem := _problem(number, record, filled))]
     if wrong:
         raise DataError(
             f"{path}: {len(wrong)} row(s) cannot be used:\n{bullets(wrong)}\nCorrect the table."
         )
-    return [_row(path.parent, record, domain) for _, record in records]
+    return [_row(path.parent, record, domain, label) for _, record in records]
 
 
-def _row(folder: Path, record: dict[str, str], default: Domain) -> TableRow:
+def read_records(path: Path) -> Records:
+    """Return the table's columns and rows as they stand; a list is its parts joined by ``|``.
+
+    Raises:
+        DataError: no such table, or not readable.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such table. Give a .csv, .tsv or .parquet file.")
+    read = {".parquet": _read_parquet, ".pq": _read_parquet, ".jsonl": _read_jsonl}
+    return read.get(path.suffix.lower(), _read_csv)(path)
+
+
+def part_of(path: Path, row: TableRow) -> str | None:
+    """``train`` or ``test``, or ``None`` for a validation row.
+
+    Raises:
+        DataError: an unknown split.
+    """
+    part = _PARTS.get(row.split)
+    if part is None and row.split not in _UNUSED:
+        raise DataError(
+            f"{path}: split {row.split!r} is unknown; use train, test (or eval), val or validation."
+        )
+    return part
+
+
+def cell_text(value: object) -> str:
+    """A cell as text; a list's parts are joined by ``|``."""
+    if isinstance(value, list | tuple | set | frozenset):
+        return "|".join(str(part).strip() for part in value)
+    return "" if value is None else str(value).strip()
+
+
+def _row(folder: Path, record: dict[str, str], default: Domain, label: str) -> TableRow:
     domain = cast(Domain, record.get("domain") or default)  # its value was checked by `_problem`
-    entry = ImageFile(folder / record["path"], record.get("label", ""), domain)
+    entry = ImageFile(folder / record["path"], record.get(label, ""), domain)
     return TableRow(entry, record.get("split", "").lower())
 
 
@@ -171,7 +201,7 @@ def _read_jsonl(path: Path) -> Records:
         values = {"path": row.values["image"]} if "image" in row else {}
         values |= row.values
         records.append(
-            (row.number, {c: str(values[c]).strip() for c in values if values[c] is not None})
+            (row.number, {c: cell_text(values[c]) for c in values if values[c] is not None})
         )
         columns.update(dict.fromkeys(values))
     return list(columns), records
@@ -201,8 +231,8 @@ def _read_parquet(path: Path) -> Records:
         ) from None
     with boundary(path, "Write it again.", what="not a readable Parquet file"):
         columns = parquet.read_schema(path).names
-        wanted = [c for c in ("path", "label", "domain", "split") if c in columns]
+        wanted = [c for c in _KNOWN if c in columns]
         # partitioning=None: a folder called a=b on the way must not become a column.
         records = parquet.read_table(path, columns=wanted, partitioning=None).to_pylist()
-    text = [{c: "" if v is None else str(v).strip() for c, v in r.items()} for r in records]
+    text = [{c: cell_text(v) for c, v in r.items()} for r in records]
     return columns, list(enumerate(text, start=1))

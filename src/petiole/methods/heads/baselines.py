@@ -10,11 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from petiole.backbones.base import Backbone
+from petiole.layers.ridge import RidgeHead
 from petiole.layers.solved import (
     ClassMeansHead,
     KNNHead,
     LogisticHead,
-    RidgeHead,
     SolvedHead,
 )
 from petiole.methods.base import Method, Plan

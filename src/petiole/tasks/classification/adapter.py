@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from petiole.data.inputs import as_images
 from petiole.data.preprocessing import evaluate_transform
 from petiole.engine.adapted_model import evaluating
 from petiole.engine.adapter import MANIFEST, Adapter, Manifest, building, check_fingerprint
-from petiole.engine.model_card import ModelCard
+from petiole.engine.model_card import FrozenModel, ModelCard
 from petiole.engine.task import register
 from petiole.errors import AdapterError
 from petiole.ledger import count
@@ -55,12 +55,15 @@ class Prediction:
     outside: bool | None = None
 
 
-@register("classification")
-class ClassificationAdapter(Adapter):
-    """A trained classifier on its backbone."""
+class ImageAdapter(Adapter):
+    """A trained head, and what is attached, on an image backbone; subclasses say what its outputs mean.
 
-    kind: ClassVar[str] = "classification"
+    Attributes:
+        details_model: the manifest's part of this kind of adapter.
+    """
+
     options: ClassVar[frozenset[str]] = frozenset({"backbone", "weights", "device"})
+    details_model: ClassVar[type[FrozenModel]]
     adapted: AdaptedClassifier
 
     @classmethod
@@ -72,7 +75,7 @@ class ClassificationAdapter(Adapter):
         backbone: Backbone | None = None,
         weights: str | Path | None = None,
         device: str = "cpu",
-    ) -> ClassificationAdapter:
+    ) -> Self:
         """See ``Adapter.load``."""
         card = manifest.backbone
         if backbone is None:
@@ -84,24 +87,24 @@ class ClassificationAdapter(Adapter):
             adapted = AdaptedClassifier(backbone, method.plan(backbone, len(manifest.classes)))
         adapted.name(manifest.classes)
         adapter = cls(manifest, adapted)
-        _ = adapter.details  # damage is told when the file is opened
+        adapter.read_details()  # damage is told when the file is opened
         adapter.fill(folder)
         adapted.to(backbone.device).eval()
         return adapter
 
     @classmethod
-    def of(
+    def describe(
         cls,
         adapted: AdaptedClassifier,
+        details: FrozenModel,
         *,
         method: str,
         settings: dict[str, Any],
         classes: Sequence[str],
         weights: Path | None = None,
         image_size: int | None = None,
-        calibration: Calibration | None = None,
-    ) -> ClassificationAdapter:
-        """Describe a trained model, with its golden logits and, where it has one, its calibration."""
+    ) -> Self:
+        """Describe a trained model, with its golden outputs."""
         backbone = adapted.backbone
         place = str(weights) if weights else None
         manifest = Manifest(
@@ -111,10 +114,46 @@ class ClassificationAdapter(Adapter):
             classes=list(classes),
             backbone=ModelCard.of(backbone, weights=place, image_size=image_size),
             ledger=count(backbone, adapted.plan),
-            details=ClassificationDetails(calibration=calibration).model_dump(mode="json"),
+            details=details.model_dump(mode="json"),
             golden=golden_logits(adapted).tolist(),
         )
         return cls(manifest, adapted)
+
+    def read_details(self) -> FrozenModel:
+        """The manifest's part of this kind of adapter.
+
+        Raises:
+            AdapterError: it is damaged.
+        """
+        try:
+            return self.details_model.model_validate(self.manifest.details)
+        except ValidationError as error:
+            raise AdapterError(
+                f"The details in {MANIFEST} are damaged: {str(error).splitlines()[0]}. Copy the adapter folder again, "
+                "or update petiole."
+            ) from error
+
+    @property
+    def frozen(self) -> dict[str, Any]:
+        return {"backbone": self.adapted.backbone}
+
+    def golden_values(self) -> Tensor:
+        return golden_logits(self.adapted)
+
+
+@register("classification")
+class ClassificationAdapter(ImageAdapter):
+    """A trained classifier on its backbone."""
+
+    kind: ClassVar[str] = "classification"
+    details_model = ClassificationDetails
+
+    @classmethod
+    def of(
+        cls, adapted: AdaptedClassifier, *, calibration: Calibration | None = None, **described: Any
+    ) -> Self:
+        """Describe a trained model as ``ImageAdapter.describe`` does, with its calibration, where it has one."""
+        return cls.describe(adapted, ClassificationDetails(calibration=calibration), **described)
 
     @property
     def calibration(self) -> Calibration | None:
@@ -127,25 +166,8 @@ class ClassificationAdapter(Adapter):
 
     @cached_property
     def details(self) -> ClassificationDetails:
-        """The manifest's part of this kind of adapter.
-
-        Raises:
-            AdapterError: it is damaged.
-        """
-        try:
-            return ClassificationDetails.model_validate(self.manifest.details)
-        except ValidationError as error:
-            raise AdapterError(
-                f"The calibration in {MANIFEST} is damaged: {str(error).splitlines()[0]}. Copy the adapter folder again, "
-                "or update petiole."
-            ) from error
-
-    @property
-    def frozen(self) -> dict[str, Any]:
-        return {"backbone": self.adapted.backbone}
-
-    def golden_values(self) -> Tensor:
-        return golden_logits(self.adapted)
+        """The manifest's part of this kind of adapter."""
+        return cast(ClassificationDetails, self.read_details())
 
     def save(self, folder: Path) -> None:
         peft_folder.write(self.adapted, folder / PEFT)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from petiole.engine.model_card import FrozenModel
 from petiole.metrics.calibration import conformal_bound, label_scores, temperature, thinned
-from petiole.metrics.classification import score
+from petiole.metrics.classification import score, uneven
 
 MOST_SCORES = 1000
 INSIDE = 0.95
@@ -81,8 +81,10 @@ class ClassificationDetails(FrozenModel):
 
 
 def scores_of(logits: Tensor, labels: Any, calibration: Calibration | None) -> dict[str, float]:
-    """Scores by name; with a calibration also its calibration error and log-loss."""
+    """Scores by name, macro accuracy first where classes are uneven; with a calibration also its error and log-loss."""
     found = score(logits.double().softmax(-1).numpy(), labels).to_dict()
+    if uneven(labels):
+        found = {"macro_accuracy": found.pop("macro_accuracy"), **found}
     if calibration:
         after = score(calibration.probabilities(logits).double().numpy(), labels)
         found |= {"calibrated_ece": after.ece, "calibrated_nll": after.nll}

@@ -28,10 +28,11 @@ from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from petiole.data.corruptions import corruption
@@ -41,6 +42,7 @@ from petiole.engine.model_card import FrozenModel
 from petiole.errors import ConfigError, DataError, boundary, unknown
 from petiole.methods.registry import create
 from petiole.metrics.classification import score
+from petiole.printable import composed
 from petiole.tasks.classification.adapter import ClassificationAdapter, logits_of
 from petiole.tasks.classification.model import AdaptedClassifier, ClassNameHead
 
@@ -64,7 +66,7 @@ class RecallClause(FrozenModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
-    name: str = Field(alias="class")
+    name: Annotated[str, AfterValidator(composed)] = Field(alias="class")
     min: float = Share
     slice: str = "*"
 

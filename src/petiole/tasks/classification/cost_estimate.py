@@ -142,12 +142,12 @@ def describe(workspace: ClassificationWorkspace, jobs: Sequence[RunSpec]) -> lis
     """Data, frozen work still to do, storage and training steps of ``jobs``, a line each."""
     shift, task, seen = workspace.shift, workspace.task, estimate_cost(workspace, jobs, timed=True)
     source = f"{_count(len(shift.source), 'source image')}, " if shift.source else ""
-    shots = (jobs[0].options or Subset()).shots
-    drawn = f"{shots} a class" if shots else "all"
+    subset = jobs[0].options or Subset()
+    drawn = f"up to {subset.shots} a class" if subset.shots else "all"
     return [
         f"data     {source}{len(shift.classes)} classes, {len(shift.train):,} target images to draw "
         f"from ({drawn}), {len(shift.test):,} held back",
-        *(f"note     {note}" for note in workspace.notes),
+        *(f"note     {note}" for note in workspace.notes_with(subset)),
         f"frozen   {workspace.backbone.name}, {seen.images:,} images through the frozen half "
         f"({seen.flops / 1e12:.2f} TFLOPs), {seen.megabytes:,.0f} MB to store in "
         f"{task.cache or 'no cache: repeated in every epoch'}",

@@ -135,17 +135,24 @@ class ClassificationLoss(nn.Module):
 
     L = s (w CE(target) + (1 - w) CE(source)) + sum_j lambda_j L_j
 
-    The state holds the values at the training cut and, with ``ANCHOR`` before their names, anchors. Of a mixed batch
+    CE weighs classes by ``class_weights`` (K,), where they are given. The state holds the values at the training cut and, with ``ANCHOR`` before their names, anchors. Of a mixed batch
     the cross-entropy is  s CE(y_i) + (1 - s) CE(y_j).
     """
 
+    class_weights: Tensor | None
+
     def __init__(
-        self, adapted: AdaptedClassifier, target_weight: float, label_smoothing: float
+        self,
+        adapted: AdaptedClassifier,
+        target_weight: float,
+        label_smoothing: float,
+        class_weights: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.adapted = adapted
         self.losses = nn.ModuleList(adapted.plan.losses)
         self.target_weight, self.label_smoothing = target_weight, label_smoothing
+        self.register_buffer("class_weights", class_weights, persistent=False)
         for loss in adapted.plan.losses:
             loss.begin()
 
@@ -176,7 +183,12 @@ class ClassificationLoss(nn.Module):
     ) -> Tensor:
         def of(labels: Tensor, is_target: Tensor) -> Tensor:
             return domain_cross_entropy(
-                step.logits, labels, is_target, self.target_weight, self.label_smoothing
+                step.logits,
+                labels,
+                is_target,
+                self.target_weight,
+                self.label_smoothing,
+                self.class_weights,
             )
 
         own = of(step.labels, step.is_target)

@@ -19,6 +19,7 @@ from petiole.backbones.base import IMAGES, Backbone, FrozenNetwork
 from petiole.errors import AdapterError, ConfigError
 from petiole.layers.solved import SolvedHead
 from petiole.methods.registry import create, settings_of
+from petiole.printable import composed
 from petiole.tasks.classification.adapter import ClassificationAdapter, Prediction, label
 from petiole.tasks.classification.calibration import Calibration
 from petiole.tasks.classification.model import AdaptedClassifier
@@ -113,7 +114,11 @@ def adapt(
             f"petiole.adapt takes a backbone of images, not {type(backbone).__name__}. Load one by petiole.load, or train "
             "language models by petiole.fit."
         )
-    names = tuple(map(str, range(classes))) if isinstance(classes, int) else tuple(classes)
+    names = (
+        tuple(map(str, range(classes)))
+        if isinstance(classes, int)
+        else tuple(map(composed, classes))
+    )
     if not names or len(set(names)) < len(names):
         raise ConfigError(f"classes must be at least one name, each once, not {classes!r}.")
     chosen = create(method, settings)

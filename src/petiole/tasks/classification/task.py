@@ -31,7 +31,7 @@ from petiole.layers.solved import SolvedHead
 from petiole.methods.registry import create, settings_of
 from petiole.metrics.training_curve import remarks
 from petiole.tasks.classification import training
-from petiole.tasks.classification.adapter import ClassificationAdapter
+from petiole.tasks.classification.adapter import ClassificationAdapter, ImageAdapter
 from petiole.tasks.classification.calibration import Calibration, scores_of
 from petiole.tasks.classification.left_out import calibrate
 from petiole.tasks.classification.model import AdaptedClassifier, predict
@@ -92,7 +92,10 @@ class ClassificationRun(TaskRun):
             fraction=subset.fraction,
             validation=subset.validation,
             scored=subset.scored,
-            notes=[*workspace.notes, workspace.leaks(self.train_images, self.scored).summary()],
+            notes=[
+                *dict.fromkeys((*workspace.notes, *self.train_images.notes)),
+                workspace.leaks(self.train_images, self.scored).summary(),
+            ],
         )
 
     def options(self) -> Mapping[str, Any]:
@@ -156,7 +159,7 @@ class ClassificationRun(TaskRun):
         write_predictions(folder, scored, output.probabilities)
         return {self.subset.scored: scores_of(output.logits, scored.labels, self.calibration)}
 
-    def adapter(self, adapted: AdaptedClassifier) -> ClassificationAdapter:
+    def adapter(self, adapted: AdaptedClassifier) -> ImageAdapter:
         task = self.workspace.task
         return ClassificationAdapter.of(
             adapted,

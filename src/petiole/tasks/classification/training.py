@@ -23,7 +23,7 @@ from petiole.engine.feature_extractor import Precision, Table
 from petiole.engine.optimizer import make_optimizer
 from petiole.engine.trainer import Callbacks, Trainer, accelerate, seed_device
 from petiole.errors import ConfigError
-from petiole.layers.solved import SolvedHead
+from petiole.layers.solved import SolvedHead, balanced
 from petiole.methods.recipe import Recipe
 from petiole.tasks.classification.aligned import AlignedTable
 from petiole.tasks.classification.drift import IMAGES as PROBED
@@ -80,6 +80,13 @@ def train(
     return time.perf_counter() - start
 
 
+def timed(work: Callable[[], object]) -> float:
+    """Do it; returns the seconds that it took."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
 @torch.no_grad()
 def _vectors(
     adapted: AdaptedClassifier, data: Dataset, table: Table, recipe: Recipe
@@ -100,6 +107,7 @@ def _vectors(
 def _solve(
     adapted: AdaptedClassifier, head: SolvedHead, data: Dataset, table: Table, recipe: Recipe
 ) -> None:
+    head.weigh(recipe.class_weight)
     head.to(adapted.backbone.device).solve(*solved_from(adapted, data, table, recipe))
 
 
@@ -133,7 +141,9 @@ def _descend(
     if recipe.align_source:
         table = AlignedTable(table, data)
     accelerator = accelerate(adapted.backbone.module, precision)
-    loss_module = ClassificationLoss(adapted, recipe.target_weight, recipe.label_smoothing)
+    loss_module = ClassificationLoss(
+        adapted, recipe.target_weight, recipe.label_smoothing, _class_weights(data, recipe)
+    )
     loss_module.to(accelerator.device)
     sampler = Sampler(data, recipe, seed)
     labels, is_target = (t.to(accelerator.device) for t in labels_of(data))
@@ -169,6 +179,18 @@ def _descend(
     )
     if adapted.compiled:
         torch.compiler.reset()  # else code for every earlier run's adapters fills torch's cache
+
+
+def _class_weights(data: Dataset, recipe: Recipe) -> Tensor | None:
+    """Weights (K,) of the classes in the cross-entropy, where the recipe balances them."""
+    if recipe.class_weight == "none":
+        return None
+    if not recipe.batch_size:
+        raise ConfigError(
+            "class_weight=balanced is for shuffled batches (batch_size), and batches without one draw all classes alike "
+            "already. Leave it out."
+        )
+    return balanced(torch.tensor(data.labels.copy()), len(data.classes)).float()
 
 
 def _share(rows: Tensor, accelerator: Accelerator) -> Tensor:

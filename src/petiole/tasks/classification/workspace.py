@@ -22,7 +22,8 @@ from petiole.data.sources import DomainShift, Part, open_shift
 from petiole.data.splits import draw_fraction, holdout
 from petiole.engine.feature_extractor import Features, JoinedTable, Precision, Table, views_of
 from petiole.engine.feature_store import FeatureCache
-from petiole.engine.task import Task, TaskRun, Workspace
+from petiole.engine.task import Task, TaskRun, Workspace, open_workspace
+from petiole.files import text_digest
 from petiole.methods.base import Method
 from petiole.methods.recipe import Recipe
 from petiole.methods.registry import configure, create
@@ -73,6 +74,11 @@ class Classification(Task["ClassificationWorkspace"]):
 
     def open(self) -> ClassificationWorkspace:
         return ClassificationWorkspace(self)
+
+    def data_digest(self) -> str:
+        shift = open_workspace(self).shift
+        parts = [part.digest() for part in (shift.source, shift.train, shift.test) if part]
+        return text_digest("".join(parts))
 
 
 VALIDATION_SEED = 0
@@ -169,6 +175,11 @@ class ClassificationWorkspace(Workspace):
         """What was left out of the data."""
         parts = [p for p in (self.shift.source, self.shift.train, self.shift.test) if p is not None]
         return tuple(dict.fromkeys(note for part in parts for note in part.notes))
+
+    def notes_with(self, subset: Subset) -> tuple[str, ...]:
+        """The same, and what a draw of the training images says."""
+        drawn = self.parts(subset)[0].notes
+        return tuple(dict.fromkeys((*self.notes, *drawn)))
 
     def leaks(self, data: Dataset, scored: Dataset) -> LeakReport:
         """Suspicious pairs between the target images of a training set and those scored.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -16,6 +16,10 @@ from petiole.tasks.codebook.adapter import Frequencies
 from petiole.tasks.codebook.images import ImageFolder
 from petiole.tasks.codebook.model import AdaptedCodebookModel
 
+ONE_CODE = 1.5
+"""Perplexity of first codes below which all images look alike."""
+LEFT = 10.0
+"""Times the start's residual from which an encoder has left its codebook (its tokens then mean nothing)."""
 IMAGES = 64
 """Of a probe."""
 
@@ -43,6 +47,21 @@ class CodeProbe:
             "perplexity": perplexity(vision_output.codes[..., 0], self.adapted.model.spec.entries),
             "residual": float(vision_output.residual.mean()),
         }
+
+
+def collapse(now: Mapping[str, float], start: Mapping[str, float]) -> str:
+    """What a diagnosis says of an encoder that no language model can read; empty where nothing is amiss."""
+    if now["perplexity"] < ONE_CODE:
+        return (
+            f"the codes have collapsed: the images differ in {now['perplexity']:.2f} first codes (perplexity), so the language "
+            "model sees one picture in all of them. Lower lr, raise commit, or give captions, which pull the codes apart."
+        )
+    if now["residual"] > LEFT * start["residual"]:
+        return (
+            f"the encoder has left the codebook: its tokens lie {now['residual'] / start['residual']:.0f} times as far from "
+            "their entries as at the start. Raise commit, or lower lr."
+        )
+    return ""
 
 
 def counts(

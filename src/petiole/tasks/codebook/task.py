@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import torch
 
 from petiole.engine.model_card import ModelCard
+from petiole.engine.progress import console
 from petiole.engine.record import DataCard, appender, count_test_evaluation
 from petiole.engine.run import CHECKPOINT, RunSpec
 from petiole.engine.task import Scores, TaskRun
@@ -25,7 +26,7 @@ from petiole.methods.codebook.base import CodebookMethod
 from petiole.methods.registry import settings_of
 from petiole.tasks.codebook import training
 from petiole.tasks.codebook.adapter import CodebookAdapter, Frequencies, build_model, method_of
-from petiole.tasks.codebook.code_usage import CodeProbe, counts
+from petiole.tasks.codebook.code_usage import CodeProbe, collapse, counts
 from petiole.tasks.codebook.images import ImageFolder
 from petiole.tasks.codebook.model import AdaptedCodebookModel
 from petiole.tasks.codebook.training import CodebookOptions
@@ -61,6 +62,7 @@ class CodebookRun(TaskRun):
                 raise DataError(f"{workspace.data.root}: {part} has a sample without one image.")
         self.image_folder = ImageFolder(workspace.data.root, workspace.model.tower)
         self.diagnosis: dict[str, dict[str, float]] = {}
+        self.remarks: list[str] = []
 
     def _check_others(self) -> None:
         """Raise unless every language model sees what the surrogate sees, and gains by what is trained."""
@@ -91,7 +93,7 @@ class CodebookRun(TaskRun):
             samples={part: len(samples) for part, samples in data.parts.items()},
             tasks=[data.task],
             scored=self.chosen.scored,
-            notes=list(data.notes),
+            notes=list(self.workspace.notes),
         )
 
     def options(self) -> Mapping[str, Any]:
@@ -108,12 +110,15 @@ class CodebookRun(TaskRun):
     def train(self, adapted: AdaptedCodebookModel, callbacks: Callbacks) -> float:
         samples, folder = self.workspace.data["train"], self.spec.folder
         probe = CodeProbe(adapted, self.image_folder, samples)
-        self.diagnosis["start"] = probe.diagnosis()
+        start = self.diagnosis["start"] = probe.diagnosis()
+        self._tell("before training", collapse(start, start))
         note = appender(folder / DIAGNOSTICS, fresh=not (folder / CHECKPOINT).exists())
 
         def measure(step: int) -> None:
             if step % EVERY == 0:
-                note(step, probe.diagnosis())
+                now = probe.diagnosis()
+                note(step, now)
+                self._tell(f"at step {step}", collapse(now, start))
 
         seconds = training.train(
             adapted,
@@ -126,8 +131,19 @@ class CodebookRun(TaskRun):
             callbacks=callbacks,
             measure=measure,
         )
-        self.diagnosis["end"] = probe.diagnosis()
+        end = self.diagnosis["end"] = probe.diagnosis()
+        self._tell("after training", collapse(end, start))
         return seconds
+
+    def _tell(self, when: str, what: str) -> None:
+        """Say a remark once, as soon as it holds, and keep it for the record."""
+        if not what or any(what in told for told in self.remarks):
+            return
+        self.remarks.append(f"{when}: {what}")
+        if not self.workspace.task.quiet:
+            console.print(
+                f"note     {self.remarks[-1]}", style="yellow", highlight=False, markup=False
+            )
 
     def evaluate(self, adapted: AdaptedCodebookModel, folder: Path) -> Scores:
         """Open the scored part once, for all language models."""
@@ -154,4 +170,4 @@ class CodebookRun(TaskRun):
         )
 
     def finish(self, adapted: AdaptedCodebookModel, folder: Path) -> Mapping[str, Any]:  # noqa: ARG002
-        return self.diagnosis
+        return {**self.diagnosis, **({"remarks": self.remarks} if self.remarks else {})}

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from petiole.backbones.codebook_lvlm import LVLM
 from petiole.backbones.codebook_lvlm.loading import load_lvlm
+from petiole.data.readers.classes import TASK as QUESTION
 from petiole.data.readers.registry import open_questions
 from petiole.data.text_dataset import TextDataset
 from petiole.engine.feature_extractor import Precision
 from petiole.engine.task import Task, TaskRun, Workspace
+from petiole.tasks.codebook.words import word_notes
 from petiole.tasks.text.workspace import counts
 
 if TYPE_CHECKING:
@@ -45,9 +48,12 @@ class CodebookQuestions(Task["CodebookWorkspace"]):
     def open(self) -> CodebookWorkspace:
         names = (self.model, *self.language_models)
         model, *others = (load_lvlm(name, device=self.device) for name in names)
-        data = open_questions(self.questions, skip_bad=self.skip_bad)
-        general = open_questions(self.general) if self.general else None
+        data = open_questions(self.questions, skip_bad=self.skip_bad, task=QUESTION)
+        general = open_questions(self.general, task=QUESTION) if self.general else None
         return CodebookWorkspace(self, model, data, tuple(others), general)
+
+    def data_digest(self) -> str:
+        return open_questions(self.questions, skip_bad=self.skip_bad, task=QUESTION).digest()
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,11 @@ class CodebookWorkspace(Workspace):
     others: tuple[LVLM, ...] = ()
     general: TextDataset | None = None
 
+    @cached_property
+    def notes(self) -> tuple[str, ...]:
+        """What was decided while reading, and which answers the language models cannot say."""
+        return (*self.data.notes, *word_notes(self.data, (self.model, *self.others)))
+
     def describe(self, specs: Sequence[RunSpec]) -> list[str]:
         from petiole.tasks.codebook.adapter import method_of
 
@@ -76,7 +87,7 @@ class CodebookWorkspace(Workspace):
         scored = ", ".join(model.name for model in (self.model, *self.others))
         return [
             f"data     {self.data.root}: {counts(self.data.parts)}",
-            *(f"note     {note}" for note in self.data.notes),
+            *(f"note     {note}" for note in self.notes),
             f"training {specs[0].method} before {self.model.name}, {length} of {recipe.batch_size} questions",
             f"scoring  {scored}",
             *self._time(specs),

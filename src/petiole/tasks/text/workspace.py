@@ -16,6 +16,7 @@ from petiole.engine.feature_extractor import Precision
 from petiole.engine.model_card import ModelCard
 from petiole.engine.task import Task, TaskRun, Workspace
 from petiole.errors import ConfigError
+from petiole.files import text_digest
 from petiole.methods.text import encoder_decoder_of
 from petiole.tasks.text.collator import TaskData
 from petiole.tasks.text.model import VisionTower
@@ -68,6 +69,9 @@ class TextGeneration(Task["TextWorkspace"]):
 
     def open(self) -> TextWorkspace:
         return open_text(self)
+
+    def data_digest(self) -> str:
+        return text_digest("".join(opened_data(folder).digest() for folder in self.tasks))
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
-"""Nine public data sets by name, from local copies in torchvision's layouts.
+"""Public data sets by name, from local copies: nine in torchvision's layouts, VTAB-1k, and FGVC.
 
 Reading order: `registry` (what a known data set is), then a file for each shape of layout: `arrays`
-(pixels in one big file), `listed` (images beside a list of labels), `folders` (a folder a class).
+(pixels in one big file), `listed` (images beside a list of labels), `folders` (a folder a class), `vtab` and `fgvc`
+(benchmarks of several sets by their own lists).
 Nothing is fetched unless asked for.
 """
 

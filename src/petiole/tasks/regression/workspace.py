@@ -1,0 +1,44 @@
+"""Images with a number each, and a backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from petiole.data.readers.table import VALUE
+from petiole.data.targets import TargetImages, value_column, value_text
+from petiole.tasks.image_targets import TargetTask, TargetWorkspace
+
+if TYPE_CHECKING:
+    from petiole.engine.run import RunSpec
+    from petiole.engine.task import TaskRun
+
+
+@dataclass(frozen=True)
+class Regression(TargetTask):
+    """Images with a number each, from a table's column ``value``."""
+
+    kind: ClassVar[str] = "regression"
+    column: ClassVar[str] = VALUE
+
+    @staticmethod
+    def text(said: str, where: str) -> str:
+        return value_text(said, where)
+
+    @staticmethod
+    def names(parts: Sequence[TargetImages]) -> tuple[str, ...]:  # noqa: ARG004
+        return (VALUE,)
+
+    @staticmethod
+    def matrix(part: TargetImages, names: Sequence[str]) -> NDArray[np.float64]:
+        return value_column(part, names)
+
+    @classmethod
+    def run(cls, workspace: TargetWorkspace, spec: RunSpec) -> TaskRun:
+        from petiole.tasks.regression.task import RegressionRun
+
+        return RegressionRun(workspace, spec)

@@ -1,0 +1,181 @@
+"""Several labels and a number an image, from table to page by the command, and what is refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import petiole
+from builders.cli import say
+from petiole.data.targets import open_targets, value_text
+from petiole.engine.record import read_record
+from petiole.errors import DataError
+from petiole.tasks.multilabel.workspace import MultiLabel
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Thirty images: halves red or blue, green as bright as their number; twenty of them to train on."""
+    root = tmp_path_factory.mktemp("targets")
+    rng, rows = np.random.default_rng(0), []
+    for i in range(30):
+        pixels = rng.integers(0, 20, (48, 48, 3), dtype=np.uint8)
+        red, blue, green = i % 2, i // 2 % 2, float(rng.uniform(0, 9))
+        pixels[:24, :, 0] += np.uint8(200 * red)
+        pixels[:, 24:, 2] += np.uint8(200 * blue)
+        pixels[..., 1] += np.uint8(20 * green)
+        Image.fromarray(pixels).save(root / f"{i}.png")
+        labels = "|".join(["red"] * red + ["blue"] * blue)
+        rows.append((f"{i}.png", labels, green, "train" if i < 20 else "test"))
+    for name, column in (("tags", "labels"), ("ages", "value")):
+        with (root / f"{name}.csv").open("w", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(["path", column, "split"])
+            table.writerows((p, a if column == "labels" else v, s) for p, a, v, s in rows)
+    return root
+
+
+@pytest.fixture
+def fit(place: Path, tmp_path: Path):
+    def run(data: str, *more: object):
+        out = tmp_path / "run"
+        model = ("--backbone", "petiole/tiny-vit", "--cache-dir", place / "cache", "--quiet")
+        return say("fit", place / data, *model, "--out", out, *more), out
+
+    return run
+
+
+def test_labels_end_to_end(place: Path, fit) -> None:
+    done, run = fit("tags.csv")
+    assert not done.code, done.err
+    record = read_record(run)
+    assert record.request.kind == "multilabel"
+    assert record.request.method == "ridge"
+    assert record.request.data.samples == {"train": 20, "test": 10}
+    assert list(record.main)[:2] == ["mAP", "f1_macro"]
+    assert record.main["mAP"] > 0.95
+    assert set(record.diagnosis["average precision"]) == {"red", "blue"}
+    assert "mAP, test" in (run / "report.html").read_text("utf-8")
+    found = say("predict", run, place / "1.png", place / "0.png", "--json").json["predictions"]
+    assert [row["labels"] for row in found] == [["red"], []]
+    assert found[0]["probabilities"]["red"] > 0.5 > found[0]["probabilities"]["blue"]
+    again = say("eval", run, place / "tags.csv", "--json").json
+    assert again["scores"]["test"] == record.main
+    assert again["samples"] == 10
+    assert again["test_evaluations"] == 1
+    rows = list(csv.DictReader((run / "predictions.csv").read_text("utf-8").splitlines()))
+    assert len(rows) == 10
+    assert {row["truth"] for row in rows} == {"", "red", "blue", "blue|red"}
+
+
+@pytest.mark.parametrize("method", ["ridge", "linear-probe"])
+def test_numbers_end_to_end(place: Path, fit, method: str) -> None:
+    settings = () if method == "ridge" else ("--set", "steps=60", "views=0", "lr=0.01")
+    done, run = fit("ages.csv", "--method", method, *settings)
+    assert not done.code, done.err
+    record = read_record(run)
+    assert record.request.kind == "regression"
+    assert list(record.main) == ["r2", "mae", "rmse", "n"]
+    assert record.main["r2"] > 0.1
+    found = say("predict", run, place / "3.png", "--json").json["predictions"][0]
+    assert 0 < found["value"] < 10
+    assert say("eval", run, place / "ages.csv", "--json").json["scores"]["test"] == pytest.approx(
+        record.main, rel=1e-4
+    )
+
+
+def test_the_closed_form_equals_scikit_learn() -> None:
+    from sklearn.linear_model import Ridge
+
+    from petiole.layers.ridge import RidgeHead
+
+    draw = torch.Generator().manual_seed(0)
+    x, y = torch.randn(12, 5, generator=draw), torch.randn(12, 2, generator=draw)
+    head = RidgeHead(5, 2, grid=(3.0,))
+    every = torch.ones(12, dtype=torch.bool)
+    left_out = head.solve_targets(x, y, torch.ones(12), every)
+    model = Ridge(3.0).fit(x.numpy(), y.numpy())
+    np.testing.assert_allclose(head(x).numpy(), model.predict(x.numpy()), atol=1e-5)
+    rest = np.arange(12) != 4
+    without = Ridge(3.0).fit(x.numpy()[rest], y.numpy()[rest]).predict(x.numpy()[4:5])
+    np.testing.assert_allclose(left_out[4:5].numpy(), without, atol=1e-5)
+
+
+def test_trained_heads_resume_and_say_the_same(place: Path, tmp_path: Path) -> None:
+    terms = {"method": "linear-probe", "backbone": "petiole/tiny-vit", "quiet": True}
+    settings = {"steps": 8, "views": 0, "lr": 1.0}
+    one, two = (
+        petiole.fit(
+            place / "tags.csv",
+            **terms,
+            settings=settings,
+            out=tmp_path / n,
+            cache_dir=place / "cache",
+        )
+        for n in "ab"
+    )
+    a, b = (petiole.Adapter.load(run.adapter).contents().state_dict() for run in (one, two))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert any(value.abs().max() > 0.05 for value in a.values())
+
+
+def test_pairs_in_python(place: Path, tmp_path: Path) -> None:
+    pairs = [(str(place / f"{i}.png"), ["red"] if i % 2 else []) for i in range(12)]
+    terms = {"backbone": "petiole/tiny-vit", "quiet": True, "cache_dir": place / "cache"}
+    run = petiole.fit(pairs, task="multilabel", out=tmp_path / "run", **terms)
+    assert run.record["request"]["data"]["samples"] == {"train": 6, "test": 6}
+    assert run.predict([place / "1.png"]).predictions[0].labels == ["red"]
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (("--method", "knn"), "The head of knn is solved for classes"),
+        (("--method", "cls-residual-lora"), "cls-residual-lora has losses on classes"),
+        (("--shots", "3"), "--shots is for labelled images"),
+        (("--method", "linear-probe", "--set", "mixup=0.2"), "mixup speaks of classes"),
+        (("--task", "regression"), "column label is missing; it has path, labels, split"),
+    ],
+)
+def test_what_needs_classes_is_refused(fit, more: tuple[str, ...], words: str) -> None:
+    done, run = fit("tags.csv", *more)
+    assert done.code
+    assert words in done.err, done.err
+    assert not (run / "request.json").exists()
+
+
+def test_rows_that_contradict_each_other(place: Path) -> None:
+    (place / "copy.png").write_bytes((place / "1.png").read_bytes())
+    table = place / "twice.jsonl"
+    lines = [{"path": "1.png", "labels": ["red"]}, {"path": "copy.png", "labels": ["red", "blue"]}]
+    table.write_text("".join(json.dumps(line) + "\n" for line in [*lines, {"path": "2.png"}]))
+    with pytest.raises(DataError, match=r"two labels.*\n.*1\.png \(red\).*copy\.png \(blue\|red\)"):
+        open_targets(table, MultiLabel.column, MultiLabel.text)
+    table.write_text(json.dumps({"path": "1.png", "value": "x"}) + "\n")
+    with pytest.raises(DataError, match=r"row 1 \(1\.png\): 'x' is no finite number"):
+        open_targets(table, "value", value_text)
+
+
+def test_labels_of_the_test_images_alone_are_named(place: Path, fit) -> None:
+    other = place / "other.csv"
+    other.write_text("path,labels\n0.png,\n1.png,red|green\n", "utf-8")
+    done, run = fit("tags.csv", "--test", other)
+    assert not done.code, done.err
+    notes = " ".join(read_record(run).request.data.notes)
+    assert "1 labels of other/train are not trained on and not scored: green." in notes
+
+
+def test_a_comparison(place: Path, tmp_path: Path) -> None:
+    done = say(
+        *("compare", place / "ages.csv", "--methods", "ridge", "linear-probe", "--seeds", 1),
+        *("--backbone", "petiole/tiny-vit", "--cache-dir", place / "cache", "--quiet"),
+        *("--set", "steps=3", "views=0", "--out", tmp_path / "compare"),
+    )
+    assert not done.code, done.err
+    assert "ridge" in done.out
