@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from petiole.commands.diff import diff
     from petiole.commands.doctor import doctor
     from petiole.commands.evaluate import evaluate
+    from petiole.commands.export import export
     from petiole.commands.features import features
     from petiole.commands.few_shot import few_shot
     from petiole.commands.fit import fit
@@ -66,6 +67,7 @@ __all__ = [
     "diff",
     "doctor",
     "evaluate",
+    "export",
     "features",
     "few_shot",
     "fit",

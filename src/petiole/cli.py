@@ -34,6 +34,7 @@ GROUPS = {
     },
     "Ship": {
         "check": "Test an adapter against a contract in TOML; exit code 1 where a line fails.",
+        "export": "Write an adapter as ONNX, torch.export, timm, ...: files that need no Petiole.",
         "merge": "Put an adapter into the backbone's weights, where mathematics allows.",
         "fold": "Store what prediction needs of an adapter: class vectors, or static weights.",
         "import-dassl": "A checkpoint of CoOp, CoCoOp, MaPLe, IVLP or PromptSRC as an adapter.",
