@@ -31,6 +31,7 @@ class OnnxSession:
         runtime = onnxruntime()
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads
+        options.log_severity_level = 3  # it warns of every input that has a default
         with boundary(
             "the model in memory" if isinstance(model, bytes) else model,
             "Export it again.",
