@@ -62,15 +62,33 @@ def write_backbone(backbone: Backbone, file: Path) -> None:
     onnx.save(model, file)
 
 
+class _Given:
+    """Some of the graph's inputs, out of the sight of torch.export, which lets no module keep a tensor.
+
+    Args:
+        table: all of them by name.
+        names: of these.
+    """
+
+    def __init__(self, table: dict[str, Tensor], names: Sequence[str]) -> None:
+        self.table, self.names = table, names
+
+    def take(self) -> list[Tensor]:
+        return [self.table[name] for name in self.names]
+
+    def put(self, values: Sequence[Tensor]) -> None:
+        self.table.update(zip(self.names, values, strict=True))
+
+
 class _Slot(nn.Module):
     """F(x) = B A x with A and B of the moment."""
 
-    def __init__(self, given: Mapping[str, Tensor], role: str) -> None:
+    def __init__(self, given: dict[str, Tensor], role: str) -> None:
         super().__init__()
-        self._look_up = lambda: [given[name] for name in factors(role)]
+        self._given = _Given(given, factors(role))
 
     def forward(self, x: Tensor) -> Tensor:
-        a, b = self._look_up()
+        a, b = self._given.take()
         return linear(linear(x, a), b)
 
 
@@ -80,11 +98,11 @@ class _Slotted(nn.Module):
     def __init__(self, backbone: Backbone, given: dict[str, Tensor], names: Sequence[str]) -> None:
         super().__init__()
         self.module = backbone.module
-        self._rest = (backbone, lambda values: given.update(zip(names, values, strict=True)))
+        self._backbone, self._given = (backbone,), _Given(given, names)
 
     def forward(self, pixels: Tensor, *values: Tensor) -> tuple[Tensor, Tensor]:
-        backbone, give = self._rest
-        give(values)
+        [backbone] = self._backbone
+        self._given.put(values)
         vector = backbone.upper({IMAGES: pixels}, (backbone.vector,))[backbone.vector]
         return linear(vector, values[-2], values[-1]), vector
 
