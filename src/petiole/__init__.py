@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from petiole.commands.params import params
     from petiole.commands.plan import plan
     from petiole.commands.predict import predict
+    from petiole.commands.push_to_hub import push_to_hub
     from petiole.commands.report import report
     from petiole.commands.reproduce import reproduce
     from petiole.commands.sweep import sweep
@@ -85,6 +86,7 @@ __all__ = [
     "params",
     "plan",
     "predict",
+    "push_to_hub",
     "report",
     "reproduce",
     "sweep",

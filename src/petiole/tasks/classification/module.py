@@ -158,7 +158,7 @@ def load_adapter(path: str | Path, **options: Any) -> AdaptedBackbone:
     """Open an adapter of images as a module; others are opened by ``petiole.Adapter.load``.
 
     Args:
-        path: adapter folder, or the run folder around it.
+        path: adapter folder, the run folder around it, or ``hf:OWNER/NAME@REVISION`` on the Hugging Face Hub.
         options: ``backbone``, ``weights``, ``device``; see ``petiole.Adapter.load``.
 
     Raises:
