@@ -2,6 +2,7 @@
 # make test   lint, types, layers, tests
 # make coverage   the tests once more, with the lines and branches that they reach
 # make faults   many damages to every kind of kept file
+# make package  wheel and source distribution in dist/, checked
 # All make their own .venv from a fresh clone.
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 export OMP_WAIT_POLICY = PASSIVE
 
-.PHONY: demo test lint types layers check coverage faults clean
+.PHONY: demo test lint types layers check coverage faults package clean
 
 demo: $(VENV)/.demo
 	$(BIN)/petiole demo --resume
@@ -36,6 +37,11 @@ coverage: $(VENV)/.dev
 
 faults: $(VENV)/.dev
 	PETIOLE_FAULTS=2000 OMP_NUM_THREADS=1 $(BIN)/pytest -q -s tests/faults
+
+package: $(VENV)/.dev
+	rm -rf build dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
 
 $(VENV)/.torch: constraints.txt
 	$(PYTHON) -m venv $(VENV)
