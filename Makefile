@@ -2,7 +2,7 @@
 # make test   lint, types, layers, tests
 # make coverage   the tests once more, with the lines and branches that they reach
 # make faults   many damages to every kind of kept file
-# make package  wheel and source distribution in dist/, checked
+# make package  wheels and source distributions in dist/, checked
 # All make their own .venv from a fresh clone.
 
 PYTHON ?= python3
@@ -41,6 +41,7 @@ faults: $(VENV)/.dev
 package: $(VENV)/.dev
 	rm -rf build dist
 	$(BIN)/python -m build
+	$(BIN)/python -m build --outdir dist packaging/weights
 	$(BIN)/twine check --strict dist/*
 
 $(VENV)/.torch: constraints.txt
@@ -57,4 +58,4 @@ $(VENV)/.dev: $(VENV)/.torch pyproject.toml
 	touch $@ $(VENV)/.demo
 
 clean:
-	rm -rf $(VENV) build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
+	rm -rf $(VENV) build dist packaging/weights/build packaging/weights/src/*.egg-info src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
