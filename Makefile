@@ -2,6 +2,7 @@
 # make test   lint, types, layers, tests
 # make coverage   the tests once more, with the lines and branches that they reach
 # make faults   kills, damages, full disks and broken inputs by the thousand
+# make package  wheels and source distributions in dist/, checked
 # All make their own .venv from a fresh clone.
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 export OMP_WAIT_POLICY = PASSIVE
 
-.PHONY: demo test lint types layers check coverage faults clean
+.PHONY: demo test lint types layers check coverage faults package clean
 
 demo: $(VENV)/.demo
 	$(BIN)/petiole demo --resume
@@ -37,6 +38,12 @@ coverage: $(VENV)/.dev
 faults: $(VENV)/.dev
 	PETIOLE_FAULTS=1 OMP_NUM_THREADS=1 $(BIN)/pytest -q tests/faults tests/hostile/test_inputs.py
 
+package: $(VENV)/.dev
+	rm -rf build dist
+	$(BIN)/python -m build
+	$(BIN)/python -m build --outdir dist packaging/weights
+	$(BIN)/twine check --strict dist/*
+
 $(VENV)/.torch: constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) torch torchvision
@@ -51,4 +58,4 @@ $(VENV)/.dev: $(VENV)/.torch pyproject.toml
 	touch $@ $(VENV)/.demo
 
 clean:
-	rm -rf $(VENV) build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
+	rm -rf $(VENV) build dist packaging/weights/build packaging/weights/src/*.egg-info src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from petiole.commands.diff import diff
     from petiole.commands.doctor import doctor
     from petiole.commands.evaluate import evaluate
+    from petiole.commands.export import export
     from petiole.commands.features import features
     from petiole.commands.few_shot import few_shot
     from petiole.commands.fit import fit
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from petiole.commands.params import params
     from petiole.commands.plan import plan
     from petiole.commands.predict import predict
+    from petiole.commands.push_to_hub import push_to_hub
     from petiole.commands.report import report
     from petiole.commands.reproduce import reproduce
     from petiole.commands.sweep import sweep
@@ -66,6 +68,7 @@ __all__ = [
     "diff",
     "doctor",
     "evaluate",
+    "export",
     "features",
     "few_shot",
     "fit",
@@ -83,6 +86,7 @@ __all__ = [
     "params",
     "plan",
     "predict",
+    "push_to_hub",
     "report",
     "reproduce",
     "sweep",

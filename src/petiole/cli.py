@@ -34,6 +34,8 @@ GROUPS = {
     },
     "Ship": {
         "check": "Test an adapter against a contract in TOML; exit code 1 where a line fails.",
+        "export": "Write an adapter as ONNX, torch.export, timm, ...: files that need no Petiole.",
+        "push-to-hub": "An adapter with a model card on the Hugging Face Hub; hf:OWNER/NAME opens it.",
         "merge": "Put an adapter into the backbone's weights, where mathematics allows.",
         "fold": "Store what prediction needs of an adapter: class vectors, or static weights.",
         "import-dassl": "A checkpoint of CoOp, CoCoOp, MaPLe, IVLP or PromptSRC as an adapter.",
@@ -57,7 +59,12 @@ GROUPS = {
     },
 }
 VERBS = {verb: about for group in GROUPS.values() for verb, about in group.items()}
-_FILES = {"eval": "evaluate", "few-shot": "few_shot", "import-dassl": "import_dassl"}
+_FILES = {
+    "eval": "evaluate",
+    "few-shot": "few_shot",
+    "import-dassl": "import_dassl",
+    "push-to-hub": "push_to_hub",
+}
 RESUMING = ("demo", "fit", "compare", "transfer", "generalise", "few-shot", "sweep", "multitask")
 
 app = App(

@@ -18,6 +18,9 @@ from petiole.errors import BackboneError, boundary
 COUNTER = "num_batches_tracked"
 """BatchNorm's count of training steps: no output depends on it, and converted files lack it."""
 
+PACKAGED = Path(__file__).parent / "weights"
+"""Where the distribution petiole-weights puts its files; a checkout has them."""
+
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 over sorted (name, dtype, shape, bytes): equal exactly when the weights are."""
@@ -37,6 +40,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         BackboneError: the file is missing or damaged.
     """
+    _check_installed(path)
     with boundary(path, "Fetch it again.", BackboneError):
         found = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(found, dict):
@@ -51,10 +55,19 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         BackboneError: the file is missing, truncated or of another format.
     """
     if not path.is_file():
+        _check_installed(path)
         raise BackboneError(f"No weights at {path}. Give the path of a .safetensors file.")
     remedy = "Download it again, or convert a .pth file with safetensors.torch.save_file."
     with boundary(path, remedy, BackboneError, what="is not a complete safetensors file"):
         return load_file(path)
+
+
+def _check_installed(path: Path) -> None:
+    if path.is_relative_to(PACKAGED) and not path.is_file():
+        raise BackboneError(
+            f"The weights of the packaged models are not installed ({path.name} is missing). Install: pip install "
+            "petiole-weights, or in a checkout: pip install ./packaging/weights"
+        )
 
 
 def load_strictly(

@@ -118,7 +118,7 @@ class Adapter(ABC):
         """Open an adapter folder, or the one inside a run folder.
 
         Args:
-            path: folder with adapter.json, or a run folder.
+            path: folder with adapter.json, a run folder, or ``hf:OWNER/NAME@REVISION`` on the Hugging Face Hub.
             options: of the kind: ``backbone`` (already loaded, to share it), ``weights`` (where they lie now),
                 ``device``, ``vision_backbone``, ``language_model``; ``None`` and "" say nothing.
 
@@ -247,7 +247,11 @@ def cannot_build(folder: Path, manifest: Manifest, error: ConfigError) -> Adapte
 
 
 def find(path: str | Path) -> Path:
-    """Return the folder that holds adapter.json: ``path`` itself or ``path/adapter``."""
+    """Return the folder that holds adapter.json: ``path`` itself or ``path/adapter``, or what ``hf:OWNER/NAME`` names on the hub."""
+    if str(path).startswith("hf:"):
+        from petiole.engine.hub import download
+
+        return find(download(str(path)))
     path = Path(path)
     for folder in (path, path / "adapter"):
         if (folder / MANIFEST).is_file():

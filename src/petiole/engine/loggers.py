@@ -10,10 +10,12 @@ Another logger is one new file beside this one, or a distribution with an entry 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from math import isfinite
 from pathlib import Path
 from typing import Any, Protocol
 
+from petiole.errors import ConfigError
 from petiole.files import append_line
 from petiole.registry import Registry
 
@@ -39,6 +41,41 @@ class Logger(Protocol):
 LOGGERS = Registry[Callable[[Path], Logger]](
     "logger", "petiole.engine", "LOGGERS.register", "petiole.loggers", described=True
 )
+
+
+def library(name: str, module: str = "") -> Any:
+    """A library of trackers.
+
+    Args:
+        name: as it is installed.
+        module: to import, where it is named otherwise.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        return import_module(module or name)
+    except ImportError as error:
+        raise ConfigError(
+            f"--logger {name} needs the library {name} ({error}). Install: pip install {name}"
+        ) from error
+
+
+def params_of(value: Mapping[str, Any], prefix: str = "") -> dict[str, str | int | float]:
+    """A request as parameters without levels: ``settings.rank`` -> 16; lists in one line."""
+    found: dict[str, str | int | float] = {}
+    for key, one in value.items():
+        if isinstance(one, Mapping):
+            found |= params_of(one, f"{prefix}{key}.")
+        elif one is not None:
+            found[prefix + key] = one if isinstance(one, int | float) else str(one)[:500]
+    return found
+
+
+def scores_of(record: Mapping[str, Any]) -> dict[str, float]:
+    """A record's scores by ``table/metric``."""
+    tables = record.get("scores", {}).items()
+    return {f"{table}/{name}": value for table, row in tables for name, value in row.items()}
 
 
 def logger(name: str, folder: Path) -> Logger:

@@ -31,7 +31,7 @@ class PromptTokens(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        tokens = self.dropout(self.tokens).to(x.dtype).expand(len(x), -1, -1)
+        tokens = self.dropout(self.tokens).to(x.dtype).expand(x.shape[0], -1, -1)
         return torch.cat([x, tokens], dim=1)
 
 

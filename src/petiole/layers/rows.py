@@ -94,7 +94,7 @@ class Prepend(nn.Module):
         self.rows = rows
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = self.rows().to(x.dtype).expand(len(x), -1, -1)
+        rows = self.rows().to(x.dtype).expand(x.shape[0], -1, -1)
         return torch.cat([rows, x], dim=1)
 
 
@@ -106,7 +106,7 @@ class Append(nn.Module):
         self.rows = rows
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = self.rows().to(x.dtype).expand(len(x), -1, -1)
+        rows = self.rows().to(x.dtype).expand(x.shape[0], -1, -1)
         return torch.cat([x, rows], dim=1)
 
 
@@ -118,7 +118,7 @@ class Overwrite(nn.Module):
         self.rows, self.start = rows, start
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = self.rows().to(x.dtype).expand(len(x), -1, -1)
+        rows = self.rows().to(x.dtype).expand(x.shape[0], -1, -1)
         first = self.start % x.shape[1]
         return torch.cat([x[:, :first], rows, x[:, first + rows.shape[1] :]], dim=1)
 
@@ -148,7 +148,7 @@ class Context(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         slots = self._slots()
         value = self.value[self._own()] if self._own else self.value
-        value = value.to(x.dtype).expand(len(x), -1, -1)
+        value = value.to(x.dtype).expand(x.shape[0], -1, -1)
         if self._shift:
             value = value + self._shift()[:, None].to(x.dtype)
         return x.scatter(1, slots[..., None].expand(-1, -1, x.shape[-1]), value)

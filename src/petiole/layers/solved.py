@@ -194,7 +194,7 @@ class KNNHead(MemoryHead):
         similarity = linear(normalize(x, dim=-1), self.support)
         near, index = similarity.topk(min(self.k, len(self.support)), dim=-1)
         votes = (near / self.temperature).softmax(dim=-1)
-        share = votes.new_zeros(len(x), self.classes).scatter_add(1, self.labels[index], votes)
+        share = votes.new_zeros(x.shape[0], self.classes).scatter_add(1, self.labels[index], votes)
         return share.clamp_min(1e-12).log()
 
 

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL.Image import Image
 from pydantic import ValidationError
 from torch import Tensor
@@ -222,12 +223,16 @@ def logits_of(
     return torch.cat(rows) if rows else torch.zeros(0, 1)
 
 
+def golden_image(backbone: Backbone) -> NDArray[np.float32]:
+    """Standard-normal pixels (1, 3, H, W) drawn by numpy's PCG64 from seed 0."""
+    noise = np.random.default_rng(0).standard_normal((1, 3, *backbone.preprocessing.size))
+    return noise.astype(np.float32)
+
+
 @torch.no_grad()
 def golden_logits(adapted: AdaptedClassifier) -> Tensor:
-    """Logits (K,) of a standard-normal image drawn by numpy's PCG64 from seed 0."""
-    backbone = adapted.backbone
-    noise = np.random.default_rng(0).standard_normal((1, 3, *backbone.preprocessing.size))
-    image = torch.from_numpy(noise.astype(np.float32)).to(backbone.device)
+    """Logits (K,) of ``golden_image``."""
+    image = torch.from_numpy(golden_image(adapted.backbone)).to(adapted.backbone.device)
     with evaluating(adapted):
         logits: Tensor = adapted({IMAGES: image}).logits[0].float().cpu()
     return logits

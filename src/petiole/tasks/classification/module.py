@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from petiole.backbones.base import IMAGES, Backbone, FrozenNetwork
+from petiole.data.inputs import as_dataset
 from petiole.errors import AdapterError, ConfigError
 from petiole.layers.solved import SolvedHead
 from petiole.methods.registry import create, settings_of
@@ -23,6 +24,9 @@ from petiole.printable import composed
 from petiole.tasks.classification.adapter import ClassificationAdapter, Prediction, label
 from petiole.tasks.classification.calibration import Calibration
 from petiole.tasks.classification.model import AdaptedClassifier
+
+if TYPE_CHECKING:
+    from petiole.tasks.classification.export.folder import ExportManifest
 
 
 class AdaptedBackbone(nn.Module):
@@ -70,14 +74,37 @@ class AdaptedBackbone(nn.Module):
     def save(self, folder: str | Path) -> Path:
         """Write the adapter file, which ``petiole.load_adapter`` and every command open; returns its folder."""
         place = Path(folder)
-        ClassificationAdapter.of(
+        self._adapter().save(place)
+        return place
+
+    def export(
+        self, folder: str | Path, format: str = "onnx", *, data: object = None, **options: Any
+    ) -> ExportManifest:
+        """Write the model in a format that needs no Petiole; see ``petiole.export``.
+
+        Args:
+            folder: that does not exist yet.
+            format: onnx, torch-export, safetensors-merged, timm, hf, or a plug-in's.
+            data: labelled images to compare on as well, in any form that ``petiole.data.inputs.as_dataset`` takes.
+            options: of the format.
+
+        Raises:
+            AdapterError: this model has no such form, or what was written says something else.
+            ConfigError: an unknown format or option, a missing library, or ``folder`` exists.
+        """
+        from petiole.tasks.classification.export.folder import export
+
+        images = None if data is None else as_dataset(data, classes=self.classes)
+        return export(self._adapter(), Path(folder), format, options, images)
+
+    def _adapter(self) -> ClassificationAdapter:
+        return ClassificationAdapter.of(
             self.adapted,
             method=self.method,
             settings=self.settings,
             classes=self.classes,
             calibration=self.calibration,
-        ).save(place)
-        return place
+        )
 
     def predict(self, images: object) -> list[Prediction]:
         """Labels of images in any form that ``petiole.data.inputs.as_images`` takes."""
@@ -136,7 +163,7 @@ def load_adapter(path: str | Path, **options: Any) -> AdaptedBackbone:
     """Open an adapter of images as a module; others are opened by ``petiole.Adapter.load``.
 
     Args:
-        path: adapter folder, or the run folder around it.
+        path: adapter folder, the run folder around it, or ``hf:OWNER/NAME@REVISION`` on the Hugging Face Hub.
         options: ``backbone``, ``weights``, ``device``; see ``petiole.Adapter.load``.
 
     Raises:

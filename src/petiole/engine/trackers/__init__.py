@@ -1,0 +1,1 @@
+"""Loggers that show a run in a tracker of experiments; each needs its own library."""

@@ -1,0 +1,1 @@
+"""A classifier as files that need no Petiole: one plug-in a format."""

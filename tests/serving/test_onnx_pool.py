@@ -1,0 +1,119 @@
+"""Adapters over one ONNX session give what each gives alone, one at a time, and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import petiole
+from petiole.backbones.base import Backbone
+from petiole.backbones.vision.vit import wrap
+from petiole.errors import AdapterError, ConfigError
+from petiole.serving.onnx_pool import OnnxPool
+from petiole.tasks.classification.adapter import ClassificationAdapter
+from petiole.testing import backbones
+from petiole.testing.random_weights import images, seeded, shaken
+
+
+def made(
+    backbone: Backbone, method: str, classes: int, **settings: object
+) -> ClassificationAdapter:
+    with seeded(classes):
+        model = petiole.adapt(backbone, method, classes=classes, **settings)
+        shaken(model)
+    return model.eval()._adapter()
+
+
+@pytest.fixture(scope="module")
+def vit() -> Backbone:
+    return wrap("test/vit", backbones.timm_vit(depth=1), backbones.preprocessing())
+
+
+@pytest.fixture(scope="module")
+def adapters(vit: Backbone) -> dict[str, ClassificationAdapter]:
+    """Two ranks, two numbers of classes, a part of the slots, and a head that is no linear map."""
+    return {
+        "small": made(vit, "lora-qkv", 3, rank=2, scale=0.5),
+        "large": made(vit, "lora-qkv", 5, rank=7, targets="q,v"),
+        "probe": made(vit, "linear-probe", 4),
+        "residual": made(vit, "cls-residual-lora", 6),
+    }
+
+
+@pytest.fixture(scope="module")
+def pool(
+    vit: Backbone,
+    adapters: dict[str, ClassificationAdapter],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> OnnxPool:
+    pool = OnnxPool.create(vit, tmp_path_factory.mktemp("pool") / "here", threads=1)
+    for name, adapter in adapters.items():
+        pool.add(name, adapter)
+    return pool
+
+
+def test_each_adapter_is_itself_and_none_is_the_bare_backbone(
+    pool: OnnxPool, vit: Backbone, adapters: dict[str, ClassificationAdapter]
+) -> None:
+    pixels = images(vit, 3)
+    for name in (*adapters, None, *reversed(adapters)):
+        got = pool(pixels, name)
+        if name is None:
+            torch.testing.assert_close(got.vector, vit(pixels), atol=1e-5, rtol=1e-5)
+            assert got.logits.shape == (3, 0)
+            continue
+        with torch.no_grad():
+            want = adapters[name].adapted({"images": pixels})
+        torch.testing.assert_close(got.logits, want.logits, atol=2e-5, rtol=1e-5)
+    assert not torch.allclose(pool(pixels, "small").vector, pool(pixels, "large").vector, atol=1e-3)
+
+
+def test_a_mixed_batch_gives_every_image_its_own(pool: OnnxPool, vit: Backbone) -> None:
+    names = ["large", "probe", None, "large", "small"]
+    pixels = images(vit, len(names))
+    rows = pool.mixed(pixels, names)
+    assert [row.adapter for row in rows] == names
+    for pixel, name, row in zip(pixels, names, rows, strict=True):
+        torch.testing.assert_close(
+            row.logits, pool(pixel[None], name).logits[0], atol=1e-5, rtol=1e-5
+        )
+    assert len(rows[0].probabilities) == 5
+    with pytest.raises(ConfigError, match="as many names"):
+        pool.mixed(pixels, names[:2])
+
+
+def test_files_are_opened_again_and_bad_ones_refused(pool: OnnxPool, vit: Backbone) -> None:
+    again = OnnxPool(pool.folder, threads=1)
+    entries = pool.folder / "adapters"
+    again.add("other", entries / "small.json")
+    pixels = images(vit, 2)
+    torch.testing.assert_close(again(pixels, "other").logits, pool(pixels, "small").logits)
+    with pytest.raises(AdapterError, match="already"):
+        again.add("other", entries / "small.json")
+    again.remove("other")
+    with pytest.raises(AdapterError, match="one adapter, named by a string"):
+        again(pixels, ("small", "large"))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="exists already"):
+        OnnxPool.create(vit, pool.folder)
+    file = entries / "probe.onnx_adapter"
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    with pytest.raises(AdapterError, match="checksum differs"):
+        again.add("probe", entries / "probe.json")
+
+
+def test_what_fits_no_slot_says_why(pool: OnnxPool, vit: Backbone, tmp_path: Path) -> None:
+    for method, reason in (
+        ("adaptertune", r"Bottleneck at block.0.out fits no slot"),
+        ("dora", r"DoRA at block.0.attn.q fits no slot"),
+        ("bitfit", "changes the backbone's own weights"),
+    ):
+        with pytest.raises(AdapterError, match=rf"{reason}.*petiole export"):
+            pool.add("new", made(vit, method, 3))
+    other = wrap("test/other", backbones.timm_vit(depth=1, embed_dim=48), backbones.preprocessing())
+    with pytest.raises(AdapterError, match="pool of its own"):
+        pool.add("new", made(other, "linear-probe", 3))
+    with pytest.raises(AdapterError, match=r"OnnxPool\.create"):
+        OnnxPool(tmp_path)
+    assert "new" not in pool.names
