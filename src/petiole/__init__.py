@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from petiole.commands.predict import predict
     from petiole.commands.report import report
     from petiole.commands.reproduce import reproduce
+    from petiole.commands.serve import serve
     from petiole.commands.sweep import sweep
     from petiole.commands.synthesize import synthesize
     from petiole.commands.transfer import transfer
@@ -85,6 +86,7 @@ __all__ = [
     "predict",
     "report",
     "reproduce",
+    "serve",
     "sweep",
     "synthesize",
     "transfer",

@@ -33,6 +33,7 @@ GROUPS = {
         "params": "Count parameters and FLOPs of a method, without weights.",
     },
     "Ship": {
+        "serve": "Adapters behind an HTTP interface, with a page to try them.",
         "check": "Test an adapter against a contract in TOML; exit code 1 where a line fails.",
         "merge": "Put an adapter into the backbone's weights, where mathematics allows.",
         "fold": "Store what prediction needs of an adapter: class vectors, or static weights.",
