@@ -50,12 +50,15 @@ if TYPE_CHECKING:
     from petiole.commands.transfer import transfer
     from petiole.engine.adapter import Adapter
     from petiole.ledger import ledger
+    from petiole.serving.client import AsyncClient, Client
     from petiole.serving.pool import AdapterPool
     from petiole.tasks.classification.module import adapt, load_adapter
 
 __all__ = [
     "Adapter",
     "AdapterPool",
+    "AsyncClient",
+    "Client",
     "PetioleError",
     "__version__",
     "adapt",
@@ -99,6 +102,8 @@ _ELSEWHERE = {
     "adapt": "tasks.classification.module",
     "load_adapter": "tasks.classification.module",
     "AdapterPool": "serving.pool",
+    "AsyncClient": "serving.client",
+    "Client": "serving.client",
     "ledger": "ledger",
     "tune_allocator": "allocator",
 }

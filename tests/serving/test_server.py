@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -20,6 +21,7 @@ import petiole
 from builders.cli import say
 from builders.serving import Running, picture, serving, text_of, write_adapter
 from petiole.files import read_sealed, write_sealed
+from petiole.serving.client import ServerError
 
 httpx = pytest.importorskip("httpx2", reason="the extra serve is not installed")
 pytest.importorskip("fastapi", reason="the extra serve is not installed")
@@ -84,6 +86,30 @@ def test_it_answers_what_predict_answers(http: Any, place: Path) -> None:
         assert said["label_set"] == row.label_set
         assert said["outside"] == row.outside
         assert said["abstain"] is (said["probability"] < 0.99 or said["outside"])
+
+
+def test_the_clients_speak_to_it(server: Running, place: Path) -> None:
+    with petiole.Client(server.url, key="secret") as client:
+        said = client.predict(place / "image.png", adapter="trees", top=2, coverage=0.8)
+        assert len(said["predictions"][0]["probabilities"]) == 2
+        vector = client.embed([picture()], adapter="trees", adapted=False)["vectors"][0]
+        assert client.put("mine", place / "other" / "first")["name"] == "mine"
+        client.delete("mine")
+        with pytest.raises(ServerError, match="answers no questions") as told:
+            client.ask("What is it?", adapter="trees")
+        assert told.value.status == 422
+
+    async def ask() -> Any:
+        async with petiole.AsyncClient(server.url, key="secret") as client:
+            images = [client.predict(picture(), adapter="trees") for _ in range(3)]
+            names = {one["name"] for one in await client.adapters()}
+            embedded = await client.embed(picture(), adapter="trees", adapted=False)
+            return await asyncio.gather(*images), names, embedded["vectors"][0]
+
+    answers, names, same = asyncio.run(ask())
+    assert {a["predictions"][0]["label"] for a in answers} == {said["predictions"][0]["label"]}
+    assert names == {"trees", "plain"}
+    assert same == pytest.approx(vector, abs=1e-4)
 
 
 def test_vectors_are_the_adapters_or_the_backbones(http: Any) -> None:
