@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from petiole.commands.options import default_cache, name_of
 from petiole.commands.verb import verb
 from petiole.errors import ConfigError
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from petiole.serving.limits import Limits
     from petiole.serving.service import Service
+    from petiole.serving.teach.routes import Lessons
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 Listed = Annotated[Sequence[str], Parameter(negative=(), consume_multiple=True)]
@@ -29,6 +31,9 @@ def serve(
     backbones: Annotated[
         Sequence[str], Parameter(name="--backbone", negative=(), consume_multiple=True)
     ] = (),
+    teach: Path | None = None,
+    teach_out: Path | None = None,
+    runs: Path | None = None,
     port: int = 8000,
     host: str = "127.0.0.1",
     device: str = "auto",
@@ -52,6 +57,10 @@ def serve(
     Args:
         adapters: adapter or run folders; or one folder of such folders, the pool, which also keeps what is uploaded.
         backbones: frozen models that uploaded adapters may be for, beside those of ADAPTERS.
+        teach: folder of images to label on the page, without labels; with the first --backbone, by default the best
+            packaged one.
+        teach_out: folder of the labels, a log that only grows; by default runs/FOLDER-teach.
+        runs: folder of finished runs that the page lists.
         port: to listen on; 0 for any free one.
         host: address to listen on; by default this machine alone can ask. With another one, give --api-keys.
         device: auto, cpu, cuda, ...
@@ -85,21 +94,42 @@ def serve(
     try:
         from petiole.serving.app import create_app
         from petiole.serving.keys import ApiKeys
+        from petiole.serving.pages import page_router
         from petiole.serving.service import Service
+        from petiole.serving.teach.routes import Lessons, teach_router
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"petiole serve needs {error.name}: pip install 'petiole[serve]'."
         ) from error
 
-    folders, store = named(list(map(Path, adapters)), bool(backbones))
+    if teach and not backbones:
+        from petiole.commands.defaults import backbone_for
+
+        backbones = [backbone_for(["averaged-ridge"])]
+    folders, store = named(list(map(Path, adapters)), bool(backbones) or runs is not None)
     service = Service(folders, backbones=backbones, store=store, device=device, limits=limits)
+    lessons = None
+    if teach:
+        lessons = Lessons(
+            {
+                "images": str(teach),
+                "name": name_of(teach),
+                "state": str(teach_out or Path("runs") / f"{name_of(teach)}-teach"),
+                "backbone": backbones[0],
+                "device": device,
+                "cache": str(default_cache()),
+                "skip_bad": True,
+            }
+        )
+    pages = page_router(service, runs=Path(runs) if runs else None, teaches=lessons is not None)
     app = create_app(
         service,
         keys=ApiKeys(Path(api_keys)) if api_keys else None,
         origins=origins,
         hosts=LOOPBACK if host in LOOPBACK else (),
+        routers=[pages, *([teach_router(service, lessons)] if lessons else [])],
     )
-    _run(service, app, host, port)
+    _run(service, lessons, app, host, port)
 
 
 def _limits(**given: float) -> Limits:
@@ -119,7 +149,7 @@ def _limits(**given: float) -> Limits:
     return Limits(**{n: int(v) if n in whole else v for n, v in given.items()})  # type: ignore[arg-type]
 
 
-def _run(service: Service, app: FastAPI, host: str, port: int) -> None:
+def _run(service: Service, lessons: Lessons | None, app: FastAPI, host: str, port: int) -> None:
     """Listen until a signal; what was begun is answered before the end."""
     import asyncio
     import signal
@@ -157,6 +187,8 @@ def _run(service: Service, app: FastAPI, host: str, port: int) -> None:
         shown = f"[{address}]" if ":" in address else address
         print(f"serving  http://{shown}:{bound}  ({len(service.entries)} adapters)", flush=True)
         await Server(config).serve([listening])
+        if lessons:
+            await lessons.stop()
         await service.stop()
 
     log_to(sys.stderr)

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from os import cpu_count
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from petiole.allocator import release_memory
@@ -134,6 +136,12 @@ class Features:
             return LiveTable(self, data.samples, cut, spec)
         stored = [self._view(data, cut, index, spec) for index in range(views + 1)]
         return StoredTable(stored, self.device)
+
+    def vectors(self, data: Dataset) -> NDArray[np.float32]:
+        """Image vectors (n, d) of the frozen backbone, in the order of the samples."""
+        role = self.backbone.vector
+        states = self.table(data, (role,)).batches(len(data))
+        return np.concatenate([state[role].cpu().numpy() for state in states])
 
     def key(self, cut: tuple[str, ...], index: int, spec: Augmentation) -> Key:
         """All that decides the values of one view."""
