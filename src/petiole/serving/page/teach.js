@@ -17,14 +17,8 @@ const map = new Map(by("map"), (rows) => choose(rows));
 export async function openTeach() {
   if (images) return;
   say("Reading the images; this takes a while the first time.");
-  while (!images) {
-    try {
-      images = await get("/v1/teach/images");
-    } catch (error) {
-      if (error.status !== 503) throw error;
-      await new Promise((done) => setTimeout(done, 1000));
-    }
-  }
+  while (!(await get("/v1/teach/ready")).ready) await new Promise((done) => setTimeout(done, 500));
+  images = await get("/v1/teach/images");
   say(`${images.names.length.toLocaleString("en")} images of ${images.name}, seen by ${images.backbone}.`);
   by("map-note").textContent = `${images.projection} of the frozen backbone's vectors: neighbours look alike to it. Draw around images to choose them.`;
   await take(await get("/v1/teach/state"));
@@ -215,6 +209,7 @@ by("new-class").addEventListener("submit", (event) => {
   const name = by("class-name").value.trim();
   if (!name || !chosen.size) return say("Choose images and name their class.", true);
   by("class-name").value = "";
+  by("class-name").blur(); // so that keys label again
   label([...chosen], name);
 });
 

@@ -58,6 +58,19 @@ class Lessons:
         self.process = WorkerProcess(teaching, lambda: setup)
         self._started: asyncio.Task[dict[str, Any]] | None = None
 
+    def ready(self) -> bool:
+        """Whether the folder is read; the first to ask starts it.
+
+        Raises:
+            Refused: it cannot be read; the next to ask tries again.
+        """
+        if self._started is None:
+            self._started = asyncio.create_task(self.process.start())
+        if self._started.done() and (error := self._started.exception()):
+            self._started = None
+            raise error
+        return self.process.ready.is_set()
+
     async def ask(self, do: str, **value: Any) -> tuple[dict[str, Any], list[bytes]]:
         """Ask it.
 
@@ -65,11 +78,8 @@ class Lessons:
             WorkerGone: it still reads the folder.
             Refused: it says why not.
         """
-        if self._started is None:
-            self._started = asyncio.create_task(self.process.start())
-        if self._started.done() and (error := self._started.exception()):
-            self._started = None
-            raise error
+        if not self.ready():
+            raise WorkerGone
         message = await self.process.call({"do": do, **value})
         return message.value, message.blobs
 
@@ -85,6 +95,11 @@ class Lessons:
 def teach_router(service: Service, lessons: Lessons) -> APIRouter:
     """Routes below /v1/teach."""
     router = APIRouter(prefix="/v1/teach", tags=["teach"], responses=REFUSALS)
+
+    @router.get("/ready")
+    async def ready() -> dict[str, bool]:
+        """Whether the folder is read."""
+        return {"ready": lessons.ready()}
 
     @router.get("/images")
     async def images() -> dict[str, Any]:
