@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.stats import binomtest
 from torch import Tensor
 
 from petiole.layers.averaged_ridge import AveragedRidgeHead
@@ -69,11 +70,8 @@ def evidence(vectors: Tensor, rows: NDArray[np.int64], labels: NDArray[np.int64]
     x, y = vectors[rows], torch.from_numpy(labels)
     target = torch.ones(len(y), dtype=torch.bool)
     head = AveragedRidgeHead(vectors.shape[1], classes)
-    head.solve(x, y, target)
-    found = Evidence(head(vectors).softmax(-1).numpy(), head=head)
-    if int(np.bincount(labels).max()) < 2:  # a block of one image of every class is all there is
-        return found
-    found.left_out = head.left_out(x, y, target)
+    left_out = head.solve_and_leave_out(x, y, target)
+    found = Evidence(head(vectors).softmax(-1).numpy(), head=head, left_out=left_out)
     if found.left_out is not None:
         p = found.left_out.softmax(-1).numpy()
         found.accuracy = interval(int((p.argmax(1) == labels).sum()), len(labels))
@@ -83,8 +81,6 @@ def evidence(vectors: Tensor, rows: NDArray[np.int64], labels: NDArray[np.int64]
 
 def interval(right: int, images: int) -> Accuracy:
     """Wilson's interval of a share."""
-    from scipy.stats import binomtest
-
     bounds = binomtest(right, images).proportion_ci(method="wilson")
     return Accuracy(right / images, float(bounds.low), float(bounds.high), images)
 
