@@ -33,7 +33,7 @@ from PIL import Image
 CLASSES = [f"class {i}" for i in range(10)]
 ADAPTERS = ("one", "two", "three", "four")
 
-PLAIN = '''
+PLAIN = """
 import io, sys
 import petiole, torch, uvicorn
 from fastapi import FastAPI, UploadFile
@@ -48,7 +48,7 @@ def predict(images: UploadFile):
         p = model(model.preprocess(picture)[None]).softmax(-1)[0]
     return {"label": int(p.argmax()), "probability": float(p.max())}
 uvicorn.run(app, port=int(sys.argv[2]), log_level="error", access_log=False)
-'''
+"""
 
 
 def write_adapters(root: Path) -> None:
@@ -106,7 +106,9 @@ def memory(pid: int) -> float:
     return sum(pages) * 4096 / 2**20
 
 
-async def closed(url: str, clients: int, seconds: float, adapters: tuple[str, ...]) -> dict[str, Any]:
+async def closed(
+    url: str, clients: int, seconds: float, adapters: tuple[str, ...]
+) -> dict[str, Any]:
     """So many clients, each asking again as soon as it was answered."""
     images = [photo(i) for i in range(16)]
     times: list[float] = []
@@ -130,7 +132,9 @@ async def closed(url: str, clients: int, seconds: float, adapters: tuple[str, ..
     return {
         "clients": clients,
         "per_second": len(times) / seconds,
-        **{"p50": p50, "p95": p95, "p99": p99},
+        "p50": p50,
+        "p95": p95,
+        "p99": p99,
         "statuses": dict(statuses),
     }
 
@@ -205,21 +209,52 @@ def hostile() -> list[tuple[str, str, dict[str, Any]]]:
     text = base64.b64encode(image).decode()
     found: list[tuple[str, str, dict[str, Any]]] = []
     contents = [
-        b"", b"\0", b"GIF89a", image[:100], image[:-200], image[:50] + os.urandom(5000), png.getvalue(),
-        b"\x89PNG\r\n\x1a\n" + os.urandom(100), b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"%PDF-1.4",
-        b"II*\0" + b"\xff" * 100, b"RIFF\xff\xff\xff\xffWEBPVP8 ", b"P6 99999 99999 255\n", b"\xff\xd8\xff" * 1000,
-        b"PK\x03\x04" + os.urandom(200), os.urandom(100_000),
+        b"",
+        b"\0",
+        b"GIF89a",
+        image[:100],
+        image[:-200],
+        image[:50] + os.urandom(5000),
+        png.getvalue(),
+        b"\x89PNG\r\n\x1a\n" + os.urandom(100),
+        b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+        b"%PDF-1.4",
+        b"II*\0" + b"\xff" * 100,
+        b"RIFF\xff\xff\xff\xffWEBPVP8 ",
+        b"P6 99999 99999 255\n",
+        b"\xff\xd8\xff" * 1000,
+        b"PK\x03\x04" + os.urandom(200),
+        os.urandom(100_000),
     ]
-    found += [("POST", "/v1/predict", {"files": [("images", c)], "data": {"adapter": "one"}}) for c in contents]
+    found += [
+        ("POST", "/v1/predict", {"files": [("images", c)], "data": {"adapter": "one"}})
+        for c in contents
+    ]
     bodies: list[Any] = [
-        None, [], {}, 1, "x", {"images": None}, {"images": []}, {"images": [None]}, {"images": text},
-        {"images": ["http://169.254.169.254/"]}, {"images": ["file:///etc/passwd"]}, {"images": ["=" * 1000]},
-        {"images": [text], "adapter": "../../etc"}, {"images": [text], "adapter": "one\0"},
-        {"images": [text], "adapter": "x" * 100_000}, {"images": [text], "adapter": 7},
-        {"images": [text], "adapter": "one", "top": -1}, {"images": [text], "adapter": "one", "top": 10**30},
-        {"images": [text], "adapter": "one", "top": "many"}, {"images": [text], "adapter": "one", "coverage": 0},
-        {"images": [text], "adapter": "one", "coverage": 1e308}, {"images": [text], "adapter": "one", "abstain": "NaN"},
-        {"images": [text] * 1000, "adapter": "one"}, {"images": [text], "adapter": "one", "__class__": {}},
+        None,
+        [],
+        {},
+        1,
+        "x",
+        {"images": None},
+        {"images": []},
+        {"images": [None]},
+        {"images": text},
+        {"images": ["http://169.254.169.254/"]},
+        {"images": ["file:///etc/passwd"]},
+        {"images": ["=" * 1000]},
+        {"images": [text], "adapter": "../../etc"},
+        {"images": [text], "adapter": "one\0"},
+        {"images": [text], "adapter": "x" * 100_000},
+        {"images": [text], "adapter": 7},
+        {"images": [text], "adapter": "one", "top": -1},
+        {"images": [text], "adapter": "one", "top": 10**30},
+        {"images": [text], "adapter": "one", "top": "many"},
+        {"images": [text], "adapter": "one", "coverage": 0},
+        {"images": [text], "adapter": "one", "coverage": 1e308},
+        {"images": [text], "adapter": "one", "abstain": "NaN"},
+        {"images": [text] * 1000, "adapter": "one"},
+        {"images": [text], "adapter": "one", "__class__": {}},
     ]
     found += [("POST", "/v1/predict", {"json": body}) for body in bodies]
     raw = {"content-type": "application/json"}
@@ -231,11 +266,20 @@ def hostile() -> list[tuple[str, str, dict[str, Any]]]:
     form = {"content-type": "multipart/form-data; boundary=x"}
     found += [
         ("POST", "/v1/predict", {"content": content, "headers": form})
-        for content in (b"", b"--x", b"--x\r\n\r\n\r\n--x--", b"--x\r\nContent-Disposition: form-data; name=\"images\"; filename=\"../../a\"\r\n\r\nx\r\n--x--")
+        for content in (
+            b"",
+            b"--x",
+            b"--x\r\n\r\n\r\n--x--",
+            b'--x\r\nContent-Disposition: form-data; name="images"; filename="../../a"\r\n\r\nx\r\n--x--',
+        )
     ]
     found += [
-        ("POST", "/v1/predict", {"content": b"a", "headers": {"content-type": "multipart/form-data"}}),
-        ("POST", "/v1/predict", {"content": b"a", "headers": {"content-type": "\"\""}}),
+        (
+            "POST",
+            "/v1/predict",
+            {"content": b"a", "headers": {"content-type": "multipart/form-data"}},
+        ),
+        ("POST", "/v1/predict", {"content": b"a", "headers": {"content-type": '""'}}),
         ("POST", "/v1/predict", {"content": b"a" * (33 * 2**20)}),
         ("POST", "/v1/ask", {"json": {"question": "x" * 10_000}}),
         ("PUT", "/v1/adapters/%2e%2e%2fevil", {"files": {"json": b"{}", "safetensors": b""}}),

@@ -34,12 +34,17 @@ from petiole.serving.teach.teacher import TYPICAL, Teacher
 STEP, SEEDS = 12, 3
 
 
-def vectors_of(name: str, backbone: Any, most: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def vectors_of(
+    name: str, backbone: Any, most: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     if name == "digits":
         from sklearn.datasets import load_digits
 
         digits = load_digits()
-        images = [Image.fromarray((255 - 15.9 * x).astype(np.uint8)).resize((96, 96)) for x in digits.images]
+        images = [
+            Image.fromarray((255 - 15.9 * x).astype(np.uint8)).resize((96, 96))
+            for x in digits.images
+        ]
         data = as_dataset((images, digits.target.tolist()), skip_bad=True)
     else:
         data = as_dataset(Path(name), skip_bad=True)
@@ -54,23 +59,38 @@ def teacher_of(vectors: NDArray[np.float32], place: Path) -> Teacher:
     ids = tuple(f"{i:06d}" for i in range(len(vectors)))
     teacher.data = Dataset("vectors", ("image",), tuple(Sample(Path(one), 0, one) for one in ids))
     teacher.log = LabelLog(place)
-    teacher.vectors, teacher.row_of = torch.from_numpy(vectors), {one: i for i, one in enumerate(ids)}
+    teacher.vectors, teacher.row_of = (
+        torch.from_numpy(vectors),
+        {one: i for i, one in enumerate(ids)},
+    )
     teacher._seen = None
     return teacher
 
 
-def user(x: NDArray[np.float32], y: NDArray[np.int64], held: NDArray[np.bool_], seed: int, suggested: bool) -> list[list[float]]:
+def user(
+    x: NDArray[np.float32],
+    y: NDArray[np.int64],
+    held: NDArray[np.bool_],
+    seed: int,
+    suggested: bool,
+) -> list[list[float]]:
     """Accuracy on the held-back half by number of labels."""
     rng = np.random.default_rng(seed)
     pool, truth, own = x[~held], y[~held], torch.from_numpy(x[held])
     teacher = Teacher.__new__(Teacher)
     nothing = np.zeros(len(pool), dtype=bool)
-    teacher.typical = [c.row for c in typiclust(pool, nothing, min(TYPICAL, len(pool)), seed)] if suggested else []
+    teacher.typical = (
+        [c.row for c in typiclust(pool, nothing, min(TYPICAL, len(pool)), seed)]
+        if suggested
+        else []
+    )
     labelled = np.zeros(len(pool), dtype=bool)
     p, points = None, []
     while not labelled.all():
         free = np.flatnonzero(~labelled)
-        chosen = teacher.suggested(~labelled, p, STEP) if suggested else rng.permutation(free)[:STEP]
+        chosen = (
+            teacher.suggested(~labelled, p, STEP) if suggested else rng.permutation(free)[:STEP]
+        )
         labelled[chosen] = True
         rows = np.flatnonzero(labelled)
         names, labels = np.unique(truth[rows], return_inverse=True)
@@ -100,14 +120,23 @@ def labels(name: str, backbone: str, most: int) -> dict[str, Any]:
         for way, counts in needed.items():
             points = user(x, y, held, seed, way == "suggested")
             counts.append(next((int(n) for n, a in points if a >= 0.95 * best[-1]), None))
-    return {"data": name, "backbone": backbone, "images": len(y), "classes": int(y.max()) + 1, "accuracy_with_all": best, **needed}
+    return {
+        "data": name,
+        "backbone": backbone,
+        "images": len(y),
+        "classes": int(y.max()) + 1,
+        "accuracy_with_all": best,
+        **needed,
+    }
 
 
 def times() -> list[dict[str, Any]]:
     rng = np.random.default_rng(0)
     n, classes = 10_000, 10
     truth = rng.integers(0, classes, n)
-    vectors = (rng.standard_normal((classes, 192))[truth] + 1.5 * rng.standard_normal((n, 192))).astype(np.float32)
+    vectors = (
+        rng.standard_normal((classes, 192))[truth] + 1.5 * rng.standard_normal((n, 192))
+    ).astype(np.float32)
     rows = []
     with tempfile.TemporaryDirectory() as place:
         for count in (20, 100, 500, 1000):
@@ -122,7 +151,9 @@ def times() -> list[dict[str, Any]]:
                 teacher.log.give([f"{count + click:06d}"], f"class {truth[count + click]}")
                 teacher.state()
                 taken.append(1000 * (time.process_time() - start))
-            rows.append({"images": n, "labels": count, "p50": float(np.median(taken)), "most": max(taken)})
+            rows.append(
+                {"images": n, "labels": count, "p50": float(np.median(taken)), "most": max(taken)}
+            )
     return rows
 
 

@@ -22,6 +22,7 @@ from builders.cli import say
 from builders.serving import Running, picture, serving, text_of, write_adapter
 from petiole.files import read_sealed, write_sealed
 from petiole.serving.client import ServerError
+from petiole.serving.service import find_adapters
 
 httpx = pytest.importorskip("httpx2", reason="the extra serve is not installed")
 pytest.importorskip("fastapi", reason="the extra serve is not installed")
@@ -36,6 +37,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     backbone = petiole.load("petiole/tiny-vit")
     write_adapter(root / "pool" / "trees", backbone, CLASSES, rank=4)
     write_adapter(root / "pool" / "plain", backbone, CLASSES, seed=1, calibrated=False, rank=2)
+    write_adapter(root / "pool" / "run" / "adapter", backbone, CLASSES, seed=4, rank=2)
     for name, seed in (("first", 2), ("second", 3)):
         write_adapter(root / "other" / name, backbone, [f"{name} {i}" for i in range(3)], seed=seed)
     (root / "image.png").write_bytes(picture())
@@ -44,7 +46,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(place: Path) -> Iterator[Running]:
-    bounds = ("--max-images", 4, "--max-body-mb", 2, "--max-pixels", 10_000, "--max-adapters", 4)
+    bounds = ("--max-images", 4, "--max-body-mb", 2, "--max-pixels", 10_000, "--max-adapters", 5)
     keys = place / "keys"
     keys.write_text(f"shop {sha256(b'secret').hexdigest()}  # of the web shop\n")
     arguments = (place / "pool", *bounds, "--max-wait", 0.25, "--api-keys", keys)
@@ -108,7 +110,7 @@ def test_the_clients_speak_to_it(server: Running, place: Path) -> None:
 
     answers, names, same = asyncio.run(ask())
     assert {a["predictions"][0]["label"] for a in answers} == {said["predictions"][0]["label"]}
-    assert names == {"trees", "plain"}
+    assert names == {"trees", "plain", "run"}
     assert same == pytest.approx(vector, abs=1e-4)
 
 
@@ -196,7 +198,7 @@ def test_an_upload_is_checked_before_it_is_used(http: Any, place: Path) -> None:
     fault(http.put("/v1/adapters/%2e%2e", files=good), 422)
     assert not (place / "pool" / "bad").exists()
     names = [one["name"] for one in http.get("/v1/adapters").json()["adapters"]]
-    assert names == ["plain", "trees"]
+    assert names == ["plain", "run", "trees"]
 
 
 def test_a_manifest_cannot_make_the_server_load_another_model(http: Any, place: Path) -> None:
@@ -213,15 +215,28 @@ def test_a_manifest_cannot_make_the_server_load_another_model(http: Any, place: 
     http.delete("/v1/adapters/sly")
 
 
+def test_what_was_there_before_is_let_go_and_not_deleted(http: Any, place: Path) -> None:
+    files = files_of(place / "other" / "first")
+    before = http.get("/v1/adapters/run").json()["sha256"]
+    assert http.put("/v1/adapters/run", files=files).json()["sha256"] != before
+    pool = find_adapters(place / "pool")
+    assert pool["run"].parent == place / "pool" / "run", "after a start, too, the upload is served"
+    assert pool["trees"] == place / "pool" / "trees"
+    assert http.delete("/v1/adapters/run").status_code == 204
+    assert find_adapters(place / "pool")["run"] == place / "pool" / "run" / "adapter"
+    assert http.delete("/v1/adapters/plain").status_code == 204
+    assert (place / "pool" / "plain" / "adapter.safetensors").is_file()
+
+
 def test_the_upload_used_least_lately_makes_room(http: Any, place: Path) -> None:
     files = files_of(place / "other" / "first")
-    for name in ("a", "b"):
+    for name in ("a", "b", "d", "e"):
         http.put(f"/v1/adapters/{name}", files=files)
     http.post("/v1/predict", json={"adapter": "a", "images": [text_of(picture())]})
     http.put("/v1/adapters/c", files=files)
     names = {one["name"] for one in http.get("/v1/adapters").json()["adapters"]}
-    assert names == {"trees", "plain", "a", "c"}
-    for name in ("a", "c"):
+    assert names == {"trees", "a", "d", "e", "c"}
+    for name in ("a", "c", "d", "e"):
         http.delete(f"/v1/adapters/{name}")
 
 

@@ -311,7 +311,7 @@ async def _refused(_: Request, error: Exception) -> Response:
 
 async def _plain(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return _response(error.status_code, "http", str(error.detail))
+    return _response(error.status_code, "http", str(error.detail), **(error.headers or {}))
 
 
 _HANDLERS: dict[type[Exception], Handler] = {

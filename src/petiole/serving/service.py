@@ -74,8 +74,8 @@ class Service:
         self.entries = {name: Entry(folder) for name, folder in folders.items()}
         self.store = store
         self._own: Path | None = None
-        for name, entry in self.entries.items():
-            entry.uploaded = store is not None and entry.folder.parent == store / name
+        for entry in self.entries.values():
+            entry.uploaded = entry.folder.name.startswith(VERSION)
         self.process = WorkerProcess(
             worker.inference,
             lambda: {
@@ -176,6 +176,9 @@ class Service:
             for file, content in files.items():
                 (folder / file).write_bytes(content)
             facts = (await self.process.call({"do": "admit", "folder": str(folder)})).value
+        except Refused as error:
+            _delete(folder)
+            raise Refused(str(error).replace(f"{folder}/", ""), error.kind) from error
         except BaseException:
             _delete(folder)
             raise
@@ -246,7 +249,7 @@ def find_adapters(root: Path) -> dict[str, Path]:
     found = {}
     for folder in sorted(path for path in root.iterdir() if path.is_dir()):
         versions = sorted(folder.glob(f"{VERSION}*/{FILES[0]}"), key=lambda p: p.stat().st_mtime)
-        places = [folder, folder / "adapter", *(file.parent for file in reversed(versions))]
+        places = [*(file.parent for file in reversed(versions)), folder, folder / "adapter"]
         here = next((place for place in places if (place / FILES[0]).is_file()), None)
         if here:
             found[folder.name] = here
