@@ -46,17 +46,21 @@ if TYPE_CHECKING:
     from petiole.commands.push_to_hub import push_to_hub
     from petiole.commands.report import report
     from petiole.commands.reproduce import reproduce
+    from petiole.commands.serve import serve
     from petiole.commands.sweep import sweep
     from petiole.commands.synthesize import synthesize
     from petiole.commands.transfer import transfer
     from petiole.engine.adapter import Adapter
     from petiole.ledger import ledger
+    from petiole.serving.client import AsyncClient, Client
     from petiole.serving.pool import AdapterPool
     from petiole.tasks.classification.module import adapt, load_adapter
 
 __all__ = [
     "Adapter",
     "AdapterPool",
+    "AsyncClient",
+    "Client",
     "PetioleError",
     "__version__",
     "adapt",
@@ -89,6 +93,7 @@ __all__ = [
     "push_to_hub",
     "report",
     "reproduce",
+    "serve",
     "sweep",
     "synthesize",
     "transfer",
@@ -101,6 +106,8 @@ _ELSEWHERE = {
     "adapt": "tasks.classification.module",
     "load_adapter": "tasks.classification.module",
     "AdapterPool": "serving.pool",
+    "AsyncClient": "serving.client",
+    "Client": "serving.client",
     "ledger": "ledger",
     "tune_allocator": "allocator",
 }

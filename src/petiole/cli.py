@@ -33,6 +33,7 @@ GROUPS = {
         "params": "Count parameters and FLOPs of a method, without weights.",
     },
     "Ship": {
+        "serve": "Adapters behind an HTTP interface, with a page to try them.",
         "check": "Test an adapter against a contract in TOML; exit code 1 where a line fails.",
         "export": "Write an adapter as ONNX, torch.export, timm, ...: files that need no Petiole.",
         "push-to-hub": "An adapter with a model card on the Hugging Face Hub; hf:OWNER/NAME opens it.",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 from rich.console import Group, RenderableType
@@ -13,9 +12,6 @@ from rich.text import Text
 from petiole.commands.options import CommandResult, Data, default_cache, fact, name_of, plural
 from petiole.commands.options import device as device_of
 from petiole.commands.verb import verb
-
-if TYPE_CHECKING:
-    from petiole.data.dataset import Dataset
 
 SHOWN = 20
 
@@ -113,20 +109,19 @@ def label(
     from petiole.backbones.registry import load_backbone
     from petiole.commands.defaults import backbone_for
     from petiole.data.typiclust import typiclust
+    from petiole.data.unlabelled import unlabelled
     from petiole.engine.feature_extractor import Features
     from petiole.engine.feature_store import FeatureCache
     from petiole.report.page_label import write_label_page
 
-    pool = _images(data, skip_bad)
-    known = _images(labelled, skip_bad) if labelled else None
+    pool = unlabelled(data, name_of(data), skip_bad=skip_bad)
+    known = unlabelled(labelled, name_of(labelled), skip_bad=skip_bad) if labelled else None
     every = pool if known is None else pool.concat(known)
     model = load_backbone(
         backbone or backbone_for(["class-means"]), weights=weights, device=device_of(device)
     )
     cache = FeatureCache(Path(cache_dir) if cache_dir else default_cache())
-    table = Features(model, cache, quiet=quiet).table(every, (model.vector,))
-    states = table.batches(len(every))
-    vectors = np.concatenate([state[model.vector].cpu().numpy() for state in states])
+    vectors = Features(model, cache, quiet=quiet).vectors(every)
     has_label = np.isin(every.ids, known.ids if known else ())
     found = typiclust(vectors, has_label, budget, seed)
     rows = [
@@ -148,17 +143,6 @@ def label(
         labelled=int(has_label.sum()),
         chosen=rows,
     )
-
-
-def _images(data: object, skip_bad: bool) -> Dataset:
-    """Images without labels as a data set of one class; a list of one path is that path."""
-    from petiole.data.checks.images import ImageFile, build
-    from petiole.data.inputs import as_images
-
-    if isinstance(data, list | tuple) and len(data) == 1 and isinstance(data[0], str | Path):
-        data = data[0]
-    entries = [ImageFile(ref.path, image=ref.image) for ref in as_images(data)]
-    return build(name_of(data), entries, None, skip_bad=skip_bad)
 
 
 def _write(file: Path, rows: list[ToLabel]) -> Path:

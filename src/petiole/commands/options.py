@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from rich.console import RenderableType
 from rich.text import Text
 
+from petiole.backbones.device import device as device
 from petiole.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -335,15 +336,6 @@ def pruning(keep: float | None, mode: Any, positions: Any) -> Pruning | None:
             )
         return None
     return Pruning(keep=keep, mode=mode or "full", positions=positions or "keep")
-
-
-def device(name: str) -> str:
-    """``auto`` is CUDA where there is a device, else the CPU."""
-    if name != "auto":
-        return name
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def default_cache() -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 from dataclasses import dataclass
-from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,7 @@ from petiole.printable import cell
 
 if TYPE_CHECKING:
     from petiole.tasks.classification.adapter import Prediction as Labelled
-    from petiole.tasks.classification.calibration import Calibration
+    from petiole.tasks.classification.doubt import Doubt
 
 
 class Prediction(BaseModel):
@@ -243,6 +242,7 @@ class _Request:
 
 def _labels(request: _Request) -> PredictResult:
     from petiole.tasks.classification.adapter import ClassificationAdapter
+    from petiole.tasks.classification.doubt import Doubt
 
     request.refuse(
         "classification",
@@ -253,11 +253,13 @@ def _labels(request: _Request) -> PredictResult:
     opened = ClassificationAdapter.load(
         request.adapter, weights=request.weights, device=request.device
     )
-    doubt = _Doubt(request, opened.calibration)
+    doubt = Doubt(
+        opened.calibration, request.coverage, request.abstain_below, adapter=str(request.adapter)
+    )
     return PredictResult(
         adapter=request.adapter,
         model=opened.manifest.backbone.name,
-        predictions=[doubt.of(row) for row in opened.predict(unwrapped(request.data))],
+        predictions=[_said(row, doubt) for row in opened.predict(unwrapped(request.data))],
         notes=doubt.notes,
     )
 
@@ -276,51 +278,16 @@ def _served(request: _Request) -> PredictResult:
     )
 
 
-class _Doubt:
-    """What is said beside a label, as it was asked for.
-
-    Raises:
-        ConfigError: the adapter is not calibrated, or a number is no probability.
-    """
-
-    def __init__(self, request: _Request, calibration: Calibration | None) -> None:
-        self.below, self.bound, self.sets = request.abstain_below, 1.0, request.coverage is not None
-        self.notes: list[str] = []
-        given = {"coverage": request.coverage, "abstain-below": self.below}
-        for option, value in given.items():
-            if value is None:
-                continue
-            if not 0 < value < 1:
-                raise ConfigError(f"--{option} is a probability, e.g. 0.9, not {value}.")
-            if calibration is None:
-                raise ConfigError(
-                    f"{request.adapter} is not calibrated, so --{option} would mean nothing: fit it again with "
-                    "--calibration-folds 5."
-                )
-        if calibration is None:
-            self.notes.append(
-                "the adapter is not calibrated: its probabilities rank classes, no more"
-            )
-        elif request.coverage is not None:
-            self.bound = calibration.bound(request.coverage)
-            if self.bound == inf:
-                self.notes.append(
-                    f"{calibration.images} left-out images are too few for sets at {request.coverage:g}: "
-                    "each set holds all classes"
-                )
-
-    def of(self, row: Labelled) -> Prediction:
-        odd, unsure = row.outside, self.below is not None and row.probability < self.below
-        ranked = row.probabilities.items()
-        return Prediction(
-            path=str(row.path),
-            label=row.label,
-            probability=row.probability,
-            probabilities=row.probabilities,
-            label_set=[n for n, p in ranked if 1 - p <= self.bound or n == row.label] * self.sets,
-            outside=odd,
-            abstain=None if self.below is None else unsure or bool(odd),
-        )
+def _said(row: Labelled, doubt: Doubt) -> Prediction:
+    return Prediction(
+        path=str(row.path),
+        label=row.label,
+        probability=row.probability,
+        probabilities=row.probabilities,
+        label_set=doubt.label_set(row.label, row.probabilities),
+        outside=row.outside,
+        abstain=doubt.abstain(row.probability, row.outside),
+    )
 
 
 def _text(request: _Request) -> PredictResult:

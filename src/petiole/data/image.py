@@ -162,14 +162,19 @@ def read_bytes(path: Path) -> bytes:
     return content
 
 
-def decode(content: bytes, path: Path | str) -> Image.Image:
+def decode(content: bytes, path: Path | str, most: int = MAX_PIXELS) -> Image.Image:
     """Return the image in ``content`` as `read_image` does; ``path`` is only for the error's text.
+
+    Args:
+        content: of a file.
+        path: what the image is called.
+        most: pixels, if fewer than `MAX_PIXELS` are to be decoded.
 
     Raises:
         DataError: as `read_image`.
     """
     try:
-        with _open(content, path) as image:
+        with _open(content, path, most) as image:
             return upright_rgb(image)
     except DataError:
         raise
@@ -184,7 +189,7 @@ def upright_rgb(image: Image.Image) -> Image.Image:
         return _upright(_to_rgb(image), image)
 
 
-def _open(content: bytes, path: Path | str) -> Image.Image:
+def _open(content: bytes, path: Path | str, most: int) -> Image.Image:
     """Read the header alone and refuse what must not be decoded."""
     try:
         formats = _phone_formats() if content[4:8] == b"ftyp" else _FORMATS
@@ -201,8 +206,8 @@ def _open(content: bytes, path: Path | str) -> Image.Image:
         ) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _bomb(path) from None
-    if image.width * image.height > MAX_PIXELS:
-        raise _bomb(path, image.size)
+    if image.width * image.height > most:
+        raise _bomb(path, image.size, most)
     return image
 
 
@@ -298,8 +303,8 @@ def _unreadable(path: Path | str, what: str) -> DataError:
     return DataError(f"{path}: {what}. Re-export the image, or leave it out ({SKIP}).")
 
 
-def _bomb(path: Path | str, size: tuple[int, int] | None = None) -> DataError:
+def _bomb(
+    path: Path | str, size: tuple[int, int] | None = None, most: int = MAX_PIXELS
+) -> DataError:
     claimed = f"{size[0]} x {size[1]} pixels" if size else "more pixels"
-    return _unreadable(
-        path, f"claims {claimed}; more than {MAX_PIXELS / 1e6:.0f} million are refused"
-    )
+    return _unreadable(path, f"claims {claimed}; more than {most / 1e6:.0f} million are refused")

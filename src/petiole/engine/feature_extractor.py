@@ -11,7 +11,9 @@ from itertools import chain
 from os import cpu_count
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from petiole.allocator import release_memory
@@ -153,6 +155,12 @@ class Features:
             return LiveTable(self, data.samples, cut, spec)
         stored = [self._view(data, cut, index, spec) for index in range(views + 1)]
         return StoredTable(stored, self.device)
+
+    def vectors(self, data: Dataset) -> NDArray[np.float32]:
+        """Image vectors (n, d) of the frozen backbone, in the order of the samples."""
+        role = self.backbone.vector
+        states = self.table(data, (role,)).batches(len(data))
+        return np.concatenate([state[role].cpu().numpy() for state in states])
 
     def _parts(self) -> list[Features]:
         """The same for each of the backbones that a joined one has."""

@@ -73,13 +73,19 @@ class AveragedRidgeHead(SolvedLinear):
         return linear(normalize(x, dim=-1), self.weight, self.bias)
 
     def solve(self, x: Tensor, y: Tensor, is_target: Tensor) -> None:
+        self.solve_and_leave_out(x, y, is_target)
+
+    def solve_and_leave_out(self, x: Tensor, y: Tensor, is_target: Tensor) -> Tensor | None:
+        """``solve``, and what ``left_out`` gives, for the price of one of them."""
         posterior = self._posterior(x, y, is_target)
-        scale = posterior.scale(posterior.left_out())
+        scores = posterior.left_out()
+        scale = posterior.scale(scores)
         weight, bias = posterior.mean()
         self._set((scale / posterior.sigma * weight).T.cpu(), (scale * bias).cpu())
         means = posterior.mean_cell()
         self.mean_source_shots, self.mean_penalty = map(torch.tensor, means)
         self.scale = torch.tensor(scale)
+        return None if scores is None else (scale * scores.mean(0)).float()
 
     def left_out(self, x: Tensor, y: Tensor, is_target: Tensor, folds: int = 0) -> Tensor | None:  # noqa: ARG002
         """As of every solved head, but in closed form: blocks of one image of every class, whatever the folds."""

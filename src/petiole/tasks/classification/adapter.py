@@ -193,11 +193,21 @@ def label(
     """
     refs = as_images(images)
     logits = logits_of(adapted, refs, batch)
+    return predictions_of([ref.path for ref in refs], logits, classes, calibration)
+
+
+def predictions_of(
+    paths: Sequence[Path],
+    logits: Tensor,
+    classes: Sequence[str],
+    calibration: Calibration | None = None,
+) -> list[Prediction]:
+    """What logits (n, K) say of n images."""
     probabilities = calibration.probabilities(logits) if calibration else logits.softmax(-1)
-    outside = calibration.outside(logits) if calibration else [None] * len(refs)
+    outside = calibration.outside(logits) if calibration else [None] * len(logits)
     return [
-        _prediction(ref.path, p, classes, odd)
-        for ref, p, odd in zip(refs, probabilities, outside, strict=True)
+        _prediction(path, p, classes, odd)
+        for path, p, odd in zip(paths, probabilities, outside, strict=True)
     ]
 
 

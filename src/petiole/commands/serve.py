@@ -1,0 +1,233 @@
+"""``petiole serve``: adapters behind an HTTP interface, and the page to try, teach and look."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from petiole.commands.options import default_cache, name_of
+from petiole.commands.verb import verb
+from petiole.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from petiole.serving.limits import Limits
+    from petiole.serving.service import Service
+    from petiole.serving.teach.routes import Lessons
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+Listed = Annotated[Sequence[str], Parameter(negative=(), consume_multiple=True)]
+
+
+@verb
+def serve(
+    adapters: Annotated[Sequence[Path], Parameter(negative=(), consume_multiple=True)] = (),
+    *,
+    backbones: Annotated[
+        Sequence[str], Parameter(name="--backbone", negative=(), consume_multiple=True)
+    ] = (),
+    teach: Path | None = None,
+    teach_out: Path | None = None,
+    runs: Path | None = None,
+    port: int = 8000,
+    host: str = "127.0.0.1",
+    device: str = "auto",
+    api_keys: Path | None = None,
+    origins: Listed = (),
+    max_wait: float = 2.0,
+    max_seconds: float = 30.0,
+    max_body_mb: float = 32.0,
+    max_images: int = 64,
+    max_pixels: int = 50_000_000,
+    max_batch: int = 32,
+    max_loaded: int = 64,
+    max_adapters: int = 1024,
+    max_memory_mb: float = 0.0,
+) -> None:
+    """Serve adapters until Ctrl-C or SIGTERM; what was begun is answered first.
+
+    POST /v1/predict, /v1/embed and /v1/ask answer; GET, PUT and DELETE /v1/adapters/NAME change what is served, without a
+    break; /healthz, /readyz and /metrics are for machines; /openapi.json says all.
+
+    Args:
+        adapters: adapter or run folders; or one folder of such folders, the pool, which also keeps what is uploaded.
+        backbones: frozen models that uploaded adapters may be for, beside those of ADAPTERS.
+        teach: folder of images to label on the page, without labels; with the first --backbone, by default the best
+            packaged one.
+        teach_out: folder of the labels, a log that only grows; by default runs/FOLDER-teach.
+        runs: folder of finished runs that the page lists.
+        port: to listen on; 0 for any free one.
+        host: address to listen on; by default this machine alone can ask. With another one, give --api-keys.
+        device: auto, cpu, cuda, ...
+        api_keys: file with a name and the SHA-256 of a key a line; without it everybody who reaches the port may ask.
+        origins: sites whose pages may ask, e.g. https://shop.example; by default none.
+        max_wait: seconds that a request may be expected to wait; beyond, it is refused with 429 and Retry-After.
+        max_seconds: for a request to arrive, and to be answered.
+        max_body_mb: of a request, uploaded adapters among them.
+        max_images: of a request.
+        max_pixels: of an image.
+        max_batch: rows of one forward; how many are taken is measured.
+        max_loaded: adapters in memory; those used least lately are let go and read again when they are asked for.
+        max_adapters: known; an upload beyond lets the upload that was used least lately go.
+        max_memory_mb: of the inference process, which is then started anew; 0 for no bound.
+
+    Raises:
+        ConfigError: no adapters, two of one name, or a library of the extra serve is missing.
+        AdapterError: an adapter that cannot be served.
+    """
+    limits = _limits(
+        wait=max_wait,
+        seconds=max_seconds,
+        body=max_body_mb * 2**20,
+        images=max_images,
+        pixels=max_pixels,
+        batch=max_batch,
+        loaded=max_loaded,
+        adapters=max_adapters,
+        memory=max_memory_mb * 2**20,
+    )
+    try:
+        from petiole.serving.app import create_app
+        from petiole.serving.keys import ApiKeys
+        from petiole.serving.pages import page_router
+        from petiole.serving.service import Service
+        from petiole.serving.teach.routes import Lessons, teach_router
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"petiole serve needs {error.name}: pip install 'petiole[serve]'."
+        ) from error
+
+    if teach and not backbones:
+        from petiole.commands.defaults import backbone_for
+
+        backbones = [backbone_for(["averaged-ridge"])]
+    folders, store = named(list(map(Path, adapters)), bool(backbones) or runs is not None)
+    service = Service(folders, backbones=backbones, store=store, device=device, limits=limits)
+    lessons = None
+    if teach:
+        lessons = Lessons(
+            {
+                "images": str(teach),
+                "name": name_of(teach),
+                "state": str(teach_out or Path("runs") / f"{name_of(teach)}-teach"),
+                "backbone": backbones[0],
+                "device": device,
+                "cache": str(default_cache()),
+                "skip_bad": True,
+            }
+        )
+    pages = page_router(service, runs=Path(runs) if runs else None, teaches=lessons is not None)
+    app = create_app(
+        service,
+        keys=ApiKeys(Path(api_keys)) if api_keys else None,
+        origins=origins,
+        hosts=LOOPBACK if host in LOOPBACK else (),
+        routers=[pages, *([teach_router(service, lessons)] if lessons else [])],
+    )
+    _run(service, lessons, app, host, port)
+
+
+def _limits(**given: float) -> Limits:
+    """Limits of options.
+
+    Raises:
+        ConfigError: one that is not above 0.
+    """
+    from dataclasses import fields
+
+    from petiole.serving.limits import Limits
+
+    for name, value in given.items():
+        if not (value > 0 or (name == "memory" and value == 0)):
+            raise ConfigError(f"The bound of {name} is {value}; it must be above 0.")
+    whole = {f.name for f in fields(Limits) if f.type == "int"}
+    return Limits(**{n: int(v) if n in whole else v for n, v in given.items()})  # type: ignore[arg-type]
+
+
+def _run(service: Service, lessons: Lessons | None, app: FastAPI, host: str, port: int) -> None:
+    """Listen until a signal; what was begun is answered before the end."""
+    import asyncio
+    import signal
+    import socket
+    from contextlib import contextmanager
+
+    import uvicorn
+
+    from petiole.serving.telemetry import log_to
+
+    class Server(uvicorn.Server):
+        """Ends on a signal by itself, so that what follows is not cut off."""
+
+        @contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                asyncio.get_running_loop().add_signal_handler(
+                    number, self.handle_exit, number, None
+                )
+            yield
+
+    async def main(listening: socket.socket) -> None:
+        await service.start()
+        limits = service.limits
+        config = uvicorn.Config(
+            app,
+            access_log=False,
+            log_config=None,
+            lifespan="off",
+            limit_concurrency=limits.connections,
+            timeout_graceful_shutdown=int(limits.seconds),
+            server_header=False,
+        )
+        address, bound = listening.getsockname()[:2]
+        shown = f"[{address}]" if ":" in address else address
+        print(f"serving  http://{shown}:{bound}  ({len(service.entries)} adapters)", flush=True)
+        await Server(config).serve([listening])
+        if lessons:
+            await lessons.stop()
+        await service.stop()
+
+    log_to(sys.stderr)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, port), family=family, backlog=1024) as listening:
+        asyncio.run(main(listening))
+
+
+def named(adapters: Sequence[Path], empty: bool) -> tuple[dict[str, Path], Path | None]:
+    """Adapters by the names of their folders, and where uploads are kept, if that is a pool.
+
+    Args:
+        adapters: as they were given.
+        empty: whether there may be none.
+
+    Raises:
+        ConfigError: no adapters, or two of one name.
+    """
+    from petiole.serving.service import find_adapters, is_adapter
+
+    found: dict[str, Path] = {}
+    pool = adapters[0] if len(adapters) == 1 and not is_adapter(adapters[0]) else None
+    if pool:
+        if not pool.is_dir():
+            raise ConfigError(
+                f"{pool}: no such folder. Name adapters, run folders, or a folder of them."
+            )
+        found = find_adapters(pool)
+    for folder in () if pool else adapters:
+        place = folder.resolve()
+        name = place.parent.name if place.name == "adapter" else place.name
+        if name in found:
+            raise ConfigError(
+                f"{found[name]} and {folder} have one name, {name}. Rename one of the folders."
+            )
+        found[name] = folder
+    if not found and not empty:
+        raise ConfigError(
+            f"Nothing to serve{f' in {pool}' if pool else ''}: name adapters, run folders, or a folder of them; or "
+            "--backbone, for adapters that are uploaded."
+        )
+    return found, pool

@@ -1,0 +1,60 @@
+"""How many rows to send through a model at once, learned from what batches took."""
+
+from __future__ import annotations
+
+EXPLORE = 24
+"""Every so many batches a neighbouring size is tried, where enough rows wait."""
+MEMORY = 0.2
+"""Weight of the newest measure."""
+START = 0.05
+"""Seconds a row before anything was measured."""
+
+
+class BatchSize:
+    """Seconds a row by size of batch, in powers of two, as running means.
+
+    The size that was cheapest a row is taken; a size not tried yet counts as the next smaller one, so that larger batches
+    are tried while they pay, and no longer.
+
+    Args:
+        most: rows.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.sizes = [2**i for i in range(most.bit_length())]
+        self.cost: dict[int, float] = {}
+        self._batches = 0
+
+    @property
+    def best(self) -> int:
+        """The size to take, if so many rows wait."""
+        if not self.cost:
+            return 1
+        best = min(self.cost, key=self.cost.__getitem__)
+        following = 2 * best
+        return following if following in self.sizes and following not in self.cost else best
+
+    @property
+    def seconds(self) -> float:
+        """Expected of one row."""
+        return self.cost.get(self.best) or min(self.cost.values(), default=START)
+
+    def choose(self, waiting: int) -> int:
+        """Rows to take of those that wait; now and then a neighbour of the best size."""
+        self._batches += 1
+        size = self.best
+        if self._batches % EXPLORE == 0:
+            size = size * 2 if self._batches % (2 * EXPLORE) == 0 else size // 2
+        size = min(max(size, 1), self.sizes[-1])
+        return size if size <= waiting else _power(max(waiting, 1))
+
+    def learn(self, rows: int, seconds: float) -> None:
+        """Take in what a batch took."""
+        size = _power(rows)
+        new, old = seconds / rows, self.cost.get(size)
+        self.cost[size] = new if old is None else old + MEMORY * (new - old)
+
+
+def _power(rows: int) -> int:
+    """The largest power of two that is not above a number of rows."""
+    return 1 << (rows.bit_length() - 1)

@@ -1,0 +1,105 @@
+"""The inference process: rows in, answers out; adapters are opened beside it, so that nothing waits for them."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
+from pathlib import Path
+from threading import Lock
+from time import perf_counter
+from typing import Any
+
+from petiole.errors import PetioleError
+from petiole.serving.channel import Message, receive, send
+
+Answer = tuple[dict[str, Any], list[bytes]]
+Handler = Callable[[dict[str, Any], list[bytes]], Answer]
+
+
+def inference(connection: Connection, setup: Mapping[str, Any]) -> None:
+    """Main of the process.
+
+    Args:
+        connection: to the HTTP process; its end is the end of this one.
+        setup: ``folders`` of adapters (name -> folder), ``backbones`` (names), ``device``, ``loaded``, ``pixels``.
+    """
+
+    def handlers() -> tuple[dict[str, Handler], dict[str, Handler], dict[str, Any]]:
+        from petiole.serving.library import AdapterLibrary
+        from petiole.serving.runs import list_runs
+
+        library = AdapterLibrary(setup["device"], setup["loaded"], setup["pixels"])
+        described = {name: library.describe(Path(f)) for name, f in setup["folders"].items()}
+        library.load(setup["backbones"])
+        library.warm([Path(folder) for folder in setup["folders"].values()])
+
+        def rows(value: dict[str, Any], blobs: list[bytes]) -> Answer:
+            start = perf_counter()
+            answers = library.answer(value["rows"], blobs)
+            return {
+                "answers": answers,
+                "groups": library.groups({row["folder"] for row in value["rows"]}),
+                "seconds": perf_counter() - start,
+            }, []
+
+        def admit(value: dict[str, Any], _: list[bytes]) -> Answer:
+            return library.admit(Path(value["folder"])), []
+
+        def forget(value: dict[str, Any], _: list[bytes]) -> Answer:
+            library.forget(value["folder"])
+            return {}, []
+
+        def runs(value: dict[str, Any], _: list[bytes]) -> Answer:
+            return {"runs": list_runs(Path(value["folder"]))}, []
+
+        return {"rows": rows, "forget": forget}, {"admit": admit, "runs": runs}, described
+
+    serve(connection, handlers)
+
+
+def serve(
+    connection: Connection,
+    handlers: Callable[[], tuple[dict[str, Handler], dict[str, Handler], dict[str, Any]]],
+) -> None:
+    """Answer messages until the other side is gone.
+
+    Args:
+        connection: to the HTTP process.
+        handlers: makes those that run in turn, those that run beside them, and what is said first.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the HTTP process's
+    try:
+        in_turn, beside, hello = handlers()
+    except Exception as error:
+        send(connection, _error(error))
+        return
+    send(connection, {"described": hello})
+    lock = Lock()
+
+    def respond(handler: Handler, message: Message, number: int) -> None:
+        try:
+            value, blobs = handler(message.value, message.blobs)
+        except Exception as error:
+            value, blobs = _error(error), []
+        with lock:
+            send(connection, {**value, "number": number}, blobs)
+
+    with ThreadPoolExecutor(1) as aside:
+        while True:
+            try:
+                message = receive(connection)
+            except (EOFError, OSError):
+                return
+            number, do = message.value["number"], message.value["do"]
+            if do in in_turn:
+                respond(in_turn[do], message, number)
+            else:
+                aside.submit(respond, beside[do], message, number)
+
+
+def _error(error: Exception) -> dict[str, Any]:
+    known = isinstance(error, PetioleError)
+    text = str(error) if known else f"{type(error).__name__}: {error}"
+    return {"error": text, "kind": type(error).__name__ if known else "Unforeseen"}

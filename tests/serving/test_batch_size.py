@@ -1,0 +1,46 @@
+"""Batches are as large as is cheapest a row, by what they took."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from petiole.serving.batch_size import EXPLORE, START, BatchSize
+
+
+def run(size: BatchSize, seconds: Callable[[int], float], batches: int = 200) -> list[int]:
+    taken = []
+    for _ in range(batches):
+        rows = size.choose(100)
+        size.learn(rows, seconds(rows))
+        taken.append(rows)
+    return taken
+
+
+def test_it_grows_where_batching_pays() -> None:
+    taken = run(BatchSize(16), lambda rows: 0.01 + 0.001 * rows)
+    assert taken[:5] == [1, 2, 4, 8, 16]
+    assert max(set(taken[5:]), key=taken.count) == 16
+
+
+def test_it_stays_at_one_where_batching_loses() -> None:
+    size = BatchSize(16)
+    taken = run(size, lambda rows: 0.02 * rows * (1 + 0.1 * rows))
+    assert taken.count(1) > 0.95 * len(taken)
+    assert size.seconds == pytest.approx(0.022)
+
+
+def test_it_notices_a_change() -> None:
+    size = BatchSize(8)
+    run(size, lambda rows: 0.02 * rows * (1 + 0.1 * rows))
+    taken = run(size, lambda rows: 0.01 + 0.001 * rows, 60 * EXPLORE)
+    assert taken[-1] == 8
+
+
+def test_it_takes_no_more_than_wait() -> None:
+    size = BatchSize(16)
+    assert size.seconds == START
+    run(size, lambda rows: 0.01 + 0.001 * rows)
+    assert size.choose(5) == 4
+    assert size.choose(1) == 1
