@@ -21,7 +21,7 @@ from petiole.data.readers.public.registry import (
     known,
     lines_of,
     present,
-    unreadable,
+    readable,
 )
 from petiole.errors import DataError
 
@@ -58,24 +58,24 @@ def _register(name: str) -> None:
 
 
 def _listed(file: Path, start: Path) -> list[ImageFile]:
-    try:
+    with readable(file):
         rows = json.loads(file.read_text("utf-8")).items()
         pairs = [(start / path, f"{int(label):03d}") for path, label in rows]
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise unreadable(file, error) from error
     return present(pairs)
 
 
 def _as_published(root: Path) -> Parts:
     def column(name: str) -> dict[str, str]:
         rows = [line.split(maxsplit=1) for line in lines_of(root / name)]
-        if bad := [row for row in rows if len(row) < 2]:
-            raise unreadable(root / name, f"{' '.join(bad[0])!r} has one column")
+        with readable(root / name):
+            if bad := [row for row in rows if len(row) < 2]:
+                raise ValueError(f"{' '.join(bad[0])!r} has one column")
         return {row[0]: row[1] for row in rows}
 
     places, labels, trains = (column(name) for name in _PUBLISHED)
-    if not places.keys() == labels.keys() == trains.keys():
-        raise unreadable(root / _PUBLISHED[0], "the three lists name different images")
+    with readable(root / _PUBLISHED[0]):
+        if not places.keys() == labels.keys() == trains.keys():
+            raise ValueError("the three lists name different images")
     parts: dict[str, list[tuple[Path, str]]] = {"train": [], "test": []}
     for key, path in places.items():
         part = "train" if trains[key] == "1" else "test"

@@ -10,7 +10,7 @@ the lists are those that NOAH, SSF and their successors read.
 from __future__ import annotations
 
 from petiole.data.checks.images import ImageFile
-from petiole.data.readers.public.registry import Parts, Place, known, lines_of, present, unreadable
+from petiole.data.readers.public.registry import Parts, Place, known, lines_of, present, readable
 
 _ROOT = "vtab-1k"
 _PARTS = {"train": "train800val200.txt", "test": "test.txt"}
@@ -58,8 +58,9 @@ def _register(task: str, classes: int, test: int) -> None:
 def _listed(place: Place, folder: str, name: str) -> list[ImageFile]:
     file = place.root / folder / name
     rows = [line.rpartition(" ") for line in lines_of(file)]
-    if bad := [row for row in rows if not row[0] or not row[2].isdecimal()]:
-        raise unreadable(file, f"{''.join(bad[0])!r} is no path and number of a class")
+    with readable(file):
+        if bad := [row for row in rows if not row[0] or not row[2].isdecimal()]:
+            raise ValueError(f"{''.join(bad[0])!r} is no path and number of a class")
     # Two digits and more, so that the order of names is that of the numbers.
     width = max(len(row[2]) for row in rows)
     return present((place.root / folder / path, label.zfill(width)) for path, _, label in rows)
