@@ -9,7 +9,8 @@ A fence says what its block is:
     ```text                 output, formulas, pictures
 
 So that pages take seconds, ``SHORTER`` appends options to commands that do not state them: fewer steps, seeds and
-samples; and of a long list of values only some are tried (``FEWER``). Nothing else is changed.
+samples; of a long list of values only some are tried (``FEWER``), and numbers that a page states are capped (``MOST``).
+Nothing else is changed.
 """
 
 from __future__ import annotations
@@ -60,6 +61,8 @@ SHORTER = {
 REPEATED = {"--set"}
 FEWER = {"--values": 2, "--fractions": 2}
 """Option -> how many of its values a page needs to try, evenly spaced from the first to the last."""
+MOST = {"--seeds": 2, "--train": 16, "--test": 8}
+"""Option -> the largest number that a page needs; what is no number stays."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,10 @@ def shortened(words: list[str]) -> list[str]:
             if len(values) > most:
                 kept = [values[i * (len(values) - 1) // (most - 1)] for i in range(most)]
                 words = [*words[:start], *kept, *words[end:]]
+    words = [
+        str(min(int(word), MOST[before])) if before in MOST and word.isdecimal() else word
+        for before, word in zip(["", *words], words, strict=False)
+    ]
     extra = shlex.split(SHORTER.get(words[0], ""))
     if words[0] == "fit" and "--method" not in words:
         extra = ["--quiet"]  # the choice takes no settings, and trains nothing
