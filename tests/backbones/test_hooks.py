@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -88,6 +89,30 @@ def test_layers_on_one_role_work_in_the_given_order() -> None:
     torch.testing.assert_close(
         first_add, (vector(backbone, images) + torch.linspace(0, 1, tiny.WIDTH)) * 2
     )
+
+
+def test_slices_of_one_value_are_changed_at_once_and_each_as_alone() -> None:
+    backbone = tiny.build("vit", Path())
+    roles = [f"block.1.attn.{name}" for name in ("v", "q", "k")]
+    layers = [Add(1.0 + i) for i in range(3)] + [nn.Linear(backbone.site(roles[0]).width, 8)]
+    layers[3] = nn.Sequential(layers[3], nn.Linear(8, backbone.site(roles[0]).width))
+    attachments = [
+        Attach(role, layer) for role, layer in zip([*roles, "block.1.attn.v"], layers, strict=True)
+    ]
+    own = hooks(backbone)
+    qkv = backbone.site(roles[0]).module
+    with attached(backbone, attachments), torch.no_grad():
+        assert hooks(backbone) == own + 1
+        x = torch.randn(2, 5, qkv.in_features)
+        found = qkv(x)
+    bare = qkv(x)
+    for role, layer in zip(roles[1:], layers[1:3], strict=True):
+        columns = backbone.site(role).columns
+        part = bare[..., columns]
+        assert torch.equal(found[..., columns], part + layer(part))
+    columns = backbone.site(roles[0]).columns
+    part = bare[..., columns] + layers[0](bare[..., columns])
+    assert torch.equal(found[..., columns], part + layers[3](part))
 
 
 def test_tuned_copies_stand_in_and_leave(backbone: Backbone) -> None:

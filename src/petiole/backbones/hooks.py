@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any, Literal
 
 import torch
@@ -80,8 +81,9 @@ def attached(
         undo.enter_context(_copies(backbone.module, tuned or {}))
         for path, module in (swapped or {}).items():
             undo.callback(_answer(backbone.module.get_submodule(path), module))
-        for attachment in attachments:
-            undo.callback(_attach(backbone.site(attachment.role), _change(attachment, seen)))
+        changes = [(backbone.site(a.role), _change(a, seen)) for a in attachments]
+        for site, change in _by_module(changes):
+            undo.callback(_attach(site, change))
         for role in sources:
             undo.callback(_hook(backbone.site(role), _observer(role, seen)))
         try:
@@ -105,9 +107,10 @@ def observed(backbone: FrozenNetwork, roles: Sequence[str]) -> Iterator[dict[str
 
 Change = Callable[[Tensor], Tensor | None]
 """Old value -> new value, or ``None`` to leave it."""
+Update = Callable[[Tensor], Tensor]
 
 
-def _change(attachment: Attach, seen: dict[str, Tensor]) -> Callable[[Tensor], Tensor]:
+def _change(attachment: Attach, seen: dict[str, Tensor]) -> Update:
     layer, reads = attachment.layer, attachment.reads
 
     def add(value: Tensor) -> Tensor:
@@ -116,11 +119,11 @@ def _change(attachment: Attach, seen: dict[str, Tensor]) -> Callable[[Tensor], T
         branch: Tensor = layer(source)
         return value + branch.to(value.dtype)
 
-    def replace(value: Tensor) -> Tensor:
+    def put(value: Tensor) -> Tensor:
         new: Tensor = layer(value)
         return new.to(value.dtype)
 
-    return add if attachment.how == "add" else replace
+    return add if attachment.how == "add" else put
 
 
 def _observer(role: str, seen: dict[str, Tensor]) -> Change:
@@ -130,7 +133,38 @@ def _observer(role: str, seen: dict[str, Tensor]) -> Change:
     return observe
 
 
-def _attach(site: Site, change: Callable[[Tensor], Tensor]) -> Callable[[], None]:
+def _by_module(changes: Iterable[tuple[Site, Update]]) -> Iterator[tuple[Site, Update]]:
+    """Neighbours that change slices of one value (q, k and v of a fused qkv) as one change of it: it is copied once."""
+    for place, group in groupby(changes, lambda c: (c[0].module, c[0].side, c[0].columns is None)):
+        several = list(group)
+        whole = place[2] or any(site.rejoin for site, _ in several)
+        if whole or len(several) == 1:
+            yield from several
+        else:
+            yield replace(several[0][0], columns=None), _slices(several)
+
+
+def _slices(changes: Sequence[tuple[Site, Update]]) -> Update:
+    """Changes of slices of the last axis, those of one slice one after the other, as one change of the whole."""
+    by_columns: dict[tuple[int, int], list[Update]] = {}
+    for site, change in changes:
+        assert site.columns is not None
+        by_columns.setdefault((site.columns.start, site.columns.stop), []).append(change)
+
+    def update(value: Tensor) -> Tensor:
+        parts, done = [], 0
+        for (start, stop), here in sorted(by_columns.items()):
+            part = value[..., start:stop]
+            for change in here:
+                part = change(part)
+            parts += [value[..., done:start], part]
+            done = stop
+        return torch.cat([*parts, value[..., done:]], dim=-1)
+
+    return update
+
+
+def _attach(site: Site, change: Update) -> Callable[[], None]:
     """Change the value at the site and, where it has one, past it."""
     if site.rejoin is None:
         return _hook(site, change)
