@@ -12,7 +12,7 @@ import pytest
 from pyarrow import parquet
 
 from petiole.data.checks import images
-from petiole.data.sources import open_data, open_folder, open_shift, open_table
+from petiole.data.sources import DomainShift, open_data, open_folder, open_shift, open_table
 from petiole.errors import DataError
 
 MakeFolder = Callable[..., Path]
@@ -298,3 +298,17 @@ def test_table_shift(make_folder: MakeFolder) -> None:
 def test_differing_classes_are_named(make_folder: MakeFolder) -> None:
     with pytest.raises(DataError, match=r"Only in set: b\. Only in other: c"):
         open_shift(make_folder("set", "ab"), make_folder("other", "ac"))
+
+
+def test_train_and_test_of_other_classes_are_refused(make_folder: MakeFolder) -> None:
+    """Their labels are numbers: the same ones would mean other things."""
+    train, other = open_folder(make_folder("set", "ab")), open_folder(make_folder("other", "ac"))
+    with pytest.raises(DataError, match=r"Only in set: b\. Only in other: c"):
+        DomainShift(None, train, other)
+    turned = train.of_classes(("b", "a"))
+    with pytest.raises(DataError, match="in another order"):
+        DomainShift(None, train, turned)
+    with pytest.raises(DataError, match="c"):
+        open_shift(train, test=other)
+    with pytest.raises(DataError, match="giraffe"):
+        train.of_classes(("a", "giraffe"))

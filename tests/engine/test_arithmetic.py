@@ -133,3 +133,14 @@ def test_a_machine_that_cannot_compile_says_so(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(ConfigError, match=r"\(No working C\+\+ compiler.*\)\. Leave out --compile"):
         training.check_compiler()
     training.check_compiler.cache_clear()
+
+
+@pytest.mark.parametrize("error", [ImportError("x.so: file too short\nand more"), KeyError("mine")])
+def test_a_damaged_compile_cache_is_named_and_no_other_error_is_touched(error: Exception) -> None:
+    ours = isinstance(error, ImportError)
+    words = r"failed \(x\.so: file too short\)\. Its cache may be damaged: delete /.*--compile"
+    with (
+        pytest.raises(ConfigError if ours else KeyError, match=words if ours else "mine"),
+        training.compiling(),
+    ):
+        raise error

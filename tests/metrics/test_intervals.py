@@ -43,6 +43,7 @@ def test_format_scales_and_admits_a_single_value() -> None:
         "78.87 ± 0.40 [78.40, 79.30]"
     )
     assert t_interval([2.5]).format(scale=1, digits=1) == "2.5 (one value, no interval)"
+    assert t_interval([2.4, 2.6]).format(scale=1, digits=1) == "2.5 ± 0.1 [1.2, 3.8]"
 
 
 def test_one_value_leaves_the_interval_open() -> None:

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -170,13 +171,14 @@ def _descend(
         held.loss if held else None,
     )
     main = accelerator.is_main_process
-    descent.run(
-        callbacks,
-        fresh=lambda: _start(adapted, data, table, recipe),
-        measure=_drift(
-            adapted, data, table, callbacks if main else Callbacks(), recipe.steps, probes
-        ),
-    )
+    with compiling() if adapted.compiled else nullcontext():
+        descent.run(
+            callbacks,
+            fresh=lambda: _start(adapted, data, table, recipe),
+            measure=_drift(
+                adapted, data, table, callbacks if main else Callbacks(), recipe.steps, probes
+            ),
+        )
     if adapted.compiled:
         torch.compiler.reset()  # else code for every earlier run's adapters fills torch's cache
 
@@ -234,6 +236,25 @@ def check_compiler() -> None:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(
             f"torch.compile does not work on this machine ({reason}). Leave out --compile."
+        ) from error
+
+
+@contextmanager
+def compiling() -> Iterator[None]:
+    """Within it code is compiled, or taken from the compiler's cache.
+
+    Raises:
+        ConfigError: the compiler fails, or what its cache holds cannot be loaded.
+    """
+    from torch._dynamo.exc import TorchDynamoException
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    try:
+        yield
+    except (ImportError, TorchDynamoException) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ConfigError(
+            f"torch.compile failed ({reason}). Its cache may be damaged: delete {cache_dir()}, or leave out --compile."
         ) from error
 
 

@@ -1,0 +1,73 @@
+"""Defaults of every method, schedule and option, as they were published or chosen: a change of one is a change of results.
+
+After a change that is meant: ``PETIOLE_SNAPSHOT=1 pytest tests/test_defaults.py``, and say so in the changelog.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import os
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from petiole.cli import _FILES, VERBS
+from petiole.commands import options
+from petiole.methods.recipe import Recipe
+from petiole.methods.registry import create, methods, settings_of
+
+FILE = Path(__file__).with_name("defaults.json")
+
+
+def plain(value: Any) -> Any:
+    """As JSON; what has no form there, by its text."""
+    return json.loads(json.dumps(value, default=str))
+
+
+def of_command(verb: str) -> dict[str, Any]:
+    name = _FILES.get(verb, verb)
+    function = inspect.unwrap(getattr(import_module(f"petiole.commands.{name}"), name))
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: plain(p.default) for p in parameters if p.default is not p.empty}
+
+
+def of_group(group: type) -> dict[str, Any]:
+    return {
+        field.name: plain(field.default)
+        for field in dataclasses.fields(group)
+        if field.default is not dataclasses.MISSING
+    }
+
+
+def found() -> dict[str, Mapping[str, Any]]:
+    """Of methods, only what differs from the recipe that all start from."""
+    recipe = plain(dataclasses.asdict(Recipe()))
+    result: dict[str, Mapping[str, Any]] = {"recipe": recipe}
+    own = (name for name, entry in methods().items() if entry.cls.__module__.startswith("petiole."))
+    for name in own:
+        settings = plain(settings_of(create(name)))
+        result[f"method {name}"] = {
+            k: v for k, v in settings.items() if k not in recipe or recipe[k] != v
+        }
+    groups = [value for value in vars(options).values() if dataclasses.is_dataclass(value)]
+    result |= {f"options {group.__name__}": of_group(group) for group in groups}  # type: ignore[union-attr,arg-type]
+    return result | {f"command {verb}": of_command(verb) for verb in VERBS}
+
+
+def test_defaults_are_those_that_were_chosen() -> None:
+    now = found()
+    if os.environ.get("PETIOLE_SNAPSHOT") == "1":
+        rows = [f"  {json.dumps(name)}: {json.dumps(values)}" for name, values in now.items()]
+        FILE.write_text("{\n" + ",\n".join(rows) + "\n}\n")
+    kept = json.loads(FILE.read_text())
+    assert now.keys() == kept.keys()
+    changed = {
+        f"{name}, {key}": (kept[name].get(key), now[name].get(key))
+        for name in kept
+        for key in kept[name].keys() | now[name].keys()
+        if kept[name].get(key, "absent") != now[name].get(key, "absent")
+    }
+    assert changed == {}, "was, is"
