@@ -140,7 +140,7 @@ def seen64(made: Seq2Seq, batch: Inputs, boxes: str, norms: str) -> Tensor:
                     x2, y2 = x1 + 1 / side, y1 + 1 / side
                 case _:
                     x1, y1, x2, y2 = batch.boxes[i, t].tolist()
-            corners = torch.tensor([x1, x2, y1, y2, (x2 - x1) * (y2 - y1)], dtype=torch.float64)
+            corners = torch.tensor([x1, y1, x2, y2, (y2 - x2) * (y1 - x1)], dtype=torch.float64)
             feature = line64(block.features, batch.visual[i, t].double())
             where = line64(block.boxes, corners)
             extra = block.images.weight[k].double() + block.codes[-1 - j].double()

@@ -17,6 +17,7 @@ from builders import seq2seq as tiny
 from petiole.backbones.encoder_decoder import Seq2Seq, stored
 from petiole.backbones.encoder_decoder.loading import load_language_model
 from petiole.backbones.registry import LoadRequest, load_any, load_backbone
+from petiole.data.features.hdf5 import RegionFiles
 from petiole.errors import BackboneError, ConfigError
 
 MODEL = "model.safetensors"
@@ -278,3 +279,27 @@ def test_the_place_of_a_code_counts_from_the_last_row(bart: Path, tmp_path: Path
     torch.save({**state, **dict.fromkeys(tied, changed)}, file)
     other = load_language_model(str(bart), weights=file)
     assert not torch.equal(tiny.scores(again, one), tiny.scores(other, one))
+
+
+def test_boxes_of_a_file_reach_the_block_as_in_vl_t5(tmp_path: Path) -> None:
+    """VL-T5's loader (pixels x1 y1 x2 y2 over width and height) and its module, which names them otherwise, together."""
+    h5py = pytest.importorskip("h5py")
+    made = tiny.model("bart", boxes="given")
+    pixels = torch.tensor([[10.0, 20.0, 60.0, 40.0], [0.0, 0.0, 100.0, 50.0]])
+    features = torch.randn(2, tiny.SEEN, generator=torch.Generator().manual_seed(5))
+    with h5py.File(tmp_path / "val.h5", "w") as file:
+        group = file.create_group("7")
+        group["features"], group["boxes"] = features.numpy(), pixels.numpy()
+        group["img_w"], group["img_h"] = 100.0, 50.0
+    read = RegionFiles(tmp_path / "val.h5")("7")
+    assert read.boxes is not None
+    block: Any = made.module.visual
+    with torch.no_grad():
+        tokens, boxes = torch.from_numpy(read.tokens), torch.from_numpy(read.boxes)
+        got = block(tokens[None], boxes[None], 1)
+        pos = pixels / torch.tensor([100.0, 50.0, 100.0, 50.0])
+        height, width = pos[:, 3] - pos[:, 2], pos[:, 1] - pos[:, 0]  # as the module has it
+        where = block.boxes(torch.cat([pos, (height * width)[:, None]], dim=1))
+        want = block.feature_norm(block.features(features)) + block.box_norm(where)
+        want = want + block.images.weight[0] + block.codes.flip(0)[:2]
+    torch.testing.assert_close(got[0], want, rtol=1e-5, atol=1e-5)

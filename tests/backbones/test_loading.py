@@ -213,7 +213,7 @@ def test_other_sizes_that_the_model_accepts_work(name: str, size: int) -> None:
         assert len(value) == 2
 
 
-@pytest.mark.parametrize("name", ["timm/crossvit_9_240", "timm/tnt_s_legacy_patch16_224"])
+@pytest.mark.parametrize("name", ["timm/crossvit_9_240", "timm/coat_tiny"])
 def test_what_gives_no_features_is_refused_before_anything_is_fetched(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

@@ -88,6 +88,17 @@ def test_the_start_is_normal_and_glorot() -> None:
     assert float(Rule(20).value.detach().std()) == pytest.approx(0.01, rel=0.05)
 
 
+def test_factors_start_by_their_own_shape_where_that_is_asked_for() -> None:
+    """Compacter's code applies xavier_uniform_ of gain sqrt(2) to each k-th factor, (rows, r) and (r, columns)."""
+    torch.manual_seed(0)
+    layer = PHM(4000, 2000, 4, rank=1, drawn="factors")
+    for factor, fans in ((layer.left, 1000 + 1), (layer.right, 1 + 500)):
+        assert float(factor.detach().std()) == pytest.approx((2 * 2 / fans) ** 0.5, rel=0.05)
+    joint = PHM(4000, 2000, 4, rank=1)
+    for factor in (joint.left, joint.right):
+        assert float(factor.detach().std()) == pytest.approx((2 * 2 / 1500) ** 0.5, rel=0.05)
+
+
 @pytest.mark.parametrize(
     ("sizes", "words"),
     [

@@ -3,19 +3,24 @@
     y = x H + b,   H = sum_{i=1..k} A_i (x) B_i       (x): Kronecker product
     A_i in R^{k x k} the rule, N(0, 0.01^2);   B_i in R^{in/k x out/k}, Glorot-uniform with gain sqrt(2)
 
-LPHM takes B_i = u_i v_i of rank r. Compacter also shares the rule over all layers. CLIP-BART's "Compacter" rows do
+LPHM takes B_i = u_i v_i of rank r. Compacter's code draws u_i and v_i each by its own shape (bounds of
+gain sqrt(6 / (in/k + r)) and sqrt(6 / (r + out/k))); drawn by the shape of B_i they start smaller. Compacter also shares the rule over all layers. CLIP-BART's "Compacter" rows do
 neither (Sung et al., 2022): they are PHM adapters with k = 2.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from petiole.errors import ConfigError
 from petiole.layers.checks import positive
+
+
+Drawn = Literal["product", "factors"]
 
 
 class Rule(nn.Module):
@@ -36,6 +41,7 @@ class PHM(nn.Module):
         k: terms; divides both.
         rank: r of B; 0 for full.
         rule: a rule that belongs to others too; its own if not given.
+        drawn: of a low rank, u and v by the shape of the ``product`` B, or of each of the ``factors``.
 
     Parameters: k^3 (own rule) + in out / k + out; with a rank k r (in + out) / k instead of in out / k.
 
@@ -44,7 +50,14 @@ class PHM(nn.Module):
     """
 
     def __init__(
-        self, width: int, out: int, k: int, *, rank: int = 0, rule: Rule | None = None
+        self,
+        width: int,
+        out: int,
+        k: int,
+        *,
+        rank: int = 0,
+        rule: Rule | None = None,
+        drawn: Drawn = "product",
     ) -> None:
         super().__init__()
         positive(width=width, out=out, k=k)
@@ -53,12 +66,12 @@ class PHM(nn.Module):
         self.rule = None if rule else Rule(k)
         self._rule = (rule,)
         rows, columns = width // k, out // k
-        bound = math.sqrt(2) * math.sqrt(6 / (rows + columns))
         if rank:
-            self.left = nn.Parameter(torch.empty(k, rows, rank).uniform_(-bound, bound))
-            self.right = nn.Parameter(torch.empty(k, rank, columns).uniform_(-bound, bound))
+            whole = drawn == "product"
+            self.left = _glorot(k, rows, rank, rows + (columns if whole else rank))
+            self.right = _glorot(k, rank, columns, columns + (rows if whole else rank))
         else:
-            self.terms = nn.Parameter(torch.empty(k, rows, columns).uniform_(-bound, bound))
+            self.terms = _glorot(k, rows, columns, rows + columns)
         self.rank = rank
         self.bias = nn.Parameter(torch.zeros(out))
 
@@ -73,3 +86,9 @@ class PHM(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x @ self.matrix().to(x.dtype) + self.bias
+
+
+def _glorot(k: int, rows: int, columns: int, fans: int) -> nn.Parameter:
+    """(k, rows, columns), Glorot-uniform of gain sqrt(2) for this sum of fan-in and fan-out."""
+    bound = math.sqrt(2) * math.sqrt(6 / fans)
+    return nn.Parameter(torch.empty(k, rows, columns).uniform_(-bound, bound))

@@ -135,7 +135,11 @@ class VisualEmbedding(nn.Module):
         return tokens
 
     def _corners(self, boxes: Tensor | None, features: Tensor, places: int) -> Tensor:
-        """(x1, x2, y1, y2, area), (B, K N, 5), or (K N, 5) where they are the same for all."""
+        """(x1, y1, x2, y2, a), (B, K N, 5), or (K N, 5) where they are the same for all.
+
+        VL-T5's module says that it takes (x1, x2, y1, y2) and computes an area of them; its loaders feed (x1, y1, x2, y2).
+        So its checkpoints were trained with a = (y2 - x2) (y1 - x1), which is no area, and so it is here.
+        """
         match self.options.boxes:
             case "zero":
                 return features.new_zeros(features.shape[1], 5)
@@ -149,7 +153,7 @@ class VisualEmbedding(nn.Module):
                     )
                 corners = boxes.to(features.dtype)
         x1, y1, x2, y2 = corners.unbind(-1)
-        return torch.stack([x1, x2, y1, y2, (x2 - x1) * (y2 - y1)], dim=-1)
+        return torch.stack([x1, y1, x2, y2, (y2 - x2) * (y1 - x1)], dim=-1)
 
 
 def _cells(count: int) -> Tensor:

@@ -25,19 +25,20 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 from torch import nn
 
 from petiole.backbones.base import Backbone, FrozenNetwork
 from petiole.backbones.encoder_decoder import Seq2Seq
 from petiole.backbones.hooks import Attach
+from petiole.errors import ConfigError, unknown
 from petiole.layers.bottleneck import Activation, Bottleneck
 from petiole.layers.checks import positive
 from petiole.layers.heads import LinearHead
 from petiole.layers.hypernetwork import Hypernetwork, Written
 from petiole.layers.initial import starts_at_zero
-from petiole.layers.phm import PHM, Rule
+from petiole.layers.phm import PHM, Drawn, Rule
 from petiole.methods.base import Changes, Method, Plan
 from petiole.methods.blocks import select
 from petiole.methods.peft.copies import norms
@@ -276,17 +277,25 @@ class VLCompacter(BranchAdapters):
         k: terms of the sum; divides both widths.
         rank: of every B_i; 0 for full.
         shared_rule: all layers, and all tasks, have their A_i in common.
+        drawn: with a rank, the two factors of B_i start by the shape of their ``product``, or each of the ``factors`` by its
+            own, as Compacter's code draws them.
     """
 
     k: int = 2
     rank: int = 0
     shared_rule: bool = False
+    drawn: Drawn = "product"
 
     def layers(self, model: Seq2Seq) -> Changes:
+        if self.drawn not in get_args(Drawn):
+            raise unknown("value of drawn", self.drawn, get_args(Drawn))
+        if self.drawn == "factors" and not self.rank:
+            raise ConfigError("drawn=factors is about the factors of a low rank: set rank too.")
         common = (Rule(self.k),) if self.shared_rule else ()
 
         def project(width: int, out: int) -> PHM:
-            return PHM(width, out, self.k, rank=self.rank, rule=next(iter(common), None))
+            rule = next(iter(common), None)
+            return PHM(width, out, self.k, rank=self.rank, rule=rule, drawn=self.drawn)
 
         def make() -> Bottleneck:
             return Bottleneck(
