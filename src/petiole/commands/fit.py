@@ -228,6 +228,7 @@ def _kind_and_method(
 ) -> tuple[str, str]:
     """The kind of task, by method and data; and the method, which ``auto`` leaves open for classes alone."""
     from petiole.commands.defaults import kind_of_methods
+    from petiole.commands.tasks import COLUMNS, TARGET_METHOD, kind_of
 
     of_method = "classification" if method == AUTO else kind_of_methods([method])
     kind = kind_of(of_method, data, images)
