@@ -13,7 +13,7 @@ from petiole.data.text_dataset import TextDataset
 from petiole.data.text_sample import TextSample
 from petiole.errors import DataError
 
-C, D = "caf\u00e9", "cafe\u0301"
+C, D = "\u00e9t\u00e9", "e\u0301te\u0301"
 MakeFolder = Callable[..., Path]
 
 

@@ -165,8 +165,7 @@ def fit(
     from dataclasses import replace
 
     from petiole.commands.announce import announce
-    from petiole.commands.defaults import kind_of_methods
-    from petiole.commands.tasks import COLUMNS, TARGET_METHOD, kind_of, open_task
+    from petiole.commands.tasks import open_task
     from petiole.engine.run import RunSpec, run
     from petiole.engine.run_lock import check_free
     from petiole.engine.task import reopened
@@ -176,13 +175,7 @@ def fit(
     from petiole.report.page import write_page
 
     model, own = model or ModelOptions(), pairs(settings)
-    kind = kind_of(
-        "classification" if method == AUTO else kind_of_methods([method]),
-        data,
-        images or ImageOptions(),
-    )
-    if kind in COLUMNS.values() and method == AUTO and budget is None:
-        method = TARGET_METHOD
+    kind, method = _kind_and_method(method, data, images or ImageOptions(), budget)
     left = _left_open(model, method, own, budget)
     named = START if method == AUTO else method
     create(named, own)  # a slip in them is told before any data is read
@@ -228,6 +221,19 @@ def fit(
         record=record.model_dump(mode="json"),
         selection=selection.model_dump(mode="json") if selection else None,
     )
+
+
+def _kind_and_method(
+    method: str, data: Any, images: ImageOptions, budget: float | None
+) -> tuple[str, str]:
+    """The kind of task, by method and data; and the method, which ``auto`` leaves open for classes alone."""
+    from petiole.commands.defaults import kind_of_methods
+    from petiole.commands.tasks import COLUMNS, TARGET_METHOD, kind_of
+
+    of_method = "classification" if method == AUTO else kind_of_methods([method])
+    kind = kind_of(of_method, data, images)
+    own = kind in COLUMNS.values() and method == AUTO and budget is None
+    return kind, TARGET_METHOD if own else method
 
 
 def _left_open(

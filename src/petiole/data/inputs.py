@@ -31,7 +31,7 @@ from petiole.data.checks.images import ImageFile, build, match_classes
 from petiole.data.dataset import MEMORY, Dataset, Domain, listed
 from petiole.data.image import SUFFIXES, ImageRef
 from petiole.data.labels import are_labels, are_numbers, class_names, is_label, list_of, unique
-from petiole.data.memory import MemoryImage, kind_of
+from petiole.data.memory import MemoryImage, kind_of, path_of
 from petiole.data.readers.base import reader_of
 from petiole.data.readers.folder import visible_files
 from petiole.data.readers.packed import PackedReader
@@ -72,14 +72,19 @@ def as_dataset(
         DataError: no labels, labels that fit no class, images that cannot be used; the item is named.
     """
     if common and classes is not None:
-        found = _common(data, labels, classes, domain=domain, name=name, skip_bad=skip_bad)
+        given = data
+        if not isinstance(data, Dataset) and (labels is not None or path_of(data) is None):
+            given = _labelled(data, labels)
+            if given.names is None and are_numbers(given.labels or ()):
+                given = replace(given, names=tuple(classes))
+        found = as_dataset(given, domain=domain, name=name, skip_bad=skip_bad)
         return found.aligned(classes)
     if isinstance(data, Dataset):
         if classes is None:
             return data
         match_classes(data.name, data.classes, classes)
         return data.of_classes(classes)
-    if labels is None and (path := _path(data)) is not None:
+    if labels is None and (path := path_of(data)) is not None:
         if path.is_file() and not is_table(path) and path.suffix.lower() in SUFFIXES:
             raise DataError(f"{path}: one image has no label. Give {FORMS}.")
         return open_data(path, domain=domain, classes=classes, skip_bad=skip_bad)
@@ -90,16 +95,6 @@ def as_dataset(
         for image, label in zip(items.images, named, strict=True)
     ]
     return build(name or items.name, entries, order, skip_bad=skip_bad, notes=notes)
-
-
-def _common(data: object, labels: Any, classes: Sequence[str], **options: Any) -> Dataset:
-    """The data set with its own classes; ``classes`` are the names of labels that are numbers without names."""
-    if not isinstance(data, Dataset) and (labels is not None or _path(data) is None):
-        items = _labelled(data, labels)
-        data, labels = items, None
-        if items.names is None and are_numbers(items.labels or ()):
-            return as_dataset(replace(items, names=tuple(classes)), **options)
-    return as_dataset(data, labels=labels, **options)
 
 
 def _labelled(data: object, labels: Any) -> _Items:
@@ -134,7 +129,7 @@ def as_images(data: object) -> tuple[ImageRef, ...]:
     """
     if isinstance(data, Dataset):
         return data.samples
-    path = _path(data)
+    path = path_of(data)
     if path is None:
         return tuple(_expand(data).images)
     if packed := reader_of(path, PackedReader):
@@ -227,7 +222,7 @@ def _from_values(name: str, values: Sequence[object], start: int = 0) -> _Items:
             raise DataError(
                 f"{where}: {_a(value)}, but item {start} is {_a(values[0])}. Give all images in one form."
             )
-        path = _path(value, where)
+        path = path_of(value, where)
         images.append(
             ImageFile(path) if path else _in_memory(name, where, index, partial(_same, value))
         )
@@ -368,17 +363,6 @@ def _column(
             f'data.rename_column("{fitting[0]}", "{what}").'
         )
     return fitting[0] if fitting else None
-
-
-def _path(value: object, where: str = "") -> Path | None:
-    """The path that a value is, if it is one; addresses are refused."""
-    if kind_of(value) != "path":
-        return None
-    text = str(value)
-    if text.startswith(("http://", "https://")):
-        at = f"{where}: " if where else ""
-        raise DataError(f"{at}{text} is an address; download the file and give its path.")
-    return Path(text)
 
 
 def _is_map_style(data: object) -> bool:

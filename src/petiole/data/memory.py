@@ -84,6 +84,17 @@ def kind_of(value: object) -> str:
     return ""
 
 
+def path_of(value: object, where: str = "") -> Path | None:
+    """The path that a value is, if it is one; addresses are refused."""
+    if kind_of(value) != "path":
+        return None
+    text = str(value)
+    if text.startswith(("http://", "https://")):
+        at = f"{where}: " if where else ""
+        raise DataError(f"{at}{text} is an address; download the file and give its path.")
+    return Path(text)
+
+
 def to_image(value: object, where: str) -> Image.Image:
     """Return an image upright and in mode RGB.
 
