@@ -149,8 +149,8 @@ def int8(data: Path, repeats: int) -> None:
                     session = OnnxSession(file, threads=1)
                     whole = whole or session
                     found, _ = ratio(
-                        lambda whole=whole: whole.predict(pixels.numpy()),
-                        lambda session=session: session.predict(pixels.numpy()),
+                        lambda whole=whole, pixels=pixels: whole.predict(pixels.numpy()),
+                        lambda session=session, pixels=pixels: session.predict(pixels.numpy()),
                         repeats,
                     )
                     speed = f"{found:.2f}"

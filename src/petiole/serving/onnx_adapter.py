@@ -7,11 +7,13 @@ NAME.json           classes, calibration, the backbone's fingerprint, and the di
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from petiole.backbones.hooks import Attach
@@ -65,7 +67,6 @@ def write_adapter(adapter: ClassificationAdapter, folder: Path, name: str) -> Pa
     Raises:
         AdapterError: it changes the backbone by something else than LoRA of q, k and v; the message says what.
     """
-    runtime = onnxruntime()
     if isinstance(adapter.adapted.head, ClassVectors):
         adapter = fold(adapter)
     values = low_rank(adapter)
@@ -75,18 +76,8 @@ def write_adapter(adapter: ClassificationAdapter, folder: Path, name: str) -> Pa
     except AdapterError:
         files.append(f"{name}.head.onnx")
         _write_head(adapter, folder / files[1])
-    made = runtime.AdapterFormat()
-    made.set_adapter_version(1)
-    made.set_model_version(1)
-    made.set_parameters(
-        {
-            key: runtime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value.numpy()))
-            for key, value in values.items()
-        }
-    )
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / files[0]) as temporary:
-        made.export_adapter(str(temporary))
+    _write_parameters(folder / files[0], {key: value.numpy() for key, value in values.items()})
     entry = PoolEntry(
         classes=adapter.classes,
         calibration=adapter.calibration,
@@ -97,6 +88,26 @@ def write_adapter(adapter: ClassificationAdapter, folder: Path, name: str) -> Pa
     place = folder / f"{name}.json"
     write_sealed(place, entry.model_dump(mode="json"))
     return place
+
+
+def _write_parameters(file: Path, values: Mapping[str, NDArray[Any]]) -> None:
+    """Write the file and read it again: ONNX Runtime points at the arrays' memory and does not hold it."""
+    runtime = onnxruntime()
+    arrays = {name: np.ascontiguousarray(value) for name, value in values.items()}
+    made = runtime.AdapterFormat()
+    made.set_adapter_version(1)
+    made.set_model_version(1)
+    made.set_parameters(
+        {name: runtime.OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()}
+    )
+    with replacing(file) as temporary:
+        made.export_adapter(str(temporary))
+        again = runtime.AdapterFormat.read_adapter(str(temporary)).get_parameters()
+        for name, array in arrays.items():
+            if not np.array_equal(again[name].numpy(), array):
+                raise AdapterError(
+                    f"{file}: {name} did not survive writing. Please report this as a bug."
+                )
 
 
 @torch.no_grad()
