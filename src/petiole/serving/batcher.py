@@ -202,7 +202,8 @@ class Batcher:
         return self._groups.get(adapter, adapter)
 
     def _size(self, adapter: str) -> BatchSize:
-        return self._sizes.setdefault(self._group(adapter), BatchSize(self.limits.batch))
+        size = BatchSize(self.limits.batch, self.limits.wait / 4)
+        return self._sizes.setdefault(self._group(adapter), size)
 
 
 def _settle(row: Row, answer: dict[str, Any]) -> None:
