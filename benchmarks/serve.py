@@ -311,6 +311,10 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=15)
     parser.add_argument("--overload", type=float, default=240)
+    parser.add_argument(
+        "--rate", type=float, help="of the overload, a second; by default twice the best throughput"
+    )
+    parser.add_argument("--only-overload", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("serve.json"))
     arguments = parser.parse_args()
     found: dict[str, Any] = {}
@@ -326,21 +330,21 @@ def main() -> None:
                 found.setdefault(title, []).append(row)
                 print(title, json.dumps(row), flush=True)
 
-        with plain_server(root / "one") as (url, _):
-            measure("plain handler", url, ())
-        with petiole_server(*served, "--max-batch", 1) as (url, _):
-            measure("one row a batch", url, ("one",))
+        if not arguments.only_overload:
+            with plain_server(root / "one") as (url, _):
+                measure("plain handler", url, ())
+            with petiole_server(*served, "--max-batch", 1) as (url, _):
+                measure("one row a batch", url, ("one",))
         with petiole_server(*served) as (url, pid):
             measure("adaptive batches", url, ("one",))
-            measure("adaptive batches, four adapters", url, ADAPTERS)
+            if not arguments.only_overload:
+                measure("adaptive batches, four adapters", url, ADAPTERS)
+                found["hostile"] = ask_hostile(url)
+                found["swaps"] = asyncio.run(swaps(url, root, arguments.seconds))
             best = max(row["per_second"] for row in found["adaptive batches"])
-            for title, value in (
-                ("hostile", lambda: ask_hostile(url)),
-                ("swaps", lambda: asyncio.run(swaps(url, root, arguments.seconds))),
-                ("overload", lambda: asyncio.run(overload(url, pid, 2 * best, arguments.overload))),
-            ):
-                found[title] = value()
-                print(title, json.dumps(found[title]), flush=True)
+            rate = arguments.rate or 2 * best
+            found["overload"] = asyncio.run(overload(url, pid, rate, arguments.overload))
+        print(json.dumps({k: found.get(k) for k in ("hostile", "swaps", "overload")}), flush=True)
     arguments.out.write_text(json.dumps(found, indent=2) + "\n")
 
 

@@ -71,21 +71,19 @@ def user(
     x: NDArray[np.float32],
     y: NDArray[np.int64],
     held: NDArray[np.bool_],
+    *,
+    enough: float,
     seed: int,
     suggested: bool,
-) -> list[list[float]]:
-    """Accuracy on the held-back half by number of labels."""
+) -> int:
+    """Labels until the accuracy on the held-back half is enough."""
     rng = np.random.default_rng(seed)
     pool, truth, own = x[~held], y[~held], torch.from_numpy(x[held])
     teacher = Teacher.__new__(Teacher)
+    budget = min(TYPICAL, len(pool)) * suggested
     nothing = np.zeros(len(pool), dtype=bool)
-    teacher.typical = (
-        [c.row for c in typiclust(pool, nothing, min(TYPICAL, len(pool)), seed)]
-        if suggested
-        else []
-    )
-    labelled = np.zeros(len(pool), dtype=bool)
-    p, points = None, []
+    teacher.typical = [c.row for c in typiclust(pool, nothing, budget, seed)] if budget else []
+    labelled, p = nothing.copy(), None
     while not labelled.all():
         free = np.flatnonzero(~labelled)
         chosen = (
@@ -98,10 +96,9 @@ def user(
         p = found.probabilities
         if found.head is not None:
             guesses = names[found.head(own).argmax(-1).numpy()]
-            points.append([len(rows), float((guesses == y[held]).mean())])
-        if len(rows) > 600:
-            break
-    return points
+            if (guesses == y[held]).mean() >= enough:
+                break
+    return int(labelled.sum())
 
 
 def everything(x: NDArray[np.float32], y: NDArray[np.int64], held: NDArray[np.bool_]) -> float:
@@ -112,14 +109,14 @@ def everything(x: NDArray[np.float32], y: NDArray[np.int64], held: NDArray[np.bo
 
 def labels(name: str, backbone: str, most: int) -> dict[str, Any]:
     x, y = vectors_of(name, petiole.load(backbone), most)
-    needed: dict[str, list[int | None]] = {"suggested": [], "random": []}
+    needed: dict[str, list[int]] = {"suggested": [], "random": []}
     best = []
     for seed in range(SEEDS):
         held = np.random.default_rng(100 + seed).random(len(y)) < 0.5
         best.append(everything(x, y, held))
         for way, counts in needed.items():
-            points = user(x, y, held, seed, way == "suggested")
-            counts.append(next((int(n) for n, a in points if a >= 0.95 * best[-1]), None))
+            enough, suggested = 0.95 * best[-1], way == "suggested"
+            counts.append(user(x, y, held, enough=enough, seed=seed, suggested=suggested))
     return {
         "data": name,
         "backbone": backbone,

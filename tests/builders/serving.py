@@ -105,6 +105,6 @@ def serving(log: Path, *arguments: object) -> Iterator[Running]:
         yield Running(found[0], process, log)
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(30)
+        process.wait(60)
         if process.stdout:
             process.stdout.close()

@@ -44,3 +44,11 @@ def test_it_takes_no_more_than_wait() -> None:
     run(size, lambda rows: 0.01 + 0.001 * rows)
     assert size.choose(5) == 4
     assert size.choose(1) == 1
+
+
+def test_no_batch_takes_longer_than_it_may() -> None:
+    size = BatchSize(32, longest=0.5)
+    taken = run(size, lambda rows: 0.02 + 0.1 * rows)
+    assert max(taken) == 4, "eight rows would take 0.82 s"
+    slow = BatchSize(32, longest=0.5)
+    assert set(run(slow, lambda rows: 0.1 + 0.9 * rows)) == {1}

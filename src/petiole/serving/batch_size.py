@@ -14,13 +14,16 @@ class BatchSize:
     """Seconds a row by size of batch, in powers of two, as running means.
 
     The size that was cheapest a row is taken; a size not tried yet counts as the next smaller one, so that larger batches
-    are tried while they pay, and no longer.
+    are tried while they pay, and no longer. A batch that would take longer than its bound is not taken, however cheap: all of
+    its rows wait for the last one.
 
     Args:
         most: rows.
+        longest: seconds of a batch of more than one row.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, longest: float = float("inf")) -> None:
+        self.longest = longest
         self.sizes = [2**i for i in range(most.bit_length())]
         self.cost: dict[int, float] = {}
         self._batches = 0
@@ -30,14 +33,16 @@ class BatchSize:
         """The size to take, if so many rows wait."""
         if not self.cost:
             return 1
-        best = min(self.cost, key=self.cost.__getitem__)
+        short = [s for s, cost in self.cost.items() if s == 1 or s * cost <= self.longest]
+        best = min(short, key=self.cost.__getitem__, default=1)
         following = 2 * best
-        return following if following in self.sizes and following not in self.cost else best
+        untried = following in self.sizes and following not in self.cost
+        return following if untried and self._fits(following) else best
 
     @property
     def seconds(self) -> float:
         """Expected of one row."""
-        return self.cost.get(self.best) or min(self.cost.values(), default=START)
+        return self.cost.get(self.best) or self._cheapest
 
     def choose(self, waiting: int) -> int:
         """Rows to take of those that wait; now and then a neighbour of the best size."""
@@ -46,7 +51,17 @@ class BatchSize:
         if self._batches % EXPLORE == 0:
             size = size * 2 if self._batches % (2 * EXPLORE) == 0 else size // 2
         size = min(max(size, 1), self.sizes[-1])
+        size = size if self._fits(size) else self.best
         return size if size <= waiting else _power(max(waiting, 1))
+
+    def _fits(self, size: int) -> bool:
+        """By the cheapest row, not by what this size took when it was last tried, for the machine may have been busy."""
+        return size == 1 or size * self._cheapest <= self.longest
+
+    @property
+    def _cheapest(self) -> float:
+        """The cheapest that was measured of a row."""
+        return min(self.cost.values(), default=START)
 
     def learn(self, rows: int, seconds: float) -> None:
         """Take in what a batch took."""

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import Any
 
 from petiole.serving.batch_size import BatchSize
@@ -77,6 +78,7 @@ class Batcher:
         self._groups: dict[str, str] = {}
         self._sizes: dict[str, BatchSize] = {}
         self._running: dict[asyncio.Task[None], float] = {}
+        self._last = 0.0
         self._turn = asyncio.Event()
         self._loop: asyncio.Task[None] | None = None
         process.on_end = self._drop
@@ -182,6 +184,7 @@ class Batcher:
                 _settle(row, {"error": f"Adapter {row.adapter!r} is gone.", "kind": "Gone"})
         if not there:
             return
+        sent = perf_counter()
         value = {"do": "rows", "rows": [{**row.value, "folder": folder} for row, folder in there]}
         try:
             call = self.process.call(value, [row.image for row, _ in there])
@@ -195,14 +198,18 @@ class Batcher:
         for (row, folder), answer in zip(there, said["answers"], strict=True):
             self._groups[row.adapter] = said["groups"].get(folder, row.adapter)
             _settle(row, answer)
-        size.learn(len(there), said["seconds"])
+        # From the answer before, if this batch stood behind it: all that a row costs, not the forward alone.
+        now = perf_counter()
+        size.learn(len(there), now - max(sent, self._last))
+        self._last = now
         self.telemetry.batch(len(there), said["seconds"])
 
     def _group(self, adapter: str) -> str:
         return self._groups.get(adapter, adapter)
 
     def _size(self, adapter: str) -> BatchSize:
-        return self._sizes.setdefault(self._group(adapter), BatchSize(self.limits.batch))
+        size = BatchSize(self.limits.batch, self.limits.wait / 4)
+        return self._sizes.setdefault(self._group(adapter), size)
 
 
 def _settle(row: Row, answer: dict[str, Any]) -> None:
