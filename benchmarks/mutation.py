@@ -5,7 +5,7 @@
 Two kinds of mutants, half of the sample each. General: a comparison, an operator or a constant is another, a statement is
 gone. Machine learning: ``.eval()``, ``.detach()`` or ``no_grad`` are gone, an axis is another, what is frozen is not. Each
 is tried by the test files nearest to its module (those that import it, then those of its name, then of its folder), as
-many as fit into --seconds of processor time, in a fork of one process that has the libraries loaded. A mutant is killed when
+many as fit into --seconds of processor time, in a fork of one process that has other libraries loaded. A mutant is killed when
 a test fails or ends no more. What only a process of its own would run (the command line's) does not see the mutant. Test
 files that fail undisturbed say nothing.
 """
@@ -232,7 +232,8 @@ def outcome(file: Path, most: float, mutant: Mutant | None = None) -> tuple[str,
             _install(mutant)
         import pytest
 
-        words = ["-x", "-q", "-p", "no:cacheprovider", str(file)]
+        words = ["-x", "-q", "-p", "no:cacheprovider"]
+        words += ["-W", "ignore::pytest.PytestAssertRewriteWarning", str(file)]
         os._exit(min(int(pytest.main(words)), 100))
     end = time.monotonic() + 10 * most + 60  # a test that waits for ever takes no processor time
     while time.monotonic() < end:
@@ -347,13 +348,13 @@ def main() -> None:
 
 
 def _warm() -> None:
-    """Load what every test loads, and nothing of the library."""
+    """Load what every test loads, and of the library itself nothing."""
     os.chdir(ROOT)
     sys.path.insert(0, str(TESTS))
-    for name in ("torch", "torchvision", "numpy", "PIL.Image", "pydantic", "transformers", "timm",
-                 "accelerate", "sklearn", "scipy.stats", "pytest", "rich", "cyclopts", "h5py"):  # fmt: skip
-        with contextlib.suppress(ImportError):
-            importlib.import_module(name)
+    for name in ("pytest", "petiole.cli", "petiole.testing", "petiole.commands.fit"):
+        importlib.import_module(name)
+    for name in [name for name in sys.modules if name.split(".")[0] == "petiole"]:
+        del sys.modules[name]
 
 
 if __name__ == "__main__":
