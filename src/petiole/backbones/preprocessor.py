@@ -76,7 +76,9 @@ def read_preprocessor(folder: Path, size: int | None = None) -> Preprocessing:
     stated = read_json(file)
     stated = stated.get("image_processor", stated)
     absent = sorted({"size", "image_mean", "image_std"} - set(stated))
-    if absent and "max_num_patches" not in stated:  # such a one is refused below, for its images of any shape
+    if (
+        absent and "max_num_patches" not in stated
+    ):  # such a one is refused below, for its images of any shape
         raise BackboneError(
             f"{file} does not state {', '.join(absent)}. Copy it from where the model came from."
         )
