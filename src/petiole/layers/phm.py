@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from petiole.errors import ConfigError
 from petiole.layers.checks import positive
 
-
 Drawn = Literal["product", "factors"]
 
 
