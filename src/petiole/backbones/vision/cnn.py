@@ -67,8 +67,9 @@ class ConvNet(Backbone):
         grid: tuple[int, int],
     ) -> None:
         super().__init__(name, module, preprocessing, width)
-        # Convolutions run about 1.4 times faster in this layout.
-        module.to(memory_format=torch.channels_last)
+        if all(p.ndim < 5 for p in module.parameters()):  # torch has it for images only
+            # Convolutions run about 1.4 times faster in this layout.
+            module.to(memory_format=torch.channels_last)
         self.channels = channels
         self._grid = grid
 
