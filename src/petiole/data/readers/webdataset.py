@@ -38,7 +38,7 @@ def _tars(path: Path) -> list[Path]:
     "WebDataset",
     layout="*.tar of KEY.jpg and KEY.cls",
     recognises=lambda p: bool(_tars(p)),
-    rank=60,
+    rank=19,  # before CoOp's ImageNet, which has a classnames.txt too
 )
 def read_tars(path: Path) -> Mapping[str, Packed]:
     """Index the tars; images are read when they are asked for.
