@@ -120,6 +120,14 @@ def test_single_files_and_labels_that_are_names(tmp_path: Path) -> None:
     assert open_data(save_to_disk(tmp_path / "saved", range(9))).classes == tuple(NAMES)
 
 
+def test_an_archive_beside_class_folders_is_not_taken_for_the_data(tmp_path: Path) -> None:
+    for name in NAMES:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.png").write_bytes(png(ord(name[0])))
+    write_tar(tmp_path / "images.tar", range(3))
+    assert open_data(tmp_path).counts() == dict.fromkeys(NAMES, 1)
+
+
 def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
     tar = write_tar(tmp_path / "a.tar", range(3), "txt")
     with pytest.raises(DataError, match=r"a\.tar: 3 of 3 images have no label, e\.g\. 000000\.png"):

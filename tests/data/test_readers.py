@@ -63,7 +63,10 @@ def sheet(tmp_path: Path) -> Path:
 
 def test_every_layout_is_a_reader() -> None:
     images = [reader.name for reader in readers(ImageReader)]
-    assert images == ["published", "table", "coop", "pair", "split", "folder"]
+    assert images == [
+        *("published", "saved data set", "Parquet of images", "table", "WebDataset"),
+        *("coop", "pair", "split", "folder"),
+    ]
     texts = {reader.name: reader.task for reader in readers(TextReader)}
     assert next(iter(texts)) == "JSON Lines"
     assert list(texts)[-1] == "class folders"

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from petiole.data.image import MAX_BYTES, SUFFIXES
+from petiole.data.readers.folder import class_folders
 from petiole.data.readers.packed import Packed, PackedImage, by_part, packed_reader
 from petiole.data.readers.public.registry import lines_of
 from petiole.errors import DataError, boundary
@@ -26,15 +27,18 @@ _MOST_LABEL = 2**16  # bytes of a label's member
 def _tars(path: Path) -> list[Path]:
     if path.suffix.lower() == ".tar" and path.is_file():
         return [path]
-    places = (path, path / "train", path / "test") if path.is_dir() else ()
-    return [file for place in places if place.is_dir() for file in sorted(place.glob("*.tar"))]
+    parts = [path / name for name in ("train", "test", "val")]
+    places = [place for place in (path, *parts) if place.is_dir()]
+    if any(folder not in parts for place in places for folder in class_folders(place)):
+        return []  # class folders, and the archive that they came from beside them
+    return [file for place in places for file in sorted(place.glob("*.tar"))]
 
 
 @packed_reader(
     "WebDataset",
     layout="*.tar of KEY.jpg and KEY.cls",
     recognises=lambda p: bool(_tars(p)),
-    rank=20,
+    rank=19,  # before CoOp's ImageNet, which has a classnames.txt too
 )
 def read_tars(path: Path) -> Mapping[str, Packed]:
     """Index the tars; images are read when they are asked for.
