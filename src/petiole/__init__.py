@@ -51,12 +51,14 @@ if TYPE_CHECKING:
     from petiole.commands.transfer import transfer
     from petiole.engine.adapter import Adapter
     from petiole.ledger import ledger
+    from petiole.serving.onnx_pool import OnnxPool
     from petiole.serving.pool import AdapterPool
     from petiole.tasks.classification.module import adapt, load_adapter
 
 __all__ = [
     "Adapter",
     "AdapterPool",
+    "OnnxPool",
     "PetioleError",
     "__version__",
     "adapt",
@@ -101,6 +103,7 @@ _ELSEWHERE = {
     "adapt": "tasks.classification.module",
     "load_adapter": "tasks.classification.module",
     "AdapterPool": "serving.pool",
+    "OnnxPool": "serving.onnx_pool",
     "ledger": "ledger",
     "tune_allocator": "allocator",
 }
