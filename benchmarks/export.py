@@ -1,6 +1,7 @@
 """ONNX against PyTorch for every packaged backbone x kind of method, and 1,000 adapters over one ONNX session.
 
-    python benchmarks/export.py formats --data DIR > formats.md     # labelled images: classes of a ridge head, and int8's accuracy
+    python benchmarks/export.py formats > formats.md
+    python benchmarks/export.py int8 --data DIR > int8.md            # labelled images, for a ridge head
     python benchmarks/export.py pool --adapters 1000 > pool.md
 
 Times are seconds of the processor on one thread, so that other work on the machine counts little; both engines see the same images
@@ -15,7 +16,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psutil
@@ -79,10 +80,10 @@ def ratio(
 
 
 @torch.no_grad()
-def formats(repeats: int) -> None:
+def formats(names: Sequence[str], repeats: int) -> None:
     """A row for each backbone and kind of method."""
     rows = []
-    for name in BACKBONES:
+    for name in names:
         backbone = petiole.load(name)
         assert isinstance(backbone, Backbone)
         for method, kind in KINDS.items():
@@ -121,10 +122,10 @@ def formats(repeats: int) -> None:
 
 
 @torch.no_grad()
-def int8(data: Path, repeats: int) -> None:
+def int8(names: Sequence[str], data: Path, repeats: int) -> None:
     """Accuracy, agreement, size and time of 8 bits, of a ridge head on these images."""
     rows = []
-    for name in BACKBONES:
+    for name in names:
         with tempfile.TemporaryDirectory() as folder:
             run = petiole.fit(
                 data, method="ridge", backbone=name, shots=10, quiet=True, out=Path(folder) / "run"
@@ -246,15 +247,16 @@ def described(model: AdaptedBackbone) -> ClassificationAdapter:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=["formats", "int8", "pool"])
+    parser.add_argument("--backbones", nargs="+", default=BACKBONES)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--adapters", type=int, default=1000)
     parser.add_argument("--repeats", type=int, default=15)
     given = parser.parse_args()
     torch.set_num_threads(1)
     if given.what == "formats":
-        formats(given.repeats)
+        formats(given.backbones, given.repeats)
     elif given.what == "int8":
-        int8(given.data, given.repeats)
+        int8(given.backbones, given.data, given.repeats)
     else:
         pool(given.adapters, given.repeats)
 

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from petiole.engine.adapter import Adapter
     from petiole.ledger import ledger
     from petiole.serving.client import AsyncClient, Client
+    from petiole.serving.onnx_pool import OnnxPool
     from petiole.serving.pool import AdapterPool
     from petiole.tasks.classification.module import adapt, load_adapter
 
@@ -61,6 +62,7 @@ __all__ = [
     "AdapterPool",
     "AsyncClient",
     "Client",
+    "OnnxPool",
     "PetioleError",
     "__version__",
     "adapt",
@@ -108,6 +110,7 @@ _ELSEWHERE = {
     "AdapterPool": "serving.pool",
     "AsyncClient": "serving.client",
     "Client": "serving.client",
+    "OnnxPool": "serving.onnx_pool",
     "ledger": "ledger",
     "tune_allocator": "allocator",
 }
