@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import random
 import statistics
 import sys
 import tempfile
@@ -131,7 +132,8 @@ def int8(names: Sequence[str], data: Path, repeats: int) -> None:
                 data, method="ridge", backbone=name, shots=10, quiet=True, out=Path(folder) / "run"
             )
             model = petiole.load_adapter(run.folder)
-            test = sorted(data.rglob("*.*"))[::7][:300]
+            files = sorted(data.rglob("*.*"))
+            test = random.Random(0).sample(files, min(300, len(files)))
             pairs = [(file, file.parent.name) for file in test]
             pixels = torch.randn(1, 3, *model.backbone.preprocessing.size)
             whole: OnnxSession | None = None
