@@ -89,14 +89,11 @@ def _drop_unused(program: ExportedProgram) -> None:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Without what exporters tell their own developers; errors still come through."""
-    loggers = [logging.getLogger(name) for name in ("torch", "onnxscript", "onnx_ir", "root")]
-    levels = [one.level for one in loggers]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for one in loggers:
-            one.setLevel(logging.CRITICAL)
-        try:
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             yield
-        finally:
-            for one, level in zip(loggers, levels, strict=True):
-                one.setLevel(level)
+    finally:
+        logging.disable(before)
