@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
@@ -309,6 +310,12 @@ async def _refused(_: Request, error: Exception) -> Response:
     return _response(422, "image" if error.kind == "DataError" else "value", str(error))
 
 
+async def _unfit(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    return _response(422, "value", f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
+
+
 async def _plain(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return _response(error.status_code, "http", str(error.detail), **(error.headers or {}))
@@ -322,4 +329,5 @@ _HANDLERS: dict[type[Exception], Handler] = {
     PetioleError: _explained,
     Refused: _refused,
     HTTPException: _plain,
+    RequestValidationError: _unfit,
 }
