@@ -53,6 +53,8 @@ def test_ask_gives_what_was_predicted_also_in_a_fresh_process(world: World) -> N
             "outside": None,
             "abstain": None,
             "question": question,
+            "labels": None,
+            "value": None,
         }
         assert say(*command).json["predictions"] == [answer]
     fresh = subprocess.run(

@@ -103,7 +103,8 @@ def test_class_folders_are_asked_as_questions(tmp_path: Path) -> None:
     command = ["fit", "colours", "--method", "craft", "--set", "steps=1", "--quiet"]
     record = as_json(*command, cwd=tmp_path)["record"]
     assert record["request"]["data"]["samples"] == {"train": 12, "test": 6}
-    row = _rows(tmp_path / "runs/colours-craft-seed0/predictions/petiole-tiny-lvlm.jsonl")[0]
+    (run,) = (tmp_path / "runs").glob("colours-craft-seed0-*")
+    row = _rows(run / "predictions/petiole-tiny-lvlm.jsonl")[0]
     assert row["text"] == "What is shown? Answer with one of: blue, red."
 
 

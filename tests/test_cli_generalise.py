@@ -261,7 +261,7 @@ def test_a_pair_is_made_on_the_command_line(
     from backbones.test_tower_kinds import encoder_folder
 
     text = encoder_folder(tmp_path / "text", "bert")
-    images = write_images(tmp_path / "trees")
+    images = write_images(tmp_path / "pets", names=("cat", "dog", "a photo", "a cat", "a dog"))
     table = tmp_path / "captions.csv"
     files = sorted((images / "train").rglob("*.png"))
     rows = [f"{file},a photo of a cat number {i}" for i, file in enumerate(files)]

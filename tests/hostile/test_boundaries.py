@@ -23,6 +23,15 @@ OWN = "a file of the package"
 MADE = "a file or text that was made there"
 CALLER = "every caller stands in a boundary"
 ELSEWHERE = {
+    "backbones/vision/trace.py:table": OWN,
+    "backbones/vision/transformers_models.py:model": "it reads no file: the tensors are given",
+    "data/readers/webdataset.py:_label": CALLER,
+    "serving/channel.py:receive": "a message of the server's own other process",
+    "serving/pages.py:page_router": OWN,
+    "serving/process.py:WorkerProcess.memory": "a file of the kernel",
+    "serving/teach/process.py:_handlers.adapter": MADE,
+    "tasks/classification/export/hf.py:HuggingFace.open": MADE,
+    "tasks/classification/export/safetensors_merged.py:SafetensorsMerged.open": MADE,
     "backbones/at_hand.py:_recommended": OWN,
     "backbones/hub.py:load": OWN,
     "claims/__init__.py:_read": f"{OWN}; one of somebody else's is read in _own's boundary",

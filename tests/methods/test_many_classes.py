@@ -92,7 +92,7 @@ def test_dropout_is_the_same_when_a_part_is_computed_again() -> None:
 
 def test_parts_keep_the_activations_of_one_part_at_most() -> None:
     def kept(at_once: int) -> int:
-        built = adapted("coop", names=NAMES * 4).train()
+        built = adapted("coop", names=[f"{a} {b}" for a in NAMES for b in NAMES[:4]]).train()
         texts_of(built).at_once = at_once
         sizes: list[int] = []
         with (

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from rich.console import RenderableType
 from rich.text import Text
 
-from petiole.backbones.device import device as device
+from petiole.device import device as device
 from petiole.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -162,7 +162,7 @@ def read_bytes(path: Path) -> bytes:
     return content
 
 
-def decode(content: bytes, path: Path | str, most: int = MAX_PIXELS) -> Image.Image:
+def decode(content: bytes, path: Path | str, most: int | None = None) -> Image.Image:
     """Return the image in ``content`` as `read_image` does; ``path`` is only for the error's text.
 
     Args:
@@ -174,7 +174,7 @@ def decode(content: bytes, path: Path | str, most: int = MAX_PIXELS) -> Image.Im
         DataError: as `read_image`.
     """
     try:
-        with _open(content, path, most) as image:
+        with _open(content, path, MAX_PIXELS if most is None else most) as image:
             return upright_rgb(image)
     except DataError:
         raise

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from petiole.errors import ConfigError, PetioleError
+from petiole.errors import ConfigError, PetioleError, boundary
 
 AGAIN = (429, 503)
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0
@@ -100,12 +100,10 @@ class _Requests:
     def _put(self, name: str, folder: str | Path) -> Generator[Any, Any, Any]:
         place = Path(folder)
         place = place if (place / "adapter.json").is_file() else place / "adapter"
-        try:
+        with boundary(place, "Give the folder of an adapter or a run.", ConfigError):
             files = {
                 kind: (place / f"adapter.{kind}").read_bytes() for kind in ("json", "safetensors")
             }
-        except OSError as error:
-            raise ConfigError(f"{folder} holds no adapter ({error}).") from error
         return self._attempts("PUT", f"/v1/adapters/{name}", files=files)
 
 
@@ -288,10 +286,8 @@ def _text(value: Any) -> str:
 
 
 def _read(path: str | Path) -> bytes:
-    try:
+    with boundary(Path(path), "Check the path.", ConfigError):
         return Path(path).read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error}). Check the path.") from error
 
 
 def _content(answer: Any) -> Any:

@@ -7,7 +7,7 @@ import hmac
 import re
 from pathlib import Path
 
-from petiole.errors import ConfigError
+from petiole.errors import ConfigError, boundary
 
 LINE = re.compile(r"(?P<name>[\w.-]+)\s+(?P<digest>[0-9a-f]{64})")
 
@@ -23,10 +23,8 @@ class ApiKeys:
 
     def __init__(self, file: Path) -> None:
         self.digests: dict[str, str] = {}
-        try:
+        with boundary(file, "Check it.", ConfigError, what="the keys cannot be read"):
             lines = file.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{file}: the keys cannot be read ({error}). Check it.") from error
         for number, text in enumerate(lines, 1):
             if not (line := text.partition("#")[0].strip()):
                 continue

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from petiole.backbones.base import Backbone
-from petiole.backbones.device import device as resolved
 from petiole.backbones.registry import load_backbone
 from petiole.data.image import decode
 from petiole.data.preprocessing import evaluate_transform
+from petiole.device import device as resolved
 from petiole.engine.adapter import MANIFEST, Adapter, Manifest, descends, find, read_manifest
 from petiole.engine.model_card import ModelCard
 from petiole.errors import AdapterError, ConfigError, PetioleError

@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from petiole.backbones.base import Backbone
-from petiole.backbones.vision import cnn
 from petiole.backbones.vision.block_network import BlockNetwork
 from petiole.backbones.vision.timm_families import timm_family
 from petiole.backbones.vision.trace import run_timm as run
@@ -27,6 +26,8 @@ def wrap(name: str, module: nn.Module, preprocessing: Preprocessing) -> Backbone
     channels_last = getattr(module, "output_fmt", "NCHW") == "NHWC"
     found = traced(name, module, run, preprocessing.size)
     if found.is_map and not found.blocks and not channels_last:
+        from petiole.backbones.vision import cnn
+
         return cnn.of_trace(name, module, preprocessing, found)
     return BlockNetwork(name, module, preprocessing, run, found, channels_last=channels_last)
 

@@ -156,7 +156,7 @@ def _names(schema: Any, label: str) -> Sequence[str] | None:
     try:
         features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
         return [str(name) for name in features[label]["names"]]
-    except (KeyError, TypeError, ValueError):
+    except Exception:  # whatever it is, it is none of that library's
         return None
 
 

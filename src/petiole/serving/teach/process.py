@@ -68,9 +68,9 @@ def _handlers(
 
 
 def _teacher(setup: Mapping[str, Any]) -> Any:
-    from petiole.backbones.device import device
     from petiole.backbones.registry import load_backbone
     from petiole.data.unlabelled import unlabelled
+    from petiole.device import device
     from petiole.engine.feature_extractor import Features
     from petiole.engine.feature_store import FeatureCache
     from petiole.serving.teach.label_log import LabelLog

@@ -27,7 +27,7 @@ from petiole.data.inputs import as_images
 from petiole.data.preprocessing import evaluate_transform
 from petiole.engine.adapted_model import evaluating
 from petiole.engine.adapter import MANIFEST, Adapter, Manifest, building, check_fingerprint
-from petiole.engine.model_card import FrozenModel, ModelCard
+from petiole.engine.model_card import FrozenModel, ModelCard, reason
 from petiole.engine.task import register
 from petiole.errors import AdapterError
 from petiole.ledger import count
@@ -130,7 +130,7 @@ class ImageAdapter(Adapter):
             return self.details_model.model_validate(self.manifest.details)
         except ValidationError as error:
             raise AdapterError(
-                f"The details in {MANIFEST} are damaged: {str(error).splitlines()[0]}. Copy the adapter folder again, "
+                f"The details in {MANIFEST} are damaged: {reason(error)}. Copy the adapter folder again, "
                 "or update petiole."
             ) from error
 
