@@ -194,6 +194,9 @@ def _run(service: Service, lessons: Lessons | None, app: FastAPI, host: str, por
     log_to(sys.stderr)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, port), family=family, backlog=1024) as listening:
+        # asyncio sets this only on sockets that state their protocol, and accepted ones inherit it from here: without it the
+        # kernel holds the second half of an answer back until the client acknowledges the first, 40 ms later.
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         asyncio.run(main(listening))
 
 
