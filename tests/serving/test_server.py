@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from PIL import Image
 import petiole
 from builders.cli import say
 from builders.serving import Running, picture, serving, text_of, write_adapter
+from petiole.commands.serve import bound
 from petiole.files import read_sealed, write_sealed
 from petiole.serving.client import ServerError
 from petiole.serving.service import find_adapters
@@ -324,3 +326,12 @@ def test_what_cannot_be_served_is_told(tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("shop secret\n")
     assert "line 1" in say("serve", tmp_path / "bad", "--api-keys", keys).err
+
+
+def test_an_answer_is_sent_without_waiting_for_the_client() -> None:
+    with (
+        bound("127.0.0.1", 0) as listening,
+        socket.create_connection(listening.getsockname()),
+        listening.accept()[0] as accepted,
+    ):
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

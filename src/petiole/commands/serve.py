@@ -14,6 +14,8 @@ from petiole.commands.verb import verb
 from petiole.errors import ConfigError
 
 if TYPE_CHECKING:
+    import socket
+
     from fastapi import FastAPI
 
     from petiole.serving.limits import Limits
@@ -153,7 +155,6 @@ def _run(service: Service, lessons: Lessons | None, app: FastAPI, host: str, por
     """Listen until a signal; what was begun is answered before the end."""
     import asyncio
     import signal
-    import socket
     from contextlib import contextmanager
 
     import uvicorn
@@ -183,21 +184,31 @@ def _run(service: Service, lessons: Lessons | None, app: FastAPI, host: str, por
             timeout_graceful_shutdown=int(limits.seconds),
             server_header=False,
         )
-        address, bound = listening.getsockname()[:2]
+        address, number = listening.getsockname()[:2]
         shown = f"[{address}]" if ":" in address else address
-        print(f"serving  http://{shown}:{bound}  ({len(service.entries)} adapters)", flush=True)
+        print(f"serving  http://{shown}:{number}  ({len(service.entries)} adapters)", flush=True)
         await Server(config).serve([listening])
         if lessons:
             await lessons.stop()
         await service.stop()
 
     log_to(sys.stderr)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.create_server((host, port), family=family, backlog=1024) as listening:
-        # asyncio sets this only on sockets that state their protocol, and accepted ones inherit it from here: without it the
-        # kernel holds the second half of an answer back until the client acknowledges the first, 40 ms later.
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    with bound(host, port) as listening:
         asyncio.run(main(listening))
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A socket that listens there, and whose connections send at once.
+
+    asyncio sets that only on sockets that state their protocol; accepted ones inherit it from here. Without it the kernel holds the
+    second half of an answer back until the client acknowledges the first, 40 ms later.
+    """
+    import socket
+
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.create_server((host, port), family=family, backlog=1024)
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listening
 
 
 def named(adapters: Sequence[Path], empty: bool) -> tuple[dict[str, Path], Path | None]:
