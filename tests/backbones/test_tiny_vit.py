@@ -88,7 +88,7 @@ def test_linear_accuracy_is_far_above_the_random_twin(trained: VisionTransformer
 
 def pictures(part: str, count: int) -> tuple[Tensor, np.ndarray]:
     """The first `count` images of each of the first 20 classes."""
-    fields = {k: card()[k] for k in Preprocessing.model_fields}
+    fields = {k: v for k, v in card().items() if k in Preprocessing.model_fields}
     transform = evaluate_transform(Preprocessing(**fields))
     folders = sorted((CALTECH / part).iterdir())[:20]
     files = [(f, c) for c, folder in enumerate(folders) for f in sorted(folder.iterdir())[:count]]
