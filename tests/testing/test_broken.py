@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +61,13 @@ class Writer(LowRank):
         return super().forward(x)
 
 
+class Branching(LowRank):
+    """Asks the device before it goes on."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if x.isfinite().all() else x
+
+
 class Flat(Loss[LossInputs]):
     """Looks at logits from which the graph was cut."""
 
@@ -86,6 +93,8 @@ class Broken(Method):
                 nn.init.ones_(layer.b)
             case "parameter without use":
                 layer = Unseen(width)
+            case "asks the device":
+                layer = Branching(width, 2)
             case "forgets":
                 layer = Forgetful(width)
             case "sees the batch":
@@ -102,15 +111,15 @@ class Broken(Method):
 
 
 @pytest.fixture
-def broken(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+def broken() -> Iterator[Callable[[str], None]]:
     """Checks a method that is broken as said."""
-    monkeypatch.setattr(registry.METHODS, "_known", dict(registry.METHODS._known))
     registry.register("broken", "for tests")(Broken)
 
     def check(how: str) -> None:
         check_method("broken", ["vit"], settings={"how": how})
 
-    return check
+    yield check
+    del registry.METHODS._known["broken"]  # alone: what was imported meanwhile stays registered
 
 
 def test_one_that_is_not_broken_passes(broken: Callable[[str], None]) -> None:
@@ -131,6 +140,11 @@ def test_one_that_is_not_broken_passes(broken: Callable[[str], None]) -> None:
         ("forgets", "survives_saving", "differ"),
         ("sees the batch", "is_the_same_from_the_cache|mixes_in_a_batch", "differ"),
         ("writes into the backbone", "starts_where_it_says|moves_all_it_declares", "backbone|bare"),
+        (
+            "asks the device",
+            "trains_without_waiting_for_the_device",
+            r"_local_scalar_dense in .*test_broken\.py",
+        ),
         ("refuses without a name", "a refusal names the backbone", "needs something else"),
         ("refuses all", "some backbone can carry it", "refuses vit"),
     ],

@@ -57,9 +57,9 @@ class StoredTable(Table):
     def __init__(self, views: Sequence[Sequence[State]], device: torch.device) -> None:
         self.device = device
         small = all(value.ndim == 1 for row in views[0][:1] for value in row.values())
-        # Vectors are gathered once into (V, n, d), so that a batch is one index; token maps stay on
-        # disk.
-        self._dense = _stack([_stack(rows) for rows in views]) if small else None
+        # Vectors are gathered once into (V, n, d), so that a batch is one index, on the device where they fit; token maps
+        # stay on disk.
+        self._dense = _near(_stack([_stack(rows) for rows in views]), device) if small else None
         self._views = views
 
     def fetch(self, rows: Tensor, views: Tensor) -> State:
@@ -67,8 +67,12 @@ class StoredTable(Table):
             picked = [self._views[v][r] for v, r in zip(views.tolist(), rows.tolist(), strict=True)]
             state = _stack(picked)
         else:
-            state = {role: values[views, rows] for role, values in self._dense.items()}
-        return {role: value.to(self.device, torch.float32) for role, value in state.items()}
+            state = {role: _picked(values, views, rows) for role, values in self._dense.items()}
+        # Not waited for: what is computed with it comes behind it in the device's queue.
+        return {
+            role: value.to(self.device, torch.float32, non_blocking=True)
+            for role, value in state.items()
+        }
 
 
 class JoinedTable(Table):
@@ -289,6 +293,21 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
     if precision == "bf16":
         return torch.autocast(device.type, torch.bfloat16)
     return nullcontext()
+
+
+def _near(state: State, device: torch.device) -> State:
+    """On the device, if it takes no more than a quarter of what is free there; else where it is."""
+    if device.type != "cuda":
+        return state
+    size = sum(value.nbytes for value in state.values())
+    fits = size <= torch.cuda.mem_get_info(device)[0] // 4
+    return {role: value.to(device) if fits else value for role, value in state.items()}
+
+
+def _picked(values: Tensor, views: Tensor, rows: Tensor) -> Tensor:
+    """Rows (B, ...) of values (V, n, ...)."""
+    at = values.device
+    return values[views.to(at, non_blocking=True), rows.to(at, non_blocking=True)]
 
 
 def _stack(rows: Sequence[State]) -> State:

@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize, one_hot
+from torch.nn.functional import normalize
 
 from petiole.errors import ConfigError
 from petiole.layers.checks import positive
@@ -93,7 +93,8 @@ class LocalCache(nn.Module):
 
     def _write(self, tokens: Tensor) -> None:
         similarity = self._similarity(tokens)
-        chosen = one_hot(similarity.argmax(dim=1), len(self.entries)).to(tokens.dtype)
+        every_entry = torch.arange(len(self.entries), device=tokens.device)
+        chosen = (similarity.argmax(dim=1)[:, None] == every_entry).to(tokens.dtype)
         if self.weights == "tokens":
             weights = (similarity - similarity.amax(dim=0)).exp() * chosen
         else:

@@ -1,5 +1,6 @@
 """Cross-entropy over batches that mix a source and a target domain."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -46,13 +47,31 @@ def domain_cross_entropy(
             "Expected logits (B, K), labels (B,) and is_target (B,) of one non-empty batch, got "
             f"{tuple(logits.shape)}, {tuple(labels.shape)} and {tuple(is_target.shape)}."
         )
-    target = is_target.bool()
+    each = F.cross_entropy(
+        logits, labels, weight=class_weights, label_smoothing=label_smoothing, reduction="none"
+    )
+    return (_shares(labels, is_target.bool(), target_weight, class_weights, each) * each).sum()
 
-    def mean(rows: Tensor | slice) -> Tensor:
-        return F.cross_entropy(
-            logits[rows], labels[rows], weight=class_weights, label_smoothing=label_smoothing
-        )
 
-    if target.all() or not target.any():
-        return mean(slice(None))
-    return target_weight * mean(target) + (1 - target_weight) * mean(~target)
+def _shares(
+    labels: Tensor,
+    is_target: Tensor,
+    target_weight: float,
+    class_weights: Tensor | None,
+    like: Tensor,
+) -> Tensor:
+    """Factor (B,) of every sample's cross-entropy, which holds its class weight already.
+
+    By arithmetic and not by masks, so that a GPU is never waited for to learn how many of either domain there are.
+    """
+    weights = torch.ones_like(like) if class_weights is None else class_weights[labels]
+    has_target, has_source = is_target.any(), ~is_target.all()
+    of_target = torch.where(has_source, target_weight, 1.0) / _total(weights * is_target)
+    of_source = torch.where(has_target, 1.0 - target_weight, 1.0) / _total(weights * ~is_target)
+    return torch.where(is_target, of_target, of_source)
+
+
+def _total(weights: Tensor) -> Tensor:
+    """Their sum; 1 for a domain that is not there."""
+    total = weights.sum()
+    return torch.where(total > 0, total, 1.0)

@@ -93,12 +93,19 @@ class Prototypes(nn.Module):
         self.register_buffer("seen", torch.zeros(classes, dtype=torch.bool))
 
     @torch.no_grad()
-    def update(self, u_source: Tensor, labels: Tensor) -> None:
-        """Move the centroids of the classes in ``labels`` ``(B,)`` to ``u_source`` ``(B, d)``."""
-        _check_batch(u_source, labels)
-        u = F.normalize(u_source.to(self.centroids.dtype), dim=1)
-        sums = torch.zeros_like(self.centroids).index_add_(0, labels, u)
-        counts = torch.bincount(labels, minlength=len(self.seen))
+    def update(self, u: Tensor, labels: Tensor, is_source: Tensor | None = None) -> None:
+        """Move the centroids of the classes in ``labels`` ``(B,)`` to ``u`` ``(B, d)``.
+
+        Args:
+            u: Projections, of any norm.
+            labels: Their classes.
+            is_source: ``(B,)`` boolean, which of them count; ``None``: all.
+        """
+        _check_batch(u, labels)
+        unit = F.normalize(u.to(self.centroids.dtype), dim=1)
+        weight = torch.ones_like(unit[:, 0]) if is_source is None else is_source.to(unit.dtype)
+        sums = torch.zeros_like(self.centroids).index_add_(0, labels, unit * weight[:, None])
+        counts = torch.zeros_like(self.centroids[:, 0]).index_add_(0, labels, weight)
         means = sums / counts.clamp(min=1)[:, None]
         # An unseen centroid is 0, so normalising leaves it the direction of its first mean.
         moved = F.normalize(torch.lerp(means, self.centroids, self.momentum), dim=1)
@@ -113,6 +120,7 @@ def prototype_info_nce(
     prototypes: Prototypes,
     temperature: float = 0.1,
     symmetric: bool = False,
+    is_target: Tensor | None = None,
 ) -> Tensor:
     """Return form C3: target samples against the source centroids μ_c.
 
@@ -123,11 +131,12 @@ def prototype_info_nce(
     P(c) = {i : y_i = c}, A(c) = all samples, as CLDA (Singh, NeurIPS 2021) aligns both ways.
 
     Args:
-        u: Projections of the *target* samples ``(B, d)``.
+        u: Projections ``(B, d)``.
         labels: ``(B,)`` integers in ``0 … classes-1``.
         prototypes: Centroids of the source; not updated here, and they receive no gradient.
         temperature: T > 0.
         symmetric: Whether to add the converse.
+        is_target: ``(B,)`` boolean, which of the samples are; the others take no part. ``None``: all are.
 
     Returns:
         A scalar, in nats.
@@ -138,8 +147,10 @@ def prototype_info_nce(
     """
     _check_batch(u, labels)
     similarity = _similarity(u, prototypes.centroids.to(u.dtype), temperature)
-    candidates = prototypes.seen.expand_as(similarity)
-    positives = F.one_hot(labels, len(prototypes.seen)).bool() & candidates
+    target = torch.ones_like(labels, dtype=torch.bool) if is_target is None else is_target
+    candidates = prototypes.seen & target[:, None]
+    every_class = torch.arange(len(prototypes.seen), device=labels.device)
+    positives = (labels[:, None] == every_class) & candidates
     forward = _info_nce(similarity, positives, candidates)
     if not symmetric:
         return forward
@@ -147,10 +158,10 @@ def prototype_info_nce(
     return (forward + converse) / 2
 
 
-def pair_domains(
-    labels: Tensor, is_target: Tensor, generator: torch.Generator | None = None
-) -> Tensor:
-    """Draw disjoint (source, target) pairs of the same class, as many as each class allows.
+def partners(labels: Tensor, is_target: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Draw disjoint pairs of the same class across the domains, as many as each class allows.
+
+    In a random order of the batch, the k-th source sample of a class and its k-th target sample are partners.
 
     Args:
         labels: ``(B,)`` integers.
@@ -158,34 +169,29 @@ def pair_domains(
         generator: A CPU generator; None draws from torch's global one.
 
     Returns:
-        Indices ``(M, 2)``: column 0 source, column 1 target; on the device of ``labels``.
+        Boolean ``(B, B)``, symmetric, at most one in a row: who is whose partner.
     """
-    order = torch.randperm(len(labels), generator=generator).to(labels.device)
-    target = is_target.bool()
-    pairs = []
-    for label in torch.unique(labels):
-        mine = order[labels[order] == label]
-        source, real = mine[~target[mine]], mine[target[mine]]
-        size = min(len(source), len(real))
-        pairs.append(torch.stack([source[:size], real[:size]], dim=1))
-    return torch.cat(pairs) if pairs else labels.new_empty((0, 2), dtype=torch.long)
+    place = torch.randperm(len(labels), generator=generator).to(labels.device, non_blocking=True)
+    same_class, same_domain = _same(labels), _same(is_target.bool())
+    earlier = same_class & same_domain & (place[None, :] < place[:, None])
+    return same_class & ~same_domain & _same(earlier.sum(dim=1))
 
 
-def nt_xent(u: Tensor, pairs: Tensor, temperature: float = 0.1) -> Tensor:
+def nt_xent(u: Tensor, partners: Tensor, temperature: float = 0.1) -> Tensor:
     """Return form C4: each paired sample finds its partner among all paired samples.
 
-        P(i) = {partner of i},   A(i) = {a ≠ i, a in any pair}
+        P(i) = {partner of i},   A(i) = {a ≠ i, a has a partner}
 
     Negatives of the same class (false negatives) are kept, as the literal reading has it; samples
-    in no pair take no part.
+    without a partner take no part.
 
     Args:
         u: Projections ``(B, d)``, of any norm.
-        pairs: Row indices ``(M, 2)`` into ``u``, each at most once, e.g. of :func:`pair_domains`.
+        partners: Boolean ``(B, B)``, e.g. of :func:`partners`.
         temperature: T > 0.
 
     Returns:
-        A scalar, in nats; the mean over the 2M paired samples.
+        A scalar, in nats; the mean over the samples that have a partner.
 
     Raises:
         ConfigError: A temperature that is not positive.
@@ -193,14 +199,12 @@ def nt_xent(u: Tensor, pairs: Tensor, temperature: float = 0.1) -> Tensor:
 
     Source: Chen et al., "A Simple Framework for Contrastive Learning" (ICML 2020), eq. 1.
     """
-    if u.ndim != 2 or pairs.ndim != 2 or pairs.shape[1] != 2:
+    if u.ndim != 2 or partners.shape != (len(u), len(u)):
         raise ValueError(
-            f"Expected u (B, d) and pairs (M, 2), got {tuple(u.shape)} and {tuple(pairs.shape)}."
+            f"Expected u (B, d) and partners (B, B), got {tuple(u.shape)} and {tuple(partners.shape)}."
         )
-    paired = u[pairs.T.flatten()]
-    others = ~torch.eye(len(paired), dtype=torch.bool, device=u.device)
-    partners = (~others).roll(len(pairs), dims=1)
-    return _info_nce(_similarity(paired, paired, temperature), partners, others)
+    others = ~torch.eye(len(u), dtype=torch.bool, device=u.device) & partners.any(dim=1)
+    return _info_nce(_similarity(u, u, temperature), partners, others)
 
 
 def contrastive(
@@ -229,27 +233,27 @@ def contrastive(
     if form == "c2":
         return cross_domain_sup_con(u, labels, is_target, temperature)
     if form == "c4":
-        return nt_xent(u, pair_domains(labels, is_target, generator), temperature)
+        return nt_xent(u, partners(labels, is_target, generator), temperature)
     if form != "c3":
         raise ConfigError(f"Unknown contrastive form {form!r}; choose c1, c2, c3 or c4.")
     if prototypes is None:
         raise ConfigError("The contrastive form c3 needs Prototypes(classes, dim).")
     target = is_target.bool()
     if prototypes.training:
-        prototypes.update(u[~target], labels[~target])
-    return prototype_info_nce(u[target], labels[target], prototypes, temperature, symmetric)
+        prototypes.update(u, labels, ~target)
+    return prototype_info_nce(u, labels, prototypes, temperature, symmetric, target)
 
 
 def _info_nce(similarity: Tensor, positives: Tensor, candidates: Tensor) -> Tensor:
     """Return the masked InfoNCE of the module's head; all arguments ``(anchors, samples)``."""
-    # Dropping anchors without positives, rather than masking their loss, also keeps the NaN
-    # gradient of an empty log-sum-exp out of the graph.
+    # Anchors without positives take every candidate, so that no log-sum-exp is empty (its gradient is NaN), and weigh
+    # nothing. They are not dropped: a GPU would be waited for to learn how many they are.
     anchors = positives.any(dim=1)
-    similarity, positives, candidates = similarity[anchors], positives[anchors], candidates[anchors]
-    normaliser = similarity.masked_fill(~candidates, -torch.inf).logsumexp(dim=1, keepdim=True)
+    hidden = ~candidates & anchors[:, None]
+    normaliser = similarity.masked_fill(hidden, -torch.inf).logsumexp(dim=1, keepdim=True)
     losses = (normaliser - similarity) * positives
-    per_anchor = losses.sum(dim=1) / positives.sum(dim=1)
-    return per_anchor.sum() / max(len(per_anchor), 1)
+    per_anchor = losses.sum(dim=1) / positives.sum(dim=1).clamp(min=1)
+    return per_anchor.sum() / anchors.sum().clamp(min=1)
 
 
 def _similarity(u: Tensor, v: Tensor, temperature: float) -> Tensor:

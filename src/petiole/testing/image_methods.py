@@ -19,6 +19,7 @@ from petiole.serving.pool import AdapterPool
 from petiole.tasks.classification.adapter import ClassificationAdapter
 from petiole.tasks.classification.model import AdaptedClassifier
 from petiole.testing.contract import Clause, clause, require, require_close, require_equal
+from petiole.testing.host_reads import HostReads
 from petiole.testing.image_case import (
     CLASSES,
     ImageCase,
@@ -312,6 +313,24 @@ def mixes_in_a_batch(case: ImageCase) -> None:
             require_close(got, want, 1e-5, what, scale=float(want.abs().max()))
 
 
+@clause(
+    means="Something in a training step is read back before the step goes on: on a GPU the program waits there until all "
+    "before it is done, and then the GPU waits for the program.",
+    remedy="Compute with masks as factors (torch.where, masked_fill) instead of indexing with them; take sizes from shapes, "
+    "and draw what is random on the host before the step.",
+)
+def trains_without_waiting_for_the_device(case: ImageCase) -> None:
+    """Loss and gradients of a batch hold no operation whose result the host must know."""
+    adapted = case.adapted()
+    if not descends(adapted):
+        return
+    backward(case, adapted)  # what is computed once (embeddings of frozen texts) is done now
+    reads = HostReads()
+    with reads:
+        backward(case, adapted)
+    require(not reads.found, f"{'; '.join(sorted(reads.found))}")
+
+
 CLAUSES: tuple[Clause[ImageCase], ...] = (
     starts_where_it_says,
     learns_behind_what_starts_at_zero,
@@ -324,4 +343,5 @@ CLAUSES: tuple[Clause[ImageCase], ...] = (
     leaves_no_trace,
     shares_its_backbone_between_threads,
     mixes_in_a_batch,
+    trains_without_waiting_for_the_device,
 )

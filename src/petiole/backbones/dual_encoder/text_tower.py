@@ -81,15 +81,20 @@ class TextTower(ABC):
             f"{TEXT}tokens": Site(self.norm, "out", self.width),
         }
 
-    def encode(self, ids: Tensor) -> Tensor:
-        """Texts (C, T), behind their end token filled up with end tokens -> vectors (C, d), not normalised.
+    def encode(self, ids: Tensor, *, trimmed: bool = False) -> Tensor:
+        """Texts (C, T) -> vectors (C, d), not normalised.
+
+        Args:
+            ids: behind their end token filled up with end tokens.
+            trimmed: the longest text ends about where ``ids`` do. Then all of them are run; else a GPU is waited for
+                to learn where that is.
 
         Raises:
             ConfigError: a text is longer than the tower's positions.
         """
         end = self.tokenizer.end if self.tokenizer else int(ids.shape[1] - 1)
         ends = (ids == end).int().argmax(dim=1)
-        count = int(ends.max()) + 1 if not ids.is_meta else ids.shape[1]
+        count = ids.shape[1] if trimmed or ids.is_meta else int(ends.max()) + 1
         if count > self.longest:
             raise ConfigError(
                 f"A text has {count} tokens, and this text tower takes {self.longest}. Shorten the class "

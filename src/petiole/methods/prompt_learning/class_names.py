@@ -225,7 +225,7 @@ class NamedTexts(nn.Module):
         self.at_hand = given
         try:
             # Not through the lock: on a GPU the backward pass comes back here in another thread.
-            return self.towers.text.encode(self.ids[given[0]])
+            return self.towers.text.encode(self.ids[given[0]], trimmed=True)
         finally:
             self.at_hand = ()
 

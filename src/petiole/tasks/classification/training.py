@@ -153,7 +153,7 @@ def _descend(
 
     def feed(step: int) -> tuple[Any, ...]:
         rows, views = (_share(part, accelerator) for part in sampler(step))
-        where = rows.to(labels.device)
+        where = rows.to(labels.device, non_blocking=True)
         batch = table.fetch(rows, views), labels[where], is_target[where]
         return mix(step, *batch) if mix else batch
 
