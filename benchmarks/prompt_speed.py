@@ -24,6 +24,7 @@ import statistics
 import time
 from collections.abc import Callable
 from typing import Any
+from zlib import crc32
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +56,7 @@ class Ids:
     start, end = 49406, 49407
 
     def __call__(self, text: str) -> list[int]:
-        return [1000 + sum(map(ord, word)) % 30000 for word in text.replace(".", " . ").split()]
+        return [1000 + crc32(word.encode()) % 30000 for word in text.replace(".", " . ").split()]
 
 
 def towers() -> TwoTowers:
@@ -77,9 +78,10 @@ class Plain(nn.Module):
         self._clip: tuple[Any] = (backbone.module,)
         ids = Ids()
         rows = [[ids.start, *[343] * M, *ids(name + " ."), ids.end] for name in names]
-        self.ends = torch.tensor([len(row) - 1 for row in rows])
-        self.ids = torch.tensor([row + [0] * (77 - len(row)) for row in rows])
-        self.context = nn.Parameter(torch.randn(M, 512) * 0.02)
+        at = backbone.device
+        self.ends = torch.tensor([len(row) - 1 for row in rows], device=at)
+        self.ids = torch.tensor([row + [0] * (77 - len(row)) for row in rows], device=at)
+        self.context = nn.Parameter(torch.randn(M, 512, device=at) * 0.02)
 
     def forward(self, vectors: Tensor) -> Tensor:
         (clip,) = self._clip
@@ -88,7 +90,8 @@ class Plain(nn.Module):
         context = self.context.expand(len(words), -1, -1)
         words = torch.cat([words[:, :1], context, words[:, 1 + M :]], dim=1)
         tokens = words + text.embeddings.position_embedding.weight
-        mask = torch.full((77, 77), torch.finfo(tokens.dtype).min).triu(1)[None, None]
+        lowest = torch.finfo(tokens.dtype).min
+        mask = torch.full((77, 77), lowest, device=tokens.device).triu(1)[None, None]
         for layer in text.encoder.layers:
             out = layer(tokens, attention_mask=mask)
             tokens = out[0] if isinstance(out, tuple) else out

@@ -45,10 +45,12 @@ Builder = Callable[[], Step]
 class Bench:
     """Everything that is timed. A group gives builders, so that one step can be built alone."""
 
-    def __init__(self, size: int, batch: int, precision: Precision) -> None:
-        self.size, self.precision = size, precision
-        self.images = torch.randn(batch, 3, size, size)
-        self.labels = torch.arange(batch) % CLASSES
+    def __init__(
+        self, size: int, batch: int, precision: Precision, device: torch.device = CPU
+    ) -> None:
+        self.size, self.precision, self.device = size, precision, device
+        self.images = torch.randn(batch, 3, size, size, device=device)
+        self.labels = torch.arange(batch, device=device) % CLASSES
         half = (0.5, 0.5, 0.5)
         self.stated = Preprocessing(
             size=(size, size), crop=1.0, interpolation="bicubic", mean=half, std=half
@@ -58,7 +60,7 @@ class Bench:
     def fused(self) -> Backbone:
         """timm's ViT-S/14: one projection for q, k and v."""
         name = "vit_small_patch14_dinov2"
-        network = timm.create_model(name, num_classes=0, img_size=self.size)
+        network = timm.create_model(name, num_classes=0, img_size=self.size).to(self.device)
         return vit.wrap(name, network, self.stated)
 
     @cached_property
@@ -67,7 +69,7 @@ class Bench:
         config = Dinov2Config(
             hidden_size=384, num_attention_heads=6, image_size=self.size, patch_size=14
         )
-        return dinov2.wrap("dinov2-small", Dinov2Model(config), self.stated)
+        return dinov2.wrap("dinov2-small", Dinov2Model(config).to(self.device), self.stated)
 
     def forward(self) -> dict[str, Builder]:
         """Prediction: the bare vector against the adapted one."""
@@ -113,7 +115,8 @@ class Bench:
         }
 
     def adapted(self, name: str, backbone: Backbone, **settings: object) -> AdaptedClassifier:
-        return AdaptedClassifier(backbone, create(name, settings).plan(backbone, CLASSES))
+        made = AdaptedClassifier(backbone, create(name, settings).plan(backbone, CLASSES))
+        return made.to(self.device)
 
     def ours(
         self,
@@ -128,13 +131,13 @@ class Bench:
         optimizer = torch.optim.AdamW(adapted.parameters(), 1e-4, fused=True)
         state = {IMAGES: self.images.clone().requires_grad_(start == "graph")}
         if start == "cut":
-            with autocast(CPU, self.precision):
+            with autocast(self.device, self.precision):
                 lower = backbone.lower(self.images, adapted.cut)
             state = {role: value.float() for role, value in lower.items()}
 
         def step() -> None:
             with adapted.attached():
-                with autocast(CPU, self.precision):
+                with autocast(self.device, self.precision):
                     logits = adapted(state).logits
                 torch.autograd.backward(cross_entropy(logits.float(), self.labels))
             optimizer.step()
@@ -154,12 +157,12 @@ class Bench:
 
     def plain(self, network: nn.Module) -> Step:
         """A step as written without petiole."""
-        head = nn.Linear(384, CLASSES)
+        head = nn.Linear(384, CLASSES, device=self.device)
         trained = [p for p in [*network.parameters(), *head.parameters()] if p.requires_grad]
         optimizer = torch.optim.AdamW(trained, 1e-4, fused=True)
 
         def step() -> None:
-            with autocast(CPU, self.precision):
+            with autocast(self.device, self.precision):
                 out = network(self.images)
                 vector = out if isinstance(out, Tensor) else out.last_hidden_state[:, 0]
                 logits = head(vector)
@@ -171,7 +174,7 @@ class Bench:
 
     def without_gradients(self, step: Step) -> Step:
         def run() -> None:
-            with torch.no_grad(), autocast(CPU, self.precision):
+            with torch.no_grad(), autocast(self.device, self.precision):
                 step()
 
         return run
