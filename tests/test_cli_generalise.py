@@ -119,6 +119,17 @@ def test_elsewhere(backbone: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert zero[0]["scores"] == zero[1]["scores"]
 
 
+def test_two_data_sets_of_one_name_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Their scores would be filed under one name."""
+    to = [tmp_path / "a" / "herbs", tmp_path / "b" / "herbs"]
+    command = ["generalise", tmp_path / "trees", "--methods", "coop", "--out", tmp_path / "out"]
+    assert run(*command, "--to", to[0], "--to", to[1]) == 1
+    assert "Two data sets are called herbs" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_fixed_head_cannot_name_novel_classes(
     backbone: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -26,6 +26,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 SEAL = "sha256"
+TEMPORARY = ".tmp"
+"""How names of unfinished files begin: ``.tmp-`` of ours, ``.tmp`` and six letters of those that safetensors renames."""
 
 
 class Damaged(ValueError):
@@ -36,7 +38,7 @@ class Damaged(ValueError):
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path beside ``path``; it takes the place of ``path`` if nothing fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".tmp-{uuid.uuid4().hex}-{path.name}")
+    temporary = path.with_name(f"{TEMPORARY}-{uuid.uuid4().hex}-{path.name}")
     try:
         yield temporary
         with open(temporary, "rb") as file:
@@ -221,7 +223,7 @@ def text_digest(text: str) -> str:
 
 def sweep(folder: Path) -> None:
     """Delete what killed writers left in a folder and those right below it; only for who holds its lock."""
-    for file in (*folder.glob(".tmp-*"), *folder.glob("*/.tmp-*")):
+    for file in (*folder.glob(f"{TEMPORARY}*"), *folder.glob(f"*/{TEMPORARY}*")):
         with suppress(OSError):
             file.unlink()
 

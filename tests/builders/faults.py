@@ -6,13 +6,14 @@ and the safetensors library's own writing. The process is a fork of a warm one, 
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import signal
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,15 +51,29 @@ def counted(kind: str) -> Counter[str]:
     return COUNTS.setdefault(kind, Counter())
 
 
-def table() -> list[str]:
-    """Counts in Markdown."""
-    names = list(dict.fromkeys(name for counts in COUNTS.values() for name in counts))
-    rows = [["Fault", *names], ["---", *["---:"] * len(names)]]
-    rows += [
-        [kind, *(f"{c[name]:,}" if name in c else "" for name in names)]
-        for kind, c in COUNTS.items()
-    ]
-    return [f"| {' | '.join(row)} |" for row in rows]
+def keep() -> None:
+    """Write the counts so far to the file that PETIOLE_FAULTS_COUNTS names."""
+    if file := os.environ.get("PETIOLE_FAULTS_COUNTS"):
+        Path(file).write_text(json.dumps(COUNTS, indent=1))
+
+
+def tables(counts: Mapping[str, Mapping[str, int]]) -> str:
+    """Counts in Markdown: a table for each kind of fault, which is what stands before the colon, and a sum where it has rows."""
+    kinds: dict[str, dict[str, Mapping[str, int]]] = {}
+    for fault, row in counts.items():
+        kind, _, name = fault.partition(": ")
+        kinds.setdefault(kind, {})[name or kind] = row
+    return "\n\n".join(_table(kind, rows) for kind, rows in kinds.items())
+
+
+def _table(kind: str, rows: dict[str, Mapping[str, int]]) -> str:
+    names = list(dict.fromkeys(name for row in rows.values() for name in row))
+    if len(rows) > 1:
+        rows["**All**"] = {name: sum(row.get(name, 0) for row in rows.values()) for name in names}
+    cells = [[kind.capitalize(), *map(str.capitalize, names)], ["---", *["---:"] * len(names)]]
+    for name, row in rows.items():
+        cells.append([name, *(f"{row[n]:,}" if n in row else "" for n in names)])
+    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
 
 
 @dataclass(frozen=True)

@@ -106,6 +106,7 @@ def test_a_cell_is_a_comparison_on_one_split_of_all_images() -> None:
         ({"tune": True, "validation": 1.0}, "validation: Input should be less than 1"),
         ({"methods": ("full", "full")}, "a row is named twice: full"),
         ({"methods": ("ful",)}, "Did you mean full"),
+        ({"cells": [cell(), cell()]}, "leaves/tiny-vit is named twice"),
         ({"cells": []}, "cells: List should have at least 1 item"),
     ],
 )

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from petiole.backbones.base import State
 from petiole.errors import CacheError
-from petiole.files import tensor_digest, write_json, write_tensors
+from petiole.files import TEMPORARY, tensor_digest, write_json, write_tensors
 
 SUFFIX = ".safetensors"
 HOUR = 3600
@@ -237,12 +237,12 @@ def _key_of(folder: Path) -> dict[str, object]:
 
 
 def _leftover(path: Path) -> bool:
-    return path.name.startswith(".tmp-") or path.suffix == ".corrupt"
+    return path.name.startswith(TEMPORARY) or path.suffix == ".corrupt"
 
 
 def _useless(path: Path) -> bool:
     try:
-        if path.name.startswith(".tmp-"):
+        if path.name.startswith(TEMPORARY):
             return time.time() - path.stat().st_mtime > HOUR
         if path.suffix == SUFFIX:
             verified(path)

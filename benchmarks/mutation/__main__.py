@@ -1,0 +1,228 @@
+"""How many small faults in the source the tests notice: a sample, by room, with the survivors.
+
+    OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python benchmarks/mutation --mutants 300 --minutes 60 --folder /tmp/mutation
+
+Two kinds of mutants, half of the sample each. General: a comparison, an operator or a constant is another, a statement is
+gone. Machine learning: ``.eval()``, ``.detach()`` or ``no_grad`` are gone, an axis is another, what is frozen is not.
+
+One process loads everything and collects the tests. First each test file runs once, undisturbed, in a fork, and the
+lines that each of its tests reaches are kept in --folder. Then each mutant gets a fork of its own, in which the code of the
+changed function is exchanged, and the tests that reach its line, up to --seconds of processor time. A fault that acts when
+a module is loaded (a default, a decorator, a constant of the module) is tried in a fork in which nothing of the library is
+loaded yet. A mutant is killed when a test fails, or ends no more; a test that also fails without the mutant says nothing.
+
+What only a process of its own would run does not see a mutant. Stop it whenever you like: the next call goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib
+import json
+import os
+import sys
+import time
+from collections import Counter, defaultdict
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from types import CodeType, FunctionType
+from typing import Any
+
+import pytest
+from forks import OPTIONS, ROOT, collect, forked, run_items
+from mutants import Mutant, sample
+from reach import Reach, measure, rows_of
+
+Functions = dict[str, list[FunctionType]]
+
+
+def functions() -> Functions:
+    """All of the library that are loaded, by their file."""
+    found: Functions = defaultdict(list)
+    for value in gc.get_objects():
+        if isinstance(value, FunctionType) and "/src/petiole/" in value.__code__.co_filename:
+            found[Path(value.__code__.co_filename).relative_to(ROOT).as_posix()].append(value)
+    return found
+
+
+def _codes(code: CodeType) -> dict[tuple[str, int], list[CodeType]]:
+    """All code in a module's by qualified name and first line."""
+    found: dict[tuple[str, int], list[CodeType]] = defaultdict(list)
+    waiting = [code]
+    while waiting:
+        for constant in waiting.pop().co_consts:
+            if isinstance(constant, CodeType):
+                found[constant.co_qualname, constant.co_firstlineno].append(constant)
+                waiting.append(constant)
+    return found
+
+
+def exchange(mutant: Mutant, loaded: Functions) -> None:
+    """Give the loaded functions of a mutant's module its code."""
+    codes = _codes(mutant.code())
+    for function in loaded[mutant.file]:
+        old = function.__code__
+        new = codes.get((old.co_qualname, old.co_firstlineno), ())
+        if len(new) == 1 and new[0].co_freevars == old.co_freevars:
+            function.__code__ = new[0]
+
+
+class Trials:
+    """Tries mutants and keeps what came of each.
+
+    Args:
+        reach: what tests reach.
+        seconds: of the processor for the tests of one mutant.
+        ends: when to stop, by the monotonic clock.
+        log: of what was found, a line of JSON a mutant.
+    """
+
+    def __init__(self, reach: Reach, seconds: float, ends: float, log: Path) -> None:
+        self.reach, self.seconds, self.ends, self.log = reach, seconds, ends, log
+        self.rows = rows_of(log)
+        self.honest: dict[str, bool] = {}
+
+    def left(self, mutants: list[Mutant]) -> list[Mutant]:
+        """Those without a row."""
+        known = {row["mutant"] for row in self.rows}
+        return [mutant for mutant in mutants if mutant.name not in known]
+
+    def keep(self, mutant: Mutant, by: str, tests: int, used: float) -> None:
+        """Write what came of one; ``by`` is empty for a survivor."""
+        row = {"mutant": mutant.name, "room": mutant.room, "kind": mutant.kind, "by": by}
+        self.rows.append({**row, "tests": tests, "seconds": round(used, 1)})
+        with self.log.open("a") as stream:
+            stream.write(json.dumps(self.rows[-1]) + "\n")
+        print(f"{'killed  ' if by else 'SURVIVED'} {mutant.name} [{tests} tests, {used:.1f} s]", flush=True)
+
+    def in_session(self, session: pytest.Session, mutants: list[Mutant]) -> None:
+        """Exchange code in forks of the process that collected the tests."""
+        items, loaded = {item.nodeid: item for item in session.items}, functions()
+        gc.freeze()
+        for mutant in mutants:
+            if time.monotonic() > self.ends:
+                return
+            begun = time.monotonic()
+            names = self.reach.tests(mutant.file, *mutant.lines, self.seconds)
+            chosen = [items[name] for name in names if name in items]
+            by = self.failing(session, chosen, lambda m=mutant: exchange(m, loaded))
+            if by in items and by not in self.honest:
+                before = chosen[: names.index(by) + 1]
+                self.honest[by] = not self.failing(session, before, lambda: None)
+            self.keep(mutant, by if self.honest.get(by, True) else "", len(chosen), time.monotonic() - begun)
+
+    def failing(self, session: pytest.Session, items: list[pytest.Item], before: Any) -> str:
+        """The first of the tests that fails in a fork, "time" where one ends no more, or ""."""
+
+        def work(say: Any) -> None:
+            before()
+            for name, _, passed in run_items(session, items):
+                if not passed:
+                    return say(name)
+
+        said, code = forked(work, 3 * sum(self.reach.seconds[item.nodeid] for item in items) + 5)
+        return said[0] if said else "time" if code else ""
+
+    def afresh(self, mutants: list[Mutant]) -> None:
+        """Load the mutant's module in forks in which nothing of the library is loaded."""
+        for mutant in mutants:
+            if time.monotonic() > self.ends:
+                return
+            begun = time.monotonic()
+            names = self.reach.tests(mutant.file, *mutant.lines, self.seconds)[:200]
+            names = names or self.reach.tests(mutant.file, 1, 10_000, self.seconds)[:50]
+
+            def work(say: Any, mutant: Mutant | None = mutant, names: list[str] = names) -> None:
+                if mutant:
+                    _load_instead(mutant)
+                say(int(pytest.main([*OPTIONS, *names])))
+
+            limit = 3 * sum(map(self.reach.seconds.__getitem__, names)) + 60
+            said, code = forked(work, limit)
+            by = "" if said == [0] else "loading" if said else "time" if code else ""
+            if by and forked(lambda say: work(say, None), limit)[0] != [0]:  # noqa: B023
+                by = ""
+            self.keep(mutant, by, len(names), time.monotonic() - begun)
+
+
+def _load_instead(mutant: Mutant) -> None:
+    given, file = SourceFileLoader.get_code, ROOT / mutant.file
+
+    def get_code(self: Any, name: str) -> Any:
+        return mutant.code() if Path(self.path) == file else given(self, name)
+
+    SourceFileLoader.get_code = get_code  # type: ignore[method-assign]
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The score by room, in Markdown, and the survivors."""
+    counts = Counter((row["room"], row["kind"], bool(row["by"])) for row in rows)
+    lines = ["| Room | General | Machine learning |", "|---|---:|---:|"]
+    for room in [*sorted({row["room"] for row in rows}), ""]:
+        cells = []
+        for kind in ("general", "machine learning"):
+            dead, alive = (
+                sum(n for (r, k, d), n in counts.items() if k == kind and d is state and room in ("", r))
+                for state in (True, False)
+            )
+            cells.append(f"{dead} of {dead + alive}" if dead + alive else "")
+        lines.append(f"| {room or '**All**'} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", *(row["mutant"] for row in rows if not row["by"])])
+
+
+def _warm() -> None:
+    """Load what every test loads, and of the library itself nothing."""
+    sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "src")]
+    for name in ("coverage", "petiole.cli", "petiole.testing", "petiole.commands.fit"):
+        importlib.import_module(name)
+    for name in [name for name in sys.modules if name.split(".")[0] == "petiole"]:
+        del sys.modules[name]
+
+
+def main() -> None:
+    """Measure what tests reach, try mutants, print the table and the survivors."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--mutants", type=int, default=300)
+    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--seconds", type=float, default=30, help="of processor time for the tests of a mutant")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rooms", nargs="*", default=[])
+    parser.add_argument("--tests", nargs="*", default=["tests"], help="files or folders of tests that may notice")
+    parser.add_argument("--folder", type=Path, default=Path("build/mutation"), help="keeps what was found")
+    args = parser.parse_args()
+    ends = time.monotonic() + 60 * args.minutes
+    args.folder.mkdir(parents=True, exist_ok=True)
+    folder = args.folder.resolve()
+    os.chdir(ROOT)
+    _warm()
+    chosen = sample(args.seed, args.rooms)[: args.mutants]
+    inside = [mutant for mutant in chosen if mutant.inside]
+
+    def apart(work: Any) -> None:  # so that this process stays without the library
+        if not (child := os.fork()):
+            collect(args.tests, work)
+            os._exit(0)
+        os.waitpid(child, 0)
+
+    third = time.monotonic() + 20 * args.minutes
+    apart(lambda session: measure(session, folder / "reach.jsonl", third))
+
+    def trials() -> Trials:
+        return Trials(Reach.read(folder / "reach.jsonl"), args.seconds, ends, folder / "mutants.jsonl")
+
+    def inner(session: pytest.Session) -> None:
+        here = trials()
+        here.in_session(session, here.left(inside))
+
+    apart(inner)
+    last = trials()
+    last.afresh(last.left([mutant for mutant in chosen if not mutant.inside]))
+    names = {mutant.name for mutant in chosen}
+    print(table([row for row in last.rows if row["mutant"] in names]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""Which test runs which lines, and how long it takes: measured once for each test file, kept as lines of JSON."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import coverage
+import pytest
+from forks import ROOT, forked, run_items, spent
+
+LIMIT = 20
+"""Seconds of the processor for a file of tests; those after it are left out."""
+
+
+def measure(session: pytest.Session, kept: Path, ends: float) -> None:
+    """Run every test file that has no lines yet, each in a fork, and keep what each of its tests reached."""
+    done = {row["file"] for row in rows_of(kept) if "file" in row}
+    files = [(f, list(items)) for f, items in groupby(session.items, lambda item: _file(item))]
+    for number, (file, items) in enumerate(files, 1):
+        if file in done or time.monotonic() > ends:
+            continue
+        rows, code = forked(lambda say, items=items: _reached(session, items, say), 4 * LIMIT)
+        with kept.open("a") as stream:
+            for row in [*rows, {"file": file, "code": code}]:
+                stream.write(json.dumps(row) + "\n")
+        print(f"{number} of {len(files)}", file, len(rows), code, flush=True)
+
+
+def rows_of(kept: Path) -> list[dict[str, Any]]:
+    """Of a file of JSON lines."""
+    return [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
+
+
+def _file(item: pytest.Item) -> str:
+    return item.nodeid.split("::")[0]
+
+
+def _reached(session: pytest.Session, items: list[pytest.Item], say: Callable[[Any], None]) -> None:
+    measured = coverage.Coverage(data_file=None, config_file=False, source=[str(ROOT / "src")])
+    measured.start()
+    measured.switch_context(items[0].nodeid)
+    ran, begun = [], spent()
+    for place, row in enumerate(run_items(session, items), 1):
+        ran.append(row)
+        if spent() - begun > LIMIT:
+            break
+        measured.switch_context(items[place].nodeid if place < len(items) else "")
+    measured.stop()
+    data = measured.get_data()
+    lines: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for file in data.measured_files():
+        name = Path(file).relative_to(ROOT).as_posix()
+        for line, tests in data.contexts_by_lineno(file).items():
+            for test in tests:
+                lines[test][name] |= 1 << line
+    for test, seconds, passed in ran:
+        bits = {name: f"{found:x}" for name, found in lines[test].items()}
+        say({"test": test, "seconds": seconds, "passed": passed, "lines": bits})
+
+
+@dataclass
+class Reach:
+    """What tests reach.
+
+    Attributes:
+        lines: of a source file: each test and the lines of the file that it runs, a bit each.
+        seconds: of the processor of a test.
+        breadth: files that a test runs.
+    """
+
+    lines: dict[str, list[tuple[str, int]]] = field(default_factory=lambda: defaultdict(list))
+    seconds: dict[str, float] = field(default_factory=dict)
+    breadth: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, kept: Path) -> Reach:
+        """Of the file that ``measure`` made; tests that did not pass say nothing."""
+        reach = cls()
+        for row in rows_of(kept):
+            if row.get("passed"):
+                reach.seconds[row["test"]] = row["seconds"]
+                reach.breadth[row["test"]] = len(row["lines"])
+                for file, bits in row["lines"].items():
+                    reach.lines[file].append((row["test"], int(bits, 16)))
+        return reach
+
+    def tests(self, file: str, first: int, last: int, most: float) -> list[str]:
+        """Those that run one of the lines, for ``most`` seconds: one of each file first, those about little else first."""
+        mask = (1 << (last + 1)) - (1 << first)
+        found = [test for test, bits in self.lines[file] if bits & mask]
+        found.sort(key=lambda test: self.seconds[test] * self.breadth[test])
+        firsts = list({test.split("::")[0]: test for test in reversed(found)}.values())[::-1]
+        return list(self._within([*firsts, *(t for t in found if t not in set(firsts))], most))
+
+    def _within(self, tests: Iterable[str], most: float) -> Iterable[str]:
+        for test in tests:
+            if (most := most - self.seconds[test]) < 0:
+                return
+            yield test
