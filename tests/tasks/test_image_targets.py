@@ -13,7 +13,7 @@ from PIL import Image
 
 import petiole
 from builders.cli import say
-from petiole.data.targets import open_targets, value_text
+from petiole.data.targets import open_targets, value_matrix, value_names, value_text
 from petiole.engine.record import read_record
 from petiole.errors import DataError
 from petiole.tasks.multilabel.workspace import MultiLabel
@@ -138,7 +138,7 @@ def test_pairs_in_python(place: Path, tmp_path: Path) -> None:
     [
         (("--method", "knn"), "The head of knn is solved for classes"),
         (("--method", "cls-residual-lora"), "cls-residual-lora has losses on classes"),
-        (("--shots", "3"), "--shots is for labelled images"),
+        (("--shots", "3", "--all-images"), "--shots and --all-images say different things"),
         (("--method", "linear-probe", "--set", "mixup=0.2"), "mixup speaks of classes"),
         (("--task", "regression"), "column label is missing; it has path, labels, split"),
     ],
@@ -179,3 +179,84 @@ def test_a_comparison(place: Path, tmp_path: Path) -> None:
     )
     assert not done.code, done.err
     assert "ridge" in done.out
+
+
+# --- several numbers, fewer images, another domain ------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def two(place: Path) -> Path:
+    """The same images with two numbers each, in columns; the first ten are of the source domain."""
+    with (place / "ages.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    with (place / "two.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["path", "value.green", "value.red", "domain", "split"])
+        for i, row in enumerate(rows):
+            domain = "source" if i < 10 else "target"
+            table.writerow([row["path"], row["value"], i % 2, domain, row["split"]])
+    return place / "two.csv"
+
+
+def test_several_numbers_with_a_source_domain(two: Path, fit) -> None:
+    done, run = fit("two.csv")
+    assert not done.code, done.err
+    record = read_record(run)
+    assert record.request.data.classes == ["green", "red"]
+    assert record.request.data.samples == {"source": 10, "train": 20, "test": 10}
+    each = record.diagnosis["r2"]
+    assert record.main["r2"] == pytest.approx(np.mean([each["green"], each["red"]]))
+    assert each["red"] > 0.5
+    found = say("predict", run, two.parent / "3.png", "--json").json["predictions"][0]
+    assert list(found["values"]) == ["green", "red"]
+    assert found["values"]["red"] > 0.5
+    say("predict", run, two.parent / "3.png", "--csv", run / "said.csv")
+    header, row = (run / "said.csv").read_text().splitlines()
+    assert header.endswith("value.green,value.red")
+    assert float(row.split(",")[-1]) == pytest.approx(found["values"]["red"], abs=1e-6)
+    assert say("eval", run, two, "--json").json["scores"]["test"] == pytest.approx(record.main)
+
+
+def test_a_cell_of_two_numbers_is_two_columns(place: Path, two: Path) -> None:
+    with two.open() as file:
+        rows = list(csv.DictReader(file))
+    cells = [(place / r["path"], f"{r['value.green']}|{r['value.red']}") for r in rows]
+    one = open_targets(cells, "value", value_text)["train"]
+    assert value_names(one) == ("value 1", "value 2")
+    parts = open_targets(two, "value", value_text)
+    several = parts["train"].joined(parts["source"]).joined(parts["test"])
+    np.testing.assert_array_equal(
+        value_matrix(one, value_names(one)), value_matrix(several.select(one.images), ("green", "red"))
+    )
+
+
+def test_shots_draw_from_all_and_seeds_draw_anew(place: Path, tmp_path: Path) -> None:
+    model = ("--backbone", "petiole/tiny-vit", "--cache-dir", place / "cache", "--quiet")
+    with (place / "other.csv").open("w") as file:
+        file.write("path,labels\n" + "".join(f"{i}.png,red\n" for i in (0, 2, 4)))
+    clash = say("fit", place / "tags.csv", "--source", place / "other.csv", *model, "--out", tmp_path / "f")
+    assert clash.code
+    assert "Correct one" in clash.err
+    (place / "other.csv").unlink()
+    done = say(
+        *("compare", place / "tags.csv", "--shots", 6, "--seeds", 2, "--methods", "ridge"),
+        *("linear-probe", "--set", "steps=4", *model, "--out", tmp_path / "c"),
+    )
+    assert not done.code, done.err
+    records = [
+        read_record(tmp_path / "c" / "runs" / method / f"split-0-seed-{seed}")
+        for method in ("ridge", "linear-probe")
+        for seed in (0, 1)
+    ]
+    cards = [record.request.data for record in records]
+    assert {card.samples["train"] for card in cards} == {6}
+    assert cards[0].digests == cards[2].digests != cards[1].digests == cards[3].digests
+    assert "a draw of 6 training images" in (tmp_path / "c" / "report.html").read_text("utf-8")
+
+
+def test_numbers_that_do_not_fit_are_refused_by_image(place: Path, fit, tmp_path: Path) -> None:
+    pairs = [(place / "0.png", "1|2"), (place / "1.png", 3.0)]
+    with pytest.raises(DataError, match=r"1\.png: 1 number\(s\) are said of this image, and 2 of others"):
+        value_names(open_targets(pairs, "value", value_text)["train"])
+    done, _ = fit("tags.csv", "--split-seed", 3)
+    assert "unless --shots says how many" in done.err

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from petiole.backbones.weights import fingerprint
 from petiole.data.preprocessing import Preprocessing, evaluate_transform
 from petiole.errors import BackboneError, ConfigError, unknown
+from petiole.layers.packed import numbers, stored_bytes
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -74,9 +75,11 @@ class FrozenNetwork(nn.Module, ABC):
         width: size d of what it computes in the end: the image vector, or the states of a language model.
         lock: held by whoever uses the module.
         carries: whether an adapter is on it; set by ``hooks.attached``.
+        quantized: how its linear layers are stored (``quantized.Quantization``); ``None`` for floats.
     """
 
     module: nn.Module
+    quantized: str | None = None
 
     def __init__(self, name: str, module: nn.Module, width: int) -> None:
         super().__init__()
@@ -113,7 +116,13 @@ class FrozenNetwork(nn.Module, ABC):
     @property
     def parameter_count(self) -> int:
         """Number of frozen parameters (buffers such as BatchNorm statistics not counted)."""
-        return sum(p.numel() for p in self.module.parameters())
+        return sum(map(numbers, self.module.parameters()))
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of its parameters and buffers, as they are stored; tied ones once."""
+        tensors = self.module.state_dict(keep_vars=True).values()
+        return sum(map(stored_bytes, {id(tensor): tensor for tensor in tensors}.values()))
 
     @property
     def is_meta(self) -> bool:

@@ -25,6 +25,7 @@ class LoadRequest:
         weights: a safetensors file to use instead of the hub's.
         image_size: pixels; ``None`` takes the weights' own.
         meta: build only the shape, without weights.
+        quantize: how linear layers of an image backbone are stored: ``int8``, ``bnb-int8``, ``bnb-nf4``; ``None`` for floats.
         vision_width: of a language model, the width of the visual features that it shall see; 0 for none
             (or for the model's own).
         options: of a language model, see ``VisualOptions``.
@@ -34,6 +35,7 @@ class LoadRequest:
     weights: Path | None = None
     image_size: int | None = None
     meta: bool = False
+    quantize: str | None = None
     vision_width: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -107,6 +109,7 @@ def load(
     weights: str | Path | None = None,
     image_size: int | None = None,
     device: str = "cpu",
+    quantize: str | None = None,
     vision_width: int = 0,
     options: Mapping[str, Any] | None = None,
 ) -> FrozenNetwork:
@@ -124,6 +127,8 @@ def load(
             of VL-T5.
         image_size: pixels, where the model accepts other sizes than its own.
         device: ``cpu``, ``cuda`` ...; ``meta`` builds the shape without any weights.
+        quantize: store the linear layers of an image backbone in fewer bits: ``int8`` (torchao), or on CUDA ``bnb-int8``,
+            ``bnb-nf4`` (bitsandbytes); see ``petiole.backbones.quantized``.
         vision_width: of a language model, the width D_v of the visual features that it shall see; 0 for none, or for
             the stored V->L block's.
         options: of a language model's V->L block, see ``VisualOptions``.
@@ -133,7 +138,9 @@ def load(
         ConfigError: no such option.
     """
     file = Path(weights) if weights else None
-    request = LoadRequest(name, file, image_size, device == "meta", vision_width, options or {})
+    request = LoadRequest(
+        name, file, image_size, device == "meta", quantize, vision_width, options or {}
+    )
     return load_any(request, device=device)
 
 
@@ -143,13 +150,16 @@ def load_backbone(
     weights: str | Path | None = None,
     image_size: int | None = None,
     device: str = "cpu",
+    quantize: str | None = None,
 ) -> Backbone:
     """``load`` for those who need a backbone of images.
 
     Raises:
         BackboneError: it is a model of another kind, or as ``load``.
     """
-    backbone = load(name, weights=weights, image_size=image_size, device=device)
+    backbone = load(
+        name, weights=weights, image_size=image_size, device=device, quantize=quantize
+    )
     if not isinstance(backbone, Backbone):
         raise BackboneError(
             f"{name} is a language model, and an image backbone is wanted here. As a command use petiole multitask, or "
@@ -164,7 +174,12 @@ def load_any(request: LoadRequest, *, device: str = "cpu") -> FrozenNetwork:
     Raises:
         BackboneError: the name is unknown, or the weights cannot be loaded completely.
     """
+    from petiole.backbones import quantized
+
     frozen = resolve(request)
+    if request.quantize:
+        # Before it moves, so that the integers are the same whatever the device.
+        quantized.quantize(frozen, request.quantize, device)
     if not request.meta:
         try:
             frozen.to(device)
@@ -173,6 +188,8 @@ def load_any(request: LoadRequest, *, device: str = "cpu") -> FrozenNetwork:
                 f"{request.name} cannot be put on device {device!r}: {error}. Use cpu, or install torch for "
                 "that device."
             ) from error
+    if request.quantize and not request.meta:
+        quantized.check_runs(frozen)
     return frozen
 
 

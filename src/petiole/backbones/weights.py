@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from petiole.errors import BackboneError, boundary
+from petiole.layers.packed import dense
 
 COUNTER = "num_batches_tracked"
 """BatchNorm's count of training steps: no output depends on it, and converted files lack it."""
@@ -23,12 +24,12 @@ PACKAGED = Path(__file__).parent / "weights"
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over sorted (name, dtype, shape, bytes): equal exactly when the weights are."""
+    """SHA-256 over sorted (name, dtype, shape, bytes): equal exactly when the weights are; packed ones as what they stand for."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         if name.endswith(COUNTER):
             continue
-        tensor = tensors[name].detach().cpu().contiguous()
+        tensor = dense(tensors[name].detach()).cpu().contiguous()
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

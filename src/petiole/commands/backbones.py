@@ -19,7 +19,7 @@ class Backbones(CommandResult):
     """Backbones from the best on.
 
     Attributes:
-        backbones: name, accuracy with its interval, images that judged, parameters, GFLOPs, seconds, licence.
+        backbones: name, accuracy with its interval, images that judged, parameters, megabytes, GFLOPs, seconds, licence.
         unusable: backbone -> why it could not be judged.
     """
 
@@ -29,13 +29,14 @@ class Backbones(CommandResult):
     def text(self) -> RenderableType:
         table = Table(box=None, pad_edge=False)
         left = ("backbone", "licence")
-        for title in ("backbone", "accuracy, %", "M params", "GFLOPs", "seconds", "licence"):
+        for title in ("backbone", "accuracy, %", "M params", "MB", "GFLOPs", "seconds", "licence"):
             table.add_column(title, justify="left" if title in left else "right")
         for one in self.backbones:
             table.add_row(
                 Text(one["name"]),
                 f"{100 * one['accuracy']:.1f} ± {50 * (one['high'] - one['low']):.1f}",
                 f"{one['parameters'] / 1e6:.1f}",
+                f"{one['megabytes']:.1f}",
                 f"{one['gflops']:.2f}",
                 f"{one['seconds']:.1f}",
                 Text(one["licence"]),

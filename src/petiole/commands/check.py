@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -22,6 +23,7 @@ class CheckResult(CommandResult):
         ok: whether every line passed.
         test_evaluations: how often these images have been scored with this adapter, now included.
         lines: name, value, bound, at_least, images and ok of each.
+        notes: on the images, and on classes that were not scored.
     """
 
     adapter: Path
@@ -29,8 +31,9 @@ class CheckResult(CommandResult):
     ok: bool
     test_evaluations: int
     lines: list[dict[str, Any]]
+    notes: list[str]
 
-    def text(self) -> Table:
+    def text(self) -> Group:
         table = Table(box=None, pad_edge=False)
         for name in ("", "value", "bound", "images"):
             table.add_column(name, justify="right" if name else "left")
@@ -43,7 +46,7 @@ class CheckResult(CommandResult):
                 f"{line['images']:,}",
                 Text("pass", style="green") if line["ok"] else Text("FAIL", style="bold red"),
             )
-        return table
+        return Group(table, *(Text(f"note     {note}") for note in self.notes))
 
 
 @verb
@@ -64,7 +67,7 @@ def check(
     Args:
         adapter: adapter folder, or the run folder around it.
         contract: the TOML file; folders in it start at its own.
-        data: labelled images, as for eval.
+        data: labelled images, as for eval; scored on the classes that the adapter knows.
         weights: where the weights of the backbone lie now, if they were moved.
         device: auto, cpu, cuda, ...
         skip_bad: leave unreadable images out, and count them.
@@ -72,7 +75,7 @@ def check(
     Raises:
         AdapterError: the adapter is damaged, of another kind, or does not fit the backbone.
         ConfigError: a contract that cannot be read, or asks for what the adapter has not.
-        DataError: bad data, or classes that the adapter does not know.
+        DataError: bad data, or none of the classes that the adapter knows.
     """
     from petiole.data.inputs import as_dataset
     from petiole.engine.adapter import find
@@ -83,7 +86,7 @@ def check(
     wanted = read_contract(Path(contract))
     opened = ClassificationAdapter.load(adapter, weights=weights, device=device_of(device))
     given = images_of(data)
-    images = as_dataset(given, classes=opened.classes, skip_bad=skip_bad)
+    images = as_dataset(given, classes=opened.classes, skip_bad=skip_bad, common=True)
     test = ContractTest(opened, wanted, images, given if isinstance(given, Path) else None)
     count = count_test_evaluation(find(adapter), images.digest(), len(images), "petiole check")
     lines = list(test.lines())
@@ -93,4 +96,5 @@ def check(
         ok=all(line.ok for line in lines),
         test_evaluations=count,
         lines=[{**line.model_dump(), "ok": line.ok} for line in lines],
+        notes=list(images.notes),
     )

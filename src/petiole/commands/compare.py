@@ -101,9 +101,11 @@ def compare(
         ConfigError: methods of two kinds, or an option that they have no use for.
         PetioleError: bad data, unknown names, or a folder that holds another comparison.
     """
+    from dataclasses import replace
+
     from petiole.commands.announce import announce
     from petiole.commands.defaults import kind_of_methods
-    from petiole.commands.tasks import COLUMNS, TARGET_METHOD, kind_of, open_task
+    from petiole.commands.tasks import COLUMNS, DATA, TARGET_METHOD, kind_of, open_task
     from petiole.engine.executor import Local
     from petiole.engine.task import reopened
     from petiole.protocols import domain_shift, tuning
@@ -120,8 +122,13 @@ def compare(
     names = list(dict.fromkeys(row.method for row in chosen["rows"]))
     groups = (model or ModelOptions(), given, text or TextTaskOptions())
     task, options = open_task(kind, data, names, *groups, codebook or CodebookTaskOptions())
-    if kind != "classification" and (tune or split_seeds):
-        raise ConfigError("--tune and --split-seeds are for labelled images. Leave them out.")
+    if kind != "classification" and tune:
+        raise ConfigError("--tune is for labelled images. Leave it out.")
+    drawn = kind in COLUMNS.values() and options.shots is not None
+    if split_seeds and kind != "classification" and (seeds or not drawn):
+        raise ConfigError(
+            f"For {DATA[kind]} each seed is also a draw of --shots images, where these are given. Give --shots and --seeds."
+        )
     workspace = reopened(task)
     folder = Path(out) if out else default_folder(data, "compare", task)
     if kind == "classification":
@@ -129,7 +136,9 @@ def compare(
         chosen["rows"] = domain_shift.with_baselines(chosen["rows"], source=joint)
     if tune:
         chosen["rows"] = tuning.with_rates(chosen["rows"])
-    terms: dict[str, Any] = {"seeds": seeds or 3}
+    terms: dict[str, Any] = {"seeds": seeds or split_seeds or 3}
+    if drawn:
+        terms["shots"] = options.shots
     if kind == "classification":
         terms = {
             "split_seeds": 5 if split_seeds is None else split_seeds,
@@ -147,7 +156,11 @@ def compare(
         domain_shift.compare(comparison, jobs, folder, executor=local, resume=resume, quiet=quiet)
     else:
         own = pairs(settings)
-        jobs = comparison.jobs_of(task, folder, own, lambda *_: options, resume=resume)
+
+        def chosen(_: Any, index: int) -> Any:
+            return replace(options, split_seed=index) if drawn else options
+
+        jobs = comparison.jobs_of(task, folder, own, chosen, resume=resume)
         announce(workspace, jobs)
         comparison.run_all(jobs, folder, executor=local, resume=resume, quiet=quiet)
     return Compared(folder=folder, report=write_page(folder), summary=summarise(folder))

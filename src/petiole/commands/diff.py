@@ -32,6 +32,7 @@ class DiffResult(CommandResult):
         accuracy: of A and of B.
         classes, domains: of each its images, accuracies, and images fixed, broken and moved from one wrong class to another.
         layers: adapter -> of each block that it moves: role, energy and effective rank of the change.
+        notes: on the images, and on classes that were not scored.
     """
 
     report: Path
@@ -44,6 +45,7 @@ class DiffResult(CommandResult):
     classes: list[dict[str, Any]]
     domains: list[dict[str, Any]]
     layers: dict[str, list[dict[str, Any]]]
+    notes: list[str]
 
     def text(self) -> RenderableType:
         before, after = (f"{100 * value:.2f} %" for value in self.accuracy)
@@ -51,6 +53,7 @@ class DiffResult(CommandResult):
             Text(f"{before} -> {after} correct on {plural(self.images, 'image')}"),
             Text(f"{self.fixed:5d} fixed: wrong with {self.a}, right with {self.b}"),
             Text(f"{self.broken:5d} broken: the other way round"),
+            *(Text(f"note     {note}") for note in self.notes),
             fact("page", self.report),
         )
 
@@ -70,7 +73,7 @@ def diff(
     Args:
         a: adapter folder, or the run folder around it.
         b: the other one, of the same classes.
-        data: labelled images, as for eval.
+        data: labelled images, as for eval; scored on the classes that the adapters know.
         out: folder of the page; by default runs/diff-A-B.
         device: auto, cpu, cuda, ...
         skip_bad: leave unreadable images out, and count them.
@@ -78,7 +81,7 @@ def diff(
     Raises:
         AdapterError: an adapter is damaged, of another kind, or does not fit its backbone.
         ConfigError: the adapters have different classes.
-        DataError: bad data, or classes that the adapters do not know.
+        DataError: bad data, or none of the classes that the adapters know.
     """
     from petiole.data.inputs import as_dataset
     from petiole.report.page_diff import group_rows, write_diff_page
@@ -92,7 +95,7 @@ def diff(
             f"{a} and {b} have different classes ({', '.join(first.classes)}; {', '.join(second.classes)}), so their "
             "predictions cannot be set side by side."
         )
-    images = as_dataset(images_of(data), classes=first.classes, skip_bad=skip_bad)
+    images = as_dataset(images_of(data), classes=first.classes, skip_bad=skip_bad, common=True)
     before, after = (
         _seen(path, title, adapter, images)
         for path, title, adapter in zip((a, b), _titles(a, b), (first, second), strict=True)
@@ -113,6 +116,7 @@ def diff(
             title: [block.model_dump() for block in one.blocks]
             for title, one in zip(("a", "b"), (before, after), strict=True)
         },
+        notes=list(images.notes),
     )
 
 

@@ -96,6 +96,8 @@ class ModelOptions:
             them. For petiole fit also several, or auto: the best on left-out target images.
         weights: local safetensors file for the named architecture.
         image_size: pixels, where the model accepts other sizes than its own.
+        quantize: store the frozen linear layers in fewer bits: int8 (torchao, any device), or on CUDA bnb-int8 or bnb-nf4
+            (bitsandbytes).
         device: auto (CUDA where there is one), cpu, cuda, ...
         precision: fp32, or bf16, which computes in mixed precision: faster where the processor has it.
         grad_checkpointing: less memory for time: recompute activations in the backward pass.
@@ -112,6 +114,7 @@ class ModelOptions:
     )
     weights: Path | None = None
     image_size: int | None = None
+    quantize: Literal["int8", "bnb-int8", "bnb-nf4"] | None = None
     device: str = "auto"
     precision: Literal["fp32", "bf16"] = "fp32"
     grad_checkpointing: bool = False
@@ -177,6 +180,7 @@ class ModelOptions:
             "backbone": self.one_backbone or backbone_for(methods),
             "weights": Path(self.weights) if self.weights else None,
             "image_size": self.image_size,
+            "quantize": self.quantize,
             "device": device(self.device),
             "precision": self.precision,
             "checkpointing": self.grad_checkpointing,
@@ -199,7 +203,8 @@ class ImageOptions:
         source: labelled images of the source domain: synthetic, old, drawn, ...
         test: held-back target images; otherwise a part of DATA is held back.
         test_fraction: that part; by default 0.5.
-        shots: target images drawn from each class for training; by default 10.
+        shots: target images drawn from each class for training, by default 10; where there are no classes, in all, and by
+            default all.
         all_images: train on all of them instead.
         split_seed: seed of the draw.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -121,6 +121,7 @@ def params(
     classes: int = 10,
     settings: Settings = None,
     image_size: int | None = None,
+    quantize: Literal["int8"] | None = None,
     keep: float = 0.8,
     text_tokens: int = 32,
     answer_tokens: int = 8,
@@ -133,6 +134,7 @@ def params(
         classes: number of classes of the task; of a language model, set tasks=4 by --set.
         settings: fields of the method that differ from its defaults.
         image_size: for FLOPs, where it differs from the weights' own.
+        quantize: store the frozen linear layers in fewer bits, as for fit.
         keep: share of image tokens that a vision-language model over a codebook reads, beside all.
         text_tokens: of the question to such a model, with everything around the image.
         answer_tokens: of its answer, with the end.
@@ -152,7 +154,7 @@ def params(
         raise ConfigError(f"classes must be at least 1, not {classes}.")
     given = pairs(settings)
     question = Question(keep=keep, text_tokens=text_tokens, answer_tokens=answer_tokens)
-    shape = load_any(LoadRequest(backbone, image_size=image_size, meta=True), device="meta")
+    shape = load_any(LoadRequest(backbone, image_size=image_size, quantize=quantize, meta=True), device="meta")
     own: Method
     if isinstance(shape, Backbone):
         own, of = create(method, given), {"classes": classes}

@@ -40,6 +40,7 @@ class Prediction(BaseModel):
         question: what was asked.
         labels: of a task with several labels an image, those that are given, most probable first; else ``None``.
         value: of a task with a number an image; else ``None``.
+        values: of one with several, by name; else ``None``.
     """
 
     path: str
@@ -52,11 +53,12 @@ class Prediction(BaseModel):
     question: str = ""
     labels: list[str] | None = None
     value: float | None = None
+    values: dict[str, float] | None = None
 
     @property
     def answers(self) -> bool:
         """Whether it answers a question."""
-        return bool(self.question) or (self.probability, self.labels, self.value) == (None,) * 3
+        return bool(self.question) or (self.probability, self.labels, self.value, self.values) == (None,) * 4
 
     def marks(self) -> list[str]:
         """What a reader of a table must not miss."""
@@ -109,7 +111,8 @@ class PredictResult(CommandResult):
             for name in more
             if any(getattr(p, name) not in (None, []) for p in self.predictions)
         ]
-        table.writerow([*names, *told])
+        outputs = list(self.predictions[0].values or ()) if self.predictions else []
+        table.writerow([*names, *told, *(f"value.{name}" for name in outputs)])
         for row in self.predictions:
             sure = "" if row.probability is None else f"{row.probability:.6f}"
             extra = {
@@ -125,6 +128,7 @@ class PredictResult(CommandResult):
                     cell(Path(row.path)) if row.path else "",
                     *map(cell, (row.label, sure, row.question)),
                     *(cell(extra[name]) for name in told),
+                    *(cell((row.values or {})[name]) for name in outputs),
                 ]
             )
         return text.getvalue()

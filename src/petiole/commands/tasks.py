@@ -26,7 +26,7 @@ COLUMNS = {"labels": "multilabel", "value": "regression"}
 """Column of a table of images -> the kind of task that it is for."""
 TARGET_METHOD = "ridge"
 """Of these kinds, where none is named: solved in closed form."""
-_TARGETS = {f.name for f in fields(ModelOptions)} | {"task", "test", "test_fraction"}
+_TARGETS = {f.name for kind in (ModelOptions, ImageOptions) for f in fields(kind)}
 _OWN = {
     "classification": {f.name for kind in (ModelOptions, ImageOptions) for f in fields(kind)},
     "text": {f.name for f in fields(TextTaskOptions)} | {"cache_dir"},
@@ -83,6 +83,8 @@ def open_task(
         ConfigError: an option of another kind, or more data than one of a kind that takes one.
     """
     check_used(kind, methods[0], model, images, text, codebook)
+    if images.shots is not None and images.all_images:
+        raise ConfigError("--shots and --all-images say different things. Leave one out.")
     if kind == "classification":
         return _classification(data, methods, model, images)
     if kind in COLUMNS.values():
@@ -100,8 +102,6 @@ def _classification(
 ) -> tuple[Task[Any], Any]:
     from petiole.tasks.classification.workspace import Subset
 
-    if images.shots is not None and images.all_images:
-        raise ConfigError("--shots and --all-images say different things. Leave one out.")
     shots = None if images.all_images else 10 if images.shots is None else images.shots
     task = model.classification(
         data, images.source, images.test, images.test_fraction, methods=methods
@@ -120,14 +120,21 @@ def _targets(
     assert issubclass(adapter, TargetAdapter)
     given: Any
     test: Any
-    given, test = (
+    source: Any
+    given, test, source = (
         Path(one) if isinstance(one, str | Path) else one and Pairs(one)
-        for one in (unwrapped(data), images.test)
+        for one in (unwrapped(data), images.test, images.source)
     )
+    shots = None if images.all_images else images.shots
+    if images.split_seed is not None and shots is None:
+        raise ConfigError(
+            f"--split-seed draws images, and all are trained on for {DATA[kind]} unless --shots says how many. Add it, or leave "
+            "--split-seed out."
+        )
     fraction = 0.5 if images.test_fraction is None else images.test_fraction
     terms = model.image_terms(methods)
-    task = adapter.task(images=given, test=test, test_fraction=fraction, **terms)
-    return task, Subset(shots=None)
+    task = adapter.task(images=given, source=source, test=test, test_fraction=fraction, **terms)
+    return task, Subset(shots, images.split_seed or 0)
 
 
 def _text(data: Sequence[Any], model: ModelOptions, text: TextTaskOptions) -> tuple[Task[Any], Any]:

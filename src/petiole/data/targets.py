@@ -1,7 +1,8 @@
 """Images with several labels each, or with a number each: a vector of targets in the place of a class.
 
-A table has the column ``labels`` (``cat|dog``, empty for none; a list in JSON Lines and Parquet) or ``value``; in Python
-a list of (image, labels) or (image, number).
+A table has the column ``labels`` (``cat|dog``, empty for none; a list in JSON Lines and Parquet) or ``value`` (``3.5``, or
+several numbers, ``3.5|0.1``), or in its place columns ``value.height``, ``value.width``, ...; in Python a list of (image, labels)
+or (image, number or numbers).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from petiole.data.readers.table import (
     VALUE,
     cell_text,
     is_table,
+    numbered,
     part_of,
     read_records,
     read_rows,
@@ -33,7 +35,6 @@ from petiole.printable import composed
 IMAGE = "image"
 """The one class of images whose targets are no classes."""
 
-Targets = Mapping[str, tuple[float, ...]]
 Source = Path | Sequence[tuple[object, object]]
 """A table, or (image, labels or number) pairs."""
 
@@ -45,14 +46,30 @@ class TargetImages:
     Attributes:
         images: in canonical order, all of the class ``IMAGE``.
         said: text of an image's targets, by its id: ``cat|dog`` or ``3.5``.
+        outputs: names of its numbers, where the table has a column for each.
     """
 
     images: Dataset
     said: Mapping[str, str] = field(hash=False)
+    outputs: tuple[str, ...] = ()
 
     def select(self, images: Dataset) -> TargetImages:
         """A part of them."""
-        return TargetImages(images, {i: self.said[i] for i in images.ids})
+        return replace(self, images=images, said={i: self.said[i] for i in images.ids})
+
+    def joined(self, other: TargetImages) -> TargetImages:
+        """These images and others.
+
+        Raises:
+            DataError: something else is said of an image that both have.
+        """
+        if odd := [i for i, said in other.said.items() if self.said.get(i, said) != said]:
+            path = next(s.path for s in other.images.samples if s.id == odd[0])
+            raise DataError(
+                f"{path}: {self.images.name} says {self.said[odd[0]]!r} of this image, and {other.images.name} "
+                f"{other.said[odd[0]]!r}. Correct one."
+            )
+        return replace(self, images=self.images.concat(other.images), said={**other.said, **self.said})
 
     def digest(self) -> str:
         """SHA-256 (hex) over images and what is said of them."""
@@ -64,13 +81,14 @@ def column_of(data: object) -> str:
     if not isinstance(data, str | Path) or not is_table(Path(data)):
         return ""
     columns = read_records(Path(data))[0]
-    return next((name for name in ("label", LABELS, VALUE) if name in columns), "")
+    known = ("label", LABELS, VALUE)
+    return next((name for name in known if name in columns), VALUE if numbered(columns) else "")
 
 
 def open_targets(
     data: Source, column: str, text: Callable[[str, str], str], *, skip_bad: bool = False
 ) -> dict[str, TargetImages]:
-    """Open the parts of a table or list: ``train``, and ``test`` where it has one.
+    """Open the parts of a table or list: ``train``, and where it has them ``test`` and ``source``.
 
     Args:
         data: where images and targets are.
@@ -82,15 +100,21 @@ def open_targets(
         DataError: no such table, a cell that says nothing usable, bad images, or one image with two targets.
     """
     parts: dict[str, list[ImageFile]] = {}
+    outputs: tuple[str, ...] = ()
     if isinstance(data, Path):
         if not is_table(data):
             raise DataError(
                 f"{data}: several labels or a number an image are read from a table. Write a CSV, Parquet or JSON Lines "
                 f"file with the columns path and {column}."
             )
-        found = column if column in read_records(data)[0] else "label"
+        columns = read_records(data)[0]
+        outputs = numbered(columns) if column == VALUE else ()
+        found = column if column in columns or outputs else "label"
         for number, row in enumerate(read_rows(data, label=found), start=1):
-            if part := part_of(data, row):
+            part = part_of(data, row)
+            if row.entry.domain == "source":
+                part = "source" if part == "train" else None
+            if part:
                 said = text(row.entry.label, f"{data}, row {number} ({row.entry.path.name})")
                 parts.setdefault(part, []).append(replace(row.entry, label=said))
         name = data.stem
@@ -103,15 +127,15 @@ def open_targets(
         name = "list"
     # What is said stands for a class while images are checked, so that one image with two targets is found.
     return {
-        part: _without_classes(build(f"{name}/{part}", entries, None, skip_bad=skip_bad))
+        part: _without_classes(build(f"{name}/{part}", entries, None, skip_bad=skip_bad), outputs)
         for part, entries in parts.items()
     }
 
 
-def _without_classes(data: Dataset) -> TargetImages:
+def _without_classes(data: Dataset, outputs: tuple[str, ...]) -> TargetImages:
     said = {s.id: data.classes[s.label] for s in data.samples}
     one = tuple(replace(s, label=0) for s in data.samples)
-    return TargetImages(Dataset(data.name, (IMAGE,), one, data.notes), said)
+    return TargetImages(Dataset(data.name, (IMAGE,), one, data.notes), said, outputs)
 
 
 def labels_text(cell: str, where: str) -> str:  # noqa: ARG001 - any text is a list of labels
@@ -120,18 +144,24 @@ def labels_text(cell: str, where: str) -> str:  # noqa: ARG001 - any text is a l
 
 
 def value_text(cell: str, where: str) -> str:
-    """A finite number, in the form that gives it back exactly.
+    """A finite number, or several between ``|``, in the form that gives them back exactly.
 
     Raises:
-        DataError: it is none.
+        DataError: one is none.
     """
-    try:
-        value = float(cell)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise DataError(f"{where}: {cell!r} is no finite number. Correct it, or leave the row out.")
-    return repr(value)
+
+    def number(text: str) -> str:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise DataError(
+                f"{where}: {text!r} is no finite number. Correct it, or leave the row out."
+            )
+        return repr(value)
+
+    return "|".join(map(number, cell.split("|")))
 
 
 def names_in(parts: Iterable[TargetImages]) -> tuple[str, ...]:
@@ -148,9 +178,36 @@ def label_matrix(part: TargetImages, names: Sequence[str]) -> NDArray[np.float64
     )
 
 
-def value_column(part: TargetImages, _: Sequence[str] = ()) -> NDArray[np.float64]:
-    """The images' numbers (n, 1)."""
-    return np.array([[float(part.said[i])] for i in part.images.ids])
+def value_names(part: TargetImages) -> tuple[str, ...]:
+    """Names of an image's numbers: ``value`` for one, those of the columns, or ``value 1``, ``value 2``, ...
+
+    Raises:
+        DataError: images of different counts.
+    """
+    counts = {text.count("|") + 1: i for i, text in part.said.items()}
+    if len(counts) > 1:
+        n, i = min(counts.items())
+        path = next(s.path for s in part.images.samples if s.id == i)
+        raise DataError(
+            f"{path}: {n} number(s) are said of this image, and {max(counts)} of others. Give every image as many."
+        )
+    count = next(iter(counts))
+    if count == 1:
+        return part.outputs or (VALUE,)
+    return part.outputs or tuple(f"{VALUE} {k}" for k in range(1, count + 1))
+
+
+def value_matrix(part: TargetImages, names: Sequence[str]) -> NDArray[np.float64]:
+    """The images' numbers (n, K).
+
+    Raises:
+        DataError: they are not those that ``names`` says.
+    """
+    if (own := value_names(part)) != tuple(names):
+        raise DataError(
+            f"{part.images.name} has the numbers {listed(list(own))}, and those of the training are {listed(list(names))}."
+        )
+    return np.array([[float(text) for text in part.said[i].split("|")] for i in part.images.ids])
 
 
 def unknown_labels(part: TargetImages, names: Sequence[str]) -> tuple[str, ...]:

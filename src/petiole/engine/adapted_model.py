@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from petiole.backbones.base import FrozenNetwork
 from petiole.backbones.hooks import attached
+from petiole.errors import ConfigError
+from petiole.layers.packed import is_packed
 from petiole.methods.base import Changes
 
 
@@ -45,6 +47,12 @@ class AdaptedModel(nn.Module):
         self.shared = nn.ModuleList(changes.shared)
         self.injected = changes.injected
         own = dict(frozen.module.named_parameters())
+        if packed := [name for name in changes.tune if is_packed(own[name])]:
+            raise ConfigError(
+                f"This method trains a copy of {packed[0]}, which {frozen.name} stores as {frozen.quantized}, and integers have no "
+                "gradient. Take a method that trains layers of its own (lora-qkv, adaptformer, a head), layernorm or bitfit, or "
+                "leave --quantize out."
+            )
         self.tuned = nn.ParameterDict(
             {
                 name.replace(".", "/"): nn.Parameter(

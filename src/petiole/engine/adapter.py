@@ -204,6 +204,12 @@ def difference(got: Tensor, want: Tensor) -> float:
 
 def check_fingerprint(folder: Path, card: ModelCard, model: FrozenNetwork) -> None:
     """Raise AdapterError unless a model has the weights of the training."""
+    if model.quantized != card.quantize:
+        have, want = model.quantized or "floats", card.quantize or "floats"
+        raise AdapterError(
+            f"{folder} was trained on {card.name} with weights stored as {want}, but this one stores them as {have}. Load the "
+            f"backbone with quantize={card.quantize!r}, or train a new adapter."
+        )
     if model.fingerprint != card.fingerprint:
         raise AdapterError(
             f"{folder} was trained on {card.name} with fingerprint {card.fingerprint[:12]}, but "

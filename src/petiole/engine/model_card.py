@@ -59,6 +59,7 @@ class ModelCard(FrozenModel):
         fingerprint: SHA-256 of its weights.
         weights: file of the weights, where it was named.
         image_size: pixels, where they were chosen.
+        quantize: how its linear layers are stored, where not as floats.
         preprocessing: of an image backbone.
         vision_width: of the visual features that a language model reads; 0 for none.
         options: of its V->L block.
@@ -70,6 +71,7 @@ class ModelCard(FrozenModel):
     fingerprint: str
     weights: str | None = None
     image_size: int | None = None
+    quantize: str | None = None
     preprocessing: Preprocessing | None = None
     vision_width: int = 0
     options: dict[str, Any] = Field(default_factory=dict)
@@ -81,10 +83,12 @@ class ModelCard(FrozenModel):
         """The card of a loaded model; ``facts`` are further fields."""
         if isinstance(model, Backbone):
             facts = {"preprocessing": model.preprocessing, **facts}
-        return cls(name=model.name, fingerprint=model.fingerprint, **facts)
+        return cls(
+            name=model.name, fingerprint=model.fingerprint, quantize=model.quantized, **facts
+        )
 
     def content(self) -> dict[str, Any]:
         """What decides a result: the fingerprint stands for name and place."""
-        value = self.model_dump(mode="json", exclude={"name", "weights", "vision_backbone"})
+        value = self.model_dump(mode="json", exclude={"name", "weights", "quantize", "vision_backbone"})
         vision = self.vision_backbone.content() if self.vision_backbone else None
         return {**value, "vision_backbone": vision}

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from petiole.layers.lowrank import LowRank
+from petiole.layers.packed import dense
 
 
 class DoRA(LowRank):
@@ -36,12 +37,17 @@ class DoRA(LowRank):
         out, width = weight.shape
         super().__init__(width, rank, scale=scale, out=out, dropout=dropout)
         self._weight = (weight.detach(),)
-        self.magnitude = nn.Parameter(self._weight[0].norm(dim=1))
+        self.magnitude = nn.Parameter(self.weight.norm(dim=1))
+
+    @property
+    def weight(self) -> Tensor:
+        """W as floats."""
+        return dense(self._weight[0])
 
     @property
     def gain(self) -> Tensor:
         """g (out,)."""
-        turned = self._weight[0] + self.scale * self.b @ self.a
+        turned = self.weight + self.scale * self.b @ self.a
         length: Tensor = turned.norm(dim=1).detach()
         return self.magnitude / length
 
@@ -52,4 +58,4 @@ class DoRA(LowRank):
     def merged(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """Fold into the linear map that reads the same x: its weight, W or W tuned, changes by W' - W."""
         update = self.scale * self.b @ self.a
-        return weight + (self.gain[:, None] * (self._weight[0] + update) - self._weight[0]), bias
+        return weight + (self.gain[:, None] * (self.weight + update) - self.weight), bias

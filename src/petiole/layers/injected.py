@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from petiole.errors import ConfigError
+from petiole.layers.packed import dense
 
 
 class Injected(nn.Module):
@@ -113,7 +114,7 @@ def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _tie(module: nn.Module, leaf: str, tensor: Tensor, original: Tensor, path: str) -> None:
-    if not (tensor.is_meta or torch.equal(tensor, original)):
+    if not (tensor.is_meta or torch.equal(dense(tensor), dense(original))):
         raise ConfigError(
             f"This configuration rewrites the frozen weight {path}.{leaf}, so what is trained would "
             "not be the whole adapter. Choose an initialisation that leaves the weights alone."

@@ -84,6 +84,7 @@ class Sizes(BaseModel):
         inference: adapters + head.
         total: distinct parameters, backbone and everything trained; a tuned copy replaces its
             original and is not counted twice.
+        backbone_bytes: of the frozen network's tensors as they lie in memory, quantised ones with their scales.
         fixed: numbers that are stored but not trained (scales, random projections, drawn codes of places).
         stored_bytes: of the adapter's tensors, fp32.
         trainable_percent_of_language_model: of the part ``language``; ``None`` where there is none.
@@ -115,6 +116,7 @@ class Sizes(BaseModel):
     adapters_percent_of_backbone: float
     trainable_percent_of_language_model: float | None = None
     trainable_percent_of_encoder: float | None = None
+    backbone_bytes: int = 0
     fixed: int = 0
     stored_bytes: int
     parts: dict[str, int] = Field(default_factory=dict)
@@ -269,6 +271,7 @@ def sizes(network: FrozenNetwork, plan: Plan, *, beside: int = 0) -> Sizes:
             "adapters_percent_of_backbone": percent(adapters, base),
             "trainable_percent_of_language_model": percent(trainable, parts.get("language")),
             "trainable_percent_of_encoder": percent(trainable, parts.get("encoder")),
+            "backbone_bytes": network.stored_bytes,
             "fixed": sum(b.numel() for b in fixed) + drawn,
             "stored_bytes": 4 * (inference + drawn) + sum(b.nbytes for b in fixed),
             "parts": parts,

@@ -59,11 +59,12 @@ def average_precisions(probabilities: ArrayLike, truth: ArrayLike) -> list[float
 
 
 def value_scores(predictions: ArrayLike, truth: ArrayLike) -> dict[str, float]:
-    """Scores of numbers (n,) against the true ones (n,).
+    """Scores of numbers (n, K) against the true ones (n, K); (n,) is K = 1.
 
     Returns:
         ``r2`` = 1 - sum (y - f)^2 / sum (y - mean y)^2 (1 is perfect, 0 the mean of the scored images; of equal numbers, or of
-        one, nan), ``mae`` and ``rmse`` in the numbers' unit, ``n``.
+        one, nan), ``mae`` and ``rmse`` in the numbers' unit, ``n``. Of several numbers each is a mean over them, r2 over those
+        that differ between images.
 
     Raises:
         ValueError: different shapes, or no images.
@@ -73,10 +74,12 @@ def value_scores(predictions: ArrayLike, truth: ArrayLike) -> dict[str, float]:
     from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
 
     f, y = (np.asarray(v, dtype=np.float64) for v in (predictions, truth))
-    if f.shape != y.shape or f.ndim != 1 or not len(f):
-        raise ValueError(f"Expected (n,) numbers of one length, got {f.shape} and {y.shape}.")
+    if f.shape != y.shape or f.ndim > 2 or not f.size:
+        raise ValueError(f"Expected (n,) or (n, K) numbers of one shape, got {f.shape} and {y.shape}.")
+    f, y = f.reshape(len(f), -1), y.reshape(len(y), -1)
+    differ = np.ptp(y, axis=0) > 0
     return {
-        "r2": float(r2_score(y, f)) if np.ptp(y) else float("nan"),
+        "r2": float(r2_score(y[:, differ], f[:, differ])) if differ.any() else float("nan"),
         "mae": float(mean_absolute_error(y, f)),
         "rmse": float(root_mean_squared_error(y, f)),
         "n": float(len(y)),

@@ -30,6 +30,7 @@ class RankedBackbone(FrozenModel):
         accuracy, low, high: share that is right, with its 95 % interval over images.
         images: target images that judged.
         parameters: of the backbone.
+        megabytes: of its tensors, as they are stored.
         gflops: of an image, forward.
         seconds: that its features took, cached ones counted as nothing.
     """
@@ -40,6 +41,7 @@ class RankedBackbone(FrozenModel):
     high: float
     images: int
     parameters: int
+    megabytes: float
     gflops: float
     seconds: float
 
@@ -95,6 +97,7 @@ def _judged(workspace: ClassificationWorkspace, subset: Subset) -> RankedBackbon
         high=min(1.0, accuracy.high),
         images=accuracy.n,
         parameters=backbone.parameter_count,
+        megabytes=backbone.stored_bytes / 1e6,
         gflops=ledger.flops_forward / 1e9,
         seconds=workspace.feature_seconds,
     )

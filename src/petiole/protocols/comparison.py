@@ -28,8 +28,9 @@ class Comparison(RowsProtocol):
         title: heading of table and page.
         split_seeds: draws of the training images, the unit of the result of photos; 1 for other kinds, whose unit
             is the seed.
-        seeds: runs on each of them, which differ in initialisation and batches.
-        shots: target images drawn from each class; ``None`` for all.
+        seeds: runs on each of them, which differ in initialisation and batches; of images without classes also in the
+            draw, where shots are drawn.
+        shots: target images drawn from each class, or in all where there are none; ``None`` for all.
         fraction: share of each class of the training images that is used.
         validation: share of the training images on which grids are decided.
         scored: the runs are scored on the ``test`` images, or on the ``validation`` ones, and then
@@ -65,10 +66,10 @@ class Comparison(RowsProtocol):
             raise ValueError(
                 "a grid or scores on validation need validation images: validation > 0"
             )
-        drawn = self.split_seeds > 1 or self.shots is not None or self.validation
+        drawn = self.split_seeds > 1 or self.validation
         if self.kind != "classification" and drawn:
             raise ValueError(
-                f"split seeds, shots and validation are of classification, and this is {self.kind}"
+                f"split seeds and validation are of classification, and this is {self.kind}"
             )
         self.row(self.baseline, "baseline")
         self.row(self.headline, "headline")

@@ -30,7 +30,7 @@ PAPER = "adaptertune/transfer"
 
 _DECIDING = (
     *("images", "test_fraction", "skip_bad"),
-    *("backbone", "weights", "image_size", "precision", "compiled", "dtype"),
+    *("backbone", "weights", "image_size", "quantize", "precision", "compiled", "dtype"),
 )
 
 

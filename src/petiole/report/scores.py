@@ -148,9 +148,10 @@ def summarise_records(protocol: RowsProtocol, root: Path, title: str, **facts: A
 
 
 def summarise_comparison(comparison: Comparison, root: Path) -> ScoreSummary:
-    """The table of a comparison of texts or over a codebook."""
+    """The table of a comparison of whatever has no classes."""
+    drawn = f", and a draw of {comparison.shots} training images" if comparison.shots else ""
     notes = [
-        f"Scores in per cent, {seeds_of(comparison)} (a start and an order of batches each), mean ± sd, the last "
+        f"Scores in per cent, {seeds_of(comparison)} (a start and an order of batches each{drawn}), mean ± sd, the last "
         f"step's weights. {how_compared(comparison)}",
         *comparison.notes,
     ]

@@ -69,7 +69,7 @@ UNUSED = frozenset(
 
 @dataclass(frozen=True)
 class TargetTask(Classification):
-    """Images of a table and their targets, and a backbone; fields are those of ``Classification``, without source and part."""
+    """Images of a table and their targets, and a backbone; fields are those of ``Classification``, without part."""
 
     column: ClassVar[str]
 
@@ -78,7 +78,7 @@ class TargetTask(Classification):
 
     def data_digest(self) -> str:
         workspace = cast(TargetWorkspace, open_workspace(self))
-        return text_digest(workspace.targets["train"].digest() + workspace.targets["test"].digest())
+        return text_digest("".join(part.digest() for _, part in sorted(workspace.targets.items())))
 
     @staticmethod
     @abstractmethod
@@ -113,30 +113,47 @@ class TargetWorkspace(ClassificationWorkspace):
 
     @cached_property
     def targets(self) -> dict[str, TargetImages]:
-        """What is said of the images of ``train`` and ``test``."""
+        """What is said of the images of ``train``, ``test`` and, where there is one, ``source``."""
         task = self.task
-        parts = open_targets(_source(task.images), task.column, task.text, skip_bad=task.skip_bad)
+        parts = self._opened(task.images)
         if task.test is not None:
-            other = open_targets(_source(task.test), task.column, task.text, skip_bad=task.skip_bad)
+            other = self._opened(task.test)
             parts["test"] = other.get("test") or other["train"]
+        if task.source is not None:
+            other = self._opened(task.source)
+            source = other.get("train") or other["source"]
+            parts["source"] = replace(source, images=source.images.with_domain("source"))
         if "train" not in parts:
             raise DataError(f"{task.images}: no rows to train on; mark some with split train.")
         if "test" not in parts:
             whole = parts["train"]
             kept, held = holdout(whole.images, task.test_fraction, 0)
-            parts = {"train": whole.select(kept), "test": whole.select(held)}
+            parts |= {"train": whole.select(kept), "test": whole.select(held)}
         return parts
+
+    def _opened(self, data: Any) -> dict[str, TargetImages]:
+        task = self.task
+        return open_targets(_source(data), task.column, task.text, skip_bad=task.skip_bad)
+
+    @cached_property
+    def learned(self) -> TargetImages:
+        """What is said of all images that may be trained on, of both domains."""
+        train, source = self.targets["train"], self.targets.get("source")
+        return train.joined(source) if source else train
 
     @cached_property
     def names(self) -> tuple[str, ...]:
         """Names of the outputs, by the training images."""
-        return self.task.names([self.targets["train"]])
+        return self.task.names([self.learned])
 
     @cached_property
     def shift(self) -> DomainShift:
         train, test = (self.targets[part] for part in ("train", "test"))
         notes = (*test.images.notes, *self.task.notes(test, self.names))
-        return DomainShift(None, train.images, replace(test.images, notes=notes))
+        source = self.targets.get("source")
+        return DomainShift(
+            source.images if source else None, train.images, replace(test.images, notes=notes)
+        )
 
     def prepare(self, spec: RunSpec) -> TaskRun:
         return self.task.run(self, spec)
@@ -145,11 +162,18 @@ class TargetWorkspace(ClassificationWorkspace):
         recipe = create(specs[0].method, specs[0].settings).recipe
         length = f"{recipe.epochs:g} passes" if recipe.epochs else f"{recipe.steps} steps at most"
         return [
-            f"data     {len(self.shift.train):,} images to train on, {len(self.shift.test):,} held back, targets: "
+            f"data     {self._drawn(specs)}, {len(self.shift.test):,} held back, targets: "
             f"{', '.join(self.names[:8])}{', ...' if len(self.names) > 8 else ''}",
             *(f"note     {note}" for note in self.notes),
             f"training {len(specs)} x {specs[0].method} on {self.backbone.name}, solved or {length}",
         ]
+
+
+    def _drawn(self, specs: Sequence[RunSpec]) -> str:
+        shots = specs[0].options.shots if specs[0].options else None
+        source, own = self.shift.source, f"{len(self.shift.train):,} images to train on"
+        own = f"{shots:,} of {own}" if shots else own
+        return own + (f" with {len(source):,} of the source domain" if source else "")
 
 
 def _source(data: Any) -> Any:
@@ -179,13 +203,13 @@ class TargetRun(ClassificationRun):
             )
         super().__init__(workspace, spec)
         self.names = workspace.names
-        self.truth = self.matrix(self.train_images, "train")
+        self.truth = self.matrix(self.train_images, workspace.learned)
         with torch.random.fork_rng():
             self.check(self.method.plan(workspace.backbone, len(self.names)))
 
-    def matrix(self, images: Dataset, part: str) -> NDArray[np.float64]:
+    def matrix(self, images: Dataset, part: TargetImages) -> NDArray[np.float64]:
         """Targets (n, K) of images of a part."""
-        return self.workspace.task.matrix(self.workspace.targets[part].select(images), self.names)
+        return self.workspace.task.matrix(part.select(images), self.names)
 
     def check(self, plan: Plan) -> None:
         """Raise ConfigError for a method that needs classes."""
@@ -216,11 +240,18 @@ class TargetRun(ClassificationRun):
 
     def data(self) -> DataCard:
         workspace, scored = self.workspace, self.subset.scored
-        digests = {name: part.digest() for name, part in workspace.targets.items()}
+        test, source = workspace.targets["test"], workspace.targets.get("source")
+        parts = {
+            **({"source": source} if source else {}),
+            "train": workspace.learned.select(self.train_images),
+            scored: test,
+        }
         return DataCard(
-            digests={"train": digests["train"], scored: digests["test"]},
-            samples={"train": len(self.train_images), scored: len(self.scored)},
+            digests={name: part.digest() for name, part in parts.items()},
+            samples={name: len(part.images) for name, part in parts.items()},
             classes=list(self.names),
+            shots=self.subset.shots,
+            split_seed=self.subset.split_seed,
             tasks=[workspace.task.kind],
             scored=scored,
             notes=[*workspace.notes, workspace.leaks(self.train_images, self.scored).summary()],
@@ -279,13 +310,13 @@ class TargetRun(ClassificationRun):
         adapted.eval()
 
     def evaluate(self, adapted: AdaptedClassifier, folder: Path) -> Scores:
-        scored, truth = self.scored, self.matrix(self.scored, "test")
-        digest = self.workspace.targets["test"].digest()
+        scored, test = self.scored, self.workspace.targets["test"]
+        truth, digest = self.matrix(scored, test), test.digest()
         count_test_evaluation(folder, digest, len(scored), "end of training", once=True)
         table = self.workspace.table(scored, adapted.cut)
         outputs = predict(adapted, table.batches(len(scored))).logits
         adapter = self.adapter(adapted)
-        _write(folder, scored, self.workspace.targets["test"], adapter.said(outputs))
+        _write(folder, scored, test, adapter.said(outputs))
         self.outputs = outputs, truth
         return {self.subset.scored: known(self.scored_by(outputs, truth))}
 

@@ -26,6 +26,8 @@ LABELS, VALUE = "labels", "value"
 _KNOWN = ("path", "label", LABELS, VALUE, "domain", "split")
 _PARTS = {"": "train", "train": "train", "test": "test", "eval": "test"}
 _UNUSED = ("val", "validation")
+_OUTPUT = f"{VALUE}."
+"""Begin of the columns that hold one of several numbers each, ``value.height``."""
 Records = tuple[list[str], list[tuple[int, dict[str, str]]]]
 """Column names, and (number of the row, cells by column) of every row."""
 
@@ -126,6 +128,7 @@ def read_rows(
         DataError: as `open_table`, except for the images themselves.
     """
     columns, records = read_records(path)
+    columns += [VALUE] * bool(numbered(columns))
     required = ("path", label) if labelled else ("path",)
     if missing := [c for c in required if c not in columns]:
         raise DataError(
@@ -153,7 +156,18 @@ def read_records(path: Path) -> Records:
     if not path.is_file():
         raise DataError(f"{path}: no such table. Give a .csv, .tsv or .parquet file.")
     read = {".parquet": _read_parquet, ".pq": _read_parquet, ".jsonl": _read_jsonl}
-    return read.get(path.suffix.lower(), _read_csv)(path)
+    columns, records = read.get(path.suffix.lower(), _read_csv)(path)
+    if outputs := numbered(columns):
+        for _, cells in records:
+            cells[VALUE] = "|".join(cells.get(_OUTPUT + name, "") for name in outputs)
+    return columns, records
+
+
+def numbered(columns: Sequence[str]) -> tuple[str, ...]:
+    """``height, width`` of the columns ``value.height, value.width``, where there is no column ``value``."""
+    if VALUE in columns:
+        return ()
+    return tuple(c.removeprefix(_OUTPUT) for c in columns if c.startswith(_OUTPUT))
 
 
 def part_of(path: Path, row: TableRow) -> str | None:
@@ -231,7 +245,7 @@ def _read_parquet(path: Path) -> Records:
         ) from None
     with boundary(path, "Write it again.", what="not a readable Parquet file"):
         columns = parquet.read_schema(path).names
-        wanted = [c for c in _KNOWN if c in columns]
+        wanted = [c for c in columns if c in _KNOWN or c.startswith(_OUTPUT)]
         # partitioning=None: a folder called a=b on the way must not become a column.
         records = parquet.read_table(path, columns=wanted, partitioning=None).to_pylist()
     text = [{c: cell_text(v) for c, v in r.items()} for r in records]

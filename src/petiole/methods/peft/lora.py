@@ -86,6 +86,10 @@ def _weight(site: Site) -> Tensor:
     if not isinstance(site.module, nn.Linear):
         raise ConfigError(f"DoRA needs a linear layer, not {type(site.module).__name__}.")
     weight = site.module.weight
+    if not weight.is_floating_point():
+        raise ConfigError(
+            "DoRA reads the frozen weights, which bitsandbytes has packed. Take lora-qkv, or --quantize int8."
+        )
     return weight if site.columns is None else weight[site.columns]
 
 

@@ -80,8 +80,13 @@ class ImageAdapter(Adapter):
         """See ``Adapter.load``."""
         card = manifest.backbone
         if backbone is None:
-            file, size = weights or card.weights, card.image_size
-            backbone = load_backbone(card.name, weights=file, image_size=size, device=device)
+            backbone = load_backbone(
+                card.name,
+                weights=weights or card.weights,
+                image_size=card.image_size,
+                quantize=card.quantize,
+                device=device,
+            )
         _check_backbone(folder, card, backbone)
         with building(folder, manifest):
             method = create(manifest.method, manifest.settings)

@@ -234,6 +234,11 @@ class ContractTest:
         of_class = self.data.labels == self.data.classes.index(clause.name)
         inside = np.array([fnmatch(self._place(path), clause.slice) for path in self.data.paths])
         rows = np.flatnonzero(of_class & inside)
+        if not of_class.any():
+            raise DataError(
+                f"[[recall]] is of class {clause.name}, of which {self.data.name} has no image. Give images of it, or take the "
+                "table out of the contract."
+            )
         if not len(rows):
             raise DataError(
                 f"No image of class {clause.name} matches the slice {clause.slice!r}; paths look like "

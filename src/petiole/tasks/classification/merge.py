@@ -49,6 +49,11 @@ def merge(adapted: AdaptedClassifier) -> Weights:
             "There is nothing to merge: this adapter changes nothing inside the backbone, only what is "
             "made of its final vector. Use the adapter with the backbone as it is."
         )
+    if backbone.quantized:
+        raise AdapterError(
+            f"This adapter was trained beside weights stored as {backbone.quantized}, and an update folded into them would be "
+            "rounded to their few bits. Use the adapter as it is, or train one without --quantize and merge that."
+        )
     with torch.no_grad(), backbone.lock:
         weights = {name: value.detach().clone() for name, value in _start(backbone, plan).items()}
         weights |= {name: value.detach().clone() for name, value in adapted.copies.items()}

@@ -28,6 +28,7 @@ from petiole.files import write_json, write_tensors
 from petiole.layers.dora import DoRA
 from petiole.layers.injected import Injected
 from petiole.layers.lowrank import LowRank
+from petiole.layers.packed import dense
 from petiole.tasks.classification.model import AdaptedClassifier
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -100,15 +101,13 @@ def _fused(group: Sequence[Attach], backbone: Backbone) -> tuple[dict[str, Tenso
     layers = [layer for a in group if isinstance(layer := a.layer, LowRank)]
     down = torch.cat([layer.a for layer in layers])
     up = down.new_zeros(module.out_features, len(down))
-    length = module.weight.norm(dim=1)
-    place = 0
+    tensors, place = {"lora_A.weight": down, "lora_B.weight": up}, 0
+    if isinstance(layers[0], DoRA):
+        tensors["lora_magnitude_vector"] = dense(module.weight).norm(dim=1)
     for attach, layer in zip(group, layers, strict=True):
         rows = backbone.site(attach.role).columns or slice(None)
         up[rows, place : place + len(layer.a)] = layer.b
         place += len(layer.a)
         if isinstance(layer, DoRA):
-            length[rows] = layer.magnitude
-    tensors = {"lora_A.weight": down, "lora_B.weight": up}
-    if isinstance(layers[0], DoRA):
-        tensors["lora_magnitude_vector"] = length
+            tensors["lora_magnitude_vector"][rows] = layer.magnitude
     return tensors, len(down), layers[0].scale

@@ -45,7 +45,7 @@ class Classification(Task["ClassificationWorkspace"]):
         test: held-back target images, where they lie elsewhere.
         test_fraction: held back by content where the layout states no test part.
         part: all classes, or the base or novel half of them.
-        weights, image_size, device: of the backbone.
+        weights, image_size, quantize, device: of the backbone.
         precision: ``fp32`` or ``bf16``.
         checkpointing: recompute activations in the backward pass instead of keeping them.
         compiled: train through ``torch.compile``.
@@ -64,6 +64,7 @@ class Classification(Task["ClassificationWorkspace"]):
     part: Part = "all"
     weights: Path | None = None
     image_size: int | None = None
+    quantize: str | None = None
     device: str = "cpu"
     precision: Precision = "fp32"
     checkpointing: bool = False
@@ -151,7 +152,11 @@ class ClassificationWorkspace(Workspace):
         """The frozen model."""
         b = self.task
         return load_backbone(
-            b.backbone, weights=b.weights, image_size=b.image_size, device=b.device
+            b.backbone,
+            weights=b.weights,
+            image_size=b.image_size,
+            quantize=b.quantize,
+            device=b.device,
         )
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Images with a number each, and a backbone."""
+"""Images with a number or several each, and a backbone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from petiole.data.readers.table import VALUE
-from petiole.data.targets import TargetImages, value_column, value_text
+from petiole.data.targets import TargetImages, value_matrix, value_names, value_text
 from petiole.tasks.image_targets import TargetTask, TargetWorkspace
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Regression(TargetTask):
-    """Images with a number each, from a table's column ``value``."""
+    """Images with a number or several each, from a table's column ``value`` or columns ``value.NAME``."""
 
     kind: ClassVar[str] = "regression"
     column: ClassVar[str] = VALUE
@@ -30,12 +30,12 @@ class Regression(TargetTask):
         return value_text(said, where)
 
     @staticmethod
-    def names(parts: Sequence[TargetImages]) -> tuple[str, ...]:  # noqa: ARG004
-        return (VALUE,)
+    def names(parts: Sequence[TargetImages]) -> tuple[str, ...]:
+        return value_names(parts[0])
 
     @staticmethod
     def matrix(part: TargetImages, names: Sequence[str]) -> NDArray[np.float64]:
-        return value_column(part, names)
+        return value_matrix(part, names)
 
     @classmethod
     def run(cls, workspace: TargetWorkspace, spec: RunSpec) -> TaskRun:

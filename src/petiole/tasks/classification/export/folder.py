@@ -143,6 +143,11 @@ def export(
         ConfigError: ``out`` exists, or the format's name or options are wrong.
     """
     chosen = make_format(name, options or {})
+    if stored := adapter.adapted.backbone.quantized:
+        raise AdapterError(
+            f"The backbone's weights are stored as {stored}, for which no format of export has a form. Train without --quantize and "
+            "export that; --format onnx --int8 quantises what it writes."
+        )
     if out.exists():
         raise ConfigError(f"{out} exists already. Move it away, or choose another --out.")
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,35 @@
+"""Weights that are stored in fewer bits than they are used in: torchao's tensors, and bitsandbytes' parameters.
+
+A packed weight of torchao is a tensor around smaller ones; one of bitsandbytes is integers beside a state.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+from torch import Tensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass as wraps
+
+
+def is_packed(weight: Tensor) -> bool:
+    """Whether a network's parameter is stored otherwise than as floats."""
+    return wraps(weight) or not weight.is_floating_point()
+
+
+def dense(weight: Tensor) -> Tensor:
+    """The floats that a weight of torchao stands for; any other tensor is itself."""
+    return weight.dequantize() if wraps(weight) else weight
+
+
+def numbers(weight: Tensor) -> int:
+    """How many numbers a weight stands for."""
+    state = getattr(weight, "quant_state", None)  # of bitsandbytes, once it has packed them
+    return weight.numel() if state is None else prod(state.shape)
+
+
+def stored_bytes(weight: Tensor) -> int:
+    """Bytes of its tensors."""
+    if wraps(weight):
+        inner = (getattr(weight, name) for name in weight.__tensor_flatten__()[0])
+        return sum(stored_bytes(part) for part in inner)
+    return weight.nbytes
