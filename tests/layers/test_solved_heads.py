@@ -15,11 +15,11 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from petiole.errors import ConfigError, DataError
+from petiole.layers.logistic import LogisticHead
 from petiole.layers.ridge import RidgeHead
 from petiole.layers.solved import (
     ClassMeansHead,
     KNNHead,
-    LogisticHead,
     SolvedHead,
     domain_weights,
     judging,
