@@ -22,17 +22,18 @@ def positive_grid(name: str, grid: Sequence[float]) -> tuple[float, ...]:
     return tuple(sorted(grid))
 
 
-def end_of_grid(name: str, grid: Sequence[Any], value: Any) -> str:
-    """A sentence where a chosen value is the first or last of three or more that are ordered; else nothing."""
+def end_of_grid(grid: Sequence[Any], value: Any) -> str:
+    """What to say where a chosen value is the first or last of three or more, which are ordered; else nothing."""
     if len(grid) < 3 or value not in (grid[0], grid[-1]):
         return ""
-    listed = ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in grid)
-    return f"{name}={value} is an end of the grid ({listed}): the best value may lie beyond."
+    return "an end of the grid: the best value may lie beyond"
 
 
-def nearest(grid: Sequence[float], value: float) -> float:
-    """The value of a grid that a stored one was, rounded to fewer bits."""
-    return min(grid, key=lambda known: abs(known - value))
+def remarks_on(name: str, grid: Sequence[float], stored: float) -> list[str]:
+    """A sentence where a value, stored in fewer bits, lies at an end of its grid."""
+    value = min(grid, key=lambda known: abs(known - stored))
+    end = end_of_grid(grid, value)
+    return [f"{name}={value:g} of {grid[0]:g} to {grid[-1]:g} is {end}."] if end else []
 
 
 class GridHead(SolvedLinear):
@@ -49,8 +50,7 @@ class GridHead(SolvedLinear):
     chosen: ClassVar[str]
 
     def remarks(self) -> list[str]:
-        value = nearest(self.grid, float(getattr(self, self.chosen)))
-        return [told] if (told := end_of_grid(self.setting, self.grid, value)) else []
+        return remarks_on(self.setting, self.grid, float(getattr(self, self.chosen)))
 
     def left_out(self, x: Tensor, y: Tensor, is_target: Tensor, folds: int = 5) -> Tensor | None:
         """As of every solved head, with the penalty that was chosen on all images, if one was.
