@@ -6,8 +6,9 @@ from torch import Tensor
 
 from petiole.errors import ConfigError
 from petiole.layers.averaged_ridge import AveragedRidgeHead, blocks_of
+from petiole.layers.logistic import LogisticHead
 from petiole.layers.ridge import RidgeHead
-from petiole.layers.solved import KNNHead, LogisticHead, balanced
+from petiole.layers.solved import KNNHead, balanced
 from petiole.losses.classification import domain_cross_entropy
 
 WIDTH, K = 6, 3

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from petiole.data.splits import class_folds
 from petiole.errors import DataError
+from petiole.layers.logistic import LogisticHead
 from petiole.layers.ridge import RidgeHead
-from petiole.layers.solved import ClassMeansHead, KNNHead, LogisticHead, SolvedHead
+from petiole.layers.solved import ClassMeansHead, KNNHead, SolvedHead
 
 Make = Callable[[], SolvedHead]
 HEADS: list[Make] = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -15,11 +15,13 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from petiole.errors import ConfigError, DataError
+from petiole.layers.averaged_ridge import AveragedRidgeHead
+from petiole.layers.linear_grid import LinearGridHead
+from petiole.layers.logistic import LogisticHead
 from petiole.layers.ridge import RidgeHead
 from petiole.layers.solved import (
     ClassMeansHead,
     KNNHead,
-    LogisticHead,
     SolvedHead,
     domain_weights,
     judging,
@@ -286,3 +288,30 @@ def test_one_image_is_no_error() -> None:
     head = RidgeHead(4, 2)
     head.solve(torch.ones(1, 4), torch.tensor([1]), torch.tensor([True]))
     assert head(torch.ones(1, 4)).argmax() == 1
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda grid: LogisticHead(5, 3, grid=grid), "C"),
+        (lambda grid: RidgeHead(5, 3, grid=grid), "alpha"),
+        (
+            lambda grid: LinearGridHead(5, 3, [slice(0, 5)], rates=grid, iterations=30),
+            "learning rate",
+        ),
+        (lambda grid: AveragedRidgeHead(5, 3, penalties=grid), "mean gamma"),
+    ],
+)
+def test_a_setting_at_the_end_of_its_grid_is_remarked_on(
+    make: Callable[[Sequence[float]], SolvedHead], name: str
+) -> None:
+    x, y, is_target = problem(3, classes=3, per_class=8)
+    ends, whole = make((1e-9, 2e-9, 3e-9)), make((1e-9, 0.3, 1e9))
+    ends.solve(x, y, is_target)
+    (told,) = ends.remarks()
+    assert told.startswith(f"{name}=")
+    assert "an end of the grid" in told
+    if name != "learning rate":  # whose middle one need not be best
+        whole.solve(x, y, is_target)
+        assert whole.remarks() == []
+    assert make((1e-9, 2e-9)).remarks() == []

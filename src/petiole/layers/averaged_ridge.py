@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy, linear, normalize, one_hot
 
 from petiole.data.splits import class_folds
 from petiole.errors import DataError
+from petiole.layers.grid import remarks_on
 from petiole.layers.solved import SolvedLinear, judging
 
 SOURCE_SHOTS = (0.0, 0.2, 0.6, 2.0, 6.0, 20.0, 60.0, 200.0)
@@ -86,6 +87,9 @@ class AveragedRidgeHead(SolvedLinear):
         self.mean_source_shots, self.mean_penalty = map(torch.tensor, means)
         self.scale = torch.tensor(scale)
         return None if scores is None else (scale * scores.mean(0)).float()
+
+    def remarks(self) -> list[str]:
+        return remarks_on("mean gamma", self.penalties, float(self.mean_penalty))
 
     def left_out(self, x: Tensor, y: Tensor, is_target: Tensor, folds: int = 0) -> Tensor | None:  # noqa: ARG002
         """As of every solved head, but in closed form: blocks of one image of every class, whatever the folds."""

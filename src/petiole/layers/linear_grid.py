@@ -20,6 +20,7 @@ from torch.nn.functional import cross_entropy, one_hot
 
 from petiole.errors import ConfigError
 from petiole.layers.checks import positive
+from petiole.layers.grid import remarks_on
 from petiole.layers.solved import SolvedLinear, domain_weights, judging
 
 RATES = (*(m * 10.0**e for e in range(-5, -1) for m in (1, 2, 5)), 0.1)
@@ -68,6 +69,9 @@ class LinearGridHead(SolvedLinear):
         self.weight[:, columns] = weight[0]
         self.bias.copy_(bias[0])
         self.chosen_input, self.chosen_rate = torch.tensor(chosen[0]), torch.tensor(rate)
+
+    def remarks(self) -> list[str]:
+        return remarks_on("learning rate", self.rates, float(self.chosen_rate))
 
     def _choose(self, x: Tensor, y: Tensor, weights: Tensor, judged: Tensor) -> tuple[int, float]:
         """The candidate of the least log-loss over all folds; the lower rate and earlier input of equals."""

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from petiole.layers.solved import GridHead, judging, positive_grid
+from petiole.layers.grid import GridHead, positive_grid
+from petiole.layers.solved import judging
 
 
 class RidgeHead(GridHead):
@@ -26,7 +27,7 @@ class RidgeHead(GridHead):
     """
 
     weighs_classes = True
-    chosen = "chosen_alpha"
+    setting, chosen = "alpha", "chosen_alpha"
 
     def __init__(
         self,

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -12,11 +11,8 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, normalize, one_hot
 
 from petiole.data.splits import class_folds
-from petiole.errors import ConfigError, DataError
+from petiole.errors import ConfigError
 from petiole.layers.checks import positive
-
-if TYPE_CHECKING:
-    from sklearn.linear_model import LogisticRegression
 
 
 class SolvedHead(nn.Module, ABC):
@@ -61,6 +57,10 @@ class SolvedHead(nn.Module, ABC):
     def solution_size(self) -> int:
         """Numbers that the solution consists of."""
         return sum(b.numel() for b in self.buffers() if b.is_floating_point() and b.ndim)
+
+    def remarks(self) -> list[str]:
+        """What a person should know of the solution, a sentence each."""
+        return []
 
     @abstractmethod
     def solve(self, x: Tensor, y: Tensor, is_target: Tensor) -> None:
@@ -198,116 +198,6 @@ class KNNHead(MemoryHead):
         return share.clamp_min(1e-12).log()
 
 
-class GridHead(SolvedLinear):
-    """A head with a penalty chosen from a grid.
-
-    Attributes:
-        grid: to choose from.
-        chosen: name of the buffer that says which one was; 0 before.
-    """
-
-    grid: tuple[float, ...]
-    chosen: ClassVar[str]
-
-    def left_out(self, x: Tensor, y: Tensor, is_target: Tensor, folds: int = 5) -> Tensor | None:
-        """As of every solved head, with the penalty that was chosen on all images, if one was.
-
-        With two images a class none could be chosen: without a further one its class is empty.
-        """
-        grid, penalty = self.grid, float(getattr(self, self.chosen))
-        self.grid = (penalty,) if penalty else grid
-        try:
-            return super().left_out(x, y, is_target, folds)
-        finally:
-            self.grid = grid
-
-
-class LogisticHead(GridHead):
-    """Multinomial logistic regression, C chosen by cross-validated log-loss on the target's own images.
-
-    Minimises  C * sum_i w_i CE_i + |W|^2 / 2  (scikit-learn, L-BFGS; for two classes
-    |w_1 - w_0|^2 / 2, its binary form) on features that are centred and divided by one number, the
-    root mean square of all of them; both are folded into W and b. Dividing every feature by its own
-    standard deviation instead cost 4 to 10 points with ten images a class, because a hundred images do
-    not estimate a thousand deviations. A class without images gets a bias that never wins. Each fold
-    holds back images of ``judging`` only.
-
-    Args:
-        grid: values of C.
-        folds: at most the smallest class count; with fewer than 2 images a class the middle of
-            the grid is taken.
-    """
-
-    weighs_classes = True
-    chosen = "chosen_c"
-
-    def __init__(
-        self,
-        width: int,
-        classes: int,
-        grid: Sequence[float] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0),
-        folds: int = 5,
-    ) -> None:
-        super().__init__(width, classes)
-        self.grid, self.folds = positive_grid("C", grid), folds
-        self.register_buffer("chosen_c", torch.tensor(0.0))
-
-    def solve(self, x: Tensor, y: Tensor, is_target: Tensor) -> None:
-        from sklearn.linear_model import LogisticRegression
-
-        data, labels = x.double().cpu().numpy(), y.cpu().numpy()
-        if len(np.unique(labels)) < 2:
-            raise DataError(
-                "Logistic regression needs training images of at least two classes; "
-                f"there are {len(labels)} images of {len(np.unique(labels))}."
-            )
-        weights = self.weights(y, is_target).cpu().numpy()
-        mean, basis = data.mean(0), _basis(data)
-        data = (data - mean) @ basis
-        c = self._choose(data, labels, weights, judging(is_target).cpu().numpy())
-        model = LogisticRegression(C=c, max_iter=500).fit(data, labels, sample_weight=weights)
-        weight, bias = _rows(model, self.classes)
-        weight = weight @ basis.T
-        self._set(weight, bias - weight @ mean)
-        self.chosen_c = torch.tensor(c)
-
-    def _choose(self, x: Any, y: Any, w: Any, is_judging: Any) -> float:
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.model_selection import StratifiedKFold
-
-        judged = np.flatnonzero(is_judging)
-        _, counts = np.unique(y[judged], return_counts=True)
-        folds = min(self.folds, int(counts.min()))
-        if folds < 2 or len(self.grid) == 1:
-            return self.grid[len(self.grid) // 2]
-        losses = np.zeros(len(self.grid))
-        for _, held in StratifiedKFold(folds, shuffle=True, random_state=0).split(
-            x[judged], y[judged]
-        ):
-            test = judged[held]
-            train = np.setdiff1d(np.arange(len(y)), test)
-            model = LogisticRegression(max_iter=200, tol=1e-3, warm_start=True)
-            for i, c in enumerate(self.grid):
-                model.set_params(C=c).fit(x[train], y[train], sample_weight=w[train])
-                p = np.clip(model.predict_proba(x[test]), 1e-12, 1)
-                # Classes without images have no column.
-                column = np.searchsorted(model.classes_, y[test])
-                losses[i] -= np.log(p[np.arange(len(test)), column]).sum()
-        return self.grid[int(losses.argmin())]
-
-
-def _basis(x: Any) -> Any:
-    """Columns that scale centred rows to a root mean square of 1 and span them, (d, min(n, d)).
-
-    An L2-penalised solution lies in the span of the images, so fewer images than features need no
-    more coordinates than images.
-    """
-    centred = x - x.mean(0)
-    scale = np.sqrt((centred**2).mean()) or 1.0
-    n, d = x.shape
-    return (np.linalg.qr(centred.T)[0] if n < d else np.eye(d)) / scale
-
-
 def balanced(y: Tensor, classes: int) -> Tensor:
     """Weight of each class (K,) by which all weigh alike: n / (K' n_c), K' the classes that have images; 0 without."""
     counts = torch.bincount(y, minlength=classes).double()
@@ -326,24 +216,3 @@ def domain_weights(is_target: Tensor) -> Tensor:
         return torch.ones(n, dtype=torch.float64)
     share = torch.where(is_target, n / (2 * target), n / (2 * (n - target)))
     return share.double()
-
-
-def positive_grid(name: str, grid: Sequence[float]) -> tuple[float, ...]:
-    """The values in order.
-
-    Raises:
-        ConfigError: none, or one that is not positive.
-    """
-    if not grid or not min(grid) > 0:
-        raise ConfigError(f"The grid of {name} needs positive values, not {tuple(grid)}.")
-    return tuple(sorted(grid))
-
-
-def _rows(model: LogisticRegression, classes: int) -> tuple[Any, Any]:
-    """Coefficients with a row for every class; absent classes get a bias that never wins."""
-    coef, intercept = model.coef_, model.intercept_
-    if len(model.classes_) == 2:
-        coef, intercept = np.vstack([-coef, coef]) / 2, np.hstack([-intercept, intercept]) / 2
-    weight, bias = np.zeros((classes, coef.shape[1])), np.full(classes, -1e4)
-    weight[model.classes_], bias[model.classes_] = coef, intercept
-    return weight, bias

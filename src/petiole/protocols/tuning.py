@@ -19,6 +19,7 @@ from typing import Any
 
 from petiole.engine.record import read_record
 from petiole.engine.run import RunSpec
+from petiole.layers.grid import end_of_grid
 from petiole.methods.registry import find
 from petiole.protocols.comparison import Comparison
 from petiole.protocols.protocol import ComparisonRow
@@ -111,8 +112,7 @@ def notes(comparison: Comparison, chosen: Mapping[str, Mapping[str, Any]]) -> li
     for row in comparison.rows:
         for key, value in chosen.get(row.name, {}).items():
             grid = row.grid[key]
-            edge = len(grid) > 2 and value in (grid[0], grid[-1])
-            end = ", an end of the grid: the best value may lie beyond" if edge else ""
+            end = f", {told}" if (told := end_of_grid(grid, value)) else ""
             listed = ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in grid)
             lines.append(
                 f"{row.label}: {key}={value} of ({listed}) by mean log-loss of {folds_of(comparison)} folds{end}."

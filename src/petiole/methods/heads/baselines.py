@@ -10,13 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from petiole.backbones.base import Backbone
+from petiole.layers.logistic import LogisticHead
 from petiole.layers.ridge import RidgeHead
-from petiole.layers.solved import (
-    ClassMeansHead,
-    KNNHead,
-    LogisticHead,
-    SolvedHead,
-)
+from petiole.layers.solved import ClassMeansHead, KNNHead, SolvedHead
 from petiole.methods.base import Method, Plan
 from petiole.methods.heads.representation import Representation, read
 from petiole.methods.registry import register

@@ -177,6 +177,8 @@ class ClassificationRun(TaskRun):
         recipe = self.method.recipe
         checked = check_views(self.workspace, self.train_images, recipe)
         told = self._remarks(folder)
+        if isinstance(adapted.head, SolvedHead):
+            told += adapted.head.remarks()
         for note in [warning(checked, recipe), *told]:
             if note and not self.workspace.task.quiet:
                 console.print(f"note     {note}", style="yellow", highlight=False, markup=False)
