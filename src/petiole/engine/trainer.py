@@ -27,12 +27,12 @@ from petiole.engine.interrupt import stoppable
 from petiole.engine.optimizer import learning_rate
 from petiole.engine.progress import progress
 from petiole.engine.repeatable import Repeatable
-from petiole.engine.step_rules import StepContext, StepRule, make_step_rule
 from petiole.engine.use_check import UseCheck
 from petiole.engine.weight_average import Teacher, WeightAverage, make_average
 from petiole.errors import ConfigError, RunError
 from petiole.methods.base import SelfTaught
 from petiole.methods.recipe import Recipe
+from petiole.methods.step_rules.base import StepContext, StepRule, make_step_rule
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -196,7 +196,7 @@ class Trainer:
     def _kept(self) -> nn.ModuleDict:
         """All that a checkpoint holds beside the optimiser's moments; losses that learn from the average are given it."""
         self.average = make_average(self.loss_module, self.recipe, int(self.a_pass))
-        self.rule.prepare(self.parameters)
+        self.rule.prepare(self.loss_module)
         kept = nn.ModuleDict({"loss_module": self.loss_module, "step_rule": self.rule})
         if self.best:
             kept["best"] = self.best

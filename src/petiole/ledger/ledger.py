@@ -17,6 +17,7 @@ from petiole.backbones.base import FrozenNetwork
 from petiole.backbones.registry import load_backbone
 from petiole.ledger.counting import by_shape, copied, fixed_of, own_randomness, size_of
 from petiole.methods.base import Method, Plan
+from petiole.methods.step_rules.base import make_step_rule
 
 
 class Question(BaseModel):
@@ -135,8 +136,8 @@ class Ledger(Sizes):
         flops_forward: through network, adapters and head.
         flops_above_cut: the part of ``flops_forward`` that training repeats in every epoch.
         flops_training: a training step above the cut, forward and backward, as
-            counted (extra losses are not); 0 where nothing is trained by gradient, and of codebook models, where it is
-            not counted.
+            counted (extra losses are not), as often as the recipe's step rule takes a gradient (SAM: twice); 0 where
+            nothing is trained by gradient, and of codebook models, where it is not counted.
         flops_classes: class vectors out of all class names, once for an evaluation, however many images.
         flops_classes_training: the same forward and backward, once in each training step.
         flops_question: by part, of a question to a codebook model with all image tokens; ``None`` for others.
@@ -204,7 +205,15 @@ def ledger(
     with by_shape(network, method):
         with own_randomness(network.device), network.device:
             plan = fresh_plan(network, method, classes)
-        return count(network, plan, question)
+        counted = count(network, plan, question)
+    recipe = method.recipe
+    times = make_step_rule(recipe.step_rule, recipe.step_rule_settings).gradient_evaluations
+    return counted.model_copy(
+        update={
+            "flops_training": times * counted.flops_training,
+            "flops_classes_training": times * counted.flops_classes_training,
+        }
+    )
 
 
 def params(

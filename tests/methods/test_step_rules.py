@@ -1,0 +1,250 @@
+"""Rules that wrap an optimiser step: against their closed forms, and against the plain step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from petiole.errors import ConfigError
+from petiole.layers.lowrank import LowRank
+from petiole.ledger import ledger
+from petiole.methods.registry import create
+from petiole.methods.step_rules.base import STEP_RULES, StepContext, make_step_rule
+from petiole.methods.step_rules.eflat_lora import LowRankRule, carried_by_up
+from petiole.methods.step_rules.glad import Conflict, Project
+from petiole.testing import backbones as tiny
+from training_for_tests import descend, learned, regression, same
+
+
+def sam(rho: float) -> dict[str, object]:
+    return {"step_rule": "sam", "step_rule_settings": {"rho": rho}}
+
+
+def test_sam_of_radius_0_is_the_plain_step_to_the_bit() -> None:
+    """Both gradients see the same dropout, and the batch norm counts its batch once."""
+    plain = descend(regression())
+    assert same(descend(regression(), **sam(0.0)), plain)
+    other = descend(regression(), **sam(0.3))
+    assert not same(other, plain)
+    assert torch.equal(other["net.1.num_batches_tracked"], plain["net.1.num_batches_tracked"])
+
+
+class Quadratic(nn.Module):
+    """L = theta^T H theta / 2 over two tensors, so that a norm a tensor would be noticed."""
+
+    def __init__(self, hessian: Tensor, start: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("hessian", hessian)
+        self.a, self.b = nn.Parameter(start[:2].clone()), nn.Parameter(start[2:].clone())
+
+    def forward(self) -> Tensor:
+        theta = torch.cat([self.a, self.b])
+        return theta @ self.hessian @ theta / 2
+
+
+def test_sam_on_a_quadratic_is_its_closed_form() -> None:
+    """theta' = theta - lr H (theta + rho H theta / |H theta|) (Foret et al., 2021, equations 2 and 3)."""
+    torch.manual_seed(1)
+    root = torch.randn(5, 5, dtype=torch.float64)
+    hessian, theta = root @ root.T, torch.randn(5, dtype=torch.float64)
+    model = Quadratic(hessian, theta)
+    descend(
+        model,
+        lambda _: (),
+        steps=1,
+        lr=0.01,
+        optimizer="sgd",
+        momentum=0.0,
+        weight_decay=0.0,
+        **sam(0.7),
+    )
+    gradient = hessian @ theta
+    want = theta - 0.01 * hessian @ (theta + 0.7 * gradient / gradient.norm())
+    got = torch.cat([model.a, model.b]).detach()
+    torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10)
+
+
+def test_an_interrupted_run_with_sam_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    whole = descend(regression(), checkpoint=tmp_path / "whole", **sam(0.1))
+    with pytest.raises(KeyboardInterrupt):
+        descend(regression(), checkpoint=tmp_path / "parts", stop=3, **sam(0.1))
+    assert same(descend(regression(), checkpoint=tmp_path / "parts", **sam(0.1)), whole)
+    assert learned(whole, regression().state_dict())
+
+
+def test_asam_on_a_quadratic_is_its_closed_form() -> None:
+    """eps = rho T^2 g / |T g|, T = |theta| + eta (Kwon et al., 2021, equation 8)."""
+    torch.manual_seed(2)
+    root = torch.randn(5, 5, dtype=torch.float64)
+    hessian, theta = root @ root.T, torch.randn(5, dtype=torch.float64)
+    model = Quadratic(hessian, theta)
+    one_step(model, "asam", rho=0.7, eta=0.2)
+    gradient, t = hessian @ theta, theta.abs() + 0.2
+    want = theta - 0.01 * hessian @ (theta + 0.7 * t**2 * gradient / (t * gradient).norm())
+    torch.testing.assert_close(torch.cat([model.a, model.b]).detach(), want, rtol=1e-10, atol=1e-10)
+
+
+def one_step(model: nn.Module, rule: str, **settings: float) -> None:
+    descend(
+        model,
+        lambda _: (),
+        steps=1,
+        lr=0.01,
+        optimizer="sgd",
+        momentum=0.0,
+        weight_decay=0.0,
+        step_rule=rule,
+        step_rule_settings=settings,
+    )
+
+
+def test_glad_leaves_what_agrees_and_takes_out_what_opposes() -> None:
+    torch.manual_seed(3)
+    g, sharp = torch.randn(7, dtype=torch.float64), torch.randn(7, dtype=torch.float64)
+    sharp = sharp * torch.sign(g @ sharp)
+    assert torch.equal(Conflict().steer(g, sharp), g)
+    steered = Conflict().steer(g, -sharp)
+    assert not torch.allclose(steered, g)
+    assert abs(float(steered @ sharp)) < 1e-12
+    torch.testing.assert_close(steered + Project().steer(g, -sharp), g)
+
+
+@pytest.mark.parametrize(("beta", "other"), [(0.0, {}), (1.0, sam(0.3))])
+def test_glad_mixes_the_plain_step_and_sam(beta: float, other: dict[str, object]) -> None:
+    mixed = descend(
+        regression(), step_rule="glad-mix", step_rule_settings={"rho": 0.3, "beta": beta}
+    )
+    assert same(mixed, descend(regression(), **other))
+    assert learned(mixed, regression().state_dict())
+
+
+@pytest.mark.parametrize("rule", ["glad", "glad-project"])
+def test_steering_a_tensor_at_a_time_is_another_step(rule: str) -> None:
+    torch.manual_seed(1)
+    root = torch.randn(5, 5, dtype=torch.float64)
+    found = []
+    for per_tensor in (0.0, 1.0):
+        model = Quadratic(root @ root.T, torch.ones(5, dtype=torch.float64))
+        one_step(model, rule, rho=20.0, per_tensor=per_tensor)
+        found.append(torch.cat([model.a, model.b]).detach())
+    assert (rule == "glad") == torch.equal(*found)  # both tensors agree with SAM's gradient here
+
+
+class Pair(nn.Module):
+    """L = <C, s B A>, linear in B, so its gradient stays; A rests. ``curved`` adds |s B A|^2."""
+
+    def __init__(self, *, curved: bool = False) -> None:
+        super().__init__()
+        self.curved = curved
+        with torch.random.fork_rng():
+            torch.manual_seed(4)
+            self.pair = LowRank(6, 3, scale=0.5, out=5).double()
+            self.register_buffer("direction", torch.randn(5, 6, dtype=torch.float64))
+            nn.init.normal_(self.pair.b)
+        self.pair.a.requires_grad_(False)
+
+    def forward(self) -> Tensor:
+        change = self.pair.scale * self.pair.b @ self.pair.a
+        return (self.direction * change).sum() + self.curved * change.square().sum()
+
+
+def test_what_b_carries_is_the_change_projected_on_the_row_space_of_a() -> None:
+    module = Pair()
+    a, scale = module.pair.a.detach(), module.pair.scale
+    change = torch.randn(5, 6, dtype=torch.float64)
+    projected = change @ torch.linalg.pinv(a) @ a
+    carried = carried_by_up(change, a, scale)
+    torch.testing.assert_close(scale * carried @ a, projected, rtol=1e-10, atol=1e-10)
+    assert not torch.allclose(projected, change)
+
+
+def test_eflat_lora_climbs_along_the_gradient_of_the_weight() -> None:
+    """eps_W = rho G_W / |G_W| with G_W on A's row space, computed with matrices of the weight's size."""
+    module = Pair()
+    rule = make_step_rule("eflat-lora-exact", {"rho": 0.3})
+    assert isinstance(rule, LowRankRule)
+    rule.prepare(module)
+    module().backward()
+    ((b, change),) = rule.ascent()
+    assert b is module.pair.b
+    a = module.pair.a
+    of_weight = module.direction @ torch.linalg.pinv(a) @ a
+    want = carried_by_up(0.3 * of_weight / of_weight.norm(), a, module.pair.scale)
+    torch.testing.assert_close(change, want, rtol=1e-9, atol=1e-12)
+
+
+def test_the_running_mean_without_memory_is_the_exact_change() -> None:
+    module = Pair()
+    rule = make_step_rule("eflat-lora", {"rho": 0.3, "beta": 0.0})
+    exact = make_step_rule("eflat-lora-exact", {"rho": 0.3})
+    assert isinstance(exact, LowRankRule)
+    for each in (rule, exact):
+        each.prepare(module)
+    calls = []
+
+    def evaluate() -> Tensor:
+        module.zero_grad()
+        calls.append(module.pair.b.detach().clone())
+        loss: Tensor = module()
+        loss.backward()
+        return loss.detach()
+
+    context = StepContext([module.pair.b], evaluate, lambda: None)
+    start = module.pair.b.detach().clone()
+    for _ in range(2):
+        rule.step(context)
+    ((_, change),) = exact.ascent()
+    assert len(calls) == 2  # one backward a step
+    assert torch.equal(calls[0], start)
+    torch.testing.assert_close(calls[1], start + change, rtol=1e-12, atol=1e-12)
+    assert torch.equal(module.pair.b, start)
+
+
+def test_eflat_lora_resumes_with_its_mean(tmp_path: Path) -> None:
+    rule: dict[str, object] = {"step_rule": "eflat-lora", "step_rule_settings": {"rho": 0.5}}
+
+    def run(file: str, stop: int = 0) -> dict[str, Tensor]:
+        pair = Pair(curved=True)
+        return descend(pair, lambda _: (), checkpoint=tmp_path / file, stop=stop, **rule)
+
+    whole = run("whole")
+    with pytest.raises(KeyboardInterrupt):
+        run("parts", stop=3)
+    assert same(run("parts"), whole)
+    plain = descend(Pair(curved=True), lambda _: ())
+    assert not torch.allclose(whole["pair.b"], plain["pair.b"])  # the mean has a say
+    with pytest.raises(ConfigError, match=r"low-rank pairs.*lora-qkv"):
+        descend(regression(), **rule)
+
+
+def test_the_ledger_counts_what_a_rule_repeats() -> None:
+    backbone = tiny.plain()
+    plain, sharp = (
+        ledger(backbone, create("adaptertune", {"step_rule": rule}), 3) for rule in ("plain", "sam")
+    )
+    assert sharp.flops_training == 2 * plain.flops_training > 0
+    assert sharp.flops_forward == plain.flops_forward
+
+
+def test_rules_state_what_they_cost_and_what_they_take() -> None:
+    costs = {name: make_step_rule(name).gradient_evaluations for name in STEP_RULES.names()}
+    assert costs == {"plain": 1, "eflat-lora": 1} | dict.fromkeys(
+        ("asam", "eflat-lora-exact", "glad", "glad-mix", "glad-project", "sam"), 2
+    )
+    with pytest.raises(ConfigError, match="sam"):
+        make_step_rule("sma")
+    with pytest.raises(ConfigError, match="rho"):
+        make_step_rule("sam", {"radius": 0.1})
+    with pytest.raises(ConfigError, match="negative"):
+        make_step_rule("sam", {"rho": -1.0})
+
+
+def test_a_command_line_can_set_a_rule() -> None:
+    """``--set`` gives texts."""
+    recipe = create("lora-qkv", {"step_rule": "sam", "step_rule_settings": "rho=0.1"}).recipe
+    assert recipe.step_rule_settings == {"rho": 0.1}
+    with pytest.raises(ConfigError, match="rho"):
+        create("lora-qkv", {"step_rule_settings": "rho=much"})
