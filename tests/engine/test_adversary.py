@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from petiole.data.preprocessing import Preprocessing
-from petiole.engine.adversary import perturb
+from petiole.engine.adversary import PGD, perturb
 from petiole.errors import ConfigError
 
 SPEC = Preprocessing(
@@ -64,3 +64,25 @@ def test_another_adversary_is_held_to_the_same_bounds() -> None:
     after = perturb(loss, images(), SPEC, 0.1, lambda _, pixels, __: torch.full_like(pixels, 9.0))
     want = ((images() * STD + MEAN) + 0.1).clamp(max=1)
     torch.testing.assert_close(after * STD + MEAN, want, rtol=0, atol=1e-6)
+
+
+def test_pgd_is_the_descent_written_out() -> None:
+    """On pixels, without normalised images anywhere (Madry et al., 2018)."""
+    net = torch.nn.Conv2d(3, 4, 3).double()
+    before, epsilon, mean, std = images().double(), 0.1, MEAN.double(), STD.double()
+    pixels = (before * std + mean).clamp(0, 1)
+
+    def double(x: Tensor) -> Tensor:
+        return (net(x).sin() ** 2).mean()
+
+    start = torch.rand(pixels.shape, generator=torch.Generator().manual_seed(5)).double()
+    changed = (pixels + (2 * start - 1) * epsilon).clamp(0, 1)
+    for _ in range(4):
+        changed.requires_grad_()
+        (gradient,) = torch.autograd.grad(double((changed - mean) / std), changed)
+        climbed = changed.detach() + 2.5 * epsilon / 4 * gradient.sign()
+        changed = torch.clamp(climbed, pixels - epsilon, pixels + epsilon).clamp(0, 1)
+    after = perturb(double, before, SPEC, epsilon, PGD(steps=4, seed=5))
+    torch.testing.assert_close(after * std + mean, changed, rtol=0, atol=1e-7)
+    one_step = perturb(double, before, SPEC, epsilon)
+    assert double(after) > double(one_step) > double(before)

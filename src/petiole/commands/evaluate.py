@@ -20,6 +20,7 @@ from petiole.commands.options import (
     unwrapped,
 )
 from petiole.commands.options import device as device_of
+from petiole.commands.robustness import RobustnessOptions
 from petiole.commands.verb import verb
 from petiole.errors import ConfigError, unknown
 
@@ -60,7 +61,16 @@ class Evaluation(CommandResult):
         s = self.scores["test"]
         nll = f"NLL {s.get('calibrated_nll', s['nll']):.3f}"
         first = reached(s, self.classes, plural(int(s["n"]), "image"), nll)
-        return Group(first, opened, *map(Text, self._confused()), *notes)
+        return Group(first, *self._robust(), opened, *map(Text, self._confused()), *notes)
+
+    def _robust(self) -> list[Text]:
+        """A line for each corruption and attack."""
+        clean = self.scores["test"]["accuracy"]
+        return [
+            Text(f"{100 * s['accuracy']:.2f} % under {name} ({100 * (s['accuracy'] - clean):+.2f})")
+            for name, s in self.scores.items()
+            if name != "test"
+        ]
 
     def _confused(self) -> list[str]:
         """The commonest mistakes."""
@@ -110,6 +120,7 @@ def evaluate(
     weights: Path | None = None,
     device: str = "auto",
     skip_bad: bool = False,
+    robustness: RobustnessOptions | None = None,
     inference: InferenceOptions | None = None,
 ) -> Evaluation:
     """Score an adapter; the opening of the set is written beside the adapter.
@@ -141,8 +152,13 @@ def evaluate(
             f"--keep, --route and --language-model are for models over a codebook, and {adapter} is of the kind {kind}."
         )
     where = device_of(device)
+    robust = robustness or RobustnessOptions()
     if kind == "classification":
-        return _images(Path(adapter), unwrapped(data), weights, where, skip_bad=skip_bad)
+        return _images(Path(adapter), unwrapped(data), weights, where, robust, skip_bad=skip_bad)
+    if robust != RobustnessOptions():
+        raise ConfigError(
+            f"--attack and --corrupt are for classifiers of images, and {adapter} is of the kind {kind}."
+        )
     if kind == SERVED:
         return _served(Path(adapter), unwrapped(data), weights, where, skip_bad=skip_bad)
     path = images_of(data)
@@ -153,7 +169,13 @@ def evaluate(
 
 
 def _images(
-    adapter: Path, images: Any, weights: Path | None, where: str, *, skip_bad: bool
+    adapter: Path,
+    images: Any,
+    weights: Path | None,
+    where: str,
+    robust: RobustnessOptions,
+    *,
+    skip_bad: bool,
 ) -> Evaluation:
     from petiole.data.inputs import as_dataset
     from petiole.engine.adapter import find
@@ -163,18 +185,25 @@ def _images(
     from petiole.tasks.classification.adapter import ClassificationAdapter
     from petiole.tasks.classification.calibration import scores_of
     from petiole.tasks.classification.model import predict
+    from petiole.tasks.classification.robustness import under_attack, under_corruption
 
+    adversary = robust.adversary()  # before anything is computed
     opened = ClassificationAdapter.load(adapter, weights=weights, device=where)
     data = as_dataset(images, classes=opened.classes, skip_bad=skip_bad, common=True)
     count = count_test_evaluation(find(adapter), data.digest(), len(data), "petiole eval")
     table = Features(opened.adapted.backbone).table(data, opened.adapted.cut)
     logits = predict(opened.adapted, table.batches(len(data), 64)).logits
     guesses = logits.argmax(1).numpy()
+    scores = {"test": scores_of(logits, data.labels, opened.calibration)}
+    for name in robust.corrupt:
+        scores[name] = under_corruption(opened.adapted, data, name)
+    if adversary:
+        scores[robust.title()] = under_attack(opened.adapted, data, adversary, robust.radius())
     return Evaluation(
         adapter=adapter,
         data=str(images) if isinstance(images, str | Path) else data.name,
         kind="classification",
-        scores={"test": scores_of(logits, data.labels, opened.calibration)},
+        scores=scores,
         samples=len(data),
         test_evaluations=count,
         classes=opened.classes,

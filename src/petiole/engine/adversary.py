@@ -7,13 +7,16 @@ A change is bounded where people state the bound, on pixels in [0, 1], while the
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from dataclasses import dataclass
+from inspect import signature
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from petiole.data.preprocessing import Preprocessing
-from petiole.errors import ConfigError
+from petiole.errors import ConfigError, unknown
+from petiole.registry import Registry
 
 PixelLoss = Callable[[Tensor], Tensor]
 """A change of the pixels (B, 3, H, W) -> the loss, a scalar that depends on it."""
@@ -33,12 +36,86 @@ class Adversary(Protocol):
         ...
 
 
+ATTACKS = Registry[Callable[..., Adversary]](
+    "attack", "petiole.engine", "ATTACKS.register", "petiole.attacks", described=True
+)
+
+
+def attack(name: str, **options: Any) -> Adversary:
+    """Make an adversary by name, e.g. ``attack("pgd", steps=20)``.
+
+    Raises:
+        ConfigError: an unknown name, or an option that this attack does not take.
+    """
+    kind = ATTACKS.find(name)
+    for option in options:
+        if option not in signature(kind).parameters:
+            raise unknown(f"option of the attack {name}", option, signature(kind).parameters)
+    return kind(**options)
+
+
+@ATTACKS.register("fgsm", "one step along the sign of the gradient")
+def _fgsm() -> Adversary:
+    return fgsm
+
+
 def fgsm(loss: PixelLoss, pixels: Tensor, epsilon: float) -> Tensor:
     """delta = epsilon sign(grad_delta L at delta = 0): one step (Goodfellow et al., ICLR 2015, section 4)."""
-    delta = torch.zeros_like(pixels, requires_grad=True)
+    return epsilon * _gradient(loss, torch.zeros_like(pixels)).sign()
+
+
+@ATTACKS.register("pgd", "many steps, each put back into the ball")
+@dataclass(frozen=True)
+class PGD:
+    """Projected gradient descent in the maximum norm (Madry et al., ICLR 2018, section 2.1).
+
+        delta_0 ~ U(-epsilon, epsilon),   delta <- clip(delta + 2.5 epsilon / steps * sign(grad_delta L))
+
+    clipped to the ball and to valid pixels; the start is drawn from ``seed``, anew for each batch.
+
+    Attributes:
+        steps: at least 1.
+        seed: of the start.
+    """
+
+    steps: int = 10
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ConfigError(f"pgd takes at least 1 step, not {self.steps}.")
+
+    def __call__(self, loss: PixelLoss, pixels: Tensor, epsilon: float) -> Tensor:
+        generator = torch.Generator().manual_seed(self.seed)
+        start = torch.rand(pixels.shape, generator=generator).to(pixels)
+        delta = clipped((2 * start - 1) * epsilon, pixels, epsilon)
+        for _ in range(self.steps):
+            climbed = delta + 2.5 * epsilon / self.steps * _gradient(loss, delta).sign()
+            delta = clipped(climbed, pixels, epsilon)
+        return delta
+
+
+def clipped(delta: Tensor, pixels: Tensor, epsilon: float) -> Tensor:
+    """The nearest change inside the ball that leaves pixels in [0, 1]."""
+    return torch.maximum(torch.minimum(delta.clamp(-epsilon, epsilon), 1 - pixels), -pixels)
+
+
+def _gradient(loss: PixelLoss, delta: Tensor) -> Tensor:
+    """Of the loss at a change.
+
+    Raises:
+        ConfigError: the loss does not depend on the pixels.
+    """
+    delta = delta.detach().requires_grad_()
     with torch.enable_grad():
-        (gradient,) = torch.autograd.grad(loss(delta), delta)
-    return epsilon * gradient.sign()
+        try:
+            (gradient,) = torch.autograd.grad(loss(delta), delta)
+        except RuntimeError as error:  # no graph, or one that does not reach the pixels
+            raise ConfigError(
+                "This model's loss has no gradient to the pixels, so attacks by gradients cannot be made on it. Use a method whose head is "
+                "differentiable (logistic-regression, averaged-ridge, cls-residual-lora)."
+            ) from error
+    return gradient
 
 
 def perturb(
@@ -71,5 +148,4 @@ def perturb(
     pixels = (images * std + mean).clamp(0, 1)
     # The change is normalised and added, not the changed pixels: x - mean + mean is not x in floating point.
     delta = adversary(lambda change: model_loss(images + change / std), pixels, epsilon).detach()
-    delta = torch.maximum(torch.minimum(delta.clamp(-epsilon, epsilon), 1 - pixels), -pixels)
-    return images + delta / std
+    return images + clipped(delta, pixels, epsilon) / std

@@ -1,0 +1,63 @@
+"""What eval says of attacks and corruptions, and which of them it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from builders.images import write_images
+
+import petiole
+from petiole.data.preprocessing import Preprocessing
+from petiole.engine.adversary import attack, perturb
+from petiole.errors import ConfigError
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images and an adapter whose head is solved on them."""
+    root = tmp_path_factory.mktemp("robustness")
+    write_images(root / "photos", 3, seed=0)
+    petiole.fit(
+        root / "photos", backbone="petiole/tiny-vit", method="ridge", out=root / "run", quiet=True
+    )
+    return root
+
+
+def test_eval_says_what_is_left(place: Path) -> None:
+    found = petiole.evaluate(
+        place / "run",
+        place / "photos",
+        attack="pgd",
+        epsilon="8/255",
+        attack_steps=3,
+        corrupt=["dark"],
+    )
+    assert list(found.scores) == ["test", "dark", "pgd, 8/255"]
+    assert found.scores["pgd, 8/255"]["accuracy"] < found.scores["test"]["accuracy"]
+    none = petiole.evaluate(place / "run", place / "photos", attack="fgsm", epsilon=0)
+    assert none.scores["fgsm, 0"]["accuracy"] == none.scores["test"]["accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        ({"attack": "pdg"}, "pgd"),
+        ({"attack": "fgsm", "attack_steps": 3}, "fgsm"),
+        ({"attack": "pgd", "attack_steps": 0}, "at least 1"),
+        ({"attack": "pgd", "epsilon": "1/0"}, "4/255"),
+        ({"attack": "pgd", "epsilon": 2}, "scale 0 to 1"),
+        ({"epsilon": 0.1}, "--attack pgd"),
+        ({"corrupt": ["rain"]}, "corruption"),
+    ],
+)
+def test_what_makes_no_attack_is_refused(place: Path, options: dict, found: str) -> None:
+    with pytest.raises(ConfigError, match=found):
+        petiole.evaluate(place / "run", place / "photos", **options)
+
+
+def test_a_loss_without_a_gradient_to_the_pixels_says_so() -> None:
+    stated = Preprocessing.symmetric(8)
+    with pytest.raises(ConfigError, match="no gradient to the pixels"):
+        perturb(lambda x: x.detach().sum(), torch.zeros(1, 3, 8, 8), stated, 0.1, attack("pgd"))
