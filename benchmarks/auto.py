@@ -54,8 +54,20 @@ SOLVED = {
 }
 TRAINED = {
     "linear probe": ("linear-probe", {}),
-    "CLS-Residual LoRA": ("cls-residual-lora", {}),
+    "CLS-Residual LoRA": ("cls-residual-lora", {"views": 0}),
+    "the same from ridge": (
+        "cls-residual-lora",
+        {
+            "start": "ridge",
+            "views": 0,
+            "steps": 300,
+            "lr": 3e-4,
+            "target_weight": 0.8,
+            "align_source": True,
+        },
+    ),
 }
+"""On the evaluation view alone, which is in the cache."""
 AUTO = "auto"
 ROWS = {**SOLVED, **TRAINED}
 RIVAL = "ridge on both"

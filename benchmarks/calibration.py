@@ -9,7 +9,8 @@ left-out predictions of the same images, and all other images are the test. Each
     inside                 draws whose coverage lies inside the central 99 % of the beta-binomial distribution that
                            exchangeable scores would give it: both the left-out and the test images are counted
     error at 50 ... 100 %  risk-coverage curve: error among the surest part of the test images
-    AUROC                  of the largest logit, test images against images of the other data sets
+    AUROC                  of the similarity to the nearest class mean, test images against images of the other data sets;
+                           and of the largest logit
     flagged in, out        share of test images and of the others' that the adapter calls out of distribution
 
     OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python benchmarks/calibration.py photos/ digits
@@ -31,10 +32,11 @@ from petiole.layers.ridge import RidgeHead
 from petiole.metrics.calibration import conformal_rank, label_scores, risk_coverage
 from petiole.metrics.classification import expected_calibration_error
 from petiole.tasks.classification.calibration import Calibration
+from petiole.tasks.classification.novelty import Novelty, left_out_similarity
 
 SHOTS = (2, 5, 10)
 COVERAGE, LEVEL = 0.9, 0.99
-NOVELTY = ("AUROC", "flagged in", "flagged out")
+NOVELTY = ("AUROC", "by logit", "flagged in", "flagged out")
 ANSWERED = (0.5, 0.7, 0.8, 0.9, 1.0)
 
 
@@ -51,17 +53,22 @@ def draw(data: Vectors, others: np.ndarray, shots: int, seed: int) -> dict[str, 
     test = np.setdiff1d(np.arange(len(data.y)), train)
     with torch.no_grad():
         logits, far = (head(torch.from_numpy(rows)) for rows in (data.x[test], others))
-    calibration = Calibration.fit(left_out, y, 5)
-    return measured(calibration, logits, data.y[test]) | novelty(calibration, logits, far)
+    known = Novelty.fit(x, y, left_out_similarity(x, y))
+    calibration = Calibration.fit(left_out, y, 5, known)
+    parts = [(logits, torch.from_numpy(data.x[test])), (far, torch.from_numpy(others))]
+    return measured(calibration, logits, data.y[test]) | novelty(calibration, parts)
 
 
-def novelty(calibration: Calibration, near: Tensor, far: Tensor) -> dict[str, float]:
+def novelty(calibration: Calibration, parts: list[tuple[Tensor, Tensor]]) -> dict[str, float]:
+    """Logits and vectors of images of the classes, and of others."""
+    (near, _), (far, _) = parts
     if not len(far):
         return dict.fromkeys(NOVELTY, math.nan)
-    outside = [0] * len(near) + [1] * len(far)
-    surprise = -torch.cat([near, far]).amax(-1).numpy()
-    flagged = (np.mean([bool(x) for x in calibration.outside(part)]) for part in (near, far))
-    values = (roc_auc_score(outside, surprise), *flagged)
+    inside = [1] * len(near) + [0] * len(far)
+    scores = torch.cat([calibration.familiarity(*part)[0] for part in parts])
+    largest = torch.cat([near, far]).amax(-1)
+    flagged = (np.mean([bool(x) for x in calibration.outside(*part)]) for part in parts)
+    values = (*(roc_auc_score(inside, s.numpy()) for s in (scores, largest)), *flagged)
     return dict(zip(NOVELTY, map(float, values), strict=True))
 
 

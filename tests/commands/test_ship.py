@@ -128,8 +128,7 @@ def test_predictions_have_sets_and_marks(place: Path, ridge: Fitted, tmp_path: P
 def test_images_of_noise_look_out_of_distribution(ridge: Fitted) -> None:
     adapter = ClassificationAdapter.load(ridge.adapter)
     assert adapter.calibration is not None
-    threshold = adapter.calibration.threshold
-    assert threshold is not None
+    assert adapter.calibration.novelty is not None
     noise = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3), dtype=np.uint8)
     found = petiole.predict(ridge.adapter, noise, abstain_below=0.01).predictions
     assert sum(bool(row.outside) for row in found) > 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +66,7 @@ class LogisticHead(GridHead):
         mean, basis = data.mean(0), _basis(data)
         data = ((data - mean) @ basis).astype(weights.dtype)
         c = self._choose(data, labels, weights, judging(is_target).cpu().numpy())
-        model = LogisticRegression(C=c, max_iter=500).fit(data, labels, sample_weight=weights)
+        model = _fit(LogisticRegression(C=c, max_iter=500), data, labels, weights)
         weight, bias = _rows(model, self.classes)
         weight = weight @ basis.T
         self._set(weight, bias - weight @ mean)
@@ -97,10 +98,16 @@ class LogisticHead(GridHead):
 def _held_loss(model: LogisticRegression, x: Any, y: Any, w: Any, held: Any) -> float:
     """Fit without the images held; their summed log-loss."""
     train = np.setdiff1d(np.arange(len(y)), held)
-    model.fit(x[train], y[train], sample_weight=w[train])
+    _fit(model, x[train], y[train], w[train])
     p = np.clip(model.predict_proba(x[held]), 1e-12, 1)
     column = np.searchsorted(model.classes_, y[held])  # classes without images have no column
     return -float(np.log(p[np.arange(len(held)), column]).sum())
+
+
+def _fit(model: LogisticRegression, x: Any, y: Any, w: Any) -> LogisticRegression:
+    with warnings.catch_warnings():  # one image of each of many classes is meant
+        warnings.filterwarnings("ignore", "The number of unique classes")
+        return model.fit(x, y, sample_weight=w)
 
 
 def _basis(x: Any) -> Any:

@@ -253,7 +253,7 @@ def judge(workspace: ClassificationWorkspace, spec: RunSpec, method: str) -> Jud
     found = left_out(run, adapted, FOLDS)
     if found is None:
         return None
-    logits, labels = found[0].double().cpu().numpy(), found[1].cpu().numpy()
+    logits, labels = found.logits.double().numpy(), found.labels.numpy()
     scaled = logits / temperature(logits, labels)
     rows = np.arange(len(labels))
     losses = scipy.special.logsumexp(scaled, axis=1) - scaled[rows, labels]

@@ -26,6 +26,7 @@ from petiole.serving.mixed import compatible
 from petiole.serving.pool import AdapterPool, PoolPrediction
 from petiole.tasks.classification.adapter import ClassificationAdapter, predictions_of
 from petiole.tasks.classification.doubt import Doubt
+from petiole.tasks.classification.model import Predictions
 
 Row = Mapping[str, Any]
 
@@ -258,8 +259,8 @@ def _doubt(row: Row, adapter: Adapter) -> Doubt:
 
 def _labels(adapter: Adapter, found: PoolPrediction, row: Row, doubt: Doubt) -> dict[str, Any]:
     assert isinstance(adapter, ClassificationAdapter)
-    logits = found.logits.float().cpu()[None]
-    said = predictions_of([Path(row["image"])], logits, adapter.classes, adapter.calibration)[0]
+    outputs = Predictions(found.vector.float().cpu()[None], found.logits.float().cpu()[None])
+    said = predictions_of([Path(row["image"])], outputs, adapter.classes, adapter.calibration)[0]
     ranked = list(said.probabilities.items())[: row["top"]]
     return {
         "label": said.label,

@@ -24,6 +24,7 @@ from petiole.serving.teach.label_log import LabelLog
 from petiole.tasks.classification.adapter import ClassificationAdapter
 from petiole.tasks.classification.calibration import Calibration
 from petiole.tasks.classification.model import AdaptedClassifier
+from petiole.tasks.classification.novelty import Novelty, left_out_similarity
 
 METHOD = "averaged-ridge"
 SUGGESTED, TYPICAL = 12, 60
@@ -154,7 +155,9 @@ class Teacher:
         adapted = AdaptedClassifier(self.backbone, plan).to(self.backbone.device).eval()
         known = None
         if found.left_out is not None:
-            known = Calibration.fit(found.left_out, torch.from_numpy(labels), 5)
+            vectors, y = self.vectors[rows], torch.from_numpy(labels)
+            novelty = Novelty.fit(vectors, y, left_out_similarity(vectors, y))
+            known = Calibration.fit(found.left_out, y, 5, novelty)
         ClassificationAdapter.of(
             adapted, method=METHOD, settings={}, classes=names, calibration=known
         ).save(folder)

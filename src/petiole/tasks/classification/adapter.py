@@ -34,7 +34,7 @@ from petiole.ledger import count
 from petiole.methods.registry import create
 from petiole.tasks.classification import peft_folder
 from petiole.tasks.classification.calibration import Calibration, ClassificationDetails
-from petiole.tasks.classification.model import AdaptedClassifier, predict
+from petiole.tasks.classification.model import AdaptedClassifier, Predictions, predict
 
 PEFT = "peft"
 
@@ -170,6 +170,13 @@ class ClassificationAdapter(ImageAdapter):
         """Class probabilities (n, K) of logits, calibrated where the adapter is."""
         return self.calibration.probabilities(logits) if self.calibration else logits.softmax(-1)
 
+    def familiarity(self, outputs: Predictions) -> NDArray[np.float32]:
+        """How like the training images each image looks (n,); without a calibration, its largest logit."""
+        vectors, logits = outputs
+        known = self.calibration
+        found = known.familiarity(logits, vectors)[0] if known else logits.amax(-1)
+        return found.numpy()
+
     @cached_property
     def details(self) -> ClassificationDetails:
         """The manifest's part of this kind of adapter."""
@@ -197,23 +204,48 @@ def label(
         DataError: an image cannot be read; the message names it.
     """
     refs = as_images(images)
-    logits = logits_of(adapted, refs, batch)
-    return predictions_of([ref.path for ref in refs], logits, classes, calibration)
+    outputs = outputs_of(adapted, refs, batch)
+    return predictions_of([ref.path for ref in refs], outputs, classes, calibration)
 
 
 def predictions_of(
     paths: Sequence[Path],
-    logits: Tensor,
+    outputs: Predictions,
     classes: Sequence[str],
     calibration: Calibration | None = None,
 ) -> list[Prediction]:
-    """What logits (n, K) say of n images."""
+    """What vectors and logits say of n images."""
+    vectors, logits = outputs
     probabilities = calibration.probabilities(logits) if calibration else logits.softmax(-1)
-    outside = calibration.outside(logits) if calibration else [None] * len(logits)
+    outside = calibration.outside(logits, vectors) if calibration else [None] * len(logits)
     return [
         _prediction(path, p, classes, odd)
         for path, p, odd in zip(paths, probabilities, outside, strict=True)
     ]
+
+
+def outputs_of(
+    adapted: AdaptedClassifier,
+    refs: Sequence[ImageRef],
+    batch: int = 64,
+    change: Callable[[Image], Image] = lambda image: image,
+) -> Predictions:
+    """Vectors (n, d) and logits (n, K) of images, each of which ``change`` may alter before it is resized.
+
+    Raises:
+        DataError: an image cannot be read; the message names it.
+    """
+    backbone = adapted.backbone
+    transform = evaluate_transform(backbone.preprocessing)
+    parts: list[Predictions] = []
+    for start in range(0, len(refs), batch):
+        with ThreadPoolExecutor() as pool:
+            read = pool.map(lambda r: transform(change(load_image(r))), refs[start : start + batch])
+            tensor = torch.stack(list(read)).to(backbone.device)
+        parts.append(predict(adapted, [backbone.lower(tensor, adapted.cut)]))
+    if not parts:
+        return Predictions(torch.zeros(0, 1), torch.zeros(0, 1))
+    return Predictions(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
 
 def logits_of(
@@ -222,20 +254,8 @@ def logits_of(
     batch: int = 64,
     change: Callable[[Image], Image] = lambda image: image,
 ) -> Tensor:
-    """Logits (n, K) of images, each of which ``change`` may alter before it is resized.
-
-    Raises:
-        DataError: an image cannot be read; the message names it.
-    """
-    backbone = adapted.backbone
-    transform = evaluate_transform(backbone.preprocessing)
-    rows: list[Tensor] = []
-    for start in range(0, len(refs), batch):
-        with ThreadPoolExecutor() as pool:
-            read = pool.map(lambda r: transform(change(load_image(r))), refs[start : start + batch])
-            tensor = torch.stack(list(read)).to(backbone.device)
-        rows.append(predict(adapted, [backbone.lower(tensor, adapted.cut)]).logits)
-    return torch.cat(rows) if rows else torch.zeros(0, 1)
+    """Of ``outputs_of`` the logits alone."""
+    return outputs_of(adapted, refs, batch, change).logits
 
 
 def golden_image(backbone: Backbone) -> NDArray[np.float32]:

@@ -16,10 +16,9 @@ from torch import Tensor
 from petiole.engine.model_card import FrozenModel
 from petiole.metrics.calibration import conformal_bound, label_scores, temperature, thinned
 from petiole.metrics.classification import score, uneven
+from petiole.tasks.classification.novelty import INSIDE, Novelty
 
 MOST_SCORES = 1000
-INSIDE = 0.95
-"""Share of the left-out images that are not called out of distribution."""
 
 
 class Calibration(FrozenModel):
@@ -28,8 +27,10 @@ class Calibration(FrozenModel):
     Attributes:
         temperature: T; probabilities are softmax(z / T).
         scores: 1 − p of the true class of left-out images at T, ascending, at most 1,000 of them.
-        threshold: an image whose largest logit lies below it looks out of distribution (Hendrycks et al., 2022): nineteen of
-            twenty left-out images lie above it. ``None`` where there were fewer than 19.
+        novelty: tells images that look like none of the training images by their vectors; ``None`` in adapters from before
+            it was, or where fewer than 19 images were left out.
+        threshold: what stands in where there are only logits: an image whose largest one lies below it looks out of
+            distribution (Hendrycks et al., 2022). ``None`` where there were fewer than 19.
         images: left-out images.
         folds: fits that they were left out of, as they were asked for; 0 where nothing is fitted.
     """
@@ -37,11 +38,14 @@ class Calibration(FrozenModel):
     temperature: float = Field(gt=0)
     scores: list[float] = Field(min_length=1, max_length=MOST_SCORES)
     threshold: float | None
+    novelty: Novelty | None = None
     images: int
     folds: int
 
     @classmethod
-    def fit(cls, logits: Tensor, labels: Tensor, folds: int) -> Calibration:
+    def fit(
+        cls, logits: Tensor, labels: Tensor, folds: int, novelty: Novelty | None = None
+    ) -> Calibration:
         """From left-out logits (n, K) and labels (n,)."""
         z, y = logits.double().cpu().numpy(), labels.cpu().numpy()
         t = temperature(z, y)
@@ -51,6 +55,7 @@ class Calibration(FrozenModel):
             temperature=t,
             scores=thinned(label_scores(p, y), MOST_SCORES).tolist(),
             threshold=least if np.isfinite(least) else None,
+            novelty=novelty,
             images=len(y),
             folds=folds,
         )
@@ -67,11 +72,16 @@ class Calibration(FrozenModel):
         """
         return conformal_bound(self.scores, coverage) + 1e-6
 
-    def outside(self, logits: Tensor) -> list[bool | None]:
+    def familiarity(self, logits: Tensor, vectors: Tensor) -> tuple[Tensor, float | None]:
+        """How like the training images each image looks (n,), and the least that is inside, if it is known."""
+        if self.novelty:
+            return self.novelty.similarity(vectors), self.novelty.threshold
+        return logits.amax(-1), self.threshold
+
+    def outside(self, logits: Tensor, vectors: Tensor) -> list[bool | None]:
         """Whether each image looks out of distribution; ``None`` without a threshold."""
-        if self.threshold is None:
-            return [None] * len(logits)
-        return (logits.amax(-1) < self.threshold).tolist()
+        found, least = self.familiarity(logits, vectors)
+        return [None] * len(found) if least is None else (found < least).tolist()
 
 
 class ClassificationDetails(FrozenModel):

@@ -43,8 +43,8 @@ from petiole.errors import ConfigError, DataError, boundary, unknown
 from petiole.methods.registry import create
 from petiole.metrics.classification import score
 from petiole.printable import composed
-from petiole.tasks.classification.adapter import ClassificationAdapter, logits_of
-from petiole.tasks.classification.model import AdaptedClassifier, ClassNameHead
+from petiole.tasks.classification.adapter import ClassificationAdapter, logits_of, outputs_of
+from petiole.tasks.classification.model import AdaptedClassifier, ClassNameHead, Predictions
 
 Share = Field(ge=0, le=1)
 
@@ -86,7 +86,7 @@ class ZeroShotClause(FrozenModel):
 
 
 class OodClause(FrozenModel):
-    """The largest logit tells images of none of the classes from those of the classes so well."""
+    """What the adapter marks by tells images of none of the classes from those of the classes so well."""
 
     images: Path
     min_auroc: float = Share
@@ -219,8 +219,12 @@ class ContractTest:
             yield self._ood(contract.ood)
 
     @cached_property
+    def _outputs(self) -> Predictions:
+        return outputs_of(self.adapter.adapted, self.data.samples)
+
+    @property
     def _logits(self) -> Tensor:
-        return logits_of(self.adapter.adapted, self.data.samples)
+        return self._outputs.logits
 
     @cached_property
     def _accuracy(self) -> float:
@@ -268,8 +272,8 @@ class ContractTest:
     def _ood(self, clause: OodClause) -> Line:
         from sklearn.metrics import roc_auc_score
 
-        others = logits_of(self.adapter.adapted, as_images(clause.images))
-        confidence = np.concatenate([z.amax(-1).numpy() for z in (self._logits, others)])
+        others = outputs_of(self.adapter.adapted, as_images(clause.images))
+        confidence = np.concatenate([self.adapter.familiarity(z) for z in (self._outputs, others)])
         inside = np.arange(len(confidence)) < len(self.data)
         value = float(roc_auc_score(inside, confidence))
         name = f"AUROC against {clause.images.name}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -14,7 +14,13 @@ from petiole.errors import ConfigError, DataError
 from petiole.layers.solved import SolvedHead
 from petiole.tasks.classification import training
 from petiole.tasks.classification.calibration import Calibration
-from petiole.tasks.classification.model import AdaptedClassifier, predict
+from petiole.tasks.classification.model import AdaptedClassifier, Predictions, predict
+from petiole.tasks.classification.novelty import (
+    Novelty,
+    class_means,
+    left_out_similarity,
+    nearest,
+)
 
 if TYPE_CHECKING:
     from petiole.tasks.classification.task import ClassificationRun
@@ -39,33 +45,81 @@ def calibrate(run: ClassificationRun, adapted: AdaptedClassifier) -> Calibration
                 "--calibration-folds leaves target images out, and here no class has two. Draw more shots, or leave it out."
             )
         return None
-    return Calibration.fit(*found, folds=0 if fitted == "nothing" else asked or FOLDS)
+    return Calibration.fit(
+        found.logits,
+        found.labels,
+        folds=0 if fitted == "nothing" else asked or FOLDS,
+        novelty=_novelty(run, adapted, found),
+    )
+
+
+def _novelty(run: ClassificationRun, adapted: AdaptedClassifier, found: LeftOut) -> Novelty | None:
+    """Class means of the target images' vectors, as the trained model sees them."""
+    rows = target_rows(run)
+    vectors, labels = (
+        _output(run, adapted, rows).vectors,
+        torch.tensor(run.train_images.labels[rows]),
+    )
+    similarity = found.similarity
+    if similarity is None:  # the vectors depend on no label
+        similarity = left_out_similarity(vectors, labels)[found.several]
+    return Novelty.fit(vectors, labels, similarity)
+
+
+class LeftOut(NamedTuple):
+    """Of target images, by fits that had not seen them.
+
+    Attributes:
+        logits: (n, K).
+        labels: (n,).
+        several: which of all target images these are, (n_target,) bool.
+        similarity: to the nearest class mean of the images that were seen, (n,); ``None`` where vectors are not trained.
+    """
+
+    logits: Tensor
+    labels: Tensor
+    several: Tensor
+    similarity: Tensor | None = None
+
+
+def target_rows(run: ClassificationRun) -> np.ndarray:
+    """Where the target images lie among the training images."""
+    return np.flatnonzero([domain == "target" for domain in run.train_images.domains])
 
 
 def left_out(
     run: ClassificationRun, adapted: AdaptedClassifier, folds: int = FOLDS
-) -> tuple[Tensor, Tensor] | None:
-    """Logits (n, K) of target images by fits that had not seen them, and their labels (n,); ``None`` if there are none.
+) -> LeftOut | None:
+    """What fits say of target images that they had not seen; ``None`` if there are none.
 
     Only classes with two or more target images count: of the others nothing is learned without the one.
     """
     data = run.train_images
-    rows = np.flatnonzero([domain == "target" for domain in data.domains])
+    rows = target_rows(run)
     labels = data.labels[rows]
     several = np.bincount(labels, minlength=len(data.classes))[labels] > 1
     if not several.any():
         return None
     logits: Tensor | None
+    similarity: Tensor | None = None
     match fitted_by(run, adapted):
         case "solving":
             logits = _solved(run, adapted, folds)
         case "nothing":
-            logits = _untrained(run, adapted, rows)
+            logits = _output(
+                run, adapted, rows
+            ).logits  # nothing was fitted, so every image is left out
         case "steps":
-            logits = _trained(run, rows, labels, folds)
+            logits, similarity = _trained(run, rows, labels, folds)
     if logits is None:
         return None
-    return logits.cpu()[several], torch.tensor(labels[several])
+    kept = torch.from_numpy(several)
+    return LeftOut(
+        logits.cpu()[kept],
+        torch.tensor(labels[several]),
+        kept,
+        None if similarity is None else similarity[kept],
+    )
 
 
 def fitted_by(
@@ -77,11 +131,11 @@ def fitted_by(
     return "steps" if run.method.recipe.steps else "nothing"
 
 
-def _untrained(run: ClassificationRun, adapted: AdaptedClassifier, rows: np.ndarray) -> Tensor:
-    """Nothing was fitted, so every image is left out."""
-    target = run.train_images.select(rows)
-    table = run.workspace.table(target, adapted.cut)
-    return predict(adapted, table.batches(len(target))).logits
+def _output(run: ClassificationRun, adapted: AdaptedClassifier, rows: np.ndarray) -> Predictions:
+    """What a model says of some of the training images, in the evaluation view."""
+    chosen = run.train_images.select(rows)
+    table = run.workspace.table(chosen, adapted.cut)
+    return predict(adapted, table.batches(len(chosen)))
 
 
 def _solved(run: ClassificationRun, adapted: AdaptedClassifier, folds: int) -> Tensor | None:
@@ -91,8 +145,7 @@ def _solved(run: ClassificationRun, adapted: AdaptedClassifier, folds: int) -> T
     table = run.workspace.training_table(adapted, run.train_images, recipe)
     x, y, is_target = training.solved_from(adapted, run.train_images, table, recipe)
     if not is_target.any():  # it learns from the source alone, so every target image is left out
-        rows = np.flatnonzero([domain == "target" for domain in run.train_images.domains])
-        return _untrained(run, adapted, rows)
+        return _output(run, adapted, target_rows(run)).logits
     with adapted.attached():
         try:
             return head.left_out(x, y, is_target, folds)
@@ -100,11 +153,14 @@ def _solved(run: ClassificationRun, adapted: AdaptedClassifier, folds: int) -> T
             return None
 
 
-def _trained(run: ClassificationRun, rows: np.ndarray, labels: np.ndarray, folds: int) -> Tensor:
-    """Train the method anew without each part in turn, from the same seed."""
+def _trained(
+    run: ClassificationRun, rows: np.ndarray, labels: np.ndarray, folds: int
+) -> tuple[Tensor, Tensor]:
+    """Train the method anew without each part in turn, from the same seed; logits and similarities of the parts."""
     data, workspace = run.train_images, run.workspace
     part = class_folds(labels, folds)
     logits = torch.zeros(len(rows), len(data.classes))
+    similarity = torch.zeros(len(rows))
     for fold in np.unique(part):
         held = rows[part == fold]
         kept = data.select(np.setdiff1d(np.arange(len(data)), held))
@@ -121,7 +177,10 @@ def _trained(run: ClassificationRun, rows: np.ndarray, labels: np.ndarray, folds
             precision=workspace.task.precision,
             callbacks=Callbacks(quiet=workspace.task.quiet),
         )
-        out = data.select(held)
-        table = workspace.table(out, adapted.cut)
-        logits[torch.from_numpy(part == fold)] = predict(adapted, table.batches(len(out))).logits
-    return logits
+        mine, seen = torch.from_numpy(part == fold), rows[part != fold]
+        means = class_means(
+            _output(run, adapted, seen).vectors, torch.from_numpy(data.labels[seen])
+        )
+        vectors, logits[mine] = _output(run, adapted, held)
+        similarity[mine] = nearest(vectors, means)
+    return logits, similarity
