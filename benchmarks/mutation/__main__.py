@@ -41,7 +41,7 @@ def functions() -> Functions:
     """All of the library that are loaded, by their file."""
     found: Functions = defaultdict(list)
     for value in gc.get_objects():
-        if isinstance(value, FunctionType) and "/src/petiole/" in value.__code__.co_filename:
+        if type(value) is FunctionType and "/src/petiole/" in value.__code__.co_filename:
             found[Path(value.__code__.co_filename).relative_to(ROOT).as_posix()].append(value)
     return found
 
@@ -58,10 +58,10 @@ def _codes(code: CodeType) -> dict[tuple[str, int], list[CodeType]]:
     return found
 
 
-def exchange(mutant: Mutant, loaded: Functions) -> None:
-    """Give the loaded functions of a mutant's module its code."""
-    codes = _codes(mutant.code())
-    for function in loaded[mutant.file]:
+def exchange(code: CodeType, loaded: list[FunctionType]) -> None:
+    """Give the loaded functions of a module the code of its mutant."""
+    codes = _codes(code)
+    for function in loaded:
         old = function.__code__
         new = codes.get((old.co_qualname, old.co_firstlineno), ())
         if len(new) == 1 and new[0].co_freevars == old.co_freevars:
@@ -75,17 +75,20 @@ class Trials:
         reach: what tests reach.
         seconds: of the processor for the tests of one mutant.
         ends: when to stop, by the monotonic clock.
+        again: try survivors again.
         log: of what was found, a line of JSON a mutant.
     """
 
-    def __init__(self, reach: Reach, seconds: float, ends: float, log: Path) -> None:
-        self.reach, self.seconds, self.ends, self.log = reach, seconds, ends, log
+    def __init__(
+        self, reach: Reach, seconds: float, ends: float, log: Path, *, again: bool
+    ) -> None:
+        self.reach, self.seconds, self.ends, self.log, self.again = reach, seconds, ends, log, again
         self.rows = rows_of(log)
         self.honest: dict[str, bool] = {}
 
     def left(self, mutants: list[Mutant]) -> list[Mutant]:
-        """Those without a row."""
-        known = {row["mutant"] for row in self.rows}
+        """Those without a row; with ``again`` those too that survived."""
+        known = {row["mutant"] for row in self.rows if row["by"] or not self.again}
         return [mutant for mutant in mutants if mutant.name not in known]
 
     def keep(self, mutant: Mutant, by: str, tests: int, used: float) -> None:
@@ -106,7 +109,8 @@ class Trials:
             begun = time.monotonic()
             names = self.reach.tests(mutant.file, *mutant.lines, self.seconds)
             chosen = [items[name] for name in names if name in items]
-            by = self.failing(session, chosen, lambda m=mutant: exchange(m, loaded))
+            code, own = mutant.code(), loaded[mutant.file]
+            by = self.failing(session, chosen, lambda c=code, o=own: exchange(c, o))
             if by in items and by not in self.honest:
                 before = chosen[: names.index(by) + 1]
                 self.honest[by] = not self.failing(session, before, lambda: None)
@@ -192,6 +196,7 @@ def main() -> None:
     parser.add_argument("--rooms", nargs="*", default=[])
     parser.add_argument("--tests", nargs="*", default=["tests"], help="files or folders of tests that may notice")
     parser.add_argument("--folder", type=Path, default=Path("build/mutation"), help="keeps what was found")
+    parser.add_argument("--again", action="store_true", help="try survivors again, after tests were added")
     args = parser.parse_args()
     ends = time.monotonic() + 60 * args.minutes
     args.folder.mkdir(parents=True, exist_ok=True)
@@ -211,7 +216,7 @@ def main() -> None:
     apart(lambda session: measure(session, folder / "reach.jsonl", third))
 
     def trials() -> Trials:
-        return Trials(Reach.read(folder / "reach.jsonl"), args.seconds, ends, folder / "mutants.jsonl")
+        return Trials(Reach.read(folder / "reach.jsonl"), args.seconds, ends, folder / "mutants.jsonl", again=args.again)
 
     def inner(session: pytest.Session) -> None:
         here = trials()
@@ -220,8 +225,8 @@ def main() -> None:
     apart(inner)
     last = trials()
     last.afresh(last.left([mutant for mutant in chosen if not mutant.inside]))
-    names = {mutant.name for mutant in chosen}
-    print(table([row for row in last.rows if row["mutant"] in names]))
+    found = {row["mutant"]: row for row in last.rows}  # the last of each
+    print(table([found[mutant.name] for mutant in chosen if mutant.name in found]))
 
 
 if __name__ == "__main__":

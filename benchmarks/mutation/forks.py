@@ -118,7 +118,7 @@ def run_items(session: pytest.Session, items: list[pytest.Item]) -> Iterator[tup
 
     session.config.pluginmanager.register(Watch())
     session.config.option.maxfail = 0
-    for item, following in zip(items, [*items[1:], None], strict=True):
+    for item, following in zip(items, [*items[1:], None], strict=False):
         begun = spent()
         said.clear()
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)

@@ -15,7 +15,7 @@ import coverage
 import pytest
 from forks import ROOT, forked, run_items, spent
 
-LIMIT = 20
+LIMIT = 6
 """Seconds of the processor for a file of tests; those after it are left out."""
 
 
@@ -23,7 +23,7 @@ def measure(session: pytest.Session, kept: Path, ends: float) -> None:
     """Run every test file that has no lines yet, each in a fork, and keep what each of its tests reached."""
     done = {row["file"] for row in rows_of(kept) if "file" in row}
     files = [(f, list(items)) for f, items in groupby(session.items, lambda item: _file(item))]
-    for number, (file, items) in enumerate(files, 1):
+    for number, (file, items) in enumerate(sorted(files, key=lambda pair: len(pair[1])), 1):
         if file in done or time.monotonic() > ends:
             continue
         rows, code = forked(lambda say, items=items: _reached(session, items, say), 4 * LIMIT)
@@ -101,6 +101,6 @@ class Reach:
 
     def _within(self, tests: Iterable[str], most: float) -> Iterable[str]:
         for test in tests:
-            if (most := most - self.seconds[test]) < 0:
-                return
-            yield test
+            if self.seconds[test] <= most:
+                most -= self.seconds[test]
+                yield test

@@ -114,6 +114,11 @@ def test_kneedle_finds_none_in_a_straight_a_flat_and_a_sagging_line() -> None:
     assert kneedle(curve([0.5, 0.51, 0.53, 0.6, 0.8])) is None
 
 
+def test_kneedle_takes_the_first_of_two_equal_peaks() -> None:
+    # On x = 0, 1/4, ..., 1 the curve is above the line by 0, 1/4, 1/4, 1/8, 0.
+    assert kneedle(curve([0.0, 0.5, 0.75, 0.875, 1.0]), sensitivity=0.4) == DOUBLINGS[1]
+
+
 def test_kneedle_is_the_paper_s_knee_of_a_saturating_curve() -> None:
     """y = -1 / x + 5 on x = 0, 0.1, ..., 1 has its knee at 0.22 for dense points (figure 2)."""
     x = np.linspace(0, 1, 10)
@@ -200,8 +205,9 @@ def test_a_doubtful_elbow_moves() -> None:
     assert len(set(resampled_elbows((1, 2, 4, 8), x[None]).ravel())) > 1
 
 
-def test_resamples_are_those_of_a_naive_loop() -> None:
-    x = correct([0.5, 0.7, 0.72], 3, 30).astype(float)
+@pytest.mark.parametrize("least", [0.5, 0.58, 0.64])
+def test_resamples_are_those_of_a_naive_loop(least: float) -> None:
+    x = correct([least, 0.7, 0.72], 3, 30).astype(float)
     rng, want = np.random.default_rng(5), []
     for _ in range(20):
         weights = rng.multinomial(30, np.full(30, 1 / 30)) / 30

@@ -87,6 +87,7 @@ class AveragedRidgeHead(SolvedLinear):
         self.scale = torch.tensor(scale)
         return None if scores is None else (scale * scores.mean(0)).float()
 
+    @torch.no_grad()
     def left_out(self, x: Tensor, y: Tensor, is_target: Tensor, folds: int = 0) -> Tensor | None:  # noqa: ARG002
         """As of every solved head, but in closed form: blocks of one image of every class, whatever the folds."""
         posterior = self._posterior(x, y, is_target)
