@@ -23,7 +23,7 @@ import json
 import os
 import sys
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import CodeType, FunctionType
@@ -97,7 +97,10 @@ class Trials:
         self.rows.append({**row, "tests": tests, "seconds": round(used, 1)})
         with self.log.open("a") as stream:
             stream.write(json.dumps(self.rows[-1]) + "\n")
-        print(f"{'killed  ' if by else 'SURVIVED'} {mutant.name} [{tests} tests, {used:.1f} s]", flush=True)
+        print(
+            f"{'killed  ' if by else 'SURVIVED'} {mutant.name} [{tests} tests, {used:.1f} s]",
+            flush=True,
+        )
 
     def in_session(self, session: pytest.Session, mutants: list[Mutant]) -> None:
         """Exchange code in forks of the process that collected the tests."""
@@ -112,9 +115,14 @@ class Trials:
             code, own = mutant.code(), loaded[mutant.file]
             by = self.failing(session, chosen, lambda c=code, o=own: exchange(c, o))
             if by in items and by not in self.honest:
-                before = chosen[: names.index(by) + 1]
+                before = chosen[: chosen.index(items[by]) + 1]
                 self.honest[by] = not self.failing(session, before, lambda: None)
-            self.keep(mutant, by if self.honest.get(by, True) else "", len(chosen), time.monotonic() - begun)
+            self.keep(
+                mutant,
+                by if self.honest.get(by, True) else "",
+                len(chosen),
+                time.monotonic() - begun,
+            )
 
     def failing(self, session: pytest.Session, items: list[pytest.Item], before: Any) -> str:
         """The first of the tests that fails in a fork, "time" where one ends no more, or ""."""
@@ -123,7 +131,8 @@ class Trials:
             before()
             for name, _, passed in run_items(session, items):
                 if not passed:
-                    return say(name)
+                    say(name)
+                    return
 
         said, code = forked(work, 3 * sum(self.reach.seconds[item.nodeid] for item in items) + 5)
         return said[0] if said else "time" if code else ""
@@ -145,7 +154,7 @@ class Trials:
             limit = 3 * sum(map(self.reach.seconds.__getitem__, names)) + 60
             said, code = forked(work, limit)
             by = "" if said == [0] else "loading" if said else "time" if code else ""
-            if by and forked(lambda say: work(say, None), limit)[0] != [0]:  # noqa: B023
+            if by and forked(lambda say: work(say, None), limit)[0] != [0]:
                 by = ""
             self.keep(mutant, by, len(names), time.monotonic() - begun)
 
@@ -160,19 +169,18 @@ def _load_instead(mutant: Mutant) -> None:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The score by room, in Markdown, and the survivors."""
-    counts = Counter((row["room"], row["kind"], bool(row["by"])) for row in rows)
-    lines = ["| Room | General | Machine learning |", "|---|---:|---:|"]
+    """Killed of those that a test reaches, and how many none reaches, by room, in Markdown; and the survivors."""
+    lines = ["| Room | General | Machine learning | Reached by no test |", "|---|---:|---:|---:|"]
     for room in [*sorted({row["room"] for row in rows}), ""]:
+        here = [row for row in rows if room in ("", row["room"])]
         cells = []
         for kind in ("general", "machine learning"):
-            dead, alive = (
-                sum(n for (r, k, d), n in counts.items() if k == kind and d is state and room in ("", r))
-                for state in (True, False)
-            )
-            cells.append(f"{dead} of {dead + alive}" if dead + alive else "")
+            tried = [bool(row["by"]) for row in here if row["kind"] == kind and row["tests"]]
+            cells.append(f"{sum(tried)} of {len(tried)}" if tried else "")
+        cells.append(str(sum(not row["tests"] for row in here)))
         lines.append(f"| {room or '**All**'} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", *(row["mutant"] for row in rows if not row["by"])])
+    alive = [f"{row['mutant']} [{row['tests']} tests]" for row in rows if not row["by"]]
+    return "\n".join([*lines, "", *alive])
 
 
 def _warm() -> None:
@@ -191,12 +199,20 @@ def main() -> None:
     )
     parser.add_argument("--mutants", type=int, default=300)
     parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--seconds", type=float, default=30, help="of processor time for the tests of a mutant")
+    parser.add_argument(
+        "--seconds", type=float, default=30, help="of processor time for the tests of a mutant"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rooms", nargs="*", default=[])
-    parser.add_argument("--tests", nargs="*", default=["tests"], help="files or folders of tests that may notice")
-    parser.add_argument("--folder", type=Path, default=Path("build/mutation"), help="keeps what was found")
-    parser.add_argument("--again", action="store_true", help="try survivors again, after tests were added")
+    parser.add_argument(
+        "--tests", nargs="*", default=["tests"], help="files or folders of tests that may notice"
+    )
+    parser.add_argument(
+        "--folder", type=Path, default=Path("build/mutation"), help="keeps what was found"
+    )
+    parser.add_argument(
+        "--again", action="store_true", help="try survivors again, after tests were added"
+    )
     args = parser.parse_args()
     ends = time.monotonic() + 60 * args.minutes
     args.folder.mkdir(parents=True, exist_ok=True)
@@ -216,7 +232,13 @@ def main() -> None:
     apart(lambda session: measure(session, folder / "reach.jsonl", third))
 
     def trials() -> Trials:
-        return Trials(Reach.read(folder / "reach.jsonl"), args.seconds, ends, folder / "mutants.jsonl", again=args.again)
+        return Trials(
+            Reach.read(folder / "reach.jsonl"),
+            args.seconds,
+            ends,
+            folder / "mutants.jsonl",
+            again=args.again,
+        )
 
     def inner(session: pytest.Session) -> None:
         here = trials()

@@ -19,7 +19,9 @@ def test_curves(losses: list[float], falls: bool, came_back: bool) -> None:
     assert (still_falls(losses), recovered(losses)) == (falls, came_back)
 
 
-@pytest.mark.parametrize(("last", "noise", "falls"), [(0.3, 0, True), (0.1, 0, False), (0.3, 1, False)])
+@pytest.mark.parametrize(
+    ("last", "noise", "falls"), [(0.3, 0, True), (0.1, 0, False), (0.3, 1, False)]
+)
 def test_it_still_falls_by_a_tenth_of_the_whole_and_more_than_its_noise(
     last: float, noise: float, falls: bool
 ) -> None:
