@@ -23,7 +23,7 @@ import json
 import os
 import sys
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import CodeType, FunctionType
@@ -41,7 +41,7 @@ def functions() -> Functions:
     """All of the library that are loaded, by their file."""
     found: Functions = defaultdict(list)
     for value in gc.get_objects():
-        if isinstance(value, FunctionType) and "/src/petiole/" in value.__code__.co_filename:
+        if type(value) is FunctionType and "/src/petiole/" in value.__code__.co_filename:
             found[Path(value.__code__.co_filename).relative_to(ROOT).as_posix()].append(value)
     return found
 
@@ -58,10 +58,10 @@ def _codes(code: CodeType) -> dict[tuple[str, int], list[CodeType]]:
     return found
 
 
-def exchange(mutant: Mutant, loaded: Functions) -> None:
-    """Give the loaded functions of a mutant's module its code."""
-    codes = _codes(mutant.code())
-    for function in loaded[mutant.file]:
+def exchange(code: CodeType, loaded: list[FunctionType]) -> None:
+    """Give the loaded functions of a module the code of its mutant."""
+    codes = _codes(code)
+    for function in loaded:
         old = function.__code__
         new = codes.get((old.co_qualname, old.co_firstlineno), ())
         if len(new) == 1 and new[0].co_freevars == old.co_freevars:
@@ -75,17 +75,20 @@ class Trials:
         reach: what tests reach.
         seconds: of the processor for the tests of one mutant.
         ends: when to stop, by the monotonic clock.
+        again: try survivors again.
         log: of what was found, a line of JSON a mutant.
     """
 
-    def __init__(self, reach: Reach, seconds: float, ends: float, log: Path) -> None:
-        self.reach, self.seconds, self.ends, self.log = reach, seconds, ends, log
+    def __init__(
+        self, reach: Reach, seconds: float, ends: float, log: Path, *, again: bool
+    ) -> None:
+        self.reach, self.seconds, self.ends, self.log, self.again = reach, seconds, ends, log, again
         self.rows = rows_of(log)
         self.honest: dict[str, bool] = {}
 
     def left(self, mutants: list[Mutant]) -> list[Mutant]:
-        """Those without a row."""
-        known = {row["mutant"] for row in self.rows}
+        """Those without a row; with ``again`` those too that survived."""
+        known = {row["mutant"] for row in self.rows if row["by"] or not self.again}
         return [mutant for mutant in mutants if mutant.name not in known]
 
     def keep(self, mutant: Mutant, by: str, tests: int, used: float) -> None:
@@ -94,7 +97,10 @@ class Trials:
         self.rows.append({**row, "tests": tests, "seconds": round(used, 1)})
         with self.log.open("a") as stream:
             stream.write(json.dumps(self.rows[-1]) + "\n")
-        print(f"{'killed  ' if by else 'SURVIVED'} {mutant.name} [{tests} tests, {used:.1f} s]", flush=True)
+        print(
+            f"{'killed  ' if by else 'SURVIVED'} {mutant.name} [{tests} tests, {used:.1f} s]",
+            flush=True,
+        )
 
     def in_session(self, session: pytest.Session, mutants: list[Mutant]) -> None:
         """Exchange code in forks of the process that collected the tests."""
@@ -106,11 +112,17 @@ class Trials:
             begun = time.monotonic()
             names = self.reach.tests(mutant.file, *mutant.lines, self.seconds)
             chosen = [items[name] for name in names if name in items]
-            by = self.failing(session, chosen, lambda m=mutant: exchange(m, loaded))
+            code, own = mutant.code(), loaded[mutant.file]
+            by = self.failing(session, chosen, lambda c=code, o=own: exchange(c, o))
             if by in items and by not in self.honest:
-                before = chosen[: names.index(by) + 1]
+                before = chosen[: chosen.index(items[by]) + 1]
                 self.honest[by] = not self.failing(session, before, lambda: None)
-            self.keep(mutant, by if self.honest.get(by, True) else "", len(chosen), time.monotonic() - begun)
+            self.keep(
+                mutant,
+                by if self.honest.get(by, True) else "",
+                len(chosen),
+                time.monotonic() - begun,
+            )
 
     def failing(self, session: pytest.Session, items: list[pytest.Item], before: Any) -> str:
         """The first of the tests that fails in a fork, "time" where one ends no more, or ""."""
@@ -119,7 +131,8 @@ class Trials:
             before()
             for name, _, passed in run_items(session, items):
                 if not passed:
-                    return say(name)
+                    say(name)
+                    return
 
         said, code = forked(work, 3 * sum(self.reach.seconds[item.nodeid] for item in items) + 5)
         return said[0] if said else "time" if code else ""
@@ -141,7 +154,7 @@ class Trials:
             limit = 3 * sum(map(self.reach.seconds.__getitem__, names)) + 60
             said, code = forked(work, limit)
             by = "" if said == [0] else "loading" if said else "time" if code else ""
-            if by and forked(lambda say: work(say, None), limit)[0] != [0]:  # noqa: B023
+            if by and forked(lambda say: work(say, None), limit)[0] != [0]:
                 by = ""
             self.keep(mutant, by, len(names), time.monotonic() - begun)
 
@@ -156,19 +169,18 @@ def _load_instead(mutant: Mutant) -> None:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The score by room, in Markdown, and the survivors."""
-    counts = Counter((row["room"], row["kind"], bool(row["by"])) for row in rows)
-    lines = ["| Room | General | Machine learning |", "|---|---:|---:|"]
+    """Killed of those that a test reaches, and how many none reaches, by room, in Markdown; and the survivors."""
+    lines = ["| Room | General | Machine learning | Reached by no test |", "|---|---:|---:|---:|"]
     for room in [*sorted({row["room"] for row in rows}), ""]:
+        here = [row for row in rows if room in ("", row["room"])]
         cells = []
         for kind in ("general", "machine learning"):
-            dead, alive = (
-                sum(n for (r, k, d), n in counts.items() if k == kind and d is state and room in ("", r))
-                for state in (True, False)
-            )
-            cells.append(f"{dead} of {dead + alive}" if dead + alive else "")
+            tried = [bool(row["by"]) for row in here if row["kind"] == kind and row["tests"]]
+            cells.append(f"{sum(tried)} of {len(tried)}" if tried else "")
+        cells.append(str(sum(not row["tests"] for row in here)))
         lines.append(f"| {room or '**All**'} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", *(row["mutant"] for row in rows if not row["by"])])
+    alive = [f"{row['mutant']} [{row['tests']} tests]" for row in rows if not row["by"]]
+    return "\n".join([*lines, "", *alive])
 
 
 def _warm() -> None:
@@ -187,11 +199,20 @@ def main() -> None:
     )
     parser.add_argument("--mutants", type=int, default=300)
     parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--seconds", type=float, default=30, help="of processor time for the tests of a mutant")
+    parser.add_argument(
+        "--seconds", type=float, default=30, help="of processor time for the tests of a mutant"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rooms", nargs="*", default=[])
-    parser.add_argument("--tests", nargs="*", default=["tests"], help="files or folders of tests that may notice")
-    parser.add_argument("--folder", type=Path, default=Path("build/mutation"), help="keeps what was found")
+    parser.add_argument(
+        "--tests", nargs="*", default=["tests"], help="files or folders of tests that may notice"
+    )
+    parser.add_argument(
+        "--folder", type=Path, default=Path("build/mutation"), help="keeps what was found"
+    )
+    parser.add_argument(
+        "--again", action="store_true", help="try survivors again, after tests were added"
+    )
     args = parser.parse_args()
     ends = time.monotonic() + 60 * args.minutes
     args.folder.mkdir(parents=True, exist_ok=True)
@@ -211,7 +232,13 @@ def main() -> None:
     apart(lambda session: measure(session, folder / "reach.jsonl", third))
 
     def trials() -> Trials:
-        return Trials(Reach.read(folder / "reach.jsonl"), args.seconds, ends, folder / "mutants.jsonl")
+        return Trials(
+            Reach.read(folder / "reach.jsonl"),
+            args.seconds,
+            ends,
+            folder / "mutants.jsonl",
+            again=args.again,
+        )
 
     def inner(session: pytest.Session) -> None:
         here = trials()
@@ -220,8 +247,8 @@ def main() -> None:
     apart(inner)
     last = trials()
     last.afresh(last.left([mutant for mutant in chosen if not mutant.inside]))
-    names = {mutant.name for mutant in chosen}
-    print(table([row for row in last.rows if row["mutant"] in names]))
+    found = {row["mutant"]: row for row in last.rows}  # the last of each
+    print(table([found[mutant.name] for mutant in chosen if mutant.name in found]))
 
 
 if __name__ == "__main__":

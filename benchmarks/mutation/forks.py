@@ -51,7 +51,9 @@ def forked(work: Callable[[Callable[[Any], None]], None], seconds: float) -> tup
             said += stream.read() or b""
     _end(child)
     shutil.rmtree(place, ignore_errors=True)
-    return [json.loads(line) for line in said.splitlines(keepends=True) if line.endswith(b"\n")], code
+    return [
+        json.loads(line) for line in said.splitlines(keepends=True) if line.endswith(b"\n")
+    ], code
 
 
 def _end(group: int) -> None:
@@ -104,10 +106,14 @@ class Collected:
 
 def collect(tests: list[str], then: Callable[[pytest.Session], None]) -> None:
     """Collect tests in this process, and do something with them."""
-    pytest.main([*OPTIONS, *(f"--ignore=tests/{name}" for name in APART), *tests], plugins=[Collected(then)])
+    pytest.main(
+        [*OPTIONS, *(f"--ignore=tests/{name}" for name in APART), *tests], plugins=[Collected(then)]
+    )
 
 
-def run_items(session: pytest.Session, items: list[pytest.Item]) -> Iterator[tuple[str, float, bool]]:
+def run_items(
+    session: pytest.Session, items: list[pytest.Item]
+) -> Iterator[tuple[str, float, bool]]:
     """Run tests in this process one after the other: (name, seconds of the processor, whether it passed)."""
     said: list[bool] = []
 
@@ -118,7 +124,7 @@ def run_items(session: pytest.Session, items: list[pytest.Item]) -> Iterator[tup
 
     session.config.pluginmanager.register(Watch())
     session.config.option.maxfail = 0
-    for item, following in zip(items, [*items[1:], None], strict=True):
+    for item, following in zip(items, [*items[1:], None], strict=False):
         begun = spent()
         said.clear()
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections import defaultdict
@@ -15,22 +16,24 @@ import coverage
 import pytest
 from forks import ROOT, forked, run_items, spent
 
-LIMIT = 20
+LIMIT = 6
 """Seconds of the processor for a file of tests; those after it are left out."""
 
 
 def measure(session: pytest.Session, kept: Path, ends: float) -> None:
-    """Run every test file that has no lines yet, each in a fork, and keep what each of its tests reached."""
-    done = {row["file"] for row in rows_of(kept) if "file" in row}
+    """Run every test file that is new or changed, each in a fork, and keep what each of its tests reached."""
+    rows = [row for row in rows_of(kept) if row["of"] == sha256(ROOT / row["test"].split("::")[0])]
+    kept.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = {row["test"] for row in rows}
     files = [(f, list(items)) for f, items in groupby(session.items, lambda item: _file(item))]
-    for number, (file, items) in enumerate(files, 1):
+    for number, (file, items) in enumerate(sorted(files, key=lambda pair: len(pair[1])), 1):
         if file in done or time.monotonic() > ends:
             continue
-        rows, code = forked(lambda say, items=items: _reached(session, items, say), 4 * LIMIT)
+        found, code = forked(lambda say, items=items: _reached(session, items, say), 4 * LIMIT)
         with kept.open("a") as stream:
-            for row in [*rows, {"file": file, "code": code}]:
-                stream.write(json.dumps(row) + "\n")
-        print(f"{number} of {len(files)}", file, len(rows), code, flush=True)
+            for row in [*found, {"test": file}]:
+                stream.write(json.dumps({**row, "of": sha256(ROOT / file)}) + "\n")
+        print(f"{number} of {len(files)}", file, len(found), code, flush=True)
 
 
 def rows_of(kept: Path) -> list[dict[str, Any]]:
@@ -63,6 +66,11 @@ def _reached(session: pytest.Session, items: list[pytest.Item], say: Callable[[A
     for test, seconds, passed in ran:
         bits = {name: f"{found:x}" for name, found in lines[test].items()}
         say({"test": test, "seconds": seconds, "passed": passed, "lines": bits})
+
+
+def sha256(file: Path) -> str:
+    """Of a file's content."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 @dataclass
@@ -101,6 +109,6 @@ class Reach:
 
     def _within(self, tests: Iterable[str], most: float) -> Iterable[str]:
         for test in tests:
-            if (most := most - self.seconds[test]) < 0:
-                return
-            yield test
+            if self.seconds[test] <= most:
+                most -= self.seconds[test]
+                yield test

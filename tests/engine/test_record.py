@@ -262,7 +262,11 @@ def test_stray_files_are_swept_and_not_recorded(
 ) -> None:
     folder = tmp_path / "run"
     (folder / "adapter").mkdir(parents=True)
-    stray = (".tmp-1-record.json", ".tmpJNWBAd", "adapter/.tmp-2-adapter.json")  # one of safetensors' own
+    stray = (
+        ".tmp-1-record.json",
+        ".tmpJNWBAd",
+        "adapter/.tmp-2-adapter.json",
+    )  # one of safetensors' own
     for name in (*stray, "adapter/notes.txt"):
         (folder / name).write_text("x")
     record = run(replace(done[0], folder=folder))

@@ -66,9 +66,7 @@ def test_a_killed_job_goes_on_to_the_same_files(
     counts["wrong"] += 0
 
 
-@pytest.mark.parametrize(
-    "make", [image, *([] if not EACH else JOBS[1:])], ids=lambda m: m.__name__
-)
+@pytest.mark.parametrize("make", [image, *([] if not EACH else JOBS[1:])], ids=lambda m: m.__name__)
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS][: 2 if EACH else 1])
 @pytest.mark.filterwarnings("ignore:No checkpoint")
 def test_a_disk_that_is_full_is_said_and_costs_no_result(

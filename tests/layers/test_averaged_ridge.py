@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import cross_entropy, normalize
 
 from petiole.errors import DataError
 from petiole.layers import averaged_ridge as module
@@ -108,6 +108,24 @@ def test_average_and_what_is_left_out(shots: int, monkeypatch: pytest.MonkeyPatc
     expected = np.tensordot(weights, np.array(blocks), 1)
     assert np.allclose(left_out.numpy() / float(head.scale), expected, atol=1e-4)
     assert float(head.mean_source_shots) == pytest.approx(sum(weights * [m for m, _ in cells]))
+
+
+def test_the_scale_is_the_likeliest_under_its_prior() -> None:
+    """argmin of n CE(s scores, labels) + (ln s - ln 3 sqrt K)^2 / (2 0.25^2), by a search over a grid."""
+    x, y, is_target = images(2, 6, seed=2)
+    head = AveragedRidgeHead(WIDTH, CLASSES)
+    head.solve(x, y, is_target)
+    left_out = head.left_out(x, y, is_target)
+    assert left_out is not None
+    scores, labels = left_out / head.scale, y[is_target]
+    scales = torch.linspace(math.log(2), math.log(100), 4000).exp()
+    # Of several partitions the mean is given, whose likelihood lies near theirs.
+    loss = [
+        len(labels) * float(cross_entropy(s * scores, labels))
+        + (math.log(s) - math.log(3 * math.sqrt(CLASSES))) ** 2 / (2 * 0.25**2)
+        for s in scales.tolist()
+    ]
+    assert float(head.scale) == pytest.approx(float(scales[int(np.argmin(loss))]), rel=0.02)
 
 
 def test_one_shot_has_nothing_to_leave_out() -> None:

@@ -65,10 +65,12 @@ def test_writing_is_the_loop(
         reduce="mean" if mean else "sum",
     )
     start = normalize(torch.randn(entries, 5, generator=generator), dim=-1)
-    x = 3 * torch.randn(tokens, 5, generator=generator)
+    x = (3 * torch.randn(tokens, 5, generator=generator)).requires_grad_()  # as in training
     cache.entries.copy_(start)
     chosen = cache.assign(x)
     cache.write(x)
+    assert not cache.entries.requires_grad
+    x = x.detach()
     want = written(start.double(), x.double(), momentum, by_entries=by_entries, mean=mean)
     torch.testing.assert_close(
         cache.entries.double(), normalize(want, dim=-1), rtol=1e-5, atol=1e-5

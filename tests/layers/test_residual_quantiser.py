@@ -154,6 +154,11 @@ def test_keep_restricts_to_the_most_frequent_entries() -> None:
     assert torch.equal(again(z).codes, small(z).codes)
     by_depth = rq.keep(torch.eye(8)[:2], 1 / 8)(z).codes
     assert by_depth.unique(dim=0).tolist() == [[0, 1]]
+    own = torch.randperm(16).reshape(2, 8).float()
+    each = rq.keep(own, 0.5)(z).codes
+    for depth in range(2):
+        stay = own[depth].topk(4).indices.tolist()
+        assert set(each[:, depth].tolist()) <= set(stay), "each depth keeps its own most frequent"
 
 
 @given(

@@ -231,6 +231,17 @@ def test_the_solution_is_saved_whole(make: Make) -> None:
         fresh.load_state_dict({}, strict=True)
 
 
+@pytest.mark.parametrize("make", [*ALL, AveragedRidgeHead])
+def test_a_solution_and_what_it_says_of_left_out_images_need_no_gradient(make: Make) -> None:
+    x, y, is_target = problem(4)
+    head, asked = make(5, 3), x.requires_grad_()
+    head.solve(asked.detach(), y, is_target)
+    left_out = head.left_out(asked, y, is_target)
+    assert left_out is not None
+    assert not left_out.requires_grad
+    assert not any(value.requires_grad for value in head.state_dict(keep_vars=True).values())
+
+
 def test_logistic_regression_converges_on_wide_separable_features() -> None:
     g = torch.Generator().manual_seed(0)
     y = torch.arange(10).repeat_interleave(10)

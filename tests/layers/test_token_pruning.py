@@ -175,7 +175,10 @@ def test_by_hand() -> None:
 
     def kept(tokens: int, mode: Mode, **settings: Any) -> list[int]:
         pruning = Pruning(tokens / 9, mode, **settings)
-        return pruning.select(codes, residual, p, (3, 3))[0].tolist()
+        found = pruning.select(codes, residual, p, (3, 3))[0].tolist()
+        of_training = residual.clone().requires_grad_(), p.clone().requires_grad_()
+        assert pruning.select(codes, *of_training, (3, 3))[0].tolist() == found
+        return found
 
     assert kept(6, "rarity+residual") == [1, 2, 3, 4, 6, 8]
     # A begins at 1, (0, 1); 3 scores .875 + sqrt 2 / sqrt 8, but 7 .75 + 2 / sqrt 8, which is more.

@@ -95,6 +95,7 @@ def test_equal_seeds_give_equal_tables_and_others_do_not() -> None:
 def test_fewer_samples_than_dimensions_are_refused() -> None:
     with pytest.raises(ValueError, match="64 dimensions"):
         simulate(WIDTH - 1)
+    assert np.isfinite(simulate(WIDTH, draws=2).mean).all()
 
 
 def test_the_example_prints_the_table(

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from petiole.metrics.shift import (
+    _subsample,
     centroid_distances,
     domain_classifier_accuracy,
     mmd,
@@ -72,6 +73,25 @@ def test_centroid_distances_by_hand() -> None:
     assert got["centroid_euclidean_other"] == pytest.approx((3 + math.sqrt(8)) / 2)
     assert got["centroid_cosine"] == pytest.approx((1 + 0) / 2)
     assert got["centroid_cosine_other"] == pytest.approx((0 + 1) / 2)
+
+
+def test_the_other_centroid_is_the_nearest_to_each_of_the_targets() -> None:
+    """And not to each of the source's: the two differ where classes lie unevenly."""
+    rng = np.random.default_rng(0)
+    source, target = rng.normal(size=(4, 3)), rng.normal(size=(4, 3))
+    got = centroid_distances(source, target, range(4), range(4))
+    away = [
+        min(float(np.linalg.norm(target[c] - source[k])) for k in range(4) if k != c)
+        for c in range(4)
+    ]
+    assert got["centroid_euclidean_other"] == pytest.approx(np.mean(away))
+
+
+def test_rows_that_stand_for_many_are_drawn_once() -> None:
+    """With a row drawn twice, the mean over other pairs would hold pairs of a row with itself."""
+    x = np.arange(50.0)[:, None]
+    drawn = _subsample(x, 40, np.random.default_rng(0))
+    assert len(set(drawn.ravel())) == 40
 
 
 def test_one_shared_class_has_no_other() -> None:

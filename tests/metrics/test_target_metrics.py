@@ -19,6 +19,12 @@ def test_average_precision_by_hand() -> None:
     assert found["exact"] == pytest.approx(2 / 4)
 
 
+def test_a_set_is_exact_when_all_of_it_is() -> None:
+    p = np.array([[0.9, 0.2], [0.9, 0.2], [0.1, 0.9]])
+    t = np.array([[1, 0], [1, 1], [0, 1]])
+    assert label_scores(p, t)["exact"] == pytest.approx(2 / 3)
+
+
 def test_labels_without_images_have_no_part() -> None:
     p = np.array([[0.9, 0.9], [0.2, 0.8]])
     t = np.array([[1, 0], [0, 0]])

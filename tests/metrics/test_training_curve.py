@@ -19,6 +19,17 @@ def test_curves(losses: list[float], falls: bool, came_back: bool) -> None:
     assert (still_falls(losses), recovered(losses)) == (falls, came_back)
 
 
+@pytest.mark.parametrize(
+    ("last", "noise", "falls"), [(0.3, 0, True), (0.1, 0, False), (0.3, 1, False)]
+)
+def test_it_still_falls_by_a_tenth_of_the_whole_and_more_than_its_noise(
+    last: float, noise: float, falls: bool
+) -> None:
+    losses = np.array([3.0] * 20 + [1.0 + last] * 20 + [1.0 + last] * 20 + [1.0] * 20)
+    losses[40:] += noise * np.resize([1, -1], 40)  # means of quarters stay
+    assert still_falls(losses) is falls
+
+
 def test_chance_is_the_commonest_class_within_two_errors() -> None:
     labels = [0] * 60 + [1] * 40
     assert at_chance(0.6, labels)

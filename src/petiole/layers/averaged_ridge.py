@@ -91,6 +91,7 @@ class AveragedRidgeHead(SolvedLinear):
     def remarks(self) -> list[str]:
         return remarks_on("mean gamma", self.penalties, float(self.mean_penalty))
 
+    @torch.no_grad()
     def left_out(self, x: Tensor, y: Tensor, is_target: Tensor, folds: int = 0) -> Tensor | None:  # noqa: ARG002
         """As of every solved head, but in closed form: blocks of one image of every class, whatever the folds."""
         posterior = self._posterior(x, y, is_target)
