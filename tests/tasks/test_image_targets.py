@@ -125,6 +125,34 @@ def test_trained_heads_resume_and_say_the_same(place: Path, tmp_path: Path) -> N
     assert any(value.abs().max() > 0.05 for value in a.values())
 
 
+def test_an_interrupted_run_goes_on_to_the_same_bits(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from petiole.engine import checkpoint
+
+    terms = {"method": "linear-probe", "backbone": "petiole/tiny-vit", "quiet": True}
+    terms |= {"settings": {"steps": 8, "views": 0, "lr": 0.1}, "checkpoint_seconds": 0}
+    terms |= {"cache_dir": place / "cache"}
+    whole = petiole.fit(place / "ages.csv", **terms, out=tmp_path / "whole")
+    save, seen = checkpoint.save, []
+
+    def third(*given: object, **more: object) -> None:
+        save(*given, **more)
+        seen.append(1)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", third)
+        with pytest.raises(KeyboardInterrupt):
+            petiole.fit(place / "ages.csv", **terms, out=tmp_path / "cut")
+    assert not (tmp_path / "cut" / "record.json").exists()
+    again = petiole.fit(place / "ages.csv", **terms, out=tmp_path / "cut", resume=True)
+    a, b = (petiole.Adapter.load(run.adapter).contents().state_dict() for run in (whole, again))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert again.record["scores"] == whole.record["scores"]
+
+
 def test_pairs_in_python(place: Path, tmp_path: Path) -> None:
     pairs = [(str(place / f"{i}.png"), ["red"] if i % 2 else []) for i in range(12)]
     terms = {"backbone": "petiole/tiny-vit", "quiet": True, "cache_dir": place / "cache"}
