@@ -91,7 +91,9 @@ def pieces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     siglip = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
     gemma = {"pad_id": 0, "eos_id": 1, "bos_id": 2, "unk_id": 3, "byte_fallback": True}
     for kind, size, marks in (("unigram", 60, siglip), ("bpe", 320, gemma)):
-        trainer.train(model_prefix=str(folder / kind), model_type=kind, vocab_size=size, **own, **marks)
+        trainer.train(
+            model_prefix=str(folder / kind), model_type=kind, vocab_size=size, **own, **marks
+        )
     return folder
 
 

@@ -109,7 +109,9 @@ def test_siglip_2_of_any_shape_is_refused_with_what_to_take(tmp_path: Path) -> N
     from transformers import Siglip2Config
 
     Siglip2Config().save_pretrained(tmp_path)
-    with pytest.raises(BackboneError, match=r"NaFlex.*up to 256 of 16 px.*siglip2-base-patch16-224"):
+    with pytest.raises(
+        BackboneError, match=r"NaFlex.*up to 256 of 16 px.*siglip2-base-patch16-224"
+    ):
         load(str(tmp_path))
 
 

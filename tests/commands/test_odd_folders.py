@@ -59,7 +59,9 @@ def test_a_test_set_of_a_part_of_the_classes_and_of_others(tmp_path: Path, fit) 
     assert scored["samples"] == 4
     assert len(scored["classes"]) == 3
     # check and diff score the same images and say the same of the rest.
-    (tmp_path / "contract.toml").write_text('[accuracy]\nmin = 0.0\n[[recall]]\nclass = "birch"\nmin = 0.0\n')
+    (tmp_path / "contract.toml").write_text(
+        '[accuracy]\nmin = 0.0\n[[recall]]\nclass = "birch"\nmin = 0.0\n'
+    )
     run, contract = tmp_path / "run", tmp_path / "contract.toml"
     checked = say("check", run, contract, "--data", other, "--json").json
     assert [line["images"] for line in checked["lines"]] == [4, 2]

@@ -113,8 +113,6 @@ def _bitsandbytes(layers: Layers, how: str) -> None:
         layer.__class__, layer.__dict__ = new.__class__, new.__dict__
 
 
-
-
 def _llm_int8(layer: nn.Linear) -> nn.Linear:
     """bitsandbytes' 8-bit layer with the weights of ``layer``, without outlier columns."""
     import bitsandbytes as bnb
