@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import AutoTokenizer, CLIPTokenizer, PreTrainedTokenizerFast, Siglip2Tokenizer
+from transformers import (
+    AutoTokenizer,
+    CLIPTokenizer,
+    PreTrainedTokenizerFast,
+    Siglip2Tokenizer,
+    SiglipTokenizer,
+)
 
 from petiole.backbones.dual_encoder.openai_names import BytePairs
 from petiole.backbones.dual_encoder.tokenizers import FolderTokenizer
@@ -71,6 +78,45 @@ def test_a_normaliser_of_the_folder_is_at_work(tmp_path: Path, lower: bool) -> N
     ).save_pretrained(tmp_path)
     ours = equal_to_the_librarys(tmp_path)
     assert ours("RED") == ([2] if lower else [3])
+
+
+@pytest.fixture(scope="module")
+def pieces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Vocabularies that sentencepiece's own trainer made: unigram.model, and bpe.model with Gemma's marks."""
+    trainer = pytest.importorskip("sentencepiece").SentencePieceTrainer
+    folder = tmp_path_factory.mktemp("pieces")
+    lines = ["a photo of a red dog", "two blue cats.", "the green bird; and a fish!", "ten boats"]
+    (folder / "lines.txt").write_text("\n".join(lines * 20))
+    own = {"input": str(folder / "lines.txt"), "hard_vocab_limit": False, "minloglevel": 2}
+    siglip = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
+    gemma = {"pad_id": 0, "eos_id": 1, "bos_id": 2, "unk_id": 3, "byte_fallback": True}
+    for kind, size, marks in (("unigram", 60, siglip), ("bpe", 320, gemma)):
+        trainer.train(
+            model_prefix=str(folder / kind), model_type=kind, vocab_size=size, **own, **marks
+        )
+    return folder
+
+
+def test_siglips_sentencepieces(pieces: Path, tmp_path: Path) -> None:
+    SiglipTokenizer(str(pieces / "unigram.model")).save_pretrained(tmp_path)
+    (tmp_path / "spiece.model").unlink(missing_ok=True)
+    (tmp_path / "spiece.model").write_bytes((pieces / "unigram.model").read_bytes())
+    ours = equal_to_the_librarys(tmp_path)
+    assert len(ours("A photo of a dog")) > 3
+    # Canonical: lower case, no punctuation, one space.
+    assert ours("A  Red, DOG!") == ours("a red dog")
+    assert (ours.start, ours.end, ours.padding, ours.pads_left) == (None, 1, 1, False)
+
+
+def test_siglip_2_in_gemmas_vocabulary_is_lower_cased(pieces: Path, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.model").write_bytes((pieces / "bpe.model").read_bytes())
+    stated = {"tokenizer_class": "GemmaTokenizer", "padding_side": "right", "add_bos_token": False}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(stated | {"add_eos_token": True}))
+    ours, theirs = FolderTokenizer(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    assert len(ours("two blue cats.")) > 2
+    for text in TEXTS:
+        assert ours(text) == theirs(text.lower(), add_special_tokens=False)["input_ids"], text
+    assert ours("RED") == ours("red") != theirs("RED", add_special_tokens=False)["input_ids"]
 
 
 def test_openais_vocabulary_cleans_as_its_library_does() -> None:

@@ -50,6 +50,30 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
             "window_size": 2,
         },
     ),
+    "Swinv2": (
+        "ViTImageProcessor",
+        {
+            "image_size": 32,
+            "embed_dim": 12,
+            "depths": [1, 1],
+            "num_heads": [2, 2],
+            "window_size": 4,
+        },
+    ),
+    "Hiera": (
+        "BitImageProcessor",
+        {
+            "image_size": [32, 32],
+            "patch_size": [7, 7],
+            "patch_stride": [4, 4],
+            "masked_unit_size": [4, 4],
+            "embed_dim": 12,
+            "depths": [1, 1],
+            "num_heads": [1, 2],
+            "num_query_pool": 1,
+        },
+    ),
+    "Data2VecVision": ("BeitImageProcessor", PLAIN),
     "ResNet": (
         "ViTImageProcessor",
         {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]},
@@ -64,7 +88,9 @@ def saved(folder: Path, kind: str, head: bool = False) -> Any:
     with tiny.seeded():
         model = tiny.shaken(cls(getattr(transformers, f"{kind}Config")(**config))).eval()
     model.save_pretrained(folder)
-    getattr(transformers, processor)(size={"height": 32, "width": 32}).save_pretrained(folder)
+    sides = {"height": 32, "width": 32}
+    crop = {"crop_size": sides} if processor == "BitImageProcessor" else {}
+    getattr(transformers, processor)(size=sides, **crop).save_pretrained(folder)
     return model.base_model if head else model
 
 
@@ -77,13 +103,31 @@ def test_a_saved_model_gives_its_librarys_bits(tmp_path: Path, kind: str, head: 
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         out = model(images)
-        plain = kind in ("ViT", "DeiT") or out.pooler_output is None
+        plain = kind in ("ViT", "DeiT", "Data2VecVision") or out.pooler_output is None
         want = out.last_hidden_state[:, 0] if plain else out.pooler_output.flatten(1)
         backbone = load(str(tmp_path))
         assert torch.equal(backbone(images), want)
     assert not any(name.startswith("classifier") for name in backbone.module.state_dict())
     if not head:
         check_backbone(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("kind", "missing"),
+    [
+        ("Swin", ()),
+        ("Swinv2", ()),
+        ("Hiera", ()),
+        ("Data2VecVision", ("attn.out", "mid", "mlp.out")),
+        ("Beit", ("attn.out", "mid", "mlp.out")),
+    ],
+)
+def test_roles_inside(tmp_path: Path, kind: str, missing: tuple[str, ...]) -> None:
+    saved(tmp_path, kind)
+    backbone: Any = load(str(tmp_path))
+    assert backbone.depth == 2
+    assert backbone.traced.missing == missing
+    assert backbone.cuts
 
 
 def test_a_partial_or_foreign_file_is_refused_and_told_apart(tmp_path: Path) -> None:

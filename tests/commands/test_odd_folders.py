@@ -58,6 +58,21 @@ def test_a_test_set_of_a_part_of_the_classes_and_of_others(tmp_path: Path, fit) 
     scored = say("eval", tmp_path / "run", other, "--json").json
     assert scored["samples"] == 4
     assert len(scored["classes"]) == 3
+    # check and diff score the same images and say the same of the rest.
+    (tmp_path / "contract.toml").write_text(
+        '[accuracy]\nmin = 0.0\n[[recall]]\nclass = "birch"\nmin = 0.0\n'
+    )
+    run, contract = tmp_path / "run", tmp_path / "contract.toml"
+    checked = say("check", run, contract, "--data", other, "--json").json
+    assert [line["images"] for line in checked["lines"]] == [4, 2]
+    assert checked["lines"][0]["value"] == scored["scores"]["test"]["accuracy"]
+    compared = say("diff", run, run, other, "--out", tmp_path / "diff", "--json").json
+    assert compared["images"] == 4
+    assert compared["notes"] == checked["notes"] == scored["notes"]
+    contract.write_text('[[recall]]\nclass = "ash"\nmin = 0.5\n')
+    missing = say("check", run, contract, "--data", other)
+    assert missing.code
+    assert "class ash, of which other has no image" in missing.err.replace("\n", " ")
     assert scored["notes"] == list(record.request.data.notes[:2])
     assert scored["scores"]["test"]["accuracy"] == record.main["accuracy"]
     apart = write_images(tmp_path / "apart", 2, 1, classes=("x", "y"))

@@ -125,6 +125,34 @@ def test_trained_heads_resume_and_say_the_same(place: Path, tmp_path: Path) -> N
     assert any(value.abs().max() > 0.05 for value in a.values())
 
 
+def test_an_interrupted_run_goes_on_to_the_same_bits(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from petiole.engine import checkpoint
+
+    terms = {"method": "linear-probe", "backbone": "petiole/tiny-vit", "quiet": True}
+    terms |= {"settings": {"steps": 8, "views": 0, "lr": 0.1}, "checkpoint_seconds": 0}
+    terms |= {"cache_dir": place / "cache"}
+    whole = petiole.fit(place / "ages.csv", **terms, out=tmp_path / "whole")
+    save, seen = checkpoint.save, []
+
+    def third(*given: object, **more: object) -> None:
+        save(*given, **more)
+        seen.append(1)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", third)
+        with pytest.raises(KeyboardInterrupt):
+            petiole.fit(place / "ages.csv", **terms, out=tmp_path / "cut")
+    assert not (tmp_path / "cut" / "record.json").exists()
+    again = petiole.fit(place / "ages.csv", **terms, out=tmp_path / "cut", resume=True)
+    a, b = (petiole.Adapter.load(run.adapter).contents().state_dict() for run in (whole, again))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert again.record["scores"] == whole.record["scores"]
+
+
 def test_pairs_in_python(place: Path, tmp_path: Path) -> None:
     pairs = [(str(place / f"{i}.png"), ["red"] if i % 2 else []) for i in range(12)]
     terms = {"backbone": "petiole/tiny-vit", "quiet": True, "cache_dir": place / "cache"}
@@ -226,7 +254,8 @@ def test_a_cell_of_two_numbers_is_two_columns(place: Path, two: Path) -> None:
     parts = open_targets(two, "value", value_text)
     several = parts["train"].joined(parts["source"]).joined(parts["test"])
     np.testing.assert_array_equal(
-        value_matrix(one, value_names(one)), value_matrix(several.select(one.images), ("green", "red"))
+        value_matrix(one, value_names(one)),
+        value_matrix(several.select(one.images), ("green", "red")),
     )
 
 
@@ -234,7 +263,9 @@ def test_shots_draw_from_all_and_seeds_draw_anew(place: Path, tmp_path: Path) ->
     model = ("--backbone", "petiole/tiny-vit", "--cache-dir", place / "cache", "--quiet")
     with (place / "other.csv").open("w") as file:
         file.write("path,labels\n" + "".join(f"{i}.png,red\n" for i in (0, 2, 4)))
-    clash = say("fit", place / "tags.csv", "--source", place / "other.csv", *model, "--out", tmp_path / "f")
+    clash = say(
+        "fit", place / "tags.csv", "--source", place / "other.csv", *model, "--out", tmp_path / "f"
+    )
     assert clash.code
     assert "Correct one" in clash.err
     (place / "other.csv").unlink()
@@ -254,9 +285,11 @@ def test_shots_draw_from_all_and_seeds_draw_anew(place: Path, tmp_path: Path) ->
     assert "a draw of 6 training images" in (tmp_path / "c" / "report.html").read_text("utf-8")
 
 
-def test_numbers_that_do_not_fit_are_refused_by_image(place: Path, fit, tmp_path: Path) -> None:
+def test_numbers_that_do_not_fit_are_refused_by_image(place: Path, fit) -> None:
     pairs = [(place / "0.png", "1|2"), (place / "1.png", 3.0)]
-    with pytest.raises(DataError, match=r"1\.png: 1 number\(s\) are said of this image, and 2 of others"):
+    with pytest.raises(
+        DataError, match=r"1\.png: 1 number\(s\) are said of this image, and 2 of others"
+    ):
         value_names(open_targets(pairs, "value", value_text)["train"])
     done, _ = fit("tags.csv", "--split-seed", 3)
     assert "unless --shots says how many" in done.err

@@ -44,6 +44,15 @@ def quantize(network: FrozenNetwork, how: str, device: str) -> None:
         raise BackboneError(
             f"{network.name} is a language model, and only image backbones are quantised. Leave quantize out."
         )
+    if how in _PACKED and (torch.device(device).type != "cuda" or not torch.cuda.is_available()):
+        raise BackboneError(
+            f"{how} is computed by bitsandbytes on a CUDA device, not on {device}. Take int8, which runs everywhere."
+        )
+    pack(network, how)
+
+
+def pack(network: Backbone, how: str) -> None:
+    """``quantize`` for any device."""
     if not (layers := list(_linear_layers(network))):
         raise BackboneError(
             f"{network.name} has no linear layers behind its embedding, so quantising would change nothing. Leave quantize out."
@@ -51,7 +60,7 @@ def quantize(network: FrozenNetwork, how: str, device: str) -> None:
     if how == "int8":
         _torchao(layers)
     else:
-        _bitsandbytes(layers, how, device)
+        _bitsandbytes(layers, how)
     network.quantized = how
     network.module.requires_grad_(False)
 
@@ -96,22 +105,15 @@ def _torchao(layers: Layers) -> None:
             quantize_(layer, config)
 
 
-def _bitsandbytes(layers: Layers, how: str, device: str) -> None:
-    if torch.device(device).type != "cuda" or not torch.cuda.is_available():
-        raise BackboneError(
-            f"{how} is computed by bitsandbytes on a CUDA device, not on {device}. Take int8, which runs everywhere."
-        )
+def _bitsandbytes(layers: Layers, how: str) -> None:
     _check_installed("bitsandbytes", "quantized-cuda")
     for layer in layers:
-        become(layer, _PACKED[how](layer))
+        new = _PACKED[how](layer)
+        # In the same place: whoever holds the layer, as roles do, holds the new one.
+        layer.__class__, layer.__dict__ = new.__class__, new.__dict__
 
 
-def become(layer: nn.Linear, other: nn.Linear) -> None:
-    """Let a layer be another one, in the same place: whoever holds it, as roles do, holds the other."""
-    layer.__class__, layer.__dict__ = other.__class__, other.__dict__
-
-
-def llm_int8(layer: nn.Linear) -> nn.Linear:
+def _llm_int8(layer: nn.Linear) -> nn.Linear:
     """bitsandbytes' 8-bit layer with the weights of ``layer``, without outlier columns."""
     import bitsandbytes as bnb
 
@@ -120,7 +122,7 @@ def llm_int8(layer: nn.Linear) -> nn.Linear:
     return new
 
 
-def nf4(layer: nn.Linear) -> nn.Linear:
+def _nf4(layer: nn.Linear) -> nn.Linear:
     """bitsandbytes' 4-bit layer with the weights of ``layer``."""
     import bitsandbytes as bnb
 
@@ -131,7 +133,7 @@ def nf4(layer: nn.Linear) -> nn.Linear:
     return new
 
 
-_PACKED: dict[str, Callable[[nn.Linear], nn.Linear]] = {"bnb-int8": llm_int8, "bnb-nf4": nf4}
+_PACKED: dict[str, Callable[[nn.Linear], nn.Linear]] = {"bnb-int8": _llm_int8, "bnb-nf4": _nf4}
 
 
 def _like(kind: Any, layer: nn.Linear, **options: Any) -> nn.Linear:

@@ -157,9 +157,7 @@ def load_backbone(
     Raises:
         BackboneError: it is a model of another kind, or as ``load``.
     """
-    backbone = load(
-        name, weights=weights, image_size=image_size, device=device, quantize=quantize
-    )
+    backbone = load(name, weights=weights, image_size=image_size, device=device, quantize=quantize)
     if not isinstance(backbone, Backbone):
         raise BackboneError(
             f"{name} is a language model, and an image backbone is wanted here. As a command use petiole multitask, or "

@@ -157,10 +157,10 @@ def compare(
     else:
         own = pairs(settings)
 
-        def chosen(_: Any, index: int) -> Any:
+        def draw(_: Any, index: int) -> Any:
             return replace(options, split_seed=index) if drawn else options
 
-        jobs = comparison.jobs_of(task, folder, own, chosen, resume=resume)
+        jobs = comparison.jobs_of(task, folder, own, draw, resume=resume)
         announce(workspace, jobs)
         comparison.run_all(jobs, folder, executor=local, resume=resume, quiet=quiet)
     return Compared(folder=folder, report=write_page(folder), summary=summarise(folder))

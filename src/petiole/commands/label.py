@@ -97,7 +97,7 @@ def label(
         device: auto, cpu, cuda, ...
         cache_dir: the feature cache's folder, if it is not the usual one.
         seed: of k-means.
-        out: folder of list and page; by default runs/DATA-label.
+        out: folder of list and page; by default runs/DATA-label-HASH, where HASH is of the images.
         skip_bad: leave unreadable images out, and count them.
         quiet: no progress bars.
 
@@ -133,7 +133,7 @@ def label(
         )
         for one in found
     ]
-    folder = Path(out) if out else Path("runs") / f"{name_of(data)}-label"
+    folder = Path(out) if out else Path("runs") / f"{name_of(data)}-label-{pool.digest()[:8]}"
     return LabelResult(
         folder=folder,
         csv=_write(folder / "label.csv", rows),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from petiole.commands.options import Settings, default_cache, pairs
+from petiole.commands.options import Settings, default_cache, default_folder, pairs
 from petiole.commands.options import device as device_of
 from petiole.commands.results import TableResult
 from petiole.commands.verb import verb
@@ -79,7 +79,7 @@ def multitask(
         validation_part: score on val and leave the test part closed.
         visual: key=value of the V->L block: boxes, mask_padding, norms.
         margin: in points; two rows tie where the interval of their difference lies within it.
-        out: folder; by default runs/multitask.
+        out: folder; by default runs/TASKS-multitask-HASH, where HASH is of the data.
         resume: finish an interrupted measurement; finished runs are kept.
         processes: runs at a time.
         device: auto, cpu, cuda, ...
@@ -101,7 +101,6 @@ def multitask(
     from petiole.report.table import write
     from petiole.tasks.text.workspace import TextGeneration
 
-    root = Path(out) if out else Path("runs") / "multitask"
     task = TextGeneration(
         model=backbone,
         tasks=tuple(map(str, tasks)),
@@ -118,6 +117,7 @@ def multitask(
     stated = domain_shift.from_table(table) if table else {}
     rows = stated.get("rows") or domain_shift.rows_of(methods)
     opened = reopened(task)
+    root = Path(out) if out else default_folder(list(tasks), "multitask", task)
     study = protocol.Multitask.checked(
         rows=rows,
         reference=reference or stated.get("reference", ""),

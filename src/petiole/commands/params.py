@@ -154,7 +154,9 @@ def params(
         raise ConfigError(f"classes must be at least 1, not {classes}.")
     given = pairs(settings)
     question = Question(keep=keep, text_tokens=text_tokens, answer_tokens=answer_tokens)
-    shape = load_any(LoadRequest(backbone, image_size=image_size, quantize=quantize, meta=True), device="meta")
+    shape = load_any(
+        LoadRequest(backbone, image_size=image_size, quantize=quantize, meta=True), device="meta"
+    )
     own: Method
     if isinstance(shape, Backbone):
         own, of = create(method, given), {"classes": classes}

@@ -58,7 +58,10 @@ class Prediction(BaseModel):
     @property
     def answers(self) -> bool:
         """Whether it answers a question."""
-        return bool(self.question) or (self.probability, self.labels, self.value, self.values) == (None,) * 4
+        return (
+            bool(self.question)
+            or (self.probability, self.labels, self.value, self.values) == (None,) * 4
+        )
 
     def marks(self) -> list[str]:
         """What a reader of a table must not miss."""

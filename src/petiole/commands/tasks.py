@@ -114,7 +114,8 @@ def _targets(
 ) -> tuple[Task[Any], Any]:
     from petiole.engine.task import adapter_class
     from petiole.tasks.classification.workspace import Subset
-    from petiole.tasks.image_targets import Pairs, TargetAdapter
+    from petiole.tasks.image_targets import TargetAdapter
+    from petiole.tasks.target_workspace import Pairs
 
     adapter = adapter_class(kind)
     assert issubclass(adapter, TargetAdapter)

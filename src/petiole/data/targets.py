@@ -69,7 +69,9 @@ class TargetImages:
                 f"{path}: {self.images.name} says {self.said[odd[0]]!r} of this image, and {other.images.name} "
                 f"{other.said[odd[0]]!r}. Correct one."
             )
-        return replace(self, images=self.images.concat(other.images), said={**other.said, **self.said})
+        return replace(
+            self, images=self.images.concat(other.images), said={**other.said, **self.said}
+        )
 
     def digest(self) -> str:
         """SHA-256 (hex) over images and what is said of them."""

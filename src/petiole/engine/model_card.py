@@ -89,6 +89,8 @@ class ModelCard(FrozenModel):
 
     def content(self) -> dict[str, Any]:
         """What decides a result: the fingerprint stands for name and place."""
-        value = self.model_dump(mode="json", exclude={"name", "weights", "quantize", "vision_backbone"})
+        value = self.model_dump(
+            mode="json", exclude={"name", "weights", "quantize", "vision_backbone"}
+        )
         vision = self.vision_backbone.content() if self.vision_backbone else None
         return {**value, "vision_backbone": vision}

@@ -75,7 +75,9 @@ def value_scores(predictions: ArrayLike, truth: ArrayLike) -> dict[str, float]:
 
     f, y = (np.asarray(v, dtype=np.float64) for v in (predictions, truth))
     if f.shape != y.shape or f.ndim > 2 or not f.size:
-        raise ValueError(f"Expected (n,) or (n, K) numbers of one shape, got {f.shape} and {y.shape}.")
+        raise ValueError(
+            f"Expected (n,) or (n, K) numbers of one length, got {f.shape} and {y.shape}."
+        )
     f, y = f.reshape(len(f), -1), y.reshape(len(y), -1)
     differ = np.ptp(y, axis=0) > 0
     return {

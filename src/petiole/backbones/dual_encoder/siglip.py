@@ -53,6 +53,22 @@ def load(request: LoadRequest, config: dict[str, Any], folder: Path | None) -> B
     return wrap(request.name, module, read_preprocessor(folder, size), tokenizer)
 
 
+@folder_loader("siglip2")
+def refuse(request: LoadRequest, config: dict[str, Any], folder: Path | None) -> Backbone:  # noqa: ARG001
+    """A ``Siglip2Model``, whose images (NaFlex) are of as many rows and columns of patches as their own shape asks for.
+
+    Raises:
+        BackboneError: always.
+    """
+    vision = config.get("vision_config", {})
+    raise BackboneError(
+        f"{request.name} is a SigLIP 2 of the kind NaFlex: each image has a grid of patches of its own shape, up to "
+        f"{vision.get('num_patches', 256)} of {vision.get('patch_size', 16)} px, and petiole stores and batches images of one size. Take a "
+        "SigLIP 2 of fixed size, whose config.json states the model_type siglip (google/siglip2-base-patch16-224, -256, -384, "
+        "-512; so400m-patch14-384), or timm's naflexvit_*_siglip for its images alone."
+    )
+
+
 def wrap(
     name: str,
     module: SiglipModel,

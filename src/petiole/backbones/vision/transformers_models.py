@@ -33,6 +33,8 @@ HEADS = (
 """First names of what a fine-tuned model has beside its network."""
 UNPOOLED = ("vit", "deit")
 """Models whose vector is the class token: their dense pooler is not in every file, and no classifier reads it."""
+LEFT_OUT = (*UNPOOLED, "data2vec-vision")
+"""Models without a pooler whose files may have one; that of Data2Vec lies in fine-tuned ones, between network and head."""
 
 
 @folder_loader(
@@ -100,7 +102,7 @@ def model(request: LoadRequest, config: dict[str, Any], folder: Path) -> nn.Modu
     if request.meta:
         return shape
     tensors, origin = read_weights(folder, request.weights)
-    heads = HEADS + (("pooler",) if options else ())
+    heads = HEADS + (("pooler",) if built.model_type in LEFT_OUT else ())
     tensors = {k: t for k, t in tensors.items() if not set(k.split(".")[:2]) & set(heads)}
     try:
         with quiet():

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from petiole.data.readers.table import LABELS
 from petiole.data.targets import TargetImages, label_matrix, labels_text, names_in, unknown_labels
 from petiole.errors import DataError
-from petiole.tasks.image_targets import TargetTask, TargetWorkspace
+from petiole.tasks.target_workspace import TargetTask, TargetWorkspace
 
 if TYPE_CHECKING:
     from petiole.engine.run import RunSpec

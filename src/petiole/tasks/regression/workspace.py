@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from petiole.data.readers.table import VALUE
 from petiole.data.targets import TargetImages, value_matrix, value_names, value_text
-from petiole.tasks.image_targets import TargetTask, TargetWorkspace
+from petiole.tasks.target_workspace import TargetTask, TargetWorkspace
 
 if TYPE_CHECKING:
     from petiole.engine.run import RunSpec
