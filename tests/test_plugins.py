@@ -69,6 +69,7 @@ TASK = replace(registry.TASKS["answers"], name="acme-task")
 @dataclass(frozen=True)
 class Backwards:
     times: int = 1
+    places: int = 1
     def map(self, work, jobs):
         return [work(job) for job in reversed(jobs)][::-1]
 

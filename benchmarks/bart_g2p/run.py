@@ -22,7 +22,8 @@ from petiole.backbones.weights import load_strictly, read_json, read_safetensors
 from petiole.data.text_sample import TextSample
 from petiole.engine.run import RunSpec, run
 from petiole.protocols import multitask
-from petiole.protocols.protocol import ComparisonRow, average
+from petiole.protocols.jobs import average
+from petiole.protocols.protocol import ComparisonRow
 from petiole.report.multitask import summarise
 from petiole.report.scores import table
 from petiole.report.table import to_markdown, write

@@ -80,3 +80,14 @@ def test_a_folder_without_images_is_named(tmp_path: Path) -> None:
 def test_a_grid_that_is_too_small_is_explained(images: Path) -> None:
     with pytest.raises(ConfigError, match=r"5 x 5 local tokens.*pooled to 36"):
         extract(images, visual_tokens=36)
+
+
+def test_shards_fill_one_store_and_each_names_what_it_cannot_read(images: Path) -> None:
+    (images / "sub/broken.jpg").write_bytes(b"no image")
+    parts = [extract(images, shard=f"{i}/3", skip_bad=True) for i in (1, 2, 3)]
+    assert sum(part.images for part in parts) == sum(part.computed for part in parts) == 3
+    assert [name for part in parts for name in part.left_out] == ["sub/broken.jpg"]
+    whole = extract(images, skip_bad=True)
+    assert (whole.images, whole.computed) == (3, 0)
+    alone = extract(images, skip_bad=True, visual_tokens=25)
+    assert (alone.computed, alone.shard) == (3, "1/1")

@@ -15,6 +15,7 @@ from petiole.engine.executor import Local
 from petiole.engine.run import RunSpec, run
 from petiole.engine.task import open_workspace, reopened
 from petiole.errors import DataError
+from petiole.protocols.jobs import run_jobs
 from petiole.tasks.classification.cost_estimate import estimate_cost
 from petiole.tasks.classification.workspace import Classification, Subset
 
@@ -96,20 +97,24 @@ def test_job_processes_give_the_same_in_order_and_their_errors_arrive(
     bench: Classification, tmp_path: Path
 ) -> None:
     def job(place: str, draw: int, shots: int = 3) -> RunSpec:
+        task = replace(bench, cache=tmp_path / "caches" / place)
         settings = {"steps": 5}
         return RunSpec(
-            bench, "linear-probe", tmp_path / place / str(draw), settings, Subset(shots, draw)
+            task, "linear-probe", tmp_path / place / str(draw), settings, Subset(shots, draw)
         )
 
-    here = list(Local().map(run, [job("here", 0), job("here", 1)]))
-    results = Local(processes=2).map(run, [*(job("there", i) for i in (0, 1)), job("no", 2, 0)])
-    for record in here:
-        other = next(results)
-        assert other.id == record.id
-        assert other.scores.keys() == record.scores.keys() == {"test"}
-        assert other.main == pytest.approx(record.main, rel=1e-5)
+    one_by_one = list(map(run, [job("first", 0), job("first", 1)]))  # the cache fills as they go
+    here = run_jobs([job("here", 0), job("here", 1)], quiet=True)
+    local = Local(processes=2)
+    there = run_jobs([job("there", 0), job("there", 1)], executor=local, quiet=True)
+    for records in zip(one_by_one, here, there, strict=True):
+        assert len({record.id for record in records}) == 1
+        assert len({record.files["predictions.safetensors"] for record in records}) == 1
+        assert len({record.files["adapter/adapter.safetensors"] for record in records}) == 1
+    keys = (tmp_path / "caches" / "there").iterdir()
+    assert all(len(list(key.glob("*.safetensors"))) == 2 for key in keys), "each wrote its share"
     with pytest.raises(DataError, match="at least 1"):
-        next(results)
+        list(local.map(run, [job("no", 2, 0)]))
 
 
 def test_jobs_that_have_not_begun_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,17 +3,22 @@
 import hashlib
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
+from petiole.backbones.base import State
+from petiole.backbones.registry import load
 from petiole.backbones.vision.cnn import ConvNet
+from petiole.data.dataset import Sample
 from petiole.data.preprocessing import Augmentation
 from petiole.data.sources import open_data
-from petiole.engine.feature_extractor import Features, LiveTable, StoredTable
+from petiole.engine.feature_extractor import Features, LiveTable, Precision, StoredTable
 from petiole.engine.feature_store import FeatureCache
+from petiole.engine.share import Share
+from petiole.errors import ConfigError
 
 Tiny = Callable[..., ConvNet]
 CUTS = [("final.pooled",), ("final.map",), ("final.pooled", "final.map")]
@@ -41,9 +46,7 @@ def test_cached_equals_live(
         assert isinstance(stored, StoredTable)
         for role in cut:
             assert got[role].dtype == wanted[role].dtype == torch.float32
-            # One unit in the last place of the stored type: batches of other sizes may round so.
-            gap = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 2e-2}[dtype]
-            torch.testing.assert_close(got[role], wanted[role], rtol=gap, atol=1e-5)
+            assert torch.equal(got[role], wanted[role])
     _, again = fetch_all(Features(backbone, FeatureCache(tmp_path), dtype=dtype), photos, cut)
     for role in cut:
         assert torch.equal(again[role], got[role])
@@ -138,3 +141,48 @@ def test_batches_walk_the_rows_in_order(tmp_path: Path, photos: Path, tiny: Tiny
     whole = table.fetch(torch.arange(len(data)), torch.zeros(len(data), dtype=torch.long))
     assert [len(p) for p in parts] == [7, 7, 7, 7, 2]
     assert torch.equal(torch.cat(parts), whole["final.map"])
+
+
+def of_tiny_vit(root: Path, precision: Precision) -> tuple[Features, list[Sample]]:
+    backbone = load("petiole/tiny-vit")
+    return Features(backbone, None, precision, quiet=True), list(open_data(root).samples)[:20]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_images_beside_one_decide_no_bit_of_it(photos: Path, precision: Precision) -> None:
+    features, samples = of_tiny_vit(photos, precision)
+    cut = ("final.cls", "final.patches")
+
+    def values(chosen: Sequence[Sample]) -> dict[str, State]:
+        state = features.compute([(s, 0) for s in chosen], cut, Augmentation.none())
+        return {s.id: {role: state[role][i] for role in cut} for i, s in enumerate(chosen)}
+
+    whole = values(samples)
+    for part in (samples[::-1], samples[:1], samples[3:9], samples[17:]):
+        for image, state in values(part).items():
+            for role in cut:
+                assert torch.equal(state[role], whole[image][role])
+
+
+def test_shares_have_every_image_once_and_write_what_one_writer_writes(
+    tmp_path: Path, photos: Path, tiny: Tiny
+) -> None:
+    data, cut = open_data(photos), ("final.pooled",)
+    shares = [Share(i, 3) for i in (1, 2, 3)]
+    assert all(sum(share.takes(image) for share in shares) == 1 for image in data.ids)
+    alone = Features(tiny(), FeatureCache(tmp_path / "alone"), quiet=True)
+    reader = Features(tiny(), FeatureCache(tmp_path / "shared"), quiet=True)
+    assert set(reader.missing(cut, 0, Augmentation.none(), data.ids)) == set(data.ids)
+    for share in shares:
+        writer = Features(tiny(), FeatureCache(tmp_path / "shared"), quiet=True)
+        writer.store(data.samples, cut, share=share)
+    assert not reader.missing(cut, 0, Augmentation.none(), data.ids), "it sees what others wrote"
+    rows = torch.arange(len(data))
+    one, other = (f.table(data, cut).fetch(rows, rows * 0) for f in (alone, reader))
+    assert torch.equal(one[cut[0]], other[cut[0]])
+
+
+@pytest.mark.parametrize("text", ["0/3", "4/3", "3", "a/b", "-1/3", "1/0"])
+def test_a_share_that_there_is_not_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="from 1/8 to 8/8"):
+        Share.parse(text)

@@ -12,8 +12,9 @@ from petiole.engine.record import Record, RunRequest
 from petiole.engine.run import RunSpec
 from petiole.errors import ConfigError, DataError, RunError
 from petiole.protocols import multitask
+from petiole.protocols.jobs import average, headlines
 from petiole.protocols.multitask import Multitask, commonest, jobs_of, majorities, run_all
-from petiole.protocols.protocol import ComparisonRow, average, headlines
+from petiole.protocols.protocol import ComparisonRow
 from petiole.tasks.text.training import TextOptions
 from petiole.tasks.text.workspace import TextGeneration, TextWorkspace
 from petiole.testing import encoder_decoder as tiny

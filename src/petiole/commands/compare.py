@@ -22,6 +22,7 @@ from petiole.commands.options import (
     fact,
     pairs,
 )
+from petiole.commands.placement import ExecutorOptions
 from petiole.commands.verb import verb
 from petiole.errors import ConfigError
 
@@ -71,8 +72,8 @@ def compare(
     margin: float = 1.0,
     out: Path | None = None,
     resume: bool = False,
-    processes: int = 1,
     model: ModelOptions | None = None,
+    placement: ExecutorOptions | None = None,
     images: ImageOptions | None = None,
     text: TextTaskOptions | None = None,
     codebook: CodebookTaskOptions | None = None,
@@ -95,7 +96,6 @@ def compare(
         margin: in points; two rows tie where the interval of their difference lies within it.
         out: folder; by default runs/DATA-compare-HASH, where HASH is of the data.
         resume: finish an interrupted comparison; finished runs are kept.
-        processes: runs at a time.
 
     Raises:
         ConfigError: methods of two kinds, or an option that they have no use for.
@@ -106,7 +106,6 @@ def compare(
     from petiole.commands.announce import announce
     from petiole.commands.defaults import kind_of_methods
     from petiole.commands.tasks import COLUMNS, DATA, TARGET_METHOD, kind_of, open_task
-    from petiole.engine.executor import Local
     from petiole.engine.task import reopened
     from petiole.protocols import domain_shift, tuning
     from petiole.protocols.comparison import Comparison
@@ -149,11 +148,13 @@ def compare(
         }
     comparison = Comparison.checked(kind=kind, margin=margin / 100, **chosen, **terms)
     comparison.check_free(folder, resume=resume)
-    local, quiet = Local(processes), groups[0].quiet
+    executor, quiet = (placement or ExecutorOptions()).make(), groups[0].quiet
     if kind == "classification":
         jobs = domain_shift.jobs_of(comparison, task, folder, pairs(settings), resume=resume)
         announce(workspace, [*jobs, *tuning.trials(comparison, jobs, folder)])
-        domain_shift.compare(comparison, jobs, folder, executor=local, resume=resume, quiet=quiet)
+        domain_shift.compare(
+            comparison, jobs, folder, executor=executor, resume=resume, quiet=quiet
+        )
     else:
         own = pairs(settings)
 
@@ -162,7 +163,7 @@ def compare(
 
         jobs = comparison.jobs_of(task, folder, own, draw, resume=resume)
         announce(workspace, jobs)
-        comparison.run_all(jobs, folder, executor=local, resume=resume, quiet=quiet)
+        comparison.run_all(jobs, folder, executor=executor, resume=resume, quiet=quiet)
     return Compared(folder=folder, report=write_page(folder), summary=summarise(folder))
 
 

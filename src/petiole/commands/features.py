@@ -21,6 +21,7 @@ class Extracted(CommandResult):
         backbone: that saw them.
         tokens: of a picture, or 1 of a frame.
         width: of a token.
+        shard: the share of the images, as ``3/8``.
         images: picture files or frames stored, byte-equal ones once.
         computed: how many of them were not stored before.
         left_out: names that cannot be read.
@@ -34,6 +35,7 @@ class Extracted(CommandResult):
     backbone: str
     tokens: int
     width: int
+    shard: str
     images: int
     computed: int
     left_out: list[str]
@@ -43,9 +45,12 @@ class Extracted(CommandResult):
     digest: str
 
     def text(self) -> RenderableType:
+        part = "" if self.shard == "1/1" else f", shard {self.shard}"
         size = f"{self.tokens} x {self.width} each, {self.megabytes:,.1f} MB in {self.cache}"
         return Group(
-            fact("features", f"{plural(self.images, 'image')}, {self.computed:,} of them new"),
+            fact(
+                "features", f"{plural(self.images, 'image')}, {self.computed:,} of them new{part}"
+            ),
             fact("size", size),
             fact("digest", self.digest),
             fact("seconds", f"{self.seconds:.1f}"),
@@ -61,6 +66,7 @@ def features(
     backbone: str = "petiole/efficientnet-lite0",
     visual_tokens: int = 36,
     videos: bool = False,
+    shard: str = "1/1",
     weights: Path | None = None,
     image_size: int | None = None,
     device: str = "auto",
@@ -77,6 +83,8 @@ def features(
         backbone: image backbone, as for fit.
         visual_tokens: local tokens of a picture after pooling: a square number.
         videos: each folder that holds images is a video, and each image a frame: one vector a frame.
+        shard: compute only the third of eight shares, 3/8, while other processes or machines that see the same folder and
+            cache compute theirs; an image's share follows from its path below the folder alone.
         weights: local safetensors file for the named architecture.
         image_size: pixels, where the model accepts other sizes than its own.
         device: auto, cpu, cuda, ...
@@ -88,12 +96,15 @@ def features(
 
     Raises:
         DataError: no images, or unreadable ones.
+        ConfigError: a shard that there is not.
         PetioleError: a backbone that cannot be loaded, or whose grid cannot be pooled so.
     """
     from petiole.backbones.registry import load_backbone
+    from petiole.engine.share import Share
     from petiole.tasks.text.visual import BackboneVisuals
 
-    names = _names(Path(images), videos)
+    share = Share.parse(shard)
+    names = [name for name in _names(Path(images), videos) if share.takes(name)]
     visuals = BackboneVisuals(
         Path(images),
         load_backbone(backbone, weights=weights, image_size=image_size, device=device_of(device)),
@@ -108,6 +119,7 @@ def features(
         backbone=backbone,
         tokens=1 if videos else visual_tokens,
         width=visuals.width,
+        shard=str(share),
         images=done.images,
         computed=done.computed,
         left_out=list(done.left_out),

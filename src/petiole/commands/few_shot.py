@@ -10,6 +10,7 @@ from cyclopts import Parameter
 
 from petiole.commands.generalise import Generalised, measured
 from petiole.commands.options import ModelOptions, Settings, default_folder
+from petiole.commands.placement import ExecutorOptions
 from petiole.commands.verb import verb
 
 METHODS = ("zero-shot", "tip-adapter", "logistic-regression", "coop")
@@ -30,8 +31,8 @@ def few_shot(
     margin: float = 1.0,
     out: Path | None = None,
     resume: bool = False,
-    processes: int = 1,
     model: ModelOptions | None = None,
+    placement: ExecutorOptions | None = None,
 ) -> Generalised:
     """Train and test on all classes, with 1, 2, 4, 8 and 16 images of each.
 
@@ -52,7 +53,6 @@ def few_shot(
         margin: in points; two rows tie where the interval of their difference lies within it.
         out: folder; by default runs/IMAGES-few-shot-HASH, where HASH is of the data.
         resume: finish an interrupted measurement; finished runs are kept.
-        processes: runs at a time.
 
     Raises:
         PetioleError: bad images, unknown names, too few images for the shots, or a folder that holds another
@@ -77,4 +77,4 @@ def few_shot(
         images, None, test, test_fraction, methods=[row.method for row in rows]
     )
     root = Path(out) if out else default_folder(images, "few-shot", task)
-    return measured(study, task, {}, root, settings, resume=resume, processes=processes)
+    return measured(study, task, {}, root, settings, resume=resume, placement=placement)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from petiole.commands.options import ModelOptions, Settings, default_folder, pairs
+from petiole.commands.placement import ExecutorOptions
 from petiole.commands.results import TableResult
 from petiole.commands.verb import verb
 from petiole.errors import ConfigError
@@ -42,8 +43,8 @@ def generalise(
     margin: float = 1.0,
     out: Path | None = None,
     resume: bool = False,
-    processes: int = 1,
     model: ModelOptions | None = None,
+    placement: ExecutorOptions | None = None,
 ) -> Generalised:
     """Train on half of the classes, test on the other half by their names; or on other data sets.
 
@@ -66,7 +67,6 @@ def generalise(
         margin: in points; two rows tie where the interval of their difference lies within it.
         out: folder; by default runs/IMAGES-generalise-HASH, where HASH is of the data.
         resume: finish an interrupted measurement; finished runs are kept.
-        processes: runs at a time.
 
     Raises:
         PetioleError: bad images, unknown names, or a folder that holds another measurement.
@@ -93,7 +93,7 @@ def generalise(
     )
     root = Path(out) if out else default_folder(images, "generalise", task)
     others = {_name(path, to): Path(path) for path in to}
-    return measured(study, task, others, root, settings, resume=resume, processes=processes)
+    return measured(study, task, others, root, settings, resume=resume, placement=placement)
 
 
 def measured(
@@ -104,11 +104,10 @@ def measured(
     settings: Settings,
     *,
     resume: bool,
-    processes: int,
+    placement: ExecutorOptions | None,
 ) -> Generalised:
     """Say what it will cost, do it, and write the table."""
     from petiole.commands.announce import announce
-    from petiole.engine.executor import Local
     from petiole.engine.task import reopened
     from petiole.protocols import generalisation as protocol
     from petiole.report.generalisation import summarise
@@ -117,6 +116,7 @@ def measured(
 
     given = pairs(settings)
     study.check_free(root, resume=resume)
+    executor = (placement or ExecutorOptions()).make()
     jobs = protocol.jobs_of(study, task, root, given, resume=resume)
     first = replace(jobs[0].task, quiet=task.quiet)  # of the classes that are trained on
     announce(reopened(first), jobs, study.notes(given))
@@ -125,7 +125,7 @@ def measured(
         jobs,
         protocol.places_of(study, task, others),
         root,
-        executor=Local(processes),
+        executor=executor,
         resume=resume,
         quiet=task.quiet,
     )

@@ -10,6 +10,7 @@ from cyclopts import Parameter
 
 from petiole.commands.options import Settings, default_cache, default_folder, pairs
 from petiole.commands.options import device as device_of
+from petiole.commands.placement import ExecutorOptions
 from petiole.commands.results import TableResult
 from petiole.commands.verb import verb
 
@@ -47,12 +48,12 @@ def multitask(
     visual: Annotated[Settings, Parameter(name="--visual", negative=())] = None,
     out: Path | None = None,
     resume: bool = False,
-    processes: int = 1,
     device: str = "auto",
     precision: Literal["fp32", "bf16"] = "fp32",
     cache_dir: Path | None = None,
     skip_bad: bool = False,
     quiet: bool = False,
+    placement: ExecutorOptions | None = None,
 ) -> Multitasked:
     """Train methods on the same tasks in one language model, several seeds each, and compare them.
 
@@ -81,7 +82,6 @@ def multitask(
         margin: in points; two rows tie where the interval of their difference lies within it.
         out: folder; by default runs/TASKS-multitask-HASH, where HASH is of the data.
         resume: finish an interrupted measurement; finished runs are kept.
-        processes: runs at a time.
         device: auto, cpu, cuda, ...
         precision: bf16 computes in mixed precision.
         cache_dir: folder of the feature cache.
@@ -92,7 +92,6 @@ def multitask(
         PetioleError: bad data, unknown names, or a folder that holds another measurement.
     """
     from petiole.commands.announce import announce
-    from petiole.engine.executor import Local
     from petiole.engine.task import reopened
     from petiole.protocols import domain_shift
     from petiole.protocols import multitask as protocol
@@ -133,7 +132,8 @@ def multitask(
     study.check_free(root, resume=resume)
     jobs = protocol.jobs_of(study, task, root, pairs(settings), resume=resume)
     announce(opened, jobs)
-    protocol.run_all(study, jobs, root, executor=Local(processes), resume=resume, quiet=quiet)
+    executor = (placement or ExecutorOptions()).make()
+    protocol.run_all(study, jobs, root, executor=executor, resume=resume, quiet=quiet)
     summary = summarise(root)
     write(table_of(summary), root)
     return Multitasked(folder=root, summary=summary)

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from petiole.commands.options import CommandResult, ModelOptions, device, fact
+from petiole.commands.placement import ExecutorOptions
 from petiole.commands.reproduce_comparison import on_own_images
 from petiole.commands.verb import verb
 from petiole.errors import ConfigError
@@ -210,8 +211,8 @@ def reproduce(
     teacher: Path | None = None,
     out: Path | None = None,
     resume: bool = False,
-    processes: int = 1,
     model: ModelOptions | None = None,
+    placement: ExecutorOptions | None = None,
 ) -> Reproduced | ReproducedShares | ReproducedTable:
     """Print what was claimed, ours, and the verdict; and what is missing for the rest.
 
@@ -231,13 +232,11 @@ def reproduce(
         teacher: adapter that teaches the rows of PromptKD.
         out: folder; by default runs/NAME.
         resume: finish an interrupted measurement; finished runs are kept.
-        processes: runs at a time.
 
     Raises:
         ConfigError: no such table or row; the nearest are listed.
     """
     from petiole import claims
-    from petiole.engine.executor import Local
     from petiole.errors import unknown
     from petiole.protocols import reproduction, reproduction_tasks
 
@@ -256,11 +255,11 @@ def reproduce(
     model = model or ModelOptions()
     root = Path(out) if out else Path("runs") / name.replace("/", "-")
     terms: dict[str, Any] = {"methods": methods, "seeds": seeds, "resume": resume}
-    terms["executor"] = Local(processes)
+    terms["executor"] = (placement or ExecutorOptions()).make()
     if kind == reproduction.PUBLISHED:
         done = reproduction.unmeasured(table, methods)
     elif kind == "comparison":
-        done = on_own_images(name, table, methods, data, root, seeds, resume, processes, model)
+        done = on_own_images(name, table, methods, data, root, seeds, resume, placement, model)
     elif kind == reproduction_tasks.KIND:
         base = _text_task(table, model)
         done = reproduction_tasks.reproduce(table, base, data, root, **terms)

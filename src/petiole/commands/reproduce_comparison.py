@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from petiole.commands.options import ModelOptions
+from petiole.commands.placement import ExecutorOptions
 from petiole.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def on_own_images(
     root: Path,
     seeds: int,
     resume: bool,
-    processes: int,
+    placement: ExecutorOptions | None,
     model: ModelOptions,
 ) -> Reproduction:
     """The rows of a table on the images of a folder, which are never the paper's own."""
@@ -40,7 +41,7 @@ def on_own_images(
         split_seeds=seeds,
         out=root,
         resume=resume,
-        processes=processes,
+        placement=placement,
         model=model,
     )
     claimed = {row["name"]: row["claimed"] / 100 for row in table["rows"] if "claimed" in row}

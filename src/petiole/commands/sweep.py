@@ -18,6 +18,7 @@ from petiole.commands.options import (
     fact,
     pairs,
 )
+from petiole.commands.placement import ExecutorOptions
 from petiole.commands.verb import verb
 
 RANKS = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -69,8 +70,8 @@ def sweep(
     test_fraction: float = 0.5,
     out: Path | None = None,
     resume: bool = False,
-    processes: int = 1,
     model: ModelOptions | None = None,
+    placement: ExecutorOptions | None = None,
 ) -> Swept:
     """Train one method at several ranks, on several shares of the training images.
 
@@ -90,13 +91,11 @@ def sweep(
         test_fraction: that part.
         out: folder; by default runs/IMAGES-rank-HASH, where HASH is of the data.
         resume: finish an interrupted sweep; finished runs are kept.
-        processes: runs at a time.
 
     Raises:
         PetioleError: bad images, a method without a rank, or a folder that holds another sweep.
     """
     from petiole.commands.announce import announce
-    from petiole.engine.executor import Local
     from petiole.engine.task import reopened
     from petiole.protocols import rank_sweep
     from petiole.report.elbow import summarise
@@ -121,8 +120,8 @@ def sweep(
         for job in rank_sweep.jobs_of(wanted, fraction, task, folder)
     ]
     announce(workspace, jobs)
-    local = Local(processes)
-    rank_sweep.run(wanted, task, folder, executor=local, resume=resume, quiet=model.quiet)
+    executor = (placement or ExecutorOptions()).make()
+    rank_sweep.run(wanted, task, folder, executor=executor, resume=resume, quiet=model.quiet)
     summary = summarise(folder)
     write(summary, folder)
     return Swept(folder=folder, summary=summary)

@@ -18,6 +18,7 @@ from petiole.commands.options import (
     pairs,
     plural,
 )
+from petiole.commands.placement import ExecutorOptions
 from petiole.commands.results import TableResult
 from petiole.commands.verb import verb
 from petiole.errors import ConfigError, unknown
@@ -58,8 +59,8 @@ def transfer(
     margin: float = 1.0,
     out: Path = Path("runs/transfer"),
     resume: bool = False,
-    processes: int = 1,
     model: ModelOptions | None = None,
+    placement: ExecutorOptions | None = None,
 ) -> Transferred:
     """Train methods on all training images of several data sets, from several backbones.
 
@@ -79,13 +80,11 @@ def transfer(
         margin: in points; two rows tie where the interval of their difference lies within it.
         out: folder of the cells and the table.
         resume: finish an interrupted transfer, or add data sets and backbones to one.
-        processes: runs at a time.
 
     Raises:
         PetioleError: missing or bad images, unknown names, or a folder that holds another transfer.
     """
     from petiole.data.readers.public import write_table
-    from petiole.engine.executor import Local
     from petiole.engine.task import forget_workspaces
     from petiole.protocols import transfer as protocol
     from petiole.report.table import write
@@ -112,8 +111,8 @@ def transfer(
     forget_workspaces()  # files may have changed since an earlier call in this process
     if not model.quiet:
         _announce(wanted, to_do, folder)
-    local = Local(processes)
-    protocol.run(whole, to_do, folder, executor=local, resume=resume, quiet=model.quiet)
+    executor = (placement or ExecutorOptions()).make()
+    protocol.run(whole, to_do, folder, executor=executor, resume=resume, quiet=model.quiet)
     summary = summarise(folder)
     write(table(summary), folder)
     return Transferred(folder=folder, summary=summary)

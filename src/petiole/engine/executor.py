@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from inspect import signature
 from multiprocessing import get_context, parent_process
 from multiprocessing.process import BaseProcess
@@ -27,7 +27,14 @@ R = TypeVar("R")
 
 
 class Executor(Protocol):
-    """Runs a function over jobs and yields the results in the order of the jobs."""
+    """Runs a function over jobs and yields the results in the order of the jobs.
+
+    Attributes:
+        places: jobs that it does at a time.
+    """
+
+    @property
+    def places(self) -> int: ...
 
     def map(self, work: Callable[[J], R], jobs: Sequence[J]) -> Iterator[R]:
         """Yield ``work(job)`` for every job; an exception of one ends the iteration."""
@@ -56,28 +63,38 @@ def executor(name: str = "local", **options: Any) -> Executor:
 
 
 @EXECUTORS.register("local", "this machine, in this process or in several")
-@dataclass(frozen=True)
+@dataclass
 class Local:
-    """This machine: in this process, or in fresh ones.
+    """This machine: in this process, or in others, which live as long as the executor: importing torch takes seconds.
 
     Attributes:
         processes: 1 runs here; more start that many processes, one BLAS thread each.
     """
 
     processes: int = 1
+    _pool: ProcessPoolExecutor | None = field(default=None, init=False, repr=False, compare=False)
+
+    @property
+    def places(self) -> int:
+        """Its processes."""
+        return self.processes
 
     def map(self, work: Callable[[J], R], jobs: Sequence[J]) -> Iterator[R]:
         """See ``Executor.map``."""
         if self.processes <= 1:
             yield from map(work, jobs)
             return
-        # spawn, because forking a process that has OpenMP threads can hang.
-        pool = ProcessPoolExecutor(self.processes, get_context("spawn"), initializer=_begin)
+        if self._pool is None:
+            # spawn, because forking a process that has OpenMP threads can hang.
+            spawn = get_context("spawn")
+            self._pool = ProcessPoolExecutor(self.processes, spawn, initializer=_begin)
         try:
-            yield from pool.map(work, jobs)
-        finally:
+            yield from self._pool.map(work, jobs)
+        except BaseException:
             # After an error or Ctrl-C the jobs that have not begun are dropped.
+            pool, self._pool = self._pool, None
             pool.shutdown(cancel_futures=True)
+            raise
 
 
 def _begin() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -24,12 +24,26 @@ from petiole.data.image import load
 from petiole.data.preprocessing import Augmentation, augmentation, view
 from petiole.engine.feature_store import FeatureCache, Key
 from petiole.engine.progress import progress
+from petiole.engine.share import WHOLE, Share
 from petiole.errors import BackboneError
 from petiole.methods.recipe import Recipe
 
 Precision = Literal["fp32", "bf16"]
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 BATCH, SHARD = 64, 512
+
+
+def padded(images: Tensor) -> Iterator[tuple[Tensor, int]]:
+    """Images (n, 3, H, W) in chunks of one size, and how many of each are not padding.
+
+    Matrix products round differently by their sizes, so an image's values would differ in their last bits with the number
+    of images beside it. In chunks of one size they do not, whatever these are and wherever it stands among them. The last
+    chunk is filled up with its last image. A chunk has 16 images on CPU, where larger ones are no faster, and 64 elsewhere.
+    """
+    size = 16 if images.device.type == "cpu" else BATCH
+    for chunk in torch.split(images, size):
+        rest = chunk[-1:].expand(size - len(chunk), *chunk.shape[1:])
+        yield torch.cat([chunk, rest]), len(chunk)
 
 
 class Table(ABC):
@@ -157,8 +171,38 @@ class Features:
             return SideBySide(self.backbone, tables)
         if self.cache is None or cut == (IMAGES,):
             return LiveTable(self, data.samples, cut, spec)
-        stored = [self._view(data, cut, index, spec) for index in range(views + 1)]
-        return StoredTable(stored, self.device)
+        self.store(data.samples, cut, views, spec, name=data.name)
+        keys = [self.key(cut, index, spec) for index in range(views + 1)]
+        rows = [self.cache.read(key, data.ids) for key in keys]
+        return StoredTable([[view[image] for image in data.ids] for view in rows], self.device)
+
+    def store(
+        self,
+        samples: Iterable[Sample],
+        cut: tuple[str, ...],
+        views: int = 0,
+        spec: Augmentation | None = None,
+        *,
+        share: Share = WHOLE,
+        name: str = "images",
+    ) -> None:
+        """Compute and keep what the cache lacks of what ``table`` reads, of the images of a share."""
+        spec = spec or Augmentation.none()
+        if isinstance(self.backbone, JoinedBackbone) and cut == self.backbone.finals:
+            for one in self._parts():
+                one.store(samples, (one.backbone.vector,), views, spec, share=share, name=name)
+            return
+        if self.cache is None or cut == (IMAGES,):
+            return
+        by_id = {sample.id: sample for sample in samples if share.takes(sample.id)}
+        for index in range(views + 1):
+
+            def run(ids: Sequence[str], index: int = index) -> State:
+                return self.compute([(by_id[image], index) for image in ids], cut, spec)
+
+            label = f"features of {name}" + (f", view {index}" if index else "")
+            key = self.key(cut, index, spec)
+            fill(self.cache, key, sorted(by_id), run, label=label, quiet=self.quiet)
 
     def vectors(self, data: Dataset) -> NDArray[np.float32]:
         """Image vectors (n, d) of the frozen backbone, in the order of the samples."""
@@ -205,11 +249,14 @@ class Features:
 
         with ThreadPoolExecutor(cpu_count()) as pool:
             images = torch.stack(list(pool.map(prepared, chosen))).to(self.device)
-        with autocast(self.device, self.precision):
-            state = self.backbone.lower(images, cut)
         if cut == (IMAGES,):
-            return state
-        return {role: self._stored(role, value) for role, value in state.items()}
+            return {IMAGES: images}
+        parts: list[State] = []
+        for chunk, count in padded(images):
+            with autocast(self.device, self.precision):
+                state = self.backbone.lower(chunk, cut)
+            parts.append({role: self._stored(role, v[:count]) for role, v in state.items()})
+        return {role: torch.cat([part[role] for part in parts]) for role in parts[0]}
 
     def _stored(self, role: str, value: Tensor) -> Tensor:
         """The value in the type of the cache, finite.
@@ -229,21 +276,6 @@ class Features:
             f"{self.backbone.name} gives NaN or infinity at {role}: its weights are damaged, or {self.precision} is too narrow "
             "for it. Load the weights again, or compute in fp32."
         )
-
-    def _view(
-        self, data: Dataset, cut: tuple[str, ...], index: int, spec: Augmentation
-    ) -> list[State]:
-        assert self.cache is not None
-        key = self.key(cut, index, spec)
-        by_id = {sample.id: sample for sample in data.samples}
-        label = f"features of {data.name}" + (f", view {index}" if index else "")
-
-        def run(ids: Sequence[str]) -> State:
-            return self.compute([(by_id[image], index) for image in ids], cut, spec)
-
-        fill(self.cache, key, sorted(by_id), run, label=label, quiet=self.quiet)
-        rows = self.cache.read(key, data.ids)
-        return [rows[image] for image in data.ids]
 
 
 def fill(

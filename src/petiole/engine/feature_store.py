@@ -71,13 +71,14 @@ class FeatureCache:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._open: dict[str, dict[str, tuple[State, int]]] = {}
+        self._seen: set[Path] = set()
 
     def read(self, key: Key, ids: Sequence[str]) -> dict[str, State]:
         """Return what is stored of ``ids``; absent ones are left out.
 
         The tensors are views of memory-mapped shards whose checksums were verified.
         """
-        rows = self._rows(key)
+        rows = self._rows(key, ids)
         return {
             image: {role: values[role][row] for role in key.cut}
             for image in ids
@@ -87,7 +88,7 @@ class FeatureCache:
 
     def missing(self, key: Key, ids: Sequence[str]) -> list[str]:
         """Return the ids that are not stored, sorted, each once."""
-        rows = self._rows(key)
+        rows = self._rows(key, ids)
         return sorted({image for image in ids if image not in rows})
 
     def write(self, key: Key, ids: Sequence[str], state: State) -> None:
@@ -107,19 +108,24 @@ class FeatureCache:
         except OSError as error:
             raise _cannot_write(error, folder, tensors) from error
         if key.digest in self._open:
+            self._seen.add(path)
             self._index(key, ids, load_shard(path)[1])
 
-    def _rows(self, key: Key) -> dict[str, tuple[State, int]]:
-        if key.digest not in self._open:
-            self._open[key.digest] = {}
-            for path in _shards(self.root / key.digest):
-                try:
-                    self._index(key, *verified(path, key.cut))
-                except FileNotFoundError:
-                    pass  # cleaned away by another process since it was listed
-                except Exception as error:
-                    _set_aside(path, error)
-        return self._open[key.digest]
+    def _rows(self, key: Key, ids: Sequence[str]) -> dict[str, tuple[State, int]]:
+        rows = self._open.setdefault(key.digest, {})
+        if all(image in rows for image in ids):
+            return rows
+        for path in _shards(self.root / key.digest):  # others may have written since
+            if path in self._seen:
+                continue
+            try:
+                self._index(key, *verified(path, key.cut))
+                self._seen.add(path)
+            except FileNotFoundError:
+                pass  # cleaned away by another process since it was listed
+            except Exception as error:
+                _set_aside(path, error)
+        return rows
 
     def _index(self, key: Key, ids: Sequence[str], values: State) -> None:
         rows = self._open[key.digest]

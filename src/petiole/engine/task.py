@@ -20,6 +20,7 @@ from pathlib import Path
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, cast, runtime_checkable
 
+from petiole.engine.share import WHOLE, Share
 from petiole.errors import unknown
 
 if TYPE_CHECKING:
@@ -77,6 +78,13 @@ class Workspace(ABC):
 
         Raises:
             ConfigError: an unknown method or setting.
+        """
+
+    def store(self, specs: Sequence[RunSpec], share: Share = WHOLE) -> None:  # noqa: B027 - opening may store it already
+        """Keep what these runs read of the frozen half, of the images of a share; it is computed ahead of them, once.
+
+        Raises:
+            PetioleError: bad images, an unknown method or setting, or a cache that cannot be written.
         """
 
     @abstractmethod

@@ -22,14 +22,8 @@ from petiole.engine.task import Task, Workspace, open_workspace
 from petiole.methods.recipe import Recipe
 from petiole.protocols import tuning
 from petiole.protocols.comparison import Comparison
-from petiole.protocols.protocol import (
-    LABELS,
-    ComparisonRow,
-    Running,
-    rows_of,
-    run_jobs,
-    with_baselines,
-)
+from petiole.protocols.jobs import Running, run_jobs
+from petiole.protocols.protocol import LABELS, ComparisonRow, rows_of, with_baselines
 from petiole.tasks.classification.workspace import ClassificationWorkspace, Subset
 
 __all__ = ["LABELS", "compare", "from_table", "jobs_of", "prepare", "rows_of", "with_baselines"]

@@ -29,14 +29,8 @@ from petiole.engine.task import open_workspace
 from petiole.errors import ConfigError
 from petiole.methods.registry import create, find
 from petiole.protocols import domain_shift, published
-from petiole.protocols.protocol import (
-    ComparisonRow,
-    RowsProtocol,
-    Running,
-    applicable,
-    average,
-    run_jobs,
-)
+from petiole.protocols.jobs import Running, average, run_jobs
+from petiole.protocols.protocol import ComparisonRow, RowsProtocol, applicable
 from petiole.tasks.classification.model import ClassNameHead
 from petiole.tasks.classification.transfer_eval import TRANSFER, read_transfer, score_transfer
 from petiole.tasks.classification.workspace import Classification, ClassificationWorkspace, Subset

@@ -20,7 +20,8 @@ from petiole.engine.run import RunSpec
 from petiole.engine.task import open_workspace
 from petiole.errors import RunError
 from petiole.files import read_sealed, write_sealed
-from petiole.protocols.protocol import RowsProtocol, Running, run_jobs
+from petiole.protocols.jobs import Running, run_jobs
+from petiole.protocols.protocol import RowsProtocol
 from petiole.tasks.text.collator import TaskData
 from petiole.tasks.text.targets import majority
 from petiole.tasks.text.training import TextOptions
@@ -77,7 +78,7 @@ def run_all(
         RunError: the folder holds another measurement, or this one without ``resume``.
     """
     protocol.claim(root, resume=running.get("resume", False))
-    opened = open_workspace(jobs[0].task)  # features once, before processes share them
+    opened = open_workspace(jobs[0].task)
     commonest(opened.tasks, protocol.scored, root)
     run_jobs(jobs, **running)
 

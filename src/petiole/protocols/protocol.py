@@ -7,24 +7,24 @@ Another protocol in the same folder is refused, and so is the same one unless it
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypedDict, Unpack
+from typing import Any, ClassVar, Self
 
 from pydantic import Field, ValidationError, model_validator
 
 from petiole.engine.executor import Executor, Local
 from petiole.engine.model_card import FrozenModel, read_kept, reason
-from petiole.engine.progress import progress
 from petiole.engine.record import RECORD, Record, read_record
-from petiole.engine.run import RunSpec, run
-from petiole.engine.task import Task, adapter_class, open_workspace
+from petiole.engine.run import RunSpec
+from petiole.engine.task import Task, adapter_class
 from petiole.errors import ConfigError, RunError
 from petiole.files import write_sealed
 from petiole.methods.base import Method
 from petiole.methods.registry import create, find, settings_of
 from petiole.metrics.paired import MARGIN
+from petiole.protocols.jobs import run_jobs
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
@@ -328,7 +328,6 @@ class RowsProtocol(Protocol):
             RunError: the folder holds another protocol, or this one without ``resume``.
         """
         self.claim(root, resume=resume)
-        open_workspace(jobs[0].task)  # features once, before processes share them
         return run_jobs(jobs, executor=executor or Local(), quiet=quiet)
 
 
@@ -346,45 +345,3 @@ def applicable(method: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that a method has; solved heads have no use for steps and views."""
     known = settings_of(create(method))
     return {key: value for key, value in settings.items() if key in known}
-
-
-class Running(TypedDict, total=False):
-    """How the runs of a protocol are done.
-
-    Attributes:
-        executor: where; by default one after another.
-        resume: finish an interrupted protocol; finished runs are kept.
-        quiet: no progress bars.
-    """
-
-    executor: Executor
-    resume: bool
-    quiet: bool
-
-
-def run_jobs(
-    jobs: Sequence[RunSpec], what: str = "runs", **running: Unpack[Running]
-) -> list[Record]:
-    """Do all jobs, of whatever kind, and show how far they are."""
-    records = []
-    with progress(what, len(jobs), quiet=running.get("quiet", False)) as advance:
-        done: Iterator[Record] = running.get("executor", Local()).map(run, jobs)
-        for job, record in zip(jobs, done, strict=True):
-            records.append(record)
-            advance(1, f"{job.method} {100 * average(record):.1f} %")
-    return records
-
-
-def headlines(record: Record) -> dict[str, float]:
-    """Table of scores -> its headline metric, as a fraction.
-
-    Records of texts hold per cent (CIDEr x 100), all others fractions, or numbers that are none.
-    """
-    scale = 100 if record.request.kind in ("text", "codebook") else 1
-    return {table: next(iter(metrics.values())) / scale for table, metrics in record.scores.items()}
-
-
-def average(record: Record) -> float:
-    """The mean of the headlines, a fraction. Of tasks it mixes accuracies with CIDEr, as VL-Adapter's Table 1 does."""
-    found = headlines(record)
-    return sum(found.values()) / len(found)

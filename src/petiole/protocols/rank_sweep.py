@@ -31,7 +31,8 @@ from petiole.ledger import size_of
 from petiole.methods.registry import create, find, methods
 from petiole.protocols import domain_shift
 from petiole.protocols.comparison import Comparison
-from petiole.protocols.protocol import ComparisonRow, Protocol, Running
+from petiole.protocols.jobs import Running
+from petiole.protocols.protocol import ComparisonRow, Protocol
 from petiole.tasks.classification.spectrum import SPECTRUM, measure
 from petiole.tasks.classification.workspace import Classification
 

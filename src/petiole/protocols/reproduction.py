@@ -24,7 +24,8 @@ from petiole.methods.registry import create
 from petiole.metrics.harmonic import harmonic_mean
 from petiole.metrics.statistics import Interval, Verdict, t_interval, verdict
 from petiole.protocols import generalisation
-from petiole.protocols.protocol import ComparisonRow, Running, applicable
+from petiole.protocols.jobs import Running
+from petiole.protocols.protocol import ComparisonRow, applicable
 from petiole.tasks.classification.workspace import Classification
 
 Agreement = Literal[

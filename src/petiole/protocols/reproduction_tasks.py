@@ -19,7 +19,8 @@ from petiole.engine.record import Record
 from petiole.engine.task import open_workspace
 from petiole.errors import BackboneError, DataError
 from petiole.protocols import multitask
-from petiole.protocols.protocol import ComparisonRow, Running, average, headlines
+from petiole.protocols.jobs import Running, average, headlines
+from petiole.protocols.protocol import ComparisonRow
 from petiole.protocols.reproduction import (
     TOLERANCE,
     ClaimResult,

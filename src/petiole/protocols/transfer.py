@@ -21,7 +21,8 @@ from petiole.engine.task import open_workspace
 from petiole.errors import DataError, RunError
 from petiole.protocols import domain_shift, tuning
 from petiole.protocols.comparison import Comparison
-from petiole.protocols.protocol import RowsProtocol, Running, rows_of
+from petiole.protocols.jobs import Running
+from petiole.protocols.protocol import RowsProtocol, rows_of
 from petiole.tasks.classification.workspace import Classification
 
 TRANSFER = "transfer.json"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from petiole.protocols.protocol import headlines
+from petiole.protocols.jobs import headlines
 from petiole.report import sections
 from petiole.report.folder import is_comparison, sentence, summarise
 from petiole.report.formatting import join, mean_sd, number, seconds

@@ -14,7 +14,8 @@ from typing import Any
 from petiole.engine.record import Record
 from petiole.metrics.statistics import Interval, Paired, Verdict, judged, t_interval
 from petiole.protocols.comparison import Comparison
-from petiole.protocols.protocol import RowsProtocol, average, headlines
+from petiole.protocols.jobs import average, headlines
+from petiole.protocols.protocol import RowsProtocol
 from petiole.report.formatting import mean_sd, percent, seconds
 from petiole.report.table import NOTHING, Column, Table, measure, words
 from petiole.report.tables import difference, rule, verdicts

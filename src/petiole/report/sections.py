@@ -11,7 +11,7 @@ import numpy as np
 
 from petiole.engine.record import Costs, Record, RunRequest
 from petiole.ledger import Ledger
-from petiole.protocols.protocol import average
+from petiole.protocols.jobs import average
 from petiole.report.formatting import amount, flops, number, percent, seconds
 from petiole.report.runs import Run
 from petiole.report.table import Column, Table, measure, plain, words

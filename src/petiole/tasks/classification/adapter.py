@@ -27,6 +27,7 @@ from petiole.data.inputs import as_images
 from petiole.data.preprocessing import evaluate_transform
 from petiole.engine.adapted_model import evaluating
 from petiole.engine.adapter import MANIFEST, Adapter, Manifest, building, check_fingerprint
+from petiole.engine.feature_extractor import padded
 from petiole.engine.model_card import FrozenModel, ModelCard, reason
 from petiole.engine.task import register
 from petiole.errors import AdapterError
@@ -242,7 +243,10 @@ def outputs_of(
         with ThreadPoolExecutor() as pool:
             read = pool.map(lambda r: transform(change(load_image(r))), refs[start : start + batch])
             tensor = torch.stack(list(read)).to(backbone.device)
-        parts.append(predict(adapted, [backbone.lower(tensor, adapted.cut)]))
+        # One image alone is answered at its own cost; several, so that none changes with the others.
+        for chunk, own in padded(tensor) if len(refs) > 1 else [(tensor, 1)]:
+            found = predict(adapted, [backbone.lower(chunk, adapted.cut)])
+            parts.append(Predictions(*(value[:own] for value in found)))
     if not parts:
         return Predictions(torch.zeros(0, 1), torch.zeros(0, 1))
     return Predictions(*(torch.cat(values) for values in zip(*parts, strict=True)))

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from petiole.backbones.base import IMAGES, Backbone
-from petiole.backbones.registry import load_backbone
+from petiole.backbones.base import IMAGES
 from petiole.data.dataset import Dataset
 from petiole.data.preprocessing import augmentation
 from petiole.engine.feature_extractor import DTYPES
@@ -56,8 +55,6 @@ def estimate_cost(
         jobs: of it; those that are complete already and resumed cost nothing.
         timed: also time a batch of every method (see ``timing``).
     """
-    b = workspace.task
-    shape = load_backbone(b.backbone, weights=b.weights, image_size=b.image_size, device="meta")
     costs: dict[str, _Cost] = {}
     seen: set[tuple[object, str]] = set()
     images = flops = stored = steps = trained = frozen = seconds = 0.0
@@ -67,7 +64,7 @@ def estimate_cost(
             continue
         name = f"{job.method} {sorted(job.settings.items())}"
         if name not in costs:
-            costs[name] = _cost(workspace, job, shape)
+            costs[name] = _cost(workspace, job)
         cost = costs[name]
         length = cost.steps(workspace.parts(job.options or Subset())[0])
         steps += length
@@ -103,13 +100,10 @@ class _Cost:
         return self.recipe.resolved(trained_on(data, self.recipe), self.classes).steps
 
 
-def _cost(workspace: ClassificationWorkspace, job: RunSpec, shape: Backbone) -> _Cost:
+def _cost(workspace: ClassificationWorkspace, job: RunSpec) -> _Cost:
     classes, dtype = len(workspace.shift.classes), workspace.task.dtype
-    method = workspace.method_of(job)
-    recipe = method.recipe
-    with torch.device("meta"):
-        plan = method.plan(shape, classes)
-        image = torch.zeros(1, 3, *shape.preprocessing.size)
+    recipe, shape, plan = workspace.method_of(job).recipe, workspace.shape, workspace.plan_of(job)
+    image = torch.zeros(1, 3, *shape.preprocessing.size, device="meta")
     state = shape.lower(image, plan.cut(shape, training=True))
     return _Cost(
         ledger=count(shape, plan),

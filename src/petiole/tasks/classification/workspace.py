@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from petiole.backbones.base import Backbone
 from petiole.backbones.registry import load_backbone
 from petiole.data.checks.leaks import LeakReport, find_leaks
-from petiole.data.dataset import Dataset
+from petiole.data.dataset import Dataset, Sample
 from petiole.data.label_safe import stated_augmentation
-from petiole.data.preprocessing import augmentation
+from petiole.data.preprocessing import Augmentation, augmentation
 from petiole.data.sources import DomainShift, Part, open_shift
 from petiole.data.splits import draw_fraction, holdout
 from petiole.engine.feature_extractor import Features, JoinedTable, Precision, Table, views_of
 from petiole.engine.feature_store import FeatureCache
+from petiole.engine.share import WHOLE, Share
 from petiole.engine.task import Task, TaskRun, Workspace, open_workspace
 from petiole.files import text_digest
-from petiole.methods.base import Method
+from petiole.methods.base import Method, Plan
 from petiole.methods.recipe import Recipe
 from petiole.methods.registry import configure, create
 from petiole.tasks.classification.distillation_targets import distillation_targets
@@ -142,6 +144,35 @@ class ClassificationWorkspace(Workspace):
 
         return ClassificationRun(self, spec)
 
+    def store(self, specs: Sequence[RunSpec], share: Share = WHOLE) -> None:
+        if self.task.cache is None:
+            return
+        needs: dict[tuple[tuple[str, ...], int, Augmentation], dict[str, Sample]] = {}
+        for spec in specs:
+            for data, cut, recipe in self._needs(spec):
+                images = needs.setdefault((cut, *views_of(recipe)), {})
+                images.update((sample.id, sample) for sample in data.samples)
+        for (cut, views, augmented), images in sorted(needs.items(), key=lambda n: -n[0][1]):
+            self.features.store(images.values(), cut, views, augmented, share=share)
+
+    def _needs(self, spec: RunSpec) -> Iterator[tuple[Dataset, tuple[str, ...], Recipe | None]]:
+        """The images, cuts and views that a run reads; those of a teacher aside, which the run itself stores."""
+        subset, recipe, plan = (
+            spec.options or Subset(),
+            self.method_of(spec).recipe,
+            self.plan_of(spec),
+        )
+        data, scored = self.parts(subset)
+        shown, vector = plan.cut(self.shape), (self.shape.vector,)
+        yield data, plan.cut(self.shape, training=True), recipe
+        if plan.anchors:
+            yield data, plan.anchors, recipe
+        for part in (data, scored):  # kNN, the leak check and the diagnosis read vectors
+            yield part, vector, None
+        yield scored, shown, None
+        if subset.vectors and self.shift.source:
+            yield self.shift.source, shown, None
+
     def describe(self, specs: Sequence[RunSpec]) -> list[str]:
         from petiole.tasks.classification.cost_estimate import describe
 
@@ -158,6 +189,17 @@ class ClassificationWorkspace(Workspace):
             quantize=b.quantize,
             device=b.device,
         )
+
+    @cached_property
+    def shape(self) -> Backbone:
+        """The same network without its weights: what is counted on it costs nothing."""
+        b = self.task
+        return load_backbone(b.backbone, weights=b.weights, image_size=b.image_size, device="meta")
+
+    def plan_of(self, spec: RunSpec) -> Plan:
+        """What a run attaches to the network, to count or to cut it by: without weights."""
+        with torch.device("meta"), torch.random.fork_rng():
+            return self.method_of(spec).plan(self.shape, len(self.shift.classes))
 
     @cached_property
     def shift(self) -> DomainShift:

@@ -1,0 +1,46 @@
+"""Where the runs of a verb are done: options that all verbs with many runs share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from petiole.commands.options import group
+
+if TYPE_CHECKING:
+    from petiole.engine.executor import Executor
+
+
+@group("Where runs are done")
+@dataclass(frozen=True)
+class ExecutorOptions:
+    """Where the runs are done, and how many at a time. The numbers do not depend on it.
+
+    Attributes:
+        executor: local, ray (a cluster of this machine, or that of RAY_ADDRESS), ray://HOST:PORT, or a plug-in's name.
+        processes: runs at a time on this machine, each on one core; by default 1.
+        run_cpus: cores of a run on Ray; by default 1.
+        run_gpus: GPUs of a run on Ray, also a part of one such as 0.25; by default one, or none with --device cpu.
+    """
+
+    executor: str = "local"
+    processes: int | None = None
+    run_cpus: float | None = None
+    run_gpus: float | None = None
+
+    def make(self) -> Executor:
+        """The executor.
+
+        Raises:
+            ConfigError: an unknown one, or an option that it does not take.
+        """
+        from petiole.engine.executor import executor
+
+        name, _, address = self.executor.partition("://")
+        given = {
+            "address": address or None,
+            "processes": self.processes,
+            "run_cpus": self.run_cpus,
+            "run_gpus": self.run_gpus,
+        }
+        return executor(name, **{key: value for key, value in given.items() if value is not None})

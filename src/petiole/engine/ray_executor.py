@@ -1,0 +1,130 @@
+"""Jobs on a Ray cluster (Moritz et al., OSDI 2018): of this machine, or of many that share a file system."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, is_dataclass, replace
+from typing import Any, TypeVar
+
+from petiole.allocator import tune_allocator
+from petiole.engine.executor import EXECUTORS
+from petiole.errors import ConfigError, RunError
+
+J = TypeVar("J")
+R = TypeVar("R")
+STOPPING = 60.0
+"""Seconds that runs have, after Ctrl-C, for the step in hand and its checkpoint."""
+
+
+@EXECUTORS.register("ray", "a Ray cluster (petiole[ray])")
+@dataclass(frozen=True)
+class Ray:
+    """A Ray cluster. Images, feature cache and runs lie where all its nodes see them under the same paths.
+
+    A job whose worker or node is lost begins again elsewhere, a run from its last checkpoint.
+
+    Attributes:
+        address: ``host:port`` of a cluster to which this machine belongs, or ``auto``; without one, that of the environment
+            (``RAY_ADDRESS``), or a new one of this machine.
+        run_cpus: cores that a job is given.
+        run_gpus: GPUs that a job is given, also a part of one; by default one where its task's device is no CPU.
+        retries: how often a job may lose its worker or node.
+    """
+
+    address: str | None = None
+    run_cpus: float = 1
+    run_gpus: float | None = None
+    retries: int = 3
+
+    @property
+    def places(self) -> int:
+        """Jobs that fit the cluster's cores."""
+        cores = _connected(self.address).cluster_resources().get("CPU", 1)
+        return max(1, int(cores / self.run_cpus))
+
+    def map(self, work: Callable[[J], R], jobs: Sequence[J]) -> Iterator[R]:
+        """See ``Executor.map``."""
+        ray = _connected(self.address)
+        begin = ray.remote(_begin)
+
+        def submit(job: J) -> Any:
+            share = begin.options(num_cpus=self.run_cpus, num_gpus=self._gpus(job), max_retries=0)
+            return share.remote(work, job, os.getcwd(), max(1, int(self.run_cpus)))
+
+        running = {submit(job): index for index, job in enumerate(jobs)}
+        lost = [0] * len(jobs)
+        ended: dict[int, R | Exception] = {}
+        try:
+            for index in range(len(jobs)):
+                while index not in ended:
+                    (one,), _ = ray.wait(list(running), num_returns=1)
+                    which = running.pop(one)
+                    try:
+                        ended[which] = ray.get(one)
+                    except ray.exceptions.RayTaskError as error:
+                        ended[which] = error.cause
+                    except ray.exceptions.RayError as error:
+                        lost[which] += 1
+                        if lost[which] > self.retries:
+                            raise RunError(
+                                f"A job lost its worker or node {lost[which]} times: {str(error).strip().splitlines()[0]} "
+                                "Look into the cluster's logs (ray status, /tmp/ray); --resume keeps what is finished."
+                            ) from error
+                        running[submit(resumed(jobs[which]))] = which
+                result = ended.pop(index)
+                if isinstance(result, Exception):
+                    raise result
+                yield result
+        finally:
+            for one in running:
+                ray.cancel(one)  # a KeyboardInterrupt in those that have begun
+            if running:
+                ray.wait(list(running), num_returns=len(running), timeout=STOPPING)
+
+    def _gpus(self, job: object) -> float:
+        if self.run_gpus is not None:
+            return self.run_gpus
+        device = str(getattr(getattr(job, "task", None), "device", "cpu"))
+        return 0 if device.startswith("cpu") else 1
+
+
+def resumed(job: J) -> J:
+    """The job as it is repeated: its first attempt may have taken its folder, or even finished."""
+    if is_dataclass(job) and not isinstance(job, type) and hasattr(job, "resume"):
+        return replace(job, resume=True)
+    return job
+
+
+def _connected(address: str | None) -> Any:
+    """The library, connected.
+
+    Raises:
+        ConfigError: it is not installed, or there is no such cluster.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise ConfigError(
+            "--executor ray needs Ray, which is not installed: pip install 'petiole[ray]'."
+        ) from error
+    if not ray.is_initialized():
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        try:
+            ray.init(address, include_dashboard=None if address else False, log_to_driver=False)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise ConfigError(
+                f"No Ray cluster answers at {address or 'this machine'}: {str(error).strip().splitlines()[0]} Start one (ray "
+                "start --head), and name it as ray://HOST:6379 from one of its nodes."
+            ) from error
+    return ray
+
+
+def _begin(work: Callable[[J], R], job: J, folder: str, threads: int) -> R:
+    """What a worker does: the job, with relative paths as where the command was given."""
+    tune_allocator()
+    import torch
+
+    os.chdir(folder)
+    torch.set_num_threads(threads)
+    return work(job)
