@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from builders.images import write_images
 
 import petiole
+from builders.images import write_images
 from petiole.data.preprocessing import Preprocessing
 from petiole.engine.adversary import attack, perturb
 from petiole.errors import ConfigError
