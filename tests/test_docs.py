@@ -36,6 +36,7 @@ from petiole.backbones.registry import FILES, FOLDERS, LOADERS
 from petiole.backbones.vision.timm_families import FAMILIES as TIMM
 from petiole.cli import app, main
 from petiole.engine import task
+from petiole.engine.executor import EXECUTORS
 from petiole.methods.registry import FAMILIES, METHODS
 
 ROOT = Path(__file__).parents[1]
@@ -168,7 +169,7 @@ def fresh(
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PETIOLE_CACHE", str(tmp_path_factory.getbasetemp() / "docs-cache"))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(p for p in sys.path if p))
-    registries = [METHODS, FAMILIES, LOADERS, FOLDERS, FILES, TIMM]
+    registries = [METHODS, FAMILIES, LOADERS, FOLDERS, FILES, TIMM, EXECUTORS]
     before = {id(registry): set(registry._known) for registry in registries}
     yield tmp_path
     for (

@@ -13,12 +13,16 @@ from petiole.backbones.base import State
 from petiole.backbones.registry import load
 from petiole.backbones.vision.cnn import ConvNet
 from petiole.data.dataset import Sample
+from petiole.data.inputs import as_images
 from petiole.data.preprocessing import Augmentation
 from petiole.data.sources import open_data
 from petiole.engine.feature_extractor import Features, LiveTable, Precision, StoredTable
 from petiole.engine.feature_store import FeatureCache
 from petiole.engine.share import Share
 from petiole.errors import ConfigError
+from petiole.methods.registry import create
+from petiole.tasks.classification.adapter import logits_of
+from petiole.tasks.classification.model import AdaptedClassifier
 
 Tiny = Callable[..., ConvNet]
 CUTS = [("final.pooled",), ("final.map",), ("final.pooled", "final.map")]
@@ -158,10 +162,22 @@ def test_the_images_beside_one_decide_no_bit_of_it(photos: Path, precision: Prec
         return {s.id: {role: state[role][i] for role in cut} for i, s in enumerate(chosen)}
 
     whole = values(samples)
-    for part in (samples[::-1], samples[:1], samples[3:9], samples[17:]):
+    for part in (samples[:1], samples[:8:-1]):
         for image, state in values(part).items():
             for role in cut:
                 assert torch.equal(state[role], whole[image][role])
+
+
+def test_what_is_predicted_of_several_images_does_not_change_with_the_others(photos: Path) -> None:
+    features, samples = of_tiny_vit(photos, "fp32")
+    with torch.random.fork_rng():
+        plan = create("linear-probe").plan(features.backbone, 3)
+        torch.nn.init.normal_(plan.head.weight)  # type: ignore[arg-type]
+    adapted = AdaptedClassifier(features.backbone, plan)
+    refs = as_images([sample.path for sample in samples[:5]])
+    whole, part = logits_of(adapted, refs), logits_of(adapted, refs[:2:-1])
+    assert torch.equal(part, whole[[4, 3]])
+    torch.testing.assert_close(logits_of(adapted, refs[:1]), whole[:1], rtol=1e-4, atol=1e-4)
 
 
 def test_shares_have_every_image_once_and_write_what_one_writer_writes(

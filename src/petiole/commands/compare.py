@@ -112,6 +112,7 @@ def compare(
     from petiole.report.folder import summarise
     from petiole.report.page import write_page
 
+    executor = (placement or ExecutorOptions()).make()
     given = images or ImageOptions()
     kind = "classification" if table or not methods else kind_of_methods(_named(methods))
     kind = kind if table else kind_of(kind, data, given)
@@ -148,7 +149,7 @@ def compare(
         }
     comparison = Comparison.checked(kind=kind, margin=margin / 100, **chosen, **terms)
     comparison.check_free(folder, resume=resume)
-    executor, quiet = (placement or ExecutorOptions()).make(), groups[0].quiet
+    quiet = groups[0].quiet
     if kind == "classification":
         jobs = domain_shift.jobs_of(comparison, task, folder, pairs(settings), resume=resume)
         announce(workspace, [*jobs, *tuning.trials(comparison, jobs, folder)])

@@ -61,6 +61,7 @@ def few_shot(
     from petiole.data.readers import coop
     from petiole.protocols import domain_shift, generalisation
 
+    executor = (placement or ExecutorOptions()).make()
     model = model or ModelOptions()
     rows = domain_shift.rows_of(methods)
     study = generalisation.few_shot(
@@ -77,4 +78,4 @@ def few_shot(
         images, None, test, test_fraction, methods=[row.method for row in rows]
     )
     root = Path(out) if out else default_folder(images, "few-shot", task)
-    return measured(study, task, {}, root, settings, resume=resume, placement=placement)
+    return measured(study, task, {}, root, settings, resume=resume, executor=executor)

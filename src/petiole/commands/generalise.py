@@ -16,6 +16,7 @@ from petiole.commands.verb import verb
 from petiole.errors import ConfigError
 
 if TYPE_CHECKING:
+    from petiole.engine.executor import Executor
     from petiole.protocols.generalisation import Generalisation
     from petiole.tasks.classification.workspace import Classification
 
@@ -75,6 +76,7 @@ def generalise(
     from petiole.protocols import domain_shift
     from petiole.protocols import generalisation as protocol
 
+    executor = (placement or ExecutorOptions()).make()
     model = model or ModelOptions()
     stated = domain_shift.from_table(table) if table else {}
     rows = stated.get("rows") or domain_shift.rows_of(methods)
@@ -93,7 +95,7 @@ def generalise(
     )
     root = Path(out) if out else default_folder(images, "generalise", task)
     others = {_name(path, to): Path(path) for path in to}
-    return measured(study, task, others, root, settings, resume=resume, placement=placement)
+    return measured(study, task, others, root, settings, resume=resume, executor=executor)
 
 
 def measured(
@@ -104,7 +106,7 @@ def measured(
     settings: Settings,
     *,
     resume: bool,
-    placement: ExecutorOptions | None,
+    executor: Executor,
 ) -> Generalised:
     """Say what it will cost, do it, and write the table."""
     from petiole.commands.announce import announce
@@ -116,7 +118,6 @@ def measured(
 
     given = pairs(settings)
     study.check_free(root, resume=resume)
-    executor = (placement or ExecutorOptions()).make()
     jobs = protocol.jobs_of(study, task, root, given, resume=resume)
     first = replace(jobs[0].task, quiet=task.quiet)  # of the classes that are trained on
     announce(reopened(first), jobs, study.notes(given))

@@ -100,6 +100,7 @@ def multitask(
     from petiole.report.table import write
     from petiole.tasks.text.workspace import TextGeneration
 
+    executor = (placement or ExecutorOptions()).make()
     task = TextGeneration(
         model=backbone,
         tasks=tuple(map(str, tasks)),
@@ -132,7 +133,6 @@ def multitask(
     study.check_free(root, resume=resume)
     jobs = protocol.jobs_of(study, task, root, pairs(settings), resume=resume)
     announce(opened, jobs)
-    executor = (placement or ExecutorOptions()).make()
     protocol.run_all(study, jobs, root, executor=executor, resume=resume, quiet=quiet)
     summary = summarise(root)
     write(table_of(summary), root)

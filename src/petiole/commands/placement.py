@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated  # noqa: F401 - ``group`` writes it, and Parameter, into annotations
+
+from cyclopts import Parameter  # noqa: F401
 
 from petiole.commands.options import group
 

@@ -101,6 +101,7 @@ def sweep(
     from petiole.report.elbow import summarise
     from petiole.report.elbow_words import write
 
+    executor = (placement or ExecutorOptions()).make()
     model = model or ModelOptions()
     wanted = rank_sweep.plan(
         method,
@@ -120,7 +121,6 @@ def sweep(
         for job in rank_sweep.jobs_of(wanted, fraction, task, folder)
     ]
     announce(workspace, jobs)
-    executor = (placement or ExecutorOptions()).make()
     rank_sweep.run(wanted, task, folder, executor=executor, resume=resume, quiet=model.quiet)
     summary = summarise(folder)
     write(summary, folder)

@@ -90,6 +90,7 @@ def transfer(
     from petiole.report.table import write
     from petiole.report.transfer import summarise, table
 
+    executor = (placement or ExecutorOptions()).make()
     model, folder = model or ModelOptions(), Path(out)
     images, known = _images(data, folder)
     tasks = _tasks(images, _backbones(backbones, model, methods or ("adaptertune",)), test_fraction)
@@ -111,7 +112,6 @@ def transfer(
     forget_workspaces()  # files may have changed since an earlier call in this process
     if not model.quiet:
         _announce(wanted, to_do, folder)
-    executor = (placement or ExecutorOptions()).make()
     protocol.run(whole, to_do, folder, executor=executor, resume=resume, quiet=model.quiet)
     summary = summarise(folder)
     write(table(summary), folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, is_dataclass, replace
+from importlib.util import find_spec
 from typing import Any, TypeVar
 
 from petiole.allocator import tune_allocator
@@ -30,12 +31,19 @@ class Ray:
         run_cpus: cores that a job is given.
         run_gpus: GPUs that a job is given, also a part of one; by default one where its task's device is no CPU.
         retries: how often a job may lose its worker or node.
+
+    Raises:
+        ConfigError: Ray is not installed.
     """
 
     address: str | None = None
     run_cpus: float = 1
     run_gpus: float | None = None
     retries: int = 3
+
+    def __post_init__(self) -> None:
+        if find_spec("ray") is None:
+            raise ConfigError("Ray is not installed: pip install 'petiole[ray]'.")
 
     @property
     def places(self) -> int:
@@ -100,18 +108,15 @@ def _connected(address: str | None) -> Any:
     """The library, connected.
 
     Raises:
-        ConfigError: it is not installed, or there is no such cluster.
+        ConfigError: there is no such cluster.
     """
-    try:
-        import ray
-    except ImportError as error:
-        raise ConfigError(
-            "--executor ray needs Ray, which is not installed: pip install 'petiole[ray]'."
-        ) from error
+    import ray
+
     if not ray.is_initialized():
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
-            ray.init(address, include_dashboard=None if address else False, log_to_driver=False)
+            quiet = {"log_to_driver": False, "logging_level": "warning"}
+            ray.init(address, include_dashboard=None if address else False, **quiet)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise ConfigError(
                 f"No Ray cluster answers at {address or 'this machine'}: {str(error).strip().splitlines()[0]} Start one (ray "
