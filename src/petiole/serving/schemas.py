@@ -114,7 +114,12 @@ class AskResponse(BaseModel):
 
 
 class AdapterInfo(BaseModel):
-    """An adapter of the server."""
+    """An adapter of the server.
+
+    Attributes:
+        engine: that answers ``/v1/predict``: torch or onnx.
+        engine_note: why it is not onnx.
+    """
 
     name: str
     kind: str
@@ -125,6 +130,8 @@ class AdapterInfo(BaseModel):
     tasks: list[str]
     calibrated: bool
     sha256: str
+    engine: str
+    engine_note: str
     requests: int
     idle_seconds: float | None
 
