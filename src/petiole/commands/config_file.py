@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from cyclopts import App
+from cyclopts import App, Token
 from cyclopts.argument import ArgumentCollection
 from cyclopts.config import Dict
 
@@ -48,7 +48,12 @@ def options_from(path: Path) -> Callable[[App, tuple[str, ...], ArgumentCollecti
                 if isinstance(value, dict)
                 else value
             )
-            given[known[key].name.lstrip("-")] = told
+            option = known[key].name
+            if option.startswith("--"):
+                given[option.lstrip("-")] = told
+            elif not known[key].tokens:  # by its place alone, which a file does not have
+                for i, one in enumerate(told if isinstance(told, list) else [told]):
+                    known[key].append(Token(value=str(one), source=str(path), index=i))
         Dict(given, source=str(path), use_commands_as_keys=False)(app, commands, arguments)
 
     return fill
