@@ -110,6 +110,21 @@ def _answers(service: Service) -> APIRouter:
         return {"adapter": name, "vectors": [one["vector"] for one in answers]}
 
     @router.post(
+        "/look",
+        response_model=schemas.LookResponse,
+        openapi_extra=body_of(schemas.LookRequest, "image", many=False),
+    )
+    async def look(request: Request) -> dict[str, Any]:
+        """Where an adapter looks: how much each patch of an image speaks for a class."""
+        asked, images = await _read(request, service, schemas.LookRequest)
+        if len(images) != 1:
+            raise Turned(422, "images", "Give one image.")
+        name, _ = service.entry(asked.adapter)
+        answers = await service.answer(name, images, do="look", label=asked.label)
+        _remember(request, name, 1)
+        return {"adapter": name, **answers[0]}
+
+    @router.post(
         "/ask",
         response_model=schemas.AskResponse,
         openapi_extra=body_of(schemas.AskRequest, "image", many=False),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from fastapi.responses import FileResponse, HTMLResponse, Response
 from starlette.exceptions import HTTPException
 
@@ -55,8 +55,10 @@ def page_router(service: Service, *, runs: Path | None, teaches: bool) -> APIRou
         root = runs.resolve()
 
         @router.get("/v1/runs", responses=REFUSALS)
-        async def listed() -> dict[str, Any]:
-            return (await service.process.call({"do": "runs", "folder": str(root)})).value
+        async def listed(name: Annotated[list[str], Query()] = []) -> dict[str, Any]:  # noqa: B006
+            """All runs; or those that are named, side by side."""
+            asked = {"do": "runs", "folder": str(root), "names": name}
+            return (await service.process.call(asked)).value
 
         @router.get("/runs/{name:path}/" + REPORT)
         async def report(name: str) -> FileResponse:

@@ -30,7 +30,7 @@ def inference(connection: Connection, setup: Mapping[str, Any]) -> None:
 
     def handlers() -> tuple[dict[str, Handler], dict[str, Handler], dict[str, Any]]:
         from petiole.serving.library import AdapterLibrary
-        from petiole.serving.runs import list_runs
+        from petiole.serving.runs import compare_runs, list_runs
 
         library = AdapterLibrary(setup["device"], setup["loaded"], setup["pixels"], setup["engine"])
         described = {name: library.describe(Path(f)) for name, f in setup["folders"].items()}
@@ -61,7 +61,8 @@ def inference(connection: Connection, setup: Mapping[str, Any]) -> None:
             return {}, []
 
         def runs(value: dict[str, Any], _: list[bytes]) -> Answer:
-            return {"runs": list_runs(Path(value["folder"]))}, []
+            root, names = Path(value["folder"]), value["names"]
+            return compare_runs(root, names) if names else {"runs": list_runs(root)}, []
 
         return (
             {"rows": rows, "forget": forget},
