@@ -14,7 +14,7 @@ from petiole.errors import ConfigError, PetioleError
 
 MOST, MOST_POINTS, MOST_COMPARED = 500, 300, 6
 PAGE = "report.html"
-QUIET = 60.0
+QUIET = 300.0
 """Seconds without a line of its log after which a run that has no record is taken to have stopped."""
 
 

@@ -19,7 +19,7 @@ export async function openRuns() {
   if (at) by("run-rows").querySelector(`input[value="${CSS.escape(at)}"]`)?.focus();
   if (!runs.length) say("No runs yet.");
   await compare();
-  if (runs.some((run) => run.state === "running")) timer = setTimeout(again, EVERY);
+  if (runs.some((run) => run.state && run.state !== "finished")) timer = setTimeout(again, EVERY);
 }
 
 function again() {

@@ -117,7 +117,7 @@ async function card(name) {
     for (const [label, p] of Object.entries(row.probabilities)) {
       const bar = element("meter", { min: 0, max: 1, value: p });
       bar.setAttribute("aria-label", label);
-      list.append(element("dt", { title: label }, label), bar, element("dd", {}, percent(p)));
+      list.append(element("dt", { title: label }, label), element("dd", {}, bar), element("dd", {}, percent(p)));
     }
     shown.append(element("p", { className: "label" }, row.label), list);
     if (row.label_set.length) shown.append(element("p", { className: "note" }, `Label set: ${row.label_set.join(", ")}`));
