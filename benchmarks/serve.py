@@ -315,6 +315,8 @@ def main() -> None:
         "--rate", type=float, help="of the overload, a second; by default twice the best throughput"
     )
     parser.add_argument("--only-overload", action="store_true")
+    parser.add_argument("--only-engines", action="store_true")
+    parser.add_argument("--engine", default="torch", help="of the overload and all after")
     parser.add_argument("--out", type=Path, default=Path("serve.json"))
     arguments = parser.parse_args()
     found: dict[str, Any] = {}
@@ -333,9 +335,18 @@ def main() -> None:
         if not arguments.only_overload:
             with plain_server(root / "one") as (url, _):
                 measure("plain handler", url, ())
-            with petiole_server(*served, "--max-batch", 1) as (url, _):
+            with petiole_server(*served, "--engine", "torch", "--max-batch", 1) as (url, _):
                 measure("one row a batch", url, ("one",))
-        with petiole_server(*served) as (url, pid):
+            with petiole_server(*served, "--engine", "onnx") as (url, _):
+                measure("ONNX Runtime", url, ("one",))
+                measure("ONNX Runtime, four adapters", url, ADAPTERS)
+            if arguments.only_engines:
+                with petiole_server(*served, "--engine", "torch") as (url, _):
+                    measure("adaptive batches", url, ("one",))
+                    measure("adaptive batches, four adapters", url, ADAPTERS)
+                arguments.out.write_text(json.dumps(found, indent=2) + "\n")
+                return
+        with petiole_server(*served, "--engine", arguments.engine) as (url, pid):
             measure("adaptive batches", url, ("one",))
             if not arguments.only_overload:
                 measure("adaptive batches, four adapters", url, ADAPTERS)

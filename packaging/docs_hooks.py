@@ -93,16 +93,19 @@ def commands() -> str:
     from petiole.cli import app
 
     text = app.generate_docs(output_format="markdown")
-    return re.sub(r"## Table of Contents\n\n.*?\n\n(?=\*\*)", "", text, count=1, flags=re.S).replace(
-        "# petiole\n", "# Commands\n", 1
-    )
+    return re.sub(
+        r"## Table of Contents\n\n.*?\n\n(?=\*\*)", "", text, count=1, flags=re.S
+    ).replace("# petiole\n", "# Commands\n", 1)
 
 
 def python() -> str:
     """Every public name, by mkdocstrings."""
     import petiole
 
-    lines = ["# Python\n", "Every command is a function; every option of the command line is a keyword.\n"]
+    lines = [
+        "# Python\n",
+        "Every command is a function; every option of the command line is a keyword.\n",
+    ]
     for name in sorted(petiole.__all__, key=str.lower):
         found = getattr(petiole, name)
         if name != "__version__" and not isinstance(found, type(sys)):

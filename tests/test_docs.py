@@ -257,7 +257,12 @@ def test_every_command_parses(words: tuple[str, ...]) -> None:
 def test_the_site_has_every_page_once() -> None:
     """mkdocs.yml is read as text: mkdocs itself is in the extra docs, which tests do without."""
     named = re.findall(r"(\S+\.md)\b", (ROOT / "mkdocs.yml").read_text().partition("\nnav:")[2])
-    made = {"index.md", "README.md", "changelog.md", *(n for n in named if n.startswith("reference/"))}
+    made = {
+        "index.md",
+        "README.md",
+        "changelog.md",
+        *(n for n in named if n.startswith("reference/")),
+    }
     pages = [name for name in named if name not in made]
     assert sorted(pages) == sorted(page.name for page in PAGES if page.name != "README.md")
 

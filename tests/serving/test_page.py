@@ -14,6 +14,7 @@ import petiole
 from builders.browser import DESKTOP, NEEDED, PHONE, TABLET, appear, browser
 from builders.images import CLASSES, write_images
 from builders.serving import Running, picture, serving, write_adapter
+from petiole.data.splits import read_split
 from petiole.files import append_line, read_lines, read_sealed, sealed, write_sealed
 
 httpx = pytest.importorskip("httpx2", reason="the extra serve is not installed")
@@ -60,7 +61,7 @@ def server(place: Path) -> Iterator[Running]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
-        adapters = (place / "trees", place / "other")
+        adapters = (place / "trees", place / "other", place / "runs" / "done", "--show-training")
         with serving(place / "log", *adapters, "--backbone", "petiole/tiny-vit", *page) as it:
             yield it
 
@@ -137,7 +138,7 @@ def test_from_a_folder_without_labels_to_a_served_adapter(
 
     open_tab(browser, server, "try")
     boxes = until(browser, lambda: every(browser, "#adapters input"))
-    assert {box.get_attribute("value") for box in boxes} == {"trees", "other", "taught"}
+    assert {box.get_attribute("value") for box in boxes} == {"trees", "other", "done", "taught"}
     one(browser, "#file").send_keys(str(next((place / "images" / CLASSES[1]).iterdir())))
     cards = until(browser, lambda: every(browser, "#answers article"))
     by_name = {c.find_element("css selector", "h2").text: c for c in cards}
@@ -181,6 +182,8 @@ def test_several_images_show_where_adapters_differ_and_one_where_an_adapter_look
     label = one(browser, "#answers .label").text
     assert canvas.get_attribute("aria-label").startswith(f"Patches that speak for {label}: most in")
     assert "of 5 by 5" in canvas.get_attribute("aria-label")
+    shots = Path(os.environ.get("PAGE_SHOTS") or place)
+    assert browser.save_screenshot(str(shots / "look.png"))
     accessible(browser)
 
 
@@ -205,6 +208,7 @@ def test_runs_stand_side_by_side_while_one_goes_on(
     assert rows["seed"] == ["0", "7"]
     assert "method" not in rows, "what is the same is left out"
     assert rows["accuracy"][1] == "–"
+    assert browser.save_screenshot(str(Path(os.environ.get("PAGE_SHOTS") or place) / "side.png"))
     append_line(log, sealed({"step": 4, "loss": 0.9, "lr": 0.1}))
     until(browser, lambda: "live: loss 0.900" in one(browser, "#run-curves").text)
     until(browser, lambda: "step 5 of 6" in one(browser, "#run-rows").text)
@@ -212,6 +216,23 @@ def test_runs_stand_side_by_side_while_one_goes_on(
     with httpx.Client(base_url=server.url, timeout=20) as http:
         assert http.get("/v1/runs", params={"name": ["../images"]}).status_code == 422
         assert http.get("/v1/runs", params={"name": ["done"] * 9}).status_code == 422
+
+
+def test_nearest_training_images_are_shown_where_they_may_be(server: Running, place: Path) -> None:
+    done = place / "runs" / "done"
+    [train] = [
+        part for name, part in read_split(done / "split.csv").parts.items() if name == "train"
+    ]
+    sample = train.samples[0]
+    with httpx.Client(base_url=server.url, timeout=60) as http:
+        image = {"image": sample.path.read_bytes()}
+        told = http.post("/v1/nearest", data={"adapter": "done"}, files=image).json()["images"]
+        assert told[0]["label"] == train.classes[sample.label]
+        assert told[0]["alike"] == pytest.approx(1, abs=1e-4)
+        assert [one["alike"] for one in told] == sorted((o["alike"] for o in told), reverse=True)
+        bare = http.post("/v1/nearest", data={"adapter": "trees"}, files=image)
+        assert bare.status_code == 422
+        assert "no run folder" in bare.json()["error"]["message"]
 
 
 def accessible(browser: Any) -> None:

@@ -64,6 +64,7 @@ class Service:
         device: of the models.
         engine: torch; onnx, ONNX Runtime for every adapter; auto, ONNX Runtime from when an adapter's graph is there and says the
             same, torch until then and for adapters without a graph.
+        cache: folder of the feature cache.
         limits: of the server.
     """
 
@@ -75,6 +76,7 @@ class Service:
         store: Path | None = None,
         device: str = "cpu",
         engine: Engine = "torch",
+        cache: Path | None = None,
         limits: Limits | None = None,
     ) -> None:
         self.limits, self.telemetry = limits or Limits(), Telemetry()
@@ -95,6 +97,7 @@ class Service:
                 "loaded": self.limits.loaded,
                 "pixels": self.limits.pixels,
                 "engine": engine,
+                "cache": str(cache or "cache"),
                 "graphs": {
                     str(entry.folder): str(entry.graph)
                     for entry in self.entries.values()

@@ -24,15 +24,18 @@ def inference(connection: Connection, setup: Mapping[str, Any]) -> None:
 
     Args:
         connection: to the HTTP process; its end is the end of this one.
-        setup: ``folders`` of adapters (name -> folder), ``backbones`` (names), ``device``, ``loaded``, ``pixels``, ``engine``, and
-            ``graphs`` that are known already (folder -> its graph).
+        setup: ``folders`` of adapters (name -> folder), ``backbones`` (names), ``device``, ``loaded``, ``pixels``, ``engine``, ``cache``
+            (folder), and ``graphs`` that are known already (folder -> its graph).
     """
 
     def handlers() -> tuple[dict[str, Handler], dict[str, Handler], dict[str, Any]]:
+        from petiole.data.image import decode
         from petiole.serving.library import AdapterLibrary
+        from petiole.serving.nearest import TrainingImages
         from petiole.serving.runs import compare_runs, list_runs
 
         library = AdapterLibrary(setup["device"], setup["loaded"], setup["pixels"], setup["engine"])
+        training = TrainingImages(Path(setup["cache"]))
         described = {name: library.describe(Path(f)) for name, f in setup["folders"].items()}
         library.load(setup["backbones"])
         library.warm([Path(folder) for folder in setup["folders"].values()])
@@ -55,6 +58,11 @@ def inference(connection: Connection, setup: Mapping[str, Any]) -> None:
         def use(value: dict[str, Any], _: list[bytes]) -> Answer:
             library.use(value["folder"], Path(value["place"]))
             return {}, []
+
+        def nearest(value: dict[str, Any], blobs: list[bytes]) -> Answer:
+            backbone = library.open(value["folder"]).adapted.backbone
+            image = decode(blobs[0], "the image", setup["pixels"])
+            return {"images": training.nearest(Path(value["folder"]), backbone, image)}, []
 
         def forget(value: dict[str, Any], _: list[bytes]) -> Answer:
             library.forget(value["folder"])

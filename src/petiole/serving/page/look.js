@@ -1,12 +1,26 @@
-// Which patches of an image speak for a class, drawn over the image as the model sees it.
+// Which patches of an image speak for a class, drawn over the image as the model sees it; training images that look alike.
 import { ask, element } from "./api.js";
 
 const SIDE = 320;
 
-export async function look(image, adapter, label) {
+async function about(path, fields) {
   const body = new FormData();
-  for (const [name, value] of [["image", image], ["adapter", adapter], ["label", label]]) body.append(name, value);
-  const told = await (await ask("/v1/look", { method: "POST", body })).json();
+  for (const [name, value] of Object.entries(fields)) body.append(name, value);
+  return (await ask(path, { method: "POST", body })).json();
+}
+
+export async function nearest(image, adapter) {
+  const { images } = await about("/v1/nearest", { image, adapter });
+  const tiles = images.map((one) => {
+    const shown = element("img", { src: `data:image/jpeg;base64,${one.thumbnail}`, alt: "" });
+    return element("li", {}, shown, element("span", {}, `${one.label} ${one.alike.toFixed(2)}`));
+  });
+  const note = "Training images most alike: cosine of the frozen backbone's vectors.";
+  return element("figure", {}, element("ul", { className: "alike" }, ...tiles), element("figcaption", {}, note));
+}
+
+export async function look(image, adapter, label) {
+  const told = await about("/v1/look", { image, adapter, label });
   const [rows, columns] = [told.patches.length, told.patches[0].length];
   const canvas = element("canvas", { width: SIDE, height: (SIDE * rows) / columns });
   canvas.setAttribute("role", "img");

@@ -60,7 +60,7 @@ async function compare() {
   const asked = [...chosen].map((name) => `name=${encodeURIComponent(name)}`).join("&");
   const { runs } = await get(`/v1/runs?${asked}`);
   curves(by("run-curves"), runs.map((run) => ({ name: run.name, points: run.curve })));
-  by("run-heads").replaceChildren(element("th", { scope: "col" }, ""), ...runs.map((run) => element("th", { scope: "col" }, run.name)));
+  by("run-heads").replaceChildren(cell(""), ...runs.map((run) => element("th", { scope: "col" }, run.name)));
   const scored = runs.map((run) => Object.fromEntries(Object.entries(run.scores ?? {}).map(([name, value]) => [name, value.toPrecision(4)])));
   const costs = runs.map((run) => ({ "trained parameters": run.parameters?.toLocaleString("en"), "training seconds": run.seconds?.toFixed(1) }));
   const differing = table(runs.map((run) => run.asked), true);

@@ -1,6 +1,6 @@
 // Images, every chosen adapter's answer side by side; of several images, those on which adapters differ first.
 import { ask, element, get, percent, say } from "./api.js";
-import { look } from "./look.js";
+import { look, nearest } from "./look.js";
 
 const by = (id) => document.getElementById(id);
 const SHOWN = 6;
@@ -9,9 +9,11 @@ const TOGETHER = 8;
 let image = null;
 let images = [];
 let asked = 0;
+let training = false;
 
 export async function openTry() {
   const { adapters } = await get("/v1/adapters");
+  ({ training } = await get("/v1/page"));
   const chosen = new Set(choices());
   const first = !by("adapters").querySelector("input");
   const rows = adapters
@@ -123,7 +125,9 @@ async function card(name) {
     if (row.label_set.length) shown.append(element("p", { className: "note" }, `Label set: ${row.label_set.join(", ")}`));
     if (row.outside) shown.append(element("p", { className: "mark" }, "Looks like none of the training images"));
     if (row.abstain) shown.append(element("p", { className: "mark" }, "Leave it to a person"));
-    shown.append(looking(asking, name, row.label));
+    const more = [action("Where it looks", () => look(asking, name, row.label))];
+    if (training) more.push(action("Nearest training images", () => nearest(asking, name)));
+    shown.append(element("div", { className: "more" }, ...more));
     for (const note of told.notes) shown.append(element("p", { className: "note" }, note));
   } catch (error) {
     shown.append(element("p", { className: "note" }, error.message));
@@ -131,12 +135,12 @@ async function card(name) {
   return shown;
 }
 
-function looking(file, name, label) {
-  const button = element("button", { type: "button" }, "Where it looks");
+function action(title, make) {
+  const button = element("button", { type: "button" }, title);
   button.addEventListener("click", async () => {
     button.disabled = true;
     try {
-      button.replaceWith(await look(file, name, label));
+      button.replaceWith(await make());
     } catch (error) {
       button.disabled = false;
       say(error.message, true);
