@@ -106,6 +106,15 @@ def memory(pid: int) -> float:
     return sum(pages) * 4096 / 2**20
 
 
+def processor(pid: int) -> float:
+    """Seconds of processor time of a process and its children, which other work on the machine does not lengthen much."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    fields = (
+        Path(f"/proc/{p}/stat").read_text().rpartition(")")[2].split() for p in (pid, *children)
+    )
+    return sum(int(one[11]) + int(one[12]) for one in fields) / os.sysconf("SC_CLK_TCK")
+
+
 async def closed(
     url: str, clients: int, seconds: float, adapters: tuple[str, ...]
 ) -> dict[str, Any]:
@@ -325,31 +334,34 @@ def main() -> None:
         write_adapters(root)
         served = [root / name for name in ADAPTERS]
 
-        def measure(title: str, url: str, adapters: tuple[str, ...]) -> None:
+        def measure(title: str, url: str, pid: int, adapters: tuple[str, ...]) -> None:
             asyncio.run(closed(url, 4, 3, adapters))  # warm
             for clients in (1, 8, 32):
+                before = processor(pid)
                 row = asyncio.run(closed(url, clients, arguments.seconds, adapters))
+                spent = processor(pid) - before
+                row["processor_ms"] = 1000 * spent / max(1, row["statuses"].get(200, 0))
                 found.setdefault(title, []).append(row)
                 print(title, json.dumps(row), flush=True)
 
         if not arguments.only_overload:
-            with plain_server(root / "one") as (url, _):
-                measure("plain handler", url, ())
-            with petiole_server(*served, "--engine", "torch", "--max-batch", 1) as (url, _):
-                measure("one row a batch", url, ("one",))
-            with petiole_server(*served, "--engine", "onnx") as (url, _):
-                measure("ONNX Runtime", url, ("one",))
-                measure("ONNX Runtime, four adapters", url, ADAPTERS)
+            with plain_server(root / "one") as (url, pid):
+                measure("plain handler", url, pid, ())
+            with petiole_server(*served, "--engine", "torch", "--max-batch", 1) as (url, pid):
+                measure("one row a batch", url, pid, ("one",))
+            with petiole_server(*served, "--engine", "onnx") as (url, pid):
+                measure("ONNX Runtime", url, pid, ("one",))
+                measure("ONNX Runtime, four adapters", url, pid, ADAPTERS)
             if arguments.only_engines:
-                with petiole_server(*served, "--engine", "torch") as (url, _):
-                    measure("adaptive batches", url, ("one",))
-                    measure("adaptive batches, four adapters", url, ADAPTERS)
+                with petiole_server(*served, "--engine", "torch") as (url, pid):
+                    measure("adaptive batches", url, pid, ("one",))
+                    measure("adaptive batches, four adapters", url, pid, ADAPTERS)
                 arguments.out.write_text(json.dumps(found, indent=2) + "\n")
                 return
         with petiole_server(*served, "--engine", arguments.engine) as (url, pid):
-            measure("adaptive batches", url, ("one",))
+            measure("adaptive batches", url, pid, ("one",))
             if not arguments.only_overload:
-                measure("adaptive batches, four adapters", url, ADAPTERS)
+                measure("adaptive batches, four adapters", url, pid, ADAPTERS)
                 found["hostile"] = ask_hostile(url)
                 found["swaps"] = asyncio.run(swaps(url, root, arguments.seconds))
             best = max(row["per_second"] for row in found["adaptive batches"])

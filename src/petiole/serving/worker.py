@@ -74,7 +74,7 @@ def inference(connection: Connection, setup: Mapping[str, Any]) -> None:
 
         return (
             {"rows": rows, "forget": forget},
-            {"admit": admit, "use": use, "runs": runs},
+            {"admit": admit, "use": use, "runs": runs, "nearest": nearest},
             described,
         )
 
