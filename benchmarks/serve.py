@@ -148,6 +148,36 @@ async def closed(
     }
 
 
+def engines(root: Path) -> list[dict[str, Any]]:
+    """Processor milliseconds of a row, decoding and forward, in the inference process' own library, one thread."""
+    import torch
+
+    from petiole.serving.library import AdapterLibrary
+
+    torch.set_num_threads(1)
+    folder, graph = root / "one", root / "graph"
+    command = [sys.executable, "-m", "petiole", "export", str(folder), "--out", str(graph)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    libraries = {name: AdapterLibrary("cpu", 4, 10**8, name) for name in ("torch", "onnx")}
+    for library in libraries.values():
+        library.warm([folder])
+    libraries["onnx"].use(str(folder), graph)
+    row = {"do": "label", "folder": str(folder), "name": "one", "image": "x", "top": 3}
+    row |= {"coverage": None, "abstain": None}
+    images, found = [photo(i) for i in range(16)], []
+    for size in (1, 4, 16):
+        times: dict[str, list[float]] = {name: [] for name in libraries}
+        for _ in range(9):
+            for name, library in libraries.items():
+                start = time.process_time()
+                for _ in range(16 // size):
+                    library.answer([row] * size, images[:size])
+                times[name].append(1000 * (time.process_time() - start) / 16)
+        medians = {name: float(np.median(values)) for name, values in times.items()}
+        found.append({"rows": size, **medians, "ratio": medians["torch"] / medians["onnx"]})
+    return found
+
+
 async def overload(url: str, pid: int, rate: float, seconds: float) -> dict[str, Any]:
     """Requests at a rate, whatever becomes of them; nobody heeds Retry-After."""
     image = photo(0)
@@ -333,6 +363,9 @@ def main() -> None:
         root = Path(place)
         write_adapters(root)
         served = [root / name for name in ADAPTERS]
+        if arguments.only_engines:
+            print(json.dumps(engines(root), indent=2))
+            return
 
         def measure(title: str, url: str, pid: int, adapters: tuple[str, ...]) -> None:
             asyncio.run(closed(url, 4, 3, adapters))  # warm
@@ -352,12 +385,6 @@ def main() -> None:
             with petiole_server(*served, "--engine", "onnx") as (url, pid):
                 measure("ONNX Runtime", url, pid, ("one",))
                 measure("ONNX Runtime, four adapters", url, pid, ADAPTERS)
-            if arguments.only_engines:
-                with petiole_server(*served, "--engine", "torch") as (url, pid):
-                    measure("adaptive batches", url, pid, ("one",))
-                    measure("adaptive batches, four adapters", url, pid, ADAPTERS)
-                arguments.out.write_text(json.dumps(found, indent=2) + "\n")
-                return
         with petiole_server(*served, "--engine", arguments.engine) as (url, pid):
             measure("adaptive batches", url, pid, ("one",))
             if not arguments.only_overload:

@@ -277,7 +277,7 @@ class Service:
             self._own = Path(tempfile.mkdtemp(prefix="petiole-serve-"))
         place = place_of(manifest, self._own)
         if not place.is_dir():
-            await export(entry.folder, place)
+            await export(entry.folder, place, aside=self.engine == "auto")
         await self.process.call({"do": "use", "folder": str(entry.folder), "place": str(place)})
         entry.graph = place
         entry.facts |= {"engine": "onnx", "engine_note": ""}
