@@ -239,8 +239,11 @@ def parsed() -> list[tuple[str, ...]]:
     for page in PAGES:
         for block in blocks(page):
             if block.language == "bash":
+                lines = (w[: w.index(">")] if ">" in w else w for w in block.commands())
                 found += [
-                    tuple(w[w.index("petiole") + 1 :]) for w in block.commands() if "petiole" in w
+                    tuple(w[w.index("petiole") + 1 :])
+                    for w in lines
+                    if "petiole" in w and "--config" not in w  # a file gives the rest
                 ]
         text = FENCE.sub("", page.read_text(encoding="utf-8"))
         # A verb alone, in a sentence, is a name and no command line.

@@ -272,7 +272,9 @@ class Service:
         if note := entry.facts["engine_note"]:
             raise AdapterError(f"Adapter {name!r} cannot be run by ONNX Runtime: {note}.")
         entry.facts["engine_note"] = "being exported"
-        manifest = next(place for place in places_of(entry.folder) if place.is_file())
+        manifest = next((place for place in places_of(entry.folder) if place.is_file()), None)
+        if manifest is None:
+            raise AdapterError(f"Adapter {name!r} is gone from {entry.folder}.")
         if self._own is None:
             self._own = Path(tempfile.mkdtemp(prefix="petiole-serve-"))
         place = place_of(manifest, self._own)
