@@ -103,7 +103,8 @@ def test_what_has_no_form_is_said(tmp_path: Path) -> None:
 def test_only_a_result_with_a_folder_leaves_a_file(tmp_path: Path) -> None:
     @verb
     def made(data: str, *, out: Path | None = None, resume: bool = False, rank: int = 4) -> Any:
-        return SimpleNamespace(folder=out) if out else SimpleNamespace()
+        asked = SimpleNamespace(data=data, resume=resume, rank=rank)
+        return SimpleNamespace(folder=out) if out else asked
 
     made("photos", rank=4, resume=True)
     made("photos", rank=8, out=tmp_path)
