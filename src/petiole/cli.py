@@ -6,14 +6,15 @@ import json
 import os
 import sys
 import traceback
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 from cyclopts import App, Group, Parameter
 from rich.console import Group as Lines
 from rich.text import Text
 
 from petiole.allocator import tune_allocator
-from petiole.errors import PetioleError
+from petiole.errors import ConfigError, PetioleError
 from petiole.printable import SafeConsole
 from petiole.version import __version__
 
@@ -72,7 +73,7 @@ app = App(
     name="petiole",
     help="Adapt frozen vision and vision-language models with few trained parameters.",
     help_format="plaintext",  # markdown takes a library of its own to print
-    help_epilogue="Every command takes --json to print its result as JSON.",
+    help_epilogue="Every command takes --json, to print its result as JSON, and --config FILE: its options in TOML.",
     version=__version__,
     result_action="return_value",
     suppress_keyboard_interrupt=False,  # main says how to go on
@@ -92,6 +93,19 @@ for _order, (_name, _verbs) in enumerate(GROUPS.items()):
         )
 
 
+@app.command(group=_group)  # the last one: Data
+def completion(shell: Literal["bash", "zsh", "fish"] = "bash") -> None:
+    """Print the script by which a shell completes commands and options.
+
+    bash: petiole completion bash > ~/.local/share/bash-completion/completions/petiole; zsh: into a file _petiole in a
+    folder of $fpath; fish: into ~/.config/fish/completions/petiole.fish.
+
+    Args:
+        shell: bash, zsh or fish.
+    """
+    print(app.generate_completion(prog_name="petiole", shell=shell))
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line.
 
@@ -103,7 +117,8 @@ def main(arguments: list[str] | None = None) -> None:
     tokens = sys.argv[1:] if arguments is None else arguments
     as_json = "--json" in tokens
     try:
-        result = app([token for token in tokens if token != "--json"])
+        app.config, tokens = _configured([token for token in tokens if token != "--json"])
+        result = app(tokens)
         if result is not None:
             _show(result, as_json)
         ok = getattr(result, "ok", True)
@@ -129,7 +144,29 @@ def main(arguments: list[str] | None = None) -> None:
         if os.environ.get("PETIOLE_DEBUG") == "1":
             traceback.print_exc()
         sys.exit(70)
+    finally:
+        app.config = ()
     sys.exit(0 if ok else 1)
+
+
+def _configured(tokens: list[str]) -> tuple[tuple[Any, ...], list[str]]:
+    """What gives options from a file, and the command line without its name.
+
+    Raises:
+        ConfigError: the file cannot be read, or is not named.
+    """
+    for i, token in enumerate(tokens):
+        if token == "--config" or token.startswith("--config="):
+            from petiole.commands.config_file import options_from
+
+            _, sign, path = token.partition("=")
+            rest = tokens[i + 1 :]
+            if not sign:
+                if not rest:
+                    raise ConfigError("--config names no file.")
+                path, rest = rest[0], rest[1:]
+            return (options_from(Path(path)),), tokens[:i] + rest
+    return (), tokens
 
 
 def _show(result: Any, as_json: bool) -> None:

@@ -88,13 +88,15 @@ class Running:
 
 @contextmanager
 def serving(log: Path, *arguments: object) -> Iterator[Running]:
-    """Run ``petiole serve`` on a free port until the end of the block."""
-    command = [sys.executable, "-m", "petiole", "serve", *map(str, arguments), "--port", "0"]
-    with open(log, "w") as told:
+    """Run ``petiole serve`` on a free port until the end of the block; by torch unless it is told otherwise."""
+    engine = [] if "--engine" in arguments else ["--engine", "torch"]
+    told = [*map(str, arguments), *engine, "--port", "0"]
+    command = [sys.executable, "-m", "petiole", "serve", *told]
+    with open(log, "w") as written:
         process = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
-            stderr=told,
+            stderr=written,
             text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )

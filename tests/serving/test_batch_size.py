@@ -52,3 +52,19 @@ def test_no_batch_takes_longer_than_it_may() -> None:
     assert max(taken) == 4, "eight rows would take 0.82 s"
     slow = BatchSize(32, longest=0.5)
     assert set(run(slow, lambda rows: 0.1 + 0.9 * rows)) == {1}
+
+
+@pytest.mark.parametrize("factor", [5.0, 0.2])
+def test_what_a_row_is_expected_to_take_follows_the_machine(factor: float) -> None:
+    """Sizes that were not measured since must not say what a row took before a burst, or still what it took in one."""
+    size = BatchSize(32)
+
+    def cost(rows: int) -> float:
+        return rows * (0.010 + 0.001 / rows)
+
+    run(size, cost)
+    assert size.seconds == pytest.approx(0.010, rel=0.1)
+    run(size, lambda rows: factor * cost(rows), 4)
+    assert size.seconds == pytest.approx(factor * 0.010, rel=0.35)
+    run(size, lambda rows: factor * cost(rows), 200)
+    assert size.seconds == pytest.approx(factor * 0.010, rel=0.1)

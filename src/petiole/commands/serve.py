@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -36,9 +36,11 @@ def serve(
     teach: Path | None = None,
     teach_out: Path | None = None,
     runs: Path | None = None,
+    show_training: bool = False,
     port: int = 8000,
     host: str = "127.0.0.1",
     device: str = "auto",
+    engine: Literal["auto", "torch", "onnx"] = "auto",
     api_keys: Path | None = None,
     origins: Listed = (),
     max_wait: float = 2.0,
@@ -63,9 +65,13 @@ def serve(
             packaged one.
         teach_out: folder of the labels, a log that only grows; by default runs/FOLDER-teach.
         runs: folder of finished runs that the page lists.
+        show_training: show on the page the training images that look most alike, where an adapter lies in its run folder and they are
+            still there; whoever may ask can see them.
         port: to listen on; 0 for any free one.
         host: address to listen on; by default this machine alone can ask. With another one, give --api-keys.
         device: auto, cpu, cuda, ...
+        engine: torch; onnx: ONNX Runtime, for adapters that petiole export can write so; auto: on the CPU, ONNX Runtime once an
+            adapter is exported, which happens beside the first requests, and torch for the others.
         api_keys: file with a name and the SHA-256 of a key a line; without it everybody who reaches the port may ask.
         origins: sites whose pages may ask, e.g. https://shop.example; by default none.
         max_wait: seconds that a request may be expected to wait; beyond, it is refused with 429 and Retry-After.
@@ -109,7 +115,15 @@ def serve(
 
         backbones = [backbone_for(["averaged-ridge"])]
     folders, store = named(list(map(Path, adapters)), bool(backbones) or runs is not None)
-    service = Service(folders, backbones=backbones, store=store, device=device, limits=limits)
+    service = Service(
+        folders,
+        backbones=backbones,
+        store=store,
+        device=device,
+        engine=engine,
+        cache=default_cache(),
+        limits=limits,
+    )
     lessons = None
     if teach:
         lessons = Lessons(
@@ -123,7 +137,12 @@ def serve(
                 "skip_bad": True,
             }
         )
-    pages = page_router(service, runs=Path(runs) if runs else None, teaches=lessons is not None)
+    pages = page_router(
+        service,
+        runs=Path(runs) if runs else None,
+        teaches=lessons is not None,
+        training=show_training,
+    )
     app = create_app(
         service,
         keys=ApiKeys(Path(api_keys)) if api_keys else None,

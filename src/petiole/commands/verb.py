@@ -11,6 +11,7 @@ import types
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache, wraps
+from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from petiole.errors import ConfigError, unknown
@@ -20,13 +21,51 @@ R = TypeVar("R")
 
 
 def verb(function: Callable[P, R]) -> Callable[..., R]:
-    """Let every option of a verb be a keyword, also those that lie in a group."""
+    """Let every option of a verb be a keyword, also those that lie in a group; a folder of runs keeps those that were given."""
 
     @wraps(function)
     def call(*args: Any, **given: Any) -> R:
-        return function(*args, **gathered(function, given))
+        whole = gathered(function, given)
+        result = function(*args, **whole)
+        signature = inspect.signature(function)
+        folder = getattr(result, "folder", None)
+        if folder is not None and {"out", "resume"} <= signature.parameters.keys():
+            from petiole.commands.config_file import write_config
+
+            name = function.__name__.replace("_", "-")
+            chosen = differing(function, signature.bind(*args, **whole).arguments)
+            write_config(Path(folder), name, chosen)
+        return result
 
     return call
+
+
+def differing(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The keywords of a call whose values are not the defaults; those of groups each by itself."""
+    groups, own = groups_of(function), inspect.signature(function).parameters
+    pairs = {
+        name: (value, own[name].default) for name, value in given.items() if name not in groups
+    }
+    for name in groups.keys() & given.keys():
+        group = given[name]
+        pairs |= (
+            {f.name: (getattr(group, f.name), f.default) for f in fields(group)} if group else {}
+        )
+    order = keywords(function)
+    return {
+        name: pairs[name][0]
+        for name in sorted(pairs, key=order.index)
+        if not (pairs[name][0] is pairs[name][1] or _equal(*pairs[name]))
+    }
+
+
+def _equal(value: Any, default: Any) -> bool:
+    """Of arrays and the like, never."""
+    return (
+        type(value) is type(default)
+        and isinstance(value, str | int | float | tuple)
+        and value == default
+    )
 
 
 def gathered(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,10 @@ EXPLORE = 24
 """Every so many batches a neighbouring size is tried, where enough rows wait."""
 MEMORY = 0.2
 """Weight of the newest measure."""
+NOW = 0.5
+"""Weight of the newest batch in how much slower the machine is than the means of all sizes say."""
+MOST_SLOW = 10.0
+"""Of one batch, up and down, so that one hiccup does not close the door."""
 START = 0.05
 """Seconds a row before anything was measured."""
 
@@ -27,6 +31,7 @@ class BatchSize:
         self.sizes = [2**i for i in range(most.bit_length())]
         self.cost: dict[int, float] = {}
         self._batches = 0
+        self._slow = 1.0
 
     @property
     def best(self) -> int:
@@ -41,8 +46,8 @@ class BatchSize:
 
     @property
     def seconds(self) -> float:
-        """Expected of one row."""
-        return self.cost.get(self.best) or self._cheapest
+        """Expected of one row now, however long ago the best size was last measured."""
+        return (self.cost.get(self.best) or self._cheapest) * self._slow
 
     def choose(self, waiting: int) -> int:
         """Rows to take of those that wait; now and then a neighbour of the best size."""
@@ -68,6 +73,8 @@ class BatchSize:
         size = _power(rows)
         new, old = seconds / rows, self.cost.get(size)
         self.cost[size] = new if old is None else old + MEMORY * (new - old)
+        if old:
+            self._slow += NOW * (min(max(new / old, 1 / MOST_SLOW), MOST_SLOW) - self._slow)
 
 
 def _power(rows: int) -> int:

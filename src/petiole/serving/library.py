@@ -6,6 +6,8 @@ import hashlib
 import tempfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from threading import Lock, RLock
 from typing import Any
@@ -22,30 +24,40 @@ from petiole.engine.adapter import MANIFEST, Adapter, Manifest, descends, find, 
 from petiole.engine.model_card import ModelCard
 from petiole.errors import AdapterError, ConfigError, PetioleError
 from petiole.files import write_sealed
+from petiole.serving.exports import Engine
+from petiole.serving.look import look
 from petiole.serving.mixed import compatible
-from petiole.serving.pool import AdapterPool, PoolPrediction
+from petiole.serving.onnx_graph import open_graph
+from petiole.serving.pool import AdapterPool
 from petiole.tasks.classification.adapter import ClassificationAdapter, predictions_of
 from petiole.tasks.classification.doubt import Doubt
+from petiole.tasks.classification.export.session import OnnxSession
 from petiole.tasks.classification.model import Predictions
 
+GRAPH_BYTES = 2 * 2**30
+"""Of the graphs that ``auto`` opens: each holds a backbone of its own, which adapters in torch share."""
 Row = Mapping[str, Any]
 
 
 class AdapterLibrary:
     """Answers rows, each of which names the folder of its adapter.
 
-    A row is ``{do, folder, ...}``: ``label`` with ``top``, ``coverage`` and ``abstain``; ``embed`` with ``adapted``; ``ask``
-    with ``question`` and ``task``. Its image is a blob.
+    A row is ``{do, folder, ...}``: ``label`` with ``top``, ``coverage`` and ``abstain``; ``look`` with ``label``; ``embed`` with
+    ``adapted``; ``ask`` with ``question`` and ``task``. Its image is a blob.
 
     Args:
         device: of all models: auto, cpu, cuda, ...
         most: adapters in memory; the least lately used is let go.
         pixels: of one image.
+        engine: torch; onnx where an adapter has a graph for ONNX Runtime, or auto, which bounds the memory of graphs.
     """
 
-    def __init__(self, device: str, most: int, pixels: int) -> None:
+    def __init__(self, device: str, most: int, pixels: int, engine: Engine = "torch") -> None:
         self.device, self.most, self.pixels = resolved(device), most, pixels
+        self.engine = engine
         self._opened: OrderedDict[str, Adapter] = OrderedDict()
+        self._places: dict[str, Path] = {}
+        self._graphs: dict[str, OnnxSession] = {}
         self._pools: dict[str, AdapterPool] = {}
         self._cards: dict[str, ModelCard] = {}
         self._lock, self._opening = RLock(), Lock()
@@ -67,7 +79,37 @@ class AdapterLibrary:
             "tasks": [task.name for task in manifest.tasks],
             "calibrated": bool(manifest.details.get("calibration")),
             "sha256": manifest.tensors_sha256,
+            "engine": "torch",
+            "engine_note": self._why_torch(asked),
         }
+
+    def _why_torch(self, asked: bool) -> str:
+        """Why an adapter is not exported; empty where it may be."""
+        if self.engine == "torch":
+            return "as was asked for"
+        if asked:
+            return "adapters that write texts are not exported"
+        if self.device != "cpu":
+            return f"ONNX Runtime is the engine of CPUs here, and {self.device} computes"
+        missing = [one for one in ("onnx", "onnxruntime", "onnxscript") if find_spec(one) is None]
+        return f"{', '.join(missing)}: pip install 'petiole[onnx]'" if missing else ""
+
+    def use(self, folder: str, place: Path) -> None:
+        """Answer with the graph of an adapter from now on.
+
+        Raises:
+            AdapterError: it is damaged, or, for auto, graphs fill their memory.
+        """
+        graph = open_graph(place, threads=torch.get_num_threads())
+        with self._lock:
+            held = (self._places[known] for known in self._graphs.keys() - {folder})
+            if self.engine == "auto" and sum(map(_size, (*held, place))) > GRAPH_BYTES:
+                raise AdapterError(
+                    f"Graphs of other adapters fill {GRAPH_BYTES // 2**30} GiB; --engine onnx has no such bound."
+                )
+            self._places[folder] = place
+            if folder in self._opened:
+                self._graphs[folder] = graph
 
     def load(self, backbones: Iterable[str]) -> None:
         """Load frozen models that adapters to come may be for.
@@ -106,6 +148,9 @@ class AdapterLibrary:
             adapter = self._load(Path(folder))
             with self._lock:
                 self._keep(folder, adapter)
+            if place := self._places.get(folder):
+                with suppress(AdapterError):  # torch answers
+                    self.use(folder, place)
             return adapter
 
     def admit(self, folder: Path) -> dict[str, Any]:
@@ -134,19 +179,28 @@ class AdapterLibrary:
     def forget(self, folder: str) -> None:
         """Let an adapter go; one that is asked for again is read again. Not while ``answer`` runs."""
         with self._lock:
-            adapter = self._opened.pop(folder, None)
-            if isinstance(adapter, ClassificationAdapter):
-                self._pool_of(adapter).remove(folder)
+            self._close(folder)
+            self._places.pop(folder, None)
+
+    def _close(self, folder: str) -> None:
+        adapter = self._opened.pop(folder, None)
+        self._graphs.pop(folder, None)
+        if isinstance(adapter, ClassificationAdapter):
+            self._pool_of(adapter).remove(folder)
 
     def groups(self, folders: Iterable[str]) -> dict[str, str]:
         """By folder: adapters with the same name of a group can share a forward."""
         with self._lock:
-            return {f: _group(f, self._opened[f]) for f in folders if f in self._opened}
+            return {
+                f: f"onnx:{f}" if f in self._graphs else _group(f, self._opened[f])
+                for f in folders
+                if f in self._opened
+            }
 
     def answer(self, rows: Sequence[Row], images: Sequence[bytes]) -> list[dict[str, Any]]:
         """One answer a row, or ``error`` and ``kind`` for a row that has none. One thread at a time."""
         answers: dict[int, dict[str, Any]] = {}
-        seen: dict[int, Tensor] = {}
+        given: dict[int, Tensor] = {}
         doubts: dict[int, Doubt] = {}
         for i, (row, image) in enumerate(zip(rows, images, strict=True)):
             try:
@@ -155,35 +209,59 @@ class AdapterLibrary:
                 if row["do"] == "ask":
                     answers[i] = {"answer": self._ask(adapter, row, image)}
                     continue
+                if row["do"] == "look":
+                    answers[i] = look(
+                        adapter, self._see(adapter, image, row["image"]), row["label"]
+                    )
+                    continue
                 if row["do"] == "label":
                     doubts[i] = _doubt(row, adapter)
-                seen[i] = self._see(adapter, image, row["image"])
+                given[i] = self._see(adapter, image, row["image"])
             except PetioleError as error:
                 answers[i] = {"error": str(error), "kind": type(error).__name__}
-        for i, found in self._forward(rows, seen).items():
+        graphs = {
+            i: self._graphs[f]
+            for i in given
+            if i in doubts and (f := rows[i]["folder"]) in self._graphs
+        }
+        by_torch = {i: image for i, image in given.items() if i not in graphs}
+        for i, found in (self._run(graphs, given) | self._forward(rows, by_torch)).items():
             adapter = self._opened[rows[i]["folder"]]
             answers[i] = (
                 _labels(adapter, found, rows[i], doubts[i])
                 if i in doubts
-                else {"vector": found.vector.float().cpu().tolist()}
+                else {"vector": found.vectors.tolist()}
             )
         self._trim()
         return [answers[i] for i in range(len(rows))]
 
-    def _forward(
-        self, rows: Sequence[Row], seen: Mapping[int, Tensor]
-    ) -> dict[int, PoolPrediction]:
-        """Rows of one frozen model together."""
+    def _run(
+        self, graphs: Mapping[int, OnnxSession], seen: Mapping[int, Tensor]
+    ) -> dict[int, Predictions]:
+        """Vectors and logits of rows by ONNX Runtime, those of one graph together."""
+        by_graph: dict[OnnxSession, list[int]] = {}
+        for i, graph in graphs.items():
+            by_graph.setdefault(graph, []).append(i)
+        found: dict[int, Predictions] = {}
+        for graph, indices in by_graph.items():
+            vectors, logits = graph.outputs(torch.stack([seen[i] for i in indices]).numpy())
+            rows = map(Predictions, torch.from_numpy(vectors), torch.from_numpy(logits))
+            found |= zip(indices, rows, strict=True)
+        return found
+
+    def _forward(self, rows: Sequence[Row], seen: Mapping[int, Tensor]) -> dict[int, Predictions]:
+        """Vectors and logits of rows by torch, those of one frozen model together."""
         by_pool: dict[int, list[int]] = {}
         pools = {i: self._pool_of(self._opened[rows[i]["folder"]]) for i in seen}
         for i, pool in pools.items():
             by_pool.setdefault(id(pool), []).append(i)
-        found: dict[int, PoolPrediction] = {}
+        found: dict[int, Predictions] = {}
         for indices in by_pool.values():
             pool = pools[indices[0]]
             names = [rows[i]["folder"] if rows[i].get("adapted", True) else None for i in indices]
             images = torch.stack([seen[i] for i in indices]).to(pool.backbone.device)
-            found |= zip(indices, pool.mixed(images, names), strict=True)
+            for i, one in zip(indices, pool.mixed(images, names), strict=True):
+                found[i] = Predictions(one.vector.float().cpu(), one.logits.float().cpu())
         return found
 
     def _see(self, adapter: Adapter, image: bytes, name: str) -> Tensor:
@@ -223,8 +301,9 @@ class AdapterLibrary:
         self._opened[folder] = adapter
 
     def _trim(self) -> None:
-        while len(self._opened) > self.most:
-            self.forget(next(iter(self._opened)))
+        with self._lock:
+            while len(self._opened) > self.most:
+                self._close(next(iter(self._opened)))
 
     def _pool_of(self, adapter: Adapter) -> AdapterPool:
         return self._pools[_key(adapter.manifest.backbone)]
@@ -234,6 +313,10 @@ def _key(card: ModelCard) -> str:
     """Adapters whose frozen model is the same have the same key."""
     seen = card.preprocessing.digest() if card.preprocessing else ""
     return f"{card.fingerprint}:{seen}:{card.image_size}"
+
+
+def _size(place: Path) -> int:
+    return sum(file.stat().st_size for file in place.glob("model.onnx*"))
 
 
 def _group(folder: str, adapter: Adapter) -> str:
@@ -257,9 +340,9 @@ def _doubt(row: Row, adapter: Adapter) -> Doubt:
     return Doubt(adapter.calibration, row["coverage"], row["abstain"], adapter=name)
 
 
-def _labels(adapter: Adapter, found: PoolPrediction, row: Row, doubt: Doubt) -> dict[str, Any]:
+def _labels(adapter: Adapter, found: Predictions, row: Row, doubt: Doubt) -> dict[str, Any]:
     assert isinstance(adapter, ClassificationAdapter)
-    outputs = Predictions(found.vector.float().cpu()[None], found.logits.float().cpu()[None])
+    outputs = Predictions(*(value[None] for value in found))
     said = predictions_of([Path(row["image"])], outputs, adapter.classes, adapter.calibration)[0]
     ranked = list(said.probabilities.items())[: row["top"]]
     return {

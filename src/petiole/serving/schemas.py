@@ -62,6 +62,19 @@ class EmbedRequest(ImagesRequest):
     adapted: bool = True
 
 
+class LookRequest(Request):
+    """Ask where an adapter looks.
+
+    Attributes:
+        label: of the class that patches speak for; by default the most probable one.
+    """
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"image": PIXEL}]})
+
+    image: Base64
+    label: str | None = Field(None, max_length=1000)
+
+
 class AskRequest(Request):
     """Put a question to a language model.
 
@@ -106,6 +119,20 @@ class EmbedResponse(BaseModel):
     vectors: list[list[float]]
 
 
+class LookResponse(BaseModel):
+    """Gradient x input, summed over each patch.
+
+    Attributes:
+        patches: rows of patches; positive ones speak for the label.
+        seen: the image as the model sees it, a JPEG in base64.
+    """
+
+    adapter: str
+    label: str
+    patches: list[list[float]]
+    seen: str
+
+
 class AskResponse(BaseModel):
     """The answer."""
 
@@ -114,7 +141,12 @@ class AskResponse(BaseModel):
 
 
 class AdapterInfo(BaseModel):
-    """An adapter of the server."""
+    """An adapter of the server.
+
+    Attributes:
+        engine: that answers ``/v1/predict``: torch or onnx.
+        engine_note: why it is not onnx.
+    """
 
     name: str
     kind: str
@@ -125,6 +157,8 @@ class AdapterInfo(BaseModel):
     tasks: list[str]
     calibrated: bool
     sha256: str
+    engine: str
+    engine_note: str
     requests: int
     idle_seconds: float | None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import shutil
 import tempfile
@@ -16,8 +17,9 @@ from typing import Any
 from petiole.errors import AdapterError, ConfigError, unknown
 from petiole.serving import worker
 from petiole.serving.batcher import Batcher, Row
+from petiole.serving.exports import Engine, export, place_of
 from petiole.serving.limits import Limits
-from petiole.serving.process import Refused, WorkerProcess
+from petiole.serving.process import Refused, WorkerGone, WorkerProcess
 from petiole.serving.telemetry import Telemetry, log
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -33,6 +35,7 @@ class Entry:
     Attributes:
         folder: where it lies now.
         facts: what its manifest says, in short.
+        graph: that ONNX Runtime answers with; ``None`` where torch does.
         uploaded: whether it came by PUT, so that the server may delete it.
         used: when it was last asked, by the clock of the machine; 0 for never.
         requests: that asked it.
@@ -40,6 +43,7 @@ class Entry:
 
     folder: Path
     facts: dict[str, Any] = field(default_factory=dict)
+    graph: Path | None = None
     uploaded: bool = False
     used: float = 0.0
     requests: int = 0
@@ -58,6 +62,9 @@ class Service:
         backbones: names of frozen models that uploads may be for, beside those of the adapters.
         store: where uploads are kept; a temporary folder of the server's own by default.
         device: of the models.
+        engine: torch; onnx, ONNX Runtime for every adapter; auto, ONNX Runtime from when an adapter's graph is there and says the
+            same, torch until then and for adapters without a graph.
+        cache: folder of the feature cache.
         limits: of the server.
     """
 
@@ -68,12 +75,17 @@ class Service:
         backbones: Sequence[str] = (),
         store: Path | None = None,
         device: str = "cpu",
+        engine: Engine = "torch",
+        cache: Path | None = None,
         limits: Limits | None = None,
     ) -> None:
         self.limits, self.telemetry = limits or Limits(), Telemetry()
         self.entries = {name: Entry(folder) for name, folder in folders.items()}
         self.store = store
+        self.engine = engine
         self._own: Path | None = None
+        self._exporter: asyncio.Task[None] | None = None
+        self._to_export: asyncio.Queue[tuple[str, Entry]] = asyncio.Queue()
         for entry in self.entries.values():
             entry.uploaded = entry.folder.name.startswith(VERSION)
         self.process = WorkerProcess(
@@ -84,6 +96,13 @@ class Service:
                 "device": device,
                 "loaded": self.limits.loaded,
                 "pixels": self.limits.pixels,
+                "engine": engine,
+                "cache": str(cache or "cache"),
+                "graphs": {
+                    str(entry.folder): str(entry.graph)
+                    for entry in self.entries.values()
+                    if entry.graph
+                },
             },
         )
         self.batcher = Batcher(self.process, self._folder_of, self.limits, self.telemetry)
@@ -102,10 +121,21 @@ class Service:
             raise AdapterError(str(error)) from error
         for name, facts in hello["described"].items():
             self.entries[name].facts = facts
+        if self.engine == "onnx":
+            for name, entry in self.entries.items():
+                await self._use_graph(name, entry)
+        else:
+            for item in self.entries.items():
+                self._to_export.put_nowait(item)
+            self._exporter = asyncio.create_task(self._export_all())
         self.batcher.start()
 
     async def stop(self) -> None:
         """Answer what waits, then end the process."""
+        if self._exporter:
+            self._exporter.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._exporter
         await self.batcher.stop()
         await self.process.stop()
         if self._own:
@@ -176,6 +206,9 @@ class Service:
             for file, content in files.items():
                 (folder / file).write_bytes(content)
             facts = (await self.process.call({"do": "admit", "folder": str(folder)})).value
+            entry = Entry(folder, facts, uploaded=True, used=time.monotonic())
+            if self.engine == "onnx":
+                await self._use_graph(name, entry)
         except Refused as error:
             _delete(folder)
             raise Refused(str(error).replace(f"{folder}/", ""), error.kind) from error
@@ -183,7 +216,9 @@ class Service:
             _delete(folder)
             raise
         old = self.entries.get(name)
-        self.entries[name] = Entry(folder, facts, uploaded=True, used=time.monotonic())
+        self.entries[name] = entry
+        if self._exporter:
+            self._to_export.put_nowait((name, entry))
         if old:
             self.entries[name].requests = old.requests
             await self._let_go(old)
@@ -215,6 +250,41 @@ class Service:
         told.adapters.set(len(self.entries))
         return told.exposition()
 
+    async def _export_all(self) -> None:
+        """One after the other; what torch goes on to answer says why."""
+        while True:
+            name, entry = await self._to_export.get()
+            if self.entries.get(name) is not entry or entry.facts["engine_note"]:
+                continue
+            try:
+                await self._use_graph(name, entry)
+            except (AdapterError, Refused, WorkerGone, OSError) as error:
+                entry.facts["engine_note"] = str(error) or "the inference process ended meanwhile"
+                log("engine", name=name, engine="torch", note=entry.facts["engine_note"])
+
+    async def _use_graph(self, name: str, entry: Entry) -> None:
+        """Let ONNX Runtime answer for an adapter.
+
+        Raises:
+            AdapterError: it has no graph; the message says why.
+            Refused: the graph cannot be used here.
+        """
+        if note := entry.facts["engine_note"]:
+            raise AdapterError(f"Adapter {name!r} cannot be run by ONNX Runtime: {note}.")
+        entry.facts["engine_note"] = "being exported"
+        manifest = next((place for place in places_of(entry.folder) if place.is_file()), None)
+        if manifest is None:
+            raise AdapterError(f"Adapter {name!r} is gone from {entry.folder}.")
+        if self._own is None:
+            self._own = Path(tempfile.mkdtemp(prefix="petiole-serve-"))
+        place = place_of(manifest, self._own)
+        if not place.is_dir():
+            await export(entry.folder, place, aside=self.engine == "auto")
+        await self.process.call({"do": "use", "folder": str(entry.folder), "place": str(place)})
+        entry.graph = place
+        entry.facts |= {"engine": "onnx", "engine_note": ""}
+        log("engine", name=name, engine="onnx")
+
     def _folder_of(self, name: str) -> str | None:
         entry = self.entries.get(name)
         return str(entry.folder) if entry else None
@@ -241,7 +311,12 @@ class Service:
 
 def is_adapter(folder: Path) -> bool:
     """Whether it is an adapter folder or a run folder."""
-    return any((place / FILES[0]).is_file() for place in (folder, folder / "adapter"))
+    return any(place.is_file() for place in places_of(folder))
+
+
+def places_of(folder: Path) -> tuple[Path, ...]:
+    """Where the manifest of an adapter or run folder may lie."""
+    return tuple(place / FILES[0] for place in (folder, folder / "adapter"))
 
 
 def find_adapters(root: Path) -> dict[str, Path]:

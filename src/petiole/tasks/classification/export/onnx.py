@@ -23,7 +23,7 @@ FILE = "model.onnx"
 @FORMATS.register("onnx", "a graph for ONNX Runtime, on servers and in the browser")
 @dataclass(frozen=True)
 class Onnx(Format):
-    """``model.onnx``: ``pixels`` -> ``logits``; weights beyond 2 GB lie in ``model.onnx.data`` beside it.
+    """``model.onnx``: ``pixels`` -> ``logits`` and ``vector``; weights beyond 2 GB lie in ``model.onnx.data`` beside it.
 
     Attributes:
         int8: ``weights`` stores the matrices of MatMul in 8 bits and computes in fp32; ``dynamic`` multiplies in int8 as
@@ -63,7 +63,7 @@ def logits(pixels):
 
     def write(self, adapter: ClassificationAdapter, folder: Path) -> None:
         file = folder / FILE
-        save(traced(adapter.adapted), file)
+        save(traced(adapter.adapted, vector=True), file, outputs=("logits", "vector"))
         if self.int8:
             from petiole.tasks.classification.export.int8 import quantise
 
@@ -78,14 +78,20 @@ def logits(pixels):
         return lambda pixels: torch.from_numpy(session.predict(pixels.numpy()))
 
 
-def save(program: ExportedProgram, file: Path, *, inputs: tuple[str, ...] = ("pixels",)) -> None:
-    """Write a traced program of one output as ONNX, its first dimension free."""
+def save(
+    program: ExportedProgram,
+    file: Path,
+    *,
+    inputs: tuple[str, ...] = ("pixels",),
+    outputs: tuple[str, ...] = ("logits",),
+) -> None:
+    """Write a traced program as ONNX, its first dimension free."""
     with quiet():
         made = torch.onnx.export(
             program,
             dynamo=True,
             input_names=list(inputs),
-            output_names=["logits"],
+            output_names=list(outputs),
             dynamic_shapes={name: {0: torch.export.Dim("batch")} for name in inputs},
             verbose=False,
         )

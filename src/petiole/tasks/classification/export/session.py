@@ -48,6 +48,11 @@ class OnnxSession:
         logits: NDArray[np.float32] = self.session.run(["logits"], {self.input: pixels})[0]
         return logits
 
+    def outputs(self, pixels: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Vectors (B, d) and logits (B, K) of the same."""
+        vectors, logits = self.session.run(["vector", "logits"], {self.input: pixels})
+        return vectors, logits
+
 
 def onnx_session(adapter: ClassificationAdapter, *, threads: int = 0) -> OnnxSession:
     """Export an opened adapter to ONNX and open the result, without a file that stays.
