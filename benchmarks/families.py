@@ -97,7 +97,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def _reason(message: str) -> str:
-    if "states the model_type" in message:
+    if ", which petiole does not know. It knows" in message:
         return "not a type that petiole reads"
     inner = message.partition("and a vector (")[2].partition("). Leave")[0]
     return inner or message.partition(". ")[0].partition(": ")[2] or message.partition(". ")[0]

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any, Literal, get_args
 
@@ -25,6 +24,11 @@ from petiole.errors import BackboneError, unknown
 
 Quantization = Literal["int8", "bnb-int8", "bnb-nf4"]
 Layers = list[nn.Linear]
+
+# torchao, which transformers and peft import wherever it is installed, registers enums in a way that torch finds old.
+logging.getLogger("torch.utils._pytree").addFilter(
+    lambda record: "Enum subclass" not in record.getMessage()
+)
 
 
 def quantize(network: FrozenNetwork, how: str, device: str) -> None:
@@ -96,13 +100,12 @@ def _linear_layers(network: Backbone) -> Iterator[nn.Linear]:
 
 def _torchao(layers: Layers) -> None:
     _check_installed("torchao", "quantized")
-    with _quiet():
-        from torchao.quantization import Int8WeightOnlyConfig, quantize_
+    from torchao.quantization import Int8WeightOnlyConfig, quantize_
 
-        # The other value changes settings of torch.compile for the whole process.
-        config = Int8WeightOnlyConfig(set_inductor_config=False)
-        for layer in layers:
-            quantize_(layer, config)
+    # The other value changes settings of torch.compile for the whole process.
+    config = Int8WeightOnlyConfig(set_inductor_config=False)
+    for layer in layers:
+        quantize_(layer, config)
 
 
 def _bitsandbytes(layers: Layers, how: str) -> None:
@@ -143,17 +146,6 @@ def _like(kind: Any, layer: nn.Linear, **options: Any) -> nn.Linear:
         )
     new.bias = layer.bias
     return new.eval()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """torch finds torchao's way of registering its enums old, and says so through loggers that it sets up anew."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)
 
 
 def _check_installed(library: str, extra: str) -> None:

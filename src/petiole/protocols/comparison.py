@@ -66,10 +66,11 @@ class Comparison(RowsProtocol):
             raise ValueError(
                 "a grid or scores on validation need validation images: validation > 0"
             )
-        drawn = self.split_seeds > 1 or self.validation
+        shots = self.shots is not None and self.kind in ("text", "codebook")
+        drawn = self.split_seeds > 1 or self.validation or shots
         if self.kind != "classification" and drawn:
             raise ValueError(
-                f"split seeds and validation are of classification, and this is {self.kind}"
+                f"split seeds, shots and validation are of classification, and this is {self.kind}"
             )
         self.row(self.baseline, "baseline")
         self.row(self.headline, "headline")
