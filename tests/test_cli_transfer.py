@@ -17,7 +17,7 @@ from builders.tables import rows_of
 from petiole.cli import main
 from petiole.commands.options import ModelOptions
 from petiole.engine import run as engine
-from petiole.protocols import protocol
+from petiole.protocols import jobs as protocol_jobs
 
 QUICK = ["--set", "steps=2", "--set", "views=0", "--set", "iterations=3"]
 Say = Callable[..., tuple[int, str, str]]
@@ -83,7 +83,7 @@ def test_interrupted_resumed_extended_and_finished(
         return engine.run(job)
 
     with monkeypatch.context() as patch:
-        patch.setattr(protocol, "run", interrupted)
+        patch.setattr(protocol_jobs, "run", interrupted)
         code, _, err = say(*command, *options)
     assert code == 130
     assert "2 cells of 2 methods, 2 seeds" in err

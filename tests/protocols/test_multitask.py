@@ -11,6 +11,7 @@ import pytest
 from petiole.engine.record import Record, RunRequest
 from petiole.engine.run import RunSpec
 from petiole.errors import ConfigError, DataError, RunError
+from petiole.protocols import jobs as protocol_jobs
 from petiole.protocols import multitask
 from petiole.protocols.jobs import average, headlines
 from petiole.protocols.multitask import Multitask, commonest, jobs_of, majorities, run_all
@@ -117,14 +118,17 @@ def test_the_commonest_answer_is_counted_in_training_and_scored_on_the_part(
 
 
 class Remembering:
-    """An executor that does nothing but remember."""
+    """An executor that does nothing but remember runs."""
+
+    places = 1
 
     def __init__(self) -> None:
         self.jobs: list[RunSpec] = []
 
     def map(self, _: Callable[..., Any], jobs: Sequence[Any]) -> Iterator[Any]:
         for job in jobs:
-            self.jobs.append(job)
+            if isinstance(job, RunSpec):
+                self.jobs.append(job)
             yield Record.model_construct(
                 request=RunRequest.model_construct(kind="text"), scores={"vqa": {"a": 1.0}}
             )
@@ -134,7 +138,8 @@ class Remembering:
 def opened(monkeypatch: pytest.MonkeyPatch) -> None:
     tasks = tuple(tiny.tasks())
     made = TextWorkspace(SCHOOL, tiny.model(), tasks, {}, (Path(),) * 3)
-    monkeypatch.setattr(multitask, "open_workspace", lambda _: made)
+    for module in (multitask, protocol_jobs):
+        monkeypatch.setattr(module, "open_workspace", lambda _: made)
 
 
 @pytest.mark.usefixtures("opened")

@@ -96,6 +96,10 @@ class Local:
             pool.shutdown(cancel_futures=True)
             raise
 
+    def __del__(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
 
 def _begin() -> None:
     """Set up a fresh worker process; the parent's malloc settings do not reach it, nor does its end if it is killed."""

@@ -198,8 +198,9 @@ class ClassificationWorkspace(Workspace):
 
     def plan_of(self, spec: RunSpec) -> Plan:
         """What a run attaches to the network, to count or to cut it by: without weights."""
+        shape, method = self.shape, self.method_of(spec)
         with torch.device("meta"), torch.random.fork_rng():
-            return self.method_of(spec).plan(self.shape, len(self.shift.classes))
+            return method.plan(shape, len(self.shift.classes))
 
     @cached_property
     def shift(self) -> DomainShift:
