@@ -2,6 +2,7 @@
 # make test   lint, types, layers, tests
 # make coverage   the tests once more, with the lines and branches that they reach
 # make faults   kills, damages, full disks and broken inputs by the thousand
+# make docs   the site in site/, checked strictly
 # make package  wheels and source distributions in dist/, checked
 # All make their own .venv from a fresh clone.
 
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 export OMP_WAIT_POLICY = PASSIVE
 
-.PHONY: demo test lint types layers check coverage faults package clean
+.PHONY: demo test lint types layers check coverage faults docs package clean
 
 demo: $(VENV)/.demo
 	$(BIN)/petiole demo --resume
@@ -38,6 +39,9 @@ coverage: $(VENV)/.dev
 faults: $(VENV)/.dev
 	PETIOLE_FAULTS=1 OMP_NUM_THREADS=1 $(BIN)/pytest -q tests/faults tests/hostile/test_inputs.py
 
+docs: $(VENV)/.docs
+	NO_COLOR=1 $(BIN)/mkdocs build --strict --site-dir site
+
 package: $(VENV)/.dev
 	rm -rf build dist
 	$(BIN)/python -m build
@@ -57,5 +61,9 @@ $(VENV)/.dev: $(VENV)/.torch pyproject.toml
 	$(PIP) --editable '.[dev]'
 	touch $@ $(VENV)/.demo
 
+$(VENV)/.docs: $(VENV)/.dev
+	$(PIP) --editable '.[dev,docs]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) build dist packaging/weights/build packaging/weights/src/*.egg-info src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
+	rm -rf $(VENV) build dist site packaging/weights/build packaging/weights/src/*.egg-info src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
