@@ -144,6 +144,8 @@ def main(arguments: list[str] | None = None) -> None:
         if os.environ.get("PETIOLE_DEBUG") == "1":
             traceback.print_exc()
         sys.exit(70)
+    finally:
+        app.config = ()
     sys.exit(0 if ok else 1)
 
 

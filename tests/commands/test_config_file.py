@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ import petiole
 from builders.cli import say
 from builders.images import write_images
 from petiole.commands.config_file import write_config
+from petiole.commands.verb import verb
 from petiole.engine.record import read_record
 from petiole.files import read_tensors
 
@@ -96,6 +98,17 @@ def test_what_has_no_form_is_said(tmp_path: Path) -> None:
     assert tomllib.loads(text) == {"seed": 1}
     for name in ("data", "shots"):
         assert f"# {name} was given in Python" in text
+
+
+def test_only_a_result_with_a_folder_leaves_a_file(tmp_path: Path) -> None:
+    @verb
+    def made(data: str, *, out: Path | None = None, resume: bool = False, rank: int = 4) -> Any:
+        asked = SimpleNamespace(data=data, resume=resume, rank=rank)
+        return SimpleNamespace(folder=out) if out else asked
+
+    made("photos", rank=4, resume=True)
+    made("photos", rank=8, out=tmp_path)
+    assert tomllib.loads((tmp_path / "config.toml").read_text()) == {"data": "photos", "rank": 8}
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -28,12 +28,13 @@ def verb(function: Callable[P, R]) -> Callable[..., R]:
         whole = gathered(function, given)
         result = function(*args, **whole)
         signature = inspect.signature(function)
-        if {"out", "resume"} <= signature.parameters.keys():
+        folder = getattr(result, "folder", None)
+        if folder is not None and {"out", "resume"} <= signature.parameters.keys():
             from petiole.commands.config_file import write_config
 
             name = function.__name__.replace("_", "-")
             chosen = differing(function, signature.bind(*args, **whole).arguments)
-            write_config(Path(result.folder), name, chosen)  # type: ignore[attr-defined]
+            write_config(Path(folder), name, chosen)
         return result
 
     return call
