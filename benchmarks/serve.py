@@ -106,6 +106,15 @@ def memory(pid: int) -> float:
     return sum(pages) * 4096 / 2**20
 
 
+def processor(pid: int) -> float:
+    """Seconds of processor time of a process and its children, which other work on the machine does not lengthen much."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    fields = (
+        Path(f"/proc/{p}/stat").read_text().rpartition(")")[2].split() for p in (pid, *children)
+    )
+    return sum(int(one[11]) + int(one[12]) for one in fields) / os.sysconf("SC_CLK_TCK")
+
+
 async def closed(
     url: str, clients: int, seconds: float, adapters: tuple[str, ...]
 ) -> dict[str, Any]:
@@ -137,6 +146,36 @@ async def closed(
         "p99": p99,
         "statuses": dict(statuses),
     }
+
+
+def engines(root: Path) -> list[dict[str, Any]]:
+    """Processor milliseconds of a row, decoding and forward, in the inference process' own library, one thread."""
+    import torch
+
+    from petiole.serving.library import AdapterLibrary
+
+    torch.set_num_threads(1)
+    folder, graph = root / "one", root / "graph"
+    command = [sys.executable, "-m", "petiole", "export", str(folder), "--out", str(graph)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    libraries = {name: AdapterLibrary("cpu", 4, 10**8, name) for name in ("torch", "onnx")}
+    for library in libraries.values():
+        library.warm([folder])
+    libraries["onnx"].use(str(folder), graph)
+    row = {"do": "label", "folder": str(folder), "name": "one", "image": "x", "top": 3}
+    row |= {"coverage": None, "abstain": None}
+    images, found = [photo(i) for i in range(16)], []
+    for size in (1, 4, 16):
+        times: dict[str, list[float]] = {name: [] for name in libraries}
+        for _ in range(9):
+            for name, library in libraries.items():
+                start = time.process_time()
+                for _ in range(16 // size):
+                    library.answer([row] * size, images[:size])
+                times[name].append(1000 * (time.process_time() - start) / 16)
+        medians = {name: float(np.median(values)) for name, values in times.items()}
+        found.append({"rows": size, **medians, "ratio": medians["torch"] / medians["onnx"]})
+    return found
 
 
 async def overload(url: str, pid: int, rate: float, seconds: float) -> dict[str, Any]:
@@ -315,6 +354,8 @@ def main() -> None:
         "--rate", type=float, help="of the overload, a second; by default twice the best throughput"
     )
     parser.add_argument("--only-overload", action="store_true")
+    parser.add_argument("--only-engines", action="store_true")
+    parser.add_argument("--engine", default="torch", help="of the overload and all after")
     parser.add_argument("--out", type=Path, default=Path("serve.json"))
     arguments = parser.parse_args()
     found: dict[str, Any] = {}
@@ -322,23 +363,32 @@ def main() -> None:
         root = Path(place)
         write_adapters(root)
         served = [root / name for name in ADAPTERS]
+        if arguments.only_engines:
+            print(json.dumps(engines(root), indent=2))
+            return
 
-        def measure(title: str, url: str, adapters: tuple[str, ...]) -> None:
+        def measure(title: str, url: str, pid: int, adapters: tuple[str, ...]) -> None:
             asyncio.run(closed(url, 4, 3, adapters))  # warm
             for clients in (1, 8, 32):
+                before = processor(pid)
                 row = asyncio.run(closed(url, clients, arguments.seconds, adapters))
+                spent = processor(pid) - before
+                row["processor_ms"] = 1000 * spent / max(1, row["statuses"].get(200, 0))
                 found.setdefault(title, []).append(row)
                 print(title, json.dumps(row), flush=True)
 
         if not arguments.only_overload:
-            with plain_server(root / "one") as (url, _):
-                measure("plain handler", url, ())
-            with petiole_server(*served, "--max-batch", 1) as (url, _):
-                measure("one row a batch", url, ("one",))
-        with petiole_server(*served) as (url, pid):
-            measure("adaptive batches", url, ("one",))
+            with plain_server(root / "one") as (url, pid):
+                measure("plain handler", url, pid, ())
+            with petiole_server(*served, "--engine", "torch", "--max-batch", 1) as (url, pid):
+                measure("one row a batch", url, pid, ("one",))
+            with petiole_server(*served, "--engine", "onnx") as (url, pid):
+                measure("ONNX Runtime", url, pid, ("one",))
+                measure("ONNX Runtime, four adapters", url, pid, ADAPTERS)
+        with petiole_server(*served, "--engine", arguments.engine) as (url, pid):
+            measure("adaptive batches", url, pid, ("one",))
             if not arguments.only_overload:
-                measure("adaptive batches, four adapters", url, ADAPTERS)
+                measure("adaptive batches, four adapters", url, pid, ADAPTERS)
                 found["hostile"] = ask_hostile(url)
                 found["swaps"] = asyncio.run(swaps(url, root, arguments.seconds))
             best = max(row["per_second"] for row in found["adaptive batches"])

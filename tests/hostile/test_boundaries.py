@@ -27,6 +27,7 @@ ELSEWHERE = {
     "backbones/vision/transformers_models.py:model": "it reads no file: the tensors are given",
     "data/readers/webdataset.py:_label": CALLER,
     "serving/channel.py:receive": "a message of the server's own other process",
+    "serving/exports.py:place_of": "it reads bytes for their digest, and parses nothing",
     "serving/pages.py:page_router": OWN,
     "serving/process.py:WorkerProcess.memory": "a file of the kernel",
     "serving/teach/process.py:_handlers.adapter": MADE,

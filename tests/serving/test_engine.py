@@ -101,7 +101,8 @@ class Process:
 def test_an_adapter_without_a_graph_stays_with_torch_and_says_why(
     adapter: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def refuse(folder: Path, out: Path) -> None:
+    async def refuse(folder: Path, out: Path, *, aside: bool) -> None:
+        assert aside
         raise AdapterError(f"torch.export cannot make a graph of {folder.name} at {out.name[:5]}.")
 
     async def main(engine: Any, note: str, place: Path) -> Any:

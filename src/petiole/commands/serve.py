@@ -36,6 +36,7 @@ def serve(
     teach: Path | None = None,
     teach_out: Path | None = None,
     runs: Path | None = None,
+    show_training: bool = False,
     port: int = 8000,
     host: str = "127.0.0.1",
     device: str = "auto",
@@ -64,6 +65,8 @@ def serve(
             packaged one.
         teach_out: folder of the labels, a log that only grows; by default runs/FOLDER-teach.
         runs: folder of finished runs that the page lists.
+        show_training: show on the page the training images that look most alike, where an adapter lies in its run folder and they are
+            still there; whoever may ask can see them.
         port: to listen on; 0 for any free one.
         host: address to listen on; by default this machine alone can ask. With another one, give --api-keys.
         device: auto, cpu, cuda, ...
@@ -113,7 +116,13 @@ def serve(
         backbones = [backbone_for(["averaged-ridge"])]
     folders, store = named(list(map(Path, adapters)), bool(backbones) or runs is not None)
     service = Service(
-        folders, backbones=backbones, store=store, device=device, engine=engine, limits=limits
+        folders,
+        backbones=backbones,
+        store=store,
+        device=device,
+        engine=engine,
+        cache=default_cache(),
+        limits=limits,
     )
     lessons = None
     if teach:
@@ -128,7 +137,12 @@ def serve(
                 "skip_bad": True,
             }
         )
-    pages = page_router(service, runs=Path(runs) if runs else None, teaches=lessons is not None)
+    pages = page_router(
+        service,
+        runs=Path(runs) if runs else None,
+        teaches=lessons is not None,
+        training=show_training,
+    )
     app = create_app(
         service,
         keys=ApiKeys(Path(api_keys)) if api_keys else None,

@@ -88,7 +88,7 @@ def _answers(service: Service) -> APIRouter:
     )
     async def predict(request: Request) -> dict[str, Any]:
         """Label images: JSON with base64, or a form with image files."""
-        asked, images = await _read(request, service, schemas.PredictRequest)
+        asked, images = await read_request(request, service, schemas.PredictRequest)
         name, _ = service.entry(asked.adapter)
         options = {"top": asked.top, "coverage": asked.coverage, "abstain": asked.abstain}
         answers = await service.answer(name, images, do="label", **options)
@@ -103,11 +103,26 @@ def _answers(service: Service) -> APIRouter:
     )
     async def embed(request: Request) -> dict[str, Any]:
         """Vectors of images: those that an adapter's head sees, or its frozen backbone's."""
-        asked, images = await _read(request, service, schemas.EmbedRequest)
+        asked, images = await read_request(request, service, schemas.EmbedRequest)
         name, _ = service.entry(asked.adapter)
         answers = await service.answer(name, images, do="embed", adapted=asked.adapted)
         _remember(request, name, len(images))
         return {"adapter": name, "vectors": [one["vector"] for one in answers]}
+
+    @router.post(
+        "/look",
+        response_model=schemas.LookResponse,
+        openapi_extra=body_of(schemas.LookRequest, "image", many=False),
+    )
+    async def look(request: Request) -> dict[str, Any]:
+        """Where an adapter looks: how much each patch of an image speaks for a class."""
+        asked, images = await read_request(request, service, schemas.LookRequest)
+        if len(images) != 1:
+            raise Turned(422, "images", "Give one image.")
+        name, _ = service.entry(asked.adapter)
+        answers = await service.answer(name, images, do="look", label=asked.label)
+        _remember(request, name, 1)
+        return {"adapter": name, **answers[0]}
 
     @router.post(
         "/ask",
@@ -116,7 +131,7 @@ def _answers(service: Service) -> APIRouter:
     )
     async def ask(request: Request) -> dict[str, Any]:
         """Put a question about an image to a language model."""
-        asked, images = await _read(request, service, schemas.AskRequest)
+        asked, images = await read_request(request, service, schemas.AskRequest)
         name, _ = service.entry(asked.adapter)
         question = {"question": asked.question, "task": asked.task}
         answers = await service.answer(name, images or [("", b"")], do="ask", **question)
@@ -183,7 +198,7 @@ def _state(service: Service) -> APIRouter:
     return router
 
 
-async def _read(
+async def read_request(
     request: Request, service: Service, model: type[R]
 ) -> tuple[R, list[tuple[str, bytes]]]:
     """A request and its images, each with what it is called; refused before it is parsed where too much waits."""

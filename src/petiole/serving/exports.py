@@ -19,7 +19,7 @@ from petiole.errors import AdapterError
 
 Engine = Literal["auto", "torch", "onnx"]
 PRIORITY = 10
-"""Of an export, as of ``nice``: requests go before."""
+"""Of an export that requests go before, as of ``nice``."""
 
 
 def place_of(manifest: Path, spare: Path) -> Path:
@@ -34,8 +34,13 @@ def place_of(manifest: Path, spare: Path) -> Path:
     return (home if (home / name).is_dir() or os.access(home, os.W_OK) else spare) / name
 
 
-async def export(folder: Path, out: Path) -> None:
+async def export(folder: Path, out: Path, *, aside: bool = True) -> None:
     """Export an adapter.
+
+    Args:
+        folder: of the adapter.
+        out: folder to write.
+        aside: requests go before.
 
     Raises:
         AdapterError: it has no graph that says the same; the message says why.
@@ -44,8 +49,9 @@ async def export(folder: Path, out: Path) -> None:
     process = await asyncio.create_subprocess_exec(
         *command, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
     )
-    with suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, process.pid, PRIORITY)
+    if aside:
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, process.pid, PRIORITY)
     try:
         said = (await process.communicate())[1].decode(errors="replace")
     finally:

@@ -25,6 +25,7 @@ from petiole.engine.model_card import ModelCard
 from petiole.errors import AdapterError, ConfigError, PetioleError
 from petiole.files import write_sealed
 from petiole.serving.exports import Engine
+from petiole.serving.look import look
 from petiole.serving.mixed import compatible
 from petiole.serving.onnx_graph import open_graph
 from petiole.serving.pool import AdapterPool
@@ -40,8 +41,8 @@ Row = Mapping[str, Any]
 class AdapterLibrary:
     """Answers rows, each of which names the folder of its adapter.
 
-    A row is ``{do, folder, ...}``: ``label`` with ``top``, ``coverage`` and ``abstain``; ``embed`` with ``adapted``; ``ask``
-    with ``question`` and ``task``. Its image is a blob.
+    A row is ``{do, folder, ...}``: ``label`` with ``top``, ``coverage`` and ``abstain``; ``look`` with ``label``; ``embed`` with
+    ``adapted``; ``ask`` with ``question`` and ``task``. Its image is a blob.
 
     Args:
         device: of all models: auto, cpu, cuda, ...
@@ -198,7 +199,7 @@ class AdapterLibrary:
     def answer(self, rows: Sequence[Row], images: Sequence[bytes]) -> list[dict[str, Any]]:
         """One answer a row, or ``error`` and ``kind`` for a row that has none. One thread at a time."""
         answers: dict[int, dict[str, Any]] = {}
-        seen: dict[int, Tensor] = {}
+        given: dict[int, Tensor] = {}
         doubts: dict[int, Doubt] = {}
         for i, (row, image) in enumerate(zip(rows, images, strict=True)):
             try:
@@ -207,18 +208,23 @@ class AdapterLibrary:
                 if row["do"] == "ask":
                     answers[i] = {"answer": self._ask(adapter, row, image)}
                     continue
+                if row["do"] == "look":
+                    answers[i] = look(
+                        adapter, self._see(adapter, image, row["image"]), row["label"]
+                    )
+                    continue
                 if row["do"] == "label":
                     doubts[i] = _doubt(row, adapter)
-                seen[i] = self._see(adapter, image, row["image"])
+                given[i] = self._see(adapter, image, row["image"])
             except PetioleError as error:
                 answers[i] = {"error": str(error), "kind": type(error).__name__}
         graphs = {
             i: self._graphs[f]
-            for i in seen
+            for i in given
             if i in doubts and (f := rows[i]["folder"]) in self._graphs
         }
-        by_torch = {i: image for i, image in seen.items() if i not in graphs}
-        for i, found in (self._run(graphs, seen) | self._forward(rows, by_torch, doubts)).items():
+        by_torch = {i: image for i, image in given.items() if i not in graphs}
+        for i, found in (self._run(graphs, given) | self._forward(rows, by_torch, doubts)).items():
             adapter = self._opened[rows[i]["folder"]]
             answers[i] = (
                 _labels(adapter, found, rows[i], doubts[i])

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse, HTMLResponse, Response
 from starlette.exceptions import HTTPException
 
-from petiole.serving.schemas import REFUSALS
+from petiole.serving.app import read_request
+from petiole.serving.gate import Turned
+from petiole.serving.schemas import REFUSALS, LookRequest
 from petiole.serving.service import Service
 
 KINDS = {".css": "text/css", ".js": "text/javascript", ".html": "text/html"}
@@ -22,13 +24,16 @@ HEADERS = {"content-security-policy": POLICY, "cache-control": "no-cache"}
 REPORT = "report.html"
 
 
-def page_router(service: Service, *, runs: Path | None, teaches: bool) -> APIRouter:
+def page_router(
+    service: Service, *, runs: Path | None, teaches: bool, training: bool = False
+) -> APIRouter:
     """Routes of the page.
 
     Args:
         service: asked for the list of runs.
         runs: folder of finished runs, if they are shown.
         teaches: whether there is a folder to label.
+        training: whether training images may be shown.
     """
     router = APIRouter(include_in_schema=False)
     parts = {
@@ -49,14 +54,28 @@ def page_router(service: Service, *, runs: Path | None, teaches: bool) -> APIRou
 
     @router.get("/v1/page")
     async def tabs() -> dict[str, bool]:
-        return {"teach": teaches, "runs": runs is not None}
+        return {"teach": teaches, "runs": runs is not None, "training": training}
+
+    if training:
+
+        @router.post("/v1/nearest", responses=REFUSALS)
+        async def nearest(request: Request) -> dict[str, Any]:
+            """Training images of an adapter that look most alike to an image."""
+            asked, images = await read_request(request, service, LookRequest)
+            if len(images) != 1:
+                raise Turned(422, "images", "Give one image.")
+            folder = str(service.entry(asked.adapter)[1].folder)
+            told = {"do": "nearest", "folder": folder}
+            return (await service.process.call(told, [images[0][1]])).value
 
     if runs is not None:
         root = runs.resolve()
 
         @router.get("/v1/runs", responses=REFUSALS)
-        async def listed() -> dict[str, Any]:
-            return (await service.process.call({"do": "runs", "folder": str(root)})).value
+        async def listed(name: Annotated[list[str], Query()] = []) -> dict[str, Any]:  # noqa: B006
+            """All runs; or those that are named, side by side."""
+            asked = {"do": "runs", "folder": str(root), "names": name}
+            return (await service.process.call(asked)).value
 
         @router.get("/runs/{name:path}/" + REPORT)
         async def report(name: str) -> FileResponse:

@@ -62,6 +62,19 @@ class EmbedRequest(ImagesRequest):
     adapted: bool = True
 
 
+class LookRequest(Request):
+    """Ask where an adapter looks.
+
+    Attributes:
+        label: of the class that patches speak for; by default the most probable one.
+    """
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"image": PIXEL}]})
+
+    image: Base64
+    label: str | None = Field(None, max_length=1000)
+
+
 class AskRequest(Request):
     """Put a question to a language model.
 
@@ -104,6 +117,20 @@ class EmbedResponse(BaseModel):
 
     adapter: str
     vectors: list[list[float]]
+
+
+class LookResponse(BaseModel):
+    """Gradient x input, summed over each patch.
+
+    Attributes:
+        patches: rows of patches; positive ones speak for the label.
+        seen: the image as the model sees it, a JPEG in base64.
+    """
+
+    adapter: str
+    label: str
+    patches: list[list[float]]
+    seen: str
 
 
 class AskResponse(BaseModel):

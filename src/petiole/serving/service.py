@@ -64,6 +64,7 @@ class Service:
         device: of the models.
         engine: torch; onnx, ONNX Runtime for every adapter; auto, ONNX Runtime from when an adapter's graph is there and says the
             same, torch until then and for adapters without a graph.
+        cache: folder of the feature cache.
         limits: of the server.
     """
 
@@ -75,6 +76,7 @@ class Service:
         store: Path | None = None,
         device: str = "cpu",
         engine: Engine = "torch",
+        cache: Path | None = None,
         limits: Limits | None = None,
     ) -> None:
         self.limits, self.telemetry = limits or Limits(), Telemetry()
@@ -95,6 +97,7 @@ class Service:
                 "loaded": self.limits.loaded,
                 "pixels": self.limits.pixels,
                 "engine": engine,
+                "cache": str(cache or "cache"),
                 "graphs": {
                     str(entry.folder): str(entry.graph)
                     for entry in self.entries.values()
@@ -269,12 +272,14 @@ class Service:
         if note := entry.facts["engine_note"]:
             raise AdapterError(f"Adapter {name!r} cannot be run by ONNX Runtime: {note}.")
         entry.facts["engine_note"] = "being exported"
-        manifest = next(place for place in places_of(entry.folder) if place.is_file())
+        manifest = next((place for place in places_of(entry.folder) if place.is_file()), None)
+        if manifest is None:
+            raise AdapterError(f"Adapter {name!r} is gone from {entry.folder}.")
         if self._own is None:
             self._own = Path(tempfile.mkdtemp(prefix="petiole-serve-"))
         place = place_of(manifest, self._own)
         if not place.is_dir():
-            await export(entry.folder, place)
+            await export(entry.folder, place, aside=self.engine == "auto")
         await self.process.call({"do": "use", "folder": str(entry.folder), "place": str(place)})
         entry.graph = place
         entry.facts |= {"engine": "onnx", "engine_note": ""}

@@ -24,15 +24,18 @@ def inference(connection: Connection, setup: Mapping[str, Any]) -> None:
 
     Args:
         connection: to the HTTP process; its end is the end of this one.
-        setup: ``folders`` of adapters (name -> folder), ``backbones`` (names), ``device``, ``loaded``, ``pixels``, ``engine``, and
-            ``graphs`` that are known already (folder -> its graph).
+        setup: ``folders`` of adapters (name -> folder), ``backbones`` (names), ``device``, ``loaded``, ``pixels``, ``engine``, ``cache``
+            (folder), and ``graphs`` that are known already (folder -> its graph).
     """
 
     def handlers() -> tuple[dict[str, Handler], dict[str, Handler], dict[str, Any]]:
+        from petiole.data.image import decode
         from petiole.serving.library import AdapterLibrary
-        from petiole.serving.runs import list_runs
+        from petiole.serving.nearest import TrainingImages
+        from petiole.serving.runs import compare_runs, list_runs
 
         library = AdapterLibrary(setup["device"], setup["loaded"], setup["pixels"], setup["engine"])
+        training = TrainingImages(Path(setup["cache"]))
         described = {name: library.describe(Path(f)) for name, f in setup["folders"].items()}
         library.load(setup["backbones"])
         library.warm([Path(folder) for folder in setup["folders"].values()])
@@ -56,16 +59,22 @@ def inference(connection: Connection, setup: Mapping[str, Any]) -> None:
             library.use(value["folder"], Path(value["place"]))
             return {}, []
 
+        def nearest(value: dict[str, Any], blobs: list[bytes]) -> Answer:
+            backbone = library.open(value["folder"]).adapted.backbone
+            image = decode(blobs[0], "the image", setup["pixels"])
+            return {"images": training.nearest(Path(value["folder"]), backbone, image)}, []
+
         def forget(value: dict[str, Any], _: list[bytes]) -> Answer:
             library.forget(value["folder"])
             return {}, []
 
         def runs(value: dict[str, Any], _: list[bytes]) -> Answer:
-            return {"runs": list_runs(Path(value["folder"]))}, []
+            root, names = Path(value["folder"]), value["names"]
+            return compare_runs(root, names) if names else {"runs": list_runs(root)}, []
 
         return (
             {"rows": rows, "forget": forget},
-            {"admit": admit, "use": use, "runs": runs},
+            {"admit": admit, "use": use, "runs": runs, "nearest": nearest},
             described,
         )
 
