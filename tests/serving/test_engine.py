@@ -8,8 +8,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-import torch
 
 import petiole
 from builders.serving import picture, serving, write_adapter
@@ -42,7 +42,8 @@ def graph(adapter: Path) -> Path:
 def test_a_graph_that_is_there_answers_what_torch_answers(adapter: Path, tmp_path: Path) -> None:
     image = tmp_path / "image.png"
     image.write_bytes(picture())
-    want = petiole.predict(adapter, image).predictions[0].probabilities
+    known = petiole.predict(adapter, image).predictions[0]
+    want = known.probabilities
     with (
         serving(tmp_path / "log", adapter, "--engine", "onnx") as server,
         petiole.Client(server.url) as client,
@@ -51,6 +52,7 @@ def test_a_graph_that_is_there_answers_what_torch_answers(adapter: Path, tmp_pat
         said = client.predict([image, image])["predictions"]
         for one in said:
             assert one["probabilities"] == pytest.approx(want, abs=1e-5)
+            assert one["outside"] == known.outside
         assert len(client.embed(image, adapted=True)["vectors"][0]) == 192
     lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
     assert [one["engine"] for one in lines if one["event"] == "engine"] == ["onnx"]
@@ -66,8 +68,8 @@ def test_the_graph_is_what_answers(adapter: Path, graph: Path) -> None:
     assert not library.groups([str(adapter)])[str(adapter)].startswith("onnx:")
     library.use(str(adapter), graph)
     assert library.groups([str(adapter)])[str(adapter)].startswith("onnx:")
-    zeros = torch.zeros(1, 3)
-    library._graphs[str(adapter)].predict = lambda _: zeros.numpy()  # type: ignore[method-assign]
+    nothing = np.zeros((1, 192), np.float32), np.zeros((1, 3), np.float32)
+    library._graphs[str(adapter)].outputs = lambda _: nothing  # type: ignore[method-assign]
     said = library.answer([row], [picture()])[0]["probabilities"]
     assert list(said.values()) == pytest.approx([1 / 3] * 3)
     library.forget(str(adapter))
