@@ -16,6 +16,7 @@ from rich.text import Text
 from petiole.allocator import tune_allocator
 from petiole.errors import ConfigError, PetioleError
 from petiole.printable import SafeConsole
+from petiole.processes import is_main
 from petiole.version import __version__
 
 GROUPS = {
@@ -119,7 +120,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         app.config, tokens = _configured([token for token in tokens if token != "--json"])
         result = app(tokens)
-        if result is not None:
+        if result is not None and is_main():
             _show(result, as_json)
         ok = getattr(result, "ok", True)
     except BrokenPipeError:  # the reader of a pipe, e.g. head, has seen enough

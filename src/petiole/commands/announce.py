@@ -22,9 +22,15 @@ def announce(workspace: Workspace, specs: Sequence[RunSpec], notes: Sequence[str
         ConfigError: an unknown method or setting, before any work was done.
     """
     from petiole.engine.progress import console
+    from petiole.processes import is_main
 
     if workspace.task.quiet:
         return
-    for line in (*workspace.describe(specs), *(f"note     {note}" for note in notes)):
+    lines = workspace.describe(
+        specs
+    )  # times a few steps, which processes that train together take together
+    if not is_main():
+        return
+    for line in (*lines, *(f"note     {note}" for note in notes)):
         style = "yellow" if line.startswith("note") else None
         console.print(line, style=style, highlight=False, markup=False)

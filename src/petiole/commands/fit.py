@@ -29,6 +29,7 @@ from petiole.commands.options import (
 )
 from petiole.commands.verb import verb
 from petiole.errors import ConfigError
+from petiole.processes import world
 
 if TYPE_CHECKING:
     from petiole.protocols.selection import Open
@@ -169,11 +170,17 @@ def fit(
     from petiole.engine.run import RunSpec, run
     from petiole.engine.run_lock import check_free
     from petiole.engine.task import reopened
+    from petiole.engine.together import main_does
     from petiole.methods.registry import create
     from petiole.protocols.model_selection import START
     from petiole.protocols.selection import select
     from petiole.report.page import write_page
 
+    if method == AUTO and world() > 1:
+        raise ConfigError(
+            f"{world()} processes train one model, and auto tries several methods. Name one (--method lora-qkv), or start petiole "
+            "without torchrun."
+        )
     model, own = model or ModelOptions(), pairs(settings)
     kind, method = _kind_and_method(method, data, images or ImageOptions(), budget)
     left = _left_open(model, method, own, budget)
@@ -217,7 +224,7 @@ def fit(
     return FitResult(
         folder=folder,
         adapter=folder / "adapter",
-        report=write_page(folder),
+        report=Path(main_does(lambda: str(write_page(folder)))),
         record=record.model_dump(mode="json"),
         selection=selection.model_dump(mode="json") if selection else None,
     )

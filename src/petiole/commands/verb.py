@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from petiole.errors import ConfigError, unknown
+from petiole.processes import is_main
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -29,7 +30,7 @@ def verb(function: Callable[P, R]) -> Callable[..., R]:
         result = function(*args, **whole)
         signature = inspect.signature(function)
         folder = getattr(result, "folder", None)
-        if folder is not None and {"out", "resume"} <= signature.parameters.keys():
+        if folder is not None and is_main() and {"out", "resume"} <= signature.parameters.keys():
             from petiole.commands.config_file import write_config
 
             name = function.__name__.replace("_", "-")

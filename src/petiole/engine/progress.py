@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from petiole.printable import SafeConsole
+from petiole.processes import is_main
 
 console = SafeConsole(stderr=True)
 """Where petiole talks to the person while it works."""
@@ -26,7 +27,7 @@ def progress(label: str, total: int, *, quiet: bool = False) -> Iterator[Callabl
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=console, transient=True, disable=quiet) as bar:
+    with Progress(*columns, console=console, transient=True, disable=quiet or not is_main()) as bar:
         task = bar.add_task(label, total=total, note="")
 
         def advance(by: int = 1, note: str = "") -> None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
 
 import torch
 
 from petiole.engine.adapter import MANIFEST, TENSORS, Adapter
-from petiole.engine.loggers import logger
+from petiole.engine.loggers import Logger, logger
 from petiole.engine.memory import peak_memory
 from petiole.engine.record import (
     LOG,
@@ -25,11 +26,14 @@ from petiole.engine.record import (
     write_record,
 )
 from petiole.engine.run_lock import claim_folder, locked
+from petiole.engine.share import Share
 from petiole.engine.task import Task, TaskRun, Workspace, open_workspace
+from petiole.engine.together import all_do, main_does, open_group
 from petiole.engine.trainer import Callbacks
 from petiole.errors import RunError
 from petiole.files import sweep
 from petiole.methods.registry import settings_of
+from petiole.processes import is_main, rank, world
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -73,26 +77,49 @@ def run(spec: RunSpec, workspace: Workspace | None = None) -> Record:
         DataError: nothing to learn, or to score.
         ConfigError: the method or an option is not for this task.
     """
-    _alone()
     opened = workspace or open_workspace(spec.task)
+    if world() > 1:
+        return _together(spec, opened)
     prepared = opened.prepare(spec)
     with locked(spec.folder):
         request = _request(spec, prepared)
-        if claim_folder(spec.folder, request, resume=spec.resume):
-            (spec.folder / CHECKPOINT).unlink(missing_ok=True)  # killed before it was done
+        if _claimed(spec, prepared, request):
             return read_record(spec.folder)
-        sweep(spec.folder)
-        prepared.begin(spec.folder)
-        return _work(spec, prepared, request)
+        return _record(spec, prepared, request, _train(spec, prepared, request))
 
 
-def _alone() -> None:
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise RunError(
-            "A run is one process, but this one was started as one of "
-            f"{os.environ['WORLD_SIZE']} (WORLD_SIZE). Start petiole without torchrun or accelerate "
-            "launch; petiole compare --processes N does several runs at a time."
-        )
+def _together(spec: RunSpec, opened: Workspace) -> Record:
+    """The same by several processes; those that are not the main one work in a folder that goes afterwards."""
+    with ExitStack() as stack:
+        own = spec
+        if not is_main():
+            place = stack.enter_context(TemporaryDirectory(prefix="petiole-"))
+            own = replace(spec, folder=Path(place), loggers=())
+        prepared = opened.prepare(own)
+        open_group(prepared.device.type)
+        request = _request(spec, prepared)
+
+        def claim() -> bool:
+            stack.enter_context(locked(spec.folder))
+            return _claimed(spec, prepared, request)
+
+        if not main_does(claim):
+            if not is_main():
+                prepared.begin(own.folder)
+            all_do(lambda: opened.store([own], Share(rank() + 1, world())))
+            trained = _train(own, prepared, request, checkpoint=spec.folder / CHECKPOINT)
+            main_does(lambda: _record(spec, prepared, request, trained).id)
+        return read_record(spec.folder)
+
+
+def _claimed(spec: RunSpec, prepared: TaskRun, request: RunRequest) -> bool:
+    """Take the folder; whether the run is complete already."""
+    if claim_folder(spec.folder, request, resume=spec.resume):
+        (spec.folder / CHECKPOINT).unlink(missing_ok=True)  # killed before it was done
+        return True
+    sweep(spec.folder)
+    prepared.begin(spec.folder)
+    return False
 
 
 def _request(spec: RunSpec, prepared: TaskRun) -> RunRequest:
@@ -107,8 +134,19 @@ def _request(spec: RunSpec, prepared: TaskRun) -> RunRequest:
     )
 
 
-def _work(spec: RunSpec, prepared: TaskRun, request: RunRequest) -> Record:
-    checkpoint = spec.folder / CHECKPOINT
+class _Trained(NamedTuple):
+    """The adapted model at the end of its training, and what that took."""
+
+    adapted: Any
+    seconds: float
+    peak: Callable[[], float]
+    loggers: list[Logger]
+
+
+def _train(
+    spec: RunSpec, prepared: TaskRun, request: RunRequest, checkpoint: Path | None = None
+) -> _Trained:
+    checkpoint = checkpoint or spec.folder / CHECKPOINT
     log = appender(spec.folder / LOG, fresh=not checkpoint.exists())
     loggers = [logger(name, spec.folder) for name in spec.loggers]
 
@@ -128,7 +166,13 @@ def _work(spec: RunSpec, prepared: TaskRun, request: RunRequest) -> Record:
     with peak_memory(prepared.device) as peak, torch.random.fork_rng():
         torch.manual_seed(spec.seed)
         adapted = prepared.build()
-        train_seconds = prepared.train(adapted, callbacks)
+        seconds = prepared.train(adapted, callbacks)
+    return _Trained(adapted, seconds, peak, loggers)
+
+
+def _record(spec: RunSpec, prepared: TaskRun, request: RunRequest, trained: _Trained) -> Record:
+    """Score once; write adapter and record."""
+    adapted = trained.adapted
     start = time.perf_counter()
     scores = prepared.evaluate(adapted, spec.folder)
     test_seconds = time.perf_counter() - start
@@ -144,15 +188,15 @@ def _work(spec: RunSpec, prepared: TaskRun, request: RunRequest) -> Record:
         ledger=saved.manifest.ledger,
         costs=Costs(
             feature_seconds=prepared.feature_seconds,
-            train_seconds=train_seconds,
+            train_seconds=trained.seconds,
             test_seconds=test_seconds,
-            peak_memory_mb=peak(),
+            peak_memory_mb=trained.peak(),
             adapter_bytes=(spec.folder / "adapter" / TENSORS).stat().st_size,
         ),
         diagnosis=diagnosis,
     )
-    checkpoint.unlink(missing_ok=True)
-    for one in loggers:
+    (spec.folder / CHECKPOINT).unlink(missing_ok=True)
+    for one in trained.loggers:
         one.finish(record.model_dump(mode="json"))
     return record
 

@@ -13,15 +13,16 @@ from petiole.engine.model_card import read_kept
 from petiole.engine.record import RECORD, REQUEST, RunRequest
 from petiole.errors import RunError
 from petiole.files import write_sealed
+from petiole.processes import is_main
 
 
 def check_free(folder: Path, *, resume: bool) -> None:
-    """Check, before anything is computed, that a run may lie in a folder.
+    """Check, before anything is computed, that a run may lie in a folder; of several processes the main one does.
 
     Raises:
         RunError: one does, and ``resume`` is not set.
     """
-    if (folder / REQUEST).exists() and not resume:
+    if is_main() and (folder / REQUEST).exists() and not resume:
         raise RunError(
             f"{folder} already holds a run. Add --resume to finish or reuse it, or choose "
             "another --out."

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from petiole.allocator import release_memory
+from petiole.collective import summed
 from petiole.engine import checkpoint
 from petiole.engine.best_step import BestStep
 from petiole.engine.feature_extractor import Precision
@@ -30,9 +31,11 @@ from petiole.engine.repeatable import Repeatable
 from petiole.engine.use_check import UseCheck
 from petiole.engine.weight_average import Teacher, WeightAverage, make_average
 from petiole.errors import ConfigError, RunError
+from petiole.layers.searchable import searchable_layers
 from petiole.methods.base import SelfTaught
 from petiole.methods.recipe import Recipe
 from petiole.methods.step_rules.base import StepContext, StepRule, make_step_rule
+from petiole.processes import rank
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -110,6 +113,8 @@ class Trainer:
         self.rule: StepRule = make_step_rule(recipe.step_rule, recipe.step_rule_settings)
         self.average: WeightAverage | None = None
         self.parameters = [p for p in self.loss_module.parameters() if p.requires_grad]
+        # Dropout differs between processes; paths that are drawn must not.
+        self._apart = 0 if searchable_layers(self.loss_module) else rank() * 2_000_000_011
 
     @property
     def gradient_evaluations(self) -> int:
@@ -160,11 +165,12 @@ class Trainer:
                     kept_average = self.average if self.average and self.average.replaces else None
                     self.best.after(step + 1, kept_average.weights if kept_average else nullcontext)
                 advance(1, self._log(callbacks, step, loss, lr))
-                if time.perf_counter() - saved >= callbacks.every or stopped():
+                stops = self._stops(step, stopped)
+                if time.perf_counter() - saved >= callbacks.every or stops:
                     self._save(callbacks, step + 1, kept)
                     release_memory()  # a heap falls into pieces; seldom enough to cost nothing
                     saved = time.perf_counter()
-                if stopped():
+                if stops:
                     raise KeyboardInterrupt
             if self.average:
                 self.average.finish()
@@ -184,11 +190,22 @@ class Trainer:
             self.average.begin()
         return 0
 
+    def _stops(self, step: int, stopped: Callable[[], bool]) -> bool:
+        """Whether Ctrl-C was pressed; processes that train together ask each other at steps that are logged."""
+        if self.accelerator.num_processes == 1:
+            return stopped()
+        pressed = torch.tensor(float(stopped()), device=self.accelerator.device)
+        return self._is_logged(step) and bool(summed(pressed) > 0)
+
+    def _is_logged(self, step: int) -> bool:
+        return step % LOG_EVERY == 0 or step == self.recipe.steps - 1
+
     def _log(self, callbacks: Callbacks, step: int, loss: Tensor, lr: float) -> str:
         """What the progress bar says of a step; reading a loss back waits for the device, so few are read."""
-        if step % LOG_EVERY and step != self.recipe.steps - 1:
+        if not self._is_logged(step):
             return ""
-        value = _finite(float(loss), step, self.recipe)
+        mean = summed(loss) / self.accelerator.num_processes  # so that one NaN ends all of them
+        value = _finite(float(mean), step, self.recipe)
         if self.accelerator.is_main_process:
             callbacks.log(step, value, lr)
         return f"loss {value:.3f}"
@@ -216,7 +233,7 @@ class Trainer:
     def _step(self, model: nn.Module, step: int, used: UseCheck) -> tuple[Tensor, float]:
         """One optimiser step; returns the loss, not yet read back, and the learning rate."""
         device = self.accelerator.device
-        seed_device(device, self.seed * 1_000_003 + step)
+        seed_device(device, self.seed * 1_000_003 + step + self._apart)
         batch = self.feed(step)
         lr = learning_rate(step, self.recipe, self.a_pass)
         for group in self.optimizer.param_groups:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from petiole.collective import gathered
 from petiole.errors import ConfigError
 from petiole.layers.checks import positive
 
@@ -109,17 +110,3 @@ class LocalCache(nn.Module):
 
     def _similarity(self, tokens: Tensor) -> Tensor:
         return normalize(tokens, dim=-1) @ normalize(self.entries, dim=-1).T
-
-
-def gathered(rows: Tensor) -> Tensor:
-    """The rows (n, d) of all processes, in the order of their ranks; n may differ between them."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return rows
-    world = torch.distributed.get_world_size()
-    sizes = [torch.zeros(1, dtype=torch.long, device=rows.device) for _ in range(world)]
-    torch.distributed.all_gather(sizes, torch.tensor([len(rows)], device=rows.device))
-    most = max(int(size) for size in sizes)
-    padded = torch.cat([rows, rows.new_zeros(most - len(rows), rows.shape[1])])
-    parts = [torch.empty_like(padded) for _ in range(world)]
-    torch.distributed.all_gather(parts, padded)
-    return torch.cat([part[: int(size)] for part, size in zip(parts, sizes, strict=True)])

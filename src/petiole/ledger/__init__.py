@@ -21,6 +21,7 @@ from petiole.ledger.ledger import (
     count,
     ledger,
     params,
+    repeated,
     sizes,
 )
 
@@ -35,6 +36,7 @@ __all__ = [
     "ledger",
     "params",
     "question_flops",
+    "repeated",
     "size_of",
     "sizes",
     "text",

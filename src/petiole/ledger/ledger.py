@@ -205,7 +205,11 @@ def ledger(
     with by_shape(network, method):
         with own_randomness(network.device), network.device:
             plan = fresh_plan(network, method, classes)
-        counted = count(network, plan, question)
+        return repeated(count(network, plan, question), method)
+
+
+def repeated(counted: Ledger, method: Method) -> Ledger:
+    """A training step as often as the step rule of the method's recipe takes a gradient."""
     recipe = method.recipe
     times = make_step_rule(recipe.step_rule, recipe.step_rule_settings).gradient_evaluations
     return counted.model_copy(

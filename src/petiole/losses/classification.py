@@ -4,7 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from petiole.collective import opened, summed
 from petiole.errors import ConfigError
+from petiole.processes import world
 
 
 def domain_cross_entropy(
@@ -20,7 +22,8 @@ def domain_cross_entropy(
         L = w · CE(target) + (1 − w) · CE(source)
 
     A batch of one domain only gives that domain's plain CE, without a factor, so that training on
-    one domain keeps its usual learning rate.
+    one domain keeps its usual learning rate. Of processes that train together each has a share of the batch; the means
+    are those of the whole batch, so that the average of their losses is its loss.
 
     Args:
         logits: ``(B, K)``.
@@ -65,13 +68,11 @@ def _shares(
     By arithmetic and not by masks, so that a GPU is never waited for to learn how many of either domain there are.
     """
     weights = torch.ones_like(like) if class_weights is None else class_weights[labels]
-    has_target, has_source = is_target.any(), ~is_target.all()
-    of_target = torch.where(has_source, target_weight, 1.0) / _total(weights * is_target)
-    of_source = torch.where(has_target, 1.0 - target_weight, 1.0) / _total(weights * ~is_target)
-    return torch.where(is_target, of_target, of_source)
-
-
-def _total(weights: Tensor) -> Tensor:
-    """Their sum; 1 for a domain that is not there."""
-    total = weights.sum()
-    return torch.where(total > 0, total, 1.0)
+    sizes = torch.stack([is_target.sum(), (~is_target).sum()]).to(weights)
+    totals = torch.stack([(weights * is_target).sum(), (weights * ~is_target).sum()])
+    (targets, sources), (target, source) = summed(torch.stack([sizes, totals]))
+    of_target = torch.where(sources > 0, target_weight, 1.0) / torch.where(target > 0, target, 1.0)
+    of_source = torch.where(targets > 0, 1.0 - target_weight, 1.0) / torch.where(
+        source > 0, source, 1.0
+    )
+    return (world() if opened() else 1) * torch.where(is_target, of_target, of_source)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from petiole.collective import gathered
 from petiole.losses.contrastive import ContrastiveForm, Prototypes, contrastive
 from petiole.methods.base import Loss, LossInputs
 
@@ -37,11 +38,12 @@ class Alignment(Loss[LossInputs]):
         self.prototypes = Prototypes(classes, out) if form == "c3" else None
 
     def forward(self, inputs: LossInputs) -> Tensor:
+        # Of processes that train together each compares the whole batch.
         return contrastive(
             self.form,
-            self.projector(inputs.vector),
-            inputs.labels,
-            inputs.is_target,
+            gathered(self.projector(inputs.vector)),
+            gathered(inputs.labels),
+            gathered(inputs.is_target),
             temperature=self.temperature,
             prototypes=self.prototypes,
         )

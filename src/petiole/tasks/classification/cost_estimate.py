@@ -15,7 +15,7 @@ from petiole.engine.record import RECORD
 from petiole.engine.run import RunSpec
 from petiole.engine.timing import in_words
 from petiole.layers.solved import SolvedHead
-from petiole.ledger import Ledger, count
+from petiole.ledger import Ledger, count, repeated
 from petiole.methods.recipe import Recipe
 from petiole.tasks.classification.sampler import trained_on
 from petiole.tasks.classification.timing import Seconds, time_job
@@ -102,11 +102,12 @@ class _Cost:
 
 def _cost(workspace: ClassificationWorkspace, job: RunSpec) -> _Cost:
     classes, dtype = len(workspace.shift.classes), workspace.task.dtype
-    recipe, shape, plan = workspace.method_of(job).recipe, workspace.shape, workspace.plan_of(job)
+    method, shape, plan = workspace.method_of(job), workspace.shape, workspace.plan_of(job)
+    recipe = method.recipe
     image = torch.zeros(1, 3, *shape.preprocessing.size, device="meta")
     state = shape.lower(image, plan.cut(shape, training=True))
     return _Cost(
-        ledger=count(shape, plan),
+        ledger=repeated(count(shape, plan), method),
         bytes=DTYPES[dtype].itemsize * sum(value.numel() for value in state.values()),
         batch=recipe.images_per_step(classes),
         classes=classes,

@@ -1,10 +1,8 @@
 """The fit loop. It knows no method by name: it trains whatever a plan declares.
 
-Under ``accelerate launch`` (or torchrun) every process takes whole classes of the same batch, and
-gradients are averaged. The step then equals the single-process one up to rounding where all
-processes have equally many images of each domain (P divisible by the processes, no class without
-one of the domains). It does not where a loss compares images with each other (contrastive terms see
-the images of their own process only), nor with dropout (every process draws the same mask).
+Under ``torchrun`` (or accelerate launch) every process takes a share of the same batch, and gradients are averaged. The
+step equals the single-process one up to rounding: means are over the whole batch, and contrastive terms compare all of it. It
+does not with dropout, whose masks differ between processes, nor where a loss draws at random.
 """
 
 from __future__ import annotations
@@ -198,6 +196,11 @@ def _class_weights(data: Dataset, recipe: Recipe) -> Tensor | None:
 def _share(rows: Tensor, accelerator: Accelerator) -> Tensor:
     """This process's part of a batch: whole runs of it, so that classes stay together."""
     world = accelerator.num_processes
+    if len(rows) < world:
+        raise ConfigError(
+            f"A batch of {len(rows)} images cannot be shared by {world} processes. Start fewer, or raise classes_per_batch or "
+            "batch_size."
+        )
     return rows.tensor_split(world)[accelerator.process_index] if world > 1 else rows
 
 

@@ -1,0 +1,81 @@
+"""``torchrun petiole fit``: two processes leave what one leaves, once, and end together."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from builders.images import write_images
+from builders.processes import alone, two_ranks
+from petiole.engine.record import read_log
+
+pytestmark = pytest.mark.skipif(
+    not torch.distributed.is_available(), reason="torch without distribution"
+)
+
+
+def start(place: Path, out: str, environment: dict[str, str], *words: str) -> subprocess.Popen[str]:
+    command = [
+        sys.executable, "-m", "petiole", "fit", "photos", "--source", "drawn", "--method", "lora-cosine-contrastive",
+        "--backbone", "petiole/tiny-vit", "--set", "steps=12", "--set", "views=0", "--set", "lr=0.001", "--shots", "3",
+        "--calibration-folds", "0", "--out", out, "--cache-dir", f"cache-{out}", "--json", *words,
+    ]  # fmt: skip
+    return subprocess.Popen(
+        command,
+        cwd=place,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("together")
+    for name, seed in (("photos", 0), ("drawn", 1)):
+        write_images(root / name, 5, seed=seed)
+    return root
+
+
+def test_two_processes_fit_what_one_fits(place: Path) -> None:
+    ranks = [start(place, "two", environment) for environment in two_ranks()]
+    one = start(place, "one", alone())
+    outputs = [process.communicate() for process in (*ranks, one)]
+    assert [p.returncode for p in (*ranks, one)] == [0, 0, 0], [e[-1500:] for _, e in outputs]
+    first, second = outputs[0], outputs[1]
+    record = json.loads(first[0])["record"]
+    assert record["test_evaluations"] == 1
+    assert second == ("", "") or "features" not in second[1]
+    assert second[0] == ""
+
+    apart, together = (
+        load_file(place / name / "adapter" / "adapter.safetensors") for name in ("one", "two")
+    )
+    for name, value in apart.items():
+        gap = (together[name] - value).abs()
+        # Where a gradient nearly vanishes, AdamW divides rounding by rounding: at most a few steps' size.
+        assert float((gap > 1e-4).double().mean()) < 0.02, name
+        assert float(gap.max()) < 0.02, name
+    assert {p.name for p in (place / "two").iterdir()} == {
+        p.name for p in (place / "one").iterdir()
+    }
+    losses, together_losses = (
+        [row["loss"] for row in read_log(place / name)] for name in ("one", "two")
+    )
+    assert together_losses == pytest.approx(losses, rel=1e-3)
+
+
+def test_what_stops_the_main_process_stops_both_with_one_message(place: Path) -> None:
+    (place / "taken").mkdir(exist_ok=True)
+    (place / "taken" / "request.json").write_text("{}")
+    ranks = [start(place, "taken", environment) for environment in two_ranks()]
+    outputs = [process.communicate() for process in ranks]
+    assert [p.returncode for p in ranks] == [1, 1]
+    assert "already holds a run" in outputs[0][1]
