@@ -29,7 +29,11 @@ def verb(function: Callable[P, R]) -> Callable[..., R]:
         result = function(*args, **whole)
         signature = inspect.signature(function)
         folder = getattr(result, "folder", None)
-        if folder is not None and {"out", "resume"} <= signature.parameters.keys():
+        if (
+            folder is not None
+            and Path(folder).is_dir()
+            and {"out", "resume"} <= signature.parameters.keys()
+        ):
             from petiole.commands.config_file import write_config
 
             name = function.__name__.replace("_", "-")
