@@ -55,6 +55,7 @@ def test_ask_gives_what_was_predicted_also_in_a_fresh_process(world: World) -> N
             "question": question,
             "labels": None,
             "value": None,
+            "values": None,
         }
         assert say(*command).json["predictions"] == [answer]
     fresh = subprocess.run(

@@ -62,7 +62,7 @@ SHORTER = {
 REPEATED = {"--set"}
 FEWER = {"--values": 2, "--fractions": 2}
 """Option -> how many of its values a page needs to try, evenly spaced from the first to the last."""
-MOST = {"--seeds": 2, "--train": 16, "--test": 8}
+MOST = {"--seeds": 2, "--split-seeds": 2, "--train": 16, "--test": 8}
 """Option -> the largest number that a page needs; what is no number stays."""
 
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from builders.images import write_images
-from builders.processes import alone, two_ranks
+from builders.processes import alone, free_port, two_ranks
 from petiole.engine.record import read_log
 
 pytestmark = pytest.mark.skipif(
@@ -72,10 +72,27 @@ def test_two_processes_fit_what_one_fits(place: Path) -> None:
     assert together_losses == pytest.approx(losses, rel=1e-3)
 
 
-def test_what_stops_the_main_process_stops_both_with_one_message(place: Path) -> None:
-    (place / "taken").mkdir(exist_ok=True)
+def test_torchrun_ends_all_when_one_is_refused(place: Path) -> None:
+    (place / "taken").mkdir()
     (place / "taken" / "request.json").write_text("{}")
-    ranks = [start(place, "taken", environment) for environment in two_ranks()]
-    outputs = [process.communicate() for process in ranks]
-    assert [p.returncode for p in ranks] == [1, 1]
-    assert "already holds a run" in outputs[0][1]
+    torchrun = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port()),
+        "-m", "petiole", "fit", "photos", "--method", "linear-probe", "--backbone", "petiole/tiny-vit", "--out", "taken",
+    ]  # fmt: skip
+    ended = subprocess.run(torchrun, cwd=place, env=alone(), capture_output=True, text=True)
+    assert ended.returncode
+    assert ended.stderr.count("already holds a run") == 1
+
+
+def test_many_runs_are_refused(place: Path) -> None:
+    environment = two_ranks()[0]
+    words = ["compare", "photos", "--methods", "linear-probe", "--backbone", "petiole/tiny-vit"]
+    ended = subprocess.run(
+        [sys.executable, "-m", "petiole", *words, "--out", "many"],
+        cwd=place,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 1
+    assert "Use petiole fit" in " ".join(ended.stderr.split())

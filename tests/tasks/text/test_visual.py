@@ -124,7 +124,8 @@ def test_any_backbone_shows_its_pooled_local_tokens(name: str, root: Path, tmp_p
     seen = sight("sub/b.png")
     assert (seen.visual_tokens, sight.width) == (places, seen.tokens.shape[1])
     assert seen.padding is None
-    torch.testing.assert_close(seen.tokens, seen_by_hand(backbone, root / "sub/b.png", places))
+    by_hand = seen_by_hand(backbone, root / "sub/b.png", places)
+    torch.testing.assert_close(seen.tokens, by_hand, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
