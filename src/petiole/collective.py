@@ -20,6 +20,11 @@ def opened() -> bool:
     return world() > 1 and dist.is_available() and dist.is_initialized()
 
 
+def members() -> int:
+    """How many talk to each other; 1 where no group is open."""
+    return world() if opened() else 1
+
+
 def summed(values: Tensor) -> Tensor:
     """The sum over all processes, without a gradient; a GPU is not waited for."""
     if not opened():

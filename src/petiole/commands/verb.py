@@ -30,8 +30,8 @@ def verb(function: Callable[P, R]) -> Callable[..., R]:
         result = function(*args, **whole)
         signature = inspect.signature(function)
         folder = getattr(result, "folder", None)
-        kept = folder is not None and is_main() and Path(folder).is_dir()
-        if kept and {"out", "resume"} <= signature.parameters.keys():
+        of_runs = {"out", "resume"} <= signature.parameters.keys()
+        if folder is not None and of_runs and is_main() and Path(folder).is_dir():
             from petiole.commands.config_file import write_config
 
             name = function.__name__.replace("_", "-")

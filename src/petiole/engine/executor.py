@@ -20,6 +20,7 @@ from typing import Any, Protocol, TypeVar
 
 from petiole.allocator import tune_allocator
 from petiole.errors import ConfigError
+from petiole.processes import world
 from petiole.registry import Registry
 
 J = TypeVar("J")
@@ -50,8 +51,14 @@ def executor(name: str = "local", **options: Any) -> Executor:
     """Make an executor by name, e.g. ``executor("local", processes=2)``.
 
     Raises:
-        ConfigError: an unknown name, or an option that this executor does not take.
+        ConfigError: an unknown name, an option that this executor does not take, or this is one of several processes that
+            train one model.
     """
+    if world() > 1:
+        raise ConfigError(
+            f"{world()} processes were started to train one model (WORLD_SIZE), and this does many runs. Use petiole fit, or start "
+            "petiole without torchrun or accelerate launch; --processes N does several runs at a time."
+        )
     kind = EXECUTORS.find(name)
     try:
         signature(kind).bind(**options)

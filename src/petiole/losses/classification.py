@@ -4,9 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from petiole.collective import opened, summed
+from petiole.collective import members, summed
 from petiole.errors import ConfigError
-from petiole.processes import world
 
 
 def domain_cross_entropy(
@@ -75,4 +74,4 @@ def _shares(
     of_source = torch.where(targets > 0, 1.0 - target_weight, 1.0) / torch.where(
         source > 0, source, 1.0
     )
-    return (world() if opened() else 1) * torch.where(is_target, of_target, of_source)
+    return members() * torch.where(is_target, of_target, of_source)

@@ -11,8 +11,6 @@ from petiole.engine.record import RECORD, Record
 from petiole.engine.run import RunSpec, run
 from petiole.engine.share import Share
 from petiole.engine.task import Task, open_workspace
-from petiole.errors import RunError
-from petiole.processes import world
 
 
 class Running(TypedDict, total=False):
@@ -32,16 +30,7 @@ class Running(TypedDict, total=False):
 def run_jobs(
     jobs: Sequence[RunSpec], what: str = "runs", **running: Unpack[Running]
 ) -> list[Record]:
-    """Do all jobs, of whatever kind, and show how far they are.
-
-    Raises:
-        RunError: this is one of several processes that train one model.
-    """
-    if world() > 1:
-        raise RunError(
-            f"{world()} processes were started to train one model (WORLD_SIZE), and this does many runs. Use petiole fit, or start "
-            "petiole without torchrun or accelerate launch; --processes N does several runs at a time."
-        )
+    """Do all jobs, of whatever kind, and show how far they are."""
     records = []
     executor, quiet = running.get("executor", Local()), running.get("quiet", False)
     _store(jobs, executor, quiet=quiet)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -12,6 +13,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 from petiole.backbones.codebook_lvlm import LVLM, VisionOutput
 from petiole.backbones.codebook_lvlm.model import IGNORED
+from petiole.collective import gathered, members, summed
 from petiole.errors import DataError
 from petiole.layers.residual_quantiser import commitment
 from petiole.losses.sigmoid import sigmoid_contrastive
@@ -68,12 +70,14 @@ def answer_loss(
     learn_questions: bool = False,
     learn_end: bool = True,
 ) -> Tensor:
-    """-1/|A| sum_{t in A} log p(w_t | P(seen), w_<t), A the answers' tokens (and the questions')."""
+    """-1/|A| sum_{t in A} log p(w_t | P(seen), w_<t), A the answers' tokens (and the questions'), of all processes."""
     turns = model.turns(
         seen, questions, answers, learn_questions=learn_questions, learn_end=learn_end
     )
     logits = model.logits(turns).float()
-    return cross_entropy(logits.flatten(0, 1), turns.labels.flatten(), ignore_index=IGNORED)
+    labels = turns.labels.flatten()
+    total = cross_entropy(logits.flatten(0, 1), labels, ignore_index=IGNORED, reduction="sum")
+    return members() * total / summed((labels != IGNORED).sum().to(total))
 
 
 class SurrogateAlignment(Loss[CodebookLossInputs]):
@@ -134,11 +138,18 @@ class SigmoidContrast(Loss[CodebookLossInputs]):
         rows = [i for i, text in enumerate(inputs.texts) if text]
         if not rows:
             raise DataError("No sample of this batch has a text. Add captions, or set contrast=0.")
-        groups = [inputs.groups[i] for i in rows]
-        same = torch.tensor([[a == b for b in groups] for a in groups])
-        images = heads.image(inputs.vision_output.seen[rows])
-        texts = heads.texts([inputs.texts[i] for i in rows])
-        return sigmoid_contrastive(images, texts, heads.scale, heads.bias, same.to(images.device))
+        # Of processes that train together each compares the whole batch.
+        images = gathered(heads.image(inputs.vision_output.seen[rows]))
+        texts = gathered(heads.texts([inputs.texts[i] for i in rows]))
+        groups = gathered(_numbers([inputs.groups[i] for i in rows]).to(images.device))
+        same = groups[:, None] == groups
+        return sigmoid_contrastive(images, texts, heads.scale, heads.bias, same)
+
+
+def _numbers(names: Sequence[str]) -> Tensor:
+    """One number for each name, the same in every process."""
+    digests = (hashlib.sha256(name.encode()).digest() for name in names)
+    return torch.tensor([int.from_bytes(digest[:8], "big", signed=True) for digest in digests])
 
 
 class FeatureAnchor(Loss[CodebookLossInputs]):

@@ -55,8 +55,8 @@ def train(
 ) -> float:
     """Train a model in place; returns the seconds that it took.
 
-    Under several processes each takes a run of every batch's rows; the step averages their losses, and contrasts see
-    their own process's rows.
+    Under several processes each takes a run of every batch's rows; means are over the answers of all of them, and contrasts compare
+    all of them. Only the mean of L_commit is each process's own, which is the same where all have equally many rows.
 
     Raises:
         RunError: the loss became NaN or infinite, or the checkpoint cannot be used.
