@@ -26,9 +26,8 @@ def announce(workspace: Workspace, specs: Sequence[RunSpec], notes: Sequence[str
 
     if workspace.task.quiet:
         return
-    lines = workspace.describe(
-        specs
-    )  # times a few steps, which processes that train together take together
+    # It times a few steps, which processes that train together must take together.
+    lines = workspace.describe(specs)
     if not is_main():
         return
     for line in (*lines, *(f"note     {note}" for note in notes)):

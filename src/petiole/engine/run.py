@@ -66,7 +66,7 @@ class RunSpec:
 
 
 def run(spec: RunSpec, workspace: Workspace | None = None) -> Record:
-    """Train, score once, write record and adapter.
+    """Train, score once, write record and adapter; alone, or as one of several processes (see ``engine.together``).
 
     Args:
         spec: what to do.
