@@ -162,14 +162,6 @@ def test_a_folder_that_cannot_be_made_is_explained(
         run(replace(whole[0], folder=tmp_path / "file" / "run"))
 
 
-def test_several_processes_are_refused_by_name(
-    whole: tuple[RunSpec, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(RunError, match="torchrun"):
-        run(replace(whole[0], folder=tmp_path))
-
-
 def trained() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
     torch.manual_seed(0)
     model = torch.nn.Linear(3, 2)

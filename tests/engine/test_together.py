@@ -11,9 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import petiole
 from builders.images import write_images
-from builders.processes import alone, free_port, two_ranks
+from builders.processes import alone, two_ranks
 from petiole.engine.record import read_log
+from petiole.errors import ConfigError
 
 pytestmark = pytest.mark.skipif(
     not torch.distributed.is_available(), reason="torch without distribution"
@@ -72,27 +74,8 @@ def test_two_processes_fit_what_one_fits(place: Path) -> None:
     assert together_losses == pytest.approx(losses, rel=1e-3)
 
 
-def test_torchrun_ends_all_when_one_is_refused(place: Path) -> None:
-    (place / "taken").mkdir()
-    (place / "taken" / "request.json").write_text("{}")
-    torchrun = [
-        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port()),
-        "-m", "petiole", "fit", "photos", "--method", "linear-probe", "--backbone", "petiole/tiny-vit", "--out", "taken",
-    ]  # fmt: skip
-    ended = subprocess.run(torchrun, cwd=place, env=alone(), capture_output=True, text=True)
-    assert ended.returncode
-    assert ended.stderr.count("already holds a run") == 1
-
-
-def test_many_runs_are_refused(place: Path) -> None:
-    environment = two_ranks()[0]
-    words = ["compare", "photos", "--methods", "linear-probe", "--backbone", "petiole/tiny-vit"]
-    ended = subprocess.run(
-        [sys.executable, "-m", "petiole", *words, "--out", "many"],
-        cwd=place,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert ended.returncode == 1
-    assert "Use petiole fit" in " ".join(ended.stderr.split())
+def test_many_runs_and_auto_are_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for verb, words in (("compare", {"methods": ["linear-probe"]}), ("fit", {})):
+        with pytest.raises(ConfigError, match="2 processes"):
+            getattr(petiole, verb)(place / "photos", backbone="petiole/tiny-vit", **words)

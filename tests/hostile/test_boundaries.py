@@ -23,6 +23,7 @@ OWN = "a file of the package"
 MADE = "a file or text that was made there"
 CALLER = "every caller stands in a boundary"
 ELSEWHERE = {
+    "collective.py:said_by_all": "what the processes of one run say to each other",
     "backbones/vision/trace.py:table": OWN,
     "backbones/vision/transformers_models.py:model": "it reads no file: the tensors are given",
     "data/readers/webdataset.py:_label": CALLER,
