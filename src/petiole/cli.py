@@ -138,7 +138,8 @@ def main(arguments: list[str] | None = None) -> None:
             if tokens and tokens[0] in RESUMING
             else "Repeat the command"
         )
-        SafeConsole(stderr=True).print(f"Interrupted. {again} to go on.", soft_wrap=True)
+        if is_main():
+            SafeConsole(stderr=True).print(f"Interrupted. {again} to go on.", soft_wrap=True)
         sys.exit(130)
     except Exception as error:  # the last resort
         _complain(_unforeseen(error))
