@@ -41,8 +41,6 @@ from petiole.methods.registry import FAMILIES, METHODS
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
-BUILT = {"tutorial.md"}
-"""Pages whose commands ``make docs`` runs, to show what they print; here they are only parsed."""
 QUICK = {"README.md", "design.md", "extending.md", "data.md", "methods.md"}
 """Pages that every test run runs; the others are marked slow."""
 FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```[ ]*$", re.MULTILINE | re.DOTALL)
@@ -213,8 +211,7 @@ def run_page(page: Path, folder: Path) -> None:
     [
         pytest.param(page, marks=() if page.name in QUICK else pytest.mark.slow, id=page.name)
         for page in PAGES
-        if page.name not in BUILT
-        and any(b.runs and b.language in ("bash", "python") for b in blocks(page))
+        if any(b.runs and b.language in ("bash", "python") for b in blocks(page))
     ],
 )
 def test_the_page_runs(page: Path, fresh: Path) -> None:

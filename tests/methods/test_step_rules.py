@@ -51,16 +51,7 @@ def test_sam_on_a_quadratic_is_its_closed_form() -> None:
     root = torch.randn(5, 5, dtype=torch.float64)
     hessian, theta = root @ root.T, torch.randn(5, dtype=torch.float64)
     model = Quadratic(hessian, theta)
-    descend(
-        model,
-        lambda _: (),
-        steps=1,
-        lr=0.01,
-        optimizer="sgd",
-        momentum=0.0,
-        weight_decay=0.0,
-        **sam(0.7),
-    )
+    one_step(model, "sam", rho=0.7)
     gradient = hessian @ theta
     want = theta - 0.01 * hessian @ (theta + 0.7 * gradient / gradient.norm())
     got = torch.cat([model.a, model.b]).detach()
