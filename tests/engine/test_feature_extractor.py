@@ -103,9 +103,9 @@ def test_only_what_is_missing_is_computed(
     tmp_path: Path, photos: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []
-    compute = Features.compute
+    read = Features.read
     monkeypatch.setattr(
-        Features, "compute", lambda s, c, *rest: (seen.append(len(c)), compute(s, c, *rest))[1]
+        Features, "read", lambda s, c, *rest: (seen.append(len(c)), read(s, c, *rest))[1]
     )
     features = Features(tiny(), FeatureCache(tmp_path), quiet=True)
     data = open_data(photos)

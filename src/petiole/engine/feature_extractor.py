@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -16,21 +16,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from petiole.allocator import release_memory
 from petiole.backbones.base import IMAGES, Backbone, State
 from petiole.backbones.joined import JoinedBackbone
 from petiole.data.dataset import Dataset, Sample
 from petiole.data.image import load
 from petiole.data.preprocessing import Augmentation, augmentation, view
+from petiole.engine.feature_filling import BATCH, fill
 from petiole.engine.feature_store import FeatureCache, Key
-from petiole.engine.progress import progress
 from petiole.engine.share import WHOLE, Share
 from petiole.errors import BackboneError
 from petiole.methods.recipe import Recipe
 
 Precision = Literal["fp32", "bf16"]
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-BATCH, SHARD = 64, 512
 
 
 def padded(images: Tensor) -> Iterator[tuple[Tensor, int]]:
@@ -46,12 +44,22 @@ def padded(images: Tensor) -> Iterator[tuple[Tensor, int]]:
         yield torch.cat([chunk, rest]), len(chunk)
 
 
+Drawn = Callable[[], tuple[Tensor, Tensor]]
+"""Draws rows (B,) and views (B,)."""
+
+_Chosen = Sequence[tuple[Sample, int]]
+"""Images and which view of each."""
+
+
 class Table(ABC):
     """Values at a cut, addressed by row of a data set and view."""
 
     @abstractmethod
     def fetch(self, rows: Tensor, views: Tensor) -> State:
         """Return the values of the images ``rows`` (B,) in the views (B,), as float32."""
+
+    def expect(self, drawn: Drawn) -> None:  # noqa: B027
+        """Say what will be fetched next, so that its images, if any must be, are read meanwhile."""
 
     def batches(self, count: int, size: int = 256) -> Iterator[State]:
         """Walk the first ``count`` rows in the evaluation view."""
@@ -102,6 +110,10 @@ class JoinedTable(Table):
             for role, value in table.fetch(rows, views).items()
         }
 
+    def expect(self, drawn: Drawn) -> None:
+        for _, table in self.parts:
+            table.expect(drawn)
+
 
 class SideBySide(Table):
     """Image vectors of several backbones made one; each backbone's own are stored, and found again by runs on it alone."""
@@ -116,6 +128,10 @@ class SideBySide(Table):
         ]
         return {self.backbone.vector: self.backbone.join(vectors)}
 
+    def expect(self, drawn: Drawn) -> None:
+        for table in self.tables:
+            table.expect(drawn)
+
 
 class LiveTable(Table):
     """Rows computed whenever they are asked for: the cut lies at the images, or caching is off."""
@@ -128,11 +144,25 @@ class LiveTable(Table):
         spec: Augmentation,
     ) -> None:
         self.features, self.samples, self.cut, self.spec = features, samples, cut, spec
+        self._aside = ThreadPoolExecutor(1)
+        self._expected: tuple[_Chosen, Future[Tensor]] | None = None
 
     def fetch(self, rows: Tensor, views: Tensor) -> State:
-        chosen = [(self.samples[r], v) for r, v in zip(rows.tolist(), views.tolist(), strict=True)]
-        state = self.features.compute(chosen, self.cut, self.spec)
+        chosen = self._chosen(rows, views)
+        expected, self._expected = self._expected, None
+        if expected and expected[0] == chosen:
+            images = expected[1].result()
+        else:
+            images = self.features.read(chosen, self.spec)
+        state = self.features.run(images, self.cut)
         return {role: value.float() for role, value in state.items()}
+
+    def expect(self, drawn: Drawn) -> None:
+        chosen = self._chosen(*drawn())
+        self._expected = chosen, self._aside.submit(self.features.read, chosen, self.spec)
+
+    def _chosen(self, rows: Tensor, views: Tensor) -> _Chosen:
+        return [(self.samples[r], v) for r, v in zip(rows.tolist(), views.tolist(), strict=True)]
 
 
 @dataclass
@@ -197,12 +227,15 @@ class Features:
         by_id = {sample.id: sample for sample in samples if share.takes(sample.id)}
         for index in range(views + 1):
 
-            def run(ids: Sequence[str], index: int = index) -> State:
-                return self.compute([(by_id[image], index) for image in ids], cut, spec)
+            def read(ids: Sequence[str], index: int = index) -> Tensor:
+                return self.read([(by_id[image], index) for image in ids], spec)
+
+            def run(images: Tensor) -> State:
+                return self.run(images, cut)
 
             label = f"features of {name}" + (f", view {index}" if index else "")
             key = self.key(cut, index, spec)
-            fill(self.cache, key, sorted(by_id), run, label=label, quiet=self.quiet)
+            fill(self.cache, key, sorted(by_id), read, run, label=label, quiet=self.quiet)
 
     def vectors(self, data: Dataset) -> NDArray[np.float32]:
         """Image vectors (n, d) of the frozen backbone, in the order of the samples."""
@@ -237,10 +270,12 @@ class Features:
             return list(dict.fromkeys(chain.from_iterable(each)))
         return self.cache.missing(self.key(cut, index, spec), ids) if self.cache else list(ids)
 
-    def compute(
-        self, chosen: Sequence[tuple[Sample, int]], cut: tuple[str, ...], spec: Augmentation
-    ) -> State:
+    def compute(self, chosen: _Chosen, cut: tuple[str, ...], spec: Augmentation) -> State:
         """Read, transform and run (sample, view) pairs through the frozen half."""
+        return self.run(self.read(chosen, spec), cut)
+
+    def read(self, chosen: _Chosen, spec: Augmentation) -> Tensor:
+        """Images (n, 3, H, W) of (sample, view) pairs, in memory from which a GPU copies by itself."""
 
         def prepared(pair: tuple[Sample, int]) -> Tensor:
             sample, index = pair
@@ -248,7 +283,12 @@ class Features:
             return view(image, self.backbone.preprocessing, spec, sample.id, index)
 
         with ThreadPoolExecutor(cpu_count()) as pool:
-            images = torch.stack(list(pool.map(prepared, chosen))).to(self.device)
+            images = torch.stack(list(pool.map(prepared, chosen)))
+        return images.pin_memory() if self.device.type == "cuda" else images
+
+    def run(self, images: Tensor, cut: tuple[str, ...]) -> State:
+        """Values of images (n, 3, H, W) at the cut, in the type of the cache."""
+        images = images.to(self.device, non_blocking=True)
         if cut == (IMAGES,):
             return {IMAGES: images}
         parts: list[State] = []
@@ -276,42 +316,6 @@ class Features:
             f"{self.backbone.name} gives NaN or infinity at {role}: its weights are damaged, or {self.precision} is too narrow "
             "for it. Load the weights again, or compute in fp32."
         )
-
-
-def fill(
-    cache: FeatureCache,
-    key: Key,
-    ids: Sequence[str],
-    run: Callable[[Sequence[str]], State],
-    *,
-    label: str,
-    quiet: bool = False,
-) -> None:
-    """Compute and store what a key lacks, batch by batch in the order of ``ids``, a shard at a time.
-
-    Args:
-        cache: where it is stored.
-        key: whose values ``run`` gives.
-        ids: of the images; one that occurs twice is computed once.
-        run: ids -> values by role, one row each.
-        label: of the progress bar.
-        quiet: no progress bar.
-    """
-    missing = set(cache.missing(key, ids))
-    todo = [image for image in dict.fromkeys(ids) if image in missing]
-    if not todo:
-        return
-    with progress(label, len(todo), quiet=quiet) as advance:
-        for start in range(0, len(todo), SHARD):
-            shard = todo[start : start + SHARD]
-            parts = []
-            for first in range(0, len(shard), BATCH):
-                batch = shard[first : first + BATCH]
-                parts.append(run(batch))
-                advance(len(batch))
-            state = {role: torch.cat([p[role] for p in parts]).cpu() for role in parts[0]}
-            cache.write(key, shard, state)
-    release_memory()
 
 
 def views_of(recipe: Recipe | None) -> tuple[int, Augmentation]:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from petiole.backbones.base import FrozenNetwork
 from petiole.errors import ConfigError
 from petiole.layers.solved import SolvedHead
 from petiole.methods.base import Method
+
+if TYPE_CHECKING:
+    from torch.utils.flop_counter import FlopCounterMode
 
 
 def size_of(module: nn.Module) -> int:
@@ -42,6 +44,8 @@ def flop_counter() -> FlopCounterMode:
     torch's own formula takes every output channel's weight gradient to read every input channel, so it counts the
     backward of a depthwise convolution as many times over as there are groups.
     """
+    from torch.utils.flop_counter import FlopCounterMode
+
     return FlopCounterMode(
         display=False,
         custom_mapping={torch.ops.aten.convolution_backward: _convolution_backward},
@@ -61,6 +65,8 @@ def _convolution_backward(
 
     H, W of the output, or of the input where the convolution is transposed; the weight's shape holds the rest.
     """
+    from torch.utils.flop_counter import conv_flop_count
+
     transposed, wanted = rest[4], rest[7]
     forward = conv_flop_count([*x_shape], [*weight_shape], [*grad_shape], transposed=transposed)
     return (bool(wanted[0]) + bool(wanted[1])) * forward

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from petiole.backbones.base import State
 from petiole.data.dataset import Dataset
-from petiole.engine.feature_extractor import Table
+from petiole.engine.feature_extractor import Drawn, Table
 from petiole.errors import ConfigError
 
 
@@ -45,3 +45,6 @@ class AlignedTable(Table):
         return {
             role: value + self.shift[role][rows.to(value.device)] for role, value in state.items()
         }
+
+    def expect(self, drawn: Drawn) -> None:
+        self.table.expect(drawn)

@@ -10,7 +10,7 @@ from torch import Tensor
 from petiole.backbones.base import State
 from petiole.data.dataset import Dataset
 from petiole.data.splits import holdout
-from petiole.engine.feature_extractor import Table
+from petiole.engine.feature_extractor import Drawn, Table
 from petiole.errors import ConfigError, DataError
 from petiole.layers.solved import SolvedHead
 from petiole.methods.recipe import Recipe
@@ -28,6 +28,13 @@ class RowsTable(Table):
 
     def fetch(self, rows: Tensor, views: Tensor) -> State:
         return self.table.fetch(self.rows[rows], views)
+
+    def expect(self, drawn: Drawn) -> None:
+        def mapped() -> tuple[Tensor, Tensor]:
+            rows, views = drawn()
+            return self.rows[rows], views
+
+        self.table.expect(mapped)
 
 
 class HeldBack:

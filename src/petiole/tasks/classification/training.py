@@ -149,10 +149,16 @@ def _descend(
 
     mix = mixing(adapted, recipe, seed)
 
-    def feed(step: int) -> tuple[Any, ...]:
+    def drawn(step: int) -> tuple[Tensor, Tensor]:
         rows, views = (_share(part, accelerator) for part in sampler(step))
+        return rows, views
+
+    def feed(step: int) -> tuple[Any, ...]:
+        rows, views = drawn(step)
         where = rows.to(labels.device, non_blocking=True)
         batch = table.fetch(rows, views), labels[where], is_target[where]
+        if step + 1 < recipe.steps:
+            table.expect(lambda: drawn(step + 1))
         return mix(step, *batch) if mix else batch
 
     if adapted.compiled:

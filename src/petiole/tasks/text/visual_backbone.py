@@ -24,7 +24,8 @@ from petiole.data.dataset import Sample
 from petiole.data.features.base import RawFeatures
 from petiole.data.image import SUFFIXES, read_bytes
 from petiole.data.preprocessing import Augmentation
-from petiole.engine.feature_extractor import DTYPES, Features, Precision, fill
+from petiole.engine.feature_extractor import DTYPES, Features, Precision
+from petiole.engine.feature_filling import fill
 from petiole.engine.feature_store import FeatureCache, Key
 from petiole.engine.progress import console, progress
 from petiole.errors import ConfigError, DataError
@@ -256,9 +257,12 @@ class BackboneVisuals:
                 advance()
 
     def _store(self, kind: _Kind, missing: dict[str, Path], *, quiet: bool) -> None:
-        def run(ids: Sequence[str]) -> State:
+        def read(ids: Sequence[str]) -> Tensor:
             chosen = [(Sample(missing[image], 0, image), 0) for image in ids]
-            state = self._features.compute(chosen, (kind.role,), Augmentation.none())
+            return self._features.read(chosen, Augmentation.none())
+
+        def run(images: Tensor) -> State:
+            state = self._features.run(images, (kind.role,))
             # The maximum of rounded values is the rounded maximum.
             value = kind.pool(state[kind.role].float()).to(DTYPES[self._features.dtype])
             return {kind.key.cut[0]: value}
@@ -267,9 +271,9 @@ class BackboneVisuals:
             return
         ids = sorted(missing)
         if not quiet:
-            run(ids[:1])  # the first call of all is slower
+            run(read(ids[:1]))  # the first call of all is slower
             start = time.perf_counter()
-            run(ids[:TRIAL])
+            run(read(ids[:TRIAL]))
             each = (time.perf_counter() - start) / len(ids[:TRIAL])
             console.print(
                 f"features {len(ids):,} {kind.what} through {self.backbone.name}: about {each * len(ids):,.0f} s, "
@@ -278,7 +282,7 @@ class BackboneVisuals:
                 markup=False,
                 soft_wrap=True,
             )
-        fill(self.cache, kind.key, ids, run, label=f"features of {kind.what}", quiet=quiet)
+        fill(self.cache, kind.key, ids, read, run, label=f"features of {kind.what}", quiet=quiet)
 
     def _megabytes(self, kind: _Kind, images: int) -> float:
         return images * kind.numbers * DTYPES[self._features.dtype].itemsize / 1e6

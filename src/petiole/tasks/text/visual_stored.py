@@ -11,7 +11,8 @@ from torch import Tensor
 from petiole.backbones.base import State
 from petiole.data.features.base import FeatureSource
 from petiole.data.features.pooled import Pooled, Resized, resized_frames
-from petiole.engine.feature_extractor import DTYPES, fill
+from petiole.engine.feature_extractor import DTYPES
+from petiole.engine.feature_filling import fill
 from petiole.engine.feature_store import FeatureCache, Key
 from petiole.errors import ConfigError
 from petiole.tasks.text.visual_base import VisualFeatures, VisualMemory
@@ -81,7 +82,8 @@ class StoredVisuals:
             return
         place = {name: i for i, name in enumerate(getattr(self.source, "names", ()))}
         ordered = sorted(names, key=lambda name: place.get(name, len(place)))
-        fill(self.cache, self.key, ordered, self._states, label="pooling features", quiet=quiet)
+        read, label = self._states, "pooling features"
+        fill(self.cache, self.key, ordered, read, lambda state: state, label=label, quiet=quiet)
 
     def __call__(self, name: str) -> VisualFeatures:
         return self._memory(name, self._features)

@@ -1,0 +1,159 @@
+"""What a user would take instead, end to end: each a process of its own, on the same images and weights, in turn.
+
+Rows: features once with timm and scikit-learn, against `petiole fit`; the same image folder through full fine-tuning of timm
+and LoRA with transformers' Trainer and peft, against ours at the same batch, rate and passes. Reported: lines of the user's
+code, processor seconds, wall seconds, peak memory and accuracy; medians, lowest and highest of the repeats.
+
+    OMP_WAIT_POLICY=PASSIVE python benchmarks/rivals DATA EFFICIENTNET.safetensors VIT_S.safetensors --repeats 3
+
+DATA holds train/ and test/ with a folder a class each, of which --shots and --test-images a class are taken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from dinov2_folder import write_dinov2
+
+HERE = Path(__file__).parent
+WHO = {
+    "features": "features once: timm, scikit-learn",
+    "features, ours": "petiole fit, logistic-regression",
+    "default, ours": "petiole fit (averaged ridge)",
+    "lora": "LoRA: transformers Trainer, peft",
+    "lora, ours": "petiole fit, lora-qkv",
+    "full": "full fine-tuning: timm",
+    "full, ours": "petiole fit, full",
+}
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("data", type=Path)
+    options.add_argument("efficientnet", type=Path)
+    options.add_argument("vit", type=Path)
+    options.add_argument("--shots", type=int, default=10)
+    options.add_argument("--test-images", type=int, default=20)
+    options.add_argument("--epochs", type=int, default=10)
+    options.add_argument("--repeats", type=int, default=3)
+    options.add_argument("--rows", nargs="+", choices=WHO, default=list(WHO))
+    chosen = options.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        some(chosen.data / "train", folder / "train", chosen.shots)
+        some(chosen.data / "test", folder / "test", chosen.test_images)
+        write_dinov2(chosen.vit, folder / "dinov2", image_size=98)
+        kept: dict[str, list[dict[str, float]]] = {row: [] for row in chosen.rows}
+        for _ in range(chosen.repeats):
+            for row in chosen.rows:
+                command = commands(folder, chosen.efficientnet, chosen.vit, chosen.epochs)[row]
+                kept[row].append(measured(command, folder))
+                print(row, json.dumps(kept[row][-1]), flush=True)
+        table(kept)
+
+
+def some(images: Path, out: Path, count: int) -> None:
+    """The first ``count`` images of each class, by name."""
+    for kind in sorted(path for path in images.iterdir() if path.is_dir()):
+        (out / kind.name).mkdir(parents=True)
+        for image in sorted(kind.iterdir())[:count]:
+            shutil.copy(image, out / kind.name)
+
+
+def commands(folder: Path, efficientnet: Path, vit: Path, epochs: int) -> dict[str, list[str]]:
+    """What is run by row; each prints its accuracy last."""
+    train, test, dinov2 = (str(folder / part) for part in ("train", "test", "dinov2"))
+
+    def script(name: str, *rest: object) -> list[str]:
+        return [sys.executable, str(HERE / name), train, test, str(epochs), *map(str, rest)]
+
+    def ours(method: str, *rest: str) -> list[str]:
+        petiole = [sys.executable, "-m", "petiole", "fit", train, "--test", test, "--all-images"]
+        run = ["--method", method, "--out", str(folder / "run"), "--cache-dir", str(folder / "cache")]  # fmt: skip
+        return [*petiole, *run, "--quiet", "--json", *rest]
+
+    lite = ["--backbone", "petiole/efficientnet-lite0"]
+    same = ["batch_size=32", f"epochs={epochs}", "min_steps=0", "views=0", "weight_decay=0.01"]
+    as_vit = ["--backbone", dinov2, "--image-size", "98", "--set", *same]
+    return {
+        "features": script("features_once.py", efficientnet),
+        "features, ours": ours("logistic-regression", *lite),
+        "default, ours": ours("auto", *lite),
+        "lora": script("trainer_peft.py", dinov2, folder / "trainer"),
+        "lora, ours": ours("lora-qkv", *as_vit, "lr=1e-3", "rank=16"),
+        "full": script("timm_full.py", vit),
+        "full, ours": ours("full", *as_vit, "lr=1e-4"),
+    }
+
+
+def measured(command: Sequence[str], folder: Path) -> dict[str, float]:
+    """Processor and wall seconds, peak memory in MB and accuracy of one process."""
+    for left in ("run", "cache", "trainer"):
+        shutil.rmtree(folder / left, ignore_errors=True)
+    start = time.perf_counter()
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as run:
+        assert run.stdout is not None
+        said = run.stdout.read()
+        _, status, used = os.wait4(run.pid, 0)
+        run.returncode = os.waitstatus_to_exitcode(status)
+        assert run.stderr is not None
+        if run.returncode:
+            raise SystemExit(
+                f"{' '.join(command)} ended with {run.returncode}:\n{run.stderr.read()}"
+            )
+    return {
+        "cpu": used.ru_utime + used.ru_stime,
+        "wall": time.perf_counter() - start,
+        "peak": used.ru_maxrss / 1024,
+        "accuracy": 100 * accuracy(said),
+    }
+
+
+def accuracy(said: str) -> float:
+    """From the JSON that a process prints last."""
+    result = json.loads(said[said.index("{") :])
+    scores = result["record"]["scores"]["test"] if "record" in result else result
+    return float(scores["accuracy"])
+
+
+def lines(row: str) -> int:
+    """Of a user's code: without blank lines and the docstring; one for a command."""
+    name = {"features": "features_once", "lora": "trainer_peft", "full": "timm_full"}.get(row)
+    if name is None:
+        return 1
+    text = (HERE / f"{name}.py").read_text().splitlines()
+    return sum(1 for line in text if line.strip() and not line.startswith('"""'))
+
+
+def table(kept: dict[str, list[dict[str, float]]]) -> None:
+    print(
+        "\n| | lines | CPU seconds | wall | peak, MB | accuracy |\n|---|---:|---:|---:|---:|---:|"
+    )
+    for row, runs in kept.items():
+        cells = [
+            spread([run[name] for run in runs]) for name in ("cpu", "wall", "peak", "accuracy")
+        ]
+        print(f"| {WHO[row]} | {lines(row)} | {' | '.join(cells)} |")
+
+
+def spread(values: Sequence[float]) -> str:
+    middle = statistics.median(values)
+    if min(values) == max(values):
+        return f"{middle:.4g}"
+    return f"{middle:.4g} ({min(values):.4g}–{max(values):.4g})"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""Reading ahead changes nothing but the time: order, errors, bounds, what is stored."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from petiole.backbones.base import State
+from petiole.backbones.vision.cnn import ConvNet
+from petiole.data.dataset import Sample
+from petiole.data.preprocessing import Augmentation
+from petiole.data.sources import open_data
+from petiole.engine import feature_filling
+from petiole.engine.feature_extractor import Features, LiveTable
+from petiole.engine.feature_filling import fill, prefetched
+from petiole.engine.feature_store import FeatureCache, Key
+from petiole.errors import CacheError, DataError
+
+Tiny = Callable[..., ConvNet]
+IDS = [f"{i:064x}" for i in range(11)]
+KEY = Key("f" * 64, "p" * 64, ("final",))
+
+
+def test_inputs_come_in_order_and_at_most_so_many_wait() -> None:
+    made: list[int] = []
+    ready = prefetched(range(20), lambda i: made.append(i) or -i, ahead=3)
+    for i in range(20):
+        assert next(ready) == -i
+        assert len(made) <= i + 1 + 3
+    assert next(ready, None) is None
+    assert made == list(range(20))
+
+
+def test_they_are_made_while_the_caller_works() -> None:
+    both = threading.Barrier(2, timeout=60)
+    ready = prefetched(range(2), lambda i: both.wait() if i else i)
+    assert next(ready) == 0
+    both.wait()  # passes only if the second is being made now
+    assert next(ready) in (0, 1)
+
+
+def test_an_error_comes_where_its_input_would_have_and_the_rest_is_dropped() -> None:
+    made: list[int] = []
+
+    def prepare(i: int) -> int:
+        if i == 2:
+            raise DataError("the third cannot be read")
+        made.append(i)
+        return i
+
+    ready = prefetched(range(100), prepare)
+    assert [next(ready), next(ready)] == [0, 1]
+    with pytest.raises(DataError, match="the third"):
+        next(ready)
+    assert max(made) < 10
+
+
+@pytest.fixture
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feature_filling, "BATCH", 2)
+    monkeypatch.setattr(feature_filling, "SHARD", 4)
+
+
+def values(ids: Sequence[str]) -> State:
+    return {"final": torch.tensor([[float(int(i, 16)), 1.0] for i in ids])}
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_every_image_gets_its_own_row_across_batches_and_shards(tmp_path: Path) -> None:
+    cache = FeatureCache(tmp_path)
+    cache.write(KEY, IDS[3:5], values(IDS[3:5]))
+    computed: list[str] = []
+
+    def compute(ids: Sequence[str]) -> State:
+        computed.extend(ids)
+        return values(ids)
+
+    fill(cache, KEY, [*IDS, IDS[0]], lambda ids: ids, compute, label="", quiet=True)
+    assert computed == [*IDS[:3], *IDS[5:]]
+    rows = FeatureCache(tmp_path).read(KEY, IDS)
+    assert [int(rows[image]["final"][0]) for image in IDS] == list(range(11))
+
+
+@pytest.mark.usefixtures("small_shards")
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_a_shard_that_cannot_be_written_ends_it_with_its_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    cache, write, written = FeatureCache(tmp_path), FeatureCache.write, list[int]()
+
+    def full(self: FeatureCache, key: Key, ids: Sequence[str], state: State) -> None:
+        if len(written) == at:
+            raise CacheError("the disk is full")
+        written.append(len(ids))
+        write(self, key, ids, state)
+
+    monkeypatch.setattr(FeatureCache, "write", full)
+    with pytest.raises(CacheError, match="the disk is full"):
+        fill(cache, KEY, IDS, lambda ids: ids, values, label="", quiet=True)
+    assert FeatureCache(tmp_path).missing(KEY, IDS) == IDS[4 * at :]
+
+
+def test_what_was_expected_is_read_once_and_anything_else_anew(
+    photos: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, spec = open_data(photos), Augmentation()
+    features = Features(tiny(), quiet=True)
+    table = LiveTable(features, data.samples, ("images",), spec)
+    rows = [torch.tensor(r) for r in ([3, 0], [1, 2], [4, 4])]
+    view = torch.tensor([1, 2])
+    plain = [LiveTable(features, data.samples, ("images",), spec).fetch(r, view) for r in rows]
+    seen: list[list[str]] = []
+    read = Features.read
+
+    def counted(self: Features, chosen: Sequence[tuple[Sample, int]], *rest: object) -> Tensor:
+        seen.append([sample.id for sample, _ in chosen])
+        return read(self, chosen, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Features, "read", counted)
+    table.expect(lambda: (rows[0], view))
+    assert torch.equal(table.fetch(rows[0], view)["images"], plain[0]["images"])
+    assert len(seen) == 1
+    table.expect(lambda: (rows[2], view))
+    assert torch.equal(table.fetch(rows[1], view)["images"], plain[1]["images"])
+    assert torch.equal(table.fetch(rows[2], view)["images"], plain[2]["images"])
