@@ -25,6 +25,10 @@ class CacheError(PetioleError):
     """A feature cache that cannot be read or written."""
 
 
+class StoreError(PetioleError):
+    """An object store that cannot be reached, refuses, or holds no such object."""
+
+
 class AdapterError(PetioleError):
     """An adapter file that is damaged, incomplete or made for another backbone."""
 

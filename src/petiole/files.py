@@ -72,7 +72,7 @@ def read_sealed(path: Path) -> dict[str, Any]:
         Damaged: no JSON, without a seal, or changed since it was written.
     """
     _check_regular(path)
-    return _unsealed(path.read_bytes())
+    return unsealed(path.read_bytes())
 
 
 def _check_regular(path: Path) -> None:
@@ -86,7 +86,12 @@ def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
     return {**plain, SEAL: text_digest(json.dumps(plain))}
 
 
-def _unsealed(content: bytes) -> dict[str, Any]:
+def unsealed(content: bytes) -> dict[str, Any]:
+    """The object in the text of a sealed one.
+
+    Raises:
+        Damaged: no JSON, without a seal, or changed since it was written.
+    """
     try:
         value = json.loads(content.decode())
         found = value.pop(SEAL, None)
@@ -132,7 +137,7 @@ def read_lines(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
         if not line.strip():
             continue
         try:
-            rows.append(_unsealed(line))
+            rows.append(unsealed(line))
         except Damaged as error:
             if line.rstrip().endswith(b"}"):
                 raise Damaged(f"line {number}: {error}") from error

@@ -286,8 +286,10 @@ def _served(request: _Request) -> PredictResult:
 
 
 def _said(row: Labelled, doubt: Doubt) -> Prediction:
+    from petiole.stores.pointer import named
+
     return Prediction(
-        path=str(row.path),
+        path=named(row.path),
         label=row.label,
         probability=row.probability,
         probabilities=row.probabilities,

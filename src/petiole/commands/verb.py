@@ -14,6 +14,7 @@ from functools import cache, wraps
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from petiole.commands.places import placed
 from petiole.errors import ConfigError, unknown
 from petiole.processes import is_main
 
@@ -26,17 +27,19 @@ def verb(function: Callable[P, R]) -> Callable[..., R]:
 
     @wraps(function)
     def call(*args: Any, **given: Any) -> R:
-        whole = gathered(function, given)
-        result = function(*args, **whole)
+        name = function.__name__.replace("_", "-")
         signature = inspect.signature(function)
-        folder = getattr(result, "folder", None)
-        of_runs = {"out", "resume"} <= signature.parameters.keys()
-        if folder is not None and of_runs and is_main() and Path(folder).is_dir():
-            from petiole.commands.config_file import write_config
+        bound = signature.bind(*args, **gathered(function, given))
+        stated = dict(bound.arguments)
+        with placed(name, stated) as local:
+            bound.arguments.update(local)
+            result = function(*bound.args, **bound.kwargs)
+            folder = getattr(result, "folder", None)
+            of_runs = {"out", "resume"} <= signature.parameters.keys()
+            if folder is not None and of_runs and is_main() and Path(folder).is_dir():
+                from petiole.commands.config_file import write_config
 
-            name = function.__name__.replace("_", "-")
-            chosen = differing(function, signature.bind(*args, **whole).arguments)
-            write_config(Path(folder), name, chosen)
+                write_config(Path(folder), name, differing(function, stated))
         return result
 
     return call

@@ -18,6 +18,7 @@ from PIL import Image, ImageChops, UnidentifiedImageError
 
 from petiole.data.decode_budget import room_for
 from petiole.errors import DataError
+from petiole.stores.pointer import checked_before, image_bytes, remember_checked
 
 SUFFIXES = frozenset(
     [
@@ -103,9 +104,13 @@ def checked_id(ref: ImageRef) -> str:
     """
     if ref.image is not None:
         return ref.image.id
+    if known := checked_before(ref.path):
+        return known
     content = read_bytes(ref.path)
     decode(content, ref.path)
-    return hashlib.sha256(content).hexdigest()
+    digest = hashlib.sha256(content).hexdigest()
+    remember_checked(ref.path, digest)
+    return digest
 
 
 def pixel_id(image: Image.Image) -> str:
@@ -129,10 +134,11 @@ def read_image(path: Path) -> Image.Image:
 
 
 def read_bytes(path: Path) -> bytes:
-    """Return the bytes of a regular, non-empty file.
+    """Return the bytes of a regular, non-empty file; of an image in a store, the object's.
 
     Raises:
         DataError: it is missing, a directory or other special file, not permitted, or empty.
+        StoreError: the store cannot be reached, or refuses.
     """
     try:
         found = os.stat(path)
@@ -157,6 +163,7 @@ def read_bytes(path: Path) -> bytes:
         raise DataError(
             f"{path}: cannot be read ({error.strerror}). Copy it anew, or leave it out ({SKIP})."
         ) from error
+    content = image_bytes(path, content, MAX_BYTES)
     if not content:
         raise _unreadable(path, "the file is empty")
     return content

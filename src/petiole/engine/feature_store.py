@@ -28,6 +28,7 @@ from torch import Tensor
 from petiole.backbones.base import State
 from petiole.errors import CacheError
 from petiole.files import TEMPORARY, tensor_digest, write_json, write_tensors
+from petiole.stores.mirror import Mirror
 
 SUFFIX = ".safetensors"
 HOUR = 3600
@@ -65,11 +66,12 @@ class FeatureCache:
     """Content-addressed store of features.
 
     Args:
-        root: folder; created when first written to.
+        root: folder; created when first written to. One that mirrors a store is kept equal to it.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._mirror = Mirror.of(root)
         self._open: dict[str, dict[str, tuple[State, int]]] = {}
         self._seen: set[Path] = set()
 
@@ -107,6 +109,9 @@ class FeatureCache:
             write_tensors(path, tensors, {"ids": json.dumps(list(ids))})
         except OSError as error:
             raise _cannot_write(error, folder, tensors) from error
+        if self._mirror:
+            self._mirror.push(folder / "key.json")
+            self._mirror.push(path)
         if key.digest in self._open:
             self._seen.add(path)
             self._index(key, ids, load_shard(path)[1])
@@ -115,6 +120,8 @@ class FeatureCache:
         rows = self._open.setdefault(key.digest, {})
         if all(image in rows for image in ids):
             return rows
+        if self._mirror:
+            self._mirror.pull(key.digest)
         for path in _shards(self.root / key.digest):  # others may have written since
             if path in self._seen:
                 continue
@@ -125,6 +132,8 @@ class FeatureCache:
                 pass  # cleaned away by another process since it was listed
             except Exception as error:
                 _set_aside(path, error)
+                if self._mirror:
+                    self._mirror.drop(path)
         return rows
 
     def _index(self, key: Key, ids: Sequence[str], values: State) -> None:
@@ -186,6 +195,8 @@ class CacheEntry:
 def entries(root: Path, *, verify: bool = False) -> Iterator[CacheEntry]:
     """Walk a cache folder; with ``verify`` also check every checksum (reads all of it)."""
     read = verified if verify else load_shard
+    if mirror := Mirror.of(root):
+        mirror.pull()
     for folder in _folders(root):
         images = size = damaged = 0
         for path in _shards(folder):
@@ -210,10 +221,14 @@ def clean(root: Path, *, everything: bool = False) -> int:
         CacheError: a file cannot be deleted.
     """
     removed = 0
+    if mirror := Mirror.of(root):
+        mirror.pull()
     for folder in _folders(root):
         try:
             for path in sorted(folder.iterdir()):
                 if everything or _useless(path):
+                    if mirror:
+                        mirror.drop(path)
                     path.unlink(missing_ok=True)
                     removed += 1
             with suppress(OSError):  # it holds something still
