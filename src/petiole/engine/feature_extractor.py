@@ -249,8 +249,10 @@ class Features:
 
         with ThreadPoolExecutor(cpu_count()) as pool:
             images = torch.stack(list(pool.map(prepared, chosen))).to(self.device)
-        if cut == (IMAGES,):
-            return {IMAGES: images}
+        return {IMAGES: images} if cut == (IMAGES,) else self.lower(images, cut)
+
+    def lower(self, images: Tensor, cut: tuple[str, ...]) -> State:
+        """Run transformed images (n, 3, H, W) through the frozen half, in chunks of one size."""
         parts: list[State] = []
         for chunk, count in padded(images):
             with autocast(self.device, self.precision):
