@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from petiole.backbones.base import State
-    from petiole.engine.executor import Executor
     from petiole.engine.feature_store import Key
     from petiole.engine.ray_executor import Ray
     from petiole.engine.ray_features import Found
@@ -121,7 +120,7 @@ def features(
     from petiole.engine.share import Share
 
     share = Share.parse(shard)
-    executor = (placement or ExecutorOptions()).make()
+    cluster = (placement or ExecutorOptions()).cluster()
     terms = {
         "images": Path(images),
         "backbone": backbone,
@@ -134,7 +133,6 @@ def features(
         "dtype": dtype or ("float32" if vectors else "float16"),
     }
     visuals = _opened(**terms)
-    cluster = _cluster(executor)
     names = _names(Path(images), videos, packed=cluster is not None)
     done = visuals.prepare(
         [name for name in names if share.takes(name)],
@@ -173,26 +171,6 @@ def _opened(
 
     model = load_backbone(backbone, weights=weights, image_size=image_size, device=device)
     return BackboneVisuals(images, model, cache, visual_tokens, **stored)
-
-
-def _cluster(executor: Executor) -> Ray | None:
-    """The Ray cluster that computes, or none for this process.
-
-    Raises:
-        ConfigError: another executor.
-    """
-    from petiole.engine.executor import Local
-    from petiole.engine.ray_executor import Ray
-    from petiole.errors import ConfigError
-
-    if isinstance(executor, Ray):
-        return executor
-    if executor != Local():
-        raise ConfigError(
-            "Features are computed in this process, or with --executor ray on a cluster. For several processes of one machine start "
-            "one a share: --shard 1/2, --shard 2/2."
-        )
-    return None
 
 
 def _computed(

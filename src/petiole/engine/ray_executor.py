@@ -122,7 +122,10 @@ def connected(address: str | None) -> Any:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
             quiet = {"log_to_driver": False, "logging_level": "warning"}
-            ray.init(address, include_dashboard=None if address else False, **quiet)
+            # Without an address Ray would wait for the last cluster of this machine, also where that was killed.
+            address = address or os.environ.get("RAY_ADDRESS")
+            alone = {} if address else {"include_dashboard": False}
+            ray.init(address or "local", **alone, **quiet)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise ConfigError(
                 f"No Ray cluster answers at {address or 'this machine'}: {str(error).strip().splitlines()[0]} Start one (ray "

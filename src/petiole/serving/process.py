@@ -43,10 +43,13 @@ class WorkerProcess:
         setup: what it is started with, asked again at every start.
 
     Attributes:
+        places: how many batches are computed at a time.
         ready: whether it answers.
         starts: how often it was started.
         on_end: called when it has ended.
     """
+
+    places = 1
 
     def __init__(self, main: Main, setup: Callable[[], Mapping[str, Any]]) -> None:
         self.main, self.setup = main, setup
