@@ -19,14 +19,30 @@ from petiole.engine.feature_store import FeatureCache, load_shard
 from petiole.planning.scale import SHARD, UnitCosts
 
 
-def measured(images: list[Path], backbone: Backbone, costs: UnitCosts) -> UnitCosts:
+def measured(
+    images: list[Path],
+    backbone: Backbone,
+    costs: UnitCosts,
+    clock: Callable[[], float] = time.perf_counter,
+) -> UnitCosts:
     """The given costs with those of decoding, network, writing and headers measured: the median of five, on the present threads.
 
     Args:
         images: some that stand for all.
         backbone: on the device that is asked about.
         costs: of which the others are kept.
+        clock: of seconds; ``time.process_time`` where other work shares the cores, and no GPU computes.
     """
+
+    def median(work: Callable[[], object], times: int = 5) -> float:
+        work()  # the first call of all does not count
+        taken = []
+        for _ in range(times):
+            start = clock()
+            work()
+            taken.append(clock() - start)
+        return sorted(taken)[times // 2]
+
     samples = [Sample(path, 0, "") for path in images[:BATCH]]
     role = (backbone.patches,)
 
@@ -53,19 +69,8 @@ def measured(images: list[Path], backbone: Backbone, costs: UnitCosts) -> UnitCo
         path = next(Path(place).rglob("*.safetensors"))
         return replace(
             costs,
-            decode=_median(prepare) / len(samples),
-            forward=_median(forward) / BATCH,
-            write=_median(write),
-            header=_median(lambda: load_shard(path)),
+            decode=median(prepare) / len(samples),
+            forward=median(forward) / BATCH,
+            write=median(write),
+            header=median(lambda: load_shard(path)),
         )
-
-
-def _median(work: Callable[[], object], times: int = 5) -> float:
-    """Seconds; the first call of all does not count."""
-    work()
-    taken = []
-    for _ in range(times):
-        start = time.perf_counter()
-        work()
-        taken.append(time.perf_counter() - start)
-    return sorted(taken)[times // 2]
