@@ -29,8 +29,9 @@ from petiole.cli import main as petiole
 from petiole.engine import ray_executor
 from scale import nodes
 
-PLACES = {"local": None, "one": 1, "three": 3}
-QUICK = ("--set", "steps=60", "--set", "views=0")
+PLACES = {"one": 1, "three": 3}
+"""Nodes."""
+QUICK = ("--set", "steps=20", "--set", "views=0")
 SEEN = ("compare", "sweep", "transfer", "generalise", "few-shot", "multitask", "reproduce")
 
 
@@ -193,32 +194,22 @@ def main() -> None:
     if not (root / "data").exists():
         draw(root / "data")
     commands = {verb: verbs(root / "data")[verb] for verb in options.only}
-    found: dict[str, dict[str, dict[str, str]]] = {verb: {} for verb in commands}
-    for place, count in PLACES.items():
+    for place in (*PLACES, "interrupted"):
         rmtree(root / place, ignore_errors=True)
-        if count is None:
-            for verb, command in commands.items():
-                found[verb][place] = files_of(measure(verb, command, root, place, None))
-        elif count == 1:
-            with nodes(1) as kill:
-                for verb, command in commands.items():
-                    found[verb][place] = files_of(measure(verb, command, root, place, kill))
-        else:
-            for verb, command in commands.items():
-                with nodes(count) as kill:
-                    found[verb][place] = files_of(measure(verb, command, root, place, kill))
-    if "compare" in commands:
-        found["compare"]["interrupted"] = files_of(interrupted(commands["compare"], root))
-    for verb, at in found.items():
-        whole = at.pop("local")
-        for place, files in at.items():
-            same = sum(files.get(name) == digest for name, digest in whole.items())
-            print(
-                f"{verb}: {place}: {same} of {len(whole)} files of the runs are equal", flush=True
-            )
-            for name in whole:
-                if files.get(name) != whole[name]:
-                    print(f"    {name}", flush=True)
+    for verb, command in commands.items():
+        whole = files_of(measure(verb, command, root, "local", None))
+        for place, count in PLACES.items():
+            with nodes(count) as kill:
+                told(verb, place, whole, files_of(measure(verb, command, root, place, kill)))
+        if verb == "compare":
+            told(verb, "interrupted", whole, files_of(interrupted(command, root)))
+
+
+def told(verb: str, place: str, whole: dict[str, str], files: dict[str, str]) -> None:
+    """Say how many of the files that the local runs left are equal."""
+    other = [name for name, digest in whole.items() if files.get(name) != digest]
+    print(f"{verb}: {place}: {len(whole) - len(other)} of {len(whole)} files of the runs are equal")
+    print("".join(f"    {name}\n" for name in other), end="", flush=True)
 
 
 if __name__ == "__main__":

@@ -65,6 +65,21 @@ def busiest(place: Executor, jobs: Sequence[RunSpec]) -> float:
     return max(taken.values())
 
 
+def passed(job: int) -> int:
+    """A job that does nothing."""
+    return job
+
+
+def overhead(name: str, place: Executor, jobs: int = 300) -> None:
+    """What a job costs beyond itself, when the workers are there."""
+    list(place.map(passed, range(20)))
+    start, used = time.perf_counter(), time.process_time()
+    list(place.map(passed, range(jobs)))
+    wall, own = time.perf_counter() - start, time.process_time() - used
+    told = f"{1000 * own / jobs:.2f} ms of this process a job, {1000 * wall / jobs:.2f} ms of the clock"
+    print(f"{name:<34}{told}", flush=True)
+
+
 def told(what: str, predicted: float, found: float) -> None:
     error = 100 * (predicted / found - 1)
     print(
@@ -116,9 +131,12 @@ def main() -> None:
         told(f"runs, {what}", table(len(jobs), costs, places=places).seconds, found)
 
     for processes in (1, 2):
-        check(f"{processes} processes", executor("local", processes=processes), processes)
+        local = executor("local", processes=processes)
+        check(f"{processes} processes", local, processes)
+        overhead(f"a job of {processes} processes", local)
     with nodes(3):
         check("3 Ray nodes", executor("ray"), 3)
+        overhead("a job of Ray", executor("ray"))
 
 
 if __name__ == "__main__":

@@ -121,7 +121,7 @@ def features(
 
     share = Share.parse(shard)
     cluster = (placement or ExecutorOptions()).cluster()
-    terms = {
+    terms: dict[str, Any] = {
         "images": Path(images),
         "backbone": backbone,
         "weights": weights,
@@ -138,7 +138,7 @@ def features(
         [name for name in names if share.takes(name)],
         skip_bad=skip_bad,
         quiet=quiet,
-        elsewhere=cluster and partial(_computed, cluster, terms, visuals, quiet),
+        elsewhere=partial(_computed, cluster, terms, visuals, quiet) if cluster else None,
     )
     return Extracted(
         cache=visuals.cache.root,

@@ -17,7 +17,7 @@ from typing import Any
 
 from petiole.serving.batch_size import BatchSize
 from petiole.serving.limits import Limits
-from petiole.serving.process import Refused, WorkerGone, WorkerProcess
+from petiole.serving.process import Inference, Refused, WorkerGone
 from petiole.serving.telemetry import Telemetry
 
 AHEAD = 2
@@ -66,7 +66,7 @@ class Batcher:
 
     def __init__(
         self,
-        process: WorkerProcess,
+        process: Inference,
         folder_of: Callable[[str], str | None],
         limits: Limits,
         telemetry: Telemetry,

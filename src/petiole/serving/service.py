@@ -14,18 +14,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from petiole.errors import AdapterError, ConfigError, unknown
 from petiole.serving import worker
 from petiole.serving.batcher import Batcher, Row
 from petiole.serving.exports import Engine, export, place_of
 from petiole.serving.limits import Limits
-from petiole.serving.process import Refused, WorkerGone, WorkerProcess
+from petiole.serving.process import Inference, Refused, WorkerGone, WorkerProcess
 from petiole.serving.telemetry import Telemetry, log
-
-if TYPE_CHECKING:
-    from petiole.serving.ray_replicas import RayReplicas
 
 Setup = Callable[[], Mapping[str, Any]]
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -86,7 +83,7 @@ class Service:
         engine: Engine = "torch",
         cache: Path | None = None,
         limits: Limits | None = None,
-        processes: Callable[[Setup], WorkerProcess | RayReplicas] | None = None,
+        processes: Callable[[Setup], Inference] | None = None,
         canaries: Mapping[str, tuple[str, float]] | None = None,
     ) -> None:
         self.limits, self.telemetry = limits or Limits(), Telemetry()
@@ -99,7 +96,7 @@ class Service:
         for entry in self.entries.values():
             entry.uploaded = entry.folder.name.startswith(VERSION)
         self.canaries = canaries or {}
-        self.process = (processes or partial(WorkerProcess, worker.inference))(
+        self.process: Inference = (processes or partial(WorkerProcess, worker.inference))(
             lambda: {
                 "folders": {name: str(entry.folder) for name, entry in self.entries.items()},
                 "backbones": list(backbones),
