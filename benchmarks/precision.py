@@ -54,14 +54,27 @@ def main() -> None:
             row[f"{precision} accuracy"] = np.mean(scores[precision])
             if precision == "fp32":
                 exact = held
-        cosine = (exact * held).sum(1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(held, axis=1)
+        cosine = (
+            (exact * held).sum(1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(held, axis=1)
+        )
         difference = np.subtract(scores["bf16"], scores["fp32"])
-        row |= {"lowest cosine": cosine.min(), "gain": difference.mean(), "sd": difference.std(ddof=1)}
-        print(json.dumps({k: v if isinstance(v, str) else round(float(v), 4) for k, v in row.items()}), flush=True)
+        row |= {
+            "lowest cosine": cosine.min(),
+            "gain": difference.mean(),
+            "sd": difference.std(ddof=1),
+        }
+        print(
+            json.dumps(
+                {k: v if isinstance(v, str) else round(float(v), 4) for k, v in row.items()}
+            ),
+            flush=True,
+        )
 
 
 def accuracy(features: Features, draw, held: np.ndarray, labels: np.ndarray) -> float:  # type: ignore[no-untyped-def]
-    head = LogisticRegressionCV(Cs=np.logspace(-3, 2, 6), cv=5, max_iter=500, use_legacy_attributes=False)
+    head = LogisticRegressionCV(
+        Cs=np.logspace(-3, 2, 6), cv=5, max_iter=500, use_legacy_attributes=False
+    )
     vectors = features.vectors(draw)
     mean, spread = vectors.mean(0), vectors.std() + 1e-6
     head.fit((vectors - mean) / spread, draw.labels)

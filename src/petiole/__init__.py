@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from petiole.commands.report import report
     from petiole.commands.reproduce import reproduce
     from petiole.commands.serve import serve
+    from petiole.commands.simulate import simulate
     from petiole.commands.sweep import sweep
     from petiole.commands.synthesize import synthesize
     from petiole.commands.transfer import transfer
@@ -96,6 +97,7 @@ __all__ = [
     "report",
     "reproduce",
     "serve",
+    "simulate",
     "sweep",
     "synthesize",
     "transfer",

@@ -51,6 +51,7 @@ GROUPS = {
         "generalise": "Train on some classes, test on others by their names: base to novel, other data.",
         "few-shot": "Accuracy by the number of labelled images of each class.",
         "plan": "How many draws and seeds a difference needs, from a comparison's spread.",
+        "simulate": "How long work takes at another size or on other machines, and what holds it up.",
         "reproduce": "A published table beside ours: claimed, ours, verdict, and what is missing.",
     },
     "Data": {

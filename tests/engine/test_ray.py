@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Iterator
+import tarfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor
 
+from builders.images import write_images
+from petiole.backbones.base import State
+from petiole.commands.features import Extracted, features
+from petiole.commands.placement import ExecutorOptions
+from petiole.data.preprocessing import Preprocessing
 from petiole.engine.executor import Executor, executor
-from petiole.engine.ray_executor import resumed
+from petiole.engine.feature_store import FeatureCache, Key, verified
+from petiole.engine.ray_executor import Ray, resumed
+from petiole.engine.ray_features import Wanted, store_features
 from petiole.engine.run import RunSpec
 from petiole.errors import ConfigError, DataError, RunError
 from petiole.protocols.jobs import run_jobs
@@ -72,6 +83,85 @@ def test_errors_keep_their_type_and_lost_workers_are_replaced(cluster: Executor)
         list(cluster.map(refuse, ["a.png"]))
     with pytest.raises(RunError, match="lost its worker or node 2 times"):
         list(replace(cluster, retries=1).map(break_down, [Fragile(always=True)]))  # type: ignore[type-var]
+
+
+class Dying:
+    """A network whose process ends at its first batch, once."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __call__(self) -> Callable[[Tensor], State]:
+        def forward(images: Tensor) -> State:
+            if not self.mark.exists():
+                self.mark.touch()
+                os._exit(1)
+            return {"vector": images.mean((2, 3))}
+
+        return forward
+
+
+@pytest.mark.usefixtures("cluster")
+def test_features_on_ray_are_those_of_this_process(tmp_path: Path) -> None:
+    """Also of a tar; what cannot be read is named, and what is there is not computed again."""
+    pytest.importorskip("pandas", reason="petiole[ray] is not installed: Ray Data lacks pandas")
+    images = write_images(tmp_path / "images", 3, 0)
+    (images / "ash" / "bad.png").write_bytes(b"no image")
+
+    def extract(cache: str, where: str, *, skip_bad: bool = True) -> Extracted:
+        return features(
+            images,
+            backbone="petiole/tiny-vit",
+            vectors=True,
+            cache_dir=tmp_path / cache,
+            skip_bad=skip_bad,
+            quiet=True,
+            placement=ExecutorOptions(where),
+        )
+
+    here, there = extract("here", "local"), extract("there", "ray")
+    assert (there.images, there.computed, there.digest) == (9, 9, here.digest)
+    assert (
+        (there.left_out, there.notes)
+        == (here.left_out, here.notes)
+        == (
+            ["ash/bad.png"],
+            here.notes,
+        )
+    )
+    one, other = (values_of(tmp_path / cache) for cache in ("here", "there"))
+    assert all(torch.equal(one[image], other[image]) for image in one | other)
+    with tarfile.open(images / "all.tar", "w") as archive:
+        for number, file in enumerate(sorted(images.rglob("*.png"))[:3]):
+            archive.add(file, f"{number}.png")
+            archive.addfile(tarfile.TarInfo(f"{number}.cls"), io.BytesIO())
+    with pytest.raises(DataError, match=r"bad\.png: not an image"):
+        extract("there", "ray", skip_bad=False)
+    assert extract("there", "ray").computed == 0
+
+
+def test_a_killed_worker_costs_its_batch_alone(cluster: Executor, tmp_path: Path) -> None:
+    pytest.importorskip("pandas", reason="petiole[ray] is not installed: Ray Data lacks pandas")
+    assert isinstance(cluster, Ray)
+    images = sorted(write_images(tmp_path / "images", 3, 0).rglob("*.png"))
+    key = Key("f", "p", ("vector",))
+    opening = Dying(tmp_path / "mark")
+    zero, one = (0.0,) * 3, (1.0,) * 3
+    seen = Preprocessing(size=(8, 8), crop=1, interpolation="bilinear", mean=zero, std=one)
+    wanted = Wanted(key, seen, tmp_path / "cache", "cpu", opening)
+    found = store_features(images, wanted, cluster, quiet=True)
+    assert (len(found.ids), found.computed, found.bad) == (9, 9, {})
+    assert (tmp_path / "mark").exists()
+    assert FeatureCache(tmp_path / "cache").missing(key, list(found.ids.values())) == []
+
+
+def values_of(cache: Path) -> dict[str, Tensor]:
+    """Image -> its vector, of a store whose shards are checked."""
+    found = {}
+    for shard in cache.rglob("*.safetensors"):
+        ids, values = verified(shard)
+        found |= dict(zip(ids, *values.values(), strict=True))
+    return found
 
 
 def test_only_what_can_be_resumed_is() -> None:

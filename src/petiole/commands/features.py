@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from petiole.commands.options import CommandResult, default_cache, fact, plural
 from petiole.commands.options import device as device_of
+from petiole.commands.placement import ExecutorOptions
 from petiole.commands.verb import verb
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from torch import Tensor
+
+    from petiole.backbones.base import State
+    from petiole.engine.feature_store import Key
+    from petiole.engine.ray_executor import Ray
+    from petiole.engine.ray_features import Found
+    from petiole.tasks.text.visual import BackboneVisuals
 
 
 class Extracted(CommandResult):
@@ -65,23 +78,28 @@ def features(
     *,
     backbone: str = "petiole/efficientnet-lite0",
     visual_tokens: int = 36,
+    vectors: bool = False,
     videos: bool = False,
     shard: str = "1/1",
     weights: Path | None = None,
     image_size: int | None = None,
     device: str = "auto",
     precision: Literal["fp32", "bf16"] = "fp32",
-    dtype: Literal["float32", "float16", "bfloat16"] = "float16",
+    dtype: Literal["float32", "float16", "bfloat16"] | None = None,
     cache_dir: Path | None = None,
     skip_bad: bool = False,
     quiet: bool = False,
+    placement: ExecutorOptions | None = None,
 ) -> Extracted:
     """Compute the visual features of all images below a folder once, and keep them for training.
+
+    With --executor ray they are computed on a cluster, where Parquet files of images and WebDataset tars below the folder are read, too.
 
     Args:
         images: folder; images may lie at any depth.
         backbone: image backbone, as for fit.
         visual_tokens: local tokens of a picture after pooling: a square number.
+        vectors: one vector an image instead, as heads on the frozen model, kNN and the check for leaks read it.
         videos: each folder that holds images is a video, and each image a frame: one vector a frame.
         shard: compute only the third of eight shares, 3/8, while other processes or machines that see the same folder and
             cache compute theirs; an image's share follows from its path below the folder alone.
@@ -89,7 +107,7 @@ def features(
         image_size: pixels, where the model accepts other sizes than its own.
         device: auto, cpu, cuda, ...
         precision: bf16 computes in mixed precision.
-        dtype: in which features are stored.
+        dtype: in which features are stored; by default float16, and float32 with --vectors, as petiole fit reads them.
         cache_dir: the cache's folder, if it is not the usual one.
         skip_bad: leave unreadable images out, and count them.
         quiet: no progress bars.
@@ -99,25 +117,33 @@ def features(
         ConfigError: a shard that there is not.
         PetioleError: a backbone that cannot be loaded, or whose grid cannot be pooled so.
     """
-    from petiole.backbones.registry import load_backbone
     from petiole.engine.share import Share
-    from petiole.tasks.text.visual import BackboneVisuals
 
     share = Share.parse(shard)
-    names = [name for name in _names(Path(images), videos) if share.takes(name)]
-    visuals = BackboneVisuals(
-        Path(images),
-        load_backbone(backbone, weights=weights, image_size=image_size, device=device_of(device)),
-        Path(cache_dir) if cache_dir else default_cache(),
-        visual_tokens,
-        precision=precision,
-        dtype=dtype,
+    cluster = (placement or ExecutorOptions()).cluster()
+    terms: dict[str, Any] = {
+        "images": Path(images),
+        "backbone": backbone,
+        "weights": weights,
+        "image_size": image_size,
+        "device": device_of(device),
+        "cache": Path(cache_dir) if cache_dir else default_cache(),
+        "visual_tokens": None if vectors else visual_tokens,
+        "precision": precision,
+        "dtype": dtype or ("float32" if vectors else "float16"),
+    }
+    visuals = _opened(**terms)
+    names = _names(Path(images), videos, packed=cluster is not None)
+    done = visuals.prepare(
+        [name for name in names if share.takes(name)],
+        skip_bad=skip_bad,
+        quiet=quiet,
+        elsewhere=partial(_computed, cluster, terms, visuals, quiet) if cluster else None,
     )
-    done = visuals.prepare(names, skip_bad=skip_bad, quiet=quiet)
     return Extracted(
         cache=visuals.cache.root,
         backbone=backbone,
-        tokens=1 if videos else visual_tokens,
+        tokens=1 if videos or vectors else visual_tokens,
         width=visuals.width,
         shard=str(share),
         images=done.images,
@@ -130,14 +156,54 @@ def features(
     )
 
 
-def _names(root: Path, videos: bool) -> list[str]:
-    """Images below a folder, or the folders that hold them, by their paths from it."""
+def _opened(
+    images: Path,
+    backbone: str,
+    weights: Path | None,
+    image_size: int | None,
+    device: str,
+    cache: Path,
+    visual_tokens: int | None,
+    **stored: Any,
+) -> BackboneVisuals:
+    from petiole.backbones.registry import load_backbone
+    from petiole.tasks.text.visual import BackboneVisuals
+
+    model = load_backbone(backbone, weights=weights, image_size=image_size, device=device)
+    return BackboneVisuals(images, model, cache, visual_tokens, **stored)
+
+
+def _computed(
+    cluster: Ray,
+    terms: dict[str, Any],
+    visuals: BackboneVisuals,
+    quiet: bool,
+    files: Sequence[Path],
+    key: Key,
+) -> Found:
+    """Compute files' features on a cluster."""
+    from petiole.engine.ray_features import Wanted, store_features
+
+    preprocessing, device = visuals.backbone.preprocessing, terms["device"]
+    opening = partial(_network, terms, key)
+    wanted = Wanted(key, preprocessing, terms["cache"], device, opening)
+    return store_features(files, wanted, cluster, quiet=quiet)
+
+
+def _network(terms: dict[str, Any], key: Key) -> Callable[[Tensor], State]:
+    """What an actor runs."""
+    return partial(_opened(**terms).compute, key=key)
+
+
+def _names(root: Path, videos: bool, *, packed: bool = False) -> list[str]:
+    """Images below a folder, or the folders that hold them, by their paths from it; also files of many images."""
     from petiole.data.image import SUFFIXES
     from petiole.data.readers.folder import visible_files
     from petiole.errors import DataError
 
-    found = [p.relative_to(root) for p in visible_files(root) if p.suffix.lower() in SUFFIXES]
+    suffixes = SUFFIXES | {".parquet", ".pq", ".tar"} if packed and not videos else SUFFIXES
+    found = [p.relative_to(root) for p in visible_files(root) if p.suffix.lower() in suffixes]
     if not found:
         what = "holds no images" if root.is_dir() else "no such folder"
-        raise DataError(f"{root}: {what}. Name a folder of images ({' '.join(sorted(SUFFIXES))}).")
+        raise DataError(f"{root}: {what}. Name a folder of images ({' '.join(sorted(suffixes))}).")
     return sorted({str(path.parent if videos else path) for path in found})

@@ -11,6 +11,7 @@ from petiole.commands.options import group
 
 if TYPE_CHECKING:
     from petiole.engine.executor import Executor
+    from petiole.engine.ray_executor import Ray
 
 
 @group("Where runs are done")
@@ -46,3 +47,23 @@ class ExecutorOptions:
             "run_gpus": self.run_gpus,
         }
         return executor(name, **{key: value for key, value in given.items() if value is not None})
+
+    def cluster(self) -> Ray | None:
+        """The Ray cluster, or none for this process: of what other executors do not do.
+
+        Raises:
+            ConfigError: another executor, or several processes.
+        """
+        from petiole.engine.executor import Local
+        from petiole.engine.ray_executor import Ray
+        from petiole.errors import ConfigError
+
+        chosen = self.make()
+        if isinstance(chosen, Ray):
+            return chosen
+        if chosen != Local():
+            raise ConfigError(
+                "This is done by one process here, or with --executor ray on a cluster; --processes and other executors are for verbs "
+                "of many runs."
+            )
+        return None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from petiole.commands.options import default_cache, name_of
+from petiole.commands.placement import ExecutorOptions
 from petiole.commands.verb import verb
 from petiole.errors import ConfigError
 
@@ -41,6 +42,8 @@ def serve(
     host: str = "127.0.0.1",
     device: str = "auto",
     engine: Literal["auto", "torch", "onnx"] = "auto",
+    canary: Listed = (),
+    replicas: Annotated[Sequence[int], Parameter(negative=(), consume_multiple=True)] = (),
     api_keys: Path | None = None,
     origins: Listed = (),
     max_wait: float = 2.0,
@@ -52,6 +55,7 @@ def serve(
     max_loaded: int = 64,
     max_adapters: int = 1024,
     max_memory_mb: float = 0.0,
+    placement: ExecutorOptions | None = None,
 ) -> None:
     """Serve adapters until Ctrl-C or SIGTERM; what was begun is answered first.
 
@@ -71,7 +75,9 @@ def serve(
         host: address to listen on; by default this machine alone can ask. With another one, give --api-keys.
         device: auto, cpu, cuda, ...
         engine: torch; onnx: ONNX Runtime, for adapters that petiole export can write so; auto: on the CPU, ONNX Runtime once an
-            adapter is exported, which happens beside the first requests, and torch for the others.
+            adapter is exported, which happens beside the first requests, and torch for the others. On Ray always torch.
+        canary: NAME=OTHER:0.1 lets the adapter OTHER answer a tenth of the requests for NAME; the answer and the metrics say which one did.
+        replicas: inference processes on Ray, or the fewest and the most of them, as the queue asks for; by default 1.
         api_keys: file with a name and the SHA-256 of a key a line; without it everybody who reaches the port may ask.
         origins: sites whose pages may ask, e.g. https://shop.example; by default none.
         max_wait: seconds that a request may be expected to wait; beyond, it is refused with 429 and Retry-After.
@@ -88,6 +94,13 @@ def serve(
         ConfigError: no adapters, two of one name, or a library of the extra serve is missing.
         AdapterError: an adapter that cannot be served.
     """
+    cluster = (placement or ExecutorOptions()).cluster()
+    if cluster is None and replicas:
+        raise ConfigError("--replicas are inference processes on Ray: add --executor ray.")
+    if cluster and (max_memory_mb or engine == "onnx"):
+        raise ConfigError(
+            "On Ray adapters are answered by torch, in processes that Ray itself watches: leave --engine onnx and --max-memory-mb out."
+        )
     limits = _limits(
         wait=max_wait,
         seconds=max_seconds,
@@ -103,7 +116,8 @@ def serve(
         from petiole.serving.app import create_app
         from petiole.serving.keys import ApiKeys
         from petiole.serving.pages import page_router
-        from petiole.serving.service import Service
+        from petiole.serving.ray_replicas import on_ray
+        from petiole.serving.service import Service, canaries_of
         from petiole.serving.teach.routes import Lessons, teach_router
     except ModuleNotFoundError as error:
         raise ConfigError(
@@ -120,9 +134,11 @@ def serve(
         backbones=backbones,
         store=store,
         device=device,
-        engine=engine,
+        engine="torch" if cluster else engine,
         cache=default_cache(),
         limits=limits,
+        processes=on_ray(cluster, replicas) if cluster else None,
+        canaries=canaries_of(canary, folders),
     )
     lessons = None
     if teach:

@@ -287,7 +287,7 @@ class Features:
         return images.pin_memory() if self.device.type == "cuda" else images
 
     def run(self, images: Tensor, cut: tuple[str, ...]) -> State:
-        """Values of images (n, 3, H, W) at the cut, in the type of the cache."""
+        """Values of transformed images (n, 3, H, W) at the cut, in the type of the cache, in chunks of one size."""
         images = images.to(self.device, non_blocking=True)
         if cut == (IMAGES,):
             return {IMAGES: images}

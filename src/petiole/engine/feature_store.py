@@ -93,6 +93,14 @@ class FeatureCache:
         rows = self._rows(key, ids)
         return sorted({image for image in ids if image not in rows})
 
+    def listed(self, key: Key) -> frozenset[str]:
+        """The ids that the shards' headers name; the values are not checked, as ``missing`` does."""
+        found: set[str] = set()
+        for path in _shards(self.root / key.digest):
+            with suppress(Exception):  # a damaged one is set aside by who reads it
+                found.update(load_shard(path)[0])
+        return frozenset(found)
+
     def write(self, key: Key, ids: Sequence[str], state: State) -> None:
         """Store the values of ``ids``, whole or not at all.
 

@@ -48,16 +48,22 @@ class Ray:
     @property
     def places(self) -> int:
         """Jobs that fit the cluster's cores."""
-        cores = _connected(self.address).cluster_resources().get("CPU", 1)
-        return max(1, int(cores / self.run_cpus))
+        return max(1, int(self.total("CPU") / self.run_cpus))
+
+    def total(self, what: str) -> float:
+        """CPUs or GPUs of the cluster."""
+        return float(connected(self.address).cluster_resources().get(what, 0))
 
     def map(self, work: Callable[[J], R], jobs: Sequence[J]) -> Iterator[R]:
         """See ``Executor.map``."""
-        ray = _connected(self.address)
+        ray = connected(self.address)
         begin = ray.remote(_begin)
 
         def submit(job: J) -> Any:
-            share = begin.options(num_cpus=self.run_cpus, num_gpus=self._gpus(job), max_retries=0)
+            device = str(getattr(getattr(job, "task", None), "device", "cpu"))
+            share = begin.options(
+                num_cpus=self.run_cpus, num_gpus=self.gpus_on(device), max_retries=0
+            )
             return share.remote(work, job, os.getcwd(), max(1, int(self.run_cpus)))
 
         running = {submit(job): index for index, job in enumerate(jobs)}
@@ -90,10 +96,10 @@ class Ray:
             if running:
                 ray.wait(list(running), num_returns=len(running), timeout=STOPPING)
 
-    def _gpus(self, job: object) -> float:
+    def gpus_on(self, device: str) -> float:
+        """GPUs of what computes on a device."""
         if self.run_gpus is not None:
             return self.run_gpus
-        device = str(getattr(getattr(job, "task", None), "device", "cpu"))
         return 0 if device.startswith("cpu") else 1
 
 
@@ -104,7 +110,7 @@ def resumed(job: J) -> J:
     return job
 
 
-def _connected(address: str | None) -> Any:
+def connected(address: str | None) -> Any:
     """The library, connected.
 
     Raises:
@@ -116,7 +122,10 @@ def _connected(address: str | None) -> Any:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
             quiet = {"log_to_driver": False, "logging_level": "warning"}
-            ray.init(address, include_dashboard=None if address else False, **quiet)
+            # Without an address Ray would wait for the last cluster of this machine, also where that was killed.
+            address = address or os.environ.get("RAY_ADDRESS")
+            alone = {} if address else {"include_dashboard": False}
+            ray.init(address or "local", **alone, **quiet)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise ConfigError(
                 f"No Ray cluster answers at {address or 'this machine'}: {str(error).strip().splitlines()[0]} Start one (ray "
@@ -125,11 +134,16 @@ def _connected(address: str | None) -> Any:
     return ray
 
 
-def _begin(work: Callable[[J], R], job: J, folder: str, threads: int) -> R:
-    """What a worker does: the job, with relative paths as where the command was given."""
+def begin_worker(folder: str, threads: int) -> None:
+    """Set up a worker: relative paths are as where the command was given."""
     tune_allocator()
     import torch
 
     os.chdir(folder)
     torch.set_num_threads(threads)
+
+
+def _begin(work: Callable[[J], R], job: J, folder: str, threads: int) -> R:
+    """What a worker does."""
+    begin_worker(folder, threads)
     return work(job)

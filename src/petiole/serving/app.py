@@ -89,7 +89,7 @@ def _answers(service: Service) -> APIRouter:
     async def predict(request: Request) -> dict[str, Any]:
         """Label images: JSON with base64, or a form with image files."""
         asked, images = await read_request(request, service, schemas.PredictRequest)
-        name, _ = service.entry(asked.adapter)
+        name = service.chosen(asked.adapter)
         options = {"top": asked.top, "coverage": asked.coverage, "abstain": asked.abstain}
         answers = await service.answer(name, images, do="label", **options)
         _remember(request, name, len(images))
@@ -104,7 +104,7 @@ def _answers(service: Service) -> APIRouter:
     async def embed(request: Request) -> dict[str, Any]:
         """Vectors of images: those that an adapter's head sees, or its frozen backbone's."""
         asked, images = await read_request(request, service, schemas.EmbedRequest)
-        name, _ = service.entry(asked.adapter)
+        name = service.chosen(asked.adapter)
         answers = await service.answer(name, images, do="embed", adapted=asked.adapted)
         _remember(request, name, len(images))
         return {"adapter": name, "vectors": [one["vector"] for one in answers]}
@@ -119,7 +119,7 @@ def _answers(service: Service) -> APIRouter:
         asked, images = await read_request(request, service, schemas.LookRequest)
         if len(images) != 1:
             raise Turned(422, "images", "Give one image.")
-        name, _ = service.entry(asked.adapter)
+        name = service.chosen(asked.adapter)
         answers = await service.answer(name, images, do="look", label=asked.label)
         _remember(request, name, 1)
         return {"adapter": name, **answers[0]}
@@ -132,7 +132,7 @@ def _answers(service: Service) -> APIRouter:
     async def ask(request: Request) -> dict[str, Any]:
         """Put a question about an image to a language model."""
         asked, images = await read_request(request, service, schemas.AskRequest)
-        name, _ = service.entry(asked.adapter)
+        name = service.chosen(asked.adapter)
         question = {"question": asked.question, "task": asked.task}
         answers = await service.answer(name, images or [("", b"")], do="ask", **question)
         _remember(request, name, 1)

@@ -17,11 +17,11 @@ from typing import Any
 
 from petiole.serving.batch_size import BatchSize
 from petiole.serving.limits import Limits
-from petiole.serving.process import Refused, WorkerGone, WorkerProcess
+from petiole.serving.process import Inference, Refused, WorkerGone
 from petiole.serving.telemetry import Telemetry
 
 AHEAD = 2
-"""Batches at the process: one is computed while the next one is on its way."""
+"""Batches at a process: one is computed while the next one is on its way."""
 
 
 class Busy(Exception):
@@ -66,7 +66,7 @@ class Batcher:
 
     def __init__(
         self,
-        process: WorkerProcess,
+        process: Inference,
         folder_of: Callable[[str], str | None],
         limits: Limits,
         telemetry: Telemetry,
@@ -109,7 +109,7 @@ class Batcher:
     def expected_wait(self) -> float:
         """Seconds until a row that came now would be begun."""
         waiting = sum(self._size(row.adapter).seconds for row in self.queue)
-        return waiting + sum(self._running.values())
+        return (waiting + sum(self._running.values())) / self.process.places
 
     def check(self, size: int = 0) -> None:
         """Raise Busy if a request of so many bytes would wait too long, or WorkerGone if nothing could answer it."""
@@ -145,7 +145,7 @@ class Batcher:
             await self._turn.wait()
             await self.process.ready.wait()
             self._turn.clear()
-            while self.queue and len(self._running) < AHEAD:
+            while self.queue and len(self._running) < AHEAD * self.process.places:
                 if batch := self._next():
                     size = self._size(batch[0].adapter)
                     task = asyncio.create_task(self._run(batch, size))
@@ -202,7 +202,7 @@ class Batcher:
         now = perf_counter()
         size.learn(len(there), now - max(sent, self._last))
         self._last = now
-        self.telemetry.batch(len(there), said["seconds"])
+        self.telemetry.batch(len(there), said["seconds"], said["reads"])
 
     def _group(self, adapter: str) -> str:
         return self._groups.get(adapter, adapter)

@@ -50,11 +50,15 @@ class AdapterLibrary:
         most: adapters in memory; the least lately used is let go.
         pixels: of one image.
         engine: torch; onnx where an adapter has a graph for ONNX Runtime, or auto, which bounds the memory of graphs.
+
+    Attributes:
+        reads: how many adapters were read.
     """
 
     def __init__(self, device: str, most: int, pixels: int, engine: Engine = "torch") -> None:
         self.device, self.most, self.pixels = resolved(device), most, pixels
         self.engine = engine
+        self.reads = 0
         self._opened: OrderedDict[str, Adapter] = OrderedDict()
         self._places: dict[str, Path] = {}
         self._graphs: dict[str, OnnxSession] = {}
@@ -279,6 +283,7 @@ class AdapterLibrary:
             return ask(adapter, row["question"], paths, row["task"])
 
     def _load(self, folder: Path) -> Adapter:
+        self.reads += 1
         manifest = read_manifest(find(folder))
         if descends(manifest.kind, "classification"):
             return self._share(folder, manifest)

@@ -11,7 +11,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, Protocol
 
 from petiole.serving.channel import Message, receive, send
 
@@ -35,6 +35,33 @@ class Refused(Exception):
         self.kind = kind
 
 
+class Inference(Protocol):
+    """What answers batches: one process (``WorkerProcess``), or replicas on a cluster.
+
+    Attributes:
+        ready: whether it answers.
+        places: batches that are computed at a time.
+        starts: how often it was started.
+        on_end: called when it has ended.
+    """
+
+    ready: asyncio.Event
+    places: int
+    starts: int
+    on_end: Callable[[], None]
+
+    @property
+    def memory(self) -> int: ...
+
+    async def start(self) -> dict[str, Any]: ...
+
+    async def stop(self) -> None: ...
+
+    def recycle(self) -> None: ...
+
+    async def call(self, value: Mapping[str, Any], blobs: Sequence[bytes] = ()) -> Message: ...
+
+
 class WorkerProcess:
     """Keeps one process of ``main`` alive.
 
@@ -43,6 +70,7 @@ class WorkerProcess:
         setup: what it is started with, asked again at every start.
 
     Attributes:
+        places: batches that are computed at a time: one.
         ready: whether it answers.
         starts: how often it was started.
         on_end: called when it has ended.
@@ -51,7 +79,7 @@ class WorkerProcess:
     def __init__(self, main: Main, setup: Callable[[], Mapping[str, Any]]) -> None:
         self.main, self.setup = main, setup
         self.ready = asyncio.Event()
-        self.starts = 0
+        self.places, self.starts = 1, 0
         self.on_end: Callable[[], None] = lambda: None
         self.failure = ""
         self._waiting: dict[int, asyncio.Future[Message]] = {}

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import re
 import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,10 @@ from petiole.serving import worker
 from petiole.serving.batcher import Batcher, Row
 from petiole.serving.exports import Engine, export, place_of
 from petiole.serving.limits import Limits
-from petiole.serving.process import Refused, WorkerGone, WorkerProcess
+from petiole.serving.process import Inference, Refused, WorkerGone, WorkerProcess
 from petiole.serving.telemetry import Telemetry, log
 
+Setup = Callable[[], Mapping[str, Any]]
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 FILES = ("adapter.json", "adapter.safetensors")
 VERSION = "version-"
@@ -66,6 +69,8 @@ class Service:
             same, torch until then and for adapters without a graph.
         cache: folder of the feature cache.
         limits: of the server.
+        processes: makes what infers, of its setup; by default one process on this machine.
+        canaries: adapter -> the one that answers a share of its requests, and that share.
     """
 
     def __init__(
@@ -78,6 +83,8 @@ class Service:
         engine: Engine = "torch",
         cache: Path | None = None,
         limits: Limits | None = None,
+        processes: Callable[[Setup], Inference] | None = None,
+        canaries: Mapping[str, tuple[str, float]] | None = None,
     ) -> None:
         self.limits, self.telemetry = limits or Limits(), Telemetry()
         self.entries = {name: Entry(folder) for name, folder in folders.items()}
@@ -88,8 +95,8 @@ class Service:
         self._to_export: asyncio.Queue[tuple[str, Entry]] = asyncio.Queue()
         for entry in self.entries.values():
             entry.uploaded = entry.folder.name.startswith(VERSION)
-        self.process = WorkerProcess(
-            worker.inference,
+        self.canaries = canaries or {}
+        self.process: Inference = (processes or partial(WorkerProcess, worker.inference))(
             lambda: {
                 "folders": {name: str(entry.folder) for name, entry in self.entries.items()},
                 "backbones": list(backbones),
@@ -157,6 +164,16 @@ class Service:
         if name not in self.entries:
             raise unknown("adapter of this server", name, self.entries, AdapterError)
         return name, self.entries[name]
+
+    def chosen(self, name: str | None) -> str:
+        """The adapter that answers a request for an adapter: itself, or by chance its canary.
+
+        Raises:
+            ConfigError, AdapterError: as of ``entry``.
+        """
+        name, _ = self.entry(name)
+        other, share = self.canaries.get(name, (name, 0.0))
+        return other if other in self.entries and random.random() < share else name
 
     async def answer(
         self, adapter: str | None, images: Sequence[tuple[str, bytes]], **value: Any
@@ -248,6 +265,7 @@ class Service:
         told.restarts.set(max(0, self.process.starts - 1))
         told.memory.set(self.process.memory)
         told.adapters.set(len(self.entries))
+        told.workers.set(self.process.places)
         return told.exposition()
 
     async def _export_all(self) -> None:
@@ -307,6 +325,26 @@ class Service:
         if self.limits.memory and self.batcher.idle and self.process.memory > self.limits.memory:
             log("worker", what="started anew", memory=self.process.memory)
             self.process.recycle()
+
+
+def canaries_of(given: Sequence[str], known: Mapping[str, object]) -> dict[str, tuple[str, float]]:
+    """Of ``NAME=OTHER:0.1``: adapter -> the one that answers a share of its requests, and that share.
+
+    Raises:
+        ConfigError: it does not read so, or an adapter that is not there.
+    """
+    found = {}
+    for text in given:
+        read = re.fullmatch(r"([^=]+)=(.+):(0?\.[0-9]+|0|1)", text)
+        if not read:
+            raise ConfigError(
+                f"A canary is NAME=OTHER:SHARE with a share from 0 to 1, such as shoes=shoes-2:0.1, and not {text!r}."
+            )
+        for name in read.groups()[:2]:
+            if name not in known:
+                raise unknown("adapter of this server", name, known)
+        found[read[1]] = (read[2], float(read[3]))
+    return found
 
 
 def is_adapter(folder: Path) -> bool:

@@ -30,14 +30,17 @@ class Telemetry:
         self.batch_seconds = Histogram(
             "batch_seconds", "Decoding and forward of a batch", buckets=SECONDS, **own
         )
+        self.reads = Counter("adapter_reads", "Adapters read because a row asked for them", **own)
         self.queue = Gauge("queue_rows", "Rows that wait", **own)
         self.wait = Gauge("expected_wait_seconds", "Of a row that would come now", **own)
         self.restarts = Gauge("worker_restarts", "Of the inference process", **own)
         self.memory = Gauge("worker_memory_bytes", "Of the inference process", **own)
         self.adapters = Gauge("adapters", "Known", **own)
+        self.workers = Gauge("workers", "Inference processes", **own)
 
-    def batch(self, rows: int, seconds: float) -> None:
+    def batch(self, rows: int, seconds: float, reads: int) -> None:
         """A batch is done."""
+        self.reads.inc(reads)
         self.batch_rows.observe(rows)
         self.batch_seconds.observe(seconds)
 

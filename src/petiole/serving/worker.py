@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from threading import Lock
@@ -17,6 +18,7 @@ from petiole.serving.channel import Message, receive, send
 
 Answer = tuple[dict[str, Any], list[bytes]]
 Handler = Callable[[dict[str, Any], list[bytes]], Answer]
+Handlers = tuple[dict[str, Handler], dict[str, Handler], dict[str, Any]]
 
 
 def inference(connection: Connection, setup: Mapping[str, Any]) -> None:
@@ -27,63 +29,73 @@ def inference(connection: Connection, setup: Mapping[str, Any]) -> None:
         setup: ``folders`` of adapters (name -> folder), ``backbones`` (names), ``device``, ``loaded``, ``pixels``, ``engine``, ``cache``
             (folder), and ``graphs`` that are known already (folder -> its graph).
     """
+    serve(connection, partial(inference_handlers, setup))
 
-    def handlers() -> tuple[dict[str, Handler], dict[str, Handler], dict[str, Any]]:
-        from petiole.data.image import decode
-        from petiole.serving.library import AdapterLibrary
-        from petiole.serving.nearest import TrainingImages
-        from petiole.serving.runs import compare_runs, list_runs
 
-        library = AdapterLibrary(setup["device"], setup["loaded"], setup["pixels"], setup["engine"])
-        training = TrainingImages(Path(setup["cache"]))
-        described = {name: library.describe(Path(f)) for name, f in setup["folders"].items()}
-        library.load(setup["backbones"])
-        library.warm([Path(folder) for folder in setup["folders"].values()])
-        for folder, place in setup["graphs"].items():
-            with suppress(PetioleError):  # torch answers
-                library.use(folder, Path(place))
+def inference_handlers(setup: Mapping[str, Any]) -> Handlers:
+    """What answers messages in an inference process.
 
-        def rows(value: dict[str, Any], blobs: list[bytes]) -> Answer:
-            start = perf_counter()
-            answers = library.answer(value["rows"], blobs)
-            return {
-                "answers": answers,
-                "groups": library.groups({row["folder"] for row in value["rows"]}),
-                "seconds": perf_counter() - start,
-            }, []
+    Args:
+        setup: see ``inference``.
 
-        def admit(value: dict[str, Any], _: list[bytes]) -> Answer:
-            return library.admit(Path(value["folder"])), []
+    Returns:
+        Handlers that run in turn, those that run beside them, and the adapters' descriptions.
+    """
+    from petiole.data.image import decode
+    from petiole.serving.library import AdapterLibrary
+    from petiole.serving.nearest import TrainingImages
+    from petiole.serving.runs import compare_runs, list_runs
 
-        def use(value: dict[str, Any], _: list[bytes]) -> Answer:
-            library.use(value["folder"], Path(value["place"]))
-            return {}, []
+    library = AdapterLibrary(setup["device"], setup["loaded"], setup["pixels"], setup["engine"])
+    training = TrainingImages(Path(setup["cache"]))
+    described = {name: library.describe(Path(f)) for name, f in setup["folders"].items()}
+    library.load(setup["backbones"])
+    library.warm([Path(folder) for folder in setup["folders"].values()])
+    for folder, place in setup["graphs"].items():
+        with suppress(PetioleError):  # torch answers
+            library.use(folder, Path(place))
 
-        def nearest(value: dict[str, Any], blobs: list[bytes]) -> Answer:
-            backbone = library.open(value["folder"]).adapted.backbone
-            image = decode(blobs[0], "the image", setup["pixels"])
-            return {"images": training.nearest(Path(value["folder"]), backbone, image)}, []
+    def rows(value: dict[str, Any], blobs: list[bytes]) -> Answer:
+        start = perf_counter()
+        read = library.reads
+        answers = library.answer(value["rows"], blobs)
+        return {
+            "answers": answers,
+            "groups": library.groups({row["folder"] for row in value["rows"]}),
+            "seconds": perf_counter() - start,
+            "reads": library.reads - read,
+        }, []
 
-        def forget(value: dict[str, Any], _: list[bytes]) -> Answer:
-            library.forget(value["folder"])
-            return {}, []
+    def admit(value: dict[str, Any], _: list[bytes]) -> Answer:
+        return library.admit(Path(value["folder"])), []
 
-        def runs(value: dict[str, Any], _: list[bytes]) -> Answer:
-            root, names = Path(value["folder"]), value["names"]
-            return compare_runs(root, names) if names else {"runs": list_runs(root)}, []
+    def use(value: dict[str, Any], _: list[bytes]) -> Answer:
+        library.use(value["folder"], Path(value["place"]))
+        return {}, []
 
-        return (
-            {"rows": rows, "forget": forget},
-            {"admit": admit, "use": use, "runs": runs, "nearest": nearest},
-            described,
-        )
+    def nearest(value: dict[str, Any], blobs: list[bytes]) -> Answer:
+        backbone = library.open(value["folder"]).adapted.backbone
+        image = decode(blobs[0], "the image", setup["pixels"])
+        return {"images": training.nearest(Path(value["folder"]), backbone, image)}, []
 
-    serve(connection, handlers)
+    def forget(value: dict[str, Any], _: list[bytes]) -> Answer:
+        library.forget(value["folder"])
+        return {}, []
+
+    def runs(value: dict[str, Any], _: list[bytes]) -> Answer:
+        root, names = Path(value["folder"]), value["names"]
+        return compare_runs(root, names) if names else {"runs": list_runs(root)}, []
+
+    return (
+        {"rows": rows, "forget": forget},
+        {"admit": admit, "use": use, "runs": runs, "nearest": nearest},
+        described,
+    )
 
 
 def serve(
     connection: Connection,
-    handlers: Callable[[], tuple[dict[str, Handler], dict[str, Handler], dict[str, Any]]],
+    handlers: Callable[[], Handlers],
 ) -> None:
     """Answer messages until the other side is gone.
 
@@ -95,7 +107,7 @@ def serve(
     try:
         in_turn, beside, hello = handlers()
     except Exception as error:
-        send(connection, _error(error))
+        send(connection, error_of(error))
         return
     send(connection, {"described": hello})
     lock = Lock()
@@ -104,7 +116,7 @@ def serve(
         try:
             value, blobs = handler(message.value, message.blobs)
         except Exception as error:
-            value, blobs = _error(error), []
+            value, blobs = error_of(error), []
         with lock:
             send(connection, {**value, "number": number}, blobs)
 
@@ -121,7 +133,8 @@ def serve(
                 aside.submit(respond, beside[do], message, number)
 
 
-def _error(error: Exception) -> dict[str, Any]:
+def error_of(error: Exception) -> dict[str, Any]:
+    """What is answered instead."""
     known = isinstance(error, PetioleError)
     text = str(error) if known else f"{type(error).__name__}: {error}"
     return {"error": text, "kind": type(error).__name__ if known else "Unforeseen"}

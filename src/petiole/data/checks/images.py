@@ -1,7 +1,7 @@
 """The check at the door: every image is decoded once before anything is computed."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -59,27 +59,50 @@ def check_images(
                 bad[ref.path] = str(result)
             else:
                 ids[ref.path] = result
+    return ids, left_out(bad, len(refs), skip_bad=skip_bad)
+
+
+def left_out(bad: Mapping[Path, str], of: int, *, skip_bad: bool = False) -> tuple[str, ...]:
+    """A note on unreadable images, or none.
+
+    Args:
+        bad: image -> what is wrong with it.
+        of: images in all.
+        skip_bad: leave them out.
+
+    Raises:
+        DataError: there are some, unless ``skip_bad``; all are counted and the first ten listed.
+    """
     if not bad:
-        return ids, ()
+        return ()
     messages = list(bad.values())
     if len(bad) == 1 and not skip_bad:
         raise DataError(messages[0])
     if not skip_bad:
         raise DataError(
-            f"{len(bad)} of {len(refs)} images cannot be used:\n{bullets(messages)}\n"
+            f"{len(bad)} of {of} images cannot be used:\n{bullets(messages)}\n"
             "Re-export them, or leave them out with --skip-bad."
         )
-    return ids, (f"{len(bad)} unreadable images left out: {listed([str(p) for p in bad])}.",)
+    return (f"{len(bad)} unreadable images left out: {listed([str(p) for p in bad])}.",)
+
+
+def check_name(path: Path) -> None:
+    """Check that tables and records can hold a file's name.
+
+    Raises:
+        DataError: it is not valid UTF-8.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise DataError(
+            f"{str(path)!r}: the name is not valid UTF-8, so no table or record can hold it. Rename it."
+        ) from None
 
 
 def _checked(ref: ImageRef) -> str | DataError:
     try:
-        str(ref.path).encode()
-    except UnicodeEncodeError:
-        return DataError(
-            f"{str(ref.path)!r}: the name is not valid UTF-8, so no table or record can hold it. Rename it."
-        )
-    try:
+        check_name(ref.path)
         return checked_id(ref)
     except DataError as error:
         return error

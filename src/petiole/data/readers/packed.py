@@ -70,7 +70,13 @@ def by_part(files: Iterable[Path], root: Path) -> dict[str, list[Path]]:
 
 @dataclass(frozen=True, kw_only=True)
 class PackedReader(ImageReader):
-    """A layout of this kind."""
+    """A layout of this kind.
+
+    Attributes:
+        read: path -> part -> images, which are not opened yet.
+    """
+
+    read: Callable[[Path], Mapping[str, Packed]]
 
 
 def packed_reader(
@@ -85,6 +91,7 @@ def packed_reader(
                 layout=layout,
                 recognises=recognises,
                 rank=rank,
+                read=read,
                 open=partial(_open_all, read),
                 parts=partial(_open_parts, read),
             )

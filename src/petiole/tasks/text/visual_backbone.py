@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from os import cpu_count
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from petiole.backbones.base import Backbone, State
-from petiole.data.checks.images import check_images
+from petiole.data.checks.images import check_images, left_out
 from petiole.data.dataset import Sample
 from petiole.data.features.base import RawFeatures
 from petiole.data.image import SUFFIXES, read_bytes
@@ -28,6 +28,7 @@ from petiole.engine.feature_extractor import DTYPES, Features, Precision
 from petiole.engine.feature_filling import fill
 from petiole.engine.feature_store import FeatureCache, Key
 from petiole.engine.progress import console, progress
+from petiole.engine.ray_features import Found
 from petiole.errors import ConfigError, DataError
 from petiole.tasks.text.grid_pool import GridPool
 from petiole.tasks.text.visual_base import VisualFeatures
@@ -62,6 +63,10 @@ class Prepared:
     digest: str
 
 
+Elsewhere = Callable[[Sequence[Path], Key], Found]
+"""(files, key) -> what became of their images."""
+
+
 @dataclass(frozen=True)
 class _Kind:
     """Pictures or frames: what is read of the backbone, and what is stored of that."""
@@ -86,7 +91,7 @@ class BackboneVisuals:
         images_root: names are paths below it.
         backbone: gives ``patches`` and ``vector``.
         cache: folder of the feature cache; ``None`` for one that goes with this object.
-        visual_tokens: tokens of a picture, see ``GridPool``.
+        visual_tokens: tokens of a picture, see ``GridPool``; ``None`` for its image vector.
         rows: tokens of a video.
         precision: ``bf16`` computes under autocast.
         dtype: in which features are stored.
@@ -100,7 +105,7 @@ class BackboneVisuals:
         images_root: Path,
         backbone: Backbone,
         cache: Path | None,
-        visual_tokens: int = 36,
+        visual_tokens: int | None = 36,
         *,
         rows: int = 64,
         precision: Precision = "fp32",
@@ -109,8 +114,10 @@ class BackboneVisuals:
         self.images_root, self.backbone = images_root, backbone
         self.cache = FeatureCache(cache or _passing(self))
         self._features = Features(backbone, self.cache, precision, dtype, quiet=True)
-        self._picture = self._kind("pictures", backbone.patches, GridPool(visual_tokens))
         self._frame = self._kind("frames", backbone.vector, nn.Identity())
+        self._picture = replace(self._frame, what="pictures")
+        if visual_tokens is not None:
+            self._picture = self._kind("pictures", backbone.patches, GridPool(visual_tokens))
         self._ids: dict[Path, str] = {}
         # Frames are mapped from disk, so memory would only double them.
         self._videos = StoredVisuals(_Frames(self), rows=rows, memory=0)
@@ -133,7 +140,12 @@ class BackboneVisuals:
         return VisualFeatures(tokens, len(tokens))
 
     def prepare(
-        self, names: Sequence[str], *, skip_bad: bool = False, quiet: bool = False
+        self,
+        names: Sequence[str],
+        *,
+        skip_bad: bool = False,
+        quiet: bool = False,
+        elsewhere: Elsewhere | None = None,
     ) -> Prepared:
         """Compute and store what the cache lacks, after saying what it will cost.
 
@@ -141,9 +153,11 @@ class BackboneVisuals:
             names: of pictures and videos.
             skip_bad: leave unreadable images out, and say so in the result.
             quiet: say nothing and show no bar.
+            elsewhere: what computes and stores instead of this process, by calls of ``compute``; it may be given files of many
+                images, too (Parquet, WebDataset).
 
         Raises:
-            DataError: unreadable images, with their paths; nothing was computed then.
+            DataError: unreadable images, with their paths; nothing was computed here then, and elsewhere all others.
             CacheError: they cannot be stored.
         """
         start = time.perf_counter()
@@ -151,28 +165,45 @@ class BackboneVisuals:
         videos = {name for name in files if (self.images_root / name).is_dir()}
         for name in sorted(videos):
             self._check_video(name, files[name], skip_bad=skip_bad)
-        images, megabytes = 0, 0.0
+        images, megabytes, computed = 0, 0.0, 0
         notes: list[str] = []
         work = []
         for kind, chosen in ((self._picture, set(files) - videos), (self._frame, videos)):
             paths = [path for name in sorted(chosen) for path in files[name]]
-            missing, bad = self._identify(kind, paths, skip_bad=skip_bad, quiet=quiet)
+            if elsewhere and paths:
+                found = elsewhere(paths, kind.key)
+                paths = [*found.ids, *found.bad]
+                self._ids |= found.ids
+                computed += found.computed
+                notes += left_out(found.bad, len(paths), skip_bad=skip_bad)
+                if kind is self._picture:  # a file may hold many
+                    files = {name: files[name] for name in videos}
+                    files |= {str(p.relative_to(self.images_root)): [p] for p in sorted(paths)}
+            else:
+                missing, bad = self._identify(kind, paths, skip_bad=skip_bad, quiet=quiet)
+                notes += bad
+                work.append((kind, missing))
             stored = len({self._ids[path] for path in paths if path in self._ids})
             images, megabytes = images + stored, megabytes + self._megabytes(kind, stored)
-            notes += bad
-            work.append((kind, missing))
         for kind, missing in work:
             self._store(kind, missing, quiet=quiet)
+            computed += len(missing)
+        files = dict(sorted(files.items()))
         content = [[name, [self._ids.get(p, "") for p in own]] for name, own in files.items()]
         return Prepared(
             images,
-            computed=sum(len(missing) for _, missing in work),
+            computed=computed,
             left_out=tuple(n for n, own in files.items() if not own or set(own) - set(self._ids)),
             notes=tuple(notes),
             megabytes=megabytes,
             seconds=time.perf_counter() - start,
             digest=_sha256([self.digest, content]),
         )
+
+    def compute(self, images: Tensor, key: Key) -> State:
+        """What is stored under a key of transformed images (n, 3, H, W)."""
+        kind = self._picture if key == self._picture.key else self._frame
+        return self._pooled(kind, self._features.run(images, (kind.role,)))
 
     def frames(self, name: str) -> Tensor:
         """Vectors of a video's frames as stored, (L, D).
@@ -262,10 +293,7 @@ class BackboneVisuals:
             return self._features.read(chosen, Augmentation.none())
 
         def run(images: Tensor) -> State:
-            state = self._features.run(images, (kind.role,))
-            # The maximum of rounded values is the rounded maximum.
-            value = kind.pool(state[kind.role].float()).to(DTYPES[self._features.dtype])
-            return {kind.key.cut[0]: value}
+            return self._pooled(kind, self._features.run(images, (kind.role,)))
 
         if not missing:
             return
@@ -283,6 +311,11 @@ class BackboneVisuals:
                 soft_wrap=True,
             )
         fill(self.cache, kind.key, ids, read, run, label=f"features of {kind.what}", quiet=quiet)
+
+    def _pooled(self, kind: _Kind, state: State) -> State:
+        # The maximum of rounded values is the rounded maximum.
+        value = kind.pool(state[kind.role].float()).to(DTYPES[self._features.dtype])
+        return {kind.key.cut[0]: value}
 
     def _megabytes(self, kind: _Kind, images: int) -> float:
         return images * kind.numbers * DTYPES[self._features.dtype].itemsize / 1e6

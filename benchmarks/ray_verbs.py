@@ -1,0 +1,216 @@
+"""Whole verbs on Ray: the records of one process on this machine, of a cluster's one node, and of three of which one is killed.
+
+    RAY_AUTH_MODE=disabled OMP_NUM_THREADS=1 python benchmarks/ray_verbs.py /tmp/verbs [--only compare sweep]
+
+Every verb is the command line's own, on small drawn pictures, each place with a cache of its own. Compared are the digests of all
+files that the runs' records name: predictions, adapters, vectors. The last of three nodes is killed as soon as three runs have begun. At the
+end a comparison on Ray is interrupted as by Ctrl-C, and finished by --resume in one process here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from shutil import rmtree
+from typing import Any
+from unittest.mock import patch
+
+from petiole.cli import main as petiole
+from petiole.engine import ray_executor
+from scale import nodes
+
+PLACES = {"one": 1, "three": 3}
+"""Nodes."""
+QUICK = ("--set", "steps=20", "--set", "views=0")
+SEEN = ("compare", "sweep", "transfer", "generalise", "few-shot", "multitask", "reproduce")
+
+
+def verbs(data: Path) -> dict[str, list[object]]:
+    """The command of each verb."""
+    photos, other = data / "colours", data / "shapes"
+    tiny, clip = ("--backbone", "petiole/tiny-vit"), ("--backbone", "petiole/tiny-clip")
+    few = ("--shots", 3, *QUICK)
+    two = (data / "vqa", data / "caption", "--backbone", "petiole/tiny-vl")
+    return {
+        "compare": [
+            *("compare", photos, "--methods", "linear-probe", "adaptertune"),
+            *("--split-seeds", 2, *few, *tiny),
+        ],
+        "sweep": [
+            *("sweep", "rank", photos, "--values", 1, 2, "--fractions", 1),
+            *("--seeds", 2, "--set", "blocks=last:1", *QUICK, *tiny),
+        ],
+        "transfer": [
+            *("transfer", photos, other, "--methods", "head-only", "adaptertune"),
+            *("--backbones", "petiole/tiny-vit", *QUICK, "--set", "iterations=3"),
+        ],
+        "generalise": [
+            *("generalise", photos, "--methods", "zero-shot", "coop", "--seeds", 2, *few, *clip),
+        ],
+        "few-shot": [
+            *("few-shot", photos, "--methods", "tip-adapter", "coop", "--shots", 1, 2),
+            *("--seeds", 1, *QUICK, *clip),
+        ],
+        "multitask": [
+            *("multitask", *two, "--methods", "vl-adapter", "vl-lora", "--seeds", 2),
+            *("--set", "steps=5"),
+        ],
+        "reproduce": [
+            *("reproduce", "textrefiner/base-to-novel", "--data", data / "coop"),
+            *("--methods", "CLIP", "CoOp", "--seeds", 2, *clip),
+        ],
+    }
+
+
+def draw(data: Path) -> None:
+    """What the verbs read: class folders, tasks of questions, and a data set in CoOp's format."""
+    tasks = {"colours": (3, 3), "shapes": (3, 3), "vqa": (24, 8), "caption": (24, 8)}
+    for task, (train, test) in tasks.items():
+        told = ["--task", task, "--train", train, "--test", test, "--quiet"]
+        said(["synthesize", data / task, *told])
+    names = sorted(path.name for path in (data / "colours" / "train").iterdir())
+    home = data / "coop" / "dtd"
+    home.mkdir(parents=True)
+    (home / "images").symlink_to(data / "colours")
+    listed: dict[str, list[tuple[str, int, str]]] = {"train": [], "val": [], "test": []}
+    for part in ("train", "test"):
+        for label, name in enumerate(names):
+            for file in sorted((data / "colours" / part / name).iterdir()):
+                listed[part].append((f"{part}/{name}/{file.name}", label, name))
+    (home / "split_zhou_DescribableTextures.json").write_text(json.dumps(listed))
+
+
+def said(command: Sequence[object]) -> None:
+    """Run a command of petiole in this process."""
+    out = StringIO()
+    with redirect_stdout(out), redirect_stderr(out):
+        try:
+            petiole([str(word) for word in command])
+        except SystemExit as done:
+            if done.code:
+                raise RuntimeError(f"{' '.join(map(str, command))}\n{out.getvalue()}") from None
+
+
+def files_of(out: Path) -> dict[str, str]:
+    """What the records below a folder say of their files."""
+    return {
+        f"{record.parent.relative_to(out)}/{name}": digest
+        for record in sorted(out.rglob("record.json"))
+        for name, digest in json.loads(record.read_text())["files"].items()
+    }
+
+
+@contextmanager
+def killing(out: Path, kill: Callable[[], None]) -> Iterator[None]:
+    """Kill when three runs have begun."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.02):
+            if len(list(out.rglob("request.json"))) >= 3:
+                return kill()
+        return None
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def measure(verb: str, command: list[object], root: Path, place: str, cluster: Any) -> Path:
+    """Do a verb at a place; where its runs lie."""
+    out = root / place / verb
+    done = [*command, "--out", out, "--cache-dir", root / place / "cache", "--quiet"]
+    start = time.perf_counter()
+    if cluster is None:
+        said(done)
+    elif place == "one":
+        said([*done, "--executor", "ray"])
+    else:
+        with (
+            killing(out, cluster),
+            patch.object(ray_executor, "resumed", wraps=ray_executor.resumed) as again,
+        ):
+            said([*done, "--executor", "ray"])
+        print(f"{verb}: {again.call_count} jobs begun again", flush=True)
+    print(f"{verb:<12}{place:<8}{time.perf_counter() - start:6.1f} s", flush=True)
+    return out
+
+
+def interrupted(command: list[object], root: Path) -> Path:
+    """Ctrl-C while runs are under way on Ray, and --resume here; where the runs lie."""
+    out = root / "interrupted" / "compare"
+    rmtree(out.parent, ignore_errors=True)
+    whole = [*command, "--out", out, "--cache-dir", root / "interrupted" / "cache", "--quiet"]
+    with nodes(2) as _:
+        address = ray_address()
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "petiole",
+                *map(str, [*whole, "--executor", f"ray://{address}"]),
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        while process.poll() is None and len(list(out.rglob("log.jsonl"))) < 2:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        code = process.wait(120)
+    kept = len(list(out.rglob("checkpoint.safetensors"))), len(list(out.rglob("record.json")))
+    print(f"Ctrl-C: exit {code}; {kept[0]} checkpoints, {kept[1]} finished runs", flush=True)
+    said([*whole, "--resume"])
+    return out
+
+
+def ray_address() -> str:
+    """Of the cluster that this process is connected to."""
+    import ray
+
+    return str(ray.get_runtime_context().gcs_address)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("root", type=Path)
+    parser.add_argument("--only", nargs="*", default=SEEN)
+    options = parser.parse_args()
+    root: Path = options.root.resolve()
+    os.environ["PETIOLE_CACHE"] = str(root / "cache")
+    if not (root / "data").exists():
+        draw(root / "data")
+    commands = {verb: verbs(root / "data")[verb] for verb in options.only}
+    for place in (*PLACES, "interrupted"):
+        rmtree(root / place, ignore_errors=True)
+    for verb, command in commands.items():
+        whole = files_of(measure(verb, command, root, "local", None))
+        for place, count in PLACES.items():
+            with nodes(count) as kill:
+                told(verb, place, whole, files_of(measure(verb, command, root, place, kill)))
+        if verb == "compare":
+            told(verb, "interrupted", whole, files_of(interrupted(command, root)))
+
+
+def told(verb: str, place: str, whole: dict[str, str], files: dict[str, str]) -> None:
+    """Say how many of the files that the local runs left are equal."""
+    other = [name for name, digest in whole.items() if files.get(name) != digest]
+    print(f"{verb}: {place}: {len(whole) - len(other)} of {len(whole)} files of the runs are equal")
+    print("".join(f"    {name}\n" for name in other), end="", flush=True)
+
+
+if __name__ == "__main__":
+    main()
