@@ -32,6 +32,7 @@ from petiole.data.synthetic.digits import write_digits  # noqa: E402
 from petiole.engine.run import RunSpec  # noqa: E402
 from petiole.errors import DataError  # noqa: E402
 from petiole.metrics.classification import score  # noqa: E402
+from petiole.metrics.intervals import t_interval  # noqa: E402
 from petiole.protocols.model_selection import select_method  # noqa: E402
 from petiole.tasks.classification import training  # noqa: E402
 from petiole.tasks.classification.left_out import calibrate  # noqa: E402
@@ -197,7 +198,7 @@ def show(rows: list[dict[str, Any]]) -> str:
                     name,
                     *(f"{mean(v):.1f}" if v else "" for v in values),
                     f"{mean(regret):.1f}",
-                    f"{mean(gains):+.1f}",
+                    f"{mean(gains):+.1f} {bounds(gains)}",
                     f"{100 * mean(g < -1 for g in gains):.0f} %",
                     f"{min(map(mean, tasks.values())):+.1f}",
                     f"{eces[0]:.1f} / {eces[1]:.1f}",
@@ -218,6 +219,12 @@ def show(rows: list[dict[str, Any]]) -> str:
         lines = [head, ["---", *["---:"] * (len(head) - 1)], *body]
         parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
     return "\n\n".join(parts)
+
+
+def bounds(gains: list[float]) -> str:
+    """The 95 % t interval of a mean over cells; empty for one."""
+    interval = t_interval(gains)
+    return f"[{interval.low:.1f}, {interval.high:.1f}]" if len(gains) > 1 else ""
 
 
 def best(found: dict[str, dict[str, Any]]) -> float:

@@ -65,6 +65,8 @@ def test_one_shot_keeps_the_start(workspace: ClassificationWorkspace) -> None:
     assert choice.method == "averaged-ridge"
     assert not choice.candidates
     assert "one target image a class" in choice.reason
+    assert "left out of averaged-ridge" in choice.untried["class-means"]
+    assert "zero-shot" not in choice.untried  # this backbone has no text encoder
 
 
 def test_a_better_method_is_climbed_to(

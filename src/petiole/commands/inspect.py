@@ -40,13 +40,13 @@ def inspect(
 ) -> Inspection:
     """Show a backbone's or language model's roles, a method's settings, an adapter or a run.
 
-    An adapter of TextRefiner shows how its cache is read; with --images, if it was trained with
-    keep_alignment=true, also which patches its entries stand for.
+    An adapter of TextRefiner shows how its cache is read; with --images also how many answers change if all classes read the
+    same, and, if it was trained with keep_alignment=true, which patches its entries stand for.
 
     Args:
         what: the name of a backbone, of a language model or of a method, ``methods``, ``tables``, or a folder.
         image_size: of a backbone.
-        images: whose patches are compared with the entries of an adapter's cache.
+        images: that an adapter's cache is looked into with.
 
     Raises:
         PetioleError: nothing of that name.
@@ -198,6 +198,10 @@ def _cache(folder: Path, settings: Any, images: Path | None) -> dict[str, Any]:
         if found.read_entropy is None
         else f"{found.read_entropy:.4f} of 1 (all classes read alike)",
     }
+    if found.changed:
+        facts["with the mean read"] = "{} of {} answers change".format(*found.changed)
+        if not found.usage:
+            facts["patches"] = "not compared: --set keep_alignment=true keeps what that needs"
     for j, (share, nearest) in enumerate(zip(found.usage, found.nearest, strict=True)):
         places = (
             f"{path.parent.name}/{path.name} ({row}, {column}) {c:.2f}"

@@ -24,8 +24,9 @@ from petiole.engine.run import RunSpec
 from petiole.errors import ConfigError, DataError
 from petiole.metrics.calibration import temperature
 from petiole.metrics.intervals import Interval, t_interval
-from petiole.tasks.classification.cost_estimate import estimate_cost
+from petiole.tasks.classification.cost_estimate import seconds_of
 from petiole.tasks.classification.left_out import left_out
+from petiole.tasks.classification.model import AdaptedClassifier
 from petiole.tasks.classification.task import ClassificationRun
 from petiole.tasks.classification.workspace import ClassificationWorkspace
 
@@ -36,6 +37,7 @@ FREE = (YARDSTICK, "zero-shot")
 """Need no training, and say whether any is worth it."""
 TRAINED = ("cls-residual-lora", "lora-qkv")
 """From the cheapest on."""
+UNFIT = "it does not fit this backbone"
 LEAST_SHOTS = 3
 FOLDS = 5
 FORECAST_FROM = 70
@@ -138,7 +140,9 @@ def select_method(
     few = int(counts[counts > 0].min())
     start = judge(workspace, spec, START)
     if start is None:
-        untried = dict.fromkeys((*FREE, *trained), "one image a class cannot be left out")
+        fitting = [m for m in (*FREE, *trained) if _built(workspace, spec, m)]
+        alone = f"no image can be left out of {START}, so there is nothing to set it against"
+        untried = {**dict.fromkeys(trained, UNFIT), **dict.fromkeys(fitting, alone)}
         return Choice(
             method=START,
             untried=untried,
@@ -157,7 +161,7 @@ def select_method(
             continue
         minutes = _minutes(workspace, spec, method)
         if minutes is None:
-            choosing.untried[method] = "it does not fit this backbone"
+            choosing.untried[method] = UNFIT
         elif spent + minutes > budget:
             choosing.untried[method] = (
                 f"about {minutes:.1f} min to try (--budget {spent + minutes:.1f})"
@@ -242,15 +246,22 @@ def _target_labels(workspace: ClassificationWorkspace, spec: RunSpec) -> NDArray
     return labels
 
 
+def _built(
+    workspace: ClassificationWorkspace, spec: RunSpec, method: str
+) -> tuple[ClassificationRun, AdaptedClassifier] | None:
+    """A method as it starts; ``None`` where it does not fit the backbone."""
+    run = ClassificationRun(workspace, replace(spec, method=method, settings={}))
+    try:
+        return run, run.build()
+    except ConfigError:
+        return None
+
+
 def judge(workspace: ClassificationWorkspace, spec: RunSpec, method: str) -> Judged | None:
     """A method on left-out target images of a run; ``None`` where the method does not fit the backbone, or nothing can be left out."""
     began = time.perf_counter()
-    run = ClassificationRun(workspace, replace(spec, method=method, settings={}))
-    try:
-        adapted = run.build()
-    except ConfigError:
-        return None
-    found = left_out(run, adapted, FOLDS)
+    built = _built(workspace, spec, method)
+    found = built and left_out(*built, FOLDS)
     if found is None:
         return None
     logits, labels = found.logits.double().numpy(), found.labels.numpy()
@@ -263,10 +274,7 @@ def judge(workspace: ClassificationWorkspace, spec: RunSpec, method: str) -> Jud
 
 def _minutes(workspace: ClassificationWorkspace, spec: RunSpec, method: str) -> float | None:
     """What leaving each part out takes; ``None`` where the method does not fit the backbone."""
-    try:
-        run = ClassificationRun(workspace, replace(spec, method=method, settings={}))
-        run.build()
-    except ConfigError:
+    if (built := _built(workspace, spec, method)) is None:
         return None
-    cost = estimate_cost(workspace, [run.spec], timed=True)
-    return (cost.frozen_seconds + FOLDS * cost.train_seconds) / 60
+    frozen, training = seconds_of(workspace, built[0].spec)
+    return (frozen + FOLDS * training) / 60

@@ -9,7 +9,14 @@ import pytest
 import torch
 
 from builders.cli import run
-from petiole.tasks.classification.refiner_cache import effective_rank, mean_cosine, read_entropy
+from petiole.methods.prompt_learning.refined_head import RefinedHead
+from petiole.tasks.classification.adapter import ClassificationAdapter
+from petiole.tasks.classification.refiner_cache import (
+    describe,
+    effective_rank,
+    mean_cosine,
+    read_entropy,
+)
 
 
 def test_numbers_of_caches_that_are_understood() -> None:
@@ -57,8 +64,29 @@ def test_an_adapters_cache_can_be_looked_into(
     # Keeping g changes nothing that is learned.
     assert same["entropy of reads"] == facts["entropy of reads"]
     assert same["mean cosine of entries"] == facts["mean cosine of entries"]
-    assert run("inspect", plain, "--images", world / "test") == 1
-    assert "keep_alignment=true" in capsys.readouterr().err
+    assert run("inspect", plain, "--images", world / "test", "--json") == 0
+    same = json.loads(capsys.readouterr().out)["facts"]
+    assert "keep_alignment=true" in same["patches"]
+    assert same["with the mean read"] == facts["with the mean read"] == "0 of 20 answers change"
+
+
+def test_the_mean_read_changes_answers_where_classes_read_apart(
+    world: Path, tmp_path: Path
+) -> None:
+    adapter = ClassificationAdapter.load(
+        fitted(world, tmp_path / "apart", "read_temperature=0.001")
+    )
+    head = adapter.adapted.head
+    assert isinstance(head, RefinedHead)
+    with torch.no_grad():  # a refinement that is nothing but what is read
+        torch.nn.init.normal_(head.refiner.map.weight)
+        head.refiner.alpha = 50.0
+        assert head.refiner.cache
+        torch.nn.init.normal_(head.refiner.cache.entries)
+    head.forget()
+    changed = describe(adapter, world / "test").changed
+    assert changed
+    assert changed[0] > 0
 
 
 def test_class_vectors_that_depend_on_the_image_read_by_images_and_are_not_folded(

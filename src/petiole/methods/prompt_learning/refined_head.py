@@ -49,6 +49,10 @@ class Refiner(nn.Module):
 
     def forward(self, embeddings: Tensor) -> Tensor:
         read = [] if self.cache is None else [self.cache.read(embeddings)]
+        return self.blend(embeddings, *read)
+
+    def blend(self, embeddings: Tensor, *read: Tensor) -> Tensor:
+        """E and R (C, d), if there is a cache -> E^ (C, d)."""
         mapped: Tensor = self.map(torch.cat([embeddings, *read], dim=-1))
         return self.alpha * mapped + embeddings
 

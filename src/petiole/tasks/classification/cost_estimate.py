@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
-from petiole.backbones.base import IMAGES
+from petiole.backbones.base import IMAGES, Backbone
 from petiole.data.dataset import Dataset
 from petiole.data.preprocessing import augmentation
 from petiole.engine.feature_extractor import DTYPES
@@ -16,7 +17,7 @@ from petiole.engine.run import RunSpec
 from petiole.engine.timing import in_words
 from petiole.layers.solved import SolvedHead
 from petiole.ledger import Ledger, count, repeated
-from petiole.methods.recipe import Recipe
+from petiole.methods.base import Method, Plan
 from petiole.tasks.classification.sampler import trained_on
 from petiole.tasks.classification.timing import Seconds, time_job
 from petiole.tasks.classification.workspace import ClassificationWorkspace, Subset
@@ -72,46 +73,79 @@ def estimate_cost(
         trained += length * (ledger.flops_training * cost.batch + ledger.flops_classes_training)
         fresh = _fresh(workspace, job, cost, seen)
         images += fresh
-        flops += fresh * (cost.ledger.flops_forward - cost.ledger.flops_above_cut)
+        flops += fresh * (ledger.flops_forward - ledger.flops_above_cut)
         stored += fresh * cost.bytes
         if timed and name not in speeds:
-            speeds[name] = time_job(workspace, job, ledger.flops_training * cost.batch)
+            speeds[name] = time_job(workspace, job)
         if speed := speeds.get(name):
             frozen += fresh * speed.image
-            live = cost.ledger.cut == (IMAGES,) or workspace.features.cache is None
-            seconds += length * (speed.step + live * cost.batch * speed.image)
+            seconds += cost.train_seconds(workspace, length, speed)
     return CostEstimate(int(images), flops, stored / 1e6, int(steps), trained, frozen, seconds)
+
+
+@torch.random.fork_rng()
+def seconds_of(workspace: ClassificationWorkspace, job: RunSpec) -> tuple[float, float]:
+    """Seconds that the frozen half of a job and its training take here, from a timed batch; nothing is counted.
+
+    Args:
+        workspace: opened.
+        job: of it; its folder is not looked at.
+    """
+    speed = time_job(workspace, job)
+    if speed is None:
+        return 0.0, 0.0
+    cost = _cost(workspace, job)
+    length = cost.steps(workspace.parts(job.options or Subset())[0])
+    fresh = _fresh(workspace, job, cost, set())
+    return fresh * speed.image, cost.train_seconds(workspace, length, speed)
 
 
 @dataclass(frozen=True)
 class _Cost:
-    """Of one method: ledger, bytes of an image at the cut, images a step, how it is trained."""
+    """Of one method: its layers, where the frozen half ends, images a step, how it is trained."""
 
-    ledger: Ledger
-    bytes: int
+    shape: Backbone
+    method: Method
+    plan: Plan
+    cut: tuple[str, ...]
     batch: int
-    classes: int
-    recipe: Recipe | None
+    itemsize: int
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        return repeated(count(self.shape, self.plan), self.method)
+
+    @cached_property
+    def bytes(self) -> int:
+        """Of an image at the cut."""
+        image = torch.zeros(1, 3, *self.shape.preprocessing.size, device="meta")
+        state = self.shape.lower(image, self.cut)
+        return self.itemsize * sum(value.numel() for value in state.values())
 
     def steps(self, data: Dataset) -> int:
         """Optimiser steps on these images; none where the head is solved."""
-        if self.recipe is None:
+        if isinstance(self.plan.head, SolvedHead):
             return 0
-        return self.recipe.resolved(trained_on(data, self.recipe), self.classes).steps
+        recipe = self.method.recipe
+        return recipe.resolved(trained_on(data, recipe), len(data.classes)).steps
+
+    def train_seconds(
+        self, workspace: ClassificationWorkspace, steps: int, speed: Seconds
+    ) -> float:
+        """Of so many steps; where nothing is kept, each computes the frozen half of its images again."""
+        live = self.cut == (IMAGES,) or workspace.features.cache is None
+        return steps * (speed.step + live * self.batch * speed.image)
 
 
 def _cost(workspace: ClassificationWorkspace, job: RunSpec) -> _Cost:
-    classes, dtype = len(workspace.shift.classes), workspace.task.dtype
     method, shape, plan = workspace.method_of(job), workspace.shape, workspace.plan_of(job)
-    recipe = method.recipe
-    image = torch.zeros(1, 3, *shape.preprocessing.size, device="meta")
-    state = shape.lower(image, plan.cut(shape, training=True))
     return _Cost(
-        ledger=repeated(count(shape, plan), method),
-        bytes=DTYPES[dtype].itemsize * sum(value.numel() for value in state.values()),
-        batch=recipe.images_per_step(classes),
-        classes=classes,
-        recipe=None if isinstance(plan.head, SolvedHead) else recipe,
+        shape=shape,
+        method=method,
+        plan=plan,
+        cut=plan.cut(shape, training=True),
+        batch=method.recipe.images_per_step(len(workspace.shift.classes)),
+        itemsize=DTYPES[workspace.task.dtype].itemsize,
     )
 
 
@@ -119,7 +153,7 @@ def _fresh(
     workspace: ClassificationWorkspace, job: RunSpec, cost: _Cost, seen: set[tuple[object, str]]
 ) -> int:
     """Count the image views of ``job`` that are neither stored nor counted before."""
-    cut, recipe = cost.ledger.cut, workspace.method_of(job).recipe
+    cut, recipe = cost.cut, cost.method.recipe
     if cut == (IMAGES,):
         return 0
     data, scored = workspace.parts(job.options or Subset())

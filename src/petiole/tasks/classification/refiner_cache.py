@@ -4,6 +4,8 @@
     read entropy     mean over classes of H(W_c) / log M: 1 where every class reads the same mean of all entries;
                      where class vectors depend on the image (CoCoOp), over some images too
     cosine           mean over pairs of entries
+    mean read        on how many images the answer is another one if every class reads the mean of what all classes read. Where
+                     E^ meets the image as it is, such a read adds the same to all logits, and the softmax cancels it
     usage            share of an image set's local tokens whose nearest entry is j
     nearest          the patches most like entry j
 
@@ -24,14 +26,15 @@ from petiole.data.sources import open_data
 from petiole.engine.feature_extractor import Features
 from petiole.errors import AdapterError
 from petiole.layers.local_cache import LocalCache
+from petiole.layers.token_alignment import TokenAlignment
 from petiole.methods.prompt_learning.refined_head import (
     Refined,
     RefinedByImage,
     RefinedHead,
-    Refiner,
 )
 from petiole.metrics.reduced_rank import effective_rank as rank_of
 from petiole.tasks.classification.adapter import ClassificationAdapter
+from petiole.tasks.classification.model import predict
 
 NEAREST = 3
 READERS = 16
@@ -40,11 +43,12 @@ READERS = 16
 
 @dataclass(frozen=True)
 class CacheReport:
-    """The numbers above; usage and nearest are empty without images.
+    """The numbers above; without images those that need them are missing, and without alignment usage and nearest.
 
     Attributes:
         entries: M.
         read_entropy: ``None`` where it depends on images and there are none.
+        changed: of how many images the answer changes with the mean read, and of how many in all.
         nearest: of each entry (image, row, column, cosine), best first.
     """
 
@@ -52,6 +56,7 @@ class CacheReport:
     effective_rank: float
     cosine: float
     read_entropy: float | None
+    changed: tuple[int, int] | None = None
     usage: tuple[float, ...] = ()
     nearest: tuple[tuple[tuple[Path, int, int, float], ...], ...] = ()
 
@@ -65,19 +70,21 @@ def describe(adapter: ClassificationAdapter, images: Path | None = None) -> Cach
         images: whose patches are looked through.
 
     Raises:
-        AdapterError: it has no cache; or images are given and its alignment was not kept.
+        AdapterError: it has no cache.
     """
     head = adapter.adapted.head
     if not isinstance(head, Refined) or head.refiner.cache is None:
         raise AdapterError(f"{adapter.manifest.method} has no cache of local tokens.")
     cache = head.refiner.cache
     queries = _queries(adapter, images)
-    used, nearest = ((), ()) if images is None else _among(adapter, head.refiner, cache, images)
+    align = head.refiner.align
+    used, nearest = _among(adapter, align, cache, images) if align and images else ((), ())
     return CacheReport(
         entries=len(cache.entries),
         effective_rank=effective_rank(cache.entries),
         cosine=mean_cosine(cache.entries),
         read_entropy=None if queries is None else read_entropy(cache.shares(queries)),
+        changed=None if images is None else _changed(adapter, head, cache, images),
         usage=used,
         nearest=nearest,
     )
@@ -119,14 +126,28 @@ def read_entropy(shares: Tensor) -> float:
     return float(torch.special.entr(shares.double()).sum(dim=1).mean() / math.log(shares.shape[1]))
 
 
+def _changed(
+    adapter: ClassificationAdapter, head: Refined, cache: LocalCache, images: Path
+) -> tuple[int, int]:
+    """Images whose answer is another one with the mean read, and all."""
+    data, adapted = open_data(images), adapter.adapted
+    table = Features(adapted.backbone, None, quiet=True).table(data, adapted.cut)
+    found = predict(adapted, table.batches(len(data)))
+    changed = 0
+    with adapted.attached():
+        for vectors, logits in zip(*(part.split(READERS) for part in found), strict=True):
+            vector = vectors.to(cache.entries.device)
+            own, _ = head.pair(vector)
+            read = cache.read(own)
+            alike = head.refiner.blend(own, read.mean(-2, keepdim=True).expand_as(read))
+            cosines = normalize(vector, dim=-1)[:, None] @ head.met(alike).mT
+            changed += int((cosines.squeeze(1).argmax(1).cpu() != logits.argmax(1)).sum())
+    return changed, len(data)
+
+
 def _among(
-    adapter: ClassificationAdapter, refiner: Refiner, cache: LocalCache, images: Path
+    adapter: ClassificationAdapter, align: TokenAlignment, cache: LocalCache, images: Path
 ) -> tuple[tuple[float, ...], tuple[tuple[tuple[Path, int, int, float], ...], ...]]:
-    if refiner.align is None:
-        raise AdapterError(
-            "This adapter's alignment was dropped after training, so its cache cannot be compared with "
-            "patches. Train it with --set keep_alignment=true."
-        )
     backbone, data = adapter.adapted.backbone, open_data(images)
     roles = (backbone.vector, backbone.patches)
     table = Features(backbone, None, quiet=True).table(data, roles)
@@ -138,7 +159,7 @@ def _among(
     for state in table.batches(len(data)):
         vector, patches = (state[role].float() for role in roles)
         tokens = torch.cat([vector[:, None], patches], dim=1)
-        aligned = refiner.align(tokens)
+        aligned = align(tokens)
         counts += torch.bincount(cache.assign(aligned.flatten(0, 1)), minlength=len(counts))
         cosines = normalize(aligned[:, 1:], dim=-1) @ unit.T  # (B, P, M)
         side = math.isqrt(cosines.shape[1])

@@ -18,14 +18,15 @@ from petiole.engine.run import RunSpec
 from petiole.engine.trainer import Callbacks
 from petiole.errors import PetioleError
 from petiole.layers.solved import SolvedHead
+from petiole.methods.recipe import Recipe
 from petiole.tasks.classification import training
 from petiole.tasks.classification.model import AdaptedClassifier
 from petiole.tasks.classification.workspace import ClassificationWorkspace, Subset
 
 ROWS = 4
 """Images that are really computed; a batch repeats them."""
-HEAVY = 2e10
-"""FLOPs of a step above which a batch of ROWS is timed in its place."""
+QUICK = 0.2
+"""Seconds of a step below which a whole batch is timed, and not only ROWS of it."""
 
 
 class Seconds(NamedTuple):
@@ -36,26 +37,37 @@ class Seconds(NamedTuple):
 
 
 class _FewRows(Table):
-    """A table of which only the first ROWS of a batch are fetched; it notes when."""
+    """A table of which only the first ROWS of a batch are computed, twice: the first time may be slow. It notes when."""
 
     def __init__(self, table: Table) -> None:
         self.table, self.times = table, list[tuple[float, float]]()
+        self.states: list[State] = []
 
     def fetch(self, rows: Tensor, views: Tensor) -> State:
         begun = time.perf_counter()
-        state = self.table.fetch(rows[:ROWS], views[:ROWS])
+        if len(self.states) < 2:
+            self.states.append(self.table.fetch(rows[:ROWS], views[:ROWS]))
+            self.image = (time.perf_counter() - begun) / ROWS
+        state = self.states[-1]
+        again = torch.arange(len(rows)) % len(next(iter(state.values())))
         self.times.append((begun, time.perf_counter()))
-        again = torch.arange(len(rows)) % min(ROWS, len(rows))
         return {role: value[again.to(value.device)] for role, value in state.items()}
 
+    @property
+    def step(self) -> float:
+        """Seconds of the last step but one, without its images."""
+        if len(self.times) < 2:  # nothing is trained
+            return 0.0
+        (_, before), (begun, _) = self.times[-2:]
+        return begun - before
 
-def time_job(workspace: ClassificationWorkspace, job: RunSpec, flops: float) -> Seconds | None:
+
+def time_job(workspace: ClassificationWorkspace, job: RunSpec) -> Seconds | None:
     """Time a run of this kind; ``None`` where it has no steps, a teacher, or an error that the run itself will tell.
 
     Args:
         workspace: opened.
         job: of which method and settings count.
-        flops: of one of its steps.
     """
     method = workspace.method_of(job)
     data, _ = workspace.parts(job.options or Subset())
@@ -63,14 +75,13 @@ def time_job(workspace: ClassificationWorkspace, job: RunSpec, flops: float) -> 
     live.backbone, live.shift = workspace.backbone, workspace.shift
     task = workspace.task
     live.features = Features(workspace.backbone, None, task.precision, task.dtype, quiet=True)
-    recipe = replace(
+    whole = replace(
         method.recipe, steps=3, epochs=0.0, schedule="steps", average_mean=0.0, select="last",
         patience=0, views=0,
     )  # fmt: skip
-    images = recipe.images_per_step(len(data.classes))
-    if flops > HEAVY and images > ROWS:
-        recipe = replace(recipe, classes_per_batch=2, source_per_class=1, target_per_class=1)
-        recipe = replace(recipe, batch_size=min(recipe.batch_size, ROWS), drop_last=False)
+    few = replace(whole, classes_per_batch=2, source_per_class=1, target_per_class=1)
+    few = replace(few, batch_size=min(few.batch_size, ROWS), drop_last=False)
+    share = whole.images_per_step(len(data.classes)) / few.images_per_step(len(data.classes))
     try:
         with torch.random.fork_rng():
             plan = method.plan(workspace.backbone, len(data.classes))
@@ -79,15 +90,18 @@ def time_job(workspace: ClassificationWorkspace, job: RunSpec, flops: float) -> 
             adapted = AdaptedClassifier(workspace.backbone, plan, checkpoint=task.checkpointing)
             adapted.to(workspace.features.device)
             adapted.name(data.classes, data.name)
-            table = _FewRows(live.training_table(adapted, data, recipe))
-            training.train(
-                adapted, data, table, recipe, seed=0, precision=task.precision,
-                callbacks=Callbacks(quiet=True),
-            )  # fmt: skip
+            table = _FewRows(live.training_table(adapted, data, whole))
+
+            def step(recipe: Recipe) -> float:
+                training.train(
+                    adapted, data, table, recipe, seed=0, precision=task.precision,
+                    callbacks=Callbacks(quiet=True),
+                )  # fmt: skip
+                return table.step
+
+            seconds = step(few) * share
+            if seconds < QUICK and share > 1:
+                seconds = step(whole)
     except PetioleError:
         return None
-    if len(table.times) < 2:  # nothing in it is trained
-        return None
-    (_, before), (begun, ended) = table.times[-2:]
-    share = images / recipe.images_per_step(len(data.classes))
-    return Seconds((ended - begun) / ROWS, (begun - before) * share)
+    return Seconds(table.image, seconds) if table.states else None
