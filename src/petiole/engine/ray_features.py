@@ -30,7 +30,7 @@ from petiole.data.image import decode, read_bytes
 from petiole.data.preprocessing import Augmentation, Preprocessing, view
 from petiole.data.readers.base import reader_of
 from petiole.data.readers.packed import PackedReader
-from petiole.engine.feature_extractor import BATCH, SHARD
+from petiole.engine.feature_filling import BATCH, SHARD
 from petiole.engine.feature_store import FeatureCache, Key
 from petiole.engine.progress import progress
 from petiole.engine.ray_executor import Ray, begin_worker, connected

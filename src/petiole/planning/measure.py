@@ -14,9 +14,10 @@ from petiole.backbones.base import Backbone
 from petiole.data.dataset import Sample
 from petiole.data.image import load
 from petiole.data.preprocessing import Augmentation, view
-from petiole.engine.feature_extractor import BATCH, Features
+from petiole.engine.feature_extractor import Features
+from petiole.engine.feature_filling import BATCH, SHARD
 from petiole.engine.feature_store import FeatureCache, load_shard
-from petiole.planning.scale import SHARD, UnitCosts
+from petiole.planning.scale import UnitCosts
 
 
 def measured(
@@ -56,9 +57,9 @@ def measured(
         features = Features(backbone, FeatureCache(Path(place)), quiet=True)
 
         def forward() -> None:
-            next(iter(features.lower(seen, role).values())).cpu()  # waits for the device
+            next(iter(features.run(seen, role).values())).cpu()  # waits for the device
 
-        row = {name: value[:1].cpu() for name, value in features.lower(seen[:1], role).items()}
+        row = {name: value[:1].cpu() for name, value in features.run(seen[:1], role).items()}
         shard = {name: value.repeat(SHARD, *[1] * (value.ndim - 1)) for name, value in row.items()}
         key, ids = features.key(role, 0, Augmentation.none()), [f"{i:064d}" for i in range(SHARD)]
 

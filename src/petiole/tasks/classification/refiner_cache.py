@@ -135,7 +135,7 @@ def _changed(
     found = predict(adapted, table.batches(len(data)))
     changed = 0
     with adapted.attached():
-        for vectors, logits in zip(*(part.split(READERS) for part in found), strict=True):
+        for vectors, logits in zip(*(torch.split(part, READERS) for part in found), strict=True):
             vector = vectors.to(cache.entries.device)
             own, _ = head.pair(vector)
             read = cache.read(own)
