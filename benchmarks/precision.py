@@ -73,7 +73,12 @@ def main() -> None:
 
 def accuracy(features: Features, draw, held: np.ndarray, labels: np.ndarray) -> float:  # type: ignore[no-untyped-def]
     head = LogisticRegressionCV(
-        Cs=np.logspace(-3, 2, 6), cv=5, max_iter=500, use_legacy_attributes=False
+        Cs=np.logspace(-3, 2, 6),
+        cv=5,
+        max_iter=500,
+        l1_ratios=(0,),
+        scoring="accuracy",
+        use_legacy_attributes=False,
     )
     vectors = features.vectors(draw)
     mean, spread = vectors.mean(0), vectors.std() + 1e-6

@@ -28,7 +28,8 @@ from petiole.testing import backbones as tiny
 from petiole.testing.methods import carries
 
 Tiny = Callable[..., ConvNet]
-ON_A_CNN = [n for n in methods() if n != "full" and carries(tiny.resnet(), n)]
+CNN = tiny.resnet()
+ON_A_CNN = [n for n in methods() if n != "full" and carries(CNN, n)]
 
 
 def build(

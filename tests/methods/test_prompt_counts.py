@@ -1,4 +1,4 @@
-"""Parameters of the prompt learners on CLIP ViT-B/16as their released code has them, without weights."""
+"""Parameters of the prompt learners on CLIP ViT-B/16 as their released code has them, without weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from petiole import claims
 from petiole.backbones.base import Backbone
 from petiole.backbones.registry import load
-from petiole.ledger import Ledger, ledger
+from petiole.ledger import Ledger, Sizes, count_parameters, ledger
 from petiole.methods.base import Method
 from petiole.methods.registry import create
 
@@ -27,6 +27,10 @@ def _counted(method: Method) -> Ledger:
 
 def counted(name: str, **settings: Any) -> Ledger:
     return _counted(create(name, settings))
+
+
+def sized(name: str, **settings: Any) -> Sizes:
+    return count_parameters(clip(), create(name, settings), 100)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +52,7 @@ def counted(name: str, **settings: Any) -> Ledger:
     ],
 )
 def test_what_is_trained(name: str, settings: dict[str, Any], trainable: int) -> None:
-    assert counted(name, **settings).trainable == trainable
+    assert sized(name, **settings).trainable == trainable
 
 
 @pytest.mark.parametrize(
@@ -64,8 +68,8 @@ def test_what_textrefiner_adds(
     host: str, settings: dict[str, Any], added: int, cache: int, kept: int
 ) -> None:
     alone, refined = (
-        counted(host, **settings),
-        counted(f"{host}+textrefiner", host_settings=settings),
+        sized(host, **settings),
+        sized(f"{host}+textrefiner", host_settings=settings),
     )
     assert refined.trainable - alone.trainable == added
     assert refined.inference - alone.inference == kept
@@ -73,7 +77,7 @@ def test_what_textrefiner_adds(
 
 
 def test_folded_leaves_one_vector_a_class_and_a_scale() -> None:
-    got = counted("folded", method="coop+textrefiner", settings={})
+    got = sized("folded", method="coop+textrefiner", settings={})
     assert (got.trainable, got.fixed) == (0, 100 * 512 + 1)
 
 
@@ -112,11 +116,11 @@ TABLES = [
 @pytest.mark.parametrize(("table", "row"), TABLES)
 def test_every_row_of_textrefiner_s_tables_builds(table: str, row: str) -> None:
     stated = next(r for r in claims.table(table)["rows"] if r["name"] == row)
-    got = counted(stated["method"], **stated.get("settings", {}))
+    got = sized(stated["method"], **stated.get("settings", {}))
     assert (got.trainable > 0) == (stated["method"] not in ("zero-shot", "zero-shot-ensemble"))
 
 
 def test_keeping_the_alignment_trains_nothing_more() -> None:
-    kept = counted("coop+textrefiner", keep_alignment=True)
-    assert kept.trainable == counted("coop+textrefiner").trainable
+    kept = sized("coop+textrefiner", keep_alignment=True)
+    assert kept.trainable == sized("coop+textrefiner").trainable
     assert kept.inference == kept.trainable

@@ -203,9 +203,18 @@ def ledger(
             impossible.
     """
     with by_shape(network, method):
-        with own_randomness(network.device), network.device:
-            plan = fresh_plan(network, method, classes)
-        return repeated(count(network, plan, question), method)
+        return repeated(count(network, _planned(network, method, classes), question), method)
+
+
+def count_parameters(network: FrozenNetwork, method: Method, classes: int = 1) -> Sizes:
+    """``ledger`` without FLOPs, whose counting takes seconds on large networks."""
+    with by_shape(network, method):
+        return sizes(network, _planned(network, method, classes))
+
+
+def _planned(network: FrozenNetwork, method: Method, classes: int) -> Plan:
+    with own_randomness(network.device), network.device:
+        return fresh_plan(network, method, classes)
 
 
 def repeated(counted: Ledger, method: Method) -> Ledger:

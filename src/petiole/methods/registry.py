@@ -12,6 +12,8 @@ from petiole.methods.recipe import Recipe
 from petiole.registry import Registry
 
 if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
     from petiole.methods.base import Method
 
 M = TypeVar("M", bound="Method")
@@ -154,14 +156,23 @@ def settings_of(method: Method) -> dict[str, Any]:
     return {**flat.pop("recipe"), **flat}
 
 
+@cache
+def _checker(cls: type[M]) -> TypeAdapter[M]:
+    """What validates a class's fields; made once, since that takes longer than all it will check."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(cls)
+
+
 def _validate(cls: type[M], values: Mapping[str, Any], name: str) -> M:
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     try:
-        return TypeAdapter(cls).validate_python(dict(values))
+        return _checker(cls).validate_python(dict(values))
     except ValidationError as error:
         rows = [
             f"{'.'.join(map(str, e['loc'])) or 'value'}={e.get('input')!r}: {e['msg']}"
             for e in error.errors()
         ]
         raise ConfigError(f"Bad settings for {name or cls.__name__}: {'; '.join(rows)}.") from error
+    return checked
