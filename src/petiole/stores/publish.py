@@ -44,7 +44,7 @@ def begin(address: Address, *, resume: bool) -> Path:
     """
     store, place = open_store(address.store), outgoing(address)
     seen = place / _SEEN
-    known = seen.read_text(encoding="utf-8") if seen.is_file() else ""
+    known = seen.read_text(encoding="utf-8", errors="replace") if seen.is_file() else ""
     for name in (PUBLISHED, UNFINISHED):
         key = (address / name).key
         content = store.get(key)
