@@ -86,6 +86,7 @@ class Places:
 
     def _path(self, name: str, address: Address, resume: bool) -> Path:
         from petiole.data.image import SUFFIXES
+        from petiole.stores.base import open_store
         from petiole.stores.mirror import mirror_place
         from petiole.stores.mount import materialise, tree
         from petiole.stores.publish import begin
@@ -96,6 +97,7 @@ class Places:
                 "a local folder, and copy it."
             )
         if name == "cache_dir":
+            open_store(address.store).check_writable()
             self._cache = address
             return mirror_place(address)
         if name in _WRITTEN:

@@ -43,6 +43,7 @@ def begin(address: Address, *, resume: bool) -> Path:
         StoreError: the store cannot be reached or refuses.
     """
     store, place = open_store(address.store), outgoing(address)
+    store.check_writable()
     seen = place / _SEEN
     known = seen.read_text(encoding="utf-8", errors="replace") if seen.is_file() else ""
     for name in (PUBLISHED, UNFINISHED):
