@@ -1,7 +1,7 @@
 """What one machine learned of the images of a folder, for others: kept beside the features in a feature cache in a store.
 
 An image's features are found by the digest of its content. A machine that never saw it would have to fetch it to know that; with
-the digests beside the features it fetches what has none.
+the digests beside the features it fetches what it has to look at.
 """
 
 from __future__ import annotations
