@@ -211,22 +211,16 @@ def whole_fit(server: Server, folder: Path, images: int) -> None:
         equal_to_local=scores(out) == scores(local[1]),
         requests=requests(err),
     )
+    size = ("--backbone", "petiole/efficientnet-lite0", "--image-size", "64", "--quiet")
     for verb in (
         ["inspect", "s3://bucket/run"],
         ["predict", "s3://bucket/run/adapter", "s3://bucket/photos/ash/0.png"],
+        ["eval", "s3://bucket/run", "s3://bucket/renders"],
+        ["features", "s3://bucket/photos", "--cache-dir", "s3://bucket/cache", *size],
+        ["cache", "verify", "--cache-dir", "s3://bucket/cache"],
     ):
-        code, out, err = done(petiole(*verb, machine=folder / "three"))
-        say(
-            " ".join(verb),
-            code=code,
-            requests=requests(err),
-            said=out.splitlines()[:2],
-            error=err[:300] if code else "",
-        )
-    code, out, err = done(
-        petiole("eval", "s3://bucket/run", "s3://bucket/renders", machine=folder / "three")
-    )
-    say("eval", code=code, requests=requests(err), error=err[:300] if code else "")
+        code, _, err = done(petiole(*verb, machine=folder / "three"))
+        say(" ".join(verb[:2]), code=code, requests=requests(err), error=err[:300] if code else "")
 
 
 def damaged(folder: Path) -> None:
