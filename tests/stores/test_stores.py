@@ -23,7 +23,7 @@ from petiole.stores.local_cache import content_of, make_room
 from petiole.stores.mirror import mirror_place
 from petiole.stores.mount import PARTS, PUBLISHED, materialise, tree
 from petiole.stores.pointer import named, pointer_at
-from petiole.stores.publish import begin, outgoing, publish
+from petiole.stores.publish import begin, publish
 
 pytest.importorskip("obstore", reason="object stores need petiole[stores]")
 NAMES = itertools.count()
@@ -201,7 +201,7 @@ def test_what_is_damaged_on_this_machine_is_fetched_again(bucket: Address) -> No
 
 
 def test_the_least_recently_used_goes_first(
-    bucket: Address, machine: Path, monkeypatch: pytest.MonkeyPatch
+    bucket: Address, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put_photos(bucket)
     place = materialise(bucket, is_image)
@@ -252,21 +252,28 @@ def write(address: Address, content: str = "weights", *, resume: bool = False) -
     return place
 
 
-def test_a_folder_is_published_whole_and_once(bucket: Address, machine: Path) -> None:
+def test_a_folder_is_published_whole_and_once(
+    bucket: Address, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = bucket / "run"
     write(run)
+    with monkeypatch.context() as patched:
+        patched.setenv("PETIOLE_STORES", str(tmp_path / "second machine"))
+        write(run, "others")
     assert publish(run, finished=True) == 2
     assert (materialise(run) / "adapter/adapter.safetensors").read_text() == "weights"
     assert not (tree(run) / ".lock").exists()
     assert (materialise(run / "adapter") / "adapter.safetensors").read_text() == "weights"
     assert (materialise(bucket) / "run/adapter/adapter.safetensors").read_text() == "weights"
-    assert publish(run, finished=True) == 2, "the same again"
-    with pytest.raises(RunError, match="already holds what a command wrote. Add --resume"):
+    with pytest.raises(RunError, match="Add --resume"):
         begin(run, resume=False)
-    (outgoing(run) / "record.json").write_text("other")
-    with pytest.raises(RunError, match="another process published there in the meantime"):
-        publish(run, finished=True)
-    assert (materialise(run) / "record.json").read_text() == "{}"
+    (begin(run, resume=True) / "report.html").write_text("written again")
+    assert publish(run, finished=True) == 0, "it is finished"
+    with monkeypatch.context() as patched:
+        patched.setenv("PETIOLE_STORES", str(tmp_path / "second machine"))
+        with pytest.raises(RunError, match="another process published there in the meantime"):
+            publish(run, finished=True)
+    assert (materialise(run) / "adapter/adapter.safetensors").read_text() == "weights"
 
 
 def test_what_dies_before_the_manifest_is_not_seen(

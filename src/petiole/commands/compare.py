@@ -66,6 +66,11 @@ def compare(
     table: str | None = None,
     settings: Settings = None,
     tune: bool = False,
+    trials: int | None = None,
+    ranges: Annotated[
+        Sequence[str], Parameter(name="--range", negative=(), consume_multiple=True)
+    ] = (),
+    tune_storage: str | None = None,
     validation: float = 0.25,
     split_seeds: int | None = None,
     seeds: int | None = None,
@@ -90,6 +95,10 @@ def compare(
             of one's own.
         settings: applied to every method that has such a field.
         tune: choose each method's learning rate from its own grid, on validation only.
+        trials: with --tune, let Optuna try so many settings of each method, within the ends of its grid and --range, instead
+            of the grid.
+        ranges: further settings to try: KEY=LOW..HIGH, KEY=LOW..HIGH:log or KEY=A,B,C; for the methods that have them.
+        tune_storage: URL of an Optuna storage, e.g. sqlite:///study.db; by default a journal in the folder.
         validation: share of the training images that this is decided on.
         split_seeds: draws of the training images, the unit of a result; by default 5.
         seeds: starts and orders of batches on each split; by default 1 for images, 3 otherwise.
@@ -109,6 +118,7 @@ def compare(
     from petiole.engine.task import reopened
     from petiole.protocols import domain_shift, tuning
     from petiole.protocols.comparison import Comparison
+    from petiole.protocols.search import forecast, with_ranges
     from petiole.report.folder import summarise
     from petiole.report.page import write_page
 
@@ -124,6 +134,7 @@ def compare(
     task, options = open_task(kind, data, names, *groups, codebook or CodebookTaskOptions())
     if kind != "classification" and tune:
         raise ConfigError("--tune is for labelled images. Leave it out.")
+    _check_search(tune, trials, ranges, tune_storage)
     drawn = kind in COLUMNS.values() and options.shots is not None
     if split_seeds and kind != "classification" and (seeds or not drawn):
         raise ConfigError(
@@ -131,10 +142,12 @@ def compare(
         )
     workspace = reopened(task)
     folder = Path(out) if out else default_folder(data, "compare", task)
+    if trials is not None:  # the cheap rows, which are added now, have nothing to search
+        chosen["rows"] = with_ranges(chosen["rows"], pairs(settings), ranges)
     if kind == "classification":
         joint = workspace.shift.source is not None
         chosen["rows"] = domain_shift.with_baselines(chosen["rows"], source=joint)
-    if tune:
+    if tune and trials is None:
         chosen["rows"] = tuning.with_rates(chosen["rows"])
     terms: dict[str, Any] = {"seeds": seeds or split_seeds or 3}
     if drawn:
@@ -144,7 +157,8 @@ def compare(
             "split_seeds": 5 if split_seeds is None else split_seeds,
             "seeds": 1 if seeds is None else seeds,
             "shots": options.shots,
-            "validation": validation if any(row.grid for row in chosen["rows"]) else 0.0,
+            "validation": validation if any(r.grid or r.ranges for r in chosen["rows"]) else 0.0,
+            "trials": trials or 0,
             "notes": list(workspace.notes_with(options)),
         }
     comparison = Comparison.checked(kind=kind, margin=margin / 100, **chosen, **terms)
@@ -152,9 +166,10 @@ def compare(
     quiet = groups[0].quiet
     if kind == "classification":
         jobs = domain_shift.jobs_of(comparison, task, folder, pairs(settings), resume=resume)
-        announce(workspace, [*jobs, *tuning.trials(comparison, jobs, folder)])
+        tried = [*tuning.trials(comparison, jobs, folder), *forecast(comparison, jobs, folder)]
+        announce(workspace, [*jobs, *tried])
         domain_shift.compare(
-            comparison, jobs, folder, executor=executor, resume=resume, quiet=quiet
+            comparison, jobs, folder, tune_storage, executor=executor, resume=resume, quiet=quiet
         )
     else:
         own = pairs(settings)
@@ -166,6 +181,21 @@ def compare(
         announce(workspace, jobs)
         comparison.run_all(jobs, folder, executor=executor, resume=resume, quiet=quiet)
     return Compared(folder=folder, report=write_page(folder), summary=summarise(folder))
+
+
+def _check_search(
+    tune: bool, trials: int | None, ranges: Sequence[str], storage: str | None
+) -> None:
+    """Refuse an option of the search where there is none."""
+    if trials is not None and not tune:
+        raise ConfigError("--trials is for --tune. Add it.")
+    if trials is not None and trials < 1:
+        raise ConfigError(f"--trials is a number of settings to try, from 1 on, not {trials}.")
+    for option, given in (("--range", ranges), ("--tune-storage", storage)):
+        if given and trials is None:
+            raise ConfigError(
+                f"{option} is for a search by Optuna: --tune --trials 20. Leave it out."
+            )
 
 
 def _named(methods: Sequence[str]) -> Sequence[str]:

@@ -13,6 +13,7 @@ from cyclopts.config import Dict
 
 from petiole.errors import ConfigError, boundary, unknown
 from petiole.files import write_text
+from petiole.stores.address import Address
 
 FILE = "config.toml"
 MADE_ANEW = {"out", "resume"}
@@ -90,7 +91,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, str | bool | int | float):
         return value
     if isinstance(value, Path):
-        return str(value)
+        return str(Address.parse(value) or value)  # a path has one slash where an address has two
     if isinstance(value, Mapping):
         return {str(key): _plain(one) for key, one in value.items()}
     if isinstance(value, list | tuple):

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from rich.console import RenderableType
 from rich.text import Text
 
+from petiole.cache_folder import default_cache as default_cache
 from petiole.device import device as device
 from petiole.errors import ConfigError
 
@@ -341,14 +342,6 @@ def pruning(keep: float | None, mode: Any, positions: Any) -> Pruning | None:
             )
         return None
     return Pruning(keep=keep, mode=mode or "full", positions=positions or "keep")
-
-
-def default_cache() -> Path:
-    """``$PETIOLE_CACHE``, else ``petiole`` in the user's cache folder."""
-    if chosen := os.environ.get("PETIOLE_CACHE"):
-        return Path(chosen)
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "petiole"
 
 
 def pairs(settings: Settings) -> dict[str, Any]:

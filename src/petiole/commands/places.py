@@ -18,6 +18,7 @@ from typing import Any
 from rich.console import Console
 
 from petiole.errors import ConfigError, PetioleError
+from petiole.processes import is_main
 from petiole.stores.address import Address
 
 _WRITTEN = frozenset({"out", "csv"})
@@ -85,10 +86,10 @@ class Places:
         return str(path) if isinstance(value, str) else path
 
     def _path(self, name: str, address: Address, resume: bool) -> Path:
-        from petiole.data.image import SUFFIXES
+        from petiole.stores.base import open_store
         from petiole.stores.mirror import mirror_place
         from petiole.stores.mount import materialise, tree
-        from petiole.stores.publish import begin
+        from petiole.stores.publish import begin, outgoing
 
         if name in _KEPT.get(self._verb, ()):
             raise ConfigError(
@@ -96,13 +97,17 @@ class Places:
                 "a local folder, and copy it."
             )
         if name == "cache_dir":
+            open_store(address.store).check_writable()
             self._cache = address
             return mirror_place(address)
         if name in _WRITTEN:
+            if not is_main():  # of several processes that train one model
+                return outgoing(address)
+            place = begin(address, resume=resume)
             self._written.append(address)
-            return begin(address, resume=resume)
+            return place
         self._read.append((address, tree(address)))
-        return materialise(address, lambda file: os.path.splitext(file)[1].lower() in SUFFIXES)
+        return materialise(address, _is_image)
 
     def publish(self, *, finished: bool) -> None:
         """Publish what was written and learned; see ``petiole.stores``."""
@@ -113,7 +118,6 @@ class Places:
             for address, place in self._read:
                 if place.is_dir():
                     share(address, self._cache)
-
         for address in self._written:
             if n := publish(address, finished=finished):
                 state = "published" if finished else "unfinished, for --resume"
@@ -128,12 +132,17 @@ class Places:
     def report(self, before: Mapping[str, Counter[str]]) -> None:
         """Say how many requests were made since, of which kind, and how many an image."""
         from petiole.stores.base import requests
+        from petiole.stores.mount import walk
 
+        images = sum(_is_image(file.name) for _, place in self._read for file in walk(place))
         for bucket, kinds in requests().items():
             made = kinds - before.get(bucket, Counter())
             if made:
                 listed = ", ".join(f"{n:,} {kind}" for kind, n in sorted(made.items()))
-                _say(f"requests   {bucket}: {listed}")
+                each = (
+                    f"; {made.total() / images:.2f} for each of {images:,} images" if images else ""
+                )
+                _say(f"requests   {bucket}: {listed}{each}")
 
 
 @contextmanager
@@ -173,6 +182,12 @@ def _addresses(value: Any) -> bool:
     if not isinstance(value, str | os.PathLike):
         return False
     return any(Address.parse(one) is not None for one in (value, str(value).partition("=")[2]))
+
+
+def _is_image(name: str) -> bool:
+    from petiole.data.image import SUFFIXES
+
+    return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
 def _say(line: str) -> None:

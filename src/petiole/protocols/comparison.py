@@ -32,7 +32,8 @@ class Comparison(RowsProtocol):
             draw, where shots are drawn.
         shots: target images drawn from each class, or in all where there are none; ``None`` for all.
         fraction: share of each class of the training images that is used.
-        validation: share of the training images on which grids are decided.
+        validation: share of the training images on which grids and searches are decided.
+        trials: of each search.
         scored: the runs are scored on the ``test`` images, or on the ``validation`` ones, and then
             the test set stays closed.
         baseline: name of the row that gains are counted from, e.g. source only.
@@ -52,6 +53,7 @@ class Comparison(RowsProtocol):
     shots: int | None = None
     fraction: float = Field(default=1.0, gt=0, le=1)
     validation: float = Field(default=0.0, ge=0, lt=1)
+    trials: int = Field(default=0, ge=0)
     scored: Literal["test", "validation"] = "test"
     baseline: str
     headline: str
@@ -61,7 +63,7 @@ class Comparison(RowsProtocol):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        grids = any(row.grid for row in self.rows)
+        grids = any(row.grid or row.ranges for row in self.rows)
         if not self.validation and (self.scored == "validation" or grids):
             raise ValueError(
                 "a grid or scores on validation need validation images: validation > 0"

@@ -24,6 +24,7 @@ from petiole.protocols import tuning
 from petiole.protocols.comparison import Comparison
 from petiole.protocols.jobs import Running, run_jobs
 from petiole.protocols.protocol import LABELS, ComparisonRow, rows_of, with_baselines
+from petiole.protocols.search import search
 from petiole.tasks.classification.workspace import ClassificationWorkspace, Subset
 
 __all__ = ["LABELS", "compare", "from_table", "jobs_of", "prepare", "rows_of", "with_baselines"]
@@ -99,11 +100,13 @@ def compare(
     comparison: Comparison,
     jobs: Sequence[RunSpec],
     folder: Path,
+    storage: str | None = None,
     **running: Unpack[Running],
 ) -> None:
     """Do all jobs of a comparison and leave their records below ``folder``.
 
-    Rows with a grid are tuned first (see ``tuning``), and the notes say what was chosen.
+    Rows with a grid are tuned first (see ``tuning``), those with ranges searched (see ``search``), and the notes say what was
+    chosen. ``storage`` is of the search.
 
     Raises:
         RunError: the folder holds another comparison, or this one without ``resume``.
@@ -116,6 +119,13 @@ def compare(
         chosen = tuning.choose(comparison, folder)
         jobs = tuning.settled(comparison, jobs, chosen)
         notes = [*comparison.notes, *tuning.notes(comparison, chosen)]
+        comparison.model_copy(update={"notes": notes}).write(folder)
+    elif any(row.ranges for row in comparison.rows):
+        searched = search(comparison, jobs, folder, storage, **running)
+        jobs = tuning.settled(
+            comparison, jobs, {row: one.settings for row, one in searched.items()}
+        )
+        notes = [*comparison.notes, *(one.note for one in searched.values())]
         comparison.model_copy(update={"notes": notes}).write(folder)
     run_jobs(jobs, **running)
 

@@ -25,6 +25,7 @@ from petiole.methods.base import Method
 from petiole.methods.registry import create, find, settings_of
 from petiole.metrics.paired import MARGIN
 from petiole.protocols.jobs import run_jobs
+from petiole.protocols.search_space import SearchRange
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
@@ -38,6 +39,7 @@ class ComparisonRow(FrozenModel):
         method: registered name.
         settings: what differs from the method's defaults.
         grid: setting -> values, of which the best on validation is taken.
+        ranges: setting -> range that is searched on validation instead.
     """
 
     name: str
@@ -45,6 +47,7 @@ class ComparisonRow(FrozenModel):
     method: str
     settings: dict[str, Any] = Field(default_factory=dict)
     grid: dict[str, list[Any]] = Field(default_factory=dict)
+    ranges: dict[str, SearchRange] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _folder_safe(self) -> Self:

@@ -47,24 +47,32 @@ def trials(comparison: Comparison, jobs: Sequence[RunSpec], folder: Path) -> lis
         jobs: of the comparison, row by row.
         folder: of the comparison.
     """
-    each = comparison.split_seeds * comparison.seeds
     return [
-        replace(
-            jobs[index * each],  # split seed 0, seed 0
-            settings={**jobs[index * each].settings, **point},
-            folder=_folder(folder, row, i, fold),
-            options=replace(
-                jobs[index * each].options,
-                validation=comparison.validation,
-                fold=fold,
-                vectors=False,
-            ),
-        )
-        for index, row in enumerate(comparison.rows)
+        trial_spec(comparison, jobs, folder, row, i, fold, point)
+        for row in comparison.rows
         if row.grid
         for i, point in enumerate(points(row))
         for fold in range(folds_of(comparison))
     ]
+
+
+def trial_spec(
+    comparison: Comparison,
+    jobs: Sequence[RunSpec],
+    folder: Path,
+    row: ComparisonRow,
+    trial: int,
+    fold: int,
+    settings: Mapping[str, Any],
+) -> RunSpec:
+    """One fold of one trial: the row's run on split seed 0 and seed 0, scored on validation, with other settings."""
+    first = jobs[comparison.rows.index(row) * comparison.split_seeds * comparison.seeds]
+    return replace(
+        first,
+        settings={**first.settings, **settings},
+        folder=fold_folder(folder, row, trial, fold),
+        options=replace(first.options, validation=comparison.validation, fold=fold, vectors=False),
+    )
 
 
 def folds_of(comparison: Comparison) -> int:
@@ -72,7 +80,8 @@ def folds_of(comparison: Comparison) -> int:
     return int(1 / comparison.validation + 1e-9) if comparison.validation else 0
 
 
-def _folder(root: Path, row: ComparisonRow, point: int, fold: int) -> Path:
+def fold_folder(root: Path, row: ComparisonRow, point: int, fold: int) -> Path:
+    """Where the run of one fold of a trial lies."""
     return root / "tuning" / row.name / str(point) / f"fold-{fold}"
 
 
@@ -86,7 +95,7 @@ def choose(comparison: Comparison, folder: Path) -> dict[str, dict[str, Any]]:
 def _best(comparison: Comparison, row: ComparisonRow, folder: Path) -> int:
     losses = [
         fmean(
-            read_record(_folder(folder, row, i, fold)).main["nll"]
+            read_record(fold_folder(folder, row, i, fold)).main["nll"]
             for fold in range(folds_of(comparison))
         )
         for i in range(len(points(row)))

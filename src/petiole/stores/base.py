@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from threading import Lock
 
-from petiole.errors import PetioleError, StoreError
+from petiole.errors import StoreError
 from petiole.stores.address import Address
 
 _HOMES = {"hf": "hub"}
@@ -73,17 +73,21 @@ class Store(ABC):
     def head(self, key: str) -> Entry | None:
         """An object without its content."""
 
-    def put(self, key: str, content: Path | bytes) -> None:  # noqa: ARG002
+    @abstractmethod
+    def put(self, key: str, content: Path | bytes) -> None:
         """Store an object, whole or not at all, in the place of whatever was there."""
-        raise self._read_only()
 
-    def create(self, key: str, content: bytes) -> bool:  # noqa: ARG002
+    @abstractmethod
+    def create(self, key: str, content: bytes) -> bool:
         """Store an object where there is none; whether there was none."""
-        raise self._read_only()
 
-    def delete(self, key: str) -> None:  # noqa: ARG002
+    @abstractmethod
+    def delete(self, key: str) -> None:
         """Delete an object, if there is one."""
-        raise self._read_only()
+
+    def check_writable(self) -> None:
+        """Raise StoreError where nothing can be written, whoever asks."""
+        return
 
     def get(self, key: str) -> bytes | None:
         """The content of a small object; ``None`` where there is none."""
@@ -96,11 +100,6 @@ class Store(ABC):
         """Count requests; from any thread."""
         with self._counting:
             self.requests[kind] += n
-
-    def _read_only(self) -> PetioleError:
-        return StoreError(
-            f"{self.address} is only read here; petiole push-to-hub writes adapters to the Hub. Choose another place."
-        )
 
 
 @cache

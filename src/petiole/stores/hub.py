@@ -65,6 +65,21 @@ class HubStore(Store):
                     return Entry(key, key.rpartition("/")[2], found.size, found.blob_id, digest)
         return None
 
+    def put(self, key: str, content: Path | bytes) -> None:  # noqa: ARG002
+        self.check_writable()
+
+    def create(self, key: str, content: bytes) -> bool:  # noqa: ARG002
+        self.check_writable()
+        return False
+
+    def delete(self, key: str) -> None:  # noqa: ARG002
+        self.check_writable()
+
+    def check_writable(self) -> None:
+        raise StoreError(
+            f"{self.address} is only read here; petiole push-to-hub writes adapters to the Hub. Choose another place."
+        )
+
     @contextmanager
     def _told(self, key: str) -> Iterator[None]:
         try:

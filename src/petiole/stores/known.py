@@ -1,13 +1,12 @@
 """What one machine learned of the images of a folder, for others: kept beside the features in a feature cache in a store.
 
 An image's features are found by the digest of its content. A machine that never saw it would have to fetch it to know that; with
-the digests beside the features it fetches what has none.
+the digests beside the features it fetches what it has to look at.
 """
 
 from __future__ import annotations
 
 import json
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,10 +28,9 @@ def learn(folder: Address, cache: Address) -> None:
     """
     known, place = _read(folder, cache), tree(folder)
     for name, (version, digest) in known.items():
-        with suppress(OSError):  # it is there no more
-            pointer = pointer_at(place / name)
-            if pointer and not pointer.entry.sha256 and pointer.entry.version == version:
-                pointer._replace(entry=replace(pointer.entry, sha256=digest)).write(place / name)
+        pointer = pointer_at(place / name)
+        if pointer and not pointer.entry.sha256 and pointer.entry.version == version:
+            pointer._replace(entry=replace(pointer.entry, sha256=digest)).write(place / name)
 
 
 def share(folder: Address, cache: Address) -> None:

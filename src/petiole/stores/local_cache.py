@@ -22,6 +22,7 @@ from time import time
 
 from filelock import FileLock, Timeout
 
+from petiole.cache_folder import default_cache
 from petiole.errors import ConfigError, DataError
 from petiole.files import replacing, sha256
 from petiole.stores.base import Entry, Store
@@ -31,11 +32,10 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
 def root() -> Path:
-    """``$PETIOLE_STORES``, else ``petiole-stores`` in the user's cache folder."""
+    """``$PETIOLE_STORES``, else ``stores`` below the usual folder of the feature cache."""
     if chosen := os.environ.get("PETIOLE_STORES"):
         return Path(chosen).absolute()
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base).absolute() / "petiole-stores"
+    return default_cache().absolute() / "stores"
 
 
 def limit() -> int:

@@ -172,10 +172,9 @@ def _is_path(name: str) -> bool:
 
 def _point(store: Store, entry: Entry, path: Path) -> None:
     """A pointer, unless there is one to the same version, which may know its digest."""
-    with suppress(OSError):
-        old = pointer_at(path)
-        if old and (old.entry.version, old.entry.size) == (entry.version, entry.size):
-            return
+    old = pointer_at(path)
+    if old and (old.entry.version, old.entry.size) == (entry.version, entry.size):
+        return
     Pointer(store.address, entry).write(path)
 
 

@@ -153,7 +153,11 @@ def open_bucket(address: Address) -> Store:
             f"{address} needs the library obstore. Run `pip install 'petiole[stores]'`."
         ) from error
     seconds = float(os.environ.get(PATIENCE, "120"))
-    retry: Any = {"max_retries": 100, "retry_timeout": timedelta(seconds=seconds)}
+    retry: Any = {
+        "max_retries": 1000,
+        "retry_timeout": timedelta(seconds=seconds),
+        "backoff": {"max_backoff": timedelta(seconds=4)},
+    }
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
     options: Any = {"allow_http": endpoint.startswith("http://")}
     try:

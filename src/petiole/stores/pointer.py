@@ -49,10 +49,10 @@ def pointer_at(path: Path, content: bytes | None = None) -> Pointer | None:
     """
     if (content is not None and not content.startswith(_BEGIN)) or not _laid_here(path):
         return None
-    content = path.read_bytes() if content is None else content
-    if not content.startswith(_BEGIN):
-        return None
-    with suppress(Damaged, TypeError, KeyError):
+    with suppress(OSError, Damaged, TypeError, KeyError):
+        content = path.read_bytes() if content is None else content
+        if not content.startswith(_BEGIN):
+            return None
         value = unsealed(content)
         return Pointer(Address(**value["store"]), Entry(**value["petiole_object"]))
     return None
@@ -99,20 +99,20 @@ def image_bytes(path: Path, content: bytes, most: int) -> bytes:
 
 def checked_before(path: Path) -> str:
     """SHA-256 (hex) of an object whose image was decoded before; empty for any other file."""
-    pointer = pointer_at(path) if _laid_here(path) else None
+    pointer = pointer_at(path)
     return pointer.entry.sha256 if pointer else ""
 
 
 def remember_checked(path: Path, digest: str) -> None:
     """Note at a pointer that the image was decoded, and the digest of its content; nothing at any other file."""
-    if pointer := pointer_at(path) if _laid_here(path) else None:
+    if pointer := pointer_at(path):
         with suppress(OSError):  # it is asked for again next time
             pointer._replace(entry=replace(pointer.entry, sha256=digest)).write(path)
 
 
 def named(path: Path) -> str:
     """What people call a file: the address of an object in a store, else its path."""
-    pointer = pointer_at(path) if _laid_here(path) and path.is_file() else None
+    pointer = pointer_at(path)
     return str(pointer.bucket.at(pointer.entry.key)) if pointer else str(path)
 
 

@@ -43,8 +43,9 @@ def begin(address: Address, *, resume: bool) -> Path:
         StoreError: the store cannot be reached or refuses.
     """
     store, place = open_store(address.store), outgoing(address)
+    store.check_writable()
     seen = place / _SEEN
-    known = seen.read_text(encoding="utf-8") if seen.is_file() else ""
+    known = seen.read_text(encoding="utf-8", errors="replace") if seen.is_file() else ""
     for name in (PUBLISHED, UNFINISHED):
         key = (address / name).key
         content = store.get(key)
@@ -73,7 +74,7 @@ def begin(address: Address, *, resume: bool) -> Path:
 
 
 def publish(address: Address, *, finished: bool) -> int:
-    """Publish what was written at ``outgoing``; the number of files.
+    """Publish what was written at ``outgoing``; the number of files, 0 where it is published already.
 
     Args:
         address: where to.
@@ -88,7 +89,7 @@ def publish(address: Address, *, finished: bool) -> int:
         store.put(address.key, place)
         return 1
     files = list(walk(place)) if place.is_dir() else []
-    if not files:
+    if not files or _is_finished(store, address):
         return 0
     rows: dict[str, tuple[str, int]] = {
         file.relative_to(place).as_posix(): (sha256(file), file.stat().st_size) for file in files
@@ -107,6 +108,13 @@ def publish(address: Address, *, finished: bool) -> int:
         store.put((address / UNFINISHED).key, text.encode())
     write_text(place / _SEEN, _seal(text.encode()))
     return len(files)
+
+
+def _is_finished(store: Store, address: Address) -> bool:
+    """Whether what lies here was published as finished, or came from there so."""
+    seen = outgoing(address) / _SEEN
+    there = store.get((address / PUBLISHED).key) if seen.is_file() else None
+    return there is not None and _seal(there) == seen.read_text(encoding="utf-8", errors="replace")
 
 
 def _send(store: Store, key: str, file: Path, size: int) -> None:

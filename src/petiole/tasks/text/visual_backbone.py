@@ -30,6 +30,7 @@ from petiole.engine.feature_store import FeatureCache, Key
 from petiole.engine.progress import console, progress
 from petiole.engine.ray_features import Found
 from petiole.errors import ConfigError, DataError
+from petiole.stores.pointer import checked_before
 from petiole.tasks.text.grid_pool import GridPool
 from petiole.tasks.text.visual_base import VisualFeatures
 from petiole.tasks.text.visual_stored import StoredVisuals
@@ -342,7 +343,7 @@ class _Frames:
 def _content(path: Path) -> str:
     """SHA-256 (hex) of a file; nothing for one that cannot be read, whose error comes with the check."""
     try:
-        return hashlib.sha256(read_bytes(path)).hexdigest()
+        return checked_before(path) or hashlib.sha256(read_bytes(path)).hexdigest()
     except DataError:
         return ""
 
