@@ -102,7 +102,7 @@ def simulate(
     """
     from petiole.planning import scale
 
-    known = {
+    known: dict[str, dict[str, Any]] = {
         "features": {"images": images, "gpu": gpu or None, "cores": cores, "price": price},
         "runs": {"runs": runs, "images": images, "price": price},
         "requests": {"requests": requests, "adapters": adapters, "loaded": loaded, "skew": skew},
