@@ -15,7 +15,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
@@ -41,12 +41,19 @@ def draw(folder: Path, count: int) -> Path:
     return folder
 
 
+def ours(process: int) -> bool:
+    """Whether this process, or one that it started, started that one."""
+    while process > 1 and process != os.getpid():
+        process = int(Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    return process == os.getpid()
+
+
 def workers() -> dict[int, tuple[float, float]]:
-    """Processes of Ray that run code of ours: seconds of the processor, and megabytes of their own."""
+    """Workers of our clusters: seconds of the processor, and megabytes of their own."""
     found = {}
     for place in Path("/proc").glob("[0-9]*"):
         try:
-            if b"ray::" not in (place / "cmdline").read_bytes():
+            if b"ray::" not in (place / "cmdline").read_bytes() or not ours(int(place.name)):
                 continue
             resident, shared = (place / "statm").read_text().split()[1:3]
             times = (place / "stat").read_text().rsplit(")", 1)[1].split()[11:13]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 import httpx2
@@ -17,16 +18,16 @@ from petiole.serving.service import canaries_of
 CLASSES = ["ash", "birch", "cedar"]
 
 
-def replicas() -> list[int]:
-    """Processes of the replicas."""
-    found = []
-    for place in Path("/proc").glob("[0-9]*"):
-        try:
-            if b"ServeReplica:petiole" in (place / "cmdline").read_bytes():
-                found.append(int(place.name))
-        except OSError:
-            continue
-    return found
+def replicas(server: int) -> list[int]:
+    """Processes of a server's replicas: its own, its children, and theirs."""
+    found, todo = [], [server]
+    while todo:
+        for file in Path(f"/proc/{todo.pop()}/task").glob("*/children"):
+            with suppress(OSError):
+                todo += map(int, file.read_text().split())
+                name = Path(f"/proc/{file.parts[2]}/cmdline").read_bytes()
+                found += [int(file.parts[2])] if b"ServeReplica:petiole" in name else []
+    return sorted(set(found))
 
 
 def test_a_killed_replica_costs_no_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,7 +51,7 @@ def test_a_killed_replica_costs_no_request(tmp_path: Path, monkeypatch: pytest.M
         expected = [ask(here.url, name, image) for name in ("one", "two") for image in images]
     with serving(tmp_path / "log", tmp_path / "pool", *on_ray, "--canary", "two=one:1") as there:
         first = [ask(there.url, "one", image) for image in images]
-        victims = replicas()
+        victims = replicas(there.process.pid)
         assert len(victims) == 2
         os.kill(victims[0], signal.SIGKILL)
         again = [ask(there.url, "one", image) for image in images for _ in range(4)]
