@@ -21,6 +21,7 @@ from pathlib import Path
 
 import httpx2
 
+from ray_features import ours
 from serve import CLASSES, petiole_server, photo
 
 TRIES = 4
@@ -45,7 +46,8 @@ def replicas() -> list[int]:
     found = []
     for place in Path("/proc").glob("[0-9]*"):
         try:
-            if b"ServeReplica:petiole" in (place / "cmdline").read_bytes():
+            name = (place / "cmdline").read_bytes()
+            if b"ServeReplica:petiole" in name and ours(int(place.name)):
                 found.append(int(place.name))
         except OSError:
             continue

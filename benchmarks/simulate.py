@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from shutil import rmtree
 
+import httpx2
 import torch
 
 from petiole.allocator import tune_allocator
@@ -31,8 +32,11 @@ from petiole.engine.share import WHOLE
 from petiole.planning.measure import measured
 from petiole.planning.scale import UnitCosts, extraction, table
 from petiole.protocols.jobs import Stage, store_share
+from petiole.serving.library import AdapterLibrary
 from ray_features import draw
+from ray_serve import write
 from scale import jobs_of, nodes
+from serve import petiole_server, photo
 
 BACKBONE = "petiole/efficientnet-lite0"
 
@@ -63,6 +67,32 @@ def busiest(place: Executor, jobs: Sequence[RunSpec]) -> float:
     for process, seconds in place.map(timed, jobs):
         taken[process] += seconds  # type: ignore[assignment]
     return max(taken.values())
+
+
+def serving_costs(root: Path, requests: int = 100) -> tuple[float, float]:
+    """Seconds of the HTTP process for a request, and of reading an adapter."""
+    write(root, 32)
+    with petiole_server(root, "--device", "cpu", "--engine", "torch") as (url, pid):
+        picture = {"images": ("a.jpg", photo(0), "image/jpeg")}
+
+        def ask() -> None:
+            httpx2.post(f"{url}/v1/predict", data={"adapter": "a0000"}, files=picture, timeout=60)
+
+        def used() -> float:
+            fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+            return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+        ask()
+        before = used()
+        for _ in range(requests):
+            ask()
+        request = (used() - before) / requests
+    library = AdapterLibrary("cpu", 64, 10**8)
+    library.open(str(root / "a0000"))
+    start = time.process_time()
+    for i in range(1, 32):
+        library.open(str(root / f"a{i:04d}"))
+    return request, (time.process_time() - start) / 31
 
 
 def passed(job: int) -> int:
@@ -112,6 +142,10 @@ def main() -> None:
             f"features, {processes} processes", predicted, extract(many, root / "cache", processes)
         )
 
+    request, read = serving_costs(root / "adapters")
+    print(
+        f"{1000 * request:.1f} ms of the HTTP process a request, {1000 * read:.1f} ms to read an adapter"
+    )
     photos = root / "photos"
     if not photos.exists():
         write_task(photos, "colours", train=8, test=8)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import json
 from dataclasses import replace
 from math import factorial
 from pathlib import Path
@@ -73,5 +72,11 @@ def test_the_command(tmp_path: Path) -> None:
     assert said.json["costs"]["write"] == 7
     assert 0 < said.json["costs"]["decode"] < 1
     assert said.json["seconds"] > 0
-    assert say("simulate", "requests", "--unit", "forwards=1").code == 1
-    json.dumps(said.json)
+    for wrong, told in (
+        (("requests", "--requests", 1, "--unit", "forwards=1"), "forward"),
+        (("requests", "--requests", 1, "--price", 1), "no use for --price; features has"),
+        (("features",), "How many images?"),
+        (("features", "--images", 9, "--device", "cpu"), "add --like"),
+    ):
+        said = say("simulate", *wrong)
+        assert (said.code, told in said.err) == (1, True), said.err

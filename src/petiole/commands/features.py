@@ -13,6 +13,7 @@ from petiole.commands.options import CommandResult, default_cache, fact, plural
 from petiole.commands.options import device as device_of
 from petiole.commands.placement import ExecutorOptions
 from petiole.commands.verb import verb
+from petiole.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -77,7 +78,7 @@ def features(
     /,
     *,
     backbone: str = "petiole/efficientnet-lite0",
-    visual_tokens: int = 36,
+    visual_tokens: int | None = None,
     vectors: bool = False,
     videos: bool = False,
     shard: str = "1/1",
@@ -98,7 +99,7 @@ def features(
     Args:
         images: folder; images may lie at any depth.
         backbone: image backbone, as for fit.
-        visual_tokens: local tokens of a picture after pooling: a square number.
+        visual_tokens: local tokens of a picture after pooling: a square number; by default 36.
         vectors: one vector an image instead, as heads on the frozen model, kNN and the check for leaks read it.
         videos: each folder that holds images is a video, and each image a frame: one vector a frame.
         shard: compute only the third of eight shares, 3/8, while other processes or machines that see the same folder and
@@ -114,11 +115,15 @@ def features(
 
     Raises:
         DataError: no images, or unreadable ones.
-        ConfigError: a shard that there is not.
+        ConfigError: a shard that there is not, or --vectors of what has one vector anyway, or is to have tokens.
         PetioleError: a backbone that cannot be loaded, or whose grid cannot be pooled so.
     """
     from petiole.engine.share import Share
 
+    if vectors and (videos or visual_tokens is not None):
+        other = "--videos, whose frames have one vector each" if videos else "--visual-tokens"
+        raise ConfigError(f"--vectors stores one vector an image. Leave out {other}.")
+    tokens = 36 if visual_tokens is None else visual_tokens
     share = Share.parse(shard)
     cluster = (placement or ExecutorOptions()).cluster()
     terms: dict[str, Any] = {
@@ -128,7 +133,7 @@ def features(
         "image_size": image_size,
         "device": device_of(device),
         "cache": Path(cache_dir) if cache_dir else default_cache(),
-        "visual_tokens": None if vectors else visual_tokens,
+        "visual_tokens": None if vectors else tokens,
         "precision": precision,
         "dtype": dtype or ("float32" if vectors else "float16"),
     }
@@ -143,7 +148,7 @@ def features(
     return Extracted(
         cache=visuals.cache.root,
         backbone=backbone,
-        tokens=1 if videos or vectors else visual_tokens,
+        tokens=1 if videos or vectors else tokens,
         width=visuals.width,
         shard=str(share),
         images=done.images,

@@ -25,7 +25,7 @@ class Simulated(CommandResult):
         seconds: in all; of requests, of one.
         bottleneck: the stage that decides.
         stages: of each the seconds that it would take alone; of requests, the share of its time that it is busy.
-        cost: in the price's money; none without a price, or for requests that never end.
+        cost: in the price's money; none without a price.
         costs: seconds of the parts that were reckoned with.
         notes: what grows too large for one machine.
     """
@@ -59,20 +59,20 @@ def simulate(
     work: Literal["features", "runs", "requests"],
     /,
     *,
-    images: int = 0,
-    runs: int = 1,
-    requests: float = 1.0,
+    images: int | None = None,
+    runs: int | None = None,
+    requests: float | None = None,
     machines: int = 1,
     gpu: bool = False,
-    cores: float = 1.0,
-    adapters: int = 1,
-    loaded: int = 64,
-    skew: float = 1.0,
+    cores: float | None = None,
+    adapters: int | None = None,
+    loaded: int | None = None,
+    skew: float | None = None,
     price: float | None = None,
     unit: Annotated[Sequence[str], Parameter(negative=(), consume_multiple=True)] = (),
     like: Path | None = None,
-    backbone: str = "petiole/efficientnet-lite0",
-    device: str = "auto",
+    backbone: str | None = None,
+    device: str | None = None,
 ) -> Simulated:
     """Predict how long extraction, a table of runs, or an answer takes on machines that you do not have yet.
 
@@ -81,53 +81,69 @@ def simulate(
 
     Args:
         work: features of images; runs of small heads; or requests to a server.
-        images: of features, or whose features runs need first; 0 for stored ones.
+        images: of features, or whose features runs need first.
         runs: how many.
         requests: a second, of one image each.
         machines: GPUs, processes or replicas.
         gpu: of features: each machine is a GPU, beside which --cores decode.
-        cores: that decode for each GPU.
-        adapters: of requests: how many there are; the k-th is asked for in proportion to k^-skew.
-        loaded: adapters in memory of one replica.
-        skew: see adapters.
+        cores: that decode for each GPU; by default 1.
+        adapters: of requests: how many there are, by default 1; the k-th is asked for in proportion to k^-skew.
+        loaded: adapters in memory of one replica, by default 64.
+        skew: see adapters; by default 1.
         price: of a machine an hour.
         unit: NAME=SECONDS of a part: decode, forward, run, ...; several, or repeated.
         like: folder of images that stand for all: decode, forward, write and header are measured on them.
-        backbone: of that measurement.
-        device: of that measurement.
+        backbone: of that measurement; by default petiole/efficientnet-lite0.
+        device: of that measurement; by default auto.
 
     Raises:
-        ConfigError: an unknown part, or a number that is not above 0.
+        ConfigError: an unknown part, a number that is not above 0 or is missing, or an option that this work has no use for.
         DataError: no images to measure.
     """
     from petiole.planning import scale
 
+    known: dict[str, dict[str, Any]] = {
+        "features": {"images": images, "gpu": gpu or None, "cores": cores, "price": price},
+        "runs": {"runs": runs, "images": images, "price": price},
+        "requests": {"requests": requests, "adapters": adapters, "loaded": loaded, "skew": skew},
+    }
+    _check(work, known, {"backbone": backbone, "device": device} if like is None else {})
+    given = {name: value for name, value in known[work].items() if value is not None}
+    given.pop("price", None)
     costs = _measured(Path(like), backbone, device) if like else scale.UnitCosts()
     costs = replace(costs, **_units(unit))
     if work == "features":
-        if not images:
-            raise ConfigError("How many images? Add --images N.")
-        done = scale.extraction(images, costs, workers=machines, cores=cores, gpu=gpu)
+        done = scale.extraction(costs=costs, workers=machines, **given)
     elif work == "runs":
-        done = scale.table(runs, costs, places=machines, images=images)
+        done = scale.table(costs=costs, places=machines, **given)
     else:
-        done = scale.serving(
-            requests, costs, replicas=machines, adapters=adapters, loaded=loaded, skew=skew
-        )
+        done = scale.serving(costs=costs, replicas=machines, **given)
     ends = done.seconds != float("inf")
-    paid = price is not None and work != "requests"
     return Simulated(
         work=work,
         seconds=done.seconds if ends else None,
         bottleneck=done.bottleneck,
         stages=done.stages,
-        cost=scale.cost(done.seconds, machines, price or 0) if paid else None,
+        cost=None if price is None else scale.cost(done.seconds, machines, price),
         costs=asdict(costs),
         notes=list(done.notes),
     )
 
 
-def _measured(folder: Path, backbone: str, device: str) -> Any:
+def _check(work: str, known: dict[str, dict[str, Any]], unused: dict[str, Any]) -> None:
+    """Whether what the work needs was given, and nothing that it has no use for."""
+    need = "images" if work == "features" else work
+    if known[work][need] is None:
+        raise ConfigError(f"How many {need}? Add --{need} N.")
+    for name in (name for name, value in unused.items() if value is not None):
+        raise ConfigError(f"--{name} is of the measurement of images: add --like FOLDER.")
+    for other, options in known.items():
+        for name, value in options.items():
+            if value is not None and name not in known[work]:
+                raise ConfigError(f"petiole simulate {work} has no use for --{name}; {other} has.")
+
+
+def _measured(folder: Path, backbone: str | None, device: str | None) -> Any:
     from petiole.backbones.registry import load_backbone
     from petiole.commands.options import device as device_of
     from petiole.data.inputs import as_images
@@ -135,7 +151,9 @@ def _measured(folder: Path, backbone: str, device: str) -> Any:
     from petiole.planning.scale import UnitCosts
 
     images = [one.path for one in as_images(folder)]
-    return measured(images, load_backbone(backbone, device=device_of(device)), UnitCosts())
+    name = backbone or "petiole/efficientnet-lite0"
+    model = load_backbone(name, device=device_of(device or "auto"))
+    return measured(images, model, UnitCosts())
 
 
 def _units(given: Sequence[str]) -> dict[str, float]:

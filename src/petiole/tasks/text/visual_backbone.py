@@ -154,8 +154,7 @@ class BackboneVisuals:
             names: of pictures and videos.
             skip_bad: leave unreadable images out, and say so in the result.
             quiet: say nothing and show no bar.
-            elsewhere: what computes and stores instead of this process, by calls of ``compute``; it may be given files of many
-                images, too (Parquet, WebDataset).
+            elsewhere: computes and stores instead of this process, also files of many images (Parquet, WebDataset).
 
         Raises:
             DataError: unreadable images, with their paths; nothing was computed here then, and elsewhere all others.
@@ -189,17 +188,23 @@ class BackboneVisuals:
         for kind, missing in work:
             self._store(kind, missing, quiet=quiet)
             computed += len(missing)
-        files = dict(sorted(files.items()))
-        content = [[name, [self._ids.get(p, "") for p in own]] for name, own in files.items()]
+        left = (n for n, own in sorted(files.items()) if not own or set(own) - set(self._ids))
         return Prepared(
             images,
             computed=computed,
-            left_out=tuple(n for n, own in files.items() if not own or set(own) - set(self._ids)),
+            left_out=tuple(left),
             notes=tuple(notes),
             megabytes=megabytes,
             seconds=time.perf_counter() - start,
-            digest=_sha256([self.digest, content]),
+            digest=self._digest_of(files),
         )
+
+    def _digest_of(self, files: dict[str, list[Path]]) -> str:
+        """Of what is seen, and of every name with the content of its files."""
+        content = [
+            [name, [self._ids.get(p, "") for p in own]] for name, own in sorted(files.items())
+        ]
+        return _sha256([self.digest, content])
 
     def compute(self, images: Tensor, key: Key) -> State:
         """What is stored under a key of transformed images (n, 3, H, W)."""
