@@ -136,16 +136,18 @@ def cells(arguments: argparse.Namespace, done: set[str]) -> Iterator[dict[str, A
                                 yield {**where, **cell(workspace, subset, row, method, settings)}
                         if AUTO in arguments.rows and key({**where, "row": AUTO}) not in done:
                             subset = Subset(shots, draw)
-                            start = time.perf_counter()
+                            start, cpu = time.perf_counter(), time.process_time()
                             choice = select_method(
                                 workspace, RunSpec(task, "", Path(), options=subset)
                             )
                             seconds = time.perf_counter() - start
+                            cpu = time.process_time() - cpu
                             yield {
                                 **where,
                                 "row": AUTO,
                                 "method": choice.method,
                                 "seconds": seconds,
+                                "cpu": cpu,
                             }
                     except DataError as error:
                         print(f"{name}, {shots} shots: {str(error).splitlines()[0]}", flush=True)

@@ -21,15 +21,18 @@ def announce(workspace: Workspace, specs: Sequence[RunSpec], notes: Sequence[str
     Raises:
         ConfigError: an unknown method or setting, before any work was done.
     """
+    if not workspace.task.quiet:
+        # It times a few steps, which processes that train together must take together.
+        say([*workspace.describe(specs), *(f"note     {note}" for note in notes)])
+
+
+def say(lines: Sequence[str]) -> None:
+    """Print lines on standard error, notes in yellow; of several processes the main one does."""
     from petiole.engine.progress import console
     from petiole.processes import is_main
 
-    if workspace.task.quiet:
-        return
-    # It times a few steps, which processes that train together must take together.
-    lines = workspace.describe(specs)
     if not is_main():
         return
-    for line in (*lines, *(f"note     {note}" for note in notes)):
+    for line in lines:
         style = "yellow" if line.startswith("note") else None
         console.print(line, style=style, highlight=False, markup=False)

@@ -165,7 +165,7 @@ def fit(
     """
     from dataclasses import replace
 
-    from petiole.commands.announce import announce
+    from petiole.commands.announce import announce, say
     from petiole.commands.tasks import open_task
     from petiole.engine.run import RunSpec, run
     from petiole.engine.run_lock import check_free
@@ -214,11 +214,15 @@ def fit(
         checkpoint_seconds=checkpoint_seconds,
         loggers=tuple(loggers),
     )
-    announce(opened, [spec], [*notes, *left.notes()])
+    ahead = [*notes, *left.notes()]
+    if not left.backbones:
+        announce(opened, [spec], ahead)
+    elif not task.quiet:  # what is frozen is not known before they are compared
+        say([f"note     {note}" for note in ahead])
     selection = None
     if left:
         spec, selection = select(spec, left)
-        if spec.method != named:
+        if left.backbones or spec.method != named:
             announce(reopened(spec.task), [spec])
     record = run(spec)
     return FitResult(

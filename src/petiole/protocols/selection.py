@@ -66,7 +66,7 @@ class Open:
         """What choosing will do, for the announcement."""
         found = []
         if self.backbones:
-            found.append(f"before that, these backbones are compared: {', '.join(self.backbones)}")
+            found.append(f"these backbones are compared first: {', '.join(self.backbones)}")
         if self.method and self.budget:
             found.append(f"methods that are trained may be tried for {self.budget:g} min")
         return found

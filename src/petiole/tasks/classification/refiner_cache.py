@@ -135,13 +135,16 @@ def _changed(
     found = predict(adapted, table.batches(len(data)))
     changed = 0
     with adapted.attached():
-        for vectors, logits in zip(*(torch.split(part, READERS) for part in found), strict=True):
-            vector = vectors.to(cache.entries.device)
+        for start in range(0, len(data), READERS):
+            some = slice(start, start + READERS)
+            vector = found.vectors[some].to(cache.entries.device)
             own, _ = head.pair(vector)
             read = cache.read(own)
             alike = head.refiner.blend(own, read.mean(-2, keepdim=True).expand_as(read))
             cosines = normalize(vector, dim=-1)[:, None] @ head.met(alike).mT
-            changed += int((cosines.squeeze(1).argmax(1).cpu() != logits.argmax(1)).sum())
+            changed += int(
+                (cosines.squeeze(1).argmax(1).cpu() != found.logits[some].argmax(1)).sum()
+            )
     return changed, len(data)
 
 

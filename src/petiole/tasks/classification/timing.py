@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -18,15 +19,12 @@ from petiole.engine.run import RunSpec
 from petiole.engine.trainer import Callbacks
 from petiole.errors import PetioleError
 from petiole.layers.solved import SolvedHead
-from petiole.methods.recipe import Recipe
 from petiole.tasks.classification import training
 from petiole.tasks.classification.model import AdaptedClassifier
 from petiole.tasks.classification.workspace import ClassificationWorkspace, Subset
 
 ROWS = 4
 """Images that are really computed; a batch repeats them."""
-QUICK = 0.2
-"""Seconds of a step below which a whole batch is timed, and not only ROWS of it."""
 
 
 class Seconds(NamedTuple):
@@ -55,11 +53,8 @@ class _FewRows(Table):
 
     @property
     def step(self) -> float:
-        """Seconds of the last step but one, without its images."""
-        if len(self.times) < 2:  # nothing is trained
-            return 0.0
-        (_, before), (begun, _) = self.times[-2:]
-        return begun - before
+        """Seconds of the faster of the steps, without their images."""
+        return min(begun - before for (_, before), (begun, _) in pairwise(self.times))
 
 
 def time_job(workspace: ClassificationWorkspace, job: RunSpec) -> Seconds | None:
@@ -75,33 +70,33 @@ def time_job(workspace: ClassificationWorkspace, job: RunSpec) -> Seconds | None
     live.backbone, live.shift = workspace.backbone, workspace.shift
     task = workspace.task
     live.features = Features(workspace.backbone, None, task.precision, task.dtype, quiet=True)
-    whole = replace(
+    recipe = replace(
         method.recipe, steps=3, epochs=0.0, schedule="steps", average_mean=0.0, select="last",
         patience=0, views=0,
     )  # fmt: skip
-    few = replace(whole, classes_per_batch=2, source_per_class=1, target_per_class=1)
-    few = replace(few, batch_size=min(few.batch_size, ROWS), drop_last=False)
-    share = whole.images_per_step(len(data.classes)) / few.images_per_step(len(data.classes))
+    images = recipe.images_per_step(len(data.classes))
     try:
         with torch.random.fork_rng():
             plan = method.plan(workspace.backbone, len(data.classes))
             if isinstance(plan.head, SolvedHead) or plan.teacher or not method.recipe.steps:
                 return None
             adapted = AdaptedClassifier(workspace.backbone, plan, checkpoint=task.checkpointing)
+            # Inside the backbone a step costs so much an image; behind it, hardly more for many than for few.
+            if not set(adapted.cut) <= set(workspace.backbone.finals) and images > ROWS:
+                recipe = replace(
+                    recipe, classes_per_batch=2, source_per_class=1, target_per_class=1
+                )
+                recipe = replace(recipe, batch_size=min(recipe.batch_size, ROWS), drop_last=False)
             adapted.to(workspace.features.device)
             adapted.name(data.classes, data.name)
-            table = _FewRows(live.training_table(adapted, data, whole))
-
-            def step(recipe: Recipe) -> float:
-                training.train(
-                    adapted, data, table, recipe, seed=0, precision=task.precision,
-                    callbacks=Callbacks(quiet=True),
-                )  # fmt: skip
-                return table.step
-
-            seconds = step(few) * share
-            if seconds < QUICK and share > 1:
-                seconds = step(whole)
+            table = _FewRows(live.training_table(adapted, data, recipe))
+            training.train(
+                adapted, data, table, recipe, seed=0, precision=task.precision,
+                callbacks=Callbacks(quiet=True),
+            )  # fmt: skip
     except PetioleError:
         return None
-    return Seconds(table.image, seconds) if table.states else None
+    if len(table.times) < 2:  # nothing in it is trained
+        return None
+    share = images / recipe.images_per_step(len(data.classes))
+    return Seconds(table.image, table.step * share)
