@@ -23,7 +23,7 @@ from petiole.commands.options import (
     pairs,
 )
 from petiole.commands.placement import ExecutorOptions
-from petiole.commands.verb import differing, keywords, verb
+from petiole.commands.verb import differing, verb
 from petiole.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -188,7 +188,6 @@ def _write_configs(jobs: Sequence[RunSpec], shared: Mapping[str, Any]) -> None:
     from pydantic_core import to_jsonable_python
 
     from petiole.commands.config_file import write_config
-    from petiole.commands.fit import fit
     from petiole.engine.record import read_record
     from petiole.methods.registry import create, settings_of
 
@@ -196,10 +195,11 @@ def _write_configs(jobs: Sequence[RunSpec], shared: Mapping[str, Any]) -> None:
         usual = to_jsonable_python(settings_of(create(job.method)))
         found = read_record(job.folder).request.settings  # with what was chosen on validation
         changed = {name: value for name, value in found.items() if value != usual[name]}
-        own = {"method": job.method, "settings": changed, "seed": job.seed}
-        options = {name: getattr(job.options, name, None) for name in keywords(fit)}
-        own |= {name: value for name, value in options.items() if value is not None}
-        write_config(job.folder, "fit", {**shared, **own})
+        own: dict[str, Any] = {"method": job.method, "seed": job.seed}
+        for name in ("shots", "split_seed", "calibration_folds"):
+            own[name] = getattr(job.options, name, None)
+        told = {**shared, **own, "settings": changed or None}
+        write_config(job.folder, "fit", {k: v for k, v in told.items() if v is not None})
 
 
 def _named(methods: Sequence[str]) -> Sequence[str]:
