@@ -1,6 +1,7 @@
 """What ``petiole serve`` holds: latency and throughput, overload, swaps under load, hostile requests.
 
-    python benchmarks/serve.py --seconds 20 --overload 240 --out serve.json
+    python benchmarks/serve.py latency engines switch hostile swaps
+    python benchmarks/serve.py overload --engine onnx        # 15 minutes
 
 Client and server share the machine, so the client's share of the processor is in all figures, in those of the plain handler
 too. The plain handler is FastAPI as its tutorial has it: the model in the process, one image a call, no queue.
@@ -10,11 +11,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import base64
 import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,13 +23,15 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import numpy as np
 from PIL import Image
+
+from serve_hostile import ask_hostile
 
 CLASSES = [f"class {i}" for i in range(10)]
 ADAPTERS = ("one", "two", "three", "four")
@@ -57,6 +60,12 @@ def write_adapters(root: Path) -> None:
     backbone = petiole.load("petiole/tiny-vit")
     for name in (*ADAPTERS, "other"):
         petiole.adapt(backbone, "adaptertune", classes=CLASSES, rank=8).save(root / name)
+
+
+def write_fresh(root: Path) -> Path:
+    """The adapter one without a graph, under the same name."""
+    fresh = Path(tempfile.mkdtemp(dir=root)) / "one"
+    return shutil.copytree(root / "one", fresh, ignore=shutil.ignore_patterns("onnx-*"))
 
 
 def photo(seed: int, side: int = 320) -> bytes:
@@ -117,8 +126,8 @@ def processor(pid: int) -> float:
 
 async def closed(
     url: str, clients: int, seconds: float, adapters: tuple[str, ...]
-) -> dict[str, Any]:
-    """So many clients, each asking again as soon as it was answered."""
+) -> tuple[list[float], Counter[int]]:
+    """Milliseconds of answers, and statuses, of so many clients, each asking again as soon as it was answered."""
     images = [photo(i) for i in range(16)]
     times: list[float] = []
     statuses: Counter[int] = Counter()
@@ -134,17 +143,94 @@ async def closed(
                 answer = await http.post("/v1/predict", data=data, files=files)
                 statuses[answer.status_code] += 1
                 if answer.status_code == 200:
-                    times.append(time.perf_counter() - start)
+                    times.append(1000 * (time.perf_counter() - start))
 
     await asyncio.gather(*map(one, range(clients)))
-    p50, p95, p99 = (1000 * np.percentile(times, q) for q in (50, 95, 99))
+    return times, statuses
+
+
+def capacity(url: str, seconds: float) -> float:
+    """Answers a second to 32 clients."""
+    asyncio.run(closed(url, 4, 2, ("one",)))  # warm
+    return len(asyncio.run(closed(url, 32, seconds, ("one",)))[0]) / seconds
+
+
+def latencies(root: Path, seconds: float, rounds: int) -> list[dict[str, Any]]:
+    """All servers stand beside each other and are asked in turn, so that other work on the machine meets all of them."""
+    served = [root / name for name in ADAPTERS]
+    with ExitStack() as stack:
+        enter = stack.enter_context
+        plain = enter(plain_server(root / "one"))
+        rivals: dict[str, tuple[tuple[str, int], tuple[str, ...]]] = {"plain handler": (plain, ())}
+        for engine in ("torch", "onnx"):
+            alone = enter(petiole_server(*served, "--engine", engine, "--max-batch", 1))
+            whole = enter(petiole_server(*served, "--engine", engine))
+            rivals |= {
+                f"{engine}, --max-batch 1": (alone, ("one",)),
+                engine: (whole, ("one",)),
+                f"{engine}, four adapters": (whole, ADAPTERS),
+            }
+        for (url, _), adapters in rivals.values():
+            asyncio.run(closed(url, 4, 2, adapters))  # warm
+        found = []
+        for clients in (1, 8, 32):
+            times: dict[str, list[float]] = {title: [] for title in rivals}
+            spent = dict.fromkeys(rivals, 0.0)
+            statuses: Counter[str] = Counter()
+            for _ in range(rounds):
+                for title, ((url, pid), adapters) in rivals.items():
+                    before = processor(pid)
+                    one, told = asyncio.run(closed(url, clients, seconds, adapters))
+                    times[title] += one
+                    spent[title] += processor(pid) - before
+                    statuses.update(f"{title}: {status}" for status in told.elements())
+            found += [
+                {
+                    "server": title,
+                    "clients": clients,
+                    "per_second": len(one) / (rounds * seconds),
+                    **{f"p{q}": float(np.percentile(one, q)) for q in (50, 95, 99)},
+                    "processor_ms": 1000 * spent[title] / len(one),
+                    "others": {
+                        k: v
+                        for k, v in statuses.items()
+                        if k.startswith(f"{title}: ") and not k.endswith("200")
+                    },
+                }
+                for title, one in times.items()
+            ]
+            print(json.dumps(found[-len(rivals) :]), flush=True)
+    return found
+
+
+async def switch_over(url: str) -> dict[str, Any]:
+    """One client asks from the start until ONNX Runtime has answered for a while."""
+    image, times, labels = photo(0), {"torch": [], "onnx": []}, set()
+    statuses: Counter[int] = Counter()
+    async with httpx2.AsyncClient(base_url=url, timeout=60) as http:
+        start = time.perf_counter()
+        while len(times["onnx"]) < 50:
+            engine = (await http.get("/v1/adapters/one")).json()["engine"]
+            begin = time.perf_counter()
+            answer = await http.post(
+                "/v1/predict", data={"adapter": "one"}, files=[("images", image)]
+            )
+            statuses[answer.status_code] += 1
+            times[engine].append(1000 * (time.perf_counter() - begin))
+            labels.add(
+                tuple(
+                    round(p, 4) for p in answer.json()["predictions"][0]["probabilities"].values()
+                )
+            )
+        seconds = time.perf_counter() - start
+    medians = {engine: float(np.median(values)) for engine, values in times.items()}
+    counts = {engine: len(values) for engine, values in times.items()}
     return {
-        "clients": clients,
-        "per_second": len(times) / seconds,
-        "p50": p50,
-        "p95": p95,
-        "p99": p99,
         "statuses": dict(statuses),
+        "answers": counts,
+        "p50": medians,
+        "different_answers": len(labels),
+        "seconds": seconds,
     }
 
 
@@ -237,165 +323,54 @@ async def swaps(url: str, root: Path, seconds: float) -> dict[str, Any]:
             assert answer.status_code == 200, answer.text
             count += 1
             await asyncio.sleep(0.3)
-    return {**await asking, "swaps": count, "swap_p50": float(np.median(took))}
-
-
-def hostile() -> list[tuple[str, str, dict[str, Any]]]:
-    """60 requests that nobody means well with: method, path, and what httpx2 takes."""
-    image = photo(0)
-    png = io.BytesIO()
-    Image.new("1", (20_000, 20_000)).save(png, "PNG")
-    text = base64.b64encode(image).decode()
-    found: list[tuple[str, str, dict[str, Any]]] = []
-    contents = [
-        b"",
-        b"\0",
-        b"GIF89a",
-        image[:100],
-        image[:-200],
-        image[:50] + os.urandom(5000),
-        png.getvalue(),
-        b"\x89PNG\r\n\x1a\n" + os.urandom(100),
-        b"<svg xmlns='http://www.w3.org/2000/svg'/>",
-        b"%PDF-1.4",
-        b"II*\0" + b"\xff" * 100,
-        b"RIFF\xff\xff\xff\xffWEBPVP8 ",
-        b"P6 99999 99999 255\n",
-        b"\xff\xd8\xff" * 1000,
-        b"PK\x03\x04" + os.urandom(200),
-        os.urandom(100_000),
-    ]
-    found += [
-        ("POST", "/v1/predict", {"files": [("images", c)], "data": {"adapter": "one"}})
-        for c in contents
-    ]
-    bodies: list[Any] = [
-        None,
-        [],
-        {},
-        1,
-        "x",
-        {"images": None},
-        {"images": []},
-        {"images": [None]},
-        {"images": text},
-        {"images": ["http://169.254.169.254/"]},
-        {"images": ["file:///etc/passwd"]},
-        {"images": ["=" * 1000]},
-        {"images": [text], "adapter": "../../etc"},
-        {"images": [text], "adapter": "one\0"},
-        {"images": [text], "adapter": "x" * 100_000},
-        {"images": [text], "adapter": 7},
-        {"images": [text], "adapter": "one", "top": -1},
-        {"images": [text], "adapter": "one", "top": 10**30},
-        {"images": [text], "adapter": "one", "top": "many"},
-        {"images": [text], "adapter": "one", "coverage": 0},
-        {"images": [text], "adapter": "one", "coverage": 1e308},
-        {"images": [text], "adapter": "one", "abstain": "NaN"},
-        {"images": [text] * 1000, "adapter": "one"},
-        {"images": [text], "adapter": "one", "__class__": {}},
-    ]
-    found += [("POST", "/v1/predict", {"json": body}) for body in bodies]
-    raw = {"content-type": "application/json"}
-    deep = b"[" * 100_000
-    found += [
-        ("POST", "/v1/predict", {"content": content, "headers": raw})
-        for content in (b"", b"{", deep, b"\xff\xfe", b'{"images": [NaN]}', b'{"a":' * 20_000)
-    ]
-    form = {"content-type": "multipart/form-data; boundary=x"}
-    found += [
-        ("POST", "/v1/predict", {"content": content, "headers": form})
-        for content in (
-            b"",
-            b"--x",
-            b"--x\r\n\r\n\r\n--x--",
-            b'--x\r\nContent-Disposition: form-data; name="images"; filename="../../a"\r\n\r\nx\r\n--x--',
-        )
-    ]
-    found += [
-        (
-            "POST",
-            "/v1/predict",
-            {"content": b"a", "headers": {"content-type": "multipart/form-data"}},
-        ),
-        ("POST", "/v1/predict", {"content": b"a", "headers": {"content-type": '""'}}),
-        ("POST", "/v1/predict", {"content": b"a" * (33 * 2**20)}),
-        ("POST", "/v1/ask", {"json": {"question": "x" * 10_000}}),
-        ("PUT", "/v1/adapters/%2e%2e%2fevil", {"files": {"json": b"{}", "safetensors": b""}}),
-        ("PUT", "/v1/adapters/evil", {"files": {"json": b"{}", "safetensors": b"\xff" * 8}}),
-        ("PUT", "/v1/adapters/evil", {"files": {"json": b"[" * 100_000, "safetensors": b""}}),
-        ("PUT", "/v1/adapters/evil", {"content": b"x"}),
-        ("DELETE", "/v1/adapters/none", {}),
-        ("GET", "/v1/adapters/%00", {}),
-    ]
-    return found[:60]
-
-
-def ask_hostile(url: str) -> dict[str, Any]:
-    statuses: Counter[str] = Counter()
-    with httpx2.Client(base_url=url, timeout=60) as http:
-        requests = hostile()
-        for method, path, options in requests:
-            try:
-                statuses[str(http.request(method, path, **options).status_code)] += 1
-            except httpx2.TransportError as error:
-                statuses[type(error).__name__] += 1
-        good = http.post(
-            "/v1/predict", data={"adapter": "one"}, files=[("images", photo(0))]
-        ).status_code
-    return {"requests": len(requests), "statuses": dict(statuses), "afterwards": good}
+    times, statuses = await asking
+    return {
+        "statuses": dict(statuses),
+        "answers": len(times),
+        "swaps": count,
+        "swap_p50": float(np.median(took)),
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--seconds", type=float, default=15)
-    parser.add_argument("--overload", type=float, default=240)
     parser.add_argument(
-        "--rate", type=float, help="of the overload, a second; by default twice the best throughput"
+        "what", nargs="+", choices=["latency", "engines", "switch", "hostile", "swaps", "overload"]
     )
-    parser.add_argument("--only-overload", action="store_true")
-    parser.add_argument("--only-engines", action="store_true")
-    parser.add_argument("--engine", default="torch", help="of the overload and all after")
+    parser.add_argument("--seconds", type=float, default=5, help="of a round")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--overload", type=float, default=900, help="seconds of it")
+    parser.add_argument(
+        "--rate", type=float, help="of the overload, a second; by default twice the capacity"
+    )
+    parser.add_argument("--engine", default="torch", help="of all but latency")
+    parser.add_argument("--adapters", type=Path, help="folder that keeps them and their graphs")
     parser.add_argument("--out", type=Path, default=Path("serve.json"))
-    arguments = parser.parse_args()
+    given = parser.parse_args()
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as place:
-        root = Path(place)
-        write_adapters(root)
-        served = [root / name for name in ADAPTERS]
-        if arguments.only_engines:
-            print(json.dumps(engines(root), indent=2))
-            return
-
-        def measure(title: str, url: str, pid: int, adapters: tuple[str, ...]) -> None:
-            asyncio.run(closed(url, 4, 3, adapters))  # warm
-            for clients in (1, 8, 32):
-                before = processor(pid)
-                row = asyncio.run(closed(url, clients, arguments.seconds, adapters))
-                spent = processor(pid) - before
-                row["processor_ms"] = 1000 * spent / max(1, row["statuses"].get(200, 0))
-                found.setdefault(title, []).append(row)
-                print(title, json.dumps(row), flush=True)
-
-        if not arguments.only_overload:
-            with plain_server(root / "one") as (url, pid):
-                measure("plain handler", url, pid, ())
-            with petiole_server(*served, "--engine", "torch", "--max-batch", 1) as (url, pid):
-                measure("one row a batch", url, pid, ("one",))
-            with petiole_server(*served, "--engine", "onnx") as (url, pid):
-                measure("ONNX Runtime", url, pid, ("one",))
-                measure("ONNX Runtime, four adapters", url, pid, ADAPTERS)
-        with petiole_server(*served, "--engine", arguments.engine) as (url, pid):
-            measure("adaptive batches", url, pid, ("one",))
-            if not arguments.only_overload:
-                measure("adaptive batches, four adapters", url, pid, ADAPTERS)
-                found["hostile"] = ask_hostile(url)
-                found["swaps"] = asyncio.run(swaps(url, root, arguments.seconds))
-            best = max(row["per_second"] for row in found["adaptive batches"])
-            rate = arguments.rate or 2 * best
-            found["overload"] = asyncio.run(overload(url, pid, rate, arguments.overload))
-        print(json.dumps({k: found.get(k) for k in ("hostile", "swaps", "overload")}), flush=True)
-    arguments.out.write_text(json.dumps(found, indent=2) + "\n")
+        root = given.adapters or Path(place)
+        if not (root / "one").is_dir():
+            write_adapters(root)
+        if "latency" in given.what:
+            found["latency"] = latencies(root, given.seconds, given.rounds)
+        if "engines" in given.what:
+            found["engines"] = engines(root)
+        if "switch" in given.what:
+            with petiole_server(write_fresh(root), "--engine", "auto") as (url, _):
+                found["switch"] = asyncio.run(switch_over(url))
+        if {"hostile", "swaps", "overload"} & set(given.what):
+            served = [root / name for name in ADAPTERS]
+            with petiole_server(*served, "--engine", given.engine) as (url, pid):
+                if "hostile" in given.what:
+                    found["hostile"] = ask_hostile(url, photo(0))
+                if "swaps" in given.what:
+                    found["swaps"] = asyncio.run(swaps(url, root, given.seconds))
+                if "overload" in given.what:
+                    rate = given.rate or 2 * capacity(url, given.seconds)
+                    found["overload"] = asyncio.run(overload(url, pid, rate, given.overload))
+        print(json.dumps({k: v for k, v in found.items() if k != "latency"}, indent=1), flush=True)
+    given.out.write_text(json.dumps(found, indent=2) + "\n")
 
 
 if __name__ == "__main__":

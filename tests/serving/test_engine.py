@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +93,46 @@ def test_an_export_that_fails_says_what_the_command_said(tmp_path: Path) -> None
         asyncio.run(exports.export(tmp_path / "nothing", tmp_path / "out"))
 
 
+def test_the_graph_takes_over_while_requests_go_on(
+    adapter: Path, graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = shutil.copytree(adapter, tmp_path / "trees", ignore=shutil.ignore_patterns("onnx*"))
+    exported = asyncio.Event()
+
+    async def export(_: Path, out: Path, *, aside: bool) -> None:
+        assert aside
+        await exported.wait()
+        shutil.copytree(graph, out)
+
+    async def main() -> tuple[list[tuple[str, dict[str, float]]], str]:
+        service = services.Service({"trees": copy}, engine="auto")
+        await service.start()
+        facts, found = service.entries["trees"].facts, []
+        image, asked = [("image", picture())], {"top": 3, "coverage": None, "abstain": None}
+
+        async def ask() -> None:
+            before = facts["engine"]
+            [said] = await service.answer("trees", image, do="label", **asked)
+            found.append((before, said["probabilities"]))
+
+        await ask()
+        noted = facts["engine_note"]
+        exported.set()
+        while [engine for engine, _ in found].count("onnx") < 5:
+            await asyncio.gather(ask(), ask())
+        group = service.batcher._group("trees")
+        await service.stop()
+        assert group.startswith("onnx:")
+        return found, noted
+
+    monkeypatch.setattr(services, "export", export)
+    found, noted = asyncio.run(main())
+    assert noted == "being exported"
+    assert found[0][0] == "torch"
+    for _, probabilities in found:  # no request failed, and all say the same
+        assert probabilities == pytest.approx(found[0][1], abs=1e-5)
+
+
 class Process:
     """An inference process that refuses every graph."""
 
@@ -129,6 +171,48 @@ def test_an_adapter_without_a_graph_stays_with_torch_and_says_why(
     assert asked.facts["engine_note"] == "as was asked for"
     with pytest.raises(AdapterError, match="cannot be run by ONNX Runtime: cuda computes"):
         asyncio.run(refused(copy))
+
+
+def test_a_process_that_ends_over_the_graphs_ends_the_start_with_the_reason(
+    adapter: Path, graph: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del graph  # it is there
+    service = services.Service({"trees": adapter}, engine="onnx")
+    facts = {"engine": "torch", "engine_note": ""}
+
+    async def start() -> Any:
+        return {"described": {"trees": facts}}
+
+    async def call(_: dict[str, Any]) -> None:
+        raise services.WorkerGone("The process was ended by SIGSEGV.")
+
+    monkeypatch.setattr(service.process, "start", start)
+    monkeypatch.setattr(service.process, "call", call)
+    with pytest.raises(AdapterError, match=r"cannot start. The process was ended by SIGSEGV"):
+        asyncio.run(service.start())
+    assert not service._own.exists()
+
+
+def test_a_signal_while_it_exports_ends_it_in_peace(adapter: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(adapter, tmp_path / "trees", ignore=shutil.ignore_patterns("onnx*"))
+    command = [
+        sys.executable,
+        "-m",
+        "petiole",
+        "serve",
+        str(copy),
+        "--engine",
+        "onnx",
+        "--port",
+        "0",
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    assert json.loads(process.stderr.readline())["note"] == "being exported"
+    process.terminate()
+    assert process.communicate(timeout=100)[0] == ""
+    assert process.returncode == 0
+    assert {one.name for one in copy.iterdir()} == {"adapter.json", "adapter.safetensors"}
 
 
 async def refused(place: Path) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -190,25 +191,19 @@ def _run(service: Service, lessons: Lessons | None, app: FastAPI, host: str, por
     """Listen until a signal; what was begun is answered before the end."""
     import asyncio
     import signal
-    from contextlib import contextmanager
+    from contextlib import nullcontext
 
     import uvicorn
 
     from petiole.serving.telemetry import log_to
 
     class Server(uvicorn.Server):
-        """Ends on a signal by itself, so that what follows is not cut off."""
+        """Leaves signals to ``main``: they come before it begins, too, and what follows its end is not cut off."""
 
-        @contextmanager
-        def capture_signals(self) -> Iterator[None]:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                asyncio.get_running_loop().add_signal_handler(
-                    number, self.handle_exit, number, None
-                )
-            yield
+        def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
+            return nullcontext()
 
     async def main(listening: socket.socket) -> None:
-        await service.start()
         limits = service.limits
         config = uvicorn.Config(
             app,
@@ -219,10 +214,22 @@ def _run(service: Service, lessons: Lessons | None, app: FastAPI, host: str, por
             timeout_graceful_shutdown=int(limits.seconds),
             server_header=False,
         )
+        server, starting = Server(config), asyncio.create_task(service.start())
+
+        def end(number: int) -> None:
+            server.handle_exit(number, None)
+            starting.cancel()
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, end, number)
+        try:
+            await starting
+        except asyncio.CancelledError:
+            return
         address, number = listening.getsockname()[:2]
         shown = f"[{address}]" if ":" in address else address
         print(f"serving  http://{shown}:{number}  ({len(service.entries)} adapters)", flush=True)
-        await Server(config).serve([listening])
+        await server.serve([listening])
         if lessons:
             await lessons.stop()
         await service.stop()

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from petiole.errors import AdapterError
+from petiole.processes import how_it_ended
 
 Engine = Literal["auto", "torch", "onnx"]
 PRIORITY = 10
@@ -59,4 +60,5 @@ async def export(folder: Path, out: Path, *, aside: bool = True) -> None:
             process.send_signal(signal.SIGINT)  # it clears up what it began
             await process.wait()
     if process.returncode and not out.is_dir():  # another server may have been faster
-        raise AdapterError(said.rpartition("error: ")[2].strip() or "petiole export was ended.")
+        told = said.rpartition("error: ")[2].strip()
+        raise AdapterError(told or f"petiole export {how_it_ended(process.returncode)}.")

@@ -10,8 +10,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse, HTMLResponse, Response
 from starlette.exceptions import HTTPException
 
-from petiole.serving.app import read_request
-from petiole.serving.gate import Turned
+from petiole.serving.reading import read_request
 from petiole.serving.schemas import REFUSALS, LookRequest
 from petiole.serving.service import Service
 
@@ -62,8 +61,6 @@ def page_router(
         async def nearest(request: Request) -> dict[str, Any]:
             """Training images of an adapter that look most alike to an image."""
             asked, images = await read_request(request, service, LookRequest)
-            if len(images) != 1:
-                raise Turned(422, "images", "Give one image.")
             folder = str(service.entry(asked.adapter)[1].folder)
             told = {"do": "nearest", "folder": folder}
             return (await service.process.call(told, [images[0][1]])).value

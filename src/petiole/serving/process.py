@@ -13,7 +13,9 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, Protocol
 
+from petiole.processes import how_it_ended
 from petiole.serving.channel import Message, receive, send
+from petiole.serving.telemetry import log
 
 Main = Callable[[Connection, Mapping[str, Any]], None]
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 30.0
@@ -21,6 +23,9 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.2, 30.0
 
 class WorkerGone(Exception):
     """The process died, or is not there yet; it is being started. Ask again later."""
+
+    def __init__(self, text: str = "The process is being started.") -> None:
+        super().__init__(text)
 
 
 class Refused(Exception):
@@ -73,6 +78,7 @@ class WorkerProcess:
         places: batches that are computed at a time: one.
         ready: whether it answers.
         starts: how often it was started.
+        failure: why it ended last, or could not start.
         on_end: called when it has ended.
     """
 
@@ -146,7 +152,6 @@ class WorkerProcess:
         pause = FIRST_PAUSE
         while True:
             ended = asyncio.Event()
-            self._spawn(ended)
             try:
                 first = await self._first(ended)
                 self.failure = first.get("error", "")
@@ -160,6 +165,9 @@ class WorkerProcess:
                     if not hello.done():
                         hello.set_result(first)
                     await ended.wait()
+                    self.ready.clear()
+                    self.failure = f"The process {await self._how_it_ended()}."
+                log("worker", what="gone", why=self.failure)
             finally:
                 self.ready.clear()
                 await self._reap()
@@ -178,12 +186,22 @@ class WorkerProcess:
         Thread(target=self._listen, args=listen, daemon=True).start()
 
     async def _first(self, ended: asyncio.Event) -> dict[str, Any]:
+        """Start it, and return what it says first, or why it says nothing."""
+        try:
+            self._spawn(ended)
+        except OSError as error:
+            return {"error": f"The process cannot be started: {error}.", "kind": "WorkerGone"}
         end = asyncio.create_task(ended.wait())
         await asyncio.wait((self._hello, end), return_when=asyncio.FIRST_COMPLETED)
         end.cancel()
         if self._hello.done():
             return self._hello.result().value
-        return {"error": "The worker process ended before it was ready.", "kind": "WorkerGone"}
+        how = await self._how_it_ended()
+        return {"error": f"The process {how} before it was ready.", "kind": "WorkerGone"}
+
+    async def _how_it_ended(self) -> str:
+        await asyncio.to_thread(self._process.join, 5)
+        return how_it_ended(self._process.exitcode)
 
     def _listen(
         self, source: Connection, loop: asyncio.AbstractEventLoop, ended: asyncio.Event
@@ -209,12 +227,11 @@ class WorkerProcess:
     async def _reap(self) -> None:
         for future in self._waiting.values():
             if not future.done():
-                future.set_exception(WorkerGone())
+                future.set_exception(WorkerGone(self.failure))
         self.on_end()
-        if self._process.is_alive():
+        if self._process:
             self._process.terminate()
-        await asyncio.to_thread(self._process.join, 5)
-        if self._process.is_alive():
+            await asyncio.to_thread(self._process.join, 5)
             self._process.kill()
         if self._connection:
             self._connection.close()

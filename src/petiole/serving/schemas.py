@@ -182,20 +182,20 @@ class ErrorResponse(BaseModel):
     error: Fault
 
 
-def body_of(model: type[BaseModel], files: str = "", *, many: bool = True) -> dict[str, Any]:
-    """OpenAPI of a request body: JSON, or a form whose field ``files`` holds image files."""
+def many(model: type[BaseModel]) -> bool:
+    """Whether a request is about several images."""
+    return "images" in model.model_fields
+
+
+def body_of(model: type[BaseModel]) -> dict[str, Any]:
+    """OpenAPI of a request body: JSON, or a form that holds image files in place of texts."""
     schema = model.model_json_schema()
-    content = {"application/json": {"schema": schema}}
-    if files:
-        file = {"type": "string", "format": "binary"}
-        told = {k: v for k, v in schema["properties"].items() if k not in (files, "images")}
-        own = {"type": "array", "items": file, "minItems": 1} if many else file
-        form = {
-            "type": "object",
-            "properties": {**told, files: own},
-            "required": [*(n for n in schema.get("required", []) if n in told), *[files] * many],
-        }
-        content["multipart/form-data"] = {"schema": form}
+    file: dict[str, Any] = {"type": "string", "format": "binary"}
+    several = {"images": {"type": "array", "items": file, "minItems": 1}}
+    told = several if many(model) else {"image": file}
+    form = {"type": "object", "properties": {**schema["properties"], **told}}
+    form["required"] = schema.get("required", [])
+    content = {"application/json": {"schema": schema}, "multipart/form-data": {"schema": form}}
     return {"requestBody": {"required": True, "content": content}}
 
 

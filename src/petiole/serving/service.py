@@ -118,20 +118,23 @@ class Service:
         """Start the process and read all manifests.
 
         Raises:
-            AdapterError: one cannot be served.
+            AdapterError: one cannot be served, or the process ended; the message says how.
         """
         if self.store is None:
             self.store = self._own = Path(tempfile.mkdtemp(prefix="petiole-serve-"))
         try:
             hello = await self.process.start()
-        except Refused as error:
-            raise AdapterError(str(error)) from error
-        for name, facts in hello["described"].items():
-            self.entries[name].facts = facts
-        if self.engine == "onnx":
-            for name, entry in self.entries.items():
-                await self._use_graph(name, entry)
-        else:
+            for name, facts in hello["described"].items():
+                self.entries[name].facts = facts
+            if self.engine == "onnx":
+                for name, entry in self.entries.items():
+                    await self._use_graph(name, entry)
+        except BaseException as error:
+            await self.stop()
+            if isinstance(error, Refused | WorkerGone):
+                raise AdapterError(f"The server cannot start. {error}") from error
+            raise
+        if self.engine != "onnx":
             for item in self.entries.items():
                 self._to_export.put_nowait(item)
             self._exporter = asyncio.create_task(self._export_all())
@@ -297,6 +300,7 @@ class Service:
             self._own = Path(tempfile.mkdtemp(prefix="petiole-serve-"))
         place = place_of(manifest, self._own)
         if not place.is_dir():
+            log("engine", name=name, engine="torch", note=entry.facts["engine_note"])
             await export(entry.folder, place, aside=self.engine == "auto")
         await self.process.call({"do": "use", "folder": str(entry.folder), "place": str(place)})
         entry.graph = place

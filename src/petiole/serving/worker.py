@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import signal
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -104,6 +105,7 @@ def serve(
         handlers: makes those that run in turn, those that run beside them, and what is said first.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the HTTP process's
+    faulthandler.enable()  # a crash in a library of C says where
     try:
         in_turn, beside, hello = handlers()
     except Exception as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
@@ -21,12 +22,13 @@ from PIL import Image
 import petiole
 from builders.cli import say
 from builders.images import write_images
-from petiole.backbones.base import Backbone
+from petiole.backbones.base import IMAGES, Backbone
 from petiole.backbones.vision.vit import wrap
 from petiole.data.preprocessing import Preprocessing, evaluate_transform
 from petiole.errors import AdapterError, ConfigError
 from petiole.files import read_sealed, read_tensors, sha256
 from petiole.tasks.classification.calibration import Calibration
+from petiole.tasks.classification.doubt import Doubt
 from petiole.tasks.classification.export.format import FORMATS
 from petiole.tasks.classification.export.int8 import quantise
 from petiole.tasks.classification.export.network import traced
@@ -36,6 +38,7 @@ from petiole.tasks.classification.export.pixels import prepend
 from petiole.tasks.classification.export.plain import linear_head
 from petiole.tasks.classification.export.session import OnnxSession, onnx_session
 from petiole.tasks.classification.module import AdaptedBackbone
+from petiole.tasks.classification.novelty import Novelty
 from petiole.testing import backbones
 from petiole.testing.random_weights import images as noise
 from petiole.testing.random_weights import seeded, shaken
@@ -61,10 +64,23 @@ def vit() -> Backbone:
 
 
 @pytest.fixture(scope="module")
-def model(vit: Backbone) -> AdaptedBackbone:
+def seen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image whose vector is the only class mean of the model."""
+    root = write_images(tmp_path_factory.mktemp("seen"), 1, 5, classes=("ash",), side=40)
+    return next(root.rglob("*.png"))
+
+
+@pytest.fixture(scope="module")
+def model(vit: Backbone, seen: Path) -> AdaptedBackbone:
     """LoRA in every block, calibrated."""
     made = adapted(vit, "lora-qkv", rank=2)
-    made.calibration = CALIBRATION
+    with torch.no_grad():
+        mean = torch.nn.functional.normalize(
+            made.adapted({IMAGES: made.preprocess(Image.open(seen))[None]}).vector, dim=-1
+        )
+    means = base64.b64encode(mean.numpy().astype("<f2").tobytes()).decode()
+    novelty = Novelty(means=means, width=vit.width, threshold=0.95)
+    made.calibration = CALIBRATION.model_copy(update={"novelty": novelty})
     return made
 
 
@@ -95,33 +111,45 @@ RUN_ALL = """
 import json, runpy
 from pathlib import Path
 import numpy as np
-root, image = Path(sys.argv[1]), sys.argv[2]
+root = Path(sys.argv[1])
 said = {}
 for folder in sorted(root.iterdir()):
     if (folder / "predict.py").is_file():
         script = runpy.run_path(str(folder / "predict.py"))
         golden = np.load(folder / "golden.npz")
-        [reads] = set(golden) - {"logits"}
-        logits = script["logits"](golden[reads])
+        [reads] = set(golden) - {"logits", "vector"}
+        found = dict(zip(("logits", "vector"), script["outputs"](golden[reads])))
+        width = golden["vector"].shape[1]
         said[folder.name] = {
-            "difference": float(abs(logits - golden["logits"]).max()),
-            "label": script["label"](image),
+            "difference": [float(abs(v[:, :width] - golden[k]).max()) for k, v in found.items()],
+            "rows": [script["predict"](image, 0.9, 0.01) for image in sys.argv[2:]],
         }
 print(json.dumps(said))
 """
 
 
 def test_every_format_is_used_without_petiole(
-    folders: Path, model: AdaptedBackbone, tmp_path: Path
+    folders: Path, model: AdaptedBackbone, seen: Path, tmp_path: Path
 ) -> None:
-    [image] = write_images(tmp_path / "i", 1, 0, classes=("ash",), side=50).rglob("*.png")
-    said = json.loads(without_petiole(RUN_ALL, folders, image))
+    drawn = write_images(tmp_path / "i", 1, 0, classes=("ash",), side=50)
+    images = [seen, *drawn.rglob("*.png")]
+    said = json.loads(without_petiole(RUN_ALL, folders, *images))
     assert said.keys() == {*FORMATS.built_in} - {"safetensors-merged"}
-    want = model.predict(image)[0].probabilities
+    rows = model.predict(images)
+    assert [row.outside for row in rows] == [False, True]
+    doubt = Doubt(model.calibration, 0.9, 0.01, adapter="it")
     for found in said.values():
-        assert found["difference"] < 1e-5
-        assert list(found["label"]) == list(want)
-        assert found["label"] == pytest.approx(want, abs=1e-4)
+        assert max(found["difference"]) < 1e-5
+        for one, row in zip(found["rows"], rows, strict=True):
+            want = row.probabilities
+            assert list(one["probabilities"]) == list(want)
+            assert one["probabilities"] == pytest.approx(want, abs=1e-4)
+            assert one["label_set"] == doubt.label_set(row.label, want)
+            assert (one["label"], one["outside"], one["abstain"]) == (
+                row.label,
+                row.outside,
+                doubt.abstain(row.probability, row.outside),
+            )
 
 
 def test_merged_weights_are_those_of_the_architecture(
@@ -151,6 +179,8 @@ def test_the_manifest_ties_and_tells_everything(folders: Path, model: AdaptedBac
         assert (doubt["temperature"], doubt["ood_threshold"]) == (0.5, 0.25)
         assert doubt["label_sets"]["0.9"] == pytest.approx(CALIBRATION.bound(0.9))
         assert doubt["label_sets"]["0.99"] is None  # 30 images are too few
+        assert doubt["novelty"] == model.calibration.novelty.model_dump()  # type: ignore[union-attr]
+        assert about["parity"]["made_up"]["vectors"] < 1e-4
         assert about["parity"]["made_up"]["same_label"] == 1
 
 

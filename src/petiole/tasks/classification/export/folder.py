@@ -1,7 +1,7 @@
 """The exported folder: model, preprocessing, classes, calibration, golden input, usage script, and a manifest over all.
 
     model...        what the format writes
-    golden.npz      an input, and the logits that the exported model gave for it
+    golden.npz      an input, and the logits and the image vector that the exported model gave for it
     predict.py      labels images, without Petiole
     export.json     all that is known about them, and the digest of every file
 
@@ -32,6 +32,7 @@ from petiole.tasks.classification.calibration import Calibration
 from petiole.tasks.classification.export.format import FORMATS, Format
 from petiole.tasks.classification.export.parity import Comparison, Parity, coloured
 from petiole.tasks.classification.export.usage import script
+from petiole.tasks.classification.novelty import Novelty
 from petiole.version import __version__
 
 MANIFEST, GOLDEN, USAGE = "export.json", "golden.npz", "predict.py"
@@ -44,24 +45,32 @@ class Doubt(FrozenModel):
     Attributes:
         temperature: T; probabilities are softmax(z / T).
         label_sets: coverage -> bound; the set of an image holds the labels with 1 - p <= bound, and the most probable one.
-        ood_threshold: an image whose largest logit z lies below it looks out of distribution; ``None`` where nothing is known.
+        novelty: class means of image vectors, and the cosine to the nearest below which an image looks out of distribution;
+            ``None`` where nothing is known, or where the format's own vectors are others.
+        ood_threshold: what stands in without it: an image whose largest logit z lies below it looks out of distribution.
         images: left-out images that all of it was fitted on.
     """
 
     temperature: float
     label_sets: dict[str, float | None]
     ood_threshold: float | None
+    novelty: Novelty | None = None
     images: int
 
     @classmethod
-    def of(cls, known: Calibration) -> Doubt:
-        """From an adapter's calibration; a bound is ``None`` where images were too few, and a set holds all labels then."""
+    def of(cls, known: Calibration, *, vectors: bool) -> Doubt:
+        """From an adapter's calibration; a bound is ``None`` where images were too few, and a set holds all labels then.
+
+        Args:
+            vectors: whether the exported model gives the adapter's image vectors.
+        """
         bounds = {f"{c:g}": known.bound(c) for c in COVERAGES}
         finite = {c: bound if np.isfinite(bound) else None for c, bound in bounds.items()}
         return cls(
             temperature=known.temperature,
             label_sets=finite,
             ood_threshold=known.threshold,
+            novelty=known.novelty if vectors else None,
             images=known.images,
         )
 
@@ -183,12 +192,10 @@ def _compared(
             f"not the adapter. Nothing is left of it; export as {'torch-export' if name == 'onnx' else 'onnx'}."
         )
     golden = _golden(adapter, chosen)
-    answer: dict[str, Any] = {
-        _reads(chosen): golden,
-        "logits": run(torch.from_numpy(golden)).numpy(),
-    }
+    said = run(torch.from_numpy(golden))
+    answer = {_reads(chosen): golden, "logits": said.logits.numpy(), "vector": said.vectors.numpy()}
     with replacing(folder / GOLDEN) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **answer)
+        np.savez(file, **answer)  # type: ignore[arg-type]
     return parity
 
 
@@ -207,6 +214,8 @@ def _manifest(
     adapter: ClassificationAdapter, chosen: Format, name: str, parity: Parity, folder: Path
 ) -> ExportManifest:
     card, known = adapter.manifest.backbone, adapter.calibration
+    near = parity.made_up.vectors
+    vectors = near is not None and (near <= TOLERANCE or bool(chosen.approximate))
     written = sorted(file for file in folder.rglob("*") if file.is_file())
     return ExportManifest(
         form=name,
@@ -215,7 +224,7 @@ def _manifest(
         reads=_reads(chosen),
         classes=adapter.classes,
         preprocessing=adapter.adapted.backbone.preprocessing,
-        calibration=Doubt.of(known) if known else None,
+        calibration=Doubt.of(known, vectors=vectors) if known else None,
         method=adapter.manifest.method,
         settings=adapter.manifest.settings,
         backbone=card.name,

@@ -21,9 +21,10 @@ from torch import Tensor
 from petiole.errors import ConfigError
 from petiole.registry import Registry
 from petiole.tasks.classification.adapter import ClassificationAdapter
+from petiole.tasks.classification.model import Predictions
 
-Run = Callable[[Tensor], Tensor]
-"""Pixels (B, 3, H, W) in fp32, or raw images (B, height, width, 3) in uint8 -> logits (B, K)."""
+Run = Callable[[Tensor], Predictions]
+"""Pixels (B, 3, H, W) in fp32, or raw images (B, height, width, 3) in uint8 -> vectors (B, d) and logits (B, K)."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ class Format(ABC):
     Attributes:
         needs: what must be installed to use what it writes, beside numpy and pillow.
         writes_with: what else must be installed to write it.
-        opening: Python for the usage script, which defines ``logits(pixels)``: (n, 3, H, W) in fp32 -> (n, K), as numpy
-            arrays. ``HERE`` is the folder. Without it there is no script.
+        opening: Python for the usage script, which defines ``outputs(pixels)``: (n, 3, H, W) in fp32 -> logits (n, K) and
+            vectors (n, d), as numpy arrays. ``HERE`` is the folder. Without it there is no script.
     """
 
     needs: ClassVar[tuple[str, ...]] = ()

@@ -33,11 +33,15 @@ from PIL.Image import Resampling
 from transformers import AutoModelForImageClassification
 
 MODEL = AutoModelForImageClassification.from_pretrained(HERE).eval()
+[*_, HEAD] = [part for part in MODEL.modules() if isinstance(part, torch.nn.Linear)]
+READ = {}
+HEAD.register_forward_pre_hook(lambda _, given: READ.update(vector=given[0]))
 
 
-def logits(pixels):
+def outputs(pixels):
     with torch.no_grad():
-        return MODEL(torch.from_numpy(pixels)).logits.numpy()
+        logits = MODEL(torch.from_numpy(pixels)).logits.numpy()
+    return logits, READ["vector"].numpy()
 """
 
     def write(self, adapter: ClassificationAdapter, folder: Path) -> None:
@@ -54,11 +58,12 @@ def logits(pixels):
                 "Export it as onnx or torch-export."
             )
 
-    def open(self, folder: Path, adapter: ClassificationAdapter) -> Run:  # noqa: ARG002 - see Format.open
+    def open(self, folder: Path, adapter: ClassificationAdapter) -> Run:
         from transformers import AutoModelForImageClassification
 
         with quiet(), _no_bars():
-            return of_module(AutoModelForImageClassification.from_pretrained(folder).eval())
+            model = AutoModelForImageClassification.from_pretrained(folder).eval()
+        return of_module(model, adapter.adapted.backbone.width)
 
 
 def _write_wrapped(adapter: ClassificationAdapter, folder: Path) -> None:

@@ -13,6 +13,7 @@ from petiole.tasks.classification.adapter import ClassificationAdapter
 from petiole.tasks.classification.export.format import FORMATS, Format, Run
 from petiole.tasks.classification.export.network import quiet, traced
 from petiole.tasks.classification.export.session import OnnxSession
+from petiole.tasks.classification.model import Predictions
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -40,8 +41,8 @@ SESSION = onnxruntime.InferenceSession(HERE / "model.onnx")
 [INPUT] = SESSION.get_inputs()
 
 
-def logits(pixels):
-    return SESSION.run(["logits"], {INPUT.name: pixels})[0]
+def outputs(pixels):
+    return SESSION.run(["logits", "vector"], {INPUT.name: pixels})
 """
 
     int8: Literal["dynamic", "weights"] | None = None
@@ -75,7 +76,7 @@ def logits(pixels):
 
     def open(self, folder: Path, adapter: ClassificationAdapter) -> Run:  # noqa: ARG002 - see Format.open
         session = OnnxSession(folder / FILE)
-        return lambda pixels: torch.from_numpy(session.predict(pixels.numpy()))
+        return lambda pixels: Predictions(*map(torch.from_numpy, session.outputs(pixels.numpy())))
 
 
 def save(

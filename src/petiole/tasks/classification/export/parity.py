@@ -16,7 +16,7 @@ from petiole.data.preprocessing import evaluate_transform
 from petiole.engine.model_card import FrozenModel
 from petiole.tasks.classification.adapter import ClassificationAdapter
 from petiole.tasks.classification.export.format import Run
-from petiole.tasks.classification.model import AdaptedClassifier, predict
+from petiole.tasks.classification.model import AdaptedClassifier, Predictions, predict
 
 MADE_UP = 32
 BATCH = 16
@@ -30,12 +30,14 @@ class Agreement(FrozenModel):
         largest_difference: of a logit.
         largest_logit: in absolute value, of the adapter.
         same_label: share of images whose most probable class is the same.
+        vectors: largest difference of an image vector over 1 + its largest number; ``None`` where they are of another size.
     """
 
     images: int
     largest_difference: float
     largest_logit: float
     same_label: float
+    vectors: float | None = None
 
     @property
     def relative(self) -> float:
@@ -83,8 +85,8 @@ class Comparison:
             self._both([load(sample) for sample in data.samples[start : start + BATCH]])
             for start in range(0, len(data), BATCH)
         ]
-        want, got = (torch.cat(logits) for logits in zip(*pairs, strict=True))
-        share = [float((logits.argmax(1) == labels).double().mean()) for logits in (got, want)]
+        want, got = (_joined(parts) for parts in zip(*pairs, strict=True))
+        share = [float((one.logits.argmax(1) == labels).double().mean()) for one in (got, want)]
         return Parity(
             made_up=made_up,
             given=_agreement(want, got),
@@ -92,19 +94,19 @@ class Comparison:
             adapter_accuracy=share[1],
         )
 
-    def _both(self, images: Sequence[Image.Image]) -> tuple[Tensor, Tensor]:
-        """The adapter's logits, and the exported model's: the first image alone, the others in one batch."""
+    def _both(self, images: Sequence[Image.Image]) -> tuple[Predictions, Predictions]:
+        """The adapter's, and the exported model's: the first image alone, the others in one batch."""
         adapted = self.adapter.adapted
         transform = evaluate_transform(adapted.backbone.preprocessing)
         pixels = torch.stack([transform(image) for image in images])
         want = predict(
             adapted, [adapted.backbone.lower(pixels.to(adapted.backbone.device), adapted.cut)]
-        ).logits
+        )
         if self.raw:
-            arrays = [torch.from_numpy(np.array(image)[None]) for image in images]
-            return want, torch.cat([self.run(array) for array in arrays])
-        parts = [part for part in (pixels[:1], pixels[1:]) if len(part)]
-        return want, torch.cat([self.run(part) for part in parts])
+            parts = [torch.from_numpy(np.array(image)[None]) for image in images]
+        else:
+            parts = [part for part in (pixels[:1], pixels[1:]) if len(part)]
+        return want, _joined([self.run(part) for part in parts])
 
 
 def coloured(adapted: AdaptedClassifier) -> list[Image.Image]:
@@ -119,10 +121,23 @@ def coloured(adapted: AdaptedClassifier) -> list[Image.Image]:
     return images
 
 
-def _agreement(want: Tensor, got: Tensor) -> Agreement:
+def _joined(parts: Sequence[Predictions]) -> Predictions:
+    return Predictions(*map(torch.cat, zip(*parts, strict=True)))
+
+
+def _agreement(want: Predictions, got: Predictions) -> Agreement:
+    labels = got.logits.argmax(1) == want.logits.argmax(1)
+    same = got.vectors.shape == want.vectors.shape
     return Agreement(
-        images=len(want),
-        largest_difference=float((got - want).abs().max()),
-        largest_logit=float(want.abs().max()),
-        same_label=float((got.argmax(1) == want.argmax(1)).double().mean()),
+        images=len(want.logits),
+        largest_difference=_furthest(want.logits, got.logits),
+        largest_logit=float(want.logits.abs().max()),
+        same_label=float(labels.double().mean()),
+        vectors=_furthest(want.vectors, got.vectors) / (1 + float(want.vectors.abs().max()))
+        if same
+        else None,
     )
+
+
+def _furthest(want: Tensor, got: Tensor) -> float:
+    return float((got - want).abs().max())

@@ -15,7 +15,7 @@ from petiole.methods.base import Plan
 from petiole.tasks.classification.adapter import ClassificationAdapter
 from petiole.tasks.classification.export.format import FORMATS, Format, Run
 from petiole.tasks.classification.export.plain import plain
-from petiole.tasks.classification.model import AdaptedClassifier
+from petiole.tasks.classification.model import AdaptedClassifier, Predictions
 
 BACKBONE, HEAD = "backbone.safetensors", "head.safetensors"
 
@@ -43,9 +43,10 @@ class SafetensorsMerged(Format):
         vector = AdaptedClassifier(backbone, replace(Plan(), reads=(backbone.vector,), tune=own))
 
         @torch.no_grad()
-        def run(pixels: Tensor) -> Tensor:
+        def run(pixels: Tensor) -> Predictions:
             for name, copy in vector.copies.items():
                 copy.copy_(weights[name])
-            return linear(vector({IMAGES: pixels}).vector, head["weight"], head["bias"])
+            seen = vector({IMAGES: pixels}).vector
+            return Predictions(seen, linear(seen, head["weight"], head["bias"]))
 
         return run

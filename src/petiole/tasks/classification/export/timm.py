@@ -14,6 +14,7 @@ from petiole.errors import AdapterError
 from petiole.tasks.classification.adapter import ClassificationAdapter
 from petiole.tasks.classification.export.format import FORMATS, Format, Run
 from petiole.tasks.classification.export.plain import plain
+from petiole.tasks.classification.model import Predictions
 
 
 @FORMATS.register("timm", "a model folder of timm")
@@ -27,20 +28,25 @@ import timm
 import torch
 
 MODEL = timm.create_model(f"local-dir:{HERE}", pretrained=True).eval()
+[*_, HEAD] = [part for part in MODEL.modules() if isinstance(part, torch.nn.Linear)]
+READ = {}
+HEAD.register_forward_pre_hook(lambda _, given: READ.update(vector=given[0]))
 
 
-def logits(pixels):
+def outputs(pixels):
     with torch.no_grad():
-        return MODEL(torch.from_numpy(pixels)).numpy()
+        logits = MODEL(torch.from_numpy(pixels)).numpy()
+    return logits, READ["vector"].numpy()
 """
 
     def write(self, adapter: ClassificationAdapter, folder: Path) -> None:
         write_timm(adapter, folder)
 
-    def open(self, folder: Path, adapter: ClassificationAdapter) -> Run:  # noqa: ARG002 - see Format.open
+    def open(self, folder: Path, adapter: ClassificationAdapter) -> Run:
         import timm
 
-        return of_module(timm.create_model(f"local-dir:{folder}", pretrained=True).eval())
+        model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+        return of_module(model, adapter.adapted.backbone.width)
 
 
 def write_timm(adapter: ClassificationAdapter, folder: Path) -> None:
@@ -84,13 +90,20 @@ def write_timm(adapter: ClassificationAdapter, folder: Path) -> None:
     )
 
 
-def of_module(module: nn.Module) -> Run:
-    """A module of pixels, as ``Format.open`` gives it."""
+def of_module(module: nn.Module, width: int) -> Run:
+    """A module of pixels, as ``Format.open`` gives it; its vectors are the first ``width`` numbers that its last layer reads."""
+    [*_, head] = [part for part in module.modules() if isinstance(part, nn.Linear)]
+    read: dict[str, Tensor] = {}
+
+    def keep(_: nn.Module, given: tuple[Tensor]) -> None:
+        read["vector"] = given[0][:, :width]
+
+    head.register_forward_pre_hook(keep)
 
     @torch.no_grad()
-    def run(pixels: Tensor) -> Tensor:
+    def run(pixels: Tensor) -> Predictions:
         made = module(pixels)
         logits: Tensor = getattr(made, "logits", made)
-        return logits
+        return Predictions(read["vector"], logits)
 
     return run

@@ -13,6 +13,7 @@ from petiole.files import replacing
 from petiole.tasks.classification.adapter import ClassificationAdapter
 from petiole.tasks.classification.export.format import FORMATS, Format, Run
 from petiole.tasks.classification.export.network import quiet, traced
+from petiole.tasks.classification.model import Predictions
 
 FILE = "model.pt2"
 
@@ -20,7 +21,7 @@ FILE = "model.pt2"
 @FORMATS.register("torch-export", "a program of torch.export, for torch alone")
 @dataclass(frozen=True)
 class TorchExport(Format):
-    """``model.pt2``."""
+    """``model.pt2``: ``pixels`` -> logits and vector."""
 
     needs: ClassVar[tuple[str, ...]] = ("torch",)
     opening: ClassVar[str] = """\
@@ -29,13 +30,13 @@ import torch
 MODEL = torch.export.load(HERE / "model.pt2").module()
 
 
-def logits(pixels):
+def outputs(pixels):
     with torch.no_grad():
-        return MODEL(torch.from_numpy(pixels)).numpy()
+        return [part.numpy() for part in MODEL(torch.from_numpy(pixels))]
 """
 
     def write(self, adapter: ClassificationAdapter, folder: Path) -> None:
-        program = traced(adapter.adapted)
+        program = traced(adapter.adapted, vector=True)
         with quiet(), replacing(folder / FILE) as temporary, open(temporary, "wb") as file:
             torch.export.save(program, file)
 
@@ -44,8 +45,8 @@ def logits(pixels):
             module = torch.export.load(folder / FILE).module()
 
         @torch.no_grad()
-        def run(pixels: Tensor) -> Tensor:
-            logits: Tensor = module(pixels)
-            return logits
+        def run(pixels: Tensor) -> Predictions:
+            logits, vectors = module(pixels)
+            return Predictions(vectors, logits)
 
         return run

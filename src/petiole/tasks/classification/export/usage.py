@@ -10,6 +10,7 @@ SCRIPT = '''"""Labels images with the model beside this file.
     python predict.py IMAGE...
 """
 
+import base64
 import json
 import sys
 from pathlib import Path
@@ -24,17 +25,48 @@ ABOUT = json.loads((HERE / "export.json").read_text(encoding="utf-8"))
 
 {reading}
 
-def label(file):
-    """Class -> probability, most probable first."""
-    z = logits(read(file)[None])[0] / (ABOUT["calibration"] or {{"temperature": 1.0}})["temperature"]
+def predict(file, coverage=None, abstain_below=None):
+    """Label, probabilities, label set (coverage 0.8, 0.9, 0.95 or 0.99), whether the image looks out of distribution, and
+    whether to leave it to a person; None for what is not known or was not asked for."""
+    known = ABOUT["calibration"]
+    logits, vector = (part[0] for part in outputs(read(file)[None]))
+    z = logits / (known["temperature"] if known else 1.0)
     p = np.exp(z - z.max())
     p = p / p.sum()
-    return {{ABOUT["classes"][i]: float(p[i]) for i in np.argsort(-p)}}
+    names = {{ABOUT["classes"][i]: float(p[i]) for i in np.argsort(-p)}}
+    best, inside, outside = max(p), None, None
+    if known:
+        likeness, least = likeness_of(logits, vector, known)
+        outside = None if least is None else bool(likeness < least)
+        if coverage is not None:
+            bound = known["label_sets"][f"{{coverage:g}}"]
+            inside = [n for n, q in names.items() if bound is None or 1 - q <= bound or q == best]
+    return {{
+        "label": next(iter(names)),
+        "probability": float(best),
+        "probabilities": names,
+        "label_set": inside,
+        "outside": outside,
+        "abstain": None if abstain_below is None else bool(best < abstain_below or outside),
+    }}
+
+
+def likeness_of(logits, vector, known):
+    """How like the training images an image looks, and the least that is inside: the cosine of its vector to the nearest
+    class mean, or where that is not known the largest logit."""
+    novelty = known["novelty"]
+    if novelty is None:
+        return logits.max(), known["ood_threshold"]
+    means = np.frombuffer(base64.b64decode(novelty["means"]), "<f2").reshape(-1, novelty["width"])
+    unit = vector[: novelty["width"]] / np.linalg.norm(vector[: novelty["width"]])
+    return (means.astype(np.float32) @ unit).max(), novelty["threshold"]
 
 
 if __name__ == "__main__":
     for file in sys.argv[1:]:
-        print(file, *(f"{{name}} {{p:.3f}}" for name, p in list(label(file).items())[:3]))
+        said = predict(file)
+        shown = [f"{{name}} {{p:.3f}}" for name, p in list(said["probabilities"].items())[:3]]
+        print(file, *shown, *["out of distribution"] * bool(said["outside"]))
 '''
 
 RAW = '''
