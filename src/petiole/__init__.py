@@ -47,9 +47,11 @@ if TYPE_CHECKING:
     from petiole.commands.report import report
     from petiole.commands.reproduce import reproduce
     from petiole.commands.serve import serve
+    from petiole.commands.sign import sign
     from petiole.commands.sweep import sweep
     from petiole.commands.synthesize import synthesize
     from petiole.commands.transfer import transfer
+    from petiole.commands.verify import verify
     from petiole.engine.adapter import Adapter
     from petiole.ledger import ledger
     from petiole.serving.client import AsyncClient, Client
@@ -96,10 +98,12 @@ __all__ = [
     "report",
     "reproduce",
     "serve",
+    "sign",
     "sweep",
     "synthesize",
     "transfer",
     "tune_allocator",
+    "verify",
 ]
 
 _ELSEWHERE = {
