@@ -120,7 +120,7 @@ def serve(
                 message = receive(connection)
             except (EOFError, OSError):
                 return
-            number, do = message.value["number"], message.value.get("do")
+            number, do = message.value["number"], str(message.value.get("do"))
             if do in beside:
                 aside.submit(respond, beside[do], message, number)
             else:
