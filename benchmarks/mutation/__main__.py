@@ -33,6 +33,7 @@ import pytest
 from forks import OPTIONS, ROOT, collect, forked, run_items
 from mutants import Mutant, sample
 from reach import Reach, measure, rows_of
+from scipy.stats import binomtest
 
 Functions = dict[str, list[FunctionType]]
 
@@ -169,14 +170,21 @@ def _load_instead(mutant: Mutant) -> None:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Killed of those that a test reaches, and how many none reaches, by room, in Markdown; and the survivors."""
-    lines = ["| Room | General | Machine learning | Reached by no test |", "|---|---:|---:|---:|"]
+    """Killed of those that a test reaches, with Wilson's 95 % interval, and how many none reaches, by room, in Markdown; and the survivors."""
+    heads = ("General", "Machine learning", "Both", "Per cent", "Reached by no test")
+    lines = [f"| Room | {' | '.join(heads)} |", "|---" + "|---:" * len(heads) + "|"]
     for room in [*sorted({row["room"] for row in rows}), ""]:
         here = [row for row in rows if room in ("", row["room"])]
         cells = []
-        for kind in ("general", "machine learning"):
-            tried = [bool(row["by"]) for row in here if row["kind"] == kind and row["tests"]]
+        for kinds in (("general",), ("machine learning",), ("general", "machine learning")):
+            tried = [bool(row["by"]) for row in here if row["kind"] in kinds and row["tests"]]
             cells.append(f"{sum(tried)} of {len(tried)}" if tried else "")
+        low, high = (
+            binomtest(sum(tried), len(tried)).proportion_ci(method="wilson") if tried else (0, 1)
+        )
+        cells.append(
+            f"{sum(tried) / max(1, len(tried)):.0%} [{low:.0%}, {high:.0%}]".replace("%", "")
+        )
         cells.append(str(sum(not row["tests"] for row in here)))
         lines.append(f"| {room or '**All**'} | {' | '.join(cells)} |")
     alive = [f"{row['mutant']} [{row['tests']} tests]" for row in rows if not row["by"]]

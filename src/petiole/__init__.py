@@ -47,10 +47,12 @@ if TYPE_CHECKING:
     from petiole.commands.report import report
     from petiole.commands.reproduce import reproduce
     from petiole.commands.serve import serve
+    from petiole.commands.sign import sign
     from petiole.commands.simulate import simulate
     from petiole.commands.sweep import sweep
     from petiole.commands.synthesize import synthesize
     from petiole.commands.transfer import transfer
+    from petiole.commands.verify import verify
     from petiole.engine.adapter import Adapter
     from petiole.ledger import ledger
     from petiole.serving.client import AsyncClient, Client
@@ -98,10 +100,12 @@ __all__ = [
     "reproduce",
     "serve",
     "simulate",
+    "sign",
     "sweep",
     "synthesize",
     "transfer",
     "tune_allocator",
+    "verify",
 ]
 
 _ELSEWHERE = {

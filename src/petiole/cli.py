@@ -42,6 +42,8 @@ GROUPS = {
         "merge": "Put an adapter into the backbone's weights, where mathematics allows.",
         "fold": "Store what prediction needs of an adapter: class vectors, or static weights.",
         "import-dassl": "A checkpoint of CoOp, CoCoOp, MaPLe, IVLP or PromptSRC as an adapter.",
+        "sign": "Vouch for an adapter or run with an Ed25519 key.",
+        "verify": "Whether the owner of a key vouches for an adapter or run, and it is unchanged.",
         "pair": "Join an image backbone and a sentence encoder into two towers.",
     },
     "Study": {
@@ -128,7 +130,12 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stderr.close()
         sys.exit(0)
     except PetioleError as error:
-        _complain(str(error))
+        if is_main() or not error.everywhere:
+            _complain(str(error))
+        else:
+            from petiole.collective import await_main
+
+            await_main()
         sys.exit(1)
     except OSError as error:
         _complain(f"{error}. Check that the place exists, can be written, and has room.")

@@ -6,6 +6,7 @@ The group that they talk in is opened by ``petiole.engine.together``.
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -59,6 +60,17 @@ def said_by_all(value: Any) -> list[Any]:
     dist.all_gather(parts, torch.nn.functional.pad(own, (0, most - len(own))))
     texts = (bytes(part[: int(n)].tolist()) for part, n in zip(parts, sizes, strict=True))
     return [json.loads(text) for text in texts]
+
+
+def await_main() -> None:
+    """Wait in the other processes until the main one has ended, where all are about to end with one error.
+
+    Who ended first would take the connection away over which the main process hears of it, and ``torchrun`` would end that
+    one before it has said why.
+    """
+    if opened() and rank() and dist.get_backend() == "gloo":
+        with suppress(Exception):  # the connection is closed
+            dist.barrier()
 
 
 class _Gather(torch.autograd.Function):

@@ -6,7 +6,19 @@ from pathlib import Path
 
 
 class PetioleError(Exception):
-    """Base of every error that petiole raises on purpose."""
+    """Base of every error that petiole raises on purpose.
+
+    Attributes:
+        everywhere: all processes that train together raise it, so the main one says it for them.
+    """
+
+    everywhere = False
+
+
+def everywhere(error: PetioleError) -> PetioleError:
+    """Say of an error that all processes that train together raise it."""
+    error.everywhere = True
+    return error
 
 
 class DataError(PetioleError):
@@ -31,6 +43,10 @@ class StoreError(PetioleError):
 
 class AdapterError(PetioleError):
     """An adapter file that is damaged, incomplete or made for another backbone."""
+
+
+class SignatureError(PetioleError):
+    """A file without the signature that was asked for, or changed since it was signed."""
 
 
 class RunError(PetioleError):

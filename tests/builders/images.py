@@ -14,6 +14,7 @@ from petiole.backbones.vision.cnn import ConvNet, wrap
 from petiole.data.dataset import Dataset, Sample
 from petiole.data.preprocessing import Preprocessing
 from petiole.engine.feature_extractor import StoredTable
+from petiole.engine.feature_store import Rows
 from petiole.tasks.classification.workspace import Classification
 
 CLASSES = ("ash", "birch", "cedar")
@@ -121,13 +122,12 @@ def vectors() -> Callable[..., StoredTable]:
         generator = torch.Generator().manual_seed(seed)
         centres = torch.randn(len(data.classes), 8, generator=generator)
         rows = [
-            [
-                {"final.pooled": centres[s.label] + torch.randn(8, generator=generator)}
-                for s in data.samples
-            ]
+            centres[s.label] + torch.randn(8, generator=generator)
             for _ in range(views + 1)
+            for s in data.samples
         ]
-        return StoredTable(rows, torch.device("cpu"))
+        values = {"final.pooled": torch.stack(rows)}
+        return StoredTable(Rows([values], range(len(rows))), len(data), torch.device("cpu"))
 
     return build
 

@@ -147,14 +147,14 @@ def page(home: Path) -> Job:
     return Job("page", do, written)
 
 
-def comparison(home: Path) -> Job:
+def comparison(home: Path, processes: int = 1) -> Job:
     task = image_task(home)
     model = ModelOptions(backbone=EFFICIENTNET, image_size=32, cache_dir=task.cache, quiet=True)
 
     def do(folder: Path) -> None:
         compare(
             task.images, methods=["cosine"], split_seeds=2, out=folder, resume=True,
-            settings=["steps=2"], model=model, images=ImageOptions(source=task.source, shots=2),
+            processes=processes, settings=["steps=2"], model=model, images=ImageOptions(source=task.source, shots=2),
         )  # fmt: skip
 
     return Job("comparison", do, left)

@@ -132,6 +132,17 @@ def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
     tar = write_tar(tmp_path / "a.tar", range(3), "txt")
     with pytest.raises(DataError, match=r"a\.tar: 3 of 3 images have no label, e\.g\. 000000\.png"):
         open_data(tar)
+    for extra, content, found in (
+        ("000000.json", b'{"label": 99}', "has two labels"),
+        ("000000.jpg", b"", "has two images, '000000.png' and '000000.jpg'"),
+    ):
+        tar = write_tar(tmp_path / "twice.tar", range(3))
+        with tarfile.open(tar, "a") as archive:
+            member = tarfile.TarInfo(extra)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+        with pytest.raises(DataError, match=f"000000 {found}"):
+            open_data(tar)
     (tmp_path / "b.tar").write_bytes(b"no tar at all")
     with pytest.raises(DataError, match=r"b\.tar: not a readable tar file"):
         open_data(tmp_path / "b.tar")
@@ -139,6 +150,15 @@ def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
     parquet.write_table(pa.table({"image": [png(0)], "kind": [1]}), nothing)
     with pytest.raises(DataError, match=r"c\.parquet: has no column of labels; it has image"):
         open_data(nothing)
+    root = parquets(tmp_path / "orders")
+    table = arrow_table(range(9, 18))
+    meta = table.schema.metadata[b"huggingface"].replace(
+        *(json.dumps(n).encode() for n in (NAMES, NAMES[::-1]))
+    )
+    table = table.replace_schema_metadata({"huggingface": meta})
+    parquet.write_table(table, root / "data" / "train-00001-of-00002.parquet")
+    with pytest.raises(DataError, match=r"train-00001-of-00002\.parquet: names its classes"):
+        open_shift(root)
     broken = save_to_disk(tmp_path / "broken", range(3))
     (broken / "data-00000-of-00001.arrow").write_bytes(b"rubbish")
     with pytest.raises(DataError, match=r"not a readable Arrow file.*Save the data set again"):

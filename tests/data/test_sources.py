@@ -186,6 +186,8 @@ def test_excel_csv_and_integer_labels(make_folder: MakeFolder) -> None:
             r"2 row\(s\).*\n.*row 2: label is empty\n.*row 3: path is empty",
         ),
         ("path,label\nx.png\n", r"row 2: label is empty"),
+        ("path,label,label \nx.png,a,b\n", r"several columns are called label\."),
+        ("path,label\nx.png,dog, brown\n", r"row 2 has more cells than there are columns"),
         ("path,label,domain\nx.png,a,moon\n", r"row 2: domain 'moon' must be source or target"),
         ("path,label\nx.png,a\ny.png,b\n", r"(?s)2 of 2 images.*x\.png: no such file.*y\.png"),
     ],
@@ -199,6 +201,9 @@ def test_wrong_tables(tmp_path: Path, content: str, message: str) -> None:
 def test_unreadable_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match="no such table"):
         open_table(tmp_path / "x.csv")
+    (tmp_path / "x.jsonl").write_text('{"path": "a.png", "label": "a", "label": "b"}\n')
+    with pytest.raises(DataError, match=r"line 1: not JSON.*the field 'label' stands twice"):
+        open_table(tmp_path / "x.jsonl")
     (tmp_path / "x.csv").write_bytes(b"path,label\n\xff\xfe,a\n")
     with pytest.raises(DataError, match="UTF-8"):
         open_table(tmp_path / "x.csv")

@@ -29,6 +29,7 @@ from petiole.engine.trainer import Callbacks
 from petiole.tasks.classification.model import AdaptedClassifier
 from petiole.tasks.classification.training import train
 from petiole.engine.feature_extractor import StoredTable
+from petiole.engine.feature_store import Rows
 from petiole.files import write_tensors
 from petiole.methods.registry import create
 
@@ -41,8 +42,9 @@ data = Dataset("made", tuple("abcd"), tuple(samples))
 backbone = load("petiole/efficientnet-lite0", image_size=32)
 generator = torch.Generator().manual_seed(0)
 centres = torch.randn(4, 1280, generator=generator)
-rows = [{"final.pooled": centres[s.label] + torch.randn(1280, generator=generator)} for s in data.samples]
-table = StoredTable([rows], torch.device("cpu"))
+rows = [centres[s.label] + torch.randn(1280, generator=generator) for s in data.samples]
+rows = Rows([{"final.pooled": torch.stack(rows)}], range(len(rows)))
+table = StoredTable(rows, len(data), torch.device("cpu"))
 method = create("cosine-ln", {"steps": 30, "views": 0, "lr": 0.001, "target_weight": 0.3})
 torch.manual_seed(0)
 adapted = AdaptedClassifier(backbone, method.plan(backbone, 4))

@@ -80,6 +80,23 @@ def test_keys_do_not_see_each_others_values(tmp_path: Path) -> None:
     assert cache.read(other, ["a"]) == {}
 
 
+def test_rows_of_many_shards_and_keys_are_taken_in_any_order(tmp_path: Path) -> None:
+    keys, cache = (KEY, replace(KEY, view=1)), FeatureCache(tmp_path)
+    for key in keys:
+        for part in range(4):
+            state = {"final.cls": torch.randn(part + 1, 5, 2)}  # token maps
+            cache.write(key, [f"{part}-{i}" for i in range(part + 1)], state)
+    ids = [f"{part}-{i}" for i in range(4) for part in range(3, i - 1, -1)]
+    one = [cache.read(key, ids)[image]["final.cls"] for key in keys for image in ids]
+    chosen = torch.randint(len(one), (50,))
+    for found in (cache, FeatureCache(tmp_path)):
+        rows = found.rows(keys, ids)
+        assert len(rows) == len(one) == 20
+        taken = rows.take(chosen)["final.cls"]
+        assert torch.equal(taken, torch.stack([one[i] for i in chosen.tolist()]))
+        assert rows.take(chosen[:0])["final.cls"].shape == (0, 5, 2)
+
+
 def test_a_write_does_not_hide_what_was_stored_before(tmp_path: Path) -> None:
     FeatureCache(tmp_path).write(KEY, ["a"], values(["a"]))
     fresh = FeatureCache(tmp_path)

@@ -74,6 +74,18 @@ def test_two_processes_fit_what_one_fits(place: Path) -> None:
     assert together_losses == pytest.approx(losses, rel=1e-3)
 
 
+def test_what_one_process_alone_meets_before_training_ends_all_and_is_said_once(
+    place: Path, tmp_path: Path
+) -> None:
+    main, other = two_ranks()
+    ranks = [start(place, "early", main), start(tmp_path, "early", other)]  # no photos there
+    said = [process.communicate(timeout=120)[1] for process in ranks]
+    assert [process.returncode for process in ranks] == [1, 1]
+    assert said[0].strip() == "error: photos: no such folder. Check the path."
+    assert said[1] == ""
+    assert not (place / "early").exists()
+
+
 def test_many_runs_and_auto_are_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     for verb, words in (("compare", {"methods": ["linear-probe"]}), ("fit", {})):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import random
 import shutil
 import signal
@@ -10,12 +11,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
+import torch
 
 from builders.faults import EACH, SECONDS, Fault, counted, forked, share
-from builders.interrupted import EFFICIENTNET, JOBS, Job, image, image_task, left
+from builders.interrupted import EFFICIENTNET, JOBS, Job, comparison, image, image_task, left
+from petiole.engine import executor
 from petiole.engine.feature_store import FeatureCache, Key, entries
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, and looks at /proc")
@@ -95,10 +100,6 @@ def test_a_disk_that_is_full_is_said_and_costs_no_result(
 
 def test_eight_writers_of_one_cache(tmp_path: Path) -> None:
     """Five write the same images in other orders, three are killed on the way."""
-    import os
-
-    import torch
-
     key, names = Key("f", "p", ("vector",)), [f"{i:064x}" for i in range(40)]
 
     def value(name: str) -> torch.Tensor:
@@ -111,7 +112,7 @@ def test_eight_writers_of_one_cache(tmp_path: Path) -> None:
             missing = cache.missing(key, shard) or shard[:1]
             cache.write(key, missing, {"vector": torch.stack([value(n) for n in missing])})
 
-    rounds = share(10, 1)
+    rounds = share(60, 1)
     for turn in range(rounds):
         children = []
         for seed in range(8):
@@ -131,54 +132,84 @@ def test_eight_writers_of_one_cache(tmp_path: Path) -> None:
     counts["wrong"] += 0
 
 
-def alive(marker: str) -> list[int]:
-    """Processes whose command line or environment holds a marker."""
+def in_session(number: int) -> list[int]:
+    """Processes of a session that are no zombies."""
     found = []
-    for file in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            if marker.encode() in file.read_bytes():
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, _, _, session = file.read_text().rpartition(")")[2].split()[:4]
+            if int(session) == number and state != "Z":
                 found.append(int(file.parent.name))
-        except OSError:
-            continue
     return found
 
 
-@pytest.mark.skipif(EACH < 0.1, reason="only in `make faults`: starts Python again and again")
-def test_two_processes_of_a_comparison_end_with_the_one_that_started_them(
-    home: Path, tmp_path: Path
-) -> None:
-    import os
+def quietly(work: Callable[[], object]) -> None:
+    """Do it in a fork that ends with it."""
+    try:
+        quiet = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(quiet, 1)
+        os.dup2(quiet, 2)
+        work()
+    finally:
+        os._exit(0)
 
-    task = image_task(home)
+
+def killed_after(seconds: float, child: int) -> bool:
+    """Kill the leader of a session, and wait until nothing of the session is left; whether it was still at work."""
+    ended, done, status = time.monotonic() + seconds, 0, 0
+    while not done and time.monotonic() < ended:
+        done, status = os.waitpid(child, os.WNOHANG)
+        time.sleep(0.005)
+    if not done:
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+    ended = time.monotonic() + 20
+    while in_session(child) and time.monotonic() < ended:
+        time.sleep(0.02)
+    assert not in_session(child), "a worker outlived the command"
+    return os.WIFSIGNALED(status)
+
+
+@pytest.mark.skipif(
+    EACH < 0.05, reason="only in `make faults`: some of it starts Python again and again"
+)
+def test_two_processes_of_a_comparison_end_with_the_one_that_started_them(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Forks of this process, which costs no loading, and now and then the command itself."""
+    monkeypatch.setattr(executor, "get_context", lambda _: get_context("fork"))
+    job, task, rng = comparison(home, processes=2), image_task(home), random.Random(0)
     command = [
         *(sys.executable, "-m", "petiole", "compare", str(task.images), "--source", str(task.source)),
         *("--methods", "cosine", "--split-seeds", "2", "--shots", "2", "--set", "steps=2"),
         *("--backbone", EFFICIENTNET, "--image-size", "32", "--cache-dir", str(task.cache)),
         *("--processes", "2", "--quiet", "--resume", "--out"),
     ]  # fmt: skip
-    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
-    wanted, rng = left(tmp_path / "whole"), random.Random(0)
-    counts = counted("kills: compare --processes 2")
-    ends = time.monotonic() + SECONDS
-    for turn in range(share(12, 1)):
+    begun = time.perf_counter()
+    outcome = forked(lambda: job.do(tmp_path / "whole"), tmp_path / "whole")
+    seconds = time.perf_counter() - begun
+    assert outcome.kind == "done", outcome.value
+    wanted, ends = left(tmp_path / "whole"), time.monotonic() + SECONDS
+    for turn in range(share(110, 1)):
         if time.monotonic() > ends:
             break
-        folder = tmp_path / str(turn)
-        marker = f"PETIOLE_FAULT_{turn}_{os.getpid()}"
-        process = subprocess.Popen(
-            [*command, str(folder)], env={**os.environ, marker: "1"},
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        while not folder.exists() and process.poll() is None:
-            time.sleep(0.05)
-        time.sleep(rng.uniform(0, 9))
-        process.send_signal(signal.SIGKILL)
-        counts["kills"] += process.wait() == -signal.SIGKILL
-        ended = time.monotonic() + 20
-        while alive(marker) and time.monotonic() < ended:
-            time.sleep(0.1)
-        assert not alive(marker), "a worker outlived the command"
-        subprocess.run([*command, str(folder)], check=True, capture_output=True)
+        folder, by_command = tmp_path / str(turn), turn % 25 == 24
+        counts = counted(
+            f"kills: compare --processes 2, {'by command' if by_command else 'forked'}"
+        )
+        child = os.fork()
+        if not child:
+            os.setsid()
+            if by_command:
+                os.execv(sys.executable, [*command, str(folder)])
+            quietly(lambda f=folder: job.do(f))  # type: ignore[misc]
+        counts["kills"] += killed_after(rng.uniform(0, 12 if by_command else seconds), child)
+        if by_command:
+            subprocess.run([*command, str(folder)], check=True, capture_output=True)
+        else:
+            outcome = forked(lambda f=folder: job.do(f), folder)  # type: ignore[misc]
+            assert outcome.kind == "done", outcome.value
         assert left(folder) == wanted
         counts["equal results"] += 1
-    counts["wrong"] += 0
+        counts["wrong"] += 0
+        shutil.rmtree(folder)

@@ -28,10 +28,13 @@ from petiole.commands.options import (
     plural,
 )
 from petiole.commands.verb import verb
-from petiole.errors import ConfigError
+from petiole.device import device
+from petiole.errors import ConfigError, everywhere
 from petiole.processes import world
 
 if TYPE_CHECKING:
+    from petiole.engine.run import RunSpec
+    from petiole.engine.task import Workspace
     from petiole.protocols.selection import Open
 
 
@@ -166,69 +169,82 @@ def fit(
     from dataclasses import replace
 
     from petiole.commands.announce import announce, say
+    from petiole.commands.defaults import candidates
     from petiole.commands.tasks import open_task
-    from petiole.engine.run import RunSpec, run
+    from petiole.engine.run import RunSpec, request_of, run
     from petiole.engine.run_lock import check_free
     from petiole.engine.task import reopened
-    from petiole.engine.together import main_does
+    from petiole.engine.together import all_do, main_does, open_group
     from petiole.methods.registry import create
     from petiole.protocols.model_selection import START
     from petiole.protocols.selection import select
     from petiole.report.page import write_page
 
-    if method == AUTO and world() > 1:
-        raise ConfigError(
-            f"{world()} processes train one model, and auto tries several methods. Name one (--method lora-qkv), or start petiole "
-            "without torchrun."
+    model = model or ModelOptions()
+    if world() > 1 and (method == AUTO or len(candidates(model.backbones)) > 1):
+        raise everywhere(
+            ConfigError(
+                f"{world()} processes train one model, and auto tries several methods or backbones. Name one (--method lora-qkv, "
+                "--backbone NAME), or start petiole without torchrun."
+            )
         )
-    model, own = model or ModelOptions(), pairs(settings)
-    kind, method = _kind_and_method(method, data, images or ImageOptions(), budget)
-    left = _left_open(model, method, own, budget)
-    named = START if method == AUTO else method
-    create(named, own)  # a slip in them is told before any data is read
-    if out:
-        check_free(Path(out), resume=resume)
-    notes = _calibration_notes(kind, named, calibration_folds)
-    task, options = open_task(
-        kind,
-        data,
-        [named],
-        replace(model, backbone=None) if left.backbones else model,
-        images or ImageOptions(),
-        text or TextTaskOptions(),
-        codebook or CodebookTaskOptions(),
-    )
-    opened = reopened(task)
-    folder = Path(out) if out else default_folder(data, _what(method, options, seed), task)
-    check_free(folder, resume=resume)
-    if kind == "classification":
-        options = replace(options, vectors=True, calibration_folds=calibration_folds)
-    spec = RunSpec(
-        task,
-        named,
-        folder,
-        own,
-        options,
-        seed=seed,
-        resume=resume,
-        checkpoint_seconds=checkpoint_seconds,
-        loggers=tuple(loggers),
-    )
+
+    def prepared() -> tuple[RunSpec, Workspace, Open, list[str]]:
+        own = pairs(settings)
+        kind, wanted = _kind_and_method(method, data, images or ImageOptions(), budget)
+        left = _left_open(model, wanted, own, budget)
+        named = START if wanted == AUTO else wanted
+        create(named, own)  # a slip in them is told before any data is read
+        if out:
+            check_free(Path(out), resume=resume)
+        notes = _calibration_notes(kind, named, calibration_folds)
+        task, options = open_task(
+            kind,
+            data,
+            [named],
+            replace(model, backbone=None) if left.backbones else model,
+            images or ImageOptions(),
+            text or TextTaskOptions(),
+            codebook or CodebookTaskOptions(),
+        )
+        workspace = reopened(task)
+        folder = Path(out) if out else default_folder(data, _what(method, options, seed), task)
+        check_free(folder, resume=resume)
+        if kind == "classification":
+            options = replace(options, vectors=True, calibration_folds=calibration_folds)
+        spec = RunSpec(
+            task,
+            named,
+            folder,
+            own,
+            options,
+            seed=seed,
+            resume=resume,
+            checkpoint_seconds=checkpoint_seconds,
+            loggers=tuple(loggers),
+        )
+        if world() > 1:  # what one of them alone meets must end all before they time steps together
+            request_of(spec, workspace.prepare(spec))
+        return spec, workspace, left, notes
+
+    open_group(device(model.device).partition(":")[0])
+    spec, opened, left, notes = all_do(prepared)
     ahead = [*notes, *left.notes()]
     if not left.backbones:
         announce(opened, [spec], ahead)
-    elif not task.quiet:  # what is frozen is not known before they are compared
+    elif not spec.task.quiet:  # what is frozen is not known before they are compared
         say([f"note     {note}" for note in ahead])
     selection = None
     if left:
+        before = spec.method
         spec, selection = select(spec, left)
-        if left.backbones or spec.method != named:
+        if left.backbones or spec.method != before:
             announce(reopened(spec.task), [spec])
     record = run(spec)
     return FitResult(
-        folder=folder,
-        adapter=folder / "adapter",
-        report=Path(main_does(lambda: str(write_page(folder)))),
+        folder=spec.folder,
+        adapter=spec.folder / "adapter",
+        report=Path(main_does(lambda: str(write_page(spec.folder)))),
         record=record.model_dump(mode="json"),
         selection=selection.model_dump(mode="json") if selection else None,
     )

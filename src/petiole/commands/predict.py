@@ -149,6 +149,7 @@ def predict(
     abstain_below: float | None = None,
     weights: Path | None = None,
     device: str = "auto",
+    trusted: Path | None = None,
     inference: InferenceOptions | None = None,
 ) -> PredictResult:
     """Label images with an adapter, or put a question about an image to a language model.
@@ -164,9 +165,11 @@ def predict(
             calibrated adapters.
         weights: where the weights of an image backbone lie now, if they were moved.
         device: auto, cpu, cuda, ...
+        trusted: public key (PEM or OpenSSH, Ed25519) of who must have signed the adapter; see petiole sign.
 
     Raises:
         AdapterError: the adapter is damaged or does not fit the backbone.
+        SignatureError: it is not signed by the owner of ``trusted``.
         ConfigError: a question where there is none to ask, or none where there is; an option of another kind; a coverage
             of an adapter that is not calibrated.
         DataError: an image cannot be read.
@@ -179,6 +182,7 @@ def predict(
     answer = kinds.get(kind, _served)
     request = _Request(
         *(Path(adapter), data, question, task, weights, device_of(device), inference),
+        trusted=Path(trusted) if trusted else None,
         coverage=coverage,
         abstain_below=abstain_below,
     )
@@ -199,6 +203,7 @@ class _Request:
     weights: Path | None
     device: str
     inference: InferenceOptions | None
+    trusted: Path | None = None
     coverage: float | None = None
     abstain_below: float | None = None
 
@@ -258,7 +263,10 @@ def _labels(request: _Request) -> PredictResult:
         keep=request.prunes,
     )
     opened = ClassificationAdapter.load(
-        request.adapter, weights=request.weights, device=request.device
+        request.adapter,
+        trusted=request.trusted,
+        weights=request.weights,
+        device=request.device,
     )
     doubt = Doubt(
         opened.calibration, request.coverage, request.abstain_below, adapter=str(request.adapter)
@@ -274,7 +282,12 @@ def _labels(request: _Request) -> PredictResult:
 def _served(request: _Request) -> PredictResult:
     from petiole.engine.adapter import Adapter
 
-    opened: Any = Adapter.load(request.adapter, weights=request.weights, device=request.device)
+    opened: Any = Adapter.load(
+        request.adapter,
+        trusted=request.trusted,
+        weights=request.weights,
+        device=request.device,
+    )
     asked = request.question is not None
     request.refuse(opened.kind, question=asked, task=request.task, keep=request.prunes)
     request.refuse_doubt(opened.kind)
@@ -306,7 +319,7 @@ def _text(request: _Request) -> PredictResult:
     request.refuse("text", weights=request.weights, keep=request.prunes)
     request.refuse_doubt("text")
     question = request.text
-    opened = TextAdapter.load(request.adapter, device=request.device)
+    opened = TextAdapter.load(request.adapter, trusted=request.trusted, device=request.device)
     answer = ask(opened, question, request.paths, request.task)
     return request.answered(opened.adapted.model.name, answer)
 
@@ -324,6 +337,8 @@ def _codebook(request: _Request) -> PredictResult:
     if len(options.language_models) > 1:
         raise ConfigError("One language model answers at a time. Leave the others out.")
     name = next(iter(options.language_models), "")
-    opened = CodebookAdapter.load(request.adapter, backbone=name, device=request.device)
+    opened = CodebookAdapter.load(
+        request.adapter, trusted=request.trusted, backbone=name, device=request.device
+    )
     answer = ask(opened, images[0], question, options.pruning(), route=options.route)
     return request.answered(opened.adapted.model.name, answer)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
@@ -64,7 +63,10 @@ class RobustnessOptions:
         """
         said = self._said()
         try:
-            value = float(Fraction(said))
+            over, sign, under = said.partition("/")
+            value = float(over) / float(
+                under if sign else 1
+            )  # a Fraction would compute 10 to the 10^9 of 1e-1000000000
         except (ValueError, ZeroDivisionError):
             value = -1.0
         if not 0 <= value <= 1:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from fastapi import FastAPI
 
+    from petiole.serving.exports import Engine
     from petiole.serving.limits import Limits
     from petiole.serving.service import Service
     from petiole.serving.teach.routes import Lessons
@@ -46,6 +47,7 @@ def serve(
     canary: Listed = (),
     replicas: Annotated[Sequence[int], Parameter(negative=(), consume_multiple=True)] = (),
     api_keys: Path | None = None,
+    trusted: Path | None = None,
     origins: Listed = (),
     max_wait: float = 2.0,
     max_seconds: float = 30.0,
@@ -80,6 +82,8 @@ def serve(
         canary: NAME=OTHER:0.1 lets the adapter OTHER answer a tenth of the requests for NAME; the answer and the metrics say which one did.
         replicas: inference processes on Ray, or the fewest and the most of them, as the queue asks for; by default 1.
         api_keys: file with a name and the SHA-256 of a key a line; without it everybody who reaches the port may ask.
+        trusted: public key (PEM or OpenSSH, Ed25519) of who must have signed the adapters; uploads are then refused, and torch
+            answers. See petiole sign.
         origins: sites whose pages may ask, e.g. https://shop.example; by default none.
         max_wait: seconds that a request may be expected to wait; beyond, it is refused with 429 and Retry-After.
         max_seconds: for a request to arrive, and to be answered.
@@ -93,7 +97,7 @@ def serve(
 
     Raises:
         ConfigError: no adapters, two of one name, or a library of the extra serve is missing.
-        AdapterError: an adapter that cannot be served.
+        AdapterError: an adapter that cannot be served, or is not signed by the owner of ``trusted``.
     """
     cluster = (placement or ExecutorOptions()).cluster()
     if cluster is None and replicas:
@@ -135,7 +139,8 @@ def serve(
         backbones=backbones,
         store=store,
         device=device,
-        engine="torch" if cluster else engine,
+        engine="torch" if cluster else _engine(engine, trusted),
+        trusted=Path(trusted) if trusted else None,
         cache=default_cache(),
         limits=limits,
         processes=on_ray(cluster, replicas) if cluster else None,
@@ -168,6 +173,19 @@ def serve(
         routers=[pages, *([teach_router(service, lessons)] if lessons else [])],
     )
     _run(service, lessons, app, host, port)
+
+
+def _engine(engine: Engine, trusted: Path | None) -> Engine:
+    """Torch alone where adapters must be signed: a graph that lies beside one is not.
+
+    Raises:
+        ConfigError: ONNX Runtime was asked for all the same.
+    """
+    if trusted and engine == "onnx":
+        raise ConfigError(
+            "--engine onnx runs graphs, which no signature covers. Leave it out, or --trusted."
+        )
+    return "torch" if trusted else engine
 
 
 def _limits(**given: float) -> Limits:

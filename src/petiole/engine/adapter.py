@@ -38,6 +38,7 @@ from petiole.ledger import Ledger
 from petiole.methods.base import Method
 from petiole.methods.registry import create
 from petiole.printable import composed
+from petiole.signatures import check_signature
 from petiole.version import __version__
 
 MANIFEST, TENSORS = "adapter.json", "adapter.safetensors"
@@ -114,19 +115,21 @@ class Adapter(ABC):
         return self.manifest.classes
 
     @classmethod
-    def load(cls, path: str | Path, **options: Any) -> Self:
+    def load(cls, path: str | Path, *, trusted: Path | None = None, **options: Any) -> Self:
         """Open an adapter folder, or the one inside a run folder.
 
         Args:
             path: folder with adapter.json, a run folder, or ``hf:OWNER/NAME@REVISION`` on the Hugging Face Hub.
+            trusted: public key of who must have signed it (see ``petiole.signatures``).
             options: of the kind: ``backbone`` (already loaded, to share it), ``weights`` (where they lie now),
                 ``device``, ``vision_backbone``, ``language_model``; ``None`` and "" say nothing.
 
         Raises:
             AdapterError: missing, damaged, incomplete, of another kind, or made for other weights.
+            SignatureError: not signed, or not by ``trusted``.
         """
         folder = find(path)
-        manifest = read_manifest(folder, kind=cls.kind)
+        manifest = read_manifest(folder, kind=cls.kind, trusted=trusted)
         own = adapter_class(manifest.kind)
         known = {name: value for name, value in options.items() if value not in (None, "")}
         if unused := known.keys() - own.options:
@@ -268,11 +271,12 @@ def find(path: str | Path) -> Path:
     )
 
 
-def read_manifest(folder: Path, *, kind: str = "") -> Manifest:
+def read_manifest(folder: Path, *, kind: str = "", trusted: Path | None = None) -> Manifest:
     """Read and check adapter.json.
 
     Raises:
         AdapterError: damaged, of another kind than ``kind``, or written by another petiole.
+        SignatureError: not signed by the owner of the public key ``trusted``, where one is given.
     """
     file = folder / MANIFEST
     regular(file, MANIFEST_BYTES)
@@ -283,6 +287,8 @@ def read_manifest(folder: Path, *, kind: str = "") -> Manifest:
         what="is damaged or of another version",
     ):
         value = read_sealed(file)
+        if trusted:
+            check_signature(file, value, trusted)
         found = value.get("kind")
         if kind and found in kinds() and not descends(str(found), kind):
             raise AdapterError(

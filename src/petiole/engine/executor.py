@@ -19,7 +19,7 @@ from threading import Thread
 from typing import Any, Protocol, TypeVar
 
 from petiole.allocator import tune_allocator
-from petiole.errors import ConfigError
+from petiole.errors import ConfigError, everywhere
 from petiole.processes import world
 from petiole.registry import Registry
 
@@ -55,9 +55,11 @@ def executor(name: str = "local", **options: Any) -> Executor:
             train one model.
     """
     if world() > 1:
-        raise ConfigError(
-            f"{world()} processes were started to train one model (WORLD_SIZE), and this does many runs. Use petiole fit, or start "
-            "petiole without torchrun or accelerate launch; --processes N does several runs at a time."
+        raise everywhere(
+            ConfigError(
+                f"{world()} processes were started to train one model (WORLD_SIZE), and this does many runs. Use petiole fit, or "
+                "start petiole without torchrun or accelerate launch; --processes N does several runs at a time."
+            )
         )
     kind = EXECUTORS.find(name)
     try:

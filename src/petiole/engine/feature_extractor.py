@@ -22,7 +22,7 @@ from petiole.data.dataset import Dataset, Sample
 from petiole.data.image import load
 from petiole.data.preprocessing import Augmentation, augmentation, view
 from petiole.engine.feature_filling import BATCH, fill
-from petiole.engine.feature_store import FeatureCache, Key
+from petiole.engine.feature_store import FeatureCache, Key, Rows
 from petiole.engine.share import WHOLE, Share
 from petiole.errors import BackboneError
 from petiole.methods.recipe import Recipe
@@ -72,24 +72,26 @@ class StoredTable(Table):
     """Rows that lie in memory or in memory-mapped shards.
 
     Args:
-        views: one list of values by row for each view.
+        rows: values of all images in one view after the other.
+        images: how many.
         device: where batches are put.
     """
 
-    def __init__(self, views: Sequence[Sequence[State]], device: torch.device) -> None:
-        self.device = device
-        small = all(value.ndim == 1 for row in views[0][:1] for value in row.values())
-        # Vectors are gathered once into (V, n, d), so that a batch is one index, on the device where they fit; token maps
-        # stay on disk.
-        self._dense = _near(_stack([_stack(rows) for rows in views]), device) if small else None
-        self._views = views
+    def __init__(self, rows: Rows, images: int, device: torch.device) -> None:
+        self.device, self._rows, self._images = device, rows, images
+        # Vectors are gathered once, so that a batch is one index, on the device where they fit; token maps stay on disk.
+        small = all(value.ndim == 2 for block in rows.blocks[:1] for value in block.values())
+        self._dense = _near(rows.take(torch.arange(len(rows))), device) if small else None
 
     def fetch(self, rows: Tensor, views: Tensor) -> State:
+        chosen = views * self._images + rows
         if self._dense is None:
-            picked = [self._views[v][r] for v, r in zip(views.tolist(), rows.tolist(), strict=True)]
-            state = _stack(picked)
+            state = self._rows.take(chosen)
         else:
-            state = {role: _picked(values, views, rows) for role, values in self._dense.items()}
+            state = {
+                role: value[chosen.to(value.device, non_blocking=True)]
+                for role, value in self._dense.items()
+            }
         # Not waited for: what is computed with it comes behind it in the device's queue.
         return {
             role: value.to(self.device, torch.float32, non_blocking=True)
@@ -203,8 +205,7 @@ class Features:
             return LiveTable(self, data.samples, cut, spec)
         self.store(data.samples, cut, views, spec, name=data.name)
         keys = [self.key(cut, index, spec) for index in range(views + 1)]
-        rows = [self.cache.read(key, data.ids) for key in keys]
-        return StoredTable([[view[image] for image in data.ids] for view in rows], self.device)
+        return StoredTable(self.cache.rows(keys, data.ids), len(data), self.device)
 
     def store(
         self,
@@ -338,13 +339,3 @@ def _near(state: State, device: torch.device) -> State:
     size = sum(value.nbytes for value in state.values())
     fits = size <= torch.cuda.mem_get_info(device)[0] // 4
     return {role: value.to(device) if fits else value for role, value in state.items()}
-
-
-def _picked(values: Tensor, views: Tensor, rows: Tensor) -> Tensor:
-    """Rows (B, ...) of values (V, n, ...)."""
-    at = values.device
-    return values[views.to(at, non_blocking=True), rows.to(at, non_blocking=True)]
-
-
-def _stack(rows: Sequence[State]) -> State:
-    return {role: torch.stack([row[role] for row in rows]) for role in (rows[0] if rows else {})}

@@ -16,12 +16,14 @@ import json
 import os
 import time
 import warnings
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+import torch
 from safetensors import safe_open
 from torch import Tensor
 
@@ -62,6 +64,65 @@ class Key:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
 
+class Rows:
+    """Values of images in their order, taken from tensors of many without an object for each image.
+
+    Python's garbage collector walks all objects again and again while more are made, so a tensor, a dictionary and a tuple
+    an image cost the more the more images there are.
+
+    Args:
+        blocks: values by role, (rows, ...) each.
+        numbers: of each image's row (n,), counted over the blocks one after the other.
+    """
+
+    def __init__(self, blocks: Sequence[State], numbers: Sequence[int]) -> None:
+        self.blocks = blocks
+        sizes = [len(next(iter(block.values()))) for block in blocks]
+        ends = torch.tensor(sizes, dtype=torch.long).cumsum(0)
+        number = torch.tensor(numbers, dtype=torch.long)
+        self._block = torch.searchsorted(ends, number, right=True)
+        self._row = number - torch.cat([ends.new_zeros(1), ends])[self._block]
+
+    def __len__(self) -> int:
+        return len(self._row)
+
+    def take(self, chosen: Tensor) -> State:
+        """Values (B, ...) by role of the chosen (B,) images; nothing where there are no blocks."""
+        if not self.blocks:
+            return {}
+        of, row = self._block[chosen], self._row[chosen]
+        out = {r: v.new_empty(len(chosen), *v.shape[1:]) for r, v in self.blocks[0].items()}
+        order = of.argsort()
+        for part in torch.split(order, of.bincount().tolist()):  # images of one block
+            for role, value in out.items() if len(part) else ():
+                value[part] = self.blocks[int(of[part[0]])][role][row[part]]
+        return out
+
+
+@dataclass
+class _Index:
+    """Of one key: shards that were verified, and each image's row, counted over all of them."""
+
+    shards: list[State] = field(default_factory=list)
+    starts: list[int] = field(default_factory=list)
+    numbers: dict[str, int] = field(default_factory=dict)
+    seen: set[Path] = field(default_factory=set)
+    rows: int = 0
+
+    def add(self, path: Path, ids: Sequence[str], values: State) -> None:
+        for number, image in enumerate(ids, self.rows):
+            self.numbers.setdefault(image, number)
+        self.shards.append(values)
+        self.starts.append(self.rows)
+        self.seen.add(path)
+        self.rows += len(ids)
+
+    def one(self, image: str) -> State:
+        shard = bisect_right(self.starts, self.numbers[image]) - 1
+        row = self.numbers[image] - self.starts[shard]
+        return {role: value[row] for role, value in self.shards[shard].items()}
+
+
 class FeatureCache:
     """Content-addressed store of features.
 
@@ -72,26 +133,31 @@ class FeatureCache:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._mirror = Mirror.of(root)
-        self._open: dict[str, dict[str, tuple[State, int]]] = {}
-        self._seen: set[Path] = set()
+        self._open: dict[str, _Index] = {}
 
-    def read(self, key: Key, ids: Sequence[str]) -> dict[str, State]:
-        """Return what is stored of ``ids``; absent ones are left out.
+    def rows(self, keys: Sequence[Key], ids: Sequence[str]) -> Rows:
+        """Return what is stored of ``ids``, all of which must be, under one key after the other.
 
         The tensors are views of memory-mapped shards whose checksums were verified.
         """
-        rows = self._rows(key, ids)
-        return {
-            image: {role: values[role][row] for role in key.cut}
-            for image in ids
-            if image in rows
-            for values, row in [rows[image]]
-        }
+        blocks: list[State] = []
+        numbers: list[int] = []
+        before = 0
+        for index in (self._find(key, ids) for key in keys):
+            blocks += index.shards
+            numbers += [before + index.numbers[image] for image in ids]
+            before += index.rows
+        return Rows(blocks, numbers)
+
+    def read(self, key: Key, ids: Sequence[str]) -> dict[str, State]:
+        """The same of a few images under one key, by image; absent ones are left out."""
+        index = self._find(key, ids)
+        return {image: index.one(image) for image in ids if image in index.numbers}
 
     def missing(self, key: Key, ids: Sequence[str]) -> list[str]:
         """Return the ids that are not stored, sorted, each once."""
-        rows = self._rows(key, ids)
-        return sorted({image for image in ids if image not in rows})
+        known = self._find(key, ids).numbers
+        return sorted({image for image in ids if image not in known})
 
     def listed(self, key: Key) -> frozenset[str]:
         """The ids that the shards' headers name; the values are not checked, as ``missing`` does."""
@@ -120,34 +186,28 @@ class FeatureCache:
         if self._mirror:
             self._mirror.push(folder / "key.json")
             self._mirror.push(path)
-        if key.digest in self._open:
-            self._seen.add(path)
-            self._index(key, ids, load_shard(path)[1])
+        if index := self._open.get(key.digest):
+            index.add(path, ids, load_shard(path)[1])
 
-    def _rows(self, key: Key, ids: Sequence[str]) -> dict[str, tuple[State, int]]:
-        rows = self._open.setdefault(key.digest, {})
-        if all(image in rows for image in ids):
-            return rows
+    def _find(self, key: Key, ids: Sequence[str]) -> _Index:
+        """The key's index; if it lacks one of ``ids``, with the shards that are new, for others may have written since."""
+        index = self._open.setdefault(key.digest, _Index())
+        if all(image in index.numbers for image in ids):
+            return index
         if self._mirror:
             self._mirror.pull(key.digest)
-        for path in _shards(self.root / key.digest):  # others may have written since
-            if path in self._seen:
+        for path in _shards(self.root / key.digest):
+            if path in index.seen:
                 continue
             try:
-                self._index(key, *verified(path, key.cut))
-                self._seen.add(path)
+                index.add(path, *verified(path, key.cut))
             except FileNotFoundError:
                 pass  # cleaned away by another process since it was listed
             except Exception as error:
                 _set_aside(path, error)
                 if self._mirror:
                     self._mirror.drop(path)
-        return rows
-
-    def _index(self, key: Key, ids: Sequence[str], values: State) -> None:
-        rows = self._open[key.digest]
-        for row, image in enumerate(ids):
-            rows.setdefault(image, (values, row))
+        return index
 
 
 def verified(path: Path, cut: Sequence[str] | None = None) -> tuple[list[str], State]:

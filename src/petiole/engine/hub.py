@@ -14,9 +14,10 @@ from petiole.engine.adapter import MANIFEST, TENSORS, read_manifest
 from petiole.engine.hub_card import card
 from petiole.errors import AdapterError, ConfigError
 from petiole.files import write_sealed, write_text
+from petiole.signatures import SIGNATURE
 
 PREFIX = "hf:"
-FILES = (MANIFEST, TENSORS, "peft/*")
+FILES = (MANIFEST, MANIFEST + SIGNATURE, TENSORS, "peft/*")
 _NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 
 
@@ -99,3 +100,4 @@ def _forget_places(folder: Path) -> None:
     if plain != seen:
         stated = manifest.model_copy(update={"backbone": plain})
         write_sealed(folder / MANIFEST, stated.model_dump(mode="json"))
+        (folder / (MANIFEST + SIGNATURE)).unlink(missing_ok=True)  # of what it was

@@ -82,7 +82,7 @@ def run(spec: RunSpec, workspace: Workspace | None = None) -> Record:
         return _together(spec, opened)
     prepared = opened.prepare(spec)
     with locked(spec.folder):
-        request = _request(spec, prepared)
+        request = request_of(spec, prepared)
         if _claimed(spec, prepared, request):
             return read_record(spec.folder)
         return _record(spec, prepared, request, _train(spec, prepared, request))
@@ -95,9 +95,9 @@ def _together(spec: RunSpec, opened: Workspace) -> Record:
         if not is_main():
             place = stack.enter_context(TemporaryDirectory(prefix="petiole-"))
             own = replace(spec, folder=Path(place), loggers=())
-        prepared = opened.prepare(own)
-        open_group(prepared.device.type)
-        request = _request(spec, prepared)
+        prepared = all_do(lambda: opened.prepare(own))
+        open_group(prepared.device.type)  # the command opened it before it read anything
+        request = request_of(spec, prepared)
 
         def claim() -> bool:
             stack.enter_context(locked(spec.folder))
@@ -122,7 +122,8 @@ def _claimed(spec: RunSpec, prepared: TaskRun, request: RunRequest) -> bool:
     return False
 
 
-def _request(spec: RunSpec, prepared: TaskRun) -> RunRequest:
+def request_of(spec: RunSpec, prepared: TaskRun) -> RunRequest:
+    """What a run is asked for; to say it, data and backbone are opened."""
     return RunRequest(
         kind=spec.task.kind,
         method=spec.method,

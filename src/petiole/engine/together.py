@@ -8,21 +8,22 @@ and writes the adapter and the record. What stops one of them stops all, with th
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import petiole.errors
-from petiole.collective import said_by_all
-from petiole.errors import PetioleError, RunError
-from petiole.processes import is_main
+from petiole.collective import opened, said_by_all
+from petiole.errors import PetioleError, RunError, everywhere
+from petiole.processes import is_main, world
 
 T = TypeVar("T")
 
 
 def open_group(device_type: str) -> None:
-    """Open the group that the processes talk in: gloo on CPU, NCCL on CUDA."""
-    from accelerate import PartialState
+    """Open the group that the processes talk in, if there are several: gloo on CPU, NCCL on CUDA."""
+    if world() > 1:
+        from accelerate import PartialState
 
-    PartialState(cpu=device_type == "cpu")
+        PartialState(cpu=device_type == "cpu")
 
 
 def main_does(work: Callable[[], T]) -> T:
@@ -31,6 +32,8 @@ def main_does(work: Callable[[], T]) -> T:
     Raises:
         PetioleError: what the main process raised, in every process.
     """
+    if not opened():
+        return work()
     result, failure = _tried(work) if is_main() else (None, None)
     said, failed = said_by_all([result, failure])[0]
     if failed:
@@ -44,6 +47,8 @@ def all_do(work: Callable[[], T]) -> T:
     Raises:
         PetioleError: what the first of them raised that failed, in every process.
     """
+    if not opened():
+        return work()
     result, failure = _tried(work)
     for failed in said_by_all(failure):
         if failed:
@@ -66,5 +71,4 @@ def _error(failed: list[str]) -> BaseException:
     name, text = failed
     if name == "KeyboardInterrupt":
         return KeyboardInterrupt()
-    kind: Any = getattr(petiole.errors, name, RunError)
-    return kind(text)  # type: ignore[no-any-return]
+    return everywhere(getattr(petiole.errors, name, RunError)(text))

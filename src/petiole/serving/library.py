@@ -50,14 +50,22 @@ class AdapterLibrary:
         most: adapters in memory; the least lately used is let go.
         pixels: of one image.
         engine: torch; onnx where an adapter has a graph for ONNX Runtime, or auto, which bounds the memory of graphs.
+        trusted: public key of who must have signed the adapters, if any.
 
     Attributes:
         reads: how many adapters were read.
     """
 
-    def __init__(self, device: str, most: int, pixels: int, engine: Engine = "torch") -> None:
+    def __init__(
+        self,
+        device: str,
+        most: int,
+        pixels: int,
+        engine: Engine = "torch",
+        trusted: Path | None = None,
+    ) -> None:
         self.device, self.most, self.pixels = resolved(device), most, pixels
-        self.engine = engine
+        self.engine, self.trusted = engine, trusted
         self.reads = 0
         self._opened: OrderedDict[str, Adapter] = OrderedDict()
         self._places: dict[str, Path] = {}
@@ -72,7 +80,7 @@ class AdapterLibrary:
         Raises:
             AdapterError: there is none, or it is damaged.
         """
-        manifest = read_manifest(find(folder))
+        manifest = read_manifest(find(folder), trusted=self.trusted)
         asked = not descends(manifest.kind, "classification")
         return {
             "kind": manifest.kind,
@@ -287,13 +295,13 @@ class AdapterLibrary:
         manifest = read_manifest(find(folder))
         if descends(manifest.kind, "classification"):
             return self._share(folder, manifest)
-        return Adapter.load(folder, device=self.device)
+        return Adapter.load(folder, trusted=self.trusted, device=self.device)
 
     def _share(self, folder: Path, manifest: Manifest) -> ClassificationAdapter:
         key = _key(manifest.backbone)
         pool = self._pools.get(key)
         options = {"backbone": pool.backbone} if pool else {"device": self.device}
-        adapter = ClassificationAdapter.load(folder, **options)
+        adapter = ClassificationAdapter.load(folder, trusted=self.trusted, **options)
         if pool is None:
             with self._lock:
                 self._pools[key] = AdapterPool(adapter.adapted.backbone)

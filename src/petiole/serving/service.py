@@ -67,6 +67,7 @@ class Service:
         device: of the models.
         engine: torch; onnx, ONNX Runtime for every adapter; auto, ONNX Runtime from when an adapter's graph is there and says the
             same, torch until then and for adapters without a graph.
+        trusted: public key of who must have signed the adapters; uploads are then refused.
         cache: folder of the feature cache.
         limits: of the server.
         processes: makes what infers, of its setup; by default one process on this machine.
@@ -81,6 +82,7 @@ class Service:
         store: Path | None = None,
         device: str = "cpu",
         engine: Engine = "torch",
+        trusted: Path | None = None,
         cache: Path | None = None,
         limits: Limits | None = None,
         processes: Callable[[Setup], Inference] | None = None,
@@ -89,7 +91,7 @@ class Service:
         self.limits, self.telemetry = limits or Limits(), Telemetry()
         self.entries = {name: Entry(folder) for name, folder in folders.items()}
         self.store = store
-        self.engine = engine
+        self.engine, self.trusted = engine, trusted
         self._own: Path | None = None
         self._exporter: asyncio.Task[None] | None = None
         self._to_export: asyncio.Queue[tuple[str, Entry]] = asyncio.Queue()
@@ -104,6 +106,7 @@ class Service:
                 "loaded": self.limits.loaded,
                 "pixels": self.limits.pixels,
                 "engine": engine,
+                "trusted": str(trusted or ""),
                 "cache": str(cache or "cache"),
                 "graphs": {
                     str(entry.folder): str(entry.graph)
@@ -216,6 +219,11 @@ class Service:
         if not NAME.fullmatch(name):
             raise ConfigError(
                 f"{name[:80]!r} cannot be an adapter's name: letters, digits, '.', '_' and '-', at most 64."
+            )
+        if self.trusted:
+            raise ConfigError(
+                f"This server takes only adapters that {self.trusted.name} vouches for, and none by upload. Put it, signed, into the "
+                "folder of adapters, and start the server again."
             )
         if set(files) != set(FILES):
             raise ConfigError(f"An adapter is the two files {' and '.join(FILES)}.")

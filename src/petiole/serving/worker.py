@@ -14,7 +14,7 @@ from threading import Lock
 from time import perf_counter
 from typing import Any
 
-from petiole.errors import PetioleError
+from petiole.errors import PetioleError, unknown
 from petiole.serving.channel import Message, receive, send
 
 Answer = tuple[dict[str, Any], list[bytes]]
@@ -27,7 +27,7 @@ def inference(connection: Connection, setup: Mapping[str, Any]) -> None:
 
     Args:
         connection: to the HTTP process; its end is the end of this one.
-        setup: ``folders`` of adapters (name -> folder), ``backbones`` (names), ``device``, ``loaded``, ``pixels``, ``engine``, ``cache``
+        setup: ``folders`` of adapters (name -> folder), ``backbones`` (names), ``device``, ``loaded``, ``pixels``, ``engine``, ``trusted``, ``cache``
             (folder), and ``graphs`` that are known already (folder -> its graph).
     """
     serve(connection, partial(inference_handlers, setup))
@@ -47,7 +47,10 @@ def inference_handlers(setup: Mapping[str, Any]) -> Handlers:
     from petiole.serving.nearest import TrainingImages
     from petiole.serving.runs import compare_runs, list_runs
 
-    library = AdapterLibrary(setup["device"], setup["loaded"], setup["pixels"], setup["engine"])
+    library = AdapterLibrary(
+        *(setup["device"], setup["loaded"], setup["pixels"], setup["engine"]),
+        trusted=Path(setup["trusted"]) if setup["trusted"] else None,
+    )
     training = TrainingImages(Path(setup["cache"]))
     described = {name: library.describe(Path(f)) for name, f in setup["folders"].items()}
     library.load(setup["backbones"])
@@ -122,17 +125,20 @@ def serve(
         with lock:
             send(connection, {**value, "number": number}, blobs)
 
+    def unforeseen(value: dict[str, Any], _: list[bytes]) -> Answer:
+        raise unknown("request", str(value.get("do")), {*in_turn, *beside})
+
     with ThreadPoolExecutor(1) as aside:
         while True:
             try:
                 message = receive(connection)
             except (EOFError, OSError):
                 return
-            number, do = message.value["number"], message.value["do"]
-            if do in in_turn:
-                respond(in_turn[do], message, number)
-            else:
+            number, do = message.value["number"], str(message.value.get("do"))
+            if do in beside:
                 aside.submit(respond, beside[do], message, number)
+            else:
+                respond(in_turn.get(do, unforeseen), message, number)
 
 
 def error_of(error: Exception) -> dict[str, Any]:

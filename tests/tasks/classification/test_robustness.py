@@ -48,6 +48,7 @@ def test_eval_says_what_is_left(place: Path) -> None:
         ({"attack": "pgd", "attack_steps": 0}, "at least 1"),
         ({"attack": "pgd", "epsilon": "1/0"}, "4/255"),
         ({"attack": "pgd", "epsilon": 2}, "scale 0 to 1"),
+        ({"attack": "pgd", "epsilon": "1e999999999"}, "scale 0 to 1"),
         ({"epsilon": 0.1}, "--attack pgd"),
         ({"corrupt": ["rain"]}, "corruption"),
     ],

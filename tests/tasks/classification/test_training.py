@@ -175,7 +175,7 @@ def test_no_steps_leave_the_method_as_initialised(kit: SimpleNamespace) -> None:
 
 def test_imprint_starts_from_the_class_means_of_the_target(kit: SimpleNamespace) -> None:
     adapted = fit(kit, "cosine", start="class-means", lr=0.0, steps=1, weight_decay=0.0)
-    x = kit.table._dense["final.pooled"][0].double()
+    x = kit.table._dense["final.pooled"].double()
     labels = torch.tensor(kit.data.labels.copy())
     target = torch.tensor([s.domain == "target" for s in kit.data.samples])
     for label in range(4):
@@ -192,7 +192,7 @@ def test_solved_heads_see_their_domain_alone(
 ) -> None:
     head = fit(kit, "knn", train_on=train_on).head
     chosen = [i for i, s in enumerate(kit.data.samples) if s.domain == domain]
-    x = kit.table._dense["final.pooled"][0][chosen]
+    x = kit.table._dense["final.pooled"][chosen]
     torch.testing.assert_close(head.support, x / x.norm(dim=1, keepdim=True))
     assert head.labels.tolist() == [kit.data.samples[i].label for i in chosen]
 

@@ -126,7 +126,13 @@ def _packed(tables: Iterator[tuple[Path, Any]]) -> Packed:
                 f"{file}: has no column of {what}; it has {listed(table.schema.names)}. Rename one to "
                 f"{'image' if image is None else 'label'}."
             )
-        names = names or _names(table.schema, label)
+        own = _names(table.schema, label)
+        if names and own and names != own:
+            raise DataError(
+                f"{file}: names its classes {listed(own)}, and the files before it {listed(names)}, so a number means two classes. "
+                "Write them with the same class names in the same order."
+            )
+        names = names or own
         pictures, labels = table.column(image), table.column(label).to_pylist()
         images += [
             PackedImage(file / f"{i:06d}", partial(_cell, pictures, i, file.parent), value)

@@ -132,7 +132,16 @@ def _read(path: Path) -> str:
 
 def _parsed(where: str, text: str) -> Any:
     with boundary(where, "Correct it there.", what="not JSON"):
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_each_once)
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the field {twice!r} stands twice in one object")
+    return found
 
 
 def _row(where: str, value: Any, number: int = 0) -> JsonRow:

@@ -6,6 +6,7 @@ In JSON Lines ``path`` may be called ``image``, as in `petiole.data.readers.json
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,6 +158,13 @@ def read_records(path: Path) -> Records:
         raise DataError(f"{path}: no such table. Give a .csv, .tsv or .parquet file.")
     read = {".parquet": _read_parquet, ".pq": _read_parquet, ".jsonl": _read_jsonl}
     columns, records = read.get(path.suffix.lower(), _read_csv)(path)
+    twice = [
+        c for c, n in Counter(columns).items() if n > 1 and (c in _KNOWN or c in _outputs(columns))
+    ]
+    if twice:
+        raise DataError(
+            f"{path}: several columns are called {' and '.join(twice)}. Rename all but one."
+        )
     if outputs := numbered(columns):
         for _, cells in records:
             cells[VALUE] = "|".join(cells.get(_OUTPUT + name, "") for name in outputs)
@@ -165,9 +173,11 @@ def read_records(path: Path) -> Records:
 
 def numbered(columns: Sequence[str]) -> tuple[str, ...]:
     """``height, width`` of the columns ``value.height, value.width``, where there is no column ``value``."""
-    if VALUE in columns:
-        return ()
-    return tuple(c.removeprefix(_OUTPUT) for c in columns if c.startswith(_OUTPUT))
+    return () if VALUE in columns else tuple(c.removeprefix(_OUTPUT) for c in _outputs(columns))
+
+
+def _outputs(columns: Sequence[str]) -> list[str]:
+    return [c for c in columns if c.startswith(_OUTPUT)]
 
 
 def part_of(path: Path, row: TableRow) -> str | None:
@@ -231,8 +241,13 @@ def _read_csv(path: Path) -> Records:
         reader = csv.DictReader(file, delimiter=delimiter, restval="")
         columns = [(c or "").strip() for c in reader.fieldnames or []]
         reader.fieldnames = columns
-        records = [(reader.line_num, {c: str(r[c]).strip() for c in columns}) for r in reader]
-    return columns, records
+        rows = [(reader.line_num, r) for r in reader]
+    if long := [number for number, r in rows if any(map(str.strip, r.get(None, ())))]:
+        raise DataError(
+            f"{path}: row {long[0]} has more cells than there are columns ({', '.join(columns)}). Quote cells that hold a "
+            f"{delimiter!r}."
+        )
+    return columns, [(number, {c: str(r[c]).strip() for c in columns}) for number, r in rows]
 
 
 def _read_parquet(path: Path) -> Records:
@@ -245,7 +260,7 @@ def _read_parquet(path: Path) -> Records:
         ) from None
     with boundary(path, "Write it again.", what="not a readable Parquet file"):
         columns = parquet.read_schema(path).names
-        wanted = [c for c in columns if c in _KNOWN or c.startswith(_OUTPUT)]
+        wanted = [c for c in columns if c in _KNOWN or c in _outputs(columns)]
         # partitioning=None: a folder called a=b on the way must not become a column.
         records = parquet.read_table(path, columns=wanted, partitioning=None).to_pylist()
     text = [{c: cell_text(v) for c, v in r.items()} for r in records]

@@ -73,11 +73,15 @@ def _images(tar: Path) -> list[PackedImage]:
                     raise DataError(
                         f"{tar}/{member.name}: has {member.size / 1e9:.1f} GB; scale it down."
                     )
+                if key in pictures:
+                    raise _twice(tar, key, "images", pictures[key][0], member.name)
                 pictures[key] = member.name, member.offset_data, member.size
             elif kind in (*_LABELS, "json") and member.size <= _MOST_LABEL:
                 content = archive.extractfile(member)
                 assert content is not None  # a regular file
-                labels.setdefault(key, _label(content.read().decode("utf-8"), kind))
+                label = _label(content.read().decode("utf-8"), kind)
+                if label is not None and labels.setdefault(key, label) != label:
+                    raise _twice(tar, key, "labels", labels[key], label)
     if lacking := [name for key, (name, _, _) in pictures.items() if labels.get(key) is None]:
         raise DataError(
             f"{tar}: {len(lacking)} of {len(pictures)} images have no label, e.g. {lacking[0]}. Add KEY.cls, or KEY.json "
@@ -87,6 +91,12 @@ def _images(tar: Path) -> list[PackedImage]:
         PackedImage(tar / name, partial(_bytes, tar, offset, size), labels[key])
         for key, (name, offset, size) in pictures.items()
     ]
+
+
+def _twice(tar: Path, key: str, what: str, one: object, other: object) -> DataError:
+    return DataError(
+        f"{tar}: {key.lstrip('/')} has two {what}, {one!r} and {other!r}, and only one can be right. Write the tar again."
+    )
 
 
 def _label(text: str, kind: str) -> object:

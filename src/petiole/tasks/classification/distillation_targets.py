@@ -9,6 +9,7 @@ from torch import Tensor
 
 from petiole.data.dataset import Dataset
 from petiole.engine.feature_extractor import Features, StoredTable, Table, views_of
+from petiole.engine.feature_store import Rows
 from petiole.errors import AdapterError
 from petiole.methods.prompt_learning.class_vectors import ClassVectors, TaughtByClassVectors
 from petiole.methods.recipe import Recipe
@@ -47,11 +48,8 @@ def distillation_targets(
     theirs = Features(teacher.backbone, features.cache, features.precision, features.dtype)
     table = theirs.table(data, teacher.cut, views, spec)
     rows = torch.arange(len(data))
-    by_view = [
-        [{"logits": row} for row in _logits(teacher, table, rows, index)]
-        for index in range(views + 1)
-    ]
-    return StoredTable(by_view, features.device)
+    logits = torch.cat([_logits(teacher, table, rows, index) for index in range(views + 1)])
+    return StoredTable(Rows([{"logits": logits}], range(len(logits))), len(data), features.device)
 
 
 def _logits(
