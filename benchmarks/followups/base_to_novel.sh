@@ -6,5 +6,9 @@ here=$(dirname "$0")
 export OMP_WAIT_POLICY=PASSIVE
 [ -d "$1/compositions" ] || petiole synthesize "$1/compositions" --task compositions --train 16 --test 20
 novel=$({ ls "$1/compositions/train" || true; } | sort | tail -n +21 | paste -sd, -)
-petiole generalise "$1/compositions/train" --test "$1/compositions/test" --backbone petiole/tiny-clip \
-  --table "$here/base_to_novel.toml" --set "unknown_names=$novel" --seeds 3 --resume --quiet --out "$1/base-to-novel"
+for table in prompts lora; do
+  names=()
+  [ "$table" = lora ] || names=(--set "unknown_names=$novel")
+  petiole generalise "$1/compositions/train" --test "$1/compositions/test" --backbone petiole/tiny-clip \
+    --table "$here/$table.toml" "${names[@]}" --seeds 3 --resume --quiet --out "$1/$table"
+done
