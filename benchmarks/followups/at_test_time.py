@@ -40,6 +40,7 @@ def main() -> None:
         if not run.exists():
             petiole.fit(
                 folder / "train",
+                test=folder / "test",
                 backbone="petiole/tiny-clip",
                 method="zero-shot",
                 out=run,

@@ -35,6 +35,7 @@ def measured(out: Path, method: str, settings: dict[str, object], seed: int) -> 
     if not folder.exists():
         petiole.fit(
             out / "shapes/train",
+            test=out / "shapes/test",
             backbone="petiole/tiny-clip",
             method=method,
             settings={**SHARED, **settings},
