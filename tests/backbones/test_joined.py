@@ -13,10 +13,10 @@ from builders.images import CLASSES, write_images
 from petiole.backbones.joined import JoinedBackbone
 from petiole.backbones.registry import load_backbone
 from petiole.data.preprocessing import augmentation, view
-from petiole.engine.adversary import perturb
 from petiole.engine.feature_extractor import Features
 from petiole.engine.feature_store import FeatureCache
 from petiole.errors import BackboneError, ConfigError
+from petiole.methods.adversary import perturb
 from petiole.testing import backbones as tiny
 
 A, B = "petiole/tiny-vit", "petiole/tiny-clip"

@@ -165,7 +165,8 @@ class = "ash"
 min = 0
 slice = "ash/[01].png"
 [[corruption]]
-name = "jpeg"
+name = "jpeg_compression"
+severity = 1
 max_drop = 1
 [ood]
 images = "others"
@@ -212,7 +213,7 @@ def test_a_slip_in_a_contract_is_named(text: str, message: str, tmp_path: Path) 
     ("text", "error", "message"),
     [
         ('[[recall]]\nclass = "ahs"\nmin = 0', ConfigError, "ash"),
-        ('[[corruption]]\nname = "blur_"\nmax_drop = 0', ConfigError, "blur"),
+        ('[[corruption]]\nname = "defocus_blu"\nmax_drop = 0', ConfigError, "defocus_blur"),
         ('[[recall]]\nclass = "ash"\nmin = 0\nslice = "night/*"', DataError, r"ash/\d+\.png"),
         ('[zero_shot]\nimages = "others"\nmax_drop = 0', ConfigError, "fixed set of classes"),
     ],

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from petiole.backbones.base import IMAGES
-from petiole.engine.weight_average import ExponentialAverage, Teacher
+from petiole.engine.weight_average import ExponentialAverage, Teacher, WindowedAverage
 from petiole.errors import ConfigError
 from petiole.methods.base import SelfTeacher
 from petiole.methods.registry import create
@@ -39,6 +39,29 @@ def test_the_average_is_that_of_the_steps() -> None:
     assert torch.equal(model.net[0].weight, own)
     average.finish()
     torch.testing.assert_close(model.net[0].weight.detach().double(), want, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("steps", "exact"), [(40, True), (400, False)])
+def test_the_window_grows_from_few_steps_to_all(steps: int, exact: bool) -> None:
+    """The mean of the last m(t) weights; in long trainings of so many, rounded up to where a sum was kept."""
+    model = nn.Linear(1, 1, bias=False)
+    average = WindowedAverage(model, 3, steps)
+    average.begin()
+    values: list[float] = []
+    for step in range(steps):
+        with torch.no_grad():
+            model.weight.copy_(torch.tensor([[float(step * step % 17)]]))
+        values.append(model.weight.item())
+        average.after(step)
+        m = average.window(step + 1)
+        begin = (step + 1 - m) // average.every * average.every
+        assert begin == step + 1 - m or not exact
+        want = sum(values[begin:]) / (step + 1 - begin)
+        with average.weights():
+            assert model.weight.item() == pytest.approx(want, rel=1e-4)
+    assert average.window(1) == 1
+    assert average.window(steps // 8) < steps // 16 + 4
+    assert average.window(steps) == steps
 
 
 class Taught(Regression):

@@ -38,7 +38,7 @@ ELSEWHERE = {
     "backbones/hub.py:load": OWN,
     "claims/__init__.py:_read": f"{OWN}; one of somebody else's is read in _own's boundary",
     "commands/doctor.py:_processor": "a file of the kernel",
-    "data/corruptions.py:_jpeg": MADE,
+    "data/corruptions.py:_jpeg_compression": MADE,
     "data/image.py:_open": "decode's boundary",
     "data/image.py:read_bytes": "it tells the operating system's errors apart, and parses nothing",
     "engine/feature_store.py:load_shard": CALLER,

@@ -8,12 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from petiole.engine.adapted_model import AdaptedModel
 from petiole.errors import ConfigError
 from petiole.layers.lowrank import LowRank
 from petiole.ledger import ledger
 from petiole.methods.registry import create
 from petiole.methods.step_rules.base import STEP_RULES, StepContext, make_step_rule
 from petiole.methods.step_rules.eflat_lora import LowRankRule, carried_by_up
+from petiole.methods.step_rules.flat_lora import FlatLoRA
 from petiole.methods.step_rules.glad import Conflict, Project
 from petiole.testing import backbones as tiny
 from training_for_tests import descend, learned, regression, same
@@ -222,7 +224,7 @@ def test_the_ledger_counts_what_a_rule_repeats() -> None:
 
 def test_rules_state_what_they_cost_and_what_they_take() -> None:
     costs = {name: make_step_rule(name).gradient_evaluations for name in STEP_RULES.names()}
-    assert costs == {"plain": 1, "eflat-lora": 1} | dict.fromkeys(
+    assert costs == {"plain": 1, "eflat-lora": 1, "flat-lora": 1} | dict.fromkeys(
         ("asam", "eflat-lora-exact", "glad", "glad-mix", "glad-project", "sam"), 2
     )
     with pytest.raises(ConfigError, match="sam"):
@@ -239,3 +241,49 @@ def test_a_command_line_can_set_a_rule() -> None:
     assert recipe.step_rule_settings == {"rho": 0.1}
     with pytest.raises(ConfigError, match="rho"):
         create("lora-qkv", {"step_rule_settings": "rho=much"})
+
+
+def carrying() -> tuple[AdaptedModel, nn.Linear]:
+    """LoRA on the fused q, k and v of a tiny ViT, with weights of its own."""
+    backbone = tiny.plain()
+    with tiny.seeded(0):
+        plan = create("lora-qkv", {"rank": 2, "blocks": "0"}).plan(backbone, 3)
+    for attachment in plan.attach:
+        nn.init.normal_(attachment.layer.b, std=0.1)
+    module = backbone.site("block.0.attn.q").module
+    assert isinstance(module, nn.Linear)
+    return AdaptedModel(backbone, plan), module
+
+
+def test_flat_lora_draws_noise_of_the_size_of_the_adapted_rows() -> None:
+    model, qkv = carrying()
+    rule = FlatLoRA(0.5)
+    rule.prepare(model)
+    ((weight, first), *others) = rule.noise()
+    assert weight is qkv.weight
+    assert not others
+    layers = [a.layer for a in model.changes.attach]
+    adapted = qkv.weight + torch.cat([layer.scale * layer.b @ layer.a for layer in layers])
+    draws = torch.stack([first, *(rule.noise()[0][1] for _ in range(199))])
+    ratio = draws.square().sum(2).mean(0).sqrt() / adapted.norm(dim=1)
+    torch.testing.assert_close(ratio, torch.full_like(ratio, 0.5), rtol=0.1, atol=0)
+
+
+def test_flat_lora_gives_the_gradient_there_and_the_old_bits_back() -> None:
+    model, qkv = carrying()
+    rule, seen, before = FlatLoRA(0.5), [], qkv.weight.clone()
+    rule.prepare(model)
+
+    def evaluate() -> Tensor:
+        seen.append((qkv.weight.clone(), torch.get_rng_state()))
+        return torch.zeros(())
+
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    rule.step(StepContext(list(model.parameters()), evaluate, lambda: None))
+    torch.manual_seed(3)
+    assert torch.equal(seen[0][0], before + rule.noise()[0][1])
+    assert torch.equal(seen[0][1], state)
+    assert torch.equal(qkv.weight, before)
+    with pytest.raises(ConfigError, match="low-rank pairs"):
+        FlatLoRA().prepare(regression())

@@ -62,7 +62,7 @@ def check(
     """Test an adapter against a contract; exit code 1 where a line fails.
 
     The contract is a TOML file with any of these tables: accuracy (min), ece (max), recall (class, min, slice),
-    corruption (name, max_drop), zero_shot (images, max_drop), ood (images, min_auroc).
+    corruption (name, severity, max_drop), zero_shot (images, max_drop), ood (images, min_auroc).
 
     Args:
         adapter: adapter folder, or the run folder around it.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 from rich.console import Group, RenderableType
@@ -21,8 +21,12 @@ from petiole.commands.options import (
 )
 from petiole.commands.options import device as device_of
 from petiole.commands.robustness import RobustnessOptions
+from petiole.commands.test_time import TestTimeOptions
 from petiole.commands.verb import verb
 from petiole.errors import ConfigError, unknown
+
+if TYPE_CHECKING:
+    from petiole.methods.test_time.base import TestTimeMethod
 
 
 class Evaluation(CommandResult):
@@ -121,6 +125,7 @@ def evaluate(
     device: str = "auto",
     skip_bad: bool = False,
     robustness: RobustnessOptions | None = None,
+    test_time: TestTimeOptions | None = None,
     inference: InferenceOptions | None = None,
 ) -> Evaluation:
     """Score an adapter; the opening of the set is written beside the adapter.
@@ -154,7 +159,14 @@ def evaluate(
     where = device_of(device)
     robust = robustness or RobustnessOptions()
     if kind == "classification":
-        return _images(Path(adapter), unwrapped(data), weights, where, robust, skip_bad=skip_bad)
+        further = (test_time or TestTimeOptions()).method()
+        return _images(
+            Path(adapter), unwrapped(data), weights, where, robust, further, skip_bad=skip_bad
+        )
+    if test_time not in (None, TestTimeOptions()):
+        raise ConfigError(
+            f"--adapt is for classifiers of images, and {adapter} is of the kind {kind}."
+        )
     if robust != RobustnessOptions():
         raise ConfigError(
             f"--attack and --corrupt are for classifiers of images, and {adapter} is of the kind {kind}."
@@ -174,6 +186,7 @@ def _images(
     weights: Path | None,
     where: str,
     robust: RobustnessOptions,
+    further: TestTimeMethod | None,
     *,
     skip_bad: bool,
 ) -> Evaluation:
@@ -185,7 +198,8 @@ def _images(
     from petiole.tasks.classification.adapter import ClassificationAdapter
     from petiole.tasks.classification.calibration import scores_of
     from petiole.tasks.classification.model import predict
-    from petiole.tasks.classification.robustness import under_attack, under_corruption
+    from petiole.tasks.classification.robustness import under_attack, under_corruptions
+    from petiole.tasks.classification.test_time import adapted_outputs
 
     adversary = robust.adversary()  # before anything is computed
     opened = ClassificationAdapter.load(adapter, weights=weights, device=where)
@@ -195,8 +209,10 @@ def _images(
     logits = predict(opened.adapted, table.batches(len(data), 64)).logits
     guesses = logits.argmax(1).numpy()
     scores = {"test": scores_of(logits, data.labels, opened.calibration)}
-    for name in robust.corrupt:
-        scores[name] = under_corruption(opened.adapted, data, name)
+    if further:
+        logits = adapted_outputs(opened.adapted, data.samples, further).logits
+        scores[further.name] = scores_of(logits, data.labels, None)
+    scores |= under_corruptions(opened.adapted, data, robust.corruptions(), robust.severities())
     if adversary:
         scores[robust.title()] = under_attack(opened.adapted, data, adversary, robust.radius())
     return Evaluation(

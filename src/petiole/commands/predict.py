@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from rich.text import Text
 from petiole.commands.kinds import served_as
 from petiole.commands.options import CommandResult, Data, InferenceOptions, unwrapped
 from petiole.commands.options import device as device_of
+from petiole.commands.test_time import TestTimeOptions
 from petiole.commands.verb import verb
 from petiole.errors import ConfigError
 from petiole.printable import cell
@@ -150,6 +152,7 @@ def predict(
     weights: Path | None = None,
     device: str = "auto",
     trusted: Path | None = None,
+    test_time: TestTimeOptions | None = None,
     inference: InferenceOptions | None = None,
 ) -> PredictResult:
     """Label images with an adapter, or put a question about an image to a language model.
@@ -185,6 +188,7 @@ def predict(
         trusted=Path(trusted) if trusted else None,
         coverage=coverage,
         abstain_below=abstain_below,
+        test_time=test_time or TestTimeOptions(),
     )
     result = answer(request)
     if csv:
@@ -206,6 +210,7 @@ class _Request:
     trusted: Path | None = None
     coverage: float | None = None
     abstain_below: float | None = None
+    test_time: TestTimeOptions = field(default_factory=TestTimeOptions)
 
     def refuse(self, kind: str, **given: object) -> None:
         """Raise ConfigError for what this kind of adapter has no use for."""
@@ -217,7 +222,12 @@ class _Request:
 
     def refuse_doubt(self, kind: str) -> None:
         """Raise ConfigError for what only labels have."""
-        self.refuse(kind, coverage=self.coverage, abstain_below=self.abstain_below)
+        self.refuse(
+            kind,
+            coverage=self.coverage,
+            abstain_below=self.abstain_below,
+            adapt=self.test_time.adapt or self.test_time.adapt_set,
+        )
 
     @property
     def prunes(self) -> bool:
@@ -271,11 +281,17 @@ def _labels(request: _Request) -> PredictResult:
     doubt = Doubt(
         opened.calibration, request.coverage, request.abstain_below, adapter=str(request.adapter)
     )
+    rows, notes = opened.predict, list(doubt.notes)
+    if further := request.test_time.method():
+        rows = partial(opened.predict_adapted, method=further)
+        notes.append(
+            f"adapted to each image alone by {further.name}, from {further.views} views of it"
+        )
     return PredictResult(
         adapter=request.adapter,
         model=opened.manifest.backbone.name,
-        predictions=[_said(row, doubt) for row in opened.predict(unwrapped(request.data))],
-        notes=doubt.notes,
+        predictions=[_said(row, doubt) for row in rows(unwrapped(request.data))],
+        notes=notes,
     )
 
 

@@ -12,7 +12,9 @@ from petiole.commands.options import group
 from petiole.errors import ConfigError
 
 if TYPE_CHECKING:
-    from petiole.engine.adversary import Adversary
+    from petiole.methods.adversary import Adversary
+
+ALL = "all"
 
 
 @group("Robustness")
@@ -24,13 +26,15 @@ class RobustnessOptions:
         attack: fgsm (one step) or pgd (many), with all weights and the true class known.
         epsilon: how far a pixel may go, on the scale 0 to 1: a number, or a fraction such as 4/255; by default 1/255.
         attack_steps: of pgd; by default 10.
-        corrupt: corruptions that keep the label: blur, noise, jpeg, dark, bright, contrast.
+        corrupt: corruptions of ImageNet-C, e.g. gaussian_noise fog jpeg_compression; or all fifteen.
+        severity: of the corruptions, 1 to 5, one or several; by default 3.
     """
 
     attack: str | None = None
     epsilon: str | float | None = None
     attack_steps: int | None = None
     corrupt: Annotated[Sequence[str], Parameter(negative=(), consume_multiple=True)] = ()
+    severity: Annotated[Sequence[int], Parameter(negative=(), consume_multiple=True)] = ()
 
     def adversary(self) -> Adversary | None:
         """The attack, with all options checked.
@@ -39,10 +43,13 @@ class RobustnessOptions:
             ConfigError: unknown names, a radius that is none, or options of an attack without one.
         """
         from petiole.data.corruptions import corruption
-        from petiole.engine.adversary import attack
+        from petiole.methods.adversary import attack
 
-        for name in self.corrupt:
-            corruption(name)
+        for name in self.corruptions():
+            for level in self.severities():
+                corruption(name, level)
+        if self.severity and not self.corrupt:
+            raise ConfigError("--severity is of corruptions. Add --corrupt all.")
         if self.attack is None:
             if self.epsilon is not None or self.attack_steps is not None:
                 raise ConfigError(
@@ -55,25 +62,25 @@ class RobustnessOptions:
             options["steps"] = self.attack_steps
         return attack(self.attack, **options)
 
+    def corruptions(self) -> tuple[str, ...]:
+        """Their names, each once."""
+        from petiole.data.corruptions import CORRUPTIONS
+
+        return CORRUPTIONS if ALL in self.corrupt else tuple(dict.fromkeys(self.corrupt))
+
+    def severities(self) -> tuple[int, ...]:
+        """From 1 to 5, each once."""
+        return tuple(dict.fromkeys(self.severity)) or (3,)
+
     def radius(self) -> float:
         """Epsilon as a number.
 
         Raises:
             ConfigError: it is none, or not in [0, 1].
         """
-        said = self._said()
-        try:
-            over, sign, under = said.partition("/")
-            value = float(over) / float(
-                under if sign else 1
-            )  # a Fraction would compute 10 to the 10^9 of 1e-1000000000
-        except (ValueError, ZeroDivisionError):
-            value = -1.0
-        if not 0 <= value <= 1:
-            raise ConfigError(
-                f"--epsilon is how far a pixel may go on the scale 0 to 1, not {said!r}: give a number or a fraction, e.g. 4/255."
-            )
-        return value
+        from petiole.methods.adversary import radius
+
+        return radius(self._said(), "--epsilon")
 
     def title(self) -> str:
         """Of the attack's scores: ``pgd, 1/255``."""

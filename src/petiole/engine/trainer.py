@@ -29,10 +29,10 @@ from petiole.engine.optimizer import learning_rate
 from petiole.engine.progress import progress
 from petiole.engine.repeatable import Repeatable
 from petiole.engine.use_check import UseCheck
-from petiole.engine.weight_average import Teacher, WeightAverage, make_average
+from petiole.engine.weight_average import WeightAverage, make_average, teach
 from petiole.errors import ConfigError, RunError
 from petiole.layers.searchable import searchable_layers
-from petiole.methods.base import SelfTaught
+from petiole.methods.base import Timed
 from petiole.methods.recipe import Recipe
 from petiole.methods.step_rules.base import StepContext, StepRule, make_step_rule
 from petiole.processes import rank
@@ -221,13 +221,9 @@ class Trainer:
             kept["average"] = self.average
             self.average.to(self.accelerator.device)
         for module in self.loss_module.modules():
-            if isinstance(module, SelfTaught):
-                if self.average is None:
-                    raise ConfigError(
-                        f"{type(module).__name__} learns from an average of the weights, and the recipe keeps none: "
-                        "set average_decay=0.999 and average_as=teacher."
-                    )
-                module.learn_from(Teacher(self.average))
+            if isinstance(module, Timed):
+                module.lasts(self.recipe.steps, max(1, int(self.a_pass)))
+        teach(self.loss_module, self.average)
         return kept
 
     def _step(self, model: nn.Module, step: int, used: UseCheck) -> tuple[Tensor, float]:

@@ -5,10 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import ceil, cos, pi
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from petiole.errors import ConfigError
+from petiole.methods.base import SelfTaught
 from petiole.methods.recipe import Recipe
 
 
@@ -33,7 +37,9 @@ class WeightAverage(nn.Module, ABC):
         return (p for p in self._parameters_of[0].parameters() if p.requires_grad)
 
     def _pairs(self) -> Iterator[tuple[Tensor, nn.Parameter]]:
-        return zip(self.buffers(), self._trained(), strict=True)
+        trained = tuple(self._trained())
+        averages = (self.get_buffer(str(index)) for index in range(len(trained)))
+        return zip(averages, trained, strict=True)
 
     def begin(self) -> None:
         """Called before the first step of all, not when a run is resumed."""
@@ -107,15 +113,27 @@ class ExponentialAverage(WeightAverage):
 
         theta_bar_0 = theta_0,   theta_bar <- d theta_bar + (1 - d) theta   after every step
 
+    d may rise linearly at first (CaRot: Oh et al., NeurIPS 2024).
+
     Args:
         loss_module: whose parameters are averaged.
         decay: d in [0, 1).
+        first: where d begins.
+        rise: steps until it is ``decay``.
         replaces: see ``WeightAverage``.
     """
 
-    def __init__(self, loss_module: nn.Module, decay: float, *, replaces: bool = True) -> None:
+    def __init__(
+        self,
+        loss_module: nn.Module,
+        decay: float,
+        *,
+        first: float = 0.0,
+        rise: int = 0,
+        replaces: bool = True,
+    ) -> None:
         super().__init__(loss_module, replaces=replaces)
-        self.decay = decay
+        self.decay, self.first, self.rise = decay, first, rise
 
     @torch.no_grad()
     def begin(self) -> None:
@@ -123,9 +141,63 @@ class ExponentialAverage(WeightAverage):
             average.copy_(parameter)
 
     @torch.no_grad()
-    def after(self, step: int) -> None:  # noqa: ARG002 - every step counts
+    def after(self, step: int) -> None:
+        share = min(1.0, step / self.rise) if self.rise else 1.0
+        decay = self.first + share * (self.decay - self.first)
         for average, parameter in self._pairs():
-            average.lerp_(parameter.float(), 1 - self.decay)
+            average.lerp_(parameter.float(), 1 - decay)
+
+
+class WindowedAverage(WeightAverage):
+    """The mean of the weights after the last steps, whose number m(t) grows from few to all (OGEN: Zang et al., ICLR 2024, section 3.3).
+
+        m(t) = m_0 + ceil((1 + cos(pi (1 + t / T))) / 2 (T - m_0)),   theta_bar = sum of theta over the last m(t) steps / m(t)
+
+    The paper's text alone could be read; that m counts steps and ends at all of them is our reconstruction. Sums up to where
+    windows begin are kept at no more than ``MARKS`` steps, so in long trainings a window begins a little earlier.
+
+    Args:
+        loss_module: whose parameters are averaged.
+        first: m_0.
+        steps: T.
+        replaces: see ``WeightAverage``.
+    """
+
+    MARKS: ClassVar[int] = 32
+
+    def __init__(
+        self, loss_module: nn.Module, first: int, steps: int, *, replaces: bool = True
+    ) -> None:
+        super().__init__(loss_module, replaces=replaces)
+        self.first, self.steps = min(first, steps), steps
+        latest = max(t - self.window(t) for t in range(1, steps + 1)) if steps else 0
+        self.every = max(1, ceil(latest / self.MARKS))
+        self.marks = max(0, latest) // self.every + 1
+        for index, parameter in enumerate(self._trained()):
+            zeros = torch.zeros_like(parameter, dtype=torch.float32)
+            self.register_buffer(f"sum_{index}", zeros)
+            self.register_buffer(f"before_{index}", zeros.expand(self.marks, *zeros.shape).clone())
+
+    def window(self, step: int) -> int:
+        """m(t) after so many steps."""
+        grown = (1 + cos(pi * (1 + step / self.steps))) / 2 * (self.steps - self.first)
+        return min(step, self.first + ceil(grown))
+
+    @torch.no_grad()
+    def begin(self) -> None:
+        for average, parameter in self._pairs():
+            average.copy_(parameter)
+
+    @torch.no_grad()
+    def after(self, step: int) -> None:
+        done = step + 1
+        mark, here = (done - self.window(done)) // self.every, done // self.every
+        for index, (average, parameter) in enumerate(self._pairs()):
+            total, before = self.get_buffer(f"sum_{index}"), self.get_buffer(f"before_{index}")
+            total.add_(parameter)
+            if done % self.every == 0 and here < self.marks:
+                before[here] = total
+            average.copy_((total - before[mark]) / (done - mark * self.every))
 
 
 def make_average(loss_module: nn.Module, recipe: Recipe, a_pass: int) -> WeightAverage | None:
@@ -134,6 +206,33 @@ def make_average(loss_module: nn.Module, recipe: Recipe, a_pass: int) -> WeightA
         return GaussianAverage(loss_module, recipe, a_pass)
     if recipe.average_decay:
         return ExponentialAverage(
-            loss_module, recipe.average_decay, replaces=recipe.average_as == "result"
+            loss_module,
+            recipe.average_decay,
+            first=recipe.average_from,
+            rise=round(recipe.average_rise * recipe.steps),
+            replaces=recipe.average_as == "result",
+        )
+    if recipe.average_window:
+        return WindowedAverage(
+            loss_module,
+            recipe.average_window,
+            recipe.steps,
+            replaces=recipe.average_as == "result",
         )
     return None
+
+
+def teach(loss_module: nn.Module, average: WeightAverage | None) -> None:
+    """Give the average to the losses that learn from one.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    for module in loss_module.modules():
+        if isinstance(module, SelfTaught):
+            if average is None:
+                raise ConfigError(
+                    f"{type(module).__name__} learns from an average of the weights, and the recipe keeps none: "
+                    "set average_decay=0.999 and average_as=teacher."
+                )
+            module.learn_from(Teacher(average))

@@ -21,7 +21,11 @@ from petiole.methods.prompt_learning.class_vectors import CachedHead
 @costs.register
 def _(network: Backbone, plan: Plan, question: Question) -> dict[str, Any]:  # noqa: ARG001 - an image asks nothing
     flops = _flops(network, plan)
-    image, names = _training_flops(network, plan, names=bool(flops.classes))
+    # An adversary goes through the network as often as it asks for a gradient, and the step once more.
+    times = 1 + plan.adversary.gradient_evaluations if plan.adversary else 1
+    image, names = (
+        times * each for each in _training_flops(network, plan, names=bool(flops.classes))
+    )
     return {
         "cut": plan.cut(network),
         "unit": {"images": 1},

@@ -136,7 +136,7 @@ class Ledger(Sizes):
         flops_forward: through network, adapters and head.
         flops_above_cut: the part of ``flops_forward`` that training repeats in every epoch.
         flops_training: a training step above the cut, forward and backward, as
-            counted (extra losses are not), as often as the recipe's step rule takes a gradient (SAM: twice); 0 where
+            counted (extra losses are not), as often as the recipe's step rule and an adversary take a gradient (SAM: twice); 0 where
             nothing is trained by gradient, and of codebook models, where it is not counted.
         flops_classes: class vectors out of all class names, once for an evaluation, however many images.
         flops_classes_training: the same forward and backward, once in each training step.

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar, runtime_c
 
 from torch import Tensor, nn
 
-from petiole.backbones.base import Backbone
+from petiole.backbones.base import IMAGES, Backbone, FrozenNetwork
 from petiole.backbones.hooks import Attach
 from petiole.layers.injected import Injected
 from petiole.layers.pool import First
@@ -33,6 +33,7 @@ class LossInputs:
         anchors: what stays as it was: final roles of the bare backbone, and a teacher's ``logits``.
         again: the batch once more, without dropout and under the weights of the moment: vector (B, d) and logits
             (B, K). Within ``SelfTeacher.weights`` these are the teacher's.
+        supervised: the cross-entropy of the labels, unweighted, for a loss that gives it a weight of its own.
     """
 
     vector: Tensor
@@ -42,6 +43,7 @@ class LossInputs:
     values: Mapping[str, Tensor]
     anchors: Mapping[str, Tensor]
     again: Callable[[], tuple[Tensor, Tensor]] | None = None
+    supervised: Callable[[], Tensor] | None = None
 
 
 class SelfTeacher(Protocol):
@@ -58,6 +60,29 @@ class SelfTaught(Protocol):
 
     def learn_from(self, teacher: SelfTeacher) -> None:
         """Called once before the first step, where the recipe keeps an average."""
+        ...
+
+
+@runtime_checkable
+class Timed(Protocol):
+    """A module of the loss that changes on the way through a training."""
+
+    def lasts(self, steps: int, a_pass: int) -> None:
+        """Called once before the first step: optimiser steps of the whole training, done ones included, and of a pass."""
+        ...
+
+
+class TrainingAdversary(Protocol):
+    """A module that changes the images of a batch before the step is taken on them.
+
+    Attributes:
+        gradient_evaluations: forward and backward passes that it takes for a batch.
+    """
+
+    gradient_evaluations: int
+
+    def __call__(self, loss: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+        """Preprocessed images (B, 3, H, W) -> changed ones, detached; ``loss`` of images is what it raises."""
         ...
 
 
@@ -131,6 +156,22 @@ class Changes:
         return self.injected.modules_by_path if self.injected else {}
 
 
+@runtime_checkable
+class Carrier(Protocol):
+    """A module that keeps changes on a frozen network while it is trained.
+
+    Attributes:
+        frozen: the network.
+        changes: of one method.
+    """
+
+    @property
+    def frozen(self) -> FrozenNetwork: ...
+
+    @property
+    def changes(self) -> Changes: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan(Changes):
     """What a method puts onto a network.
@@ -150,6 +191,7 @@ class Plan(Changes):
         supervised: factor on the cross-entropy of the labels.
         start: called once before the first step with the training images' pooled vectors (n, d) in the evaluation
             view, labels (n,) and whether each is of the target (n,): sets head and refinement to where they begin.
+        adversary: changes the images of each training batch; training then starts from the pixels.
         encoder: changes in the image encoder below a codebook.
     """
 
@@ -162,6 +204,7 @@ class Plan(Changes):
     teacher: str = ""
     supervised: float = 1.0
     start: Callable[[Tensor, Tensor, Tensor], None] | None = None
+    adversary: TrainingAdversary | None = None
     encoder: Changes = field(default_factory=Changes)
 
     @property
@@ -177,6 +220,8 @@ class Plan(Changes):
     def cut(self, backbone: Backbone, *, training: bool = False) -> tuple[str, ...]:
         """The highest cut below all that this plan touches in the backbone, and reads of it."""
         inside = [a.role for a in self.attach] + [a.reads for a in self.attach if a.reads]
+        if training and self.adversary:
+            return (IMAGES,)
         # A path counts as a parameter of that module: some modules have none of their own.
         weights = (*self.tune, *(f"{path}." for path in self.swapped))
         reads = self.studied if training else self.reads

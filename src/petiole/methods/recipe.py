@@ -62,6 +62,9 @@ class Recipe:
             by the density of N(mean, sd^2) at e (PromptSRC); mean 0 keeps the last.
         average_decay: d of an exponential moving average of the weights, updated after every step; 0 keeps
             none.
+        average_from, average_rise: d rises from the one to ``average_decay`` in this first share of the steps.
+        average_window: m of the mean of the weights after the last steps, whose number grows by a cosine from m to all; 0
+            keeps none.
         average_as: ``result``, that average takes the place of the weights in the end; or ``teacher``, it only
             gives targets to losses that ask for a teacher.
         step_rule: how an optimiser step uses gradients: ``plain``, ``sam``, or a registered one.
@@ -102,6 +105,9 @@ class Recipe:
     average_mean: float = 0.0
     average_sd: float = 1.0
     average_decay: float = 0.0
+    average_from: float = 0.0
+    average_rise: float = 0.0
+    average_window: int = 0
     average_as: Literal["result", "teacher"] = "result"
     step_rule: str = "plain"
     step_rule_settings: Annotated[dict[str, float], BeforeValidator(numbers)] = field(
@@ -130,11 +136,13 @@ class Recipe:
             "mixup",
             "cutmix",
             "patience",
+            "average_window",
         )
         for name in (*floor, "average_mean"):
             if not getattr(self, name) >= 0:  # nan fails too
                 raise ConfigError(f"{name} must not be negative, but is {getattr(self, name)}.")
-        for name in ("warmup", "target_weight", "label_smoothing", "layer_decay", "momentum"):
+        shares = ("warmup", "target_weight", "label_smoothing", "layer_decay", "momentum")
+        for name in (*shares, "average_from", "average_rise"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} must lie in [0, 1], but is {getattr(self, name)}.")
         for name in ("classes_per_batch", "source_per_class", "target_per_class"):
@@ -142,10 +150,17 @@ class Recipe:
                 raise ConfigError(f"{name} must be at least 1, but is {getattr(self, name)}.")
         if not 0 <= self.average_decay < 1:
             raise ConfigError(f"average_decay must lie in [0, 1), but is {self.average_decay}.")
-        if self.average_mean and self.average_decay:
+        averages = [
+            n for n in ("average_mean", "average_decay", "average_window") if getattr(self, n)
+        ]
+        if len(averages) > 1:
             raise ConfigError(
-                "average_mean and average_decay are two averages of the weights, and a run keeps one: set one of "
-                "them to 0."
+                f"{' and '.join(averages)} are {len(averages)} averages of the weights, and a run keeps one: set "
+                f"{averages[0] if len(averages) == 2 else 'all but one'} to 0."
+            )
+        if self.average_rise and not self.average_decay:
+            raise ConfigError(
+                f"average_rise={self.average_rise:g} is of a moving average: set average_decay, or average_rise=0."
             )
         if not 0 < self.held_back < 1:
             raise ConfigError(f"held_back must lie in (0, 1), but is {self.held_back}.")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor
+from torch.nn.functional import mse_loss
 
 from petiole.errors import ConfigError
 from petiole.losses.distillation import distillation
@@ -10,7 +13,7 @@ from petiole.methods.base import Loss, LossInputs, SelfTeacher
 
 
 class SelfDistillation(Loss[LossInputs]):
-    """t^2 KL(p_teacher || p_student) at temperature t, the teacher being the average of the trained weights.
+    """t^2 KL(p_teacher || p_student) at temperature t, or the mean squared difference of the logits over t; the teacher is the average of the trained weights.
 
     The mean teacher of Tarvainen and Valpola (NeurIPS 2017) with the divergence of Hinton et al. (2015). Needs a recipe
     with ``average_decay`` and ``average_as=teacher``.
@@ -18,11 +21,17 @@ class SelfDistillation(Loss[LossInputs]):
     Args:
         weight: lambda.
         temperature: t.
+        measure: ``kl`` or ``mse``.
     """
 
-    def __init__(self, weight: float = 1.0, temperature: float = 1.0) -> None:
-        super().__init__()
-        self.weight, self.temperature = weight, temperature
+    def __init__(
+        self,
+        weight: float = 1.0,
+        temperature: float = 1.0,
+        measure: Literal["kl", "mse"] = "kl",
+    ) -> None:
+        super().__init__(weight)
+        self.temperature, self.measure = temperature, measure
         self._teacher: SelfTeacher | None = None
 
     def learn_from(self, teacher: SelfTeacher) -> None:
@@ -36,4 +45,6 @@ class SelfDistillation(Loss[LossInputs]):
             )
         with self._teacher.weights():
             _, logits = step.again()
+        if self.measure == "mse":
+            return mse_loss(step.logits, logits.float()) / self.temperature**2
         return distillation(step.logits, logits.float(), self.temperature)

@@ -15,6 +15,7 @@ from petiole.backbones.base import IMAGES, Backbone, State
 from petiole.data.dataset import Dataset, Sample
 from petiole.engine.feature_extractor import Table
 from petiole.engine.trainer import Callbacks
+from petiole.engine.weight_average import make_average, teach
 from petiole.methods.base import Method
 from petiole.methods.registry import create, settings_of
 from petiole.tasks.classification.adapter import ClassificationAdapter
@@ -165,6 +166,9 @@ def backward(case: ImageCase, adapted: AdaptedClassifier) -> None:
     state = Memory(adapted, stored=True).fetch(torch.arange(18), torch.zeros(18))
     recipe = case.method.recipe
     loss_module = ClassificationLoss(adapted, recipe.target_weight, recipe.label_smoothing).train()
+    if average := make_average(loss_module, recipe, a_pass=1):
+        average.begin()
+        teach(loss_module, average)
     with seeded(7), adapted.attached():
         loss_module(state, labels, is_target).backward()
 

@@ -10,8 +10,8 @@ import torch
 import petiole
 from builders.images import write_images
 from petiole.data.preprocessing import Preprocessing
-from petiole.engine.adversary import attack, perturb
 from petiole.errors import ConfigError
+from petiole.methods.adversary import attack, perturb
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +32,13 @@ def test_eval_says_what_is_left(place: Path) -> None:
         attack="pgd",
         epsilon="8/255",
         attack_steps=3,
-        corrupt=["dark"],
+        corrupt=["contrast", "pixelate"],
+        severity=[5],
     )
-    assert list(found.scores) == ["test", "dark", "pgd, 8/255"]
+    corrupted = ["contrast 5", "pixelate 5", "mean of the corruptions"]
+    assert list(found.scores) == ["test", *corrupted, "pgd, 8/255"]
+    one, two, mean = (found.scores[name]["accuracy"] for name in corrupted)
+    assert mean == pytest.approx((one + two) / 2)
     assert found.scores["pgd, 8/255"]["accuracy"] < found.scores["test"]["accuracy"]
     none = petiole.evaluate(place / "run", place / "photos", attack="fgsm", epsilon=0)
     assert none.scores["fgsm, 0"]["accuracy"] == none.scores["test"]["accuracy"]
@@ -51,6 +55,8 @@ def test_eval_says_what_is_left(place: Path) -> None:
         ({"attack": "pgd", "epsilon": "1e999999999"}, "scale 0 to 1"),
         ({"epsilon": 0.1}, "--attack pgd"),
         ({"corrupt": ["rain"]}, "corruption"),
+        ({"corrupt": ["fog"], "severity": [6]}, "1 to 5"),
+        ({"severity": [1]}, "--corrupt all"),
     ],
 )
 def test_what_makes_no_attack_is_refused(place: Path, options: dict, found: str) -> None:

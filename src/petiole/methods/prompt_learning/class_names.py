@@ -12,7 +12,8 @@ Texts are encoded in every training step and once per evaluation.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -142,9 +143,15 @@ class NamedTexts(nn.Module):
         towers: with the text tower.
         classes: C.
         sentence: made of a name.
+
+    Attributes:
+        slots_at_hand: slots (n, M) of the context in the texts that the tower reads now.
     """
 
     scale: Tensor
+    names: tuple[str, ...]
+    ids: Tensor
+    slots: Tensor
 
     def __init__(self, towers: TwoTowers, classes: int, sentence: SentenceTemplate) -> None:
         super().__init__()
@@ -152,6 +159,8 @@ class NamedTexts(nn.Module):
         self.sentence, self.at_once = sentence, AT_ONCE
         self.register_buffer("scale", towers.scale.clone())
         self.at_hand: tuple[Tensor, ...] = ()
+        self.slots_at_hand = torch.zeros(0)
+        self._others: dict[tuple[str, ...], tuple[tuple[str, ...], Tensor, Tensor]] = {}
         self._take([f"class {i}" for i in range(classes)])
 
     @property
@@ -163,10 +172,28 @@ class NamedTexts(nn.Module):
         """Where the text tower lives."""
         return self.towers.text.embed.weight.device
 
-    @property
-    def slots_at_hand(self) -> Tensor:
-        """Slots (n, M) of the context in the texts that the tower reads now."""
-        return self.slots[self.at_hand[0]]
+    @contextmanager
+    def reading(self, names: Sequence[str]) -> Iterator[None]:
+        """Speak of other classes within the context, e.g. of some that are not in the data.
+
+        Raises:
+            ConfigError: as ``rename``.
+        """
+        own = self.names, self.ids, self.slots
+        try:
+            with self._keeping():
+                if tuple(names) not in self._others:
+                    self.rename(names)
+                    self._others = {tuple(names): (self.names, self.ids, self.slots)}
+                self.names, self.ids, self.slots = self._others[tuple(names)]
+                yield
+        finally:
+            self.names, self.ids, self.slots = own
+
+    @contextmanager
+    def _keeping(self) -> Iterator[None]:
+        """Forget what was computed of the names, and know it again afterwards."""
+        yield
 
     def rename(self, names: Sequence[str]) -> None:
         """Set the classes by name; their number may change, e.g. to novel ones.
@@ -206,7 +233,8 @@ class NamedTexts(nn.Module):
             rows: which ones (n,).
             beside: what else belongs to each of them, (n, ...); at hand while they are read.
         """
-        given = (rows, *beside)
+        # Texts are handed on by value: names may be others when a part is computed again.
+        given = (self.ids[rows], self.slots[rows], rows, *beside)
         with self.towers.lock:
             if not 0 < self.at_once < len(rows):
                 return self._read(*given)
@@ -221,13 +249,13 @@ class NamedTexts(nn.Module):
                 ]
             )
 
-    def _read(self, *given: Tensor) -> Tensor:
-        self.at_hand = given
+    def _read(self, ids: Tensor, slots: Tensor, *given: Tensor) -> Tensor:
+        self.at_hand, self.slots_at_hand = given, slots
         try:
             # Not through the lock: on a GPU the backward pass comes back here in another thread.
-            return self.towers.text.encode(self.ids[given[0]], trimmed=True)
+            return self.towers.text.encode(ids, trimmed=True)
         finally:
-            self.at_hand = ()
+            self.at_hand, self.slots_at_hand = (), slots[:0]
 
 
 class TextHead(NamedTexts):
@@ -238,6 +266,14 @@ class TextHead(NamedTexts):
 
     def forget(self) -> None:
         self._known = None
+
+    @contextmanager
+    def _keeping(self) -> Iterator[None]:
+        known, self._known = (self._known, self._has_graph), None
+        try:
+            yield
+        finally:
+            self._known, self._has_graph = known
 
     def train(self, mode: bool = True) -> Self:
         self.forget()

@@ -33,6 +33,7 @@ from petiole.engine.task import register
 from petiole.errors import AdapterError
 from petiole.ledger import count
 from petiole.methods.registry import create
+from petiole.methods.test_time.base import TestTimeMethod
 from petiole.tasks.classification import peft_folder
 from petiole.tasks.classification.calibration import Calibration, ClassificationDetails
 from petiole.tasks.classification.model import AdaptedClassifier, Predictions, predict
@@ -190,6 +191,19 @@ class ClassificationAdapter(ImageAdapter):
     def predict(self, images: object, batch: int = 64) -> list[Prediction]:
         """Label images; see ``label``."""
         return label(self.adapted, self.classes, images, batch, self.calibration)
+
+    def predict_adapted(self, images: object, method: TestTimeMethod) -> list[Prediction]:
+        """Label images, each after the adapter was adapted to it; the adapter stays as it is.
+
+        Raises:
+            ConfigError: the method does not fit this adapter.
+            DataError: an image cannot be read; the message names it.
+        """
+        from petiole.tasks.classification.test_time import adapted_outputs
+
+        refs = as_images(images)
+        outputs = adapted_outputs(self.adapted, refs, method)
+        return predictions_of([r.path for r in refs], outputs, self.classes, self.calibration)
 
 
 def label(

@@ -72,9 +72,10 @@ class RecallClause(FrozenModel):
 
 
 class CorruptionClause(FrozenModel):
-    """Accuracy falls by at most so much under a corruption."""
+    """Accuracy falls by at most so much under a corruption, of severity 1 to 5."""
 
     name: str
+    severity: int = 3
     max_drop: float = Share
 
 
@@ -189,7 +190,7 @@ class ContractTest:
             if clause.name not in data.classes:
                 raise unknown("class in [[recall]]", clause.name, data.classes)
         for corrupted in contract.corruption:
-            corruption(corrupted.name)
+            corruption(corrupted.name, corrupted.severity)
         if contract.zero_shot and not isinstance(adapter.adapted.head, ClassNameHead):
             raise ConfigError(
                 f"[zero_shot] is for heads that are made of class names, and {adapter.manifest.method} has a fixed set of "
@@ -209,7 +210,7 @@ class ContractTest:
             yield _at_most("ECE", self._ece(), contract.ece.max, n)
         yield from map(self._recall, contract.recall)
         for clause in contract.corruption:
-            change = corruption(clause.name)
+            change = corruption(clause.name, clause.severity)
             logits = logits_of(self.adapter.adapted, self.data.samples, change=change)
             drop = self._accuracy - _share(logits, self.data.labels)
             yield _at_most(f"drop under {clause.name}", drop, clause.max_drop, n)

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from petiole.backbones.base import Backbone, State
+from petiole.backbones.base import IMAGES, Backbone, State
 from petiole.engine.adapted_model import AdaptedModel, evaluating
 from petiole.errors import ConfigError
 from petiole.losses.classification import domain_cross_entropy
@@ -151,6 +151,7 @@ class ClassificationLoss(nn.Module):
         super().__init__()
         self.adapted = adapted
         self.losses = nn.ModuleList(adapted.plan.losses)
+        self.adversary = adapted.plan.adversary
         self.target_weight, self.label_smoothing = target_weight, label_smoothing
         self.register_buffer("class_weights", class_weights, persistent=False)
         for loss in adapted.plan.losses:
@@ -166,24 +167,60 @@ class ClassificationLoss(nn.Module):
         adapted, plan = self.adapted, self.adapted.plan
         own, anchors = divided(state)
         with adapted.attached():
+            if self.adversary and self.training:
+                own = self._attacked(own, labels, is_target, partner)
             if isinstance(adapted.head, ClassNameHead):
                 adapted.head.forget()  # the last step has changed the weights
             values = adapted.values(own, plan.studied)
             vector, logits = adapted.top(values)
             step = LossInputs(
-                vector, logits.float(), labels, is_target, values, anchors, lambda: self._again(own)
+                vector,
+                logits.float(),
+                labels,
+                is_target,
+                values,
+                anchors,
+                again=lambda: self._again(own),
+                supervised=lambda: self._cross_entropy(step.logits, labels, is_target, partner),
             )
             losses = [loss.weight * loss(step) for loss in plan.losses]
         if plan.supervised:
-            losses.append(plan.supervised * self._cross_entropy(step, partner))
+            losses.append(
+                plan.supervised * self._cross_entropy(step.logits, labels, is_target, partner)
+            )
         return torch.stack(losses).sum()
 
+    def _attacked(
+        self,
+        state: State,
+        labels: Tensor,
+        is_target: Tensor,
+        partner: tuple[float, Tensor, Tensor] | None,
+    ) -> State:
+        """The images as the adversary changes them; what it draws leaves the step's own dropout as it is."""
+        adapted, adversary = self.adapted, self.adversary
+        assert adversary is not None
+
+        def loss(images: Tensor) -> Tensor:
+            if isinstance(adapted.head, ClassNameHead):
+                adapted.head.forget()
+            logits = adapted({IMAGES: images}).logits.float()
+            return self._cross_entropy(logits, labels, is_target, partner)
+
+        images = state[IMAGES]
+        with torch.random.fork_rng([images.device] if images.is_cuda else []):
+            return {IMAGES: adversary(loss, images)}
+
     def _cross_entropy(
-        self, step: LossInputs, partner: tuple[float, Tensor, Tensor] | None
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        is_target: Tensor,
+        partner: tuple[float, Tensor, Tensor] | None,
     ) -> Tensor:
         def of(labels: Tensor, is_target: Tensor) -> Tensor:
             return domain_cross_entropy(
-                step.logits,
+                logits,
                 labels,
                 is_target,
                 self.target_weight,
@@ -191,11 +228,11 @@ class ClassificationLoss(nn.Module):
                 self.class_weights,
             )
 
-        own = of(step.labels, step.is_target)
+        own = of(labels, is_target)
         if partner is None:
             return own
-        share, labels, is_target = partner
-        return share * own + (1 - share) * of(labels, is_target)
+        share, others, targets = partner
+        return share * own + (1 - share) * of(others, targets)
 
     def _again(self, state: State) -> ClassifierOutput:
         """The batch under the weights of the moment, as in prediction; class vectors are not carried over."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -18,13 +19,14 @@ from petiole.data.dataset import Dataset, Sample
 from petiole.data.image import load
 from petiole.data.preprocessing import evaluate_transform
 from petiole.engine.adapted_model import evaluating
-from petiole.engine.adversary import Adversary, perturb
 from petiole.engine.progress import progress
+from petiole.methods.adversary import Adversary, perturb
 from petiole.metrics.classification import score
 from petiole.tasks.classification.adapter import logits_of
 from petiole.tasks.classification.model import AdaptedClassifier, predict
 
 BATCH = 16
+MEAN = "mean of the corruptions"
 
 
 def under_attack(
@@ -62,14 +64,28 @@ def under_attack(
     return _scores(torch.cat(rows), data)
 
 
-def under_corruption(adapted: AdaptedClassifier, data: Dataset, name: str) -> dict[str, float]:
-    """Scores on corrupted images.
+def under_corruptions(
+    adapted: AdaptedClassifier, data: Dataset, names: Sequence[str], severities: Sequence[int]
+) -> dict[str, dict[str, float]]:
+    """Scores on corrupted images by corruption and severity; the last ones are their mean, if there are several.
+
+    1 - mean accuracy is ImageNet-C's mean corruption error before each error is divided by AlexNet's, which only ImageNet has.
 
     Raises:
-        ConfigError: there is no such corruption.
+        ConfigError: there is no such corruption or severity.
         DataError: an image cannot be read.
     """
-    return _scores(logits_of(adapted, data.samples, change=corruption(name)), data)
+    found = {
+        f"{name} {level}": _scores(
+            logits_of(adapted, data.samples, change=corruption(name, level)), data
+        )
+        for name in names
+        for level in severities
+    }
+    if len(found) > 1:
+        rows = [*found.values()]
+        found[MEAN] = {key: fmean(row[key] for row in rows) for key in rows[0]}
+    return found
 
 
 def _scores(logits: Tensor, data: Dataset) -> dict[str, float]:

@@ -36,8 +36,31 @@ class Adversary(Protocol):
         ...
 
 
+def radius(stated: str | float, name: str) -> float:
+    """An epsilon as a number.
+
+    Args:
+        stated: a number, or a fraction such as 4/255.
+        name: of the option, for the message.
+
+    Raises:
+        ConfigError: it is none, or not in [0, 1].
+    """
+    try:
+        over, sign, under = str(stated).partition("/")
+        # Not a Fraction, which would compute 10 to the 10^9 of 1e-1000000000.
+        value = float(over) / float(under if sign else 1)
+    except (ValueError, ZeroDivisionError):
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise ConfigError(
+            f"{name} is how far a pixel may go on the scale 0 to 1, not {str(stated)!r}: give a number or a fraction, e.g. 4/255."
+        )
+    return value
+
+
 ATTACKS = Registry[Callable[..., Adversary]](
-    "attack", "petiole.engine", "ATTACKS.register", "petiole.attacks", described=True
+    "attack", "petiole.methods", "ATTACKS.register", "petiole.attacks", described=True
 )
 
 
@@ -61,7 +84,7 @@ def _fgsm() -> Adversary:
 
 def fgsm(loss: PixelLoss, pixels: Tensor, epsilon: float) -> Tensor:
     """delta = epsilon sign(grad_delta L at delta = 0): one step (Goodfellow et al., ICLR 2015, section 4)."""
-    return epsilon * _gradient(loss, torch.zeros_like(pixels)).sign()
+    return epsilon * pixel_gradient(loss, torch.zeros_like(pixels)).sign()
 
 
 @ATTACKS.register("pgd", "many steps, each put back into the ball")
@@ -90,7 +113,7 @@ class PGD:
         start = torch.rand(pixels.shape, generator=generator).to(pixels)
         delta = clipped((2 * start - 1) * epsilon, pixels, epsilon)
         for _ in range(self.steps):
-            climbed = delta + 2.5 * epsilon / self.steps * _gradient(loss, delta).sign()
+            climbed = delta + 2.5 * epsilon / self.steps * pixel_gradient(loss, delta).sign()
             delta = clipped(climbed, pixels, epsilon)
         return delta
 
@@ -100,7 +123,7 @@ def clipped(delta: Tensor, pixels: Tensor, epsilon: float) -> Tensor:
     return torch.maximum(torch.minimum(delta.clamp(-epsilon, epsilon), 1 - pixels), -pixels)
 
 
-def _gradient(loss: PixelLoss, delta: Tensor) -> Tensor:
+def pixel_gradient(loss: PixelLoss, delta: Tensor) -> Tensor:
     """Of the loss at a change.
 
     Raises:

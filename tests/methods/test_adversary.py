@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from petiole.data.preprocessing import Preprocessing
-from petiole.engine.adversary import PGD, perturb
 from petiole.errors import ConfigError
+from petiole.methods.adversary import PGD, perturb
 
 SPEC = Preprocessing(
     size=(6, 6),

@@ -1,0 +1,1 @@
+"""Ways to adapt a trained classifier to each test image; a file each."""
