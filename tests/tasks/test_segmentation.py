@@ -74,7 +74,7 @@ def test_methods_train_inside_the_blocks_and_come_back(
     world: Path, tmp_path: Path, method: str
 ) -> None:
     task = Segmentation(NAME, world, quiet=True)
-    record = run_one(RunSpec(task, method, tmp_path, {"steps": 6}, Subset(2)))
+    record = run_one(RunSpec(task, method, tmp_path, {"steps": "6", "views": "0"}, Subset(2)))
     assert record.scores["test"]["miou"] > 0
     again = SegmentationAdapter.load(tmp_path / "adapter").score_on(world).scores
     assert again == pytest.approx(record.scores["test"], abs=1e-6)

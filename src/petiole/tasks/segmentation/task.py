@@ -33,6 +33,7 @@ from petiole.files import write_text
 from petiole.layers.moment_ridge import Moments, solve
 from petiole.layers.ridge import RidgeHead
 from petiole.methods.base import Plan
+from petiole.methods.registry import create
 from petiole.metrics.segmentation import confusion, ious, mask_scores
 from petiole.printable import cell
 from petiole.tasks.classification.model import AdaptedClassifier
@@ -57,11 +58,12 @@ class SegmentationRun(TargetRun):
         return dense(self.method, self.workspace.backbone, len(self.names), self.spec.method)
 
     def check(self, plan: Plan) -> None:  # noqa: ARG002 - what does not fit is refused where it is made dense
-        for name in ("views", "augmentation"):
-            if self.spec.settings.get(name):
-                raise ConfigError(
-                    f"{name} makes random views of images, which masks have not. Leave it out."
-                )
+        given = self.spec.settings
+        asked = "views" in given and create(self.spec.method, given).recipe.views
+        if asked or "augmentation" in given:
+            raise ConfigError(
+                f"{'views' if asked else 'augmentation'} makes random views of images, which masks have not. Leave it out."
+            )
 
     def matrix(self, images: Dataset, part: TargetImages) -> NDArray[Any]:
         return self.workspace.shares(images, masked(part))
