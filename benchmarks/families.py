@@ -20,9 +20,9 @@ from petiole.backbones.base import BLOCK_ROLES, Backbone
 from petiole.backbones.registry import load_backbone
 from petiole.errors import PetioleError
 
-BESIDE = ("siglip2", "dinov3_vit", "dinov3_convnext")
+BESIDE = ("dinov3_vit", "dinov3_convnext")
 """Image models of transformers that its list of classifiers lacks."""
-OTHERS = ("clip", "siglip", "timm_wrapper")
+OTHERS = ("clip", "siglip", "siglip2", "timm_wrapper")
 """Types that are loaded with a tokenizer, or as one of timm's names."""
 PROCESSORS = {
     "dinov2_with_registers": "BitImageProcessor",

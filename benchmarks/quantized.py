@@ -41,8 +41,8 @@ def few(folder: Path) -> dict[str, list[Path]]:
 
 def accuracies(
     name: str, how: str | None, data: Path, home: Path, draws: int, methods: list[str]
-) -> list[float]:
-    """Mean accuracy of each method over draws of ten images a class, in per cent."""
+) -> list[str]:
+    """Accuracy of each method in draws of ten images a class, in per cent: the mean, and each draw's."""
     found = []
     for method in methods:
         runs = [
@@ -61,8 +61,9 @@ def accuracies(
             )
             for draw in range(draws)
         ]
-        scores = [run.record["scores"]["test"]["accuracy"] for run in runs]
-        found.append(100 * sum(scores) / draws)
+        scores = [100 * run.record["scores"]["test"]["accuracy"] for run in runs]
+        each = ", ".join(f"{score:.1f}" for score in scores)
+        found.append(f"{sum(scores) / draws:.1f} ({each})")
     return found
 
 
@@ -84,10 +85,7 @@ def main() -> None:
                 cosine = torch.cosine_similarity(floats, vectors).mean().item()
                 size = f"{backbone.stored_bytes / 1e6:.2f}"
                 row = [f"`{name}`", how or "fp32", size, f"{cosine:.5f}", f"{ms:.2f}"]
-                scores = accuracies(
-                    name, how, home / "digits", home, options.draws, options.methods
-                )
-                row += [f"{score:.1f}" for score in scores]
+                row += accuracies(name, how, home / "digits", home, options.draws, options.methods)
                 print(f"| {' | '.join(row)} |", flush=True)
 
 

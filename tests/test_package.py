@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import tomllib
 from importlib.metadata import packages_distributions, version
 from importlib.util import find_spec
@@ -54,3 +56,15 @@ def test_what_the_extras_of_dev_name_can_be_imported() -> None:
 
 def norm(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_torchaos_two_lines_are_silenced_and_no_others() -> None:
+    script = (
+        "import logging, petiole, torch, peft;"
+        "logging.getLogger('torch.utils._pytree').warning('another warning')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert "another warning" in done.stderr
+    assert "Enum subclass" not in done.stderr

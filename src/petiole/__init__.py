@@ -9,6 +9,8 @@ Names load on first use, so importing the package is quick.
 
 from __future__ import annotations
 
+import logging
+import re
 import sys
 from importlib import import_module
 from types import ModuleType
@@ -16,6 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 from petiole.errors import PetioleError
 from petiole.version import __version__
+
+# transformers and peft import torchao wherever it is installed, and torch finds two of its lines old.
+_TORCHAO = re.compile(r"<enum '(KernelPreference|ScaleCalculationMode)'> is an Enum subclass")
+logging.getLogger("torch.utils._pytree").addFilter(
+    lambda record: not _TORCHAO.match(record.getMessage())
+)
 
 if TYPE_CHECKING:
     from petiole.allocator import tune_allocator
@@ -99,8 +107,8 @@ __all__ = [
     "report",
     "reproduce",
     "serve",
-    "simulate",
     "sign",
+    "simulate",
     "sweep",
     "synthesize",
     "transfer",

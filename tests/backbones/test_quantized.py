@@ -124,6 +124,8 @@ def test_from_fit_to_eval(int8: petiole.Backbone, tmp_path: Path) -> None:
     done = say("fit", photos, *terms)
     assert not done.code, done.err
     assert read_record(tmp_path / "run").request.backbone.quantize == "int8"
+    for where in (tmp_path / "run", tmp_path / "run" / "adapter"):
+        assert say("inspect", where, "--json").json["facts"]["quantize"] == "int8"
     # Features of other weights are other features.
     keys = [json.loads(file.read_text()) for file in (tmp_path / "cache").glob("*/key.json")]
     assert {key["fingerprint"] for key in keys} == {int8.fingerprint}

@@ -105,16 +105,6 @@ def test_siglip_is_that_of_transformers(tmp_path: Path) -> None:
     torch.testing.assert_close(got["final.attention"], weights[:, 0], rtol=1e-5, atol=1e-5)
 
 
-def test_siglip_2_of_any_shape_is_refused_with_what_to_take(tmp_path: Path) -> None:
-    from transformers import Siglip2Config
-
-    Siglip2Config().save_pretrained(tmp_path)
-    with pytest.raises(
-        BackboneError, match=r"NaFlex.*up to 256 of 16 px.*siglip2-base-patch16-224"
-    ):
-        load(str(tmp_path))
-
-
 def test_siglips_shape_needs_no_hub() -> None:
     towers = load("hf/google/siglip-base-patch16-224", device="meta")
     assert isinstance(towers, TwoTowers)

@@ -46,13 +46,14 @@ def fit(
     *,
     shots: int = 8,
     folds: int | None = None,
+    images: Path | None = None,
     **settings: Any,
 ) -> Fitted:
     """What ``petiole fit`` does, without its page, which takes longest."""
     task = Classification(
         "petiole/tiny-vit",
-        place / "train",
-        test=place / "test",
+        images or place / "train",
+        test=None if images else place / "test",
         cache=place / "cache",
         quiet=True,
     )
@@ -263,6 +264,20 @@ def test_diff_counts_flips_and_layers(
         assert part in page
     same = petiole.diff(ridge.adapter, ridge.adapter, place / "test", out=tmp_path / "same")
     assert (same.fixed, same.broken) == (0, 0)
+
+
+def test_diff_compares_the_classes_that_both_know(
+    place: Path, ridge: Fitted, tmp_path: Path
+) -> None:
+    few = write_images(tmp_path / "few", 4, 0, classes=("ash", "birch"))
+    fewer = fit(tmp_path, "fewer", "class-means", images=few, shots=2, folds=0)
+    found = petiole.diff(ridge.adapter, fewer.adapter, place / "test", out=tmp_path / "page")
+    assert (found.images, [row["name"] for row in found.classes]) == (12, ["ash", "birch"])
+    assert any("1 of the classes are of" in note and "cedar" in note for note in found.notes)
+    other = write_images(tmp_path / "other", 4, 0, classes=("yew", "elm"))
+    alone = fit(tmp_path, "alone", "class-means", images=other, shots=2, folds=0)
+    with pytest.raises(ConfigError, match="no class in common"):
+        petiole.diff(ridge.adapter, alone.adapter, place / "test")
 
 
 def test_label_writes_a_list_and_a_page(place: Path, tmp_path: Path) -> None:

@@ -61,7 +61,8 @@ def read_preprocessor(folder: Path, size: int | None = None) -> Preprocessing:
 
     Args:
         folder: with preprocessor_config.json or processor_config.json.
-        size: side of the image in pixels; ``None`` takes the stated one.
+        size: side of the image in pixels, or of the square of as many patches as an image that keeps its shape shall have;
+            ``None`` takes the stated one.
 
     Raises:
         BackboneError: the file is missing, states a field that is not known here, or a transform that does not lead to
@@ -75,16 +76,14 @@ def read_preprocessor(folder: Path, size: int | None = None) -> Preprocessing:
         )
     stated = read_json(file)
     stated = stated.get("image_processor", stated)
-    absent = sorted({"size", "image_mean", "image_std"} - set(stated))
-    if (
-        absent and "max_num_patches" not in stated
-    ):  # such a one is refused below, for its images of any shape
+    sized = {"max_num_patches", "patch_size"} if "max_num_patches" in stated else {"size"}
+    if absent := sorted((sized | {"image_mean", "image_std"}) - set(stated)):
         raise BackboneError(
             f"{file} does not state {', '.join(absent)}. Copy it from where the model came from."
         )
     processor = _processor(file, folder)
     kind = type(processor).__name__.removesuffix("Pil").removesuffix("Fast")
-    known = _READ | ({"crop_pct"} if kind == "ConvNextImageProcessor" else set())
+    known = _READ | _OWN_FIELDS.get(kind, set())
     if odd := sorted(set(stated) - known - _ABOUT_FILES - _OTHER_USES):
         raise BackboneError(
             f"{file} states {', '.join(odd)}, which petiole does not know, so its images might be prepared otherwise than "
@@ -97,7 +96,11 @@ def read_preprocessor(folder: Path, size: int | None = None) -> Preprocessing:
             f"{file} does not state what petiole needs to prepare images ({str(error).splitlines()[-1].strip()}). Copy it "
             "from where the model came from."
         ) from error
-    return found if size is None else found.model_copy(update={"size": (size, size)})
+    if size is None:
+        return found
+    if found.patch:
+        return found.naflex(found.patch, (size // found.patch) ** 2)
+    return found.model_copy(update={"size": (size, size)})
 
 
 def _processor(file: Path, folder: Path) -> Any:
@@ -123,19 +126,35 @@ def _processor(file: Path, folder: Path) -> Any:
     name = cls.__name__.removesuffix("Pil")
     if not plain and name not in _OWN_WAYS:
         raise BackboneError(
-            f"{file}: a {cls.__name__} prepares images in its own way, which petiole does not know"
-            + (", for images of any shape" if hasattr(processor, "max_num_patches") else "")
-            + ". Use a model whose images are resized, cropped and normalised."
+            f"{file}: a {cls.__name__} prepares images in its own way, which petiole does not know. Use a model whose images are resized, cropped and normalised."
         )
     return processor
 
 
-_OWN_WAYS = ("BeitImageProcessor", "ConvNextImageProcessor", "DINOv3ViTImageProcessor")
+_OWN_WAYS = (
+    "BeitImageProcessor",
+    "ConvNextImageProcessor",
+    "DINOv3ViTImageProcessor",
+    "Siglip2ImageProcessor",
+)
 """Processors that do not follow the library's base: BEiT's differs for labels only, the others are known to ``_geometry``."""
+
+_OWN_FIELDS = {
+    "ConvNextImageProcessor": {"crop_pct"},
+    "Siglip2ImageProcessor": {"patch_size", "max_num_patches"},
+}
 
 
 def _geometry(kind: str, processor: Any) -> dict[str, Any]:
     """Size, crop, and how an image comes to them."""
+    if kind == "Siglip2ImageProcessor":
+        if not processor.do_resize:
+            raise ValueError("images that are not resized have no common budget of patches")
+        patch, budget = processor.patch_size, processor.max_num_patches
+        size = patch, (budget + 1) * patch
+        filtering = _RESAMPLE[int(processor.resample)]
+        whole = {"crop": 1.0, "crop_mode": "squash", "patch": patch}
+        return {"size": size, "interpolation": filtering, **whole}
     if not processor.do_resize or processor.do_pad:
         raise ValueError("images that are not resized, or padded, have no common size")
     resized, shortest = dict(processor.size), processor.size.get("shortest_edge")

@@ -10,7 +10,6 @@ norms are left as they are.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from typing import Any, Literal, get_args
@@ -24,11 +23,6 @@ from petiole.errors import BackboneError, unknown
 
 Quantization = Literal["int8", "bnb-int8", "bnb-nf4"]
 Layers = list[nn.Linear]
-
-# torchao, which transformers and peft import wherever it is installed, registers enums in a way that torch finds old.
-logging.getLogger("torch.utils._pytree").addFilter(
-    lambda record: "Enum subclass" not in record.getMessage()
-)
 
 
 def quantize(network: FrozenNetwork, how: str, device: str) -> None:

@@ -206,6 +206,8 @@ def _check_search(
             raise ConfigError(
                 f"{option} is for a search by Optuna: --tune --trials 20. Leave it out."
             )
+
+
 def _write_configs(jobs: Sequence[RunSpec], shared: Mapping[str, Any]) -> None:
     """Into each run's folder, the file by which ``petiole fit`` repeats it alone.
 

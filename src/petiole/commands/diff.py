@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,15 +73,15 @@ def diff(
 
     Args:
         a: adapter folder, or the run folder around it.
-        b: the other one, of the same classes.
-        data: labelled images, as for eval; scored on the classes that the adapters know.
+        b: the other one; of other classes than the first's, they are compared on those that both have.
+        data: labelled images, as for eval; scored on the classes that both adapters know.
         out: folder of the page; by default runs/diff-A-B.
         device: auto, cpu, cuda, ...
         skip_bad: leave unreadable images out, and count them.
 
     Raises:
         AdapterError: an adapter is damaged, of another kind, or does not fit its backbone.
-        ConfigError: the adapters have different classes.
+        ConfigError: the adapters have no class in common.
         DataError: bad data, or none of the classes that the adapters know.
     """
     from petiole.data.inputs import as_dataset
@@ -90,14 +91,10 @@ def diff(
     a, b, where = Path(a), Path(b), device_of(device)
     first = ClassificationAdapter.load(a, device=where)
     second = ClassificationAdapter.load(b, **_shared(b, first.adapted.backbone, where))
-    if first.classes != second.classes:
-        raise ConfigError(
-            f"{a} and {b} have different classes ({', '.join(first.classes)}; {', '.join(second.classes)}), so their "
-            "predictions cannot be set side by side."
-        )
-    images = as_dataset(images_of(data), classes=first.classes, skip_bad=skip_bad, common=True)
+    classes, left_out = _common(a, b, first.classes, second.classes)
+    images = as_dataset(images_of(data), classes=classes, skip_bad=skip_bad, common=True)
     before, after = (
-        _seen(path, title, adapter, images)
+        _seen(path, title, adapter, images, classes)
         for path, title, adapter in zip((a, b), _titles(a, b), (first, second), strict=True)
     )
     domains = sorted(set(images.domains))
@@ -116,8 +113,32 @@ def diff(
             title: [block.model_dump() for block in one.blocks]
             for title, one in zip(("a", "b"), (before, after), strict=True)
         },
-        notes=list(images.notes),
+        notes=[*left_out, *images.notes],
     )
+
+
+def _common(
+    a: Path, b: Path, first: Sequence[str], second: Sequence[str]
+) -> tuple[list[str], list[str]]:
+    """The classes of both, and notes on those of one alone.
+
+    Raises:
+        ConfigError: there are none of both.
+    """
+    from petiole.data.dataset import listed
+
+    classes = [name for name in first if name in second]
+    if not classes:
+        raise ConfigError(
+            f"{a} and {b} have no class in common ({listed(list(first))}; {listed(list(second))}), so their predictions "
+            "cannot be set side by side."
+        )
+    alone = ((a, set(first) - set(second)), (b, set(second) - set(first)))
+    return classes, [
+        f"{len(names)} of the classes are of {path} alone, and nothing is compared or predicted as one: {listed(sorted(names))}."
+        for path, names in alone
+        if names
+    ]
 
 
 def _shared(path: Path, backbone: Backbone, device: str) -> dict[str, Any]:
@@ -136,7 +157,11 @@ def _titles(a: Path, b: Path) -> tuple[str, str]:
 
 
 def _seen(
-    path: Path, title: str, adapter: ClassificationAdapter, images: Dataset
+    path: Path,
+    title: str,
+    adapter: ClassificationAdapter,
+    images: Dataset,
+    classes: list[str],
 ) -> AdapterOnImages:
     import torch
 
@@ -149,12 +174,16 @@ def _seen(
 
     count_test_evaluation(find(path), images.digest(), len(images), "petiole diff")
     logits = logits_of(adapter.adapted, images.samples)
+    probabilities = adapter.probabilities(logits)
+    if classes != adapter.classes:
+        probabilities = probabilities[:, [adapter.classes.index(name) for name in classes]]
+        probabilities = probabilities / probabilities.sum(dim=1, keepdim=True)
     stored = StoredPredictions(
-        probabilities=adapter.probabilities(logits),
+        probabilities=probabilities,
         labels=torch.tensor(images.labels.copy()),
         ids=list(images.ids),
         paths=list(map(str, images.paths)),
     )
     return AdapterOnImages(
-        title, adapter.manifest.method, stored, adapter.classes, changes(adapter.adapted, images)
+        title, adapter.manifest.method, stored, classes, changes(adapter.adapted, images)
     )

@@ -296,8 +296,10 @@ def _calibration_notes(kind: str, method: str, folds: int | None) -> list[str]:
     if not folds:
         return []
     if kind != "classification":
+        from petiole.commands.tasks import DATA
+
         raise ConfigError(
-            f"--calibration-folds is for labelled images, and {method} writes texts. Leave it out."
+            f"--calibration-folds is for labelled images, and {method} is trained on {DATA[kind]}. Leave it out."
         )
     if folds < 2:
         raise ConfigError(

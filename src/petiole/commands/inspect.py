@@ -14,6 +14,7 @@ from petiole.commands.verb import verb
 
 if TYPE_CHECKING:
     from petiole.backbones.base import FrozenNetwork
+    from petiole.engine.model_card import ModelCard
     from petiole.engine.record import Record
 
 
@@ -51,6 +52,7 @@ def inspect(
     Raises:
         PetioleError: nothing of that name.
     """
+    from petiole.backbones.registry import CONFIGS
     from petiole.methods.registry import abouts, find, is_known
 
     if what == "methods":
@@ -64,7 +66,7 @@ def inspect(
 
         return Inspection(what=f"{what}: {find(what).about}", facts=settings_of(create(what)))
     folder = Path(what)
-    if folder.is_dir() and not (folder / "config.json").is_file():
+    if folder.is_dir() and not any((folder / name).is_file() for name in CONFIGS):
         return _folder(folder, images)
     return _backbone(what, image_size)
 
@@ -82,6 +84,7 @@ def _folder(folder: Path, images: Path | None) -> Inspection:
         facts: dict[str, Any] = {
             "method": record.request.method,
             "backbone": record.request.backbone.name,
+            **_weights(record.request.backbone),
             "images": record.request.data.samples,
             "shots": record.request.data.shots,
             "split seed": record.request.data.split_seed,
@@ -99,6 +102,7 @@ def _folder(folder: Path, images: Path | None) -> Inspection:
         "method": manifest.method,
         "classes": manifest.classes,
         "backbone": manifest.backbone.name,
+        **_weights(manifest.backbone),
         "fingerprint": manifest.backbone.fingerprint,
         "preprocessing": manifest.backbone.preprocessing,
         "parameters kept": f"{manifest.ledger.inference:,}",
@@ -106,6 +110,11 @@ def _folder(folder: Path, images: Path | None) -> Inspection:
         **_cache(folder, manifest.settings, images),
     }
     return Inspection(what=f"adapter {folder}", facts=facts)
+
+
+def _weights(card: ModelCard) -> dict[str, Any]:
+    """How a backbone's weights are stored, where not as floats."""
+    return {"quantize": card.quantize} if card.quantize else {}
 
 
 def _encoder(folder: Path) -> Inspection:

@@ -199,7 +199,7 @@ class ImageOptions:
     """Which labelled images are learned from and scored.
 
     Attributes:
-        task: classification (one class an image), multilabel (any number of labels) or regression (a number); by default
+        task: classification (one class an image), multilabel (any number of labels), regression (a number) or segmentation (a mask); by default
             what the columns of the table say: label, labels or value.
         source: labelled images of the source domain: synthetic, old, drawn, ...
         test: held-back target images; otherwise a part of DATA is held back.
@@ -210,7 +210,7 @@ class ImageOptions:
         split_seed: seed of the draw.
     """
 
-    task: Literal["classification", "multilabel", "regression"] | None = None
+    task: Literal["classification", "multilabel", "regression", "segmentation"] | None = None
     source: Path | None = None
     test: Path | None = None
     test_fraction: float | None = None

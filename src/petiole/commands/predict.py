@@ -6,6 +6,7 @@ import csv
 import io
 from dataclasses import dataclass, field
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,8 @@ class Prediction(BaseModel):
         labels: of a task with several labels an image, those that are given, most probable first; else ``None``.
         value: of a task with a number an image; else ``None``.
         values: of one with several, by name; else ``None``.
+        shares: of a task with a class a pixel: share of the pixels of each class that occurs, largest first; else ``None``.
+        mask: file of the predicted mask, where ``masks`` names a folder.
     """
 
     path: str
@@ -56,13 +59,15 @@ class Prediction(BaseModel):
     labels: list[str] | None = None
     value: float | None = None
     values: dict[str, float] | None = None
+    shares: dict[str, float] | None = None
+    mask: str | None = None
 
     @property
     def answers(self) -> bool:
         """Whether it answers a question."""
         return (
             bool(self.question)
-            or (self.probability, self.labels, self.value, self.values) == (None,) * 4
+            or (self.probability, self.labels, self.value, self.values, self.shares) == (None,) * 5
         )
 
     def marks(self) -> list[str]:
@@ -147,6 +152,7 @@ def predict(
     question: str | None = None,
     task: str = "",
     csv: Path | None = None,
+    masks: Path | None = None,
     coverage: float | None = None,
     abstain_below: float | None = None,
     weights: Path | None = None,
@@ -163,6 +169,7 @@ def predict(
         question: a question, a sentence to judge, or "" for a caption; for adapters of language models.
         task: one of such an adapter's tasks; by default its first.
         csv: write path, label, probability and what else was asked for there too.
+        masks: folder for a PNG of each image, whose pixels are the numbers of the adapter's classes; for adapters of masks.
         coverage: give each image the set of labels among which the true one is so often, e.g. 0.9; for calibrated adapters.
         abstain_below: mark images whose most probable class is less probable, or that look out of distribution; for
             calibrated adapters.
@@ -189,7 +196,10 @@ def predict(
         coverage=coverage,
         abstain_below=abstain_below,
         test_time=test_time or TestTimeOptions(),
+        masks=Path(masks) if masks else None,
     )
+    if request.masks and kind in kinds:
+        request.refuse(kind, masks=masks)
     result = answer(request)
     if csv:
         write_text(Path(csv), result.to_csv())
@@ -211,6 +221,7 @@ class _Request:
     coverage: float | None = None
     abstain_below: float | None = None
     test_time: TestTimeOptions = field(default_factory=TestTimeOptions)
+    masks: Path | None = None
 
     def refuse(self, kind: str, **given: object) -> None:
         """Raise ConfigError for what this kind of adapter has no use for."""
@@ -307,10 +318,16 @@ def _served(request: _Request) -> PredictResult:
     asked = request.question is not None
     request.refuse(opened.kind, question=asked, task=request.task, keep=request.prunes)
     request.refuse_doubt(opened.kind)
+    more: dict[str, Any] = {}
+    if request.masks:
+        if "masks" not in signature(opened.predict_rows).parameters:
+            request.refuse(opened.kind, masks=request.masks)
+        more = {"masks": request.masks}
+    rows = opened.predict_rows(unwrapped(request.data), **more)
     return PredictResult(
         adapter=request.adapter,
         model=opened.manifest.backbone.name,
-        predictions=[Prediction(**row) for row in opened.predict_rows(unwrapped(request.data))],
+        predictions=[Prediction(**row) for row in rows],
     )
 
 

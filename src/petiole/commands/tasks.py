@@ -22,7 +22,7 @@ from petiole.engine.task import Task
 from petiole.errors import ConfigError
 
 _SHARED = frozenset({"backbone", "device", "precision", "skip_bad", "quiet"})
-COLUMNS = {"labels": "multilabel", "value": "regression"}
+COLUMNS = {"labels": "multilabel", "value": "regression", "mask": "segmentation"}
 """Column of a table of images -> the kind of task that it is for."""
 TARGET_METHOD = "ridge"
 """Of these kinds, where none is named: solved in closed form."""
@@ -39,6 +39,7 @@ DATA = {
     "classification": "labelled images",
     "multilabel": "images with several labels",
     "regression": "images with a number each",
+    "segmentation": "images with masks",
     "text": "texts about images",
     "codebook": "questions over a codebook",
 }

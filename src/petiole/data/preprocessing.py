@@ -20,6 +20,7 @@ from PIL import Image, ImageEnhance
 from pydantic import BaseModel, ConfigDict, model_validator
 from torch import Tensor
 
+from petiole.data.naflex import grid_for, strip_of
 from petiole.errors import ConfigError, unknown
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
@@ -49,6 +50,8 @@ class Preprocessing(BaseModel):
         corner: of a crop that leaves an odd number of pixels: ``round`` (half to even, torchvision) or ``floor`` (transformers).
         resized: ``pixels`` of 8 bits, rounded again, or ``floats``.
         parts: of several backbones that see one image; their pixels lie one behind the other, (3, 1, sum of H W).
+        patch: side of a patch, in pixels, where images keep their shape and travel as strips of patches (``petiole.data.naflex``);
+            0 for images of one size.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -63,6 +66,7 @@ class Preprocessing(BaseModel):
     corner: Literal["round", "floor"] = "round"
     resized: Literal["pixels", "floats"] = "pixels"
     parts: tuple[Preprocessing, ...] = ()
+    patch: int = 0
 
     @model_validator(mode="after")
     def _in_range(self) -> Self:
@@ -87,6 +91,16 @@ class Preprocessing(BaseModel):
         first = parts[0]
         return first.model_copy(update={"size": (1, pixels), "parts": tuple(parts)})
 
+    def naflex(self, patch: int, budget: int) -> Self:
+        """The same colours and filter for images that keep their shape, of at most ``budget`` patches."""
+        size = (patch, (budget + 1) * patch)
+        return self.model_copy(update={"size": size, "patch": patch, "crop_mode": "squash"})
+
+    @property
+    def budget(self) -> int:
+        """Most patches of an image that keeps its shape."""
+        return self.size[1] // self.patch - 1
+
     def statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation by channel, each to be broadcast over pixels (3, H, W)."""
         if self.parts:
@@ -105,6 +119,11 @@ class Preprocessing(BaseModel):
     def __str__(self) -> str:
         if self.parts:
             return " and ".join(map(str, self.parts))
+        if self.patch:
+            return (
+                f"the image's own shape, up to {self.budget} patches of {self.patch} × {self.patch} pixels, "
+                f"{self.interpolation}"
+            )
         how = {"center": "", "squash": ", squashed", "border": ", with a border"}[self.crop_mode]
         return (
             f"{self.size[1]} × {self.size[0]} pixels, {self.interpolation}, crop {self.crop:g}{how}"
@@ -180,7 +199,7 @@ def augmentation(name: str) -> Augmentation:
 def evaluate_transform(p: Preprocessing) -> Callable[[Image.Image], Tensor]:
     """Return the library's own evaluation transform: resize, centre crop, scale to [0, 1], normalise.
 
-    Bit-equal to ``timm.data.create_transform(..., is_training=False)``; of transformers' image processors the pixels are
+    Bit-equal to ``timm.data.create_transform(..., is_training=False)``, with ``naflex=True`` where images keep their shape; of transformers' image processors the pixels are
     equal and the normalised values differ by float32 rounding.
 
     Returns:
@@ -189,6 +208,9 @@ def evaluate_transform(p: Preprocessing) -> Callable[[Image.Image], Tensor]:
     if p.parts:
         each = [evaluate_transform(part) for part in p.parts]
         return lambda image: _side_by_side([transform(image) for transform in each])
+
+    if p.patch:
+        return lambda image: _strip(image, p, (0, 0, *image.size))
 
     def transform(image: Image.Image) -> Tensor:
         size, filtering = _resized(image.size, p), _RESAMPLING[p.interpolation]
@@ -222,10 +244,29 @@ def view(
     seed = hashlib.sha256(f"{image_id}:{index}:{augmentation.digest()}".encode()).digest()
     rng = np.random.default_rng(int.from_bytes(seed))
     box = _crop_box(image.size, augmentation, rng)
+
+    def changed(image: Image.Image) -> Image.Image:
+        if augmentation.flip and rng.random() < 0.5:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return _jittered(image, augmentation.jitter, rng)
+
+    if p.patch:
+        return _strip(image, p, box, changed)
     image = image.resize((p.size[1], p.size[0]), _RESAMPLING[p.interpolation], box=box)
-    if augmentation.flip and rng.random() < 0.5:
-        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return _normalise(np.array(_jittered(image, augmentation.jitter, rng)), p)
+    return _normalise(np.array(changed(image)), p)
+
+
+def _strip(
+    image: Image.Image,
+    p: Preprocessing,
+    box: tuple[int, int, int, int],
+    changed: Callable[[Image.Image], Image.Image] = lambda image: image,
+) -> Tensor:
+    """A box of an image at the size that its own shape asks for, cut into patches."""
+    rows, columns = grid_for((box[2] - box[0], box[3] - box[1]), p.patch, p.budget)
+    size = columns * p.patch, rows * p.patch
+    pixels = changed(image.resize(size, _RESAMPLING[p.interpolation], box=box))
+    return strip_of(_normalise(np.array(pixels), p), p.patch, p.budget)
 
 
 def _side_by_side(pixels: Sequence[Tensor]) -> Tensor:
@@ -249,15 +290,33 @@ def _resized(size: tuple[int, int], p: Preprocessing) -> tuple[int, int]:
     return max(1, round(width / ratio)), max(1, round(height / ratio))
 
 
-def _cropped(image: Image.Image, p: Preprocessing) -> Image.Image:
-    """The middle of an image; where it is smaller it is laid on the fill colour."""
-    height, width = p.size
+def framed(image: Image.Image, p: Preprocessing, interpolation: Interpolation) -> Image.Image:
+    """An image of any mode, resized and cropped to what the network sees, by a filter of one's own."""
+    size = _resized(image.size, p)
+    return _cropped(image.resize(size, _RESAMPLING[interpolation]), p)
+
+
+def placed(size: tuple[int, int], p: Preprocessing) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(width, height) to which an image of this (width, height) is resized, and the corner (left, top) of the crop in it."""
+    resized = _resized(size, p)
+    return resized, _corner(resized, p)
+
+
+def _corner(size: tuple[int, int], p: Preprocessing) -> tuple[int, int]:
+    """(left, top) of the crop in a resized image of (width, height); negative where the image is smaller."""
     rounded = round if p.corner == "round" else math.floor
     # What an image lacks is split with the larger part behind it.
     left, top = (
         rounded(spare / 2) if spare >= 0 else -(-spare // 2)
-        for spare in (image.width - width, image.height - height)
+        for spare in (size[0] - p.size[1], size[1] - p.size[0])
     )
+    return left, top
+
+
+def _cropped(image: Image.Image, p: Preprocessing) -> Image.Image:
+    """The middle of an image; where it is smaller it is laid on the fill colour."""
+    height, width = p.size
+    left, top = _corner(image.size, p)
     if left < 0 or top < 0:
         whole = Image.new(image.mode, (width, height), 0 if image.mode == "F" else p.fill)
         whole.paste(image, (-left, -top))

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from petiole.data.checks.images import ImageFile, build
 from petiole.data.dataset import Dataset, listed
 from petiole.data.inputs import as_images
+from petiole.data.readers.masks import MASK, is_masked
 from petiole.data.readers.table import (
     LABELS,
     VALUE,
@@ -79,11 +80,16 @@ class TargetImages:
 
 
 def column_of(data: object) -> str:
-    """The column of a table that says what an image is: ``label``, ``labels`` or ``value``; empty for no table."""
-    if not isinstance(data, str | Path) or not is_table(Path(data)):
+    """The column of a table that says what an image is: ``label``, ``labels``, ``value`` or ``mask``; empty for no table.
+
+    A folder of images and masks is taken for a table with the last.
+    """
+    if not isinstance(data, str | Path):
         return ""
+    if not is_table(Path(data)):
+        return MASK if is_masked(Path(data)) else ""
     columns = read_records(Path(data))[0]
-    known = ("label", LABELS, VALUE)
+    known = ("label", LABELS, VALUE, MASK)
     return next((name for name in known if name in columns), VALUE if numbered(columns) else "")
 
 
@@ -129,12 +135,13 @@ def open_targets(
         name = "list"
     # What is said stands for a class while images are checked, so that one image with two targets is found.
     return {
-        part: _without_classes(build(f"{name}/{part}", entries, None, skip_bad=skip_bad), outputs)
+        part: without_classes(build(f"{name}/{part}", entries, None, skip_bad=skip_bad), outputs)
         for part, entries in parts.items()
     }
 
 
-def _without_classes(data: Dataset, outputs: tuple[str, ...]) -> TargetImages:
+def without_classes(data: Dataset, outputs: tuple[str, ...]) -> TargetImages:
+    """Images whose classes are what is said of them."""
     said = {s.id: data.classes[s.label] for s in data.samples}
     one = tuple(replace(s, label=0) for s in data.samples)
     return TargetImages(Dataset(data.name, (IMAGE,), one, data.notes), said, outputs)

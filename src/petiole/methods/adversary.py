@@ -162,10 +162,15 @@ def perturb(
         Normalised images, detached.
 
     Raises:
-        ConfigError: ``epsilon`` is negative.
+        ConfigError: ``epsilon`` is negative, or the images keep their shape.
     """
     if not epsilon >= 0:
         raise ConfigError(f"epsilon must not be negative, but is {epsilon}.")
+    if preprocessing.patch:
+        raise ConfigError(
+            "These images keep their shape and travel as strips of patches, which attacks do not know. Take a backbone whose images "
+            "have one size."
+        )
     images = images.detach()
     mean, std = (value.to(images) for value in preprocessing.statistics())
     pixels = (images * std + mean).clamp(0, 1)

@@ -168,7 +168,7 @@ def _validate(cls: type[M], values: Mapping[str, Any], name: str) -> M:
     from pydantic import ValidationError
 
     try:
-        return _checker(cls).validate_python(dict(values))
+        checked: M = _checker(cls).validate_python(dict(values))
     except ValidationError as error:
         rows = [
             f"{'.'.join(map(str, e['loc'])) or 'value'}={e.get('input')!r}: {e['msg']}"

@@ -118,5 +118,9 @@ def thumbnail(source: Path | ImageRef) -> tuple[str, bool]:
     kind, options = ("PNG", {"optimize": True}) if small else ("JPEG", {"quality": 82})
     content = io.BytesIO()
     image.save(content, kind, **options)
-    text = base64.b64encode(content.getvalue()).decode("ascii")
-    return f"data:image/{kind.lower()};base64,{text}", small
+    return data_uri(content.getvalue(), kind.lower()), small
+
+
+def data_uri(content: bytes, kind: str) -> str:
+    """An image's bytes for a page: png, jpeg or webp."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"

@@ -57,8 +57,11 @@ def sentence(summary: Summary) -> str:
     reference, seeds = summary.reference, summary.protocol.seeds
     several = len(reference.scores) > 1
     what = f"{summary.headline} of {', '.join(reference.scores)}; " if several else ""
+    unit = " %"
+    if reference.in_units:
+        what, unit = "R² times 100; ", ""
     spread = f"mean ± sd of {seeds} seeds" if seeds > 1 else "one seed"
-    reached = f"{reference.label} reaches {mean_sd(reference.headline, 1)} % ({what}{spread})."
+    reached = f"{reference.label} reaches {mean_sd(reference.headline, 1)}{unit} ({what}{spread})."
     verdicts = [(row.label, row.verdict) for row in summary.rows if row.verdict]
     found = standing("It", verdicts, summary.protocol.margin)
     rest = left_open(verdicts, seeds_of(summary.protocol))

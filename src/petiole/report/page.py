@@ -36,11 +36,12 @@ class PageFigure:
 
 @dataclass(frozen=True)
 class Thumbnails:
-    """Thumbnails under one heading."""
+    """Thumbnails under one heading; ``wide`` ones are three panels each."""
 
     title: str
     text: str
     examples: list[FlipExample]
+    wide: bool = False
 
 
 @dataclass(frozen=True)

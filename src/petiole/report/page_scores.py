@@ -4,16 +4,40 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from petiole.data.image import read_bytes
 from petiole.protocols.jobs import headlines
 from petiole.report import sections
+from petiole.report.flips import FlipExample, data_uri
 from petiole.report.folder import is_comparison, sentence, summarise
 from petiole.report.formatting import join, mean_sd, number, seconds
-from petiole.report.page import PageContent, common, loss_curves, overview, size_tiles
+from petiole.report.page import (
+    PageContent,
+    Thumbnails,
+    common,
+    loss_curves,
+    overview,
+    size_tiles,
+)
 from petiole.report.runs import Run, read_run, read_runs
 from petiole.report.scores import ScoreSummary, seeds_of, table
 from petiole.report.sections import Fact
+from petiole.tasks.segmentation.overlays import OVERLAYS
 
 _MOST_NAMED = 4
+MASKS = Fact(
+    "Masks",
+    "The first test images in the order of their content: the image, and under the colours of its true and of its predicted classes.",
+)
+
+
+def _overlays(run: Run) -> list[Thumbnails]:
+    """What a run on masks shows; nothing of others."""
+    names = sorted(name for name in run.record.files if name.startswith(f"{OVERLAYS}/"))
+    shown = [
+        FlipExample(name, data_uri(read_bytes(run.folder / name), "webp"), False, "", "", "", 0.0)
+        for name in names
+    ]
+    return [Thumbnails("Test images", "", shown, wide=True)] if shown else []
 
 
 def page_of_scores(folder: Path) -> PageContent | None:
@@ -90,5 +114,7 @@ def _run(run: Run) -> PageContent:
         heading="Scores",
         measured=sections.measured(run.record),
         curves=loss_curves([run]),
+        galleries=_overlays(run),
+        examples=MASKS,
         **common(request.method, [(request.method, [run])], []),
     )

@@ -21,6 +21,8 @@ from petiole.report.table import NOTHING, Column, Table, measure, words
 from petiole.report.tables import difference, rule, verdicts
 
 AVERAGE = "Avg"
+IN_UNITS = {"mae": "MAE", "rmse": "RMSE"}
+"""Scores that are no share but in the unit of what was predicted, and their titles."""
 Found = Mapping[str, Sequence[float]]
 """Column -> score by seed, fractions."""
 
@@ -36,6 +38,7 @@ class ScoreRow:
         by_seed: the headline by seed.
         trainable, total: parameters trained, and of the model with them.
         seconds, megabytes: of training, and peak memory; means over the runs.
+        in_units: scores of ``IN_UNITS``, by name, where there is one test set.
         difference: of the headline from the reference's, paired by seed; ``None`` for the reference.
         verdict: after Holm's correction over the rows; ``None`` for the reference.
         more: whatever else its protocol says of it.
@@ -50,6 +53,7 @@ class ScoreRow:
     total: int = 0
     seconds: float | None = None
     megabytes: float | None = None
+    in_units: dict[str, Interval] = field(default_factory=dict)
     difference: Paired | None = None
     verdict: Verdict | None = None
     more: dict[str, Any] = field(default_factory=dict)
@@ -122,12 +126,24 @@ def score_rows(
                 total=ledger.total,
                 seconds=sum(run.costs.train_seconds for run in runs) / len(runs),
                 megabytes=sum(run.costs.peak_memory_mb for run in runs) / len(runs),
+                in_units=_in_units(runs),
                 difference=paired,
                 verdict=verdict,
                 more=more(row.name),
             )
         )
     return tuple(rows)
+
+
+def _in_units(runs: Sequence[Record]) -> dict[str, Interval]:
+    tables = [list(run.scores.values()) for run in runs]
+    if any(len(each) != 1 for each in tables):
+        return {}
+    return {
+        name: t_interval([one[name] for (one,) in tables])
+        for name in IN_UNITS
+        if all(name in one for (one,) in tables)
+    }
 
 
 def summarise_records(protocol: RowsProtocol, root: Path, title: str, **facts: Any) -> ScoreSummary:
@@ -187,6 +203,7 @@ def table(summary: ScoreSummary) -> Table[ScoreRow]:
         Column("Trained", lambda row: f"{row.trainable:,}", lambda row: row.trainable),
         Column("%, of total", lambda row: percent(row.share), lambda row: row.share, brief="text"),
         *(_score(name, summary.metrics.get(name, "")) for name in names),
+        *(_amount(name, title) for name, title in IN_UNITS.items() if name in rows[0].in_units),
     ]
     if len(names) > 1:
         columns.append(
@@ -224,6 +241,19 @@ def _score(name: str, metric: str) -> Column[ScoreRow]:
         lambda row: row.scores[name].mean if name in row.scores else None,
         brief="text",
     )
+
+
+def _amount(name: str, title: str) -> Column[ScoreRow]:
+    def text(row: ScoreRow) -> str:
+        one = row.in_units.get(name)
+        if one is None:
+            return NOTHING
+        return f"{one.mean:.3g}" + (f" ± {one.sd:.3g}" if one.n > 1 else "")
+
+    def value(row: ScoreRow) -> float | None:
+        return row.in_units[name].mean if name in row.in_units else None
+
+    return Column(title, text, value, brief="text")
 
 
 def _label(row: ScoreRow) -> str:

@@ -162,7 +162,7 @@ def measured(record: Record) -> Table[Any] | None:
         ]
         for name in names
     ]
-    titles = ["Measure", *(moment.capitalize() for moment in moments)]
+    titles = ["Measure", *(moment[:1].upper() + moment[1:] for moment in moments)]
     return plain(titles, rows, sortable=False)
 
 

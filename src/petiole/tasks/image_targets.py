@@ -45,7 +45,7 @@ from petiole.tasks.classification.adapter import ImageAdapter, logits_of
 from petiole.tasks.classification.model import AdaptedClassifier, ClassNameHead, predict
 from petiole.tasks.classification.sampler import Sampler
 from petiole.tasks.classification.task import ClassificationRun
-from petiole.tasks.target_workspace import TargetTask, TargetWorkspace
+from petiole.tasks.target_workspace import TargetTask, TargetWorkspace, VectorTask
 
 TABLE = "predictions.csv"
 BATCH = 64
@@ -64,7 +64,7 @@ UNUSED = frozenset(
 class TargetRun(ClassificationRun):
     """A run on images with targets.
 
-    Subclasses say the loss, how ridge's outputs become the head's, and the scores.
+    Subclasses say what the targets are, the loss, how ridge is solved, and how predictions are scored.
     """
 
     files: ClassVar[tuple[str, ...]] = ("split.csv", TABLE)
@@ -79,11 +79,15 @@ class TargetRun(ClassificationRun):
         self.names = workspace.names
         self.truth = self.matrix(self.train_images, workspace.learned)
         with torch.random.fork_rng():
-            self.check(self.method.plan(workspace.backbone, len(self.names)))
+            self.check(self.plan())
 
-    def matrix(self, images: Dataset, part: TargetImages) -> NDArray[np.float64]:
-        """Targets (n, K) of images of a part."""
-        return self.workspace.task.matrix(part.select(images), self.names)
+    def plan(self) -> Plan:
+        """What the method puts onto the backbone, afresh."""
+        return self.method.plan(self.workspace.backbone, len(self.names))
+
+    @abstractmethod
+    def matrix(self, images: Dataset, part: TargetImages) -> NDArray[Any]:
+        """Targets (n, ...) of images of a part."""
 
     def check(self, plan: Plan) -> None:
         """Raise ConfigError for a method that needs classes."""
@@ -99,18 +103,11 @@ class TargetRun(ClassificationRun):
 
     @abstractmethod
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Mean loss of outputs (B, K) against targets (B, K)."""
+        """Mean loss of outputs (B, ...) against targets (B, ...)."""
 
-    def wanted(self) -> NDArray[np.float64]:
-        """What the outputs are trained towards, (n, K)."""
+    def wanted(self) -> NDArray[Any]:
+        """What the outputs are trained towards, (n, ...)."""
         return self.truth
-
-    def finish_ridge(self, head: RidgeHead, left_out: Tensor) -> None:
-        """Bring a solved head's outputs into the loss's form, by what left-out images were given."""
-
-    @abstractmethod
-    def scored_by(self, outputs: Tensor, truth: NDArray[np.float64]) -> dict[str, float]:
-        """Scores by name, the headline first."""
 
     def data(self) -> DataCard:
         workspace, scored = self.workspace, self.subset.scored
@@ -133,9 +130,11 @@ class TargetRun(ClassificationRun):
 
     def build(self) -> AdaptedClassifier:
         task = self.workspace.task
-        plan = self.method.plan(self.workspace.backbone, len(self.names))
         adapted = AdaptedClassifier(
-            self.workspace.backbone, plan, checkpoint=task.checkpointing, compiled=task.compiled
+            self.workspace.backbone,
+            self.plan(),
+            checkpoint=task.checkpointing,
+            compiled=task.compiled,
         )
         adapted.to(self.device).name(self.names)
         if isinstance(adapted.head, SolvedHead):
@@ -150,16 +149,9 @@ class TargetRun(ClassificationRun):
             return training.timed(lambda: self._solve(adapted, table, wanted))
         return training.timed(lambda: self._descend(adapted, table, wanted, callbacks))
 
-    @torch.no_grad()
+    @abstractmethod
     def _solve(self, adapted: AdaptedClassifier, table: Table, wanted: Tensor) -> None:
-        head = adapted.head
-        assert isinstance(head, RidgeHead)
-        recipe = replace(self.method.recipe, train_on="joint")
-        x, _, _ = training.solved_from(adapted, self.train_images, table, recipe)
-        every = torch.ones(len(x), dtype=torch.bool)
-        left_out = head.solve_targets(x, wanted, torch.ones(len(x)), every)
-        self.finish_ridge(head, left_out.float().cpu())
-        adapted.eval()
+        """Solve the head in closed form."""
 
     def _descend(
         self, adapted: AdaptedClassifier, table: Table, wanted: Tensor, callbacks: Callbacks
@@ -183,17 +175,6 @@ class TargetRun(ClassificationRun):
         ).run(callbacks)
         adapted.eval()
 
-    def evaluate(self, adapted: AdaptedClassifier, folder: Path) -> Scores:
-        scored, test = self.scored, self.workspace.targets["test"]
-        truth, digest = self.matrix(scored, test), test.digest()
-        count_test_evaluation(folder, digest, len(scored), "end of training", once=True)
-        table = self.workspace.table(scored, adapted.cut)
-        outputs = predict(adapted, table.batches(len(scored))).logits
-        adapter = self.adapter(adapted)
-        _write(folder, scored, test, adapter.said(outputs))
-        self.outputs = outputs, truth
-        return {self.subset.scored: known(self.scored_by(outputs, truth))}
-
     @abstractmethod
     def adapter(self, adapted: AdaptedClassifier) -> TargetAdapter:
         """Describe the trained model as a file."""
@@ -211,6 +192,50 @@ class TargetRun(ClassificationRun):
 
     def finish(self, adapted: AdaptedClassifier, folder: Path) -> Mapping[str, Any]:  # noqa: ARG002
         return {}
+
+
+class VectorRun(TargetRun):
+    """A run on images with a vector of targets each.
+
+    Subclasses say the loss, how ridge's outputs become the head's, and the scores.
+    """
+
+    def matrix(self, images: Dataset, part: TargetImages) -> NDArray[np.float64]:
+        task = self.workspace.task
+        assert isinstance(task, VectorTask)
+        return task.matrix(part.select(images), self.names)
+
+    def finish_ridge(self, head: RidgeHead, left_out: Tensor) -> None:
+        """Bring a solved head's outputs into the loss's form, by what left-out images were given."""
+
+    @abstractmethod
+    def adapter(self, adapted: AdaptedClassifier) -> VectorAdapter: ...
+
+    @abstractmethod
+    def scored_by(self, outputs: Tensor, truth: NDArray[np.float64]) -> dict[str, float]:
+        """Scores by name, the headline first."""
+
+    @torch.no_grad()
+    def _solve(self, adapted: AdaptedClassifier, table: Table, wanted: Tensor) -> None:
+        head = adapted.head
+        assert isinstance(head, RidgeHead)
+        recipe = replace(self.method.recipe, train_on="joint")
+        x, _, _ = training.solved_from(adapted, self.train_images, table, recipe)
+        every = torch.ones(len(x), dtype=torch.bool)
+        left_out = head.solve_targets(x, wanted, torch.ones(len(x)), every)
+        self.finish_ridge(head, left_out.float().cpu())
+        adapted.eval()
+
+    def evaluate(self, adapted: AdaptedClassifier, folder: Path) -> Scores:
+        scored, test = self.scored, self.workspace.targets["test"]
+        truth, digest = self.matrix(scored, test), test.digest()
+        count_test_evaluation(folder, digest, len(scored), "end of training", once=True)
+        table = self.workspace.table(scored, adapted.cut)
+        outputs = predict(adapted, table.batches(len(scored))).logits
+        adapter = self.adapter(adapted)
+        _write(folder, scored, test, adapter.said(outputs))
+        self.outputs = outputs, truth
+        return {self.subset.scored: known(self.scored_by(outputs, truth))}
 
 
 def known(scores: Mapping[str, float]) -> dict[str, float]:
@@ -256,6 +281,12 @@ class TargetAdapter(ImageAdapter):
 
     task: ClassVar[type[TargetTask]]
     details_model: ClassVar[type[FrozenModel]] = FrozenModel
+
+
+class VectorAdapter(TargetAdapter):
+    """One whose outputs are a vector of targets for each image."""
+
+    task: ClassVar[type[VectorTask]]
 
     @abstractmethod
     def said(self, outputs: Tensor) -> list[str]:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TargetTask(Classification):
-    """Images of a table and their targets, and a backbone; fields are those of ``Classification``, without part."""
+    """Images and their targets, and a backbone; fields are those of ``Classification``, without part."""
 
     column: ClassVar[str]
 
@@ -38,20 +38,14 @@ class TargetTask(Classification):
         workspace = cast(TargetWorkspace, open_workspace(self))
         return text_digest("".join(part.digest() for _, part in sorted(workspace.targets.items())))
 
-    @staticmethod
     @abstractmethod
-    def text(said: str, where: str) -> str:
-        """A cell in the one form of what it says; raises DataError."""
+    def parts(self, data: Any) -> dict[str, TargetImages]:
+        """Open ``train``, and where there are some ``test`` and ``source``; raises DataError."""
 
     @staticmethod
     @abstractmethod
     def names(parts: Sequence[TargetImages]) -> tuple[str, ...]:
         """Names of the outputs."""
-
-    @staticmethod
-    @abstractmethod
-    def matrix(part: TargetImages, names: Sequence[str]) -> NDArray[np.float64]:
-        """Targets (n, K) of the images of a part."""
 
     @staticmethod
     def notes(part: TargetImages, names: Sequence[str]) -> tuple[str, ...]:  # noqa: ARG004
@@ -64,6 +58,23 @@ class TargetTask(Classification):
         """One run of this kind."""
 
 
+class VectorTask(TargetTask):
+    """Images of a table with a vector of targets each."""
+
+    @staticmethod
+    @abstractmethod
+    def text(said: str, where: str) -> str:
+        """A cell in the one form of what it says; raises DataError."""
+
+    @staticmethod
+    @abstractmethod
+    def matrix(part: TargetImages, names: Sequence[str]) -> NDArray[np.float64]:
+        """Targets (n, K) of the images of a part."""
+
+    def parts(self, data: Any) -> dict[str, TargetImages]:
+        return open_targets(_source(data), self.column, self.text, skip_bad=self.skip_bad)
+
+
 class TargetWorkspace(ClassificationWorkspace):
     """Both of them opened."""
 
@@ -73,12 +84,12 @@ class TargetWorkspace(ClassificationWorkspace):
     def targets(self) -> dict[str, TargetImages]:
         """What is said of the images of ``train``, ``test`` and, where there is one, ``source``."""
         task = self.task
-        parts = self._opened(task.images)
+        parts = task.parts(task.images)
         if task.test is not None:
-            other = self._opened(task.test)
+            other = task.parts(task.test)
             parts["test"] = other.get("test") or other["train"]
         if task.source is not None:
-            other = self._opened(task.source)
+            other = task.parts(task.source)
             source = other.get("train") or other["source"]
             parts["source"] = replace(source, images=source.images.with_domain("source"))
         if "train" not in parts:
@@ -88,10 +99,6 @@ class TargetWorkspace(ClassificationWorkspace):
             kept, held = holdout(whole.images, task.test_fraction, 0)
             parts |= {"train": whole.select(kept), "test": whole.select(held)}
         return parts
-
-    def _opened(self, data: Any) -> dict[str, TargetImages]:
-        task = self.task
-        return open_targets(_source(data), task.column, task.text, skip_bad=task.skip_bad)
 
     @cached_property
     def learned(self) -> TargetImages:

@@ -26,7 +26,7 @@ from petiole.data.preprocessing import Preprocessing
 from petiole.errors import BackboneError
 
 if TYPE_CHECKING:
-    from transformers import SiglipModel
+    from transformers import Siglip2Model, SiglipModel
 
 
 @folder_loader("siglip")
@@ -44,29 +44,26 @@ def load(request: LoadRequest, config: dict[str, Any], folder: Path | None) -> B
     if folder is None:
         return wrap(request.name, module, Preprocessing.symmetric(size), None)
     fill(module, request, folder)
+    return wrap(request.name, module, read_preprocessor(folder, size), tokenizer_of(folder))
+
+
+TEXT_PREFIXES = ("text_model.", "logit_scale", "logit_bias")
+"""Of parameters that only texts meet."""
+
+
+def tokenizer_of(folder: Path) -> FolderTokenizer:
+    """That of a folder.
+
+    Raises:
+        BackboneError: there is none, or it puts texts where these towers do not read them.
+    """
     tokenizer = FolderTokenizer(folder)
     if tokenizer.pads_left:
         raise BackboneError(
             f"{folder}/tokenizer_config.json states padding_side left, where a SigLIP's texts stand first and are read at the "
             "last slot. Set it to right, as the models were trained."
         )
-    return wrap(request.name, module, read_preprocessor(folder, size), tokenizer)
-
-
-@folder_loader("siglip2")
-def refuse(request: LoadRequest, config: dict[str, Any], folder: Path | None) -> Backbone:  # noqa: ARG001
-    """A ``Siglip2Model``, whose images (NaFlex) are of as many rows and columns of patches as their own shape asks for.
-
-    Raises:
-        BackboneError: always.
-    """
-    vision = config.get("vision_config", {})
-    raise BackboneError(
-        f"{request.name} is a SigLIP 2 of the kind NaFlex: each image has a grid of patches of its own shape, up to "
-        f"{vision.get('num_patches', 256)} of {vision.get('patch_size', 16)} px, and petiole stores and batches images of one size. Take a "
-        "SigLIP 2 of fixed size, whose config.json states the model_type siglip (google/siglip2-base-patch16-224, -256, -384, "
-        "-512; so400m-patch14-384), or timm's naflexvit_*_siglip for its images alone."
-    )
+    return tokenizer
 
 
 def wrap(
@@ -76,7 +73,7 @@ def wrap(
     tokenizer: FolderTokenizer | None,
 ) -> TwoTowers:
     """Turn a ``SiglipModel`` into a backbone."""
-    vision, text = module.vision_model, module.text_model
+    vision = module.vision_model
     width = module.config.vision_config.hidden_size
 
     def pool(tokens: Tensor) -> Tensor:
@@ -98,9 +95,26 @@ def wrap(
         step=lambda layer, tokens: tensor(layer(tokens, attention_mask=None)),
     )
     image = Transformer(name, module, preprocessing, width, parts)
+    looking = ProbeAttention(vision.head.probe, vision.head.attention)
+    return TwoTowers(
+        name,
+        module,
+        width,
+        ImageTower(image, nn.Identity(), looking),
+        text_tower(module, tokenizer),
+        scale=module.logit_scale,
+        text_prefixes=TEXT_PREFIXES,
+    )
+
+
+def text_tower(
+    module: SiglipModel | Siglip2Model, tokenizer: FolderTokenizer | None
+) -> PaddedTower:
+    """The half that reads."""
+    text = module.text_model
     t = text.embeddings
     d = t.token_embedding.embedding_dim
-    tower = PaddedTower(
+    return PaddedTower(
         embed=t.token_embedding,
         place=lambda words: words + t.position_embedding.weight[: words.shape[1]],
         blocks=[branches(layer, d) for layer in text.encoder.layers],
@@ -111,14 +125,4 @@ def wrap(
         longest=t.position_embedding.num_embeddings,
         tokenizer=tokenizer,
         padding=tokenizer.padding if tokenizer else 1,
-    )
-    looking = ProbeAttention(vision.head.probe, vision.head.attention)
-    return TwoTowers(
-        name,
-        module,
-        width,
-        ImageTower(image, nn.Identity(), looking),
-        tower,
-        scale=module.logit_scale,
-        text_prefixes=("text_model.", "logit_scale", "logit_bias"),
     )

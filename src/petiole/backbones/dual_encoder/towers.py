@@ -30,13 +30,13 @@ class ImageTower:
     Attributes:
         backbone: whose vector and local tokens are read.
         project: into the joint space, one token or many.
-        looking: gives ``final.attention``.
+        looking: gives ``final.attention``; without it there is none.
         prefix: what the names of its parameters start with in the whole module.
     """
 
     backbone: Backbone
     project: nn.Module
-    looking: PatchAttention
+    looking: PatchAttention | None
     prefix: str = ""
 
 
@@ -72,11 +72,12 @@ class TwoTowers(Backbone):
         self._scale = (scale,)  # a parameter of ``module``, not one of its own
         self._text_prefixes = text_prefixes
         backbone = image.backbone
-        self._sources = {
+        self._sources: dict[str, tuple[str, ...]] = {
             "final.image": (backbone.vector,),
             "final.patches": (backbone.patches,),
-            "final.attention": (backbone.vector, backbone.patches),
         }
+        if image.looking:
+            self._sources["final.attention"] = (backbone.vector, backbone.patches)
 
     @property
     def scale(self) -> Tensor:
@@ -92,6 +93,11 @@ class TwoTowers(Backbone):
     def grid(self) -> tuple[int, int]:
         """Rows and columns of the local tokens."""
         return self.image.backbone.grid
+
+    @property
+    def local_tokens(self) -> int:
+        """N, number of local tokens of an image."""
+        return self.image.backbone.local_tokens
 
     @property
     def prefix_tokens(self) -> int:
@@ -169,16 +175,16 @@ class TwoTowers(Backbone):
     def _upper(self, cut: str, value: Tensor, reads: Sequence[str], *, checkpoint: bool) -> State:
         backbone = self.image.backbone
         sources = list(dict.fromkeys(source for role in reads for source in self._sources[role]))
-        looks = self.image.looking.roles if "final.attention" in reads else ()
-        with observed(self, looks) as seen:
+        looking = self.image.looking if "final.attention" in reads else None
+        with observed(self, looking.roles if looking else ()) as seen:
             found = backbone.upper({cut: value}, sources, checkpoint=checkpoint)
             if backbone.patches in found:
                 # Prompts that an adapter put behind the patches are left out.
                 found[backbone.patches] = found[backbone.patches][:, : self.local_tokens]
             joint = {role: self.image.project(value) for role, value in found.items()}
             values = {role: joint[self._sources[role][0]] for role in reads}
-            if "final.attention" in reads:
-                values["final.attention"] = self.image.looking(
+            if looking:
+                values["final.attention"] = looking(
                     seen, joint[backbone.vector], joint[backbone.patches]
                 )
         return values

@@ -123,20 +123,19 @@ class BlockNetwork(Backbone):
     def _lower(self, images: Tensor, cut: str) -> Tensor:
         with _stopping(self._blocks[_number(cut)]) as seen:
             self.run(self.module, images)
-        return seen[0]
+        return self._kept(images, seen[0])
 
     def _upper(self, cut: str, value: Tensor, reads: Sequence[str], *, checkpoint: bool) -> State:
-        start = 0 if cut == IMAGES else _number(cut)
+        start, images = 0, value
         with ExitStack() as undo:
             if cut != IMAGES:
-                undo.enter_context(self._going_on(start, value))
-                blank = next(self.module.parameters()).dtype
-                value = value.new_zeros((len(value), 3, *self.preprocessing.size), dtype=blank)
+                start, (images, stream) = _number(cut), self._resumed(value)
+                undo.enter_context(self._going_on(start, stream))
             if checkpoint and torch.is_grad_enabled():
                 for block in self._blocks[start:]:
                     undo.enter_context(_answering(block, _recomputed(block.forward)))
-            features, vector = self.run(self.module, value)
-        tokens = self._tokens(features)
+            features, vector = self.run(self.module, images)
+        tokens = self._tokens(images, features)
         values = {
             "final.cls": vector,
             "final.patches": tokens,
@@ -144,7 +143,16 @@ class BlockNetwork(Backbone):
         }
         return {role: values[role] for role in reads}
 
-    def _tokens(self, features: Tensor) -> Tensor:
+    def _kept(self, images: Tensor, stream: Tensor) -> Tensor:  # noqa: ARG002 - its shape says all
+        """What is stored at a cut: a block's input, and whatever else of the images the rest needs."""
+        return stream
+
+    def _resumed(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Images without content to run what is no block, and the block's input, from what is stored at a cut."""
+        blank = next(self.module.parameters()).dtype
+        return value.new_zeros((len(value), 3, *self.preprocessing.size), dtype=blank), value
+
+    def _tokens(self, images: Tensor, features: Tensor) -> Tensor:  # noqa: ARG002 - all images have one grid
         if features.ndim == 3:
             return features[:, self._prefix :]
         return features.movedim(self._channels, -1).flatten(1, 2)

@@ -24,7 +24,7 @@ SUFFIXES = frozenset({".csv", ".tsv", ".parquet", ".pq", ".jsonl"})
 LABELS, VALUE = "labels", "value"
 """Columns of several labels an image, and of a number."""
 
-_KNOWN = ("path", "label", LABELS, VALUE, "domain", "split")
+_KNOWN = ("path", "label", LABELS, VALUE, "mask", "domain", "split")
 _PARTS = {"": "train", "train": "train", "test": "test", "eval": "test"}
 _UNUSED = ("val", "validation")
 _OUTPUT = f"{VALUE}."

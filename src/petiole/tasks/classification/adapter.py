@@ -32,6 +32,7 @@ from petiole.engine.model_card import FrozenModel, ModelCard, reason
 from petiole.engine.task import register
 from petiole.errors import AdapterError
 from petiole.ledger import count
+from petiole.methods.base import Method, Plan
 from petiole.methods.registry import create
 from petiole.methods.test_time.base import TestTimeMethod
 from petiole.tasks.classification import peft_folder
@@ -92,13 +93,19 @@ class ImageAdapter(Adapter):
         _check_backbone(folder, card, backbone)
         with building(folder, manifest):
             method = create(manifest.method, manifest.settings)
-            adapted = AdaptedClassifier(backbone, method.plan(backbone, len(manifest.classes)))
+            plan = cls.plan(method, backbone, len(manifest.classes), manifest.method)
+            adapted = AdaptedClassifier(backbone, plan)
         adapted.name(manifest.classes)
         adapter = cls(manifest, adapted)
         adapter.read_details()  # damage is told when the file is opened
         adapter.fill(folder)
         adapted.to(backbone.device).eval()
         return adapter
+
+    @classmethod
+    def plan(cls, method: Method, backbone: Backbone, classes: int, name: str) -> Plan:  # noqa: ARG003 - of the method, for messages
+        """What a method puts onto a backbone for so many outputs."""
+        return method.plan(backbone, classes)
 
     @classmethod
     def describe(
@@ -284,10 +291,10 @@ def golden_image(backbone: Backbone) -> NDArray[np.float32]:
 
 @torch.no_grad()
 def golden_logits(adapted: AdaptedClassifier) -> Tensor:
-    """Logits (K,) of ``golden_image``."""
+    """Logits (K,) of ``golden_image``; where it has several sets of them, one behind the other."""
     image = torch.from_numpy(golden_image(adapted.backbone)).to(adapted.backbone.device)
     with evaluating(adapted):
-        logits: Tensor = adapted({IMAGES: image}).logits[0].float().cpu()
+        logits: Tensor = adapted({IMAGES: image}).logits[0].flatten().float().cpu()
     return logits
 
 

@@ -88,6 +88,12 @@ def mixing(adapted: AdaptedClassifier, recipe: Recipe, seed: int) -> Mixing | No
             f"mixup and CutMix give an image two labels, and {names} takes one: set mixup=0 and cutmix=0, or "
             "choose a method without losses of its own."
         )
+    stored = set(adapted.training_cut) <= set(adapted.backbone.finals)
+    if adapted.backbone.preprocessing.patch and not stored:
+        raise ConfigError(
+            f"{adapted.backbone.name} gives each image a grid of its own shape, and images of two grids have no mean: set mixup=0 and "
+            "cutmix=0."
+        )
     if recipe.cutmix and adapted.training_cut != (IMAGES,):
         raise ConfigError(
             f"CutMix pastes pixels, and this method trains on stored {', '.join(adapted.training_cut)}: set cutmix=0; "

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from petiole.engine.task import register
 from petiole.metrics.targets import label_scores, names_given
-from petiole.tasks.image_targets import TargetAdapter
+from petiole.tasks.image_targets import VectorAdapter
 from petiole.tasks.multilabel.workspace import MultiLabel
 
 
 @register("multilabel")
-class MultiLabelAdapter(TargetAdapter):
+class MultiLabelAdapter(VectorAdapter):
     """A model that gives an image any number of labels."""
 
     kind: ClassVar[str] = "multilabel"

@@ -16,14 +16,14 @@ from petiole.engine.model_card import FrozenModel
 from petiole.layers.ridge import RidgeHead
 from petiole.metrics.targets import THRESHOLD, average_precisions, label_scores
 from petiole.tasks.classification.model import AdaptedClassifier
-from petiole.tasks.image_targets import TargetRun
+from petiole.tasks.image_targets import VectorRun
 from petiole.tasks.multilabel.adapter import MultiLabelAdapter
 
 SCALES = (0.5, 50.0)
 """Between which the factor on ridge's outputs is looked for."""
 
 
-class MultiLabelRun(TargetRun):
+class MultiLabelRun(VectorRun):
     """A run on images with several labels."""
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -32,9 +32,7 @@ class MultiLabelRun(TargetRun):
 
     def wanted(self) -> NDArray[np.float64]:
         # Ridge's targets are -1 and 1, so that 0 is where a label is as likely as not.
-        ridge = isinstance(
-            self.method.plan(self.workspace.backbone, len(self.names)).head, RidgeHead
-        )
+        ridge = isinstance(self.plan().head, RidgeHead)
         return 2 * self.truth - 1 if ridge else self.truth
 
     def finish_ridge(self, head: RidgeHead, left_out: Tensor) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from petiole.data.readers.table import LABELS
 from petiole.data.targets import TargetImages, label_matrix, labels_text, names_in, unknown_labels
 from petiole.errors import DataError
-from petiole.tasks.target_workspace import TargetTask, TargetWorkspace
+from petiole.tasks.target_workspace import TargetWorkspace, VectorTask
 
 if TYPE_CHECKING:
     from petiole.engine.run import RunSpec
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class MultiLabel(TargetTask):
+class MultiLabel(VectorTask):
     """Images with any number of labels each, from a table's column ``labels``."""
 
     kind: ClassVar[str] = "multilabel"

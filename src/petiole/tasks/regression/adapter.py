@@ -12,7 +12,7 @@ from torch import Tensor
 from petiole.engine.model_card import FrozenModel
 from petiole.engine.task import register
 from petiole.metrics.targets import value_scores
-from petiole.tasks.image_targets import TargetAdapter
+from petiole.tasks.image_targets import VectorAdapter
 from petiole.tasks.regression.workspace import Regression
 
 # Adapters of one number were once written without a list.
@@ -31,7 +31,7 @@ class Scale(FrozenModel):
 
 
 @register("regression")
-class RegressionAdapter(TargetAdapter):
+class RegressionAdapter(VectorAdapter):
     """A model that gives an image a number, or several."""
 
     kind: ClassVar[str] = "regression"

@@ -15,11 +15,11 @@ from petiole.errors import ConfigError, DataError
 from petiole.methods.base import Plan
 from petiole.metrics.targets import value_scores
 from petiole.tasks.classification.model import AdaptedClassifier, ClassNameHead
-from petiole.tasks.image_targets import TargetRun, known
+from petiole.tasks.image_targets import VectorRun, known
 from petiole.tasks.regression.adapter import RegressionAdapter, Scale
 
 
-class RegressionRun(TargetRun):
+class RegressionRun(VectorRun):
     """A run on images with a number or several each."""
 
     @property

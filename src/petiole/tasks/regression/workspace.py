@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from petiole.data.readers.table import VALUE
 from petiole.data.targets import TargetImages, value_matrix, value_names, value_text
-from petiole.tasks.target_workspace import TargetTask, TargetWorkspace
+from petiole.tasks.target_workspace import TargetWorkspace, VectorTask
 
 if TYPE_CHECKING:
     from petiole.engine.run import RunSpec
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Regression(TargetTask):
+class Regression(VectorTask):
     """Images with a number or several each, from a table's column ``value`` or columns ``value.NAME``."""
 
     kind: ClassVar[str] = "regression"

@@ -113,6 +113,7 @@ class BackboneVisuals:
         dtype: str = "float16",
     ) -> None:
         self.images_root, self.backbone = images_root, backbone
+        _ = backbone.grid  # pooled to fewer visual tokens; an error where each image has its own
         self.cache = FeatureCache(cache or _passing(self))
         self._features = Features(backbone, self.cache, precision, dtype, quiet=True)
         self._frame = self._kind("frames", backbone.vector, nn.Identity())

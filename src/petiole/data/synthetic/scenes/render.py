@@ -33,7 +33,7 @@ def render(scene: Scene, seed: int) -> Image.Image:
     picture = _background(scene.style, rng)
     ink = _ink(scene.kind, rng)
     for place in _places(scene, rng):
-        picture = _painted(picture, scene.kind, ink, place, scene.style, rng)
+        picture, _ = _painted(picture, scene.kind, ink, place, scene.style, rng)
     return _finished(picture, scene.style, rng)
 
 
@@ -43,12 +43,24 @@ def render_objects(objects: Sequence[SceneObject], style: str, seed: int) -> Ima
     An object of radius 0 is not seen. The rest is as it would be with it, so that pictures of one seed and so many
     objects make a video.
     """
+    return render_with_mask(objects, style, seed)[0]
+
+
+def render_with_mask(
+    objects: Sequence[SceneObject], style: str, seed: int
+) -> tuple[Image.Image, NDArray[np.uint8]]:
+    """The picture of ``render_objects``, and for each of its pixels the number of the object there, counted from 1; 0 for none."""
     rng = np.random.default_rng([seed, 8])
     picture = _background(style, rng)
-    for each in objects:
+    mask = np.zeros((SIDE, SIDE), dtype=np.uint8)
+    for number, each in enumerate(objects, start=1):
         ink = _ink(each.kind, rng)
-        picture = _painted(picture, each.kind, ink, (each.x, each.y, each.radius), style, rng)
-    return _finished(picture, style, rng)
+        place = each.x, each.y, each.radius
+        picture, coverage = _painted(picture, each.kind, ink, place, style, rng)
+        covered = coverage.reshape(SIDE, FINE, SIDE, FINE).mean(axis=(1, 3)) >= 0.5
+        if each.radius:
+            mask[covered] = number
+    return _finished(picture, style, rng), mask
 
 
 def _ink(kind: Composition, rng: np.random.Generator) -> Floats:
@@ -63,15 +75,15 @@ def _painted(
     place: Place,
     style: str,
     rng: np.random.Generator,
-) -> Floats:
-    """The picture with one object more."""
+) -> tuple[Floats, Floats]:
+    """The picture with one object more, and how much of each pixel that covers."""
     side = len(picture)
     x, y, radius = (share * side for share in place)
     turn = rng.uniform(-0.35, 0.35)
     mask = _mask(SHAPES[kind.shape], x, y, radius, turn, side)
     share = _texture(TEXTURES[kind.texture], mask, radius, rng)
     if not radius:
-        return picture
+        return picture, mask
     if style == "sketch":
         share = np.maximum(_outline(mask, 2), 0.35 * share)
         alpha = (share * mask)[..., None]
@@ -80,8 +92,7 @@ def _painted(
         other = ink * 0.35 + 0.65 * 255 if kind.texture < 5 else picture
         painted = share[..., None] * ink + (1 - share[..., None]) * other
         alpha = mask[..., None]
-    covered: Floats = picture * (1 - alpha) + painted * alpha
-    return covered
+    return picture * (1 - alpha) + painted * alpha, mask
 
 
 def _finished(picture: Floats, style: str, rng: np.random.Generator) -> Image.Image:

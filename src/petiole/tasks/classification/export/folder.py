@@ -157,6 +157,11 @@ def export(
             f"The backbone's weights are stored as {stored}, for which no format of export has a form. Train without --quantize and "
             "export that; --format onnx --int8 quantises what it writes."
         )
+    if (backbone := adapter.adapted.backbone).preprocessing.patch:
+        raise AdapterError(
+            f"{backbone.name} gives each image a grid of its own shape, for which no format of export has a form. Serve it with petiole, "
+            "or train on a backbone whose images have one size."
+        )
     if out.exists():
         raise ConfigError(f"{out} exists already. Move it away, or choose another --out.")
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,247 @@
+"""A class for every pixel: masks are read, learned on patches, and come back at the size of the image."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.metrics import jaccard_score
+
+from builders.cli import say
+from petiole.backbones.registry import load_backbone
+from petiole.data.masks import open_masked, pixels_of, shares
+from petiole.data.preprocessing import Preprocessing
+from petiole.data.readers.masks import UNKNOWN, MaskClasses, read_masked
+from petiole.data.synthetic.scenes.masks import write_masks
+from petiole.engine.record import read_log, read_record
+from petiole.engine.run import RunSpec
+from petiole.engine.run import run as run_one
+from petiole.errors import DataError
+from petiole.layers.moment_ridge import Moments, solve
+from petiole.methods.registry import create
+from petiole.metrics.segmentation import confusion, ious, mask_scores
+from petiole.tasks.classification.model import AdaptedClassifier
+from petiole.tasks.classification.workspace import Subset
+from petiole.tasks.segmentation.adapter import SegmentationAdapter
+from petiole.tasks.segmentation.dense import dense
+from petiole.tasks.segmentation.workspace import Segmentation
+
+NAME = "petiole/tiny-vit"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_masks(tmp_path_factory.mktemp("masks") / "world", train=6, test=2)
+
+
+@pytest.fixture(scope="module")
+def run(world: Path) -> Path:
+    out = world.parent / "run"
+    done = say("fit", world, "--backbone", NAME, "--out", out, "--no-cache", "--quiet")
+    assert not done.code, done.err
+    assert "miou" in done.out
+    return out
+
+
+def test_from_fit_to_masks(world: Path, run: Path, tmp_path: Path) -> None:
+    record = read_record(run)
+    assert (record.request.kind, record.request.method) == ("segmentation", "ridge")
+    scored = say("eval", run, world, "--json").json["scores"]["test"]
+    assert scored == pytest.approx(record.scores["test"], abs=1e-6)
+    pictures = sorted((world / "test" / "images").iterdir())
+    told = say("predict", run, world / "test" / "images", "--masks", tmp_path / "m", "--json").json
+    counts = np.zeros((7, 7), dtype=np.int64)
+    for picture, row in zip(pictures, told["predictions"], strict=True):
+        mask = np.asarray(Image.open(tmp_path / "m" / picture.name))
+        assert sum(row["shares"].values()) == pytest.approx(1)
+        assert row["shares"]["background"] == pytest.approx((mask == 0).mean())
+        counts += confusion(
+            np.asarray(Image.open(world / "test" / "masks" / picture.name)), mask, 7
+        )
+    assert mask_scores(counts, 2)["miou"] == pytest.approx(scored["miou"], abs=1e-6)
+    page = (run / "report.html").read_text()
+    assert page.count("data:image/webp") == 2
+    assert "IoU" in page
+    assert len(list((run / "overlays").iterdir())) == 2
+
+
+@pytest.mark.parametrize("method", ["linear-probe", "lora-qkv"])
+def test_methods_train_inside_the_blocks_and_come_back(
+    world: Path, tmp_path: Path, method: str
+) -> None:
+    task = Segmentation(NAME, world, quiet=True)
+    record = run_one(RunSpec(task, method, tmp_path, {"steps": "6", "views": "0"}, Subset(2)))
+    assert record.scores["test"]["miou"] > 0
+    again = SegmentationAdapter.load(tmp_path / "adapter").score_on(world).scores
+    assert again == pytest.approx(record.scores["test"], abs=1e-6)
+    first, last = read_log(tmp_path)[0], read_log(tmp_path)[-1]
+    assert last["loss"] < first["loss"]
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (("--method", "knn"), "solved for classes of images"),
+        (("--method", "cls-residual-lora"), "losses on the classes of images"),
+        (("--method", "lora-qkv", "--set", "views=2"), "which masks have not"),
+        (("--backbone", "petiole/tiny-vit+petiole/tiny-clip"), "nothing else in common"),
+    ],
+)
+def test_what_has_no_use_for_masks_is_refused(
+    world: Path, more: tuple[str, ...], words: str
+) -> None:
+    done = say("fit", world, "--no-cache", "--quiet", *more)
+    assert done.code
+    assert words in " ".join(done.err.split())
+
+
+def test_shares_are_counted_and_pixels_come_back() -> None:
+    p = Preprocessing.symmetric(32)
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 3, (4, 4))
+    mask = np.kron(coarse, np.ones((16, 16))).astype(np.uint8)  # 64 x 64: each patch of one class
+    found = shares(mask, 3, p, (4, 4))
+    assert np.array_equal(found.argmax(1).reshape(4, 4), coarse)
+    assert np.array_equal(found.max(1), np.ones(16))
+    mask[:16, :8] = UNKNOWN
+    assert shares(mask, 3, p, (4, 4))[0].sum() == pytest.approx(0.5)
+    middle = pixels_of(torch.from_numpy(found), (64, 64), p, (4, 4))[8::16, 8::16]
+    assert np.array_equal(middle, coarse)
+    # A crop to the middle: what it cut off is of the nearest patch.
+    cropped = Preprocessing.symmetric(32).model_copy(update={"crop_mode": "center"})
+    wide = np.zeros((64, 128), dtype=np.uint8)
+    wide[:, 64:] = 1
+    left = shares(wide, 2, cropped, (4, 4))
+    assert np.array_equal(pixels_of(torch.from_numpy(left), (128, 64), cropped, (4, 4)), wide)
+
+
+def test_ridge_by_moments_is_scikit_learns() -> None:
+    from sklearn.linear_model import Ridge
+
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(60, 5, generator=generator)
+    t = x @ torch.randn(5, 2, generator=generator) + torch.randn(60, 2, generator=generator)
+    w = torch.rand(60, generator=generator)
+    parts = [Moments.of(x[i::3], t[i::3], w[i::3]) for i in range(3)]
+    weight, bias, alpha = solve(parts, (0.1, 3.0, 1e4))
+    theirs = Ridge(alpha).fit(x.numpy(), t.numpy(), w.numpy())
+    np.testing.assert_allclose(weight.numpy(), theirs.coef_, rtol=1e-4)
+    np.testing.assert_allclose(bias.numpy(), theirs.intercept_, rtol=1e-4)
+    errors = []
+    for penalty in (0.1, 3.0, 1e4):
+        errors.append(0.0)
+        for i in range(3):
+            kept = [j for j in range(60) if j % 3 != i]
+            one = Ridge(penalty).fit(x[kept].numpy(), t[kept].numpy(), w[kept].numpy())
+            residual = (torch.from_numpy(one.predict(x[i::3].numpy())) - t[i::3]) ** 2
+            errors[-1] += float((w[i::3, None] * residual).sum())
+    assert alpha == (0.1, 3.0, 1e4)[errors.index(min(errors))]
+
+
+def test_scores_are_scikit_learns() -> None:
+    rng = np.random.default_rng(0)
+    truth, found = (rng.integers(0, 4, 500).astype(np.uint8) for _ in range(2))
+    counts = confusion(truth, found, 5)
+    want = jaccard_score(truth, found, average=None, labels=[0, 1, 2, 3])
+    np.testing.assert_allclose(ious(counts)[:4], want)
+    assert np.isnan(ious(counts)[4])
+    assert mask_scores(counts, 1)["miou"] == pytest.approx(want.mean())
+    truth[:100] = UNKNOWN
+    assert confusion(truth, found, 4).sum() == 400
+
+
+def test_loss_of_shares_is_that_of_pixels() -> None:
+    """Ten pixels of one patch: the mean of their cross-entropies."""
+    from petiole.tasks.segmentation.task import SegmentationRun
+
+    labels = torch.tensor([0, 0, 0, 1, 1, 2, 2, 2, 2, 0])
+    z = torch.randn(1, 1, 3, generator=torch.Generator().manual_seed(0))
+    share = torch.bincount(labels).float()[None, None] / 10
+    want = torch.nn.functional.cross_entropy(z[0].expand(10, 3), labels)
+    torch.testing.assert_close(SegmentationRun.loss(None, z, share), want)  # type: ignore[arg-type]
+
+
+def folder(root: Path, pixels: np.ndarray, stated: object = None) -> Path:
+    for name in ("images", "masks"):
+        (root / name).mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.zeros((*pixels.shape[:2], 3), np.uint8)).save(root / "images" / "a.png")
+    Image.fromarray(pixels).save(root / "masks" / "a.png")
+    if stated is not None:
+        (root / "classes.json").write_text(json.dumps(stated))
+    return root
+
+
+def test_masks_are_numbers_colours_or_a_palette(tmp_path: Path) -> None:
+    grey = np.array([[0, 7], [7, 255]], np.uint8)
+    numbers = folder(tmp_path / "a", grey, {"classes": {"sky": 0, "sea": 7}, "ignore": 255})
+    known = read_masked(numbers)[1]
+    assert known.read(numbers / "masks" / "a.png").tolist() == [[0, 1], [1, UNKNOWN]]
+    rgb = np.array([[[0, 0, 0], [9, 8, 7]]], np.uint8)
+    colours = folder(tmp_path / "b", rgb, {"classes": {"sea": [9, 8, 7]}, "ignore": [[0, 0, 0]]})
+    assert read_masked(colours)[1].read(colours / "masks" / "a.png").tolist() == [[UNKNOWN, 0]]
+    image = Image.fromarray(grey)
+    image.putpalette([0, 0, 0] * 7 + [255, 0, 0] * 249)
+    image.save(folder(tmp_path / "c", grey) / "masks" / "a.png")
+    assert read_masked(tmp_path / "c")[1].names == ("#000000", "#ff0000")
+    assert read_masked(folder(tmp_path / "d", grey))[1].names == ("0", "7")
+
+
+@pytest.mark.parametrize(
+    ("stated", "words"),
+    [
+        ({"classes": ["sky"]}, "has the pixels 7"),
+        ({"classes": ["sky", "sky"]}, "named twice"),
+        ({"classes": {"sky": 300}}, "neither a number"),
+        ({"classes": ["sky"], "names": 1}, "names is unknown"),
+        ({"classes": {"sky": [1, 2, 3]}}, "has numbers, and the classes are given as colours"),
+        ([], "JSON object"),
+    ],
+)
+def test_what_masks_may_not_say_is_named(tmp_path: Path, stated: object, words: str) -> None:
+    root = folder(tmp_path, np.array([[0, 7]], np.uint8), stated)
+    with pytest.raises(DataError, match=words):
+        read_masked(root)[1].read(root / "masks" / "a.png")
+
+
+def test_sizes_and_partners_must_fit(tmp_path: Path) -> None:
+    root = folder(tmp_path, np.zeros((4, 4), np.uint8), {"classes": ["a"]})
+    Image.fromarray(np.zeros((2, 4), np.uint8)).save(root / "masks" / "a.png")
+    (part,) = open_masked(root).values()
+    with pytest.raises(DataError, match="is of 4 x 2 pixels, and its image of 4 x 4"):
+        part.mask(part.images.ids[0], (4, 4), ["a"])
+    (root / "masks" / "b.png").write_bytes((root / "masks" / "a.png").read_bytes())
+    with pytest.raises(DataError, match="no partner of the same name"):
+        read_masked(root)
+
+
+def test_a_table_names_masks_and_parts(world: Path, tmp_path: Path) -> None:
+    rows = [
+        f"{world}/{part}/images/{i:04d}.png,{world}/{part}/masks/{i:04d}.png,{part}"
+        for part in ("train", "test")
+        for i in range(2)
+    ]
+    table = tmp_path / "list.csv"
+    table.write_text("path,mask,split\n" + "\n".join(rows))
+    parts = open_masked(table)
+    assert {part: len(one.images) for part, one in parts.items()} == {"train": 2, "test": 2}
+    assert parts["train"].known.names == tuple(
+        map(str, sorted(map(int, parts["train"].known.names)))
+    )
+
+
+def test_names_are_matched_not_numbers() -> None:
+    known = MaskClasses(("a", "b", "c"), ((1,), (2,), (3,)))
+    assert known.places(["c", "a"])[:3].tolist() == [1, UNKNOWN, 0]
+
+
+def test_a_plan_reads_patches_and_keeps_what_is_inside() -> None:
+    backbone = load_backbone(NAME, device="meta")
+    plan = dense(create("lora-qkv"), backbone, 3, "lora-qkv")
+    assert plan.attach
+    adapted = AdaptedClassifier(backbone, plan).to("meta")
+    image = torch.zeros(2, 3, *backbone.preprocessing.size, device="meta")
+    assert adapted({"images": image}).logits.shape == (2, backbone.local_tokens, 3)
