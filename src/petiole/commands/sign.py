@@ -19,16 +19,17 @@ class Signed(CommandResult):
     """What was signed.
 
     Attributes:
+        path: as it was named.
         signatures: files written.
     """
 
+    path: Path
     signatures: list[Path]
 
     def text(self) -> RenderableType:
-        place = self.signatures[0].with_suffix("")
         return Group(
             *(fact("signed", file) for file in self.signatures),
-            fact("next", f"petiole verify {quote(str(place))} --trusted PUBLIC-KEY"),
+            fact("next", f"petiole verify {quote(str(self.path))} --trusted PUBLIC-KEY"),
         )
 
 
@@ -49,7 +50,8 @@ def sign(path: Path, /, *, key: Path) -> Signed:
     """
     from petiole.signatures import sign as signed
 
-    return Signed(signatures=[signed(file, Path(key)) for file in sealed_files(Path(path))])
+    files = sealed_files(Path(path))
+    return Signed(path=Path(path), signatures=[signed(file, Path(key)) for file in files])
 
 
 def sealed_files(path: Path) -> list[Path]:
