@@ -123,7 +123,8 @@ def measured(command: Sequence[str], folder: Path) -> dict[str, float]:
 
 def accuracy(said: str) -> float:
     """From the JSON that a process prints last."""
-    result = json.loads(said[said.index("{") :])
+    last = said.rfind('{"accuracy"')
+    result = json.loads(said[last if last >= 0 else said.index("{") :])
     scores = result["record"]["scores"]["test"] if "record" in result else result
     return float(scores["accuracy"])
 
