@@ -211,7 +211,7 @@ def whole_fit(server: Server, folder: Path, images: int) -> None:
         equal_to_local=scores(out) == scores(local[1]),
         requests=requests(err),
     )
-    size = ("--backbone", "petiole/efficientnet-lite0", "--image-size", "64", "--quiet")
+    size = ("--backbone", "petiole/efficientnet-lite0", "--visual-tokens", "1", "--quiet")
     for verb in (
         ["inspect", "s3://bucket/run"],
         ["predict", "s3://bucket/run/adapter", "s3://bucket/photos/ash/0.png"],

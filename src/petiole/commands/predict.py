@@ -22,6 +22,7 @@ from petiole.commands.test_time import TestTimeOptions
 from petiole.commands.verb import verb
 from petiole.errors import ConfigError
 from petiole.printable import cell
+from petiole.stores.address import Address
 
 if TYPE_CHECKING:
     from petiole.tasks.classification.adapter import Prediction as Labelled
@@ -135,7 +136,11 @@ class PredictResult(CommandResult):
             }
             table.writerow(
                 [
-                    cell(Path(row.path)) if row.path else "",
+                    row.path
+                    if Address.parse(row.path)
+                    else cell(Path(row.path))
+                    if row.path
+                    else "",
                     *map(cell, (row.label, sure, row.question)),
                     *(cell(extra[name]) for name in told),
                     *(cell((row.values or {})[name]) for name in outputs),
