@@ -136,11 +136,7 @@ class PredictResult(CommandResult):
             }
             table.writerow(
                 [
-                    row.path
-                    if Address.parse(row.path)
-                    else cell(Path(row.path))
-                    if row.path
-                    else "",
+                    _place(row.path),
                     *map(cell, (row.label, sure, row.question)),
                     *(cell(extra[name]) for name in told),
                     *(cell((row.values or {})[name]) for name in outputs),
@@ -334,6 +330,11 @@ def _served(request: _Request) -> PredictResult:
         model=opened.manifest.backbone.name,
         predictions=[Prediction(**row) for row in rows],
     )
+
+
+def _place(path: str) -> Any:
+    """A cell with a path, or with an address as it is: a path has one slash where an address has two."""
+    return cell(Path(path)) if path and Address.parse(path) is None else path
 
 
 def _said(row: Labelled, doubt: Doubt) -> Prediction:
