@@ -29,6 +29,7 @@ METHODS = {
     "classification": "lora-qkv",
     "multilabel": "ridge",
     "regression": "ridge",
+    "segmentation": "ridge",
     "text": "vl-adapter",
     "codebook": "craft",
 }
