@@ -19,9 +19,10 @@ from petiole.commands.features import Extracted, features
 from petiole.commands.placement import ExecutorOptions
 from petiole.data.preprocessing import Preprocessing
 from petiole.engine.executor import Executor, executor
+from petiole.engine.feature_job import Wanted
 from petiole.engine.feature_store import FeatureCache, Key, verified
 from petiole.engine.ray_executor import Ray, resumed
-from petiole.engine.ray_features import Wanted, store_features
+from petiole.engine.ray_features import store_features
 from petiole.engine.run import RunSpec
 from petiole.errors import ConfigError, DataError, RunError
 from petiole.protocols.jobs import run_jobs

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from petiole.backbones.base import State
+    from petiole.engine.feature_job import Found
     from petiole.engine.feature_store import Key
     from petiole.engine.ray_executor import Ray
-    from petiole.engine.ray_features import Found
     from petiole.tasks.text.visual import BackboneVisuals
 
 
@@ -187,7 +187,8 @@ def _computed(
     key: Key,
 ) -> Found:
     """Compute files' features on a cluster."""
-    from petiole.engine.ray_features import Wanted, store_features
+    from petiole.engine.feature_job import Wanted
+    from petiole.engine.ray_features import store_features
 
     preprocessing, device = visuals.backbone.preprocessing, terms["device"]
     opening = partial(_network, terms, key)

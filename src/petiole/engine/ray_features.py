@@ -14,7 +14,6 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path
@@ -22,15 +21,14 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from torch import Tensor
 
-from petiole.backbones.base import State
 from petiole.data.checks.images import check_name
 from petiole.data.image import decode, read_bytes
-from petiole.data.preprocessing import Augmentation, Preprocessing, view
+from petiole.data.preprocessing import Augmentation, view
 from petiole.data.readers.base import reader_of
 from petiole.data.readers.packed import PackedReader
 from petiole.engine.feature_filling import BATCH, SHARD
+from petiole.engine.feature_job import Found, Wanted
 from petiole.engine.feature_store import FeatureCache, Key
 from petiole.engine.progress import progress
 from petiole.engine.ray_executor import Ray, begin_worker, connected
@@ -39,40 +37,6 @@ from petiole.errors import ConfigError, DataError, PetioleError
 Rows = dict[str, list[Any]]
 BLOCK = 32 * 2**20
 """Bytes that a task hands on at a time."""
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What is computed of images; plain, so that it can be sent to another process.
-
-    Attributes:
-        key: under which it is stored.
-        preprocessing: of the network.
-        cache: folder of the feature cache.
-        device: that the network is opened on.
-        open: gives, in a worker, transformed images (n, 3, H, W) -> values by role, one row each.
-    """
-
-    key: Key
-    preprocessing: Preprocessing
-    cache: Path
-    device: str
-    open: Callable[[], Callable[[Tensor], State]]
-
-
-@dataclass
-class Found:
-    """What became of the images.
-
-    Attributes:
-        ids: image -> SHA-256 (hex) of its bytes; of those in a packed file the path is the file's, and the name in it.
-        bad: image that cannot be read -> what is wrong with it.
-        computed: how many were not stored before.
-    """
-
-    ids: dict[Path, str] = field(default_factory=dict)
-    bad: dict[Path, str] = field(default_factory=dict)
-    computed: int = 0
 
 
 def store_features(

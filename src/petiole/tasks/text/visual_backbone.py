@@ -26,9 +26,9 @@ from petiole.data.image import SUFFIXES, read_bytes
 from petiole.data.preprocessing import Augmentation
 from petiole.engine.feature_extractor import DTYPES, Features, Precision
 from petiole.engine.feature_filling import fill
+from petiole.engine.feature_job import Found
 from petiole.engine.feature_store import FeatureCache, Key
 from petiole.engine.progress import console, progress
-from petiole.engine.ray_features import Found
 from petiole.errors import ConfigError, DataError
 from petiole.stores.pointer import checked_before
 from petiole.tasks.text.grid_pool import GridPool
