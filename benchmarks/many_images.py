@@ -47,7 +47,8 @@ def of_values(images: int) -> Found:
 
     import torch
 
-    from petiole.engine.feature_extractor import SHARD, StoredTable
+    from petiole.engine.feature_extractor import StoredTable
+    from petiole.engine.feature_filling import SHARD
     from petiole.engine.feature_store import FeatureCache, Key
 
     found: Found = {}

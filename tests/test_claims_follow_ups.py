@@ -9,7 +9,7 @@ from petiole.methods.registry import create
 from petiole.methods.step_rules.base import STEP_RULES
 from petiole.methods.test_time.base import TEST_TIME
 
-ROWS = {row["name"]: row for row in table("follow-ups/statements", "statements")["rows"]}
+ROWS = {row["name"]: row for row in table("follow-ups/statements", "readings")["rows"]}
 REGISTRIES = {"method": create, "step_rule": STEP_RULES.find, "test_time": TEST_TIME.find}
 
 

@@ -56,6 +56,8 @@ def test_ask_gives_what_was_predicted_also_in_a_fresh_process(world: World) -> N
             "labels": None,
             "value": None,
             "values": None,
+            "shares": None,
+            "mask": None,
         }
         assert say(*command).json["predictions"] == [answer]
     fresh = subprocess.run(

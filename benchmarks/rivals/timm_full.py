@@ -19,7 +19,7 @@ model = timm.create_model(
     num_classes=len(data.classes),
     img_size=98,
 )
-config = timm.data.resolve_data_config(model=model)
+config = timm.data.resolve_data_config({"img_size": 98}, model=model)
 data.transform = timm.data.create_transform(**config, is_training=False)
 held_back = ImageFolder(test, data.transform)
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.01)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from petiole.data.corruptions import CORRUPTIONS, corruption
 from petiole.data.typiclust import typiclust
-from petiole.errors import ConfigError, DataError
+from petiole.errors import DataError
 
 SIZES = (30, 20, 10, 6)
 
@@ -51,15 +49,3 @@ def test_every_image_is_chosen_once_where_the_budget_is_all() -> None:
     for budget in (0, 7):
         with pytest.raises(DataError, match="1 to 6"):
             typiclust(x, np.zeros(6, dtype=bool), budget)
-
-
-@pytest.mark.parametrize("name", CORRUPTIONS)
-def test_a_corruption_changes_pixels_and_is_the_same_each_time(name: str) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
-    image = Image.fromarray(pixels)
-    once, twice = (np.asarray(corruption(name)(image)) for _ in range(2))
-    assert once.shape == pixels.shape
-    assert np.array_equal(once, twice)
-    assert 2 < np.abs(once.astype(float) - pixels).mean() < 100
-    with pytest.raises(ConfigError, match="contrast"):
-        corruption("kontrast")

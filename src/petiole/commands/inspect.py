@@ -52,7 +52,6 @@ def inspect(
     Raises:
         PetioleError: nothing of that name.
     """
-    from petiole.backbones.registry import CONFIGS
     from petiole.methods.registry import abouts, find, is_known
 
     if what == "methods":
@@ -65,6 +64,8 @@ def inspect(
         from petiole.methods.registry import create, settings_of
 
         return Inspection(what=f"{what}: {find(what).about}", facts=settings_of(create(what)))
+    from petiole.backbones.registry import CONFIGS
+
     folder = Path(what)
     if folder.is_dir() and not any((folder / name).is_file() for name in CONFIGS):
         return _folder(folder, images)

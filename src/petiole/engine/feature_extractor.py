@@ -54,6 +54,9 @@ _Chosen = Sequence[tuple[Sample, int]]
 class Table(ABC):
     """Values at a cut, addressed by row of a data set and view."""
 
+    size = 256
+    """Rows in a batch that is not trained on."""
+
     @abstractmethod
     def fetch(self, rows: Tensor, views: Tensor) -> State:
         """Return the values of the images ``rows`` (B,) in the views (B,), as float32."""
@@ -61,8 +64,9 @@ class Table(ABC):
     def expect(self, drawn: Drawn) -> None:  # noqa: B027
         """Say what will be fetched next, so that its images, if any must be, are read meanwhile."""
 
-    def batches(self, count: int, size: int = 256) -> Iterator[State]:
-        """Walk the first ``count`` rows in the evaluation view."""
+    def batches(self, count: int, size: int = 0) -> Iterator[State]:
+        """Walk the first ``count`` rows in the evaluation view, ``size`` at a time or as many as suit the table."""
+        size = size or self.size
         for start in range(0, count, size):
             rows = torch.arange(start, min(start + size, count))
             yield self.fetch(rows, torch.zeros_like(rows))
@@ -137,6 +141,8 @@ class SideBySide(Table):
 
 class LiveTable(Table):
     """Rows computed whenever they are asked for: the cut lies at the images, or caching is off."""
+
+    size = BATCH  # whole images pass through whatever lies above the cut
 
     def __init__(
         self,

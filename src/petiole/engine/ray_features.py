@@ -19,8 +19,9 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
 
 from petiole.data.checks.images import check_name
 from petiole.data.image import decode, read_bytes
@@ -127,7 +128,7 @@ def _decoded(table: Any, wanted: Wanted, begin: Mapping[str, Any]) -> Iterator[A
                 if image not in known:
                     pixels = decode(content, name)
                     seen = view(pixels, wanted.preprocessing, Augmentation.none(), image, 0)
-                    tensors = safetensors.torch.save({"image": seen})
+                    tensors = save_tensors({"image": seen})
             except DataError as error:
                 note = str(error)
             for column, value in zip(rows, (str(name), image, note, tensors), strict=True):
@@ -146,11 +147,11 @@ class _Network:
         tensors = table.column("tensors").to_pylist()
         todo = [row for row, one in enumerate(tensors) if one]
         if todo:
-            images = torch.stack([safetensors.torch.load(tensors[row])["image"] for row in todo])
+            images = torch.stack([load_tensors(tensors[row])["image"] for row in todo])
             state = self.network(images)
             for row, index in enumerate(todo):
                 values = {role: value[row].cpu().clone() for role, value in state.items()}
-                tensors[index] = safetensors.torch.save(values)
+                tensors[index] = save_tensors(values)
         kept = {column: table.column(column).to_pylist() for column in ("name", "id", "note")}
         return _table({**kept, "tensors": tensors})
 
@@ -161,9 +162,7 @@ def _written(table: Any, wanted: Wanted, begin: Mapping[str, Any]) -> Any:
 
     begin_worker(**begin)
     tensors, ids = table.column("tensors").to_pylist(), table.column("id").to_pylist()
-    new = {
-        image: safetensors.torch.load(one) for image, one in zip(ids, tensors, strict=True) if one
-    }
+    new = {image: load_tensors(one) for image, one in zip(ids, tensors, strict=True) if one}
     if new:
         state = {role: torch.stack([row[role] for row in new.values()]) for role in wanted.key.cut}
         FeatureCache(wanted.cache).write(wanted.key, list(new), state)

@@ -79,7 +79,7 @@ def model(vit: Backbone, seen: Path) -> AdaptedBackbone:
             made.adapted({IMAGES: made.preprocess(Image.open(seen))[None]}).vector, dim=-1
         )
     means = base64.b64encode(mean.numpy().astype("<f2").tobytes()).decode()
-    novelty = Novelty(means=means, width=vit.width, threshold=0.95)
+    novelty = Novelty(means=means, width=vit.width, threshold=0.995)
     made.calibration = CALIBRATION.model_copy(update={"novelty": novelty})
     return made
 

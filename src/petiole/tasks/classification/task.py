@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from petiole.data.dataset import Dataset
 from petiole.data.splits import write_split
 from petiole.engine.adapter import find, read_manifest
 from petiole.engine.model_card import ModelCard
@@ -65,6 +66,7 @@ class ClassificationRun(TaskRun):
         workspace.feature_seconds = 0.0
         self.train_images, self.scored = workspace.parts(self.subset)
         self.calibration: Calibration | None = None
+        self._adapted_vectors: Tensor | None = None
 
     @property
     def device(self) -> torch.device:
@@ -157,6 +159,7 @@ class ClassificationRun(TaskRun):
         table = self.workspace.table(scored, adapted.cut)
         output = predict(adapted, table.batches(len(scored)))
         write_predictions(folder, scored, output.probabilities)
+        self._adapted_vectors = output.vectors
         return {self.subset.scored: scores_of(output.logits, scored.labels, self.calibration)}
 
     def adapter(self, adapted: AdaptedClassifier) -> ImageAdapter:
@@ -206,14 +209,19 @@ class ClassificationRun(TaskRun):
                 continue
             keep = torch.linspace(0, len(part) - 1, min(len(part), MOST_VECTORS)).round().long()
             chosen = part.select(keep.tolist())
+
+            def seen(by: AdaptedClassifier, chosen: Dataset = chosen) -> Tensor:
+                return predict(by, workspace.table(chosen, by.cut).batches(len(chosen))).vectors
+
+            known = self._adapted_vectors if is_target else None
             vectors = {
-                name: predict(one, workspace.table(chosen, one.cut).batches(len(chosen)))
-                for name, one in (("before", frozen), ("after", adapted))
+                "before": seen(frozen),
+                "after": seen(adapted) if known is None else known[keep],
             }
             labels = torch.tensor(chosen.labels.copy())
             parts.append(
                 {
-                    **{name: output.vectors.half() for name, output in vectors.items()},
+                    **{name: one.half() for name, one in vectors.items()},
                     "labels": labels,
                     "is_target": torch.full_like(labels, is_target, dtype=torch.bool),
                 }

@@ -36,8 +36,9 @@ from petiole.tasks.classification.sampler import DOMAINS, Sampler, trained_on, w
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-PROBES = 10
-"""Times that drift is measured in a run: so often, or once an epoch if that is what the run counts in."""
+PROBES, APART = 10, 10
+"""Times that drift is measured in a run: so often, or once an epoch if that is what the run counts in; but at most every ten
+steps, since a measurement costs half a step."""
 
 
 def train(
@@ -221,7 +222,7 @@ def _drift(
     """Reports the drift before a step, if it is one of so many in a run, and at the end."""
     if callbacks.drift is None or not moves_tokens(adapted):
         return lambda _: None
-    report, every = callbacks.drift, max(1, steps // probes)
+    report, every = callbacks.drift, max(APART, steps // probes)
     rows = torch.linspace(0, len(data) - 1, min(PROBED, len(data))).round().long()
     probe = Drift(adapted, table.fetch(rows, torch.zeros_like(rows)))
 
