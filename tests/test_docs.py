@@ -177,8 +177,9 @@ def fresh(
     ) in registries:  # what is built in and was first used here stays: it is imported once
         for name in set(registry._known) - before[id(registry)] - set(registry.built_in):
             del registry._known[name]
-    for kind in set(task._ADAPTERS) - {"classification", "text", "codebook"}:
-        del task._ADAPTERS[kind]
+    for kind, adapter in list(task._ADAPTERS.items()):
+        if not adapter.__module__.startswith("petiole."):
+            del task._ADAPTERS[kind]
     for name, module in list(sys.modules.items()):
         if str(getattr(module, "__file__", "") or "").startswith(str(tmp_path)):
             del sys.modules[name]
