@@ -66,6 +66,25 @@ def test_a_run_keeps_the_file_that_repeats_it(place: Path) -> None:
     assert (other.seed, other.settings["steps"], other.data.shots) == (4, 2, 2)
 
 
+def test_a_run_of_a_comparison_has_the_file_that_repeats_it_alone(place: Path) -> None:
+    petiole.compare(
+        "photos",
+        methods=["ridge"],
+        backbone="petiole/tiny-vit",
+        split_seeds=2,
+        shots=2,
+        test_fraction=0.5,
+        out="c",
+    )
+    run = place / "c" / "runs" / "ridge"
+    files = sorted(run.rglob("config.toml"))
+    assert len(files) == 2
+    assert say("fit", "--config", files[1], "--out", "again").code == 0
+    alone, inside = (read_record(folder) for folder in (place / "again", files[1].parent))
+    assert alone.request.digest == inside.request.digest
+    assert alone.scores == inside.scores
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 from rich.console import Group, RenderableType
@@ -23,8 +23,11 @@ from petiole.commands.options import (
     pairs,
 )
 from petiole.commands.placement import ExecutorOptions
-from petiole.commands.verb import verb
+from petiole.commands.verb import differing, verb
 from petiole.errors import ConfigError
+
+if TYPE_CHECKING:
+    from petiole.engine.run import RunSpec
 
 
 class Compared(CommandResult):
@@ -130,8 +133,13 @@ def compare(
         methods = list(methods) or [TARGET_METHOD, "linear-probe"]
     chosen = domain_shift.from_table(table) if table else _chosen(methods, kind, given)
     names = list(dict.fromkeys(row.method for row in chosen["rows"]))
-    groups = (model or ModelOptions(), given, text or TextTaskOptions())
-    task, options = open_task(kind, data, names, *groups, codebook or CodebookTaskOptions())
+    groups = (
+        model or ModelOptions(),
+        given,
+        text or TextTaskOptions(),
+        codebook or CodebookTaskOptions(),
+    )
+    task, options = open_task(kind, data, names, *groups)
     if kind != "classification" and tune:
         raise ConfigError("--tune is for labelled images. Leave it out.")
     _check_search(tune, trials, ranges, tune_storage)
@@ -180,6 +188,8 @@ def compare(
         jobs = comparison.jobs_of(task, folder, own, draw, resume=resume)
         announce(workspace, jobs)
         comparison.run_all(jobs, folder, executor=executor, resume=resume, quiet=quiet)
+    named = dict(zip(("model", "images", "text", "codebook"), groups, strict=True))
+    _write_configs(jobs, differing(compare, {"data": data, **named}))
     return Compared(folder=folder, report=write_page(folder), summary=summarise(folder))
 
 
@@ -196,6 +206,30 @@ def _check_search(
             raise ConfigError(
                 f"{option} is for a search by Optuna: --tune --trials 20. Leave it out."
             )
+
+
+def _write_configs(jobs: Sequence[RunSpec], shared: Mapping[str, Any]) -> None:
+    """Into each run's folder, the file by which ``petiole fit`` repeats it alone.
+
+    Args:
+        jobs: that are done.
+        shared: keywords of the comparison that a fit has as well.
+    """
+    from pydantic_core import to_jsonable_python
+
+    from petiole.commands.config_file import write_config
+    from petiole.engine.record import read_record
+    from petiole.methods.registry import create, settings_of
+
+    for job in jobs:
+        usual = to_jsonable_python(settings_of(create(job.method)))
+        found = read_record(job.folder).request.settings  # with what was chosen on validation
+        changed = {name: value for name, value in found.items() if value != usual[name]}
+        own: dict[str, Any] = {"method": job.method, "seed": job.seed}
+        for name in ("shots", "split_seed", "calibration_folds"):
+            own[name] = getattr(job.options, name, None)
+        told = {**shared, **own, "settings": changed or None}
+        write_config(job.folder, "fit", {k: v for k, v in told.items() if v is not None})
 
 
 def _named(methods: Sequence[str]) -> Sequence[str]:
