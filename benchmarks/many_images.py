@@ -48,8 +48,8 @@ def of_values(images: int) -> Found:
     import torch
 
     from petiole.engine.feature_extractor import StoredTable
-    from petiole.engine.feature_filling import SHARD
     from petiole.engine.feature_store import FeatureCache, Key
+    from petiole.engine.share import SHARD
 
     found: Found = {}
     step, key = timer(found), Key("f", "p", ("vector",))

@@ -19,7 +19,7 @@ from petiole.commands.features import Extracted, features
 from petiole.commands.placement import ExecutorOptions
 from petiole.data.preprocessing import Preprocessing
 from petiole.engine.executor import Executor, executor
-from petiole.engine.feature_job import Wanted
+from petiole.engine.feature_job import FeatureJob
 from petiole.engine.feature_store import FeatureCache, Key, verified
 from petiole.engine.ray_executor import Ray, resumed
 from petiole.engine.ray_features import store_features
@@ -149,8 +149,8 @@ def test_a_killed_worker_costs_its_batch_alone(cluster: Executor, tmp_path: Path
     opening = Dying(tmp_path / "mark")
     zero, one = (0.0,) * 3, (1.0,) * 3
     seen = Preprocessing(size=(8, 8), crop=1, interpolation="bilinear", mean=zero, std=one)
-    wanted = Wanted(key, seen, tmp_path / "cache", "cpu", opening)
-    found = store_features(images, wanted, cluster, quiet=True)
+    job = FeatureJob(key, seen, tmp_path / "cache", "cpu", opening)
+    found = store_features(images, job, cluster, quiet=True)
     assert (len(found.ids), found.computed, found.bad) == (9, 9, {})
     assert (tmp_path / "mark").exists()
     assert FeatureCache(tmp_path / "cache").missing(key, list(found.ids.values())) == []

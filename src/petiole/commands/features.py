@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from petiole.backbones.base import State
-    from petiole.engine.feature_job import Found
+    from petiole.engine.feature_job import FeatureReport
     from petiole.engine.feature_store import Key
     from petiole.engine.ray_executor import Ray
     from petiole.tasks.text.visual import BackboneVisuals
@@ -143,7 +143,7 @@ def features(
         [name for name in names if share.takes(name)],
         skip_bad=skip_bad,
         quiet=quiet,
-        elsewhere=partial(_computed, cluster, terms, visuals, quiet) if cluster else None,
+        extractor=partial(_computed, cluster, terms, visuals, quiet) if cluster else None,
     )
     return Extracted(
         cache=visuals.cache.root,
@@ -185,15 +185,15 @@ def _computed(
     quiet: bool,
     files: Sequence[Path],
     key: Key,
-) -> Found:
+) -> FeatureReport:
     """Compute files' features on a cluster."""
-    from petiole.engine.feature_job import Wanted
+    from petiole.engine.feature_job import FeatureJob
     from petiole.engine.ray_features import store_features
 
     preprocessing, device = visuals.backbone.preprocessing, terms["device"]
     opening = partial(_network, terms, key)
-    wanted = Wanted(key, preprocessing, terms["cache"], device, opening)
-    return store_features(files, wanted, cluster, quiet=quiet)
+    job = FeatureJob(key, preprocessing, terms["cache"], device, opening)
+    return store_features(files, job, cluster, quiet=quiet)
 
 
 def _network(terms: dict[str, Any], key: Key) -> Callable[[Tensor], State]:

@@ -21,9 +21,9 @@ from petiole.backbones.joined import JoinedBackbone
 from petiole.data.dataset import Dataset, Sample
 from petiole.data.image import load
 from petiole.data.preprocessing import Augmentation, augmentation, view
-from petiole.engine.feature_filling import BATCH, fill
+from petiole.engine.feature_filling import fill
 from petiole.engine.feature_store import FeatureCache, Key, Rows
-from petiole.engine.share import WHOLE, Share
+from petiole.engine.share import BATCH, WHOLE, Share
 from petiole.errors import BackboneError
 from petiole.methods.recipe import Recipe
 

@@ -13,11 +13,11 @@ from petiole.allocator import release_memory
 from petiole.backbones.base import State
 from petiole.engine.feature_store import FeatureCache, Key
 from petiole.engine.progress import progress
+from petiole.engine.share import BATCH, SHARD
 
 Input = TypeVar("Input")
 Ready = TypeVar("Ready")
 
-BATCH, SHARD = 64, 512
 AHEAD = 2
 """Batches that are read while an earlier one is computed."""
 

@@ -14,7 +14,7 @@ from petiole.engine.feature_store import Key
 
 
 @dataclass(frozen=True)
-class Wanted:
+class FeatureJob:
     """What is computed of images; plain, so that it can be sent to another process.
 
     Attributes:
@@ -33,7 +33,7 @@ class Wanted:
 
 
 @dataclass
-class Found:
+class FeatureReport:
     """What became of the images.
 
     Attributes:

@@ -28,11 +28,11 @@ from petiole.data.image import decode, read_bytes
 from petiole.data.preprocessing import Augmentation, view
 from petiole.data.readers.base import reader_of
 from petiole.data.readers.packed import PackedReader
-from petiole.engine.feature_filling import BATCH, SHARD
-from petiole.engine.feature_job import Found, Wanted
+from petiole.engine.feature_job import FeatureJob, FeatureReport
 from petiole.engine.feature_store import FeatureCache, Key
 from petiole.engine.progress import progress
 from petiole.engine.ray_executor import Ray, begin_worker, connected
+from petiole.engine.share import BATCH, SHARD
 from petiole.errors import ConfigError, DataError, PetioleError
 
 Rows = dict[str, list[Any]]
@@ -41,13 +41,13 @@ BLOCK = 32 * 2**20
 
 
 def store_features(
-    files: Sequence[Path], wanted: Wanted, cluster: Ray, *, quiet: bool = False
-) -> Found:
+    files: Sequence[Path], job: FeatureJob, cluster: Ray, *, quiet: bool = False
+) -> FeatureReport:
     """Compute and store what the cache lacks of these images.
 
     Args:
         files: images, or files of many (Parquet with images, WebDataset).
-        wanted: of them.
+        job: of them.
         cluster: where; ``run_cpus`` and ``run_gpus`` are the share of one copy of the network.
         quiet: no progress bar.
 
@@ -56,11 +56,11 @@ def store_features(
         PetioleError: a network that gives NaN, or a cache that cannot be written.
     """
     connected(cluster.address)
-    found = Found()
+    found = FeatureReport()
     named = [path for path in files if _nameable(path, found)]
     with progress("features of images", len(named), quiet=quiet) as advance:
         try:
-            for row in _stream(named, wanted, cluster):
+            for row in _stream(named, job, cluster):
                 path = Path(row["name"])
                 if row["note"]:
                     found.bad[path] = row["note"]
@@ -73,7 +73,7 @@ def store_features(
     return found
 
 
-def _stream(files: Sequence[Path], wanted: Wanted, cluster: Ray) -> Iterator[dict[str, Any]]:
+def _stream(files: Sequence[Path], job: FeatureJob, cluster: Ray) -> Iterator[dict[str, Any]]:
     """A row an image, as they come."""
     try:
         import pyarrow
@@ -85,7 +85,7 @@ def _stream(files: Sequence[Path], wanted: Wanted, cluster: Ray) -> Iterator[dic
     context.enable_progress_bars = False
     context.target_max_block_size = BLOCK
     names = [str(path) for path in files]
-    gpus = cluster.gpus_on(wanted.device)
+    gpus = cluster.gpus_on(job.device)
     # On the CPU Ray Data makes one actor of reading and network, which saves the way between them; beside a GPU images are
     # decoded by tasks of their own, ahead of it.
     cores = 0 if gpus else cluster.run_cpus
@@ -96,27 +96,25 @@ def _stream(files: Sequence[Path], wanted: Wanted, cluster: Ray) -> Iterator[dic
         [pyarrow.table({"path": names[i : i + BATCH]}) for i in range(0, len(names), BATCH)]
     )
     data = data.map_batches(
-        _decoded, batch_size=BATCH, fn_args=(wanted, begin), num_cpus=cores or 1, **terms
+        _decoded, batch_size=BATCH, fn_args=(job, begin), num_cpus=cores or 1, **terms
     )
     data = data.map_batches(
         _Network,
         batch_size=BATCH,
-        fn_constructor_args=(wanted, begin),
+        fn_constructor_args=(job, begin),
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=copies),
         num_cpus=cores,
         num_gpus=gpus,
         **terms,
     )
-    data = data.map_batches(
-        _written, batch_size=SHARD, fn_args=(wanted, begin), num_cpus=0, **terms
-    )
+    data = data.map_batches(_written, batch_size=SHARD, fn_args=(job, begin), num_cpus=0, **terms)
     yield from data.iter_rows()
 
 
-def _decoded(table: Any, wanted: Wanted, begin: Mapping[str, Any]) -> Iterator[Any]:
+def _decoded(table: Any, job: FeatureJob, begin: Mapping[str, Any]) -> Iterator[Any]:
     """Paths -> transformed images that are not stored, by as many as the network takes at a time."""
     begin_worker(**begin)
-    known = _known(wanted.cache, wanted.key)
+    known = _known(job.cache, job.key)
     images = chain.from_iterable(_images(Path(path)) for path in table.column("path").to_pylist())
     while chunk := list(islice(images, BATCH)):
         rows: Rows = {"name": [], "id": [], "note": [], "tensors": []}
@@ -127,7 +125,7 @@ def _decoded(table: Any, wanted: Wanted, begin: Mapping[str, Any]) -> Iterator[A
                 image = hashlib.sha256(content).hexdigest()
                 if image not in known:
                     pixels = decode(content, name)
-                    seen = view(pixels, wanted.preprocessing, Augmentation.none(), image, 0)
+                    seen = view(pixels, job.preprocessing, Augmentation.none(), image, 0)
                     tensors = save_tensors({"image": seen})
             except DataError as error:
                 note = str(error)
@@ -139,9 +137,9 @@ def _decoded(table: Any, wanted: Wanted, begin: Mapping[str, Any]) -> Iterator[A
 class _Network:
     """The frozen half in an actor: transformed images -> what is stored of them."""
 
-    def __init__(self, wanted: Wanted, begin: Mapping[str, Any]) -> None:
+    def __init__(self, job: FeatureJob, begin: Mapping[str, Any]) -> None:
         begin_worker(**begin)
-        self.network = wanted.open()
+        self.network = job.open()
 
     def __call__(self, table: Any) -> Any:
         tensors = table.column("tensors").to_pylist()
@@ -156,7 +154,7 @@ class _Network:
         return _table({**kept, "tensors": tensors})
 
 
-def _written(table: Any, wanted: Wanted, begin: Mapping[str, Any]) -> Any:
+def _written(table: Any, job: FeatureJob, begin: Mapping[str, Any]) -> Any:
     """What is stored of images -> shards; a row of each image goes on."""
     import pyarrow
 
@@ -164,8 +162,8 @@ def _written(table: Any, wanted: Wanted, begin: Mapping[str, Any]) -> Any:
     tensors, ids = table.column("tensors").to_pylist(), table.column("id").to_pylist()
     new = {image: load_tensors(one) for image, one in zip(ids, tensors, strict=True) if one}
     if new:
-        state = {role: torch.stack([row[role] for row in new.values()]) for role in wanted.key.cut}
-        FeatureCache(wanted.cache).write(wanted.key, list(new), state)
+        state = {role: torch.stack([row[role] for row in new.values()]) for role in job.key.cut}
+        FeatureCache(job.cache).write(job.key, list(new), state)
     counted = pyarrow.array([bool(one) for one in tensors])
     return table.drop_columns(["tensors"]).append_column("new", counted)
 
@@ -185,7 +183,7 @@ def _images(path: Path) -> Iterator[tuple[Path, Callable[[], bytes]]]:
             yield image.path, fetch
 
 
-def _nameable(path: Path, found: Found) -> bool:
+def _nameable(path: Path, found: FeatureReport) -> bool:
     try:
         check_name(path)
     except DataError as error:

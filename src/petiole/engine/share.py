@@ -9,6 +9,9 @@ from typing import Self
 
 from petiole.errors import ConfigError
 
+BATCH, SHARD = 64, 512
+"""Images that are computed at once, and that one file of the feature cache holds."""
+
 
 @dataclass(frozen=True)
 class Share:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from inspect import signature
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from petiole.data.preprocessing import Preprocessing
-from petiole.errors import ConfigError, unknown
+from petiole.errors import ConfigError
+from petiole.methods.settings import check_names
 from petiole.registry import Registry
 
 PixelLoss = Callable[[Tensor], Tensor]
@@ -71,9 +71,7 @@ def attack(name: str, **options: Any) -> Adversary:
         ConfigError: an unknown name, or an option that this attack does not take.
     """
     kind = ATTACKS.find(name)
-    for option in options:
-        if option not in signature(kind).parameters:
-            raise unknown(f"option of the attack {name}", option, signature(kind).parameters)
+    check_names(options, kind, f"option of the attack {name}")
     return kind(**options)
 
 

@@ -7,13 +7,12 @@ from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from petiole.errors import ConfigError, unknown
+from petiole.errors import unknown
 from petiole.methods.recipe import Recipe
+from petiole.methods.settings import validated
 from petiole.registry import Registry
 
 if TYPE_CHECKING:
-    from pydantic import TypeAdapter
-
     from petiole.methods.base import Method
 
 M = TypeVar("M", bound="Method")
@@ -146,33 +145,10 @@ def configure(method: M, settings: Mapping[str, Any], name: str = "") -> M:
     values = {f: getattr(method, f) for f in own}
     values |= {k: v for k, v in settings.items() if k in own}
     recipe = asdict(method.recipe) | {k: v for k, v in settings.items() if k in shared}
-    checked: M = _validate(type(method), {**values, "recipe": recipe}, name)
-    return checked
+    return validated(type(method), {**values, "recipe": recipe}, name or type(method).__name__)
 
 
 def settings_of(method: Method) -> dict[str, Any]:
     """The method's fields and its recipe's, flat: what ``create`` takes."""
     flat = asdict(method)
     return {**flat.pop("recipe"), **flat}
-
-
-@cache
-def _checker(cls: type[M]) -> TypeAdapter[M]:
-    """What validates a class's fields; made once, since that takes longer than all it will check."""
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(cls)
-
-
-def _validate(cls: type[M], values: Mapping[str, Any], name: str) -> M:
-    from pydantic import ValidationError
-
-    try:
-        checked: M = _checker(cls).validate_python(dict(values))
-    except ValidationError as error:
-        rows = [
-            f"{'.'.join(map(str, e['loc'])) or 'value'}={e.get('input')!r}: {e['msg']}"
-            for e in error.errors()
-        ]
-        raise ConfigError(f"Bad settings for {name or cls.__name__}: {'; '.join(rows)}.") from error
-    return checked

@@ -15,8 +15,8 @@ from petiole.data.dataset import Sample
 from petiole.data.image import load
 from petiole.data.preprocessing import Augmentation, view
 from petiole.engine.feature_extractor import Features
-from petiole.engine.feature_filling import BATCH, SHARD
 from petiole.engine.feature_store import FeatureCache, load_shard
+from petiole.engine.share import BATCH, SHARD
 from petiole.planning.scale import UnitCosts
 
 

@@ -18,12 +18,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil
 
+from petiole.engine.share import BATCH, SHARD
 from petiole.errors import ConfigError
 
-SHARD = 512
-"""Images of a shard."""
-BATCH = 64
-"""Images of a task."""
 ID_BYTES = 200
 """Of an image's id and its place in a Python set or dictionary."""
 STORE_RATE = 5500.0

@@ -59,8 +59,8 @@ def adapted(backbone: Backbone, method: str, **settings: Any) -> AdaptedBackbone
 def vit() -> Backbone:
     """An architecture that timm and transformers build by name, with one block."""
     with seeded():
-        module = timm.create_model("test_vit", depth=1, num_classes=0, img_size=32)
-    return wrap("timm/test_vit", shaken(module), backbones.preprocessing(32))
+        module = shaken(timm.create_model("test_vit", depth=1, num_classes=0, img_size=32))
+    return wrap("timm/test_vit", module, backbones.preprocessing(32))
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def model(vit: Backbone, seen: Path) -> AdaptedBackbone:
             made.adapted({IMAGES: made.preprocess(Image.open(seen))[None]}).vector, dim=-1
         )
     means = base64.b64encode(mean.numpy().astype("<f2").tobytes()).decode()
-    novelty = Novelty(means=means, width=vit.width, threshold=0.995)
+    novelty = Novelty(means=means, width=vit.width, threshold=0.975)
     made.calibration = CALIBRATION.model_copy(update={"novelty": novelty})
     return made
 

@@ -5,7 +5,6 @@ A rule receives a ``StepContext``. Every evaluation of one step sees the same ba
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +14,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from petiole.errors import ConfigError, unknown
+from petiole.errors import ConfigError
+from petiole.methods.settings import check_names
 from petiole.registry import Registry
 
 
@@ -72,10 +72,7 @@ def make_step_rule(name: str, settings: Mapping[str, Any] | None = None) -> Step
         ConfigError: unknown name or setting, or a value out of range.
     """
     rule = STEP_RULES.find(name)
-    accepted = inspect.signature(rule).parameters
-    for key in settings or {}:
-        if key not in accepted:
-            raise unknown(f"setting of step_rule={name}", key, accepted)
+    check_names(settings or {}, rule, f"setting of step_rule={name}")
     return rule(**(settings or {}))
 
 

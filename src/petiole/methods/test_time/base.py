@@ -7,7 +7,6 @@ one enters another's, so that together they end as they would alone.
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,9 +19,10 @@ from torch.nn.functional import normalize
 
 from petiole.backbones.base import Backbone, State
 from petiole.backbones.hooks import Attach, attached
-from petiole.errors import ConfigError, unknown
+from petiole.errors import ConfigError
 from petiole.methods.base import Plan
 from petiole.methods.prompt_learning.class_vectors import ClassVectors
+from petiole.methods.settings import check_names, validated
 from petiole.registry import Registry
 
 WORDS = "text.embed"
@@ -52,12 +52,12 @@ class FrozenClassifier:
         self.copies = {name: copy.detach() for name, copy in copies.items()}
         self.classes: Tensor | None = None
         if isinstance(plan.head, ClassVectors):
-            with torch.no_grad(), self.wearing():
+            with torch.no_grad(), self.attached():
                 plan.head.forget()
                 self.classes = plan.head.embeddings().detach()
 
     @contextmanager
-    def wearing(
+    def attached(
         self,
         attach: Sequence[Attach] = (),
         *,
@@ -76,7 +76,7 @@ class FrozenClassifier:
         return self.backbone.lower(images, cut)
 
     def vectors(self, state: State) -> Tensor:
-        """Refined vectors (n, d); called within ``wearing``."""
+        """Refined vectors (n, d); called within ``attached``."""
         values = self.backbone.upper(state, self.plan.reads)
         refined: Tensor = self.plan.refine(
             self.plan.pool(*(values[role] for role in self.plan.reads))
@@ -151,17 +151,6 @@ def make_test_time(name: str, settings: Mapping[str, Any] | None = None) -> Test
     Raises:
         ConfigError: unknown name or setting, or a value of the wrong type or out of range.
     """
-    from pydantic import TypeAdapter, ValidationError
-
-    cls = TEST_TIME.find(name)
-    accepted = inspect.signature(cls).parameters
-    for key in settings or {}:
-        if key not in accepted:
-            raise unknown(f"setting of --adapt {name}", key, accepted)
-    try:
-        return TypeAdapter(cls).validate_python(dict(settings or {}))
-    except ValidationError as error:
-        bad = [
-            f"{'.'.join(map(str, e['loc']))}={e.get('input')!r}: {e['msg']}" for e in error.errors()
-        ]
-        raise ConfigError(f"Bad settings for --adapt {name}: {'; '.join(bad)}.") from error
+    cls, what = TEST_TIME.find(name), f"--adapt {name}"
+    check_names(settings or {}, cls, f"setting of {what}")
+    return validated(cls, settings or {}, what)

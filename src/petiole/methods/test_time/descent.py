@@ -126,7 +126,7 @@ class Descent(TestTimeMethod):
         return Adapted(vectors[::copies], logits.flatten(0, 1)[::copies])
 
     def _wearing(self, model: FrozenClassifier, session: Session) -> AbstractContextManager[None]:
-        return model.wearing(session.attach, words=session.scores is None)
+        return model.attached(session.attach, words=session.scores is None)
 
     def _scores(
         self, model: FrozenClassifier, session: Session, vectors: Tensor, images: int

@@ -143,9 +143,9 @@ class LoRATTT(Descent):
         whole = model.lower(images, session.attach)
 
         def loss() -> Tensor:
-            with torch.no_grad(), model.wearing(session.attach):
+            with torch.no_grad(), model.attached(session.attach):
                 target = model.vectors(whole)
-            with model.wearing(session.attach, before=before):
+            with model.attached(session.attach, before=before):
                 part = model.vectors({IMAGES: images})
             return (part - target).float().square().mean(-1) / self.masked
 

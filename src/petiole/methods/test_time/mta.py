@@ -55,7 +55,7 @@ class MTA(TestTimeMethod):
     @torch.no_grad()
     def adapt(self, model: FrozenClassifier, views: Tensor) -> Adapted:
         state = model.lower(views.flatten(0, 1))
-        with model.wearing():
+        with model.attached():
             vectors = model.vectors(state).float().reshape(*views.shape[:2], -1)
             mode = self.mode(normalize(vectors, dim=-1), model.scores(vectors))
             return Adapted(mode, model.scores(mode))

@@ -26,7 +26,7 @@ from petiole.data.image import SUFFIXES, read_bytes
 from petiole.data.preprocessing import Augmentation
 from petiole.engine.feature_extractor import DTYPES, Features, Precision
 from petiole.engine.feature_filling import fill
-from petiole.engine.feature_job import Found
+from petiole.engine.feature_job import FeatureReport
 from petiole.engine.feature_store import FeatureCache, Key
 from petiole.engine.progress import console, progress
 from petiole.errors import ConfigError, DataError
@@ -64,7 +64,7 @@ class Prepared:
     digest: str
 
 
-Elsewhere = Callable[[Sequence[Path], Key], Found]
+Extractor = Callable[[Sequence[Path], Key], FeatureReport]
 """(files, key) -> what became of their images."""
 
 
@@ -113,12 +113,14 @@ class BackboneVisuals:
         dtype: str = "float16",
     ) -> None:
         self.images_root, self.backbone = images_root, backbone
-        _ = backbone.grid  # pooled to fewer visual tokens; an error where each image has its own
         self.cache = FeatureCache(cache or _passing(self))
         self._features = Features(backbone, self.cache, precision, dtype, quiet=True)
         self._frame = self._kind("frames", backbone.vector, nn.Identity())
         self._picture = replace(self._frame, what="pictures")
         if visual_tokens is not None:
+            _ = (
+                backbone.grid
+            )  # an error where each image has one of its own: patches are pooled on it
             self._picture = self._kind("pictures", backbone.patches, GridPool(visual_tokens))
         self._ids: dict[Path, str] = {}
         # Frames are mapped from disk, so memory would only double them.
@@ -147,7 +149,7 @@ class BackboneVisuals:
         *,
         skip_bad: bool = False,
         quiet: bool = False,
-        elsewhere: Elsewhere | None = None,
+        extractor: Extractor | None = None,
     ) -> Prepared:
         """Compute and store what the cache lacks, after saying what it will cost.
 
@@ -155,10 +157,10 @@ class BackboneVisuals:
             names: of pictures and videos.
             skip_bad: leave unreadable images out, and say so in the result.
             quiet: say nothing and show no bar.
-            elsewhere: computes and stores instead of this process, also files of many images (Parquet, WebDataset).
+            extractor: computes and stores instead of this process, also files of many images (Parquet, WebDataset).
 
         Raises:
-            DataError: unreadable images, with their paths; nothing was computed here then, and elsewhere all others.
+            DataError: unreadable images, with their paths; nothing was computed here then, and by an extractor all others.
             CacheError: they cannot be stored.
         """
         start = time.perf_counter()
@@ -171,8 +173,8 @@ class BackboneVisuals:
         work = []
         for kind, chosen in ((self._picture, set(files) - videos), (self._frame, videos)):
             paths = [path for name in sorted(chosen) for path in files[name]]
-            if elsewhere and paths:
-                found = elsewhere(paths, kind.key)
+            if extractor and paths:
+                found = extractor(paths, kind.key)
                 paths = [*found.ids, *found.bad]
                 self._ids |= found.ids
                 computed += found.computed
