@@ -177,7 +177,7 @@ min_auroc = 0
 
 def test_a_contract_passes_or_fails_line_by_line(place: Path, ridge: Fitted) -> None:
     write_images(place / "others", 3, 5, classes=("stone",))
-    data = ("--data", place / "test")
+    data = (place / "test",)
     for bound, code in ((0, 0), (1.0, 1)):
         (place / "contract.toml").write_text(CONTRACT.format(accuracy=bound))
         said = say("check", ridge.adapter, place / "contract.toml", *data, "--json")
@@ -200,6 +200,8 @@ def test_a_contract_passes_or_fails_line_by_line(place: Path, ridge: Fitted) -> 
         ("[accurac_y]\nmin = 1", r"Unknown table of a contract 'accurac_y'.*accuracy"),
         ("[ece]\nmin = 1\nmax = 1", r"Unknown key in \[ece\] 'min'"),
         ('[[recall]]\nclass = "ash"\nmn = 1\nmin = 1', r"key in \[recall\] 'mn'.*min"),
+        ('[[recall]]\nclass = "ash"\nmim = 1', r"key in \[recall\] 'mim'. Did you mean min"),
+        ('[[recall]]\nclass = "ash"', "recall.0 needs min"),
         ("[accuracy]\nmin = 2", "accuracy.min: .*not 2"),
     ],
 )

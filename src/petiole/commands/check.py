@@ -53,8 +53,8 @@ class CheckResult(CommandResult):
 def check(
     adapter: Path,
     contract: Path,
-    *,
     data: Data,
+    *,
     weights: Path | None = None,
     device: str = "auto",
     skip_bad: bool = False,

@@ -153,9 +153,11 @@ def read_contract(file: Path) -> Contract:
 
 
 def _slip(error: ValidationError) -> str:
-    """The first slip, with its place and what is known there."""
-    slip = error.errors()[0]
+    """The first slip, with its place and what is known there; an unknown key before one that is missing, which it may stand for."""
+    slip = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
     *place, last = [str(part) for part in slip["loc"]]
+    if slip["type"] == "missing":
+        return f"{'.'.join(place)} needs {last}."
     if slip["type"] != "extra_forbidden":
         return f"{'.'.join([*place, last])}: {slip['msg']}, not {slip['input']!r}."
     tables: dict[str, type[FrozenModel]] = {
