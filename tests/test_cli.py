@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -398,8 +399,11 @@ def test_every_command_explains_itself(say: Say) -> None:
 
 def test_doctor_finds_something(say: Say) -> None:
     code, out, _ = say("doctor", "--json")
-    checks = {c["name"]: c["level"] for c in json.loads(out)["checks"]}
+    found = json.loads(out)["checks"]
+    checks = {c["name"]: c["level"] for c in found}
     assert checks["libraries"] == "ok"
+    speed = next(c["finding"] for c in found if c["name"] == "speed")
+    assert re.search(r"matrix product [\d,.]+ [GT]FLOP/s.* [1-9]\d*% of it", speed), speed
     assert code == int("bad" in checks.values())
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +24,7 @@ from builders.multitask import (
     task,
     text_task,
 )
+from builders.processes import petiole_process
 from petiole.files import write_sealed
 
 
@@ -60,14 +59,8 @@ def test_ask_gives_what_was_predicted_also_in_a_fresh_process(world: World) -> N
             "mask": None,
         }
         assert say(*command).json["predictions"] == [answer]
-    fresh = subprocess.run(
-        [sys.executable, "-m", "petiole.cli", *map(str, command)],
-        capture_output=True,
-        text=True,
-        cwd=world.root,
-        check=True,
-    )
-    assert json.loads(fresh.stdout)["predictions"] == [answer]
+    out, _ = petiole_process(*command, cwd=world.root).communicate()
+    assert json.loads(out)["predictions"] == [answer]
 
 
 def test_the_answer_depends_on_question_and_picture(world: World) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from contextlib import chdir
 from pathlib import Path
@@ -17,6 +15,7 @@ import pytest
 from PIL import Image
 
 from builders.multitask import say
+from builders.processes import petiole_process
 from petiole.data.synthetic.boards import write
 from petiole.files import sha256
 
@@ -111,10 +110,8 @@ def test_class_folders_are_asked_as_questions(tmp_path: Path) -> None:
 def test_killed_and_resumed_it_is_the_same_encoder(tmp_path: Path) -> None:
     write(tmp_path / "xray", "xray", train=64, val=1, test=4)
     options = ["--method", "craft", "--set", "steps=12", "--set", "batch_size=16", "--quiet"]
-    fit = [sys.executable, "-m", "petiole.cli", "fit", "xray", *options]
-    running = subprocess.Popen(
-        [*fit, "--out", "killed", "--checkpoint-seconds", "0"], cwd=tmp_path, text=True
-    )
+    killed = ("--out", "killed", "--checkpoint-seconds", "0")
+    running = petiole_process("fit", "xray", *options, *killed, cwd=tmp_path)
     while not (tmp_path / "killed/checkpoint.safetensors").exists():
         assert running.poll() is None, "it ended before it could be killed"
         time.sleep(0.02)

@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,6 +23,7 @@ from builders.multitask import (
     say,
     task,
 )
+from builders.processes import start
 
 
 @pytest.fixture(scope="module")
@@ -131,12 +130,11 @@ def test_a_killed_measurement_resumes_to_the_same_adapters(world: World, tmp_pat
     command = ["multitask", *world.tasks("colours", "pairs"), *world.options(), "--seeds", 1]
     command += ["--methods", "vl-adapter"]
     assert say(*command, "--out", whole).code == 0
-    tokens = [str(a) for a in (*command, "--out", cut)]
-    stopped = subprocess.Popen([sys.executable, "-c", SLOW, *tokens], stderr=subprocess.PIPE)
+    stopped = start(SLOW, *command, "--out", cut)
     place = Path("runs/vl-adapter/seed-0")
     deadline = time.monotonic() + 120
     while not (cut / place / "checkpoint.safetensors").exists():
-        assert stopped.poll() is None, stopped.communicate()[1].decode()
+        assert stopped.poll() is None, stopped.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.02)
     stopped.send_signal(signal.SIGKILL)

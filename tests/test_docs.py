@@ -56,13 +56,13 @@ SHORTER = {
     "generalise": f"{LITTLE} --seeds 2",
     "few-shot": f"{LITTLE} --seeds 2",
     "multitask": f"{LITTLE} --seeds 2",
-    "synthesize": "--train 24 --test 8",
+    "synthesize": "--train 8 --test 3",
 }
 """Verb -> options, each appended where a command does not state it."""
 REPEATED = {"--set"}
 FEWER = {"--values": 2, "--fractions": 2}
 """Option -> how many of its values a page needs to try, evenly spaced from the first to the last."""
-MOST = {"--seeds": 2, "--split-seeds": 2, "--train": 16, "--test": 8}
+MOST = {"--seeds": 2, "--split-seeds": 2, "--train": 6, "--test": 3}
 """Option -> the largest number that a page needs; what is no number stays."""
 
 

@@ -1,9 +1,104 @@
-"""Processes that train together on this machine."""
+"""Processes of their own: forks of a server that has the heavy libraries loaded, so that one costs what its work costs; and several that train together."""
 
 from __future__ import annotations
 
 import os
+import runpy
+import signal
 import socket
+import sys
+import tempfile
+from collections.abc import Mapping
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+LOADED = ["petiole.commands.fit", "petiole.commands.predict", "petiole.report.page_photos", "petiole.tasks.classification.task",
+          "petiole.tasks.text.task", "petiole.tasks.codebook.task", "petiole.backbones.bundled.tiny_vit", "accelerate"]  # fmt: skip
+"""What the server imports once; nothing in it may have run a backward pass, after which torch cannot be forked."""
+
+
+class Started:
+    """A process that runs, or has ended; as ``subprocess.Popen`` with its output in files.
+
+    Args:
+        process: of multiprocessing, started.
+        out, err: files of what it writes.
+    """
+
+    def __init__(self, process: BaseProcess, out: Path, err: Path) -> None:
+        self._process, self._out, self._err = process, out, err
+
+    @property
+    def pid(self) -> int:
+        assert self._process.pid is not None
+        return self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit code; ``None`` while it runs."""
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        self._process.join(timeout)
+        return self.returncode
+
+    def send_signal(self, how: signal.Signals) -> None:
+        os.kill(self.pid, how)
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """What it wrote to stdout and stderr, once it has ended."""
+        self.wait(timeout)
+        return self._out.read_text(), self._err.read_text()
+
+
+def start(
+    script: str,
+    *words: object,
+    cwd: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Started:
+    """A process that runs a script (``-m MODULE`` for a module's main) with these arguments.
+
+    Args:
+        script: its source.
+        words: arguments of its command line.
+        cwd: where it works.
+        environment: all of it; by default this process's.
+    """
+    context = get_context("forkserver")
+    context.set_forkserver_preload(LOADED)
+    folder = Path(tempfile.mkdtemp(prefix="petiole-process-"))
+    out, err = folder / "out", folder / "err"
+    arguments = (script, [str(w) for w in words], str(cwd or Path.cwd()), dict(environment or os.environ), out, err)  # fmt: skip
+    process = context.Process(target=_run, args=arguments)
+    process.start()
+    return Started(process, out, err)
+
+
+def petiole_process(
+    *words: object, cwd: Path | None = None, environment: Mapping[str, str] | None = None
+) -> Started:
+    """``petiole`` as a process."""
+    return start("-m petiole", *words, cwd=cwd, environment=environment)
+
+
+def _run(
+    script: str, words: list[str], cwd: str, environment: dict[str, str], out: Path, err: Path
+) -> None:
+    for file, stream in ((out, 1), (err, 2)):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), stream)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(cwd)
+    sys.argv = [script, *words]
+    if script.startswith("-m "):
+        runpy.run_module(script.removeprefix("-m "), run_name="__main__", alter_sys=True)
+    else:
+        exec(compile(script, "<script>", "exec"), {"__name__": "__main__"})
 
 
 def free_port() -> int:

@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 import petiole
+from builders.processes import start
 from petiole.backbones.registry import load
 from petiole.backbones.vision.cnn import ConvNet
 from petiole.engine.run import RunSpec, run
@@ -237,6 +236,7 @@ def test_nothing_is_unpickled_anywhere() -> None:
 FRESH = """
 import json, sys
 import petiole
+from builders.processes import start
 rows = petiole.predict(sys.argv[1], sys.argv[2:]).predictions
 print(json.dumps([r.probabilities for r in rows]))
 """
@@ -248,12 +248,8 @@ def test_a_fresh_process_predicts_what_the_training_did(
     settings = {"steps": 20, "views": 0}
     run(RunSpec(bench, "cls-residual-lora", tmp_path / "run", settings, Subset(3)))
     kept = read_predictions(tmp_path / "run")
-    done = subprocess.run(
-        [sys.executable, "-c", FRESH, str(tmp_path / "run"), *kept.paths],
-        capture_output=True,
-        text=True,
-    )
-    rows = json.loads(done.stdout)
+    out, _ = start(FRESH, tmp_path / "run", *kept.paths).communicate()
+    rows = json.loads(out)
     classes = open_workspace(bench).shift.classes
     got = torch.tensor([[row[name] for name in classes] for row in rows])
     torch.testing.assert_close(got, kept.probabilities, rtol=1e-4, atol=1e-5)

@@ -1,6 +1,5 @@
 """Other places to run: two training processes, job processes, and what a survey says beforehand."""
 
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -10,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from builders.processes import two_ranks
+from builders.processes import start, two_ranks
 from petiole.engine.executor import Local
 from petiole.engine.run import RunSpec, run
 from petiole.engine.task import open_workspace, reopened
@@ -59,22 +58,13 @@ print(len(logged))
 """
 
 
-def start(out: Path, name: str, environment: dict[str, str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", TRAIN, str(out), name],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distribution")
 def test_two_processes_train_to_the_weights_of_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs = [
-        start(tmp_path, f"rank{rank}", environment) for rank, environment in enumerate(two_ranks())
+        start(TRAIN, tmp_path, f"rank{rank}", environment=environment)
+        for rank, environment in enumerate(two_ranks())
     ]
     monkeypatch.setattr(sys, "argv", ["train", str(tmp_path), "alone"])
     with torch.random.fork_rng():

@@ -1,14 +1,13 @@
 """Cached and live features agree, whatever the views, the dtype and the cut."""
 
 import hashlib
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
+from builders.processes import start
 from petiole.backbones.base import State
 from petiole.backbones.registry import load
 from petiole.backbones.vision.cnn import ConvNet
@@ -89,13 +88,11 @@ for path, name in zip(sys.argv[1::2], sys.argv[2::2]):
 def test_random_views_are_the_same_in_another_process(photos: Path, tiny: Tiny) -> None:
     samples = open_data(photos).samples[::7]
     arguments = [part for s in samples for part in (str(s.path), s.id)]
-    other = subprocess.run(
-        [sys.executable, "-c", VIEWS, *arguments], capture_output=True, text=True, timeout=180
-    )
+    said, _ = start(VIEWS, *arguments).communicate()
     chosen = [(s, 2) for s in samples]
     images = Features(tiny(), quiet=True).compute(chosen, ("images",), Augmentation())["images"]
     sums = [hashlib.sha256(image.numpy().tobytes()).hexdigest() for image in images]
-    assert other.stdout.split() == sums
+    assert said.split() == sums
     assert len(set(sums)) == len(samples)
 
 

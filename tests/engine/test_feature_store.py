@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from builders.processes import start
 from petiole.engine.feature_store import FeatureCache, Key, checksum, clean, entries
 from petiole.errors import CacheError
 
@@ -164,8 +165,7 @@ cache.write(key, ["half"], {"final.cls": torch.zeros(1, 5)})
 
 
 def test_a_killed_writer_leaves_nothing_that_is_read(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], timeout=120)
-    assert done.returncode == -9
+    assert start(KILLED, tmp_path).wait() == -9
     folder = tmp_path / KEY.digest
     left = [p for p in folder.iterdir() if p.name.startswith(".tmp-")]
     assert len(left) == 1

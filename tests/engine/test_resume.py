@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from builders.processes import petiole_process
 from petiole.engine import checkpoint
 from petiole.engine.record import LOG, REQUEST, read_log, read_record
 from petiole.engine.run import RunSpec, run
@@ -45,7 +46,7 @@ def command(job: RunSpec, folder: Path) -> list[str]:
     b = job.task
     settings = [part for key, value in SETTINGS.items() for part in ("--set", f"{key}={value}")]
     return [
-        *(sys.executable, "-m", "petiole", "fit", str(b.images), "--source", str(b.source)),
+        *("fit", str(b.images), "--source", str(b.source)),
         *("--method", job.method),
         *("--image-size", "32", "--cache-dir", str(b.cache), "--shots", "3", *settings),
         *("--checkpoint-seconds", "0", "--out", str(folder), "--quiet"),
@@ -54,7 +55,7 @@ def command(job: RunSpec, folder: Path) -> list[str]:
 
 def stop(job: RunSpec, folder: Path, how: signal.Signals, after: int) -> tuple[int, str]:
     """Start a fit, send a signal once ``after`` steps are logged; exit code and what it said."""
-    process = subprocess.Popen(command(job, folder), stderr=subprocess.PIPE, text=True)
+    process = petiole_process(*command(job, folder))
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline and process.poll() is None:
         if len(read_log(folder)) * 10 > after:

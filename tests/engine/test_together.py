@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +11,7 @@ from safetensors.torch import load_file
 
 import petiole
 from builders.images import write_images
-from builders.processes import alone, two_ranks
+from builders.processes import Started, alone, petiole_process, two_ranks
 from petiole.engine.record import read_log
 from petiole.errors import ConfigError
 
@@ -22,20 +20,12 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def start(place: Path, out: str, environment: dict[str, str], *words: str) -> subprocess.Popen[str]:
-    command = [
-        sys.executable, "-m", "petiole", "fit", "photos", "--source", "drawn", "--method", "lora-cosine-contrastive",
+def start(place: Path, out: str, environment: dict[str, str]) -> Started:
+    return petiole_process(
+        "fit", "photos", "--source", "drawn", "--method", "lora-cosine-contrastive",
         "--backbone", "petiole/tiny-vit", "--set", "steps=12", "--set", "views=0", "--set", "lr=0.001", "--shots", "3",
-        "--calibration-folds", "0", "--out", out, "--cache-dir", f"cache-{out}", "--json", *words,
-    ]  # fmt: skip
-    return subprocess.Popen(
-        command,
-        cwd=place,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+        "--calibration-folds", "0", "--out", out, "--cache-dir", f"cache-{out}", "--json", cwd=place, environment=environment,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from builders.processes import two_ranks
+from builders.processes import start, two_ranks
 from petiole.errors import ConfigError
 from petiole.layers.local_cache import LocalCache
 from petiole.layers.token_alignment import TokenAlignment, salient
@@ -187,12 +185,7 @@ def test_two_processes_write_what_one_does(tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
     runs = [
-        subprocess.Popen(
-            [sys.executable, "-c", WRITE, str(tmp_path), str(rank)],
-            env=environment,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        start(WRITE, tmp_path, rank, environment=environment)
         for rank, environment in enumerate(two_ranks())
     ]
     errors = [run.communicate()[1] for run in runs]

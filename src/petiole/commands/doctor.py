@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from rich.console import RenderableType
 from rich.table import Table
 
 from petiole.commands.options import CommandResult, default_cache
 from petiole.commands.verb import verb
+from petiole.device import bf16_unit, device
 
 ROOM_GB = 2.0
 
@@ -45,7 +48,7 @@ class DoctorReport(CommandResult):
 
 @verb
 def doctor(*, cache_dir: Path | None = None) -> DoctorReport:
-    """Check libraries, processor, bundled weights, cache folder and disk; changes nothing.
+    """Check libraries, processor and its speed, bundled weights, cache folder and disk; changes nothing.
 
     Args:
         cache_dir: the cache's folder, if it is not the usual one.
@@ -55,6 +58,7 @@ def doctor(*, cache_dir: Path | None = None) -> DoctorReport:
         ("libraries", _libraries),
         ("processor", _processor),
         ("threads", _threads),
+        ("speed", _speed),
         ("tiny-vit", lambda: _backbone("petiole/tiny-vit")),
         ("efficientnet-lite0", lambda: _backbone("petiole/efficientnet-lite0")),
         ("parquet", _parquet),
@@ -82,11 +86,8 @@ def _processor() -> tuple[str, str]:
 
     if torch.cuda.is_available():
         return "ok", f"CUDA: {torch.cuda.get_device_name(0)}; use --device cuda"
-    flags = Path("/proc/cpuinfo")
-    text = flags.read_text() if flags.is_file() else ""
-    fast = [name for name in ("amx_bf16", "avx512_bf16") if name in text]
-    if fast:
-        return "ok", f"CPU with {fast[0]}: --precision bf16 can be faster"
+    if unit := bf16_unit("cpu"):
+        return "ok", f"CPU with {unit}: --precision bf16 can be faster"
     return "note", "CPU without bf16 instructions: stay with --precision fp32"
 
 
@@ -100,6 +101,47 @@ def _threads() -> tuple[str, str]:
             f"{count} threads on {cores} cores; on a busy machine set OMP_WAIT_POLICY=PASSIVE",
         )
     return "ok", f"{count} threads on {cores} cores"
+
+
+def _speed() -> tuple[str, str]:
+    """What a product of large matrices reaches, and how much of it the forward pass of a small ViT does (its MFU)."""
+    import torch
+
+    from petiole.backbones.registry import load_backbone
+    from petiole.ledger.counting import flop_counter
+
+    place = device("auto")
+
+    def seconds(work: Callable[[], Any]) -> float:
+        taken = []
+        for _ in range(5):  # the first of all is slower, the best is what other work leaves free
+            start = time.perf_counter()
+            work()
+            if place.startswith("cuda"):
+                torch.cuda.synchronize()
+            taken.append(time.perf_counter() - start)
+        return min(taken)
+
+    def product(dtype: torch.dtype) -> float:
+        side = 8192 if place.startswith("cuda") else 1024
+        one = torch.ones(side, side, dtype=dtype, device=place)
+        return 2 * side**3 / seconds(lambda: one @ one)
+
+    fp32 = product(torch.float32)
+    reached = f"matrix product {_rate(fp32)}"
+    if bf16_unit(place):
+        reached += f", in bf16 {_rate(product(torch.bfloat16))}"
+    backbone = load_backbone("petiole/tiny-vit", device=place)
+    images = torch.zeros(16, 3, *backbone.preprocessing.size, device=place)
+    with flop_counter() as counter:
+        backbone.lower(images, (backbone.vector,))
+    taken = seconds(lambda: backbone.lower(images, (backbone.vector,)))
+    share = counter.get_total_flops() / taken / fp32
+    return "ok", f"{reached}; tiny-vit {len(images) / taken:,.0f} images/s, {share:.0%} of it (MFU)"
+
+
+def _rate(flops: float) -> str:
+    return f"{flops / 1e12:,.1f} TFLOP/s" if flops >= 1e12 else f"{flops / 1e9:,.0f} GFLOP/s"
 
 
 def _backbone(name: str) -> tuple[str, str]:

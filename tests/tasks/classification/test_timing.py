@@ -8,7 +8,8 @@ import torch
 
 from petiole.engine.run import RunSpec
 from petiole.engine.timing import in_words
-from petiole.tasks.classification.cost_estimate import describe, estimate_cost
+from petiole.tasks.classification import cost_estimate
+from petiole.tasks.classification.cost_estimate import CostEstimate, describe, estimate_cost
 from petiole.tasks.classification.workspace import Classification, Subset
 
 
@@ -46,3 +47,17 @@ def test_times_are_told_in_words() -> None:
         "about 10 minutes",
         "about 10.0 hours",
     ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "precision", "unit", "told"),
+    [(90, "fp32", "amx_bf16", True), (59, "fp32", "amx_bf16", False), (90, "bf16", "amx_bf16", False), (90, "fp32", None, False)],
+)  # fmt: skip
+def test_what_bf16_would_save_is_said_where_it_would(
+    seconds: float, precision: str, unit: str | None, told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cost_estimate, "bf16_unit", lambda _: unit)
+    seen = CostEstimate(0, 0.0, 0.0, 1, 0.0, 0.0, seconds)
+    lines = cost_estimate._time(seen, precision, "cpu")
+    assert ("--precision bf16" in "".join(lines)) == told
+    assert len(lines) == 1 + told

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from functools import cache
@@ -16,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from builders.processes import two_ranks
+from builders.processes import start, two_ranks
 from petiole.backbones.codebook_lvlm import LVLM
 from petiole.data.readers.jsonl import open_plain
 from petiole.data.text_dataset import TextDataset
@@ -308,9 +306,7 @@ def test_a_killed_run_resumes_to_the_same_bits(home: Path, tmp_path: Path) -> No
     """In another process, which also opens the file of this one."""
     whole = run(*codebook_run(home, tmp_path / "whole"))
     file = tmp_path / "cut" / "checkpoint.safetensors"
-    stopped = subprocess.Popen(
-        [sys.executable, "-c", SLOW, str(home), str(tmp_path)], cwd=Path(__file__).parents[2]
-    )
+    stopped = start(SLOW, home, tmp_path, cwd=Path(__file__).parents[2])
     deadline = time.monotonic() + 540
     while not file.exists() and time.monotonic() < deadline and stopped.poll() is None:
         time.sleep(0.02)
@@ -382,10 +378,12 @@ together(*map(Path, sys.argv[1:]))
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distribution")
 def test_two_processes_average_to_the_step_of_one(home: Path, tmp_path: Path) -> None:
     both = [
-        subprocess.Popen(
-            [sys.executable, "-c", TOGETHER, str(home), str(tmp_path / f"rank{rank}")],
-            env=environment,
+        start(
+            TOGETHER,
+            home,
+            tmp_path / f"rank{rank}",
             cwd=Path(__file__).parents[2],
+            environment=environment,
         )
         for rank, environment in enumerate(two_ranks())
     ]

@@ -2,8 +2,6 @@
 
 import json
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch.nn.functional import log_softmax
 
-from builders.processes import alone, two_ranks
+from builders.processes import alone, start, two_ranks
 from petiole.engine.record import read_record
 from petiole.engine.run import RunSpec, run
 from petiole.errors import AdapterError, ConfigError, RunError
@@ -167,9 +165,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
     whole = run(*text_run(tmp_path / "whole"))
     spec, workspace = text_run(tmp_path / "cut")
     file = tmp_path / "cut" / "checkpoint.safetensors"
-    stopped = subprocess.Popen(
-        [sys.executable, "-c", SLOW, str(tmp_path / "cut")], cwd=Path(__file__).parents[2]
-    )
+    stopped = start(SLOW, tmp_path / "cut", cwd=Path(__file__).parents[2])
     deadline = time.monotonic() + 120
     while not file.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -222,18 +218,10 @@ write_tensors(Path(sys.argv[1]) / sys.argv[2], one.state_dict())
 """
 
 
-def together(out: Path, name: str, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen(
-        [sys.executable, "-c", TOGETHER, str(out), name],
-        env=environment,
-        cwd=Path(__file__).parents[2],
-    )
-
-
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distribution")
 def test_two_processes_average_to_the_step_of_one(tmp_path: Path) -> None:
     started = [
-        together(tmp_path, name, environment)
+        start(TOGETHER, tmp_path, name, cwd=Path(__file__).parents[2], environment=environment)
         for name, environment in zip(
             ("rank0", "rank1", "alone"), (*two_ranks(), alone()), strict=True
         )
