@@ -71,13 +71,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=["averaged-ridge"])
+    parser.add_argument("--backbones", nargs="+", choices=BACKBONES, default=BACKBONES)
     options = parser.parse_args()
     titles = ["backbone", "weights", "MB", "cosine", "CPU ms an image", *options.methods]
     print(f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}")
     with tempfile.TemporaryDirectory() as place:
         home = Path(place)
         write_digits(home / "digits")
-        for name in BACKBONES:
+        for name in options.backbones:
             floats, _ = frozen(load_backbone(name))
             for how in (None, "int8"):
                 backbone = load_backbone(name, quantize=how)
