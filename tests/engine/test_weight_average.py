@@ -37,6 +37,7 @@ def test_the_average_is_that_of_the_steps() -> None:
     with average.weights():
         torch.testing.assert_close(model.net[0].weight.double(), want, rtol=1e-5, atol=1e-6)
     assert torch.equal(model.net[0].weight, own)
+    assert not any(kept.requires_grad for kept in average.buffers())
     average.finish()
     torch.testing.assert_close(model.net[0].weight.detach().double(), want, rtol=1e-5, atol=1e-6)
 
@@ -59,6 +60,7 @@ def test_the_window_grows_from_few_steps_to_all(steps: int, exact: bool) -> None
         want = sum(values[begin:]) / (step + 1 - begin)
         with average.weights():
             assert model.weight.item() == pytest.approx(want, rel=1e-4)
+    assert not any(kept.requires_grad for kept in average.buffers())
     assert average.window(1) == 1
     assert average.window(steps // 8) < steps // 16 + 4
     assert average.window(steps) == steps
