@@ -175,6 +175,8 @@ def test_the_frozen_half_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> Non
     assert ledger(network, method, 3) == first
     assert ledger(network, create("linear-probe"), 3).flops_backbone == first.flops_backbone
     assert not passes
+    ledger(network, create("bitfit"), 3)
+    assert not any(p.requires_grad for p in network.parameters())
 
 
 def test_flops_above_the_cut_are_those_of_the_blocks_that_train() -> None:
