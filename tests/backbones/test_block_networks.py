@@ -18,7 +18,6 @@ from petiole.methods.registry import create
 from petiole.testing import backbones as tiny
 from petiole.testing import check_backbone, check_method
 
-
 TAKE_TOKENS = (
     "cait",
     "eva",
