@@ -108,6 +108,15 @@ def test_who_wants_a_teacher_is_told_how_to_get_one() -> None:
         descend(taught())
 
 
+@pytest.mark.parametrize(("a_pass", "steps"), [(0.4, 1), (1.0, 1), (3.7, 3)])
+def test_what_changes_on_the_way_is_told_how_long_a_pass_lasts(a_pass: float, steps: int) -> None:
+    told: list[tuple[int, int]] = []
+    timed = regression()
+    timed.net[1].lasts = lambda *lengths: told.append(lengths)  # type: ignore[assignment]
+    descend(timed, a_pass=a_pass)
+    assert told == [(6, steps)]
+
+
 def test_self_distillation_is_zero_at_the_teacher_and_pulls_towards_it() -> None:
     """On an adapted backbone, gradients of the student as without a teacher's forward between."""
     backbone = tiny.plain()

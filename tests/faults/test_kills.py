@@ -26,7 +26,7 @@ from petiole.engine.feature_store import FeatureCache, Key, entries
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, and looks at /proc")
 
 SHARES = {"image": (420, 2), "language": (180, 1), "codebook": (180, 0)} | {
-    "features": (120, 2), "page": (40, 0), "comparison": (80, 0),
+    "features": (120, 2), "page": (40, 0), "comparison": (100, 0),
 }  # fmt: skip
 
 
