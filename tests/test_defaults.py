@@ -14,8 +14,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from petiole.cli import _FILES, VERBS
 from petiole.commands import options
+from petiole.data.corruptions import ON_PIXELS
+from petiole.data.preprocessing import AUGMENTATIONS
 from petiole.methods.recipe import Recipe
 from petiole.methods.registry import create, methods, settings_of
 
@@ -42,6 +46,13 @@ def of_group(group: type) -> dict[str, Any]:
     }
 
 
+def of_corruption(name: str) -> dict[str, Any]:
+    """How far each severity moves a ramp on the mean, and its new spread: the published constants are within."""
+    ramp = np.linspace(0.1, 0.9, 48 * 64 * 3).reshape(48, 64, 3)
+    change = [ON_PIXELS[name](ramp, level, np.random.default_rng(level)) for level in range(5)]
+    return {str(i + 1): [round(float(v), 4) for v in (abs(x - ramp).mean(), x.std())] for i, x in enumerate(change)}  # fmt: skip
+
+
 def found() -> dict[str, Mapping[str, Any]]:
     """Of methods, only what differs from the recipe that all start from."""
     recipe = plain(dataclasses.asdict(Recipe()))
@@ -52,6 +63,8 @@ def found() -> dict[str, Mapping[str, Any]]:
         result[f"method {name}"] = {
             k: v for k, v in settings.items() if k not in recipe or recipe[k] != v
         }
+    result |= {f"augmentation {name}": plain(vars(a)) for name, a in AUGMENTATIONS.items()}
+    result |= {f"corruption {name}": of_corruption(name) for name in ON_PIXELS}
     groups = [value for value in vars(options).values() if dataclasses.is_dataclass(value)]
     result |= {f"options {group.__name__}": of_group(group) for group in groups}  # type: ignore[union-attr,arg-type]
     return result | {f"command {verb}": of_command(verb) for verb in VERBS}

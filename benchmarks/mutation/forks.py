@@ -22,6 +22,7 @@ MEMORY = 6 << 30
 OPTIONS = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--no-header", "-x"]
 OPTIONS += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
 APART = ("test_docs.py", "test_examples.py", "test_benchmarks.py", "faults")
+APART += ("engine/test_together.py", "engine/test_ray.py")
 """Tests of other things than the source, or that start Python for everything that they do."""
 
 

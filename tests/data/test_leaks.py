@@ -142,6 +142,27 @@ def test_line_drawings_are_told_apart(tmp_path: Path) -> None:
     assert [p for p in find_leaks(d, d).pairs if p.how != "sha256"] == []
 
 
+def test_near_hashes_are_told_apart_by_their_thumbnails() -> None:
+    """A tile that begins within and is not square, against a plain double loop."""
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 1 << 63, 2).astype(np.uint64)
+    scenes = rng.integers(0, 256, (3, leaks._SIDE**2), dtype=np.uint8)
+
+    def side(n: int) -> tuple[np.ndarray, leaks._Thumbnails]:
+        which = rng.integers(0, 3, n)
+        code, valid = codes[rng.integers(0, 2, n)], rng.random(n) < 0.8
+        return which, leaks._Thumbnails(code, valid, scenes[which])
+
+    (seen, a), (met, b) = side(13), side(9)
+    near, bits = leaks._near_thumbnails(a, b, 6)(slice(2, 13), slice(1, 8))
+    for i in range(11):
+        for j in range(7):
+            one, two = i + 2, j + 1
+            assert bits[i, j] == (int(a.hashes[one]) ^ int(b.hashes[two])).bit_count()
+            alike = bits[i, j] <= 6 and seen[one] == met[two]
+            assert near[i, j] == (alike and a.valid[one] and b.valid[two])
+
+
 def test_look_alikes_are_all_counted_and_few_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiles that do not fit the numbers, three kinds in turn, against a plain double loop."""
     monkeypatch.setattr(leaks, "_TILE", 7)

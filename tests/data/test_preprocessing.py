@@ -18,6 +18,7 @@ from petiole.data.preprocessing import (
     AUGMENTATIONS,
     Augmentation,
     Preprocessing,
+    _crop_box,
     augmentation,
     evaluate_transform,
     view,
@@ -125,6 +126,16 @@ def test_flip_mirrors_half_of_the_views_and_scale_is_obeyed() -> None:
     kept = [torch.allclose(view(image, p, a, "x", k), plain) for k in range(1, 101)]
     assert all(f != k for f, k in zip(flipped, kept, strict=True))
     assert 30 <= sum(flipped) <= 70
+
+
+@pytest.mark.parametrize(
+    ("size", "box"), [((400, 4), (197, 0, 202, 4)), ((4, 401), (0, 198, 4, 203))]
+)
+def test_where_no_crop_fits_it_is_the_largest_in_the_middle(
+    size: tuple[int, int], box: tuple[int, int, int, int]
+) -> None:
+    """As torchvision's: 4 / 3 is the widest, 3 / 4 the tallest."""
+    assert _crop_box(size, AUGMENTATIONS["crops"], np.random.default_rng(0)) == box
 
 
 def test_jitter_zero_keeps_and_jitter_changes_brightness() -> None:

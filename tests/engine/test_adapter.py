@@ -15,8 +15,8 @@ from builders.processes import start
 from petiole.backbones.registry import load
 from petiole.backbones.vision.cnn import ConvNet
 from petiole.engine.run import RunSpec, run
-from petiole.engine.task import open_workspace
-from petiole.errors import AdapterError
+from petiole.engine.task import adapter_class, open_workspace
+from petiole.errors import AdapterError, ConfigError
 from petiole.files import sha256, write_sealed, write_tensors
 from petiole.methods.registry import create, methods, settings_of
 from petiole.tasks.classification.adapter import ClassificationAdapter, golden_logits
@@ -167,6 +167,11 @@ def test_what_this_version_cannot_build_is_explained(
 def test_no_adapter_at_all_is_explained(tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match=r"No adapter at.*petiole fit"):
         ClassificationAdapter.load(tmp_path)
+
+
+def test_a_kind_of_task_that_is_unknown_is_named() -> None:
+    with pytest.raises(ConfigError, match="Unknown kind of task 'classifications'"):
+        adapter_class("classifications")
 
 
 def test_missing_tensors_are_explained(saved: Path, tiny: Tiny) -> None:

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -126,6 +127,13 @@ def test_jobs_that_have_not_begun_are_dropped(monkeypatch: pytest.MonkeyPatch) -
     assert next(results) == 1
     with pytest.raises(KeyboardInterrupt):
         results.throw(KeyboardInterrupt)  # type: ignore[attr-defined]
+    assert ended == [{"cancel_futures": True}]
+
+
+def test_an_executor_ends_its_workers_with_itself() -> None:
+    local, ended = Local(processes=2), []
+    local._pool = SimpleNamespace(shutdown=lambda **how: ended.append(how))  # type: ignore[assignment]
+    del local
     assert ended == [{"cancel_futures": True}]
 
 

@@ -119,6 +119,7 @@ def test_weights_are_averaged_under_a_gaussian() -> None:
             weight = math.exp(-((step // 3 + 1 - 15) ** 2) / 2)
             want += weight * parameter.detach().double()
             total += weight
+    assert not any(kept.requires_grad for kept in average.buffers())
     average.finish()
     torch.testing.assert_close(parameter.detach().double(), want / total, rtol=1e-4, atol=1e-6)
     assert len(average.state_dict()) == sum(p.requires_grad for p in model.parameters())

@@ -37,6 +37,7 @@ def test_the_average_is_that_of_the_steps() -> None:
     with average.weights():
         torch.testing.assert_close(model.net[0].weight.double(), want, rtol=1e-5, atol=1e-6)
     assert torch.equal(model.net[0].weight, own)
+    assert not any(kept.requires_grad for kept in average.buffers())
     average.finish()
     torch.testing.assert_close(model.net[0].weight.detach().double(), want, rtol=1e-5, atol=1e-6)
 
@@ -59,6 +60,7 @@ def test_the_window_grows_from_few_steps_to_all(steps: int, exact: bool) -> None
         want = sum(values[begin:]) / (step + 1 - begin)
         with average.weights():
             assert model.weight.item() == pytest.approx(want, rel=1e-4)
+    assert not any(kept.requires_grad for kept in average.buffers())
     assert average.window(1) == 1
     assert average.window(steps // 8) < steps // 16 + 4
     assert average.window(steps) == steps
@@ -104,6 +106,15 @@ def test_a_teacher_leaves_the_weights_and_a_result_takes_their_place() -> None:
 def test_who_wants_a_teacher_is_told_how_to_get_one() -> None:
     with pytest.raises(ConfigError, match="average_decay"):
         descend(taught())
+
+
+@pytest.mark.parametrize(("a_pass", "steps"), [(0.4, 1), (1.0, 1), (3.7, 3)])
+def test_what_changes_on_the_way_is_told_how_long_a_pass_lasts(a_pass: float, steps: int) -> None:
+    told: list[tuple[int, int]] = []
+    timed = regression()
+    timed.net[1].lasts = lambda *lengths: told.append(lengths)  # type: ignore[assignment]
+    descend(timed, a_pass=a_pass)
+    assert told == [(6, steps)]
 
 
 def test_self_distillation_is_zero_at_the_teacher_and_pulls_towards_it() -> None:

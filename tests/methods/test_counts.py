@@ -167,6 +167,18 @@ def test_flops_of_the_backbone(size: int, giga_macs: float) -> None:
     assert got.flops_forward == got.flops_backbone + got.flops_above_cut
 
 
+def test_the_frozen_half_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, method = tiny.TIMM["vit"](), create("houlsby", {"blocks": "last:1"})
+    first, passes = ledger(network, method, 3), []
+    lower = type(network).lower
+    monkeypatch.setattr(type(network), "lower", lambda *a: passes.append(a[2]) or lower(*a))
+    assert ledger(network, method, 3) == first
+    assert ledger(network, create("linear-probe"), 3).flops_backbone == first.flops_backbone
+    assert not passes
+    ledger(network, create("bitfit"), 3)
+    assert not any(p.requires_grad for p in network.parameters())
+
+
 def test_flops_above_the_cut_are_those_of_the_blocks_that_train() -> None:
     last = counted("houlsby", blocks="last:3")
     n, d, m = 257, D, 37

@@ -183,6 +183,10 @@ def test_masks_are_numbers_colours_or_a_palette(tmp_path: Path) -> None:
     rgb = np.array([[[0, 0, 0], [9, 8, 7]]], np.uint8)
     colours = folder(tmp_path / "b", rgb, {"classes": {"sea": [9, 8, 7]}, "ignore": [[0, 0, 0]]})
     assert read_masked(colours)[1].read(colours / "masks" / "a.png").tolist() == [[UNKNOWN, 0]]
+    odd = folder(tmp_path / "e", np.array([[[9, 8, 7], [9, 2, 3], [4, 5, 6]]], np.uint8))
+    known = read_masked(colours)[1]
+    with pytest.raises(DataError, match=r"has the pixels \[4, 5, 6\], \[9, 2, 3\]"):
+        known.read(odd / "masks" / "a.png")
     image = Image.fromarray(grey)
     image.putpalette([0, 0, 0] * 7 + [255, 0, 0] * 249)
     image.save(folder(tmp_path / "c", grey) / "masks" / "a.png")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from petiole.backbones.base import IMAGES, Backbone, State
+from petiole.backbones.base import Backbone, State
 from petiole.backbones.hooks import attached
 from petiole.ledger.counting import flop_counter, own_gradients, own_randomness
 from petiole.ledger.ledger import Question, costs
@@ -48,27 +49,45 @@ class _Forward(NamedTuple):
 
 
 def _flops(backbone: Backbone, plan: Plan) -> _Forward:
-    device, cut = backbone.device, plan.cut(backbone)
-    image = torch.zeros(1, 3, *backbone.preprocessing.size, device=device)
-    # Fused attention is not counted on every device; dropout draws random numbers.
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), own_randomness(device):
+    state, below = _blank(backbone, plan.cut(backbone))
+    # Fused attention is not counted on every device; dropout draws random numbers. With gradients: the counter cannot
+    # follow a layer whose output is its own parameter without.
+    with (
+        torch.enable_grad(),
+        sdpa_kernel(SDPBackend.MATH),
+        own_randomness(backbone.device),
+        _worn(backbone, plan),
+    ):
         with flop_counter() as counter:
-            state = backbone.lower(image, cut)
-        below = counter.get_total_flops()
-        # With gradients: the counter cannot follow a layer whose output is its own parameter without.
-        with torch.enable_grad(), _worn(backbone, plan):
-            with flop_counter() as counter:
-                _logits(backbone, plan, state)
-            first = counter.get_total_flops()
-            # What is made of class names is kept, so another image does not pay for it again.
-            with flop_counter() as counter:
-                _logits(backbone, plan, state)
-            above = counter.get_total_flops()
-        if cut == plan.reads:
-            return _Forward(below, below, above, first - above)
+            _logits(backbone, plan, state)
+        first = counter.get_total_flops()
+        # What is made of class names is kept, so another image does not pay for it again.
         with flop_counter() as counter:
-            backbone.upper({IMAGES: image}, plan.reads)
-    return _Forward(counter.get_total_flops(), below, above, first - above)
+            _logits(backbone, plan, state)
+        above = counter.get_total_flops()
+    return _Forward(_blank(backbone, plan.reads)[1], below, above, first - above)
+
+
+def _blank(backbone: Backbone, cut: Sequence[str], images: int = 1) -> tuple[State, int]:
+    """What blank images are at a cut of the bare backbone, and the FLOPs up to it.
+
+    Kept as long as the backbone, since a comparison counts every run on the same one.
+    """
+    size, device, kept = (
+        backbone.preprocessing.size,
+        backbone.device,
+        _BLANK.setdefault(backbone, {}),
+    )
+    key = (*cut, images, *size, device)
+    if key not in kept:
+        blank = torch.zeros(images, 3, *size, device=device)
+        with sdpa_kernel(SDPBackend.MATH), own_randomness(device), flop_counter() as counter:
+            state = backbone.lower(blank, cut)
+        kept[key] = state, int(counter.get_total_flops())
+    return kept[key]
+
+
+_BLANK: WeakKeyDictionary[Backbone, dict[tuple[Any, ...], tuple[State, int]]] = WeakKeyDictionary()
 
 
 def _training_flops(backbone: Backbone, plan: Plan, *, names: bool) -> tuple[int, int]:
@@ -80,19 +99,18 @@ def _training_flops(backbone: Backbone, plan: Plan, *, names: bool) -> tuple[int
     trained = [p for p in trained if p.requires_grad]
     if not trained:
         return 0, 0
-    device = backbone.device
 
     def step(images: int) -> int:
-        batch = torch.zeros(images, 3, *backbone.preprocessing.size, device=device)
-        with sdpa_kernel(SDPBackend.MATH), own_randomness(device):
-            state = backbone.lower(batch, plan.cut(backbone))
-            with (
-                flop_counter() as counter,
-                torch.enable_grad(),
-                _worn(backbone, plan, tuned),
-                own_gradients(trained),
-            ):
-                torch.autograd.backward(_logits(backbone, plan, state).sum())
+        state, _ = _blank(backbone, plan.cut(backbone), images)
+        with (
+            sdpa_kernel(SDPBackend.MATH),
+            own_randomness(backbone.device),
+            flop_counter() as counter,
+            torch.enable_grad(),
+            _worn(backbone, plan, tuned),
+            own_gradients(trained),
+        ):
+            torch.autograd.backward(_logits(backbone, plan, state).sum())
         return int(counter.get_total_flops())
 
     one = step(1)
