@@ -232,11 +232,19 @@ def page(root: Path, photo: Callable[[int, int], bytes]) -> list[object]:
     ]
 
 
+def wait_for_teach(http: httpx2.Client) -> None:
+    """Until it has read its folder; before, it answers 503, as is documented."""
+    while not http.get("/v1/teach/ready").json()["ready"]:
+        time.sleep(0.5)
+
+
 def schema(url: str, command: str) -> str:
     """What schemathesis says of the server's OpenAPI document: its last lines.
 
     A schema cannot say what is an image or which adapters there are, so what is refused beyond it is no failure.
     """
+    with httpx2.Client(base_url=url, timeout=60) as http:
+        wait_for_teach(http)
     wanted = ("--exclude-checks", "positive_data_acceptance", "--max-examples", "30", "--seed", "0")
     done = subprocess.run(
         [command, "run", f"{url}/openapi.json", *wanted], capture_output=True, text=True
@@ -250,8 +258,7 @@ def ask_hostile(url: str, image: bytes) -> dict[str, Any]:
     statuses: Counter[str] = Counter()
     faults = []
     with httpx2.Client(base_url=url, timeout=60) as http:
-        while not http.get("/v1/teach/ready").json()["ready"]:
-            time.sleep(0.5)
+        wait_for_teach(http)
         requests = hostile(image)
         for method, path, options in requests:
             try:

@@ -48,7 +48,7 @@ function together(runs) {
 function folder(head, page, inner) {
   const name = element("th", { scope: "row" }, page ? link(page) : head);
   if (!inner.length) return element("tr", {}, cell(""), name, element("td", { colSpan: 6 }, "a page"));
-  const button = element("button", { type: "button" }, `${opened.has(head) ? "Hide" : "Show"} ${inner.length} runs`);
+  const button = element("button", { type: "button" }, `${opened.has(head) ? "Hide" : "Show"} ${inner.length} ${inner.length === 1 ? "run" : "runs"}`);
   button.setAttribute("aria-expanded", opened.has(head));
   button.dataset.at = head;
   button.addEventListener("click", () => {
