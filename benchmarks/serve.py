@@ -1,6 +1,7 @@
 """What ``petiole serve`` holds: latency and throughput, overload, swaps under load, hostile requests.
 
     python benchmarks/serve.py latency engines switch hostile swaps
+    python benchmarks/serve.py schema                        # pip install schemathesis
     python benchmarks/serve.py overload --engine onnx        # 15 minutes
 
 Client and server share the machine, so the client's share of the processor is in all figures, in those of the plain handler
@@ -31,7 +32,7 @@ import httpx2
 import numpy as np
 from PIL import Image
 
-from serve_hostile import ask_hostile
+from serve_hostile import ask_hostile, page, schema
 
 CLASSES = [f"class {i}" for i in range(10)]
 ADAPTERS = ("one", "two", "three", "four")
@@ -335,7 +336,9 @@ async def swaps(url: str, root: Path, seconds: float) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument(
-        "what", nargs="+", choices=["latency", "engines", "switch", "hostile", "swaps", "overload"]
+        "what",
+        nargs="+",
+        choices=["latency", "engines", "switch", "hostile", "schema", "swaps", "overload"],
     )
     parser.add_argument("--seconds", type=float, default=5, help="of a round")
     parser.add_argument("--rounds", type=int, default=3)
@@ -345,6 +348,7 @@ def main() -> None:
     )
     parser.add_argument("--engine", default="torch", help="of all but latency")
     parser.add_argument("--adapters", type=Path, help="folder that keeps them and their graphs")
+    parser.add_argument("--schemathesis", default="schemathesis", help="command, for schema")
     parser.add_argument("--out", type=Path, default=Path("serve.json"))
     given = parser.parse_args()
     found: dict[str, Any] = {}
@@ -359,11 +363,16 @@ def main() -> None:
         if "switch" in given.what:
             with petiole_server(write_fresh(root), "--engine", "auto") as (url, _):
                 found["switch"] = asyncio.run(switch_over(url))
-        if {"hostile", "swaps", "overload"} & set(given.what):
-            served = [root / name for name in ADAPTERS]
+        served = [root / name for name in ADAPTERS]
+        if "hostile" in given.what:
+            with petiole_server(*served, *page(root, photo), "--engine", given.engine) as (url, _):
+                found["hostile"] = ask_hostile(url, photo(0))
+        if "schema" in given.what:  # of one adapter, which need not be named
+            options = page(root, photo)[1:]
+            with petiole_server(served[0], *options, "--engine", given.engine) as (url, _):
+                found["schema"] = schema(url, given.schemathesis)
+        if {"swaps", "overload"} & set(given.what):
             with petiole_server(*served, "--engine", given.engine) as (url, pid):
-                if "hostile" in given.what:
-                    found["hostile"] = ask_hostile(url, photo(0))
                 if "swaps" in given.what:
                     found["swaps"] = asyncio.run(swaps(url, root, given.seconds))
                 if "overload" in given.what:

@@ -394,6 +394,7 @@ def test_every_command_explains_itself(say: Say) -> None:
         code, out, _ = say(verb, "--help")
         assert code == 0
         assert "Usage: petiole " + verb in out
+        assert not re.search(r"default: (\(|\[|False|None)", out), "defaults that say nothing"
     assert say("--version")[1].strip() == petiole.__version__
 
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from petiole.cli import _FILES, VERBS
 from petiole.commands import options
+from petiole.commands.verb import groups_of
 from petiole.data.corruptions import ON_PIXELS
 from petiole.data.preprocessing import AUGMENTATIONS
 from petiole.methods.recipe import Recipe
@@ -35,7 +36,17 @@ def of_command(verb: str) -> dict[str, Any]:
     name = _FILES.get(verb, verb)
     function = inspect.unwrap(getattr(import_module(f"petiole.commands.{name}"), name))
     parameters = inspect.signature(function).parameters.values()
-    return {p.name: plain(p.default) for p in parameters if p.default is not p.empty}
+    groups = groups_of(function)
+    own = [group for group in groups.values() if group not in vars(options).values()]
+    given = {p.name: plain(p.default) for p in parameters if p.default is not p.empty}
+    return dict(
+        {
+            name: value
+            for name, value in given.items()
+            if name not in groups or groups[name] not in own
+        },
+        **{name: value for group in own for name, value in of_group(group).items()},
+    )
 
 
 def of_group(group: type) -> dict[str, Any]:

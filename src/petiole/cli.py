@@ -73,6 +73,14 @@ _FILES = {
 }
 RESUMING = ("demo", "fit", "compare", "transfer", "generalise", "few-shot", "sweep", "multitask")
 
+
+def _default(value: Any) -> str | None:
+    """A default as the help shows it: not at all where it says nothing."""
+    if value is None or value is False or value in ("", (), []):
+        return None
+    return " ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+
+
 app = App(
     name="petiole",
     help="Adapt frozen vision and vision-language models with few trained parameters.",
@@ -81,7 +89,7 @@ app = App(
     version=__version__,
     result_action="return_value",
     suppress_keyboard_interrupt=False,  # main says how to go on
-    default_parameter=Parameter(negative=()),
+    default_parameter=Parameter(negative=(), show_default=_default),
 )
 for _order, (_name, _verbs) in enumerate(GROUPS.items()):
     _group = Group(_name, sort_key=_order)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -49,6 +51,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_sealed(live / "request.json", {**request, "seed": 7})
     for step, loss in enumerate((2.0, 1.5, 1.2)):
         append_line(live / "metrics.jsonl", sealed({"step": step, "loss": loss, "lr": 0.1}))
+    shutil.copytree(root / "runs" / "done", root / "runs" / "study" / "runs" / "one")
+    (root / "runs" / "study" / "report.html").write_text("a comparison")
     (root / "runs" / "torn").mkdir(parents=True)
     (root / "runs" / "torn" / "record.json").write_text("{")
     (root / "image.png").write_bytes(picture())
@@ -199,6 +203,11 @@ def test_runs_stand_side_by_side_while_one_goes_on(
     log = place / "runs" / "live" / "metrics.jsonl"
     append_line(log, sealed({"step": 3, "loss": 1.1, "lr": 0.1}))
     until(browser, lambda: "step 4 of 6" in one(browser, "#run-rows").text)
+    assert "study/runs/one" not in one(browser, "#run-rows").text
+    one(browser, "#run-rows button[data-at=study]").click()
+    until(browser, lambda: "study/runs/one" in one(browser, "#run-rows").text)
+    page = one(browser, "#run-rows a[href='/runs/study/report.html']").get_attribute("href")
+    assert httpx.get(page).text == "a comparison"
     for name in ("done", "live"):
         one(browser, f"#run-rows input[value={name}]").click()
         until(browser, lambda name=name: name in one(browser, "#run-heads").text)
@@ -216,6 +225,9 @@ def test_runs_stand_side_by_side_while_one_goes_on(
     with httpx.Client(base_url=server.url, timeout=20) as http:
         assert http.get("/v1/runs", params={"name": ["../images"]}).status_code == 422
         assert http.get("/v1/runs", params={"name": ["done"] * 9}).status_code == 422
+        for name in ("\0", "x" * 5000):
+            assert http.get("/v1/runs", params={"name": [name]}).status_code == 422
+            assert http.get(f"/runs/{quote(name)}/report.html").status_code == 404
 
 
 def test_nearest_training_images_are_shown_where_they_may_be(server: Running, place: Path) -> None:

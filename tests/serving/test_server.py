@@ -149,6 +149,9 @@ def test_what_cannot_be_answered_says_why(http: Any) -> None:
     fault(http.post("/v1/predict", content=b"{", headers={"content-type": "application/json"}), 422)
     fault(http.post("/v1/predict", content=b"x"), 415)
     fault(http.get("/v1/nothing"), 404)
+    other = http.post("/v1/adapters/trees")
+    fault(other, 405)
+    assert other.headers["allow"] == "DELETE, GET, PUT"
     fault(http.get("/v1/adapters", headers={"origin": "https://evil.example"}), 403)
     fault(http.get("/v1/adapters", headers={"host": "evil.example"}), 421)
 

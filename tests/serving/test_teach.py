@@ -49,6 +49,13 @@ def test_the_log_survives_closing_undo_and_a_torn_line(tmp_path: Path) -> None:
     assert again.labels == log.labels
     again.give(["c"], "  ash  tree ")
     assert again.labels["c"] == "ash tree"
+    with pytest.raises(DataError, match="2 images and 1 labels"):
+        again.give(["a", "d"], ["ash"])
+    before = again.labels
+    again.give(["a", "d"], ["elm", " fir"])
+    assert again.labels == {**before, "a": "elm", "d": "fir"}
+    again.undo()
+    assert again.labels == before, "labels that were given together are undone together"
     for _ in range(3):
         again.undo()
     assert again.labels == {}
@@ -151,8 +158,9 @@ def test_what_is_taught_becomes_an_adapter(teacher: Teacher, tmp_path: Path) -> 
     state = teacher.state()
     assert [state["classes"][k] for k in state["labels"]] == truth
     assert state["suggested"] == []
-    with pytest.raises(DataError, match="18 images"):
-        teacher.give([18], "ash")
+    for refused in (lambda: teacher.give([18], "ash"), lambda: teacher.alike(-1)):
+        with pytest.raises(DataError, match="18 images"):
+            refused()
     teacher.save(tmp_path / "adapter")
     adapter = petiole.Adapter.load(tmp_path / "adapter")
     assert adapter.classes == list(CLASSES)

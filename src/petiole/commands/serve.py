@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from petiole.commands.options import default_cache, name_of
+from petiole.commands.options import default_cache, group, name_of
 from petiole.commands.placement import ExecutorOptions
 from petiole.commands.verb import verb
 from petiole.errors import ConfigError
@@ -29,6 +30,118 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 Listed = Annotated[Sequence[str], Parameter(negative=(), consume_multiple=True)]
 
 
+@group("Page")
+@dataclass(frozen=True)
+class PageOptions:
+    """Tabs of the page.
+
+    Attributes:
+        teach: folder of images to label on the page, without labels; with the first --backbone, by default the best
+            packaged one.
+        teach_out: folder of the labels, a log that only grows; by default runs/FOLDER-teach.
+        runs: folder of runs that the page lists, finished ones and those under way.
+        show_training: show the training images that look most alike, where an adapter lies in its run folder and they are
+            still there; whoever may ask can see them.
+    """
+
+    teach: Path | None = None
+    teach_out: Path | None = None
+    runs: Path | None = None
+    show_training: bool = False
+
+    def lessons(self, backbones: Sequence[str], device: str) -> Lessons | None:
+        """What teaches, by the first of the frozen models; none without a folder of images."""
+        if not self.teach:
+            return None
+        from petiole.serving.teach.routes import Lessons
+
+        name = name_of(self.teach)
+        return Lessons(
+            {
+                "images": str(self.teach),
+                "name": name,
+                "state": str(self.teach_out or Path("runs") / f"{name}-teach"),
+                "backbone": backbones[0],
+                "device": device,
+                "cache": str(default_cache()),
+                "skip_bad": True,
+            }
+        )
+
+
+@group("Port and access")
+@dataclass(frozen=True)
+class AccessOptions:
+    """Where the server listens, and to whom.
+
+    Attributes:
+        port: to listen on; 0 for any free one.
+        host: address to listen on; by default this machine alone can ask. With another one, give --api-keys.
+        api_keys: file with a name and the SHA-256 of a key a line; without it everybody who reaches the port may ask.
+        trusted: public key (PEM or OpenSSH, Ed25519) of who must have signed the adapters; uploads are then refused, and torch
+            answers. See petiole sign.
+        origins: sites whose pages may ask, e.g. https://shop.example; by default none.
+    """
+
+    port: int = 8000
+    host: str = "127.0.0.1"
+    api_keys: Path | None = None
+    trusted: Path | None = None
+    origins: Listed = ()
+
+
+@group("Upper bounds")
+@dataclass(frozen=True)
+class BoundOptions:
+    """What the server takes on; it refuses what lies beyond.
+
+    Attributes:
+        max_wait: seconds that a request may be expected to wait; beyond, it is refused with 429 and Retry-After.
+        max_seconds: for a request to arrive, and to be answered.
+        max_body_mb: of a request, uploaded adapters among them.
+        max_images: of a request.
+        max_pixels: of an image.
+        max_batch: rows of one forward; how many are taken is measured.
+        max_loaded: adapters in memory; those used least lately are let go and read again when they are asked for.
+        max_adapters: known; an upload beyond lets the upload that was used least lately go.
+        max_memory_mb: of the inference process, which is then started anew; 0 for no bound.
+    """
+
+    max_wait: float = 2.0
+    max_seconds: float = 30.0
+    max_body_mb: float = 32.0
+    max_images: int = 64
+    max_pixels: int = 50_000_000
+    max_batch: int = 32
+    max_loaded: int = 64
+    max_adapters: int = 1024
+    max_memory_mb: float = 0.0
+
+    def limits(self) -> Limits:
+        """As the server takes them.
+
+        Raises:
+            ConfigError: one that is not above 0.
+        """
+        from petiole.serving.limits import Limits
+
+        for name, value in vars(self).items():
+            if not (value > 0 or (name == "max_memory_mb" and value == 0)):
+                option = f"--{name.replace('_', '-')}"
+                raise ConfigError(f"{option} is {value}; it must be above 0.")
+        return Limits(
+            wait=self.max_wait,
+            seconds=self.max_seconds,
+            body=int(self.max_body_mb * 2**20),
+            images=self.max_images,
+            pixels=self.max_pixels,
+            batch=self.max_batch,
+            loaded=self.max_loaded,
+            adapters=self.max_adapters,
+            memory=int(self.max_memory_mb * 2**20),
+        )
+
+
 @verb
 def serve(
     adapters: Annotated[Sequence[Path], Parameter(negative=(), consume_multiple=True)] = (),
@@ -36,28 +149,13 @@ def serve(
     backbones: Annotated[
         Sequence[str], Parameter(name="--backbone", negative=(), consume_multiple=True)
     ] = (),
-    teach: Path | None = None,
-    teach_out: Path | None = None,
-    runs: Path | None = None,
-    show_training: bool = False,
-    port: int = 8000,
-    host: str = "127.0.0.1",
     device: str = "auto",
     engine: Literal["auto", "torch", "onnx"] = "auto",
     canary: Listed = (),
     replicas: Annotated[Sequence[int], Parameter(negative=(), consume_multiple=True)] = (),
-    api_keys: Path | None = None,
-    trusted: Path | None = None,
-    origins: Listed = (),
-    max_wait: float = 2.0,
-    max_seconds: float = 30.0,
-    max_body_mb: float = 32.0,
-    max_images: int = 64,
-    max_pixels: int = 50_000_000,
-    max_batch: int = 32,
-    max_loaded: int = 64,
-    max_adapters: int = 1024,
-    max_memory_mb: float = 0.0,
+    page: PageOptions | None = None,
+    access: AccessOptions | None = None,
+    bounds: BoundOptions | None = None,
     placement: ExecutorOptions | None = None,
 ) -> None:
     """Serve adapters until Ctrl-C or SIGTERM; what was begun is answered first.
@@ -68,32 +166,11 @@ def serve(
     Args:
         adapters: adapter or run folders; or one folder of such folders, the pool, which also keeps what is uploaded.
         backbones: frozen models that uploaded adapters may be for, beside those of ADAPTERS.
-        teach: folder of images to label on the page, without labels; with the first --backbone, by default the best
-            packaged one.
-        teach_out: folder of the labels, a log that only grows; by default runs/FOLDER-teach.
-        runs: folder of finished runs that the page lists.
-        show_training: show on the page the training images that look most alike, where an adapter lies in its run folder and they are
-            still there; whoever may ask can see them.
-        port: to listen on; 0 for any free one.
-        host: address to listen on; by default this machine alone can ask. With another one, give --api-keys.
         device: auto, cpu, cuda, ...
         engine: torch; onnx: ONNX Runtime, for adapters that petiole export can write so; auto: on the CPU, ONNX Runtime once an
             adapter is exported, which happens beside the first requests, and torch for the others. On Ray always torch.
         canary: NAME=OTHER:0.1 lets the adapter OTHER answer a tenth of the requests for NAME; the answer and the metrics say which one did.
         replicas: inference processes on Ray, or the fewest and the most of them, as the queue asks for; by default 1.
-        api_keys: file with a name and the SHA-256 of a key a line; without it everybody who reaches the port may ask.
-        trusted: public key (PEM or OpenSSH, Ed25519) of who must have signed the adapters; uploads are then refused, and torch
-            answers. See petiole sign.
-        origins: sites whose pages may ask, e.g. https://shop.example; by default none.
-        max_wait: seconds that a request may be expected to wait; beyond, it is refused with 429 and Retry-After.
-        max_seconds: for a request to arrive, and to be answered.
-        max_body_mb: of a request, uploaded adapters among them.
-        max_images: of a request.
-        max_pixels: of an image.
-        max_batch: rows of one forward; how many are taken is measured.
-        max_loaded: adapters in memory; those used least lately are let go and read again when they are asked for.
-        max_adapters: known; an upload beyond lets the upload that was used least lately go.
-        max_memory_mb: of the inference process, which is then started anew; 0 for no bound.
 
     Raises:
         ConfigError: no adapters, two of one name, or a library of the extra serve is missing.
@@ -102,77 +179,60 @@ def serve(
     cluster = (placement or ExecutorOptions()).cluster()
     if cluster is None and replicas:
         raise ConfigError("--replicas are inference processes on Ray: add --executor ray.")
-    if cluster and (max_memory_mb or engine == "onnx"):
+    page, access, bounds = (
+        page or PageOptions(),
+        access or AccessOptions(),
+        bounds or BoundOptions(),
+    )
+    if cluster and (bounds.max_memory_mb or engine == "onnx"):
         raise ConfigError(
             "On Ray adapters are answered by torch, in processes that Ray itself watches: leave --engine onnx and --max-memory-mb out."
         )
-    limits = _limits(
-        wait=max_wait,
-        seconds=max_seconds,
-        body=max_body_mb * 2**20,
-        images=max_images,
-        pixels=max_pixels,
-        batch=max_batch,
-        loaded=max_loaded,
-        adapters=max_adapters,
-        memory=max_memory_mb * 2**20,
-    )
+    limits = bounds.limits()
     try:
         from petiole.serving.app import create_app
         from petiole.serving.keys import ApiKeys
         from petiole.serving.pages import page_router
         from petiole.serving.ray_replicas import on_ray
         from petiole.serving.service import Service, canaries_of
-        from petiole.serving.teach.routes import Lessons, teach_router
+        from petiole.serving.teach.routes import teach_router
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"petiole serve needs {error.name}: pip install 'petiole[serve]'."
         ) from error
 
-    if teach and not backbones:
+    if page.teach and not backbones:
         from petiole.commands.defaults import backbone_for
 
         backbones = [backbone_for(["averaged-ridge"])]
-    folders, store = named(list(map(Path, adapters)), bool(backbones) or runs is not None)
+    folders, store = named(list(map(Path, adapters)), bool(backbones) or page.runs is not None)
     service = Service(
         folders,
         backbones=backbones,
         store=store,
         device=device,
-        engine="torch" if cluster else _engine(engine, trusted),
-        trusted=Path(trusted) if trusted else None,
+        engine="torch" if cluster else _engine(engine, access.trusted),
+        trusted=Path(access.trusted) if access.trusted else None,
         cache=default_cache(),
         limits=limits,
         processes=on_ray(cluster, replicas) if cluster else None,
         canaries=canaries_of(canary, folders),
     )
-    lessons = None
-    if teach:
-        lessons = Lessons(
-            {
-                "images": str(teach),
-                "name": name_of(teach),
-                "state": str(teach_out or Path("runs") / f"{name_of(teach)}-teach"),
-                "backbone": backbones[0],
-                "device": device,
-                "cache": str(default_cache()),
-                "skip_bad": True,
-            }
-        )
+    lessons = page.lessons(backbones, device)
     pages = page_router(
         service,
-        runs=Path(runs) if runs else None,
+        runs=Path(page.runs) if page.runs else None,
         teaches=lessons is not None,
-        training=show_training,
+        training=page.show_training,
     )
     app = create_app(
         service,
-        keys=ApiKeys(Path(api_keys)) if api_keys else None,
-        origins=origins,
-        hosts=LOOPBACK if host in LOOPBACK else (),
+        keys=ApiKeys(Path(access.api_keys)) if access.api_keys else None,
+        origins=access.origins,
+        hosts=LOOPBACK if access.host in LOOPBACK else (),
         routers=[pages, *([teach_router(service, lessons)] if lessons else [])],
     )
-    _run(service, lessons, app, host, port)
+    _run(service, lessons, app, access.host, access.port)
 
 
 def _engine(engine: Engine, trusted: Path | None) -> Engine:
@@ -186,23 +246,6 @@ def _engine(engine: Engine, trusted: Path | None) -> Engine:
             "--engine onnx runs graphs, which no signature covers. Leave it out, or --trusted."
         )
     return "torch" if trusted else engine
-
-
-def _limits(**given: float) -> Limits:
-    """Limits of options.
-
-    Raises:
-        ConfigError: one that is not above 0.
-    """
-    from dataclasses import fields
-
-    from petiole.serving.limits import Limits
-
-    for name, value in given.items():
-        if not (value > 0 or (name == "memory" and value == 0)):
-            raise ConfigError(f"The bound of {name} is {value}; it must be above 0.")
-    whole = {f.name for f in fields(Limits) if f.type == "int"}
-    return Limits(**{n: int(v) if n in whole else v for n, v in given.items()})  # type: ignore[arg-type]
 
 
 def _run(service: Service, lessons: Lessons | None, app: FastAPI, host: str, port: int) -> None:

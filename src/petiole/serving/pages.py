@@ -11,6 +11,7 @@ from fastapi.responses import FileResponse, HTMLResponse, Response
 from starlette.exceptions import HTTPException
 
 from petiole.serving.reading import read_request
+from petiole.serving.run_files import PAGE, file_below
 from petiole.serving.schemas import REFUSALS, LookRequest
 from petiole.serving.service import Service
 
@@ -20,7 +21,6 @@ POLICY = (
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 HEADERS = {"content-security-policy": POLICY, "cache-control": "no-cache"}
-REPORT = "report.html"
 
 
 def page_router(
@@ -74,10 +74,10 @@ def page_router(
             asked = {"do": "runs", "folder": str(root), "names": name}
             return (await service.process.call(asked)).value
 
-        @router.get("/runs/{name:path}/" + REPORT)
+        @router.get("/runs/{name:path}/" + PAGE)
         async def report(name: str) -> FileResponse:
-            file = (root / name / REPORT).resolve()
-            if not file.is_relative_to(root) or not file.is_file():
+            file = file_below(root, name, PAGE)
+            if file is None:
                 raise HTTPException(404, "There is no such run, or it has no page.")
             return FileResponse(file, media_type="text/html")
 

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from petiole.allocator import tune_allocator
 from petiole.engine.ray_executor import Ray, connected
 from petiole.errors import ConfigError, PetioleError
 from petiole.serving.channel import Message
@@ -165,6 +166,7 @@ def replica_of(serve: Any, loaded: int) -> type:
         """One inference process."""
 
         def __init__(self, setup: Mapping[str, Any], threads: int) -> None:
+            tune_allocator()
             import torch
 
             torch.set_num_threads(threads)

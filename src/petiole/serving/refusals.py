@@ -8,6 +8,7 @@ from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
 
 from petiole.errors import AdapterError, PetioleError
 from petiole.serving.batcher import Busy
@@ -65,9 +66,19 @@ async def _unfit(_: Request, error: Exception) -> Response:
     return _response(422, "value", f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
 
 
-async def _plain(_: Request, error: Exception) -> Response:
+def _methods(request: Request) -> list[str]:
+    """Of a path, all of them; the router itself names those of the first route that matches."""
+    paths: dict[str, dict[str, object]] = request.app.openapi()["paths"]
+    there = (m for path, m in paths.items() if compile_path(path)[0].match(request.url.path))
+    return sorted({method.upper() for methods in there for method in methods})
+
+
+async def _plain(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return _response(error.status_code, "http", str(error.detail), **(error.headers or {}))
+    headers = dict(error.headers or {})
+    if error.status_code == 405 and (known := _methods(request)):
+        headers["Allow"] = ", ".join(known)
+    return _response(error.status_code, "http", str(error.detail), **headers)
 
 
 HANDLERS: dict[type[Exception], Handler] = {

@@ -11,26 +11,32 @@ from typing import Any
 from petiole.engine.model_card import read_kept
 from petiole.engine.record import LOG, RECORD, REQUEST, RunRequest, read_log, read_record
 from petiole.errors import ConfigError, PetioleError
+from petiole.serving.run_files import PAGE, file_below
 
 MOST, MOST_POINTS, MOST_COMPARED = 500, 300, 6
-PAGE = "report.html"
 QUIET = 300.0
 """Seconds without a line of its log after which a run that has no record is taken to have stopped."""
 
 
 def list_runs(root: Path) -> list[dict[str, Any]]:
-    """A row for each run at any depth, the newest first; one that cannot be read says why.
+    """A row for each run at any depth, the newest first; one that cannot be read says why. Then other pages: of comparisons, say.
 
     Args:
         root: folder of run folders.
     """
     folders = {file.parent for name in (RECORD, REQUEST) for file in root.rglob(name)}
     rows = [_row(root, folder) for folder in sorted(folders)[:MOST]]
-    return sorted(rows, key=lambda row: str(row.get("created", "~")), reverse=True)
+    rows.sort(key=lambda row: str(row.get("created", "~")), reverse=True)
+    pages = sorted({file.parent for file in root.rglob(PAGE)} - folders)[:MOST]
+    return rows + [{"name": _name(root, one), "state": "page", "page": True} for one in pages]
+
+
+def _name(root: Path, folder: Path) -> str:
+    return str(folder.relative_to(root))
 
 
 def _row(root: Path, folder: Path) -> dict[str, Any]:
-    name = str(folder.relative_to(root))
+    name = _name(root, folder)
     try:
         if not (folder / RECORD).is_file():
             return {"name": name, **_under_way(folder)}
@@ -83,9 +89,10 @@ def compare_runs(root: Path, names: list[str]) -> dict[str, Any]:
         raise ConfigError(f"1 to {MOST_COMPARED} runs are compared, not {len(names)}.")
     runs = []
     for name in names:
-        folder = (root / name).resolve()
-        if not folder.is_relative_to(root.resolve()) or not (folder / REQUEST).is_file():
-            raise ConfigError(f"{name!r} is no run here.")
+        request = file_below(root, name, REQUEST)
+        if request is None:
+            raise ConfigError(f"{name[:80]!r} is no run here.")
+        folder = request.parent
         runs.append(
             {**_row(root.resolve(), folder), "asked": _asked(folder), "curve": _curve(folder)}
         )
@@ -93,10 +100,12 @@ def compare_runs(root: Path, names: list[str]) -> dict[str, Any]:
 
 
 def _asked(folder: Path) -> dict[str, str]:
-    """The request, flat: ``settings.rank`` -> ``16``; digests and long lists are left to the record."""
+    """The request, flat: ``settings.rank`` -> ``16``; digests are cut short, and long lists left to the record."""
     told = _request(folder).model_dump(mode="json")
     told["backbone"] = told["backbone"]["name"]
-    told["data"] = {k: v for k, v in told["data"].items() if k not in ("notes", "classes")}
+    data = {k: v for k, v in told["data"].items() if k not in ("notes", "classes")}
+    digests = {part: digest[:12] for part, digest in data["digests"].items()}
+    told["data"] = data | {"digests": digests}
     return {name: text for name, text in _flat(told) if len(text) <= 200}
 
 

@@ -14,6 +14,7 @@ from threading import Lock
 from time import perf_counter
 from typing import Any
 
+from petiole.allocator import tune_allocator
 from petiole.errors import PetioleError, unknown
 from petiole.serving.channel import Message, receive, send
 
@@ -108,6 +109,7 @@ def serve(
         handlers: makes those that run in turn, those that run beside them, and what is said first.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the HTTP process's
+    tune_allocator()  # the parent's settings do not reach a spawned process
     faulthandler.enable()  # a crash in a library of C says where
     try:
         in_turn, beside, hello = handlers()

@@ -1,11 +1,11 @@
-// Losses by step, one line a run, each with its own dash so that colour alone tells nothing.
-import { element } from "./api.js";
+// Losses by step, one line a run, each with its own dash so that colour alone tells nothing; accuracy by number of labels.
+import { element, percent } from "./api.js";
 
 const SPACE = "http://www.w3.org/2000/svg";
 const DASHES = ["", "7 4", "2 4", "12 4 2 4", "4 4", "14 5"];
 const WIDTH = 640;
 const HEIGHT = 220;
-const EDGE = { left: 44, right: 8, top: 8, bottom: 24 };
+const EDGE = { left: 54, right: 8, top: 8, bottom: 24 };
 
 function drawn(tag, attributes, text = "") {
   const made = document.createElementNS(SPACE, tag);
@@ -39,4 +39,23 @@ export function curves(figure, runs) {
   });
   const caption = element("figcaption", { id: "curves-text" }, `Loss by step of ${lines.map((run) => run.name).join(", ")}`);
   figure.replaceChildren(svg, caption, legend);
+}
+
+// What was measured, and what is to be expected of more labels, dashed; the numbers of labels stand on a logarithmic scale.
+export function learning(figure, caption, { measured, expected }) {
+  figure.hidden = measured.length < 2;
+  if (figure.hidden) return;
+  const points = [...measured, ...expected];
+  const [few, many, low, high] = [0, 1].flatMap((i) => [Math.min, Math.max].map((best) => best(...points.map((point) => point[i]))));
+  const x = (n) => 20 + (190 * Math.log(n / few)) / (Math.log(many / few) || 1);
+  const y = (accuracy) => 84 - (62 * (accuracy - low)) / (high - low || 1);
+  const line = (some, dashes) =>
+    drawn("polyline", { points: some.map(([n, a]) => `${x(n)},${y(a)}`).join(" "), fill: "none", stroke: "currentColor", "stroke-width": 1.6, "stroke-dasharray": dashes });
+  const last = expected.at(-1);
+  const told = [measured[0], measured.at(-1), last ?? []].filter((point) => point.length);
+  const texts = told.map(([n, a]) => drawn("text", { x: x(n), y: y(a) - 7, "text-anchor": "middle" }, percent(a, 0)));
+  figure.querySelector("svg").replaceChildren(line(measured, ""), line([measured.at(-1), ...expected], "4 4"), ...texts);
+  caption.textContent = last
+    ? `Measured with ${measured[0][0]} to ${measured.at(-1)[0]} labels; about ${percent(last[1], 0)} is to be expected with ${last[0]}`
+    : `Measured with ${measured[0][0]} to ${measured.at(-1)[0]} labels`;
 }

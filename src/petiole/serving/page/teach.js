@@ -1,5 +1,6 @@
 // Label a folder: what is chosen here goes to the server, which answers with all that is known then.
 import { ask, element, get, percent, post, say, url } from "./api.js";
+import { learning } from "./curves.js";
 import { colour, Map } from "./map.js";
 
 const by = (id) => document.getElementById(id);
@@ -57,24 +58,30 @@ function chip(name, index) {
   return made;
 }
 
-async function change(path, value) {
+async function change(path, value, what) {
   try {
     listed = [];
     if (view === "alike") view = "suggested";
     await take(await post(path, value));
-    say(`Labelled; the head was fitted again in ${state.milliseconds.toFixed(0)} ms.`);
+    say(`${what}; the head was fitted again in ${state.milliseconds.toFixed(0)} ms.`);
   } catch (error) {
     say(error.message, true);
   }
 }
 
-const label = (rows, name) => change("/v1/teach/label", { rows, label: name });
+const counted = (rows) => `${rows.length.toLocaleString("en")} image${rows.length === 1 ? "" : "s"}`;
+
+async function label(rows, name) {
+  if (!rows.length) return say("Choose images first.", true);
+  await change("/v1/teach/label", { rows, label: name }, name === null ? `${counted(rows)} without a label` : `${counted(rows)} labelled ${name}`);
+}
 
 async function accept() {
   // Guesses of what is chosen, or of all that is shown.
   const rows = (chosen.size ? [...chosen] : shown()).filter((row) => state.labels[row] < 0 && state.guesses[row] >= 0);
-  for (const guess of new Set(rows.map((row) => state.guesses[row])))
-    await label(rows.filter((row) => state.guesses[row] === guess), state.classes[guess]);
+  if (!rows.length) return say("Nothing here has a guess to accept: label two classes first.", true);
+  const names = rows.map((row) => state.classes[state.guesses[row]]);
+  await change("/v1/teach/label", { rows, label: names }, `${counted(rows)} labelled as guessed`);
 }
 
 async function alike() {
@@ -119,11 +126,11 @@ function tile(row) {
   load(row, picture);
   const given = state.labels[row];
   const guess = state.guesses[row];
-  const dot = element("span", { className: "dot" });
-  if (Math.max(given, guess) >= 0) dot.style.background = colour(given >= 0 ? given : guess);
+  const dots = Math.max(given, guess) < 0 ? [] : [element("span", { className: "dot" })];
+  for (const dot of dots) dot.style.background = colour(given >= 0 ? given : guess);
   const text = given >= 0 ? state.classes[given] : guess >= 0 ? `${state.classes[guess]}? ${percent(state.sure[row], 0)}` : "no label";
   const doubt = view === "errors" && guess >= 0 && guess !== given ? ` (rather ${state.classes[guess]})` : "";
-  const made = element("button", { type: "button" }, picture, element("span", {}, dot, text + doubt), element("span", { className: "name" }, images.names[row]));
+  const made = element("button", { type: "button" }, picture, element("span", {}, ...dots, text + doubt), element("span", { className: "name" }, images.names[row]));
   made.dataset.row = row;
   made.addEventListener("click", (event) => {
     if (event.shiftKey && chosen.size) between([...chosen].at(-1), row);
@@ -162,24 +169,8 @@ function mark() {
 }
 
 async function curve() {
-  const { measured, expected } = await get("/v1/teach/curve").catch(() => ({ measured: [], expected: [] }));
-  by("curve").hidden = measured.length < 2;
-  if (measured.length < 2) return;
-  const points = [...measured, ...expected];
-  const [most, low] = [Math.max(...points.map((p) => p[0])), Math.min(...points.map((p) => p[1]))];
-  const floor = Math.max(0, Math.min(low - 0.05, 0.9));
-  const place = ([n, accuracy]) => [6 + (228 * Math.log(n)) / Math.log(most), 90 - (84 * (accuracy - floor)) / (1 - floor)];
-  const path = (list, dashes) => {
-    const line = document.createElementNS("http://www.w3.org/2000/svg", "polyline");
-    line.setAttribute("points", list.map((p) => place(p).map((v) => v.toFixed(1)).join(",")).join(" "));
-    for (const [name, value] of Object.entries({ fill: "none", stroke: "currentColor", "stroke-width": 1.6, "stroke-dasharray": dashes })) line.setAttribute(name, value);
-    return line;
-  };
-  const last = expected.at(-1);
-  by("curve").querySelector("svg").replaceChildren(path(measured, ""), path([measured.at(-1), ...expected], "4 4"));
-  by("curve-text").textContent = last
-    ? `Measured with ${measured[0][0]} to ${measured.at(-1)[0]} labels; about ${percent(last[1], 0)} is to be expected with ${last[0]}`
-    : "";
+  const found = await get("/v1/teach/curve").catch(() => ({ measured: [], expected: [] }));
+  learning(by("curve"), by("curve-text"), found);
 }
 
 function show(name) {
@@ -195,7 +186,7 @@ function clear() {
 }
 
 const unlabel = () => label([...chosen], null);
-const undo = () => change("/v1/teach/undo", {});
+const undo = () => change("/v1/teach/undo", {}, "The last step is undone");
 for (const [id, act] of Object.entries({ accept, alike, unlabel, undo, clear })) by(id).addEventListener("click", act);
 for (const button of by("views").children) button.addEventListener("click", () => show(button.dataset.view));
 for (const [id, step] of [["before", -1], ["after", 1]])

@@ -13,7 +13,8 @@ let training = false;
 
 export async function openTry() {
   const { adapters } = await get("/v1/adapters");
-  ({ training } = await get("/v1/page"));
+  const has = await get("/v1/page");
+  training = has.training;
   const chosen = new Set(choices());
   const first = !by("adapters").querySelector("input");
   const rows = adapters
@@ -24,7 +25,7 @@ export async function openTry() {
       return element("label", {}, box, ` ${one.name} `, element("span", { className: "note" }, `${one.classes.length} classes, ${one.method}`));
     });
   by("adapters").replaceChildren(by("adapters").querySelector("legend"), ...rows);
-  if (!rows.length) say("No adapter labels images here yet.");
+  if (!rows.length) say(`No adapter labels images here yet: ${has.teach ? "Teach makes one" : "PUT /v1/adapters/NAME takes one in"}.`);
 }
 
 const choices = () => [...by("adapters").querySelectorAll("input:checked")].map((box) => box.value);

@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter
 from fastapi.responses import Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
 from petiole.serving.process import Refused, WorkerGone, WorkerProcess
 from petiole.serving.schemas import REFUSALS
 from petiole.serving.service import Service
 from petiole.serving.teach.process import teaching
 
+Name = Annotated[str, Field(max_length=200)]
 CACHED = {"cache-control": "private, max-age=86400"}
 
 
@@ -24,15 +25,15 @@ class LabelRequest(BaseModel):
 
     Attributes:
         rows: numbers of images.
-        label: their class; null for none.
+        label: their class, or that of each; null for none.
     """
 
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"rows": [0], "label": "moon"}]}
     )
 
-    rows: list[int] = Field(min_length=1, max_length=100_000)
-    label: str | None = Field(max_length=200)
+    rows: list[StrictInt] = Field(min_length=1, max_length=100_000)
+    label: Name | list[Name] | None
 
 
 class PublishRequest(BaseModel):

@@ -20,7 +20,7 @@ from petiole.data.typiclust import typiclust
 from petiole.errors import DataError
 from petiole.methods.registry import create
 from petiole.serving.teach.evidence import Evidence, curve, evidence
-from petiole.serving.teach.label_log import LabelLog
+from petiole.serving.teach.label_log import Label, LabelLog
 from petiole.tasks.classification.adapter import ClassificationAdapter
 from petiole.tasks.classification.calibration import Calibration
 from petiole.tasks.classification.model import AdaptedClassifier
@@ -113,18 +113,22 @@ class Teacher:
             keys.append((turn[guess], place))
         return [int(rows[i]) for i in sorted(range(len(rows)), key=keys.__getitem__)[:most]]
 
-    def give(self, rows: list[int], label: str | None) -> None:
-        """Label rows, or take their labels away.
+    def give(self, rows: list[int], label: Label) -> None:
+        """Label rows, all alike or each by itself, or take their labels away.
 
         Raises:
             DataError: no such row, or no such label.
         """
-        if any(not 0 <= row < len(self.data) for row in rows):
-            raise DataError(f"There are {len(self.data)} images; a row beyond them was named.")
+        self._check(rows)
         self.log.give([self.data.ids[row] for row in rows], label)
 
     def alike(self, row: int, most: int = SUGGESTED) -> list[int]:
-        """Images most like one, itself first, by the cosine of their vectors."""
+        """Images most like one, itself first, by the cosine of their vectors.
+
+        Raises:
+            DataError: no such row.
+        """
+        self._check([row])
         unit = torch.nn.functional.normalize(self.vectors, dim=-1)
         found: list[int] = (unit @ unit[row]).argsort(descending=True)[:most].tolist()
         return found
@@ -168,9 +172,12 @@ class Teacher:
         Raises:
             DataError: no such row, or its file is gone.
         """
-        if not 0 <= row < len(self.data):
-            raise DataError(f"There is no image {row}.")
+        self._check([row])
         return self._thumbnail(row)
+
+    def _check(self, rows: list[int]) -> None:
+        if any(not 0 <= row < len(self.data) for row in rows):
+            raise DataError(f"There are {len(self.data)} images; a row beyond them was named.")
 
     @lru_cache(maxsize=20_000)  # noqa: B019 - one teacher a process
     def _thumbnail(self, row: int) -> bytes:
