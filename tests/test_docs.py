@@ -55,6 +55,7 @@ SHORTER = {
     "transfer": f"{LITTLE} --seeds 2",
     "generalise": f"{LITTLE} --seeds 2",
     "few-shot": f"{LITTLE} --seeds 2",
+    "continual": f"{LITTLE} --seeds 2",
     "multitask": f"{LITTLE} --seeds 2",
     "synthesize": "--train 8 --test 3",
 }

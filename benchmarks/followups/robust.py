@@ -1,6 +1,6 @@
 """Accuracy under attack of CLIP-LoRA trained on clean and on attacked images (AdvCLIP-LoRA), on petiole/tiny-clip.
 
-Twelve shapes, 16 images each; every row three seeds, its difference from CLIP-LoRA paired by seed. ``twice`` has the steps that
+Forty compositions of the synthetic scenes that its training had not seen, 8 images each, 3 to score; every row three seeds, its difference from CLIP-LoRA paired by seed. ``twice`` has the steps that
 AdvCLIP-LoRA's two gradients a step cost.
 
     OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python benchmarks/followups/robust.py OUT
@@ -34,8 +34,8 @@ def measured(out: Path, method: str, settings: dict[str, object], seed: int) -> 
     folder = out / f"{method}-{'-'.join(map(str, settings.values())).replace('/', '_')}-{seed}"
     if not folder.exists():
         petiole.fit(
-            out / "shapes/train",
-            test=out / "shapes/test",
+            out / "compositions/train",
+            test=out / "compositions/test",
             backbone="petiole/tiny-clip",
             method=method,
             settings={**SHARED, **settings},
@@ -43,7 +43,7 @@ def measured(out: Path, method: str, settings: dict[str, object], seed: int) -> 
             out=folder,
             quiet=True,
         )
-    test, found = out / "shapes/test", []
+    test, found = out / "compositions/test", []
     for attack, epsilon in ATTACKS:
         scores = petiole.evaluate(folder, test, attack=attack, epsilon=epsilon).scores
         clean = scores["test"]["accuracy"]
@@ -55,8 +55,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
     out = parser.parse_args().out
-    if not (out / "shapes").exists():
-        petiole.synthesize(out / "shapes", task="shapes", train=16, test=8)
+    if not (out / "compositions").exists():
+        petiole.synthesize(out / "compositions", task="compositions", train=8, test=3)
     columns = ["clean", *(f"{attack.upper()} {epsilon}" for attack, epsilon in ATTACKS)]
     print("| Method |", " | ".join(columns), "|\n|---|" + "---:|" * len(columns))
     host: list[list[float]] = []

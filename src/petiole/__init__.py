@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from petiole.commands.cache import cache
     from petiole.commands.check import check
     from petiole.commands.compare import compare
+    from petiole.commands.continual import continual
     from petiole.commands.demo import demo
     from petiole.commands.diff import diff
     from petiole.commands.doctor import doctor
@@ -81,6 +82,7 @@ __all__ = [
     "cache",
     "check",
     "compare",
+    "continual",
     "demo",
     "diff",
     "doctor",

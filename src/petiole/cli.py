@@ -51,6 +51,7 @@ GROUPS = {
         "sweep": "One method at several ranks: how much rank is enough, on how many images.",
         "transfer": "Data sets x backbones x methods x seeds; wins, ties and costs in one table.",
         "generalise": "Train on some classes, test on others by their names: base to novel, other data.",
+        "continual": "Data sets learned one after the other: accuracy matrix, forgetting.",
         "few-shot": "Accuracy by the number of labelled images of each class.",
         "plan": "How many draws and seeds a difference needs, from a comparison's spread.",
         "simulate": "How long work takes at another size or on other machines, and what holds it up.",
@@ -71,7 +72,17 @@ _FILES = {
     "import-dassl": "import_dassl",
     "push-to-hub": "push_to_hub",
 }
-RESUMING = ("demo", "fit", "compare", "transfer", "generalise", "few-shot", "sweep", "multitask")
+RESUMING = (
+    "demo",
+    "fit",
+    "compare",
+    "transfer",
+    "generalise",
+    "few-shot",
+    "sweep",
+    "multitask",
+    "continual",
+)
 
 
 def _default(value: Any) -> str | None:

@@ -37,7 +37,7 @@ def merge(adapter: Path, /, *, out: Path, weights: Path | None = None) -> Merged
     """Fold an adapter into its backbone: no cost in prediction any more.
 
     Writes the backbone's new weights, their preprocessing, and beside them OUT-adapter, the head, which
-    labels as the original does. LoRA, DoRA, SSF, tuned copies and what the library peft merges can be
+    labels as the original does. LoRA, DoRA, GLoRA, SSF, tuned copies and what the library peft merges can be
     folded; bottlenecks with an activation and prompts cannot.
 
     Args:

@@ -24,7 +24,7 @@ def report(folder: Path, /) -> ReportResult:
     """Write report.html of a run folder or of a comparison folder again, from its records.
 
     Args:
-        folder: what petiole fit, compare, multitask, generalise, few-shot or demo wrote.
+        folder: what petiole fit, compare, multitask, generalise, continual, few-shot or demo wrote.
 
     Raises:
         RunError: no complete run lies there.

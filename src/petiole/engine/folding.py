@@ -2,7 +2,7 @@
 
 With y = W x + b the value that a linear module gives,
 
-    beside   y + F(x),  F(x) = M x         W + M, b                     LoRA, DoRA
+    beside   y + F(x),  F(x) = M x + c     W + M, b + c                 LoRA, DoRA, GLoRA
     behind   y + F(y),  F(y) = s * y + c   (1 + s) W, (1 + s) b + c     SSF
 
 (of a normalisation W is the gain, of a convolution the kernel; behind a layer scale g, c / g goes into
@@ -27,6 +27,7 @@ from petiole.backbones.hooks import Attach, observed
 from petiole.errors import AdapterError
 from petiole.layers.affine import Affine
 from petiole.layers.bottleneck import Bottleneck
+from petiole.layers.glora import GLoRA
 from petiole.layers.lowrank import LowRank
 from petiole.layers.prompt import DropLast, PromptTokens
 
@@ -60,7 +61,7 @@ def _fold(weights: Weights, attachment: Attach, backbone: Backbone, makers: _Mak
                 "bias below can shift. Use the adapter as it is."
             )
         into = below or call
-    elif isinstance(layer, LowRank) and call and _reads_input(attachment, call, makers):
+    elif isinstance(layer, LowRank | GLoRA) and call and _reads_input(attachment, call, makers):
         into, g = call, torch.ones(())
     else:
         raise _refused(attachment)
@@ -152,7 +153,7 @@ def _refused(attachment: Attach) -> AdapterError:
             reason = "its activation makes it no linear map, so no weight can stand for it"
         case PromptTokens() | DropLast():
             reason = "its prompts are tokens, and no weight holds tokens"
-        case Affine() | LowRank():
+        case Affine() | LowRank() | GLoRA():
             reason = "no single weight makes the value that it adds to from the one that it reads"
         case _:
             reason = "nothing is known of how it would change a weight"

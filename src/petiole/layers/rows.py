@@ -145,10 +145,48 @@ class Context(nn.Module):
         self.value = nn.Parameter(value.detach().clone())
         self._slots, self._own, self._shift = slots, own, shift
 
+    def contexts(self) -> Tensor:
+        """One (M, d), or several (C, M, d)."""
+        return self.value
+
     def forward(self, x: Tensor) -> Tensor:
-        slots = self._slots()
-        value = self.value[self._own()] if self._own else self.value
+        slots, value = self._slots(), self.contexts()
+        value = value[self._own()] if self._own else value
         value = value.to(x.dtype).expand(x.shape[0], -1, -1)
         if self._shift:
             value = value + self._shift()[:, None].to(x.dtype)
         return x.scatter(1, slots[..., None].expand(-1, -1, x.shape[-1]), value)
+
+
+class ResidualContext(Context):
+    """One context for all tasks and a residual for each, P_t = P + U_t s(D P), s the logistic function; the last is P itself.
+
+    U = 0 at the start, so every task starts at P. Parameters: M d + r d + T d r.
+
+    Args:
+        value: P (M, d), learned.
+        slots: as of ``Context``.
+        own: gives the task of each text, (n,); T where it has none.
+        tasks: T.
+        rank: r.
+    """
+
+    def __init__(
+        self,
+        value: Tensor,
+        slots: Callable[[], Tensor],
+        own: Callable[[], Tensor],
+        *,
+        tasks: int,
+        rank: int,
+    ) -> None:
+        super().__init__(value, slots, own=own)
+        positive(tasks=tasks, rank=rank)
+        width = value.shape[-1]
+        self.down = nn.Parameter(nn.init.xavier_uniform_(torch.empty(rank, width)))
+        self.up = nn.Parameter(torch.zeros(tasks, width, rank))
+
+    def contexts(self) -> Tensor:
+        hidden = (self.value @ self.down.T).sigmoid()
+        own = self.value + torch.einsum("tdr,mr->tmd", self.up, hidden)
+        return torch.cat([own, self.value[None]])

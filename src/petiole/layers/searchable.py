@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from typing import Protocol, runtime_checkable
 
 from torch import nn
 
-from petiole.errors import ConfigError
+from petiole.errors import ConfigError, unknown
 
 
 @runtime_checkable
@@ -33,35 +33,31 @@ class SearchableLayer(Protocol):
         """Compute along ``path`` from now on."""
         ...
 
+    def settle(self) -> None:
+        """Keep what the path in use needs and forget the rest."""
+        ...
 
-def searchable_layers(module: nn.Module) -> dict[str, SearchableLayer]:
-    """All searchable layers inside a module, by their names in it."""
-    return {
-        name: layer for name, layer in module.named_modules() if isinstance(layer, SearchableLayer)
-    }
+    def size(self, path: str) -> int:
+        """Numbers that ``settle`` would keep of ``path``."""
+        ...
 
 
-def choose_paths(module: nn.Module, paths: Mapping[str, str]) -> None:
-    """Put every searchable layer on its path.
+def searchable_layers(module: nn.Module) -> list[SearchableLayer]:
+    """All searchable layers inside a module, in its order."""
+    return [layer for layer in module.modules() if isinstance(layer, SearchableLayer)]
 
-    Args:
-        module: that holds them.
-        paths: name of a layer -> name of its path, for all layers.
+
+def choose_paths(layers: Sequence[SearchableLayer], paths: Iterable[str]) -> None:
+    """Put every layer on its path.
 
     Raises:
-        ConfigError: a layer is left out or unknown, or has no such path.
+        ConfigError: there are more or fewer paths than layers, or a layer has no such path; nothing is changed then.
     """
-    layers = searchable_layers(module)
-    if layers.keys() != paths.keys():
-        raise ConfigError(
-            f"Paths are given for {_list(paths)}, and the searchable layers are {_list(layers)}."
-        )
-    for name, path in paths.items():
-        if path not in layers[name].paths:
-            raise ConfigError(f"{name} has no path {path!r}. It has {_list(layers[name].paths)}.")
-    for name, path in paths.items():
-        layers[name].choose(path)
-
-
-def _list(names: Iterable[str]) -> str:
-    return ", ".join(names) or "none"
+    chosen = list(paths)
+    if len(chosen) != len(layers):
+        raise ConfigError(f"{len(chosen)} paths are given for {len(layers)} searchable layers.")
+    for layer, path in zip(layers, chosen, strict=True):
+        if path not in layer.paths:
+            raise unknown("path", path, layer.paths)
+    for layer, path in zip(layers, chosen, strict=True):
+        layer.choose(path)

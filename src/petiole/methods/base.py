@@ -15,6 +15,7 @@ from petiole.backbones.base import IMAGES, Backbone, FrozenNetwork
 from petiole.backbones.hooks import Attach
 from petiole.layers.injected import Injected
 from petiole.layers.pool import First
+from petiole.methods.path_search import PathSearch
 from petiole.methods.recipe import Recipe
 
 Inputs = TypeVar("Inputs")
@@ -193,6 +194,9 @@ class Plan(Changes):
             view, labels (n,) and whether each is of the target (n,): sets head and refinement to where they begin.
         adversary: changes the images of each training batch; training then starts from the pixels.
         encoder: changes in the image encoder below a codebook.
+        search: over the paths of attached layers, on images held back from the training images, after the training.
+        settled: settings of the method that a training has settled, such as the paths that were found; the adapter's file
+            states them.
     """
 
     head: nn.Module = field(default_factory=nn.Identity)
@@ -206,6 +210,8 @@ class Plan(Changes):
     start: Callable[[Tensor, Tensor, Tensor], None] | None = None
     adversary: TrainingAdversary | None = None
     encoder: Changes = field(default_factory=Changes)
+    search: PathSearch | None = None
+    settled: dict[str, Any] = field(default_factory=dict)
 
     @property
     def adapters(self) -> tuple[nn.Module, ...]:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from petiole.protocols.comparison import Comparison
+from petiole.protocols.continual import STATE as CONTINUAL
 from petiole.protocols.generalisation import STATE as GENERALISATION
 from petiole.protocols.multitask import STATE as MULTITASK
-from petiole.report import generalisation, multitask, scores, tables
+from petiole.report import continual, generalisation, multitask, scores, tables
 from petiole.report.formatting import mean_sd
 from petiole.report.scores import ScoreSummary, seeds_of
 from petiole.report.sentence import left_open, standing
@@ -20,6 +21,7 @@ Summary = ComparisonSummary | ScoreSummary
 _OWN: dict[str, Callable[[Path], ScoreSummary]] = {
     MULTITASK: multitask.summarise,
     GENERALISATION: generalisation.summarise,
+    CONTINUAL: continual.summarise,
 }
 
 

@@ -96,6 +96,10 @@ class TargetRun(ClassificationRun):
             raise ConfigError(
                 f"{name} has losses on classes, and {kind} has none. Take ridge, linear-probe, lora-qkv or adaptertune."
             )
+        if plan.search:
+            raise ConfigError(
+                f"{name} searches by accuracy, and {kind} has no classes. Take glora with paths, lora-qkv or adaptertune."
+            )
         if isinstance(plan.head, SolvedHead) and not isinstance(plan.head, RidgeHead):
             raise ConfigError(
                 f"The head of {name} is solved for classes, and {kind} has none. Take ridge, or a method that is trained."

@@ -37,8 +37,8 @@ RECIPE = {
     "target_per_class": 2,
     "views": 0,
 }
-SMALL = {"iterations": 30}
-"""Of a head that searches for its own solution, where the method has such a setting."""
+SMALL = {"iterations": 30, "population": 3, "rounds": 2}
+"""Of a head or a supernet that is searched, where the method has such a setting."""
 
 
 def dataset(source: int = 3, target: int = 3) -> Dataset:

@@ -33,6 +33,7 @@ from petiole.testing import backbones as tiny
 FOLD = (
     "lora-qkv",
     "dora",
+    "glora",
     "ssf",
     "bitfit",
     "layernorm",

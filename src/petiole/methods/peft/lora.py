@@ -75,22 +75,27 @@ class LowRankUpdates:
 
         def make() -> LowRank:
             if self.magnitude:
-                return DoRA(_weight(site), self.rank, scale=scale, dropout=dropout)
+                return DoRA(rows_of(site, "DoRA")[0], self.rank, scale=scale, dropout=dropout)
             return LowRank(width, self.rank, scale=scale, out=site.width, dropout=dropout)
 
         return Attach(role, share(make), reads)
 
 
-def _weight(site: Site) -> Tensor:
-    """The rows (out, in) of the linear layer that produce a value."""
-    if not isinstance(site.module, nn.Linear):
-        raise ConfigError(f"DoRA needs a linear layer, not {type(site.module).__name__}.")
-    weight = site.module.weight
-    if not weight.is_floating_point():
+def rows_of(site: Site, method: str) -> tuple[Tensor, Tensor | None]:
+    """The rows (out, in) of the linear layer that produce a value, and their biases (out,) where it has any.
+
+    Raises:
+        ConfigError: ``method`` reads them, and there is no such layer, or it is packed.
+    """
+    layer = site.module
+    if not isinstance(layer, nn.Linear):
+        raise ConfigError(f"{method} needs a linear layer, not {type(layer).__name__}.")
+    if not layer.weight.is_floating_point():
         raise ConfigError(
-            "DoRA reads the frozen weights, which bitsandbytes has packed. Take lora-qkv, or --quantize int8."
+            f"{method} reads the frozen weights, which bitsandbytes has packed. Take lora-qkv, or --quantize int8."
         )
-    return weight if site.columns is None else weight[site.columns]
+    rows = site.columns or slice(None)
+    return layer.weight[rows], None if layer.bias is None else layer.bias[rows]
 
 
 @register("lora-qkv", "LoRA on q, k and v of every block", paper=AS_MANY_STEPS, **INSIDE_BLOCKS)

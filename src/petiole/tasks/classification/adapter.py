@@ -125,7 +125,7 @@ class ImageAdapter(Adapter):
         manifest = Manifest(
             kind=cls.kind,
             method=method,
-            settings=settings,
+            settings={**settings, **adapted.plan.settled},
             classes=list(classes),
             backbone=ModelCard.of(backbone, weights=place, image_size=image_size),
             ledger=count(backbone, adapted.plan),

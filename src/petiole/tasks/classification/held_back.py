@@ -1,4 +1,4 @@
-"""Training images that are held back to judge the steps of a training: never the test images."""
+"""Training images that are held back to judge the steps of a training, or the paths of a supernet: never the test images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from petiole.engine.feature_extractor import Drawn, Table
 from petiole.errors import ConfigError, DataError
 from petiole.layers.solved import SolvedHead
 from petiole.methods.recipe import Recipe
-from petiole.tasks.classification.model import AdaptedClassifier, predict
+from petiole.tasks.classification.model import AdaptedClassifier, Predictions, predict
 
 SEED = 0
 """Of the choice: the same images are held back whatever the run's seed."""
@@ -57,6 +57,7 @@ class HeldBack:
     def __init__(
         self, adapted: AdaptedClassifier, data: Dataset, table: Table, recipe: Recipe
     ) -> None:
+        judges = "select=best" if recipe.select == "best" else "the search over paths"
         if isinstance(adapted.head, SolvedHead) or not recipe.steps:
             raise ConfigError(
                 "select=best chooses among the steps of a training, and this method takes none: set select=last."
@@ -67,8 +68,8 @@ class HeldBack:
             _, held = holdout(pool, recipe.held_back, SEED)
         except DataError as error:
             raise DataError(
-                f"select=best holds back {judged} images of every class and needs at least two of each: draw more "
-                f"shots, or set select=last. ({error})"
+                f"{judges} holds back {judged} images of every class and needs at least two of each: draw more "
+                f"shots{', or set select=last' * (recipe.select == 'best')}. ({error})"
             ) from error
         chosen = {(image, judged) for image in held.ids}
         rows = [
@@ -85,6 +86,14 @@ class HeldBack:
 
     def loss(self) -> float:
         """Mean log-loss of the held-back images in the evaluation view."""
-        p = predict(self.adapted, self.table.batches(len(self.labels))).probabilities.double()
+        p = self._predictions().probabilities.double()
         own = p[torch.arange(len(p)), self.labels].clamp(min=1e-12)
         return float(-own.log().mean())
+
+    def accuracy(self) -> float:
+        """Share of the held-back images that is right."""
+        right = self._predictions().logits.argmax(1) == self.labels
+        return float(right.double().mean())
+
+    def _predictions(self) -> Predictions:
+        return predict(self.adapted, self.table.batches(len(self.labels)))

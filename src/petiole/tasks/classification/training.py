@@ -31,6 +31,7 @@ from petiole.tasks.classification.held_back import HeldBack
 from petiole.tasks.classification.learning_rates import factors
 from petiole.tasks.classification.mixing import mixing
 from petiole.tasks.classification.model import AdaptedClassifier, ClassificationLoss
+from petiole.tasks.classification.path_search import search_paths
 from petiole.tasks.classification.sampler import DOMAINS, Sampler, trained_on, without
 
 if TYPE_CHECKING:
@@ -63,19 +64,20 @@ def train(
     start = time.perf_counter()
     probes = max(PROBES, math.ceil(recipe.epochs))
     held: HeldBack | None = None
-    if recipe.select == "best":
+    if recipe.select == "best" or (adapted.plan.search and recipe.steps):
         held = HeldBack(adapted, data, table, recipe)
         data, table = held.kept, held.kept_table
     recipe = recipe.resolved(trained_on(data, recipe), len(data.classes))
+    callbacks = callbacks or Callbacks()
     if isinstance(adapted.head, SolvedHead):
         seed_device(next(adapted.backbone.module.parameters()).device, seed)
         _solve(adapted, adapted.head, data, table, recipe)
     elif not recipe.steps:
         _start(adapted, data, table, recipe)
     elif any(p.requires_grad for p in adapted.parameters()):
-        _descend(
-            adapted, data, table, recipe, seed, precision, callbacks or Callbacks(), probes, held
-        )
+        _descend(adapted, data, table, recipe, seed, precision, callbacks, probes, held)
+        if held and adapted.plan.search:
+            search_paths(adapted, held, callbacks)
     adapted.eval()
     return time.perf_counter() - start
 

@@ -239,11 +239,12 @@ class ClassificationWorkspace(Workspace):
         if key not in self._leaks:
             vectors = None
             if self.task.cache is not None:
-                vectors = self._vectors(target), self._vectors(scored)
+                vectors = self.vectors(target), self.vectors(scored)
             self._leaks[key] = find_leaks(target, scored, features=vectors, quiet=self.task.quiet)
         return self._leaks[key]
 
-    def _vectors(self, data: Dataset) -> NDArray[np.float32]:
+    def vectors(self, data: Dataset) -> NDArray[np.float32]:
+        """Image vectors (n, d) of the frozen backbone, in the evaluation view."""
         role = self.backbone.vector
         states = self.table(data, (role,)).batches(len(data))
         return np.concatenate([state[role].float().cpu().numpy() for state in states])

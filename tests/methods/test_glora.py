@@ -1,0 +1,89 @@
+"""GLoRA's search in a training: on held-back training images, resumable, and counted as what is left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from petiole.engine.trainer import Callbacks
+from petiole.errors import ConfigError
+from petiole.files import read_lines
+from petiole.methods.registry import create
+from petiole.tasks.classification.held_back import HeldBack
+from petiole.tasks.classification.model import AdaptedClassifier
+from petiole.tasks.classification.path_search import PATHS
+from petiole.tasks.classification.training import train
+from petiole.testing import backbones as tiny
+from petiole.testing.image_case import ImageCase, Memory, dataset
+
+SETTINGS = {"population": 4, "rounds": 3, "blocks": "last:1", "held_back": 0.4}
+
+
+def searched(folder: Path, checkpoint: Path | None = None) -> tuple[ImageCase, AdaptedClassifier]:
+    case = ImageCase("glora-search", tiny.plain(), folder, SETTINGS)
+    adapted = case.adapted()
+    callbacks = Callbacks(quiet=True, checkpoint=checkpoint)
+    table = Memory(adapted, stored=True)
+    train(adapted, dataset(), table, case.method.recipe, seed=0, callbacks=callbacks)
+    return case, adapted
+
+
+def test_a_killed_search_asks_for_what_is_missing_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged: list[HeldBack] = []
+    accuracy = HeldBack.accuracy
+
+    def counted(held: HeldBack) -> float:
+        judged.append(held)
+        return accuracy(held)
+
+    monkeypatch.setattr(HeldBack, "accuracy", counted)
+    _, whole = searched(tmp_path, tmp_path / "checkpoint.safetensors")
+    rows, _ = read_lines(tmp_path / PATHS)
+    assert len(rows) == len(judged) > 4
+    assert len({row["paths"] for row in rows}) == len(rows)
+    # What judges is neither trained on nor anything but training images.
+    held = judged[0]
+    assert len(held.labels) == 3
+    assert len(held.kept) + len(held.labels) == len(dataset())
+    kept = (tmp_path / PATHS).read_text().splitlines(keepends=True)[:5]
+    (tmp_path / PATHS).write_text("".join(kept))
+    judged.clear()
+    _, again = searched(tmp_path, tmp_path / "checkpoint.safetensors")
+    assert len(judged) == len(rows) - 5
+    assert again.plan.settled == whole.plan.settled
+    stored = whole.state_dict()
+    assert all(torch.equal(value, stored[name]) for name, value in again.state_dict().items())
+
+
+def test_the_adapter_states_its_paths_and_the_ledger_counts_them(tmp_path: Path) -> None:
+    case = ImageCase("glora-search", tiny.plain(), tmp_path, SETTINGS)
+    manifest = case.saved.manifest
+    paths = manifest.settings["paths"].split(",")
+    widths = [a.layer._frozen[0].shape for a in case.trained.plan.attach]
+    assert len(paths) == len(widths) == 3
+    size = 0
+    for path, (out, width) in zip(paths, widths, strict=True):
+        a, b, c, d, e = path.split("-")
+        size += sum(
+            {"lora": 4 * (out + width), "vector": out, "scalar": 1, "none": 0}[k] for k in (a, b)
+        )
+        size += {"lora": 4 * (width + 1), "vector": width, "none": 0}[c]
+        size += sum({"vector": out, "scalar": 1, "none": 0}[kind] for kind in (d, e))
+    assert manifest.ledger.adapters == size
+
+
+def test_a_path_for_each_layer_or_one_for_all() -> None:
+    backbone = tiny.plain()
+    one = "vector-none-none-none-none"
+    plan = create("glora", {"paths": f"{one},none-{one[7:]},{one}", "blocks": "last:1"}).plan(
+        backbone, 3
+    )
+    assert [a.layer.path[:4] for a in plan.attach] == ["vect", "none", "vect"]
+    with pytest.raises(ConfigError, match=r"paths has 2 paths, and .* has 3 layers"):
+        create("glora", {"paths": f"{one},{one}", "blocks": "last:1"}).plan(backbone, 3)
+    with pytest.raises(ConfigError, match="kind of D in GLoRA"):
+        create("glora", {"paths": "none-none-none-lora-none"}).plan(backbone, 3)
