@@ -15,6 +15,7 @@ import pytest
 
 import petiole
 from builders import images
+from builders.processes import petiole_process
 from petiole.cli import VERBS, main
 
 FEW = ["--set", "steps=5", "--set", "views=0", "--image-size", "32", "--shots", "3"]
@@ -54,22 +55,15 @@ def say(capsys: pytest.CaptureFixture[str]) -> Say:
     return run
 
 
-def shell(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "petiole", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, **environment},
-    )
-
-
 @pytest.fixture(scope="module")
 def fitted(place: Path) -> dict[str, Any]:
     """The first fit, in its own process; its JSON."""
-    done = shell(
-        *("fit", place / "photos", "--source", place / "renders", *QUICK),
-        *("--out", place / "run", "--json"),
-        PETIOLE_CACHE=str(place / "cache"),
+    command = ["fit", place / "photos", "--source", place / "renders", *QUICK, "--out", place / "run", "--json"]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "petiole", *map(str, command)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PETIOLE_CACHE": str(place / "cache")},
     )
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
@@ -310,10 +304,11 @@ def test_errors_say_what_to_do(
 
 
 def test_an_error_in_its_own_process_has_no_traceback(place: Path) -> None:
-    done = shell("fit", place / "no [b] where")
-    assert done.returncode == 1
-    assert str(place / "no [b] where") in done.stderr, "whole, on one line, brackets kept"
-    assert "Traceback" not in done.stderr
+    started = petiole_process("fit", place / "no [b] where")
+    _, told = started.communicate()
+    assert started.returncode == 1
+    assert str(place / "no [b] where") in told, "whole, on one line, brackets kept"
+    assert "Traceback" not in told
 
 
 def test_broken_images_are_named_or_counted(tmp_path: Path, say: Say) -> None:
