@@ -246,9 +246,13 @@ def schema(url: str, command: str) -> str:
     with httpx2.Client(base_url=url, timeout=60) as http:
         wait_for_teach(http)
     wanted = ("--exclude-checks", "positive_data_acceptance", "--max-examples", "30", "--seed", "0")
-    done = subprocess.run(
-        [command, "run", f"{url}/openapi.json", *wanted], capture_output=True, text=True
-    )
+    with tempfile.TemporaryDirectory() as place:  # it keeps a cache where it runs
+        done = subprocess.run(
+            [command, "run", f"{url}/openapi.json", *wanted],
+            cwd=place,
+            capture_output=True,
+            text=True,
+        )
     print(done.stdout, done.stderr, file=sys.stderr)
     return done.stdout.partition("= SUMMARY =")[2]
 

@@ -5,7 +5,7 @@ const SPACE = "http://www.w3.org/2000/svg";
 const DASHES = ["", "7 4", "2 4", "12 4 2 4", "4 4", "14 5"];
 const WIDTH = 640;
 const HEIGHT = 220;
-const EDGE = { left: 54, right: 8, top: 8, bottom: 24 };
+const EDGE = { left: 66, right: 8, top: 14, bottom: 24 };
 
 function drawn(tag, attributes, text = "") {
   const made = document.createElementNS(SPACE, tag);
