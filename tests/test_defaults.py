@@ -21,6 +21,7 @@ from petiole.commands import options
 from petiole.commands.verb import groups_of
 from petiole.data.corruptions import ON_PIXELS
 from petiole.data.preprocessing import AUGMENTATIONS
+from petiole.data.readers.public.registry import names
 from petiole.methods.recipe import Recipe
 from petiole.methods.registry import create, methods, settings_of
 
@@ -76,6 +77,7 @@ def found() -> dict[str, Mapping[str, Any]]:
         }
     result |= {f"augmentation {name}": plain(vars(a)) for name, a in AUGMENTATIONS.items()}
     result |= {f"corruption {name}": of_corruption(name) for name in ON_PIXELS}
+    result["public sets"] = {name: [one.classes, one.images] for name, one in names().items()}
     groups = [value for value in vars(options).values() if dataclasses.is_dataclass(value)]
     result |= {f"options {group.__name__}": of_group(group) for group in groups}  # type: ignore[union-attr,arg-type]
     return result | {f"command {verb}": of_command(verb) for verb in VERBS}

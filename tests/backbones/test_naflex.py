@@ -28,7 +28,7 @@ from petiole.backbones.vision import naflex
 from petiole.backbones.vision.timm_models import preprocessing_of
 from petiole.data.inputs import as_dataset
 from petiole.data.naflex import grid_for, grids_of, patches_of
-from petiole.data.preprocessing import augmentation, view
+from petiole.data.preprocessing import Preprocessing, _strip, augmentation, view
 from petiole.engine.run import RunSpec, run
 from petiole.errors import ConfigError
 from petiole.tasks.classification.workspace import Classification, Subset
@@ -183,3 +183,10 @@ def test_grids_are_timms_and_views_keep_the_shape_of_their_crop() -> None:
     )
     assert grids_of(seen)[0].tolist() == [1, 9] != grids_of(seen)[1].tolist()
     assert int(grids_of(seen)[1].prod()) <= BUDGET
+
+
+def test_a_strip_has_the_grid_of_its_box_and_says_it() -> None:
+    p = Preprocessing.symmetric(32).naflex(4, 16)
+    boxes = [(0, 0, 80, 20), (30, 0, 50, 80), (0, 5, 64, 21)]
+    strips = torch.stack([_strip(Image.new("RGB", (80, 80)), p, box) for box in boxes])
+    assert grids_of(strips).tolist() == [[2, 8], [8, 2], [2, 8]]  # all sixteen patches

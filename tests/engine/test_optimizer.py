@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from petiole.backbones.dual_encoder.towers import TwoTowers
-from petiole.engine.optimizer import learning_rate, make_optimizer
+from petiole.engine.optimizer import learning_rate, make_optimizer, parameter_groups
 from petiole.engine.weight_average import GaussianAverage
 from petiole.errors import ConfigError
 from petiole.methods.recipe import PROMPT_LEARNING, Recipe
@@ -102,6 +104,20 @@ def test_sgd_decays_everything_and_keeps_momentum() -> None:
         old = old - 0.002 * velocity
         sgd.step()
     torch.testing.assert_close(parameter.detach().double(), old, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("settings", "decayed"), [({}, [2, 4]), ({"decay_all": True}, [0, 1, 2, 4])]
+)
+def test_matrices_and_kernels_decay_and_vectors_do_not(
+    settings: dict[str, Any], decayed: list[int]
+) -> None:
+    shapes = [(), (3,), (3, 2), (3, 2, 1, 1)]
+    parts = nn.ParameterList([nn.Parameter(torch.ones(shape)) for shape in shapes])
+    groups = parameter_groups(parts, Recipe(weight_decay=0.1, **settings), {})
+    found = [p.ndim for group in groups if group["weight_decay"] == 0.1 for p in group["params"]]
+    assert sorted(found) == decayed
+    assert sum(len(group["params"]) for group in groups) == 4
 
 
 def test_weights_are_averaged_under_a_gaussian() -> None:

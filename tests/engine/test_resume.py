@@ -127,6 +127,16 @@ def test_other_settings_are_named(
     assert "--out" in str(caught.value)
 
 
+def test_what_was_left_unfinished_beside_a_complete_run_is_swept(
+    whole: tuple[RunSpec, str],
+) -> None:
+    """As a command does that is killed while it writes its configuration, after the record."""
+    left = whole[0].folder / ".tmp-0-config.toml"
+    left.write_text("")
+    run(replace(whole[0], resume=True))
+    assert not left.exists()
+
+
 def test_a_damaged_request_is_explained(whole: tuple[RunSpec, str], tmp_path: Path) -> None:
     (tmp_path / REQUEST).write_text("{")
     with pytest.raises(RunError, match=r"request.json is damaged"):

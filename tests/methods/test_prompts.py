@@ -101,10 +101,10 @@ def test_a_context_of_the_phrase_s_own_words_is_zero_shot() -> None:
 @pytest.mark.parametrize("position", ["end", "middle", "front"])
 @pytest.mark.parametrize("specific", [False, True])
 def test_coop(position: str, specific: bool) -> None:
-    built = shaken(
-        adapted("coop", context=4, phrase="", position=position, class_specific=specific)
-    )
-    context = next(iter(built.attach.values())).value.detach()  # type: ignore[union-attr]
+    built = adapted("coop", context=4, phrase="", position=position, class_specific=specific)
+    drawn = next(iter(built.attach.values())).value.detach()  # type: ignore[union-attr]
+    assert drawn.std().item() == pytest.approx(0.02, rel=0.3), "as CoOp draws them"
+    context = next(iter(shaken(built).attach.values())).value.detach()  # type: ignore[union-attr]
     embedding = clips.model().text_model.embeddings.token_embedding.weight
     letters, rows = clips.Letters(), []
     for c, name in enumerate(NAMES):

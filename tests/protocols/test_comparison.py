@@ -71,6 +71,14 @@ def test_a_folder_without_one_is_named(tmp_path: Path) -> None:
         Comparison.read(tmp_path)
 
 
+def test_what_a_killed_command_left_is_swept_when_it_goes_on(tmp_path: Path) -> None:
+    comparison().claim(tmp_path)
+    left = tmp_path / ".tmp-0-report.html"
+    left.write_text("")
+    comparison().claim(tmp_path, resume=True)
+    assert not left.exists()
+
+
 def test_a_damaged_one_is_named(tmp_path: Path) -> None:
     file = comparison().write(tmp_path)
     file.write_text(file.read_text()[:-20])

@@ -49,6 +49,13 @@ def test_svg_is_whole_quiet_and_the_same_twice(summary, name: str) -> None:
     assert {r.strip("#()") for r in re.findall(r"#" + name + r"-[^\")]+", first)} <= set(ids)
 
 
+def test_a_confusion_matrix_shares_out_each_true_class() -> None:
+    counts = np.array([[6, 2, 0], [5, 5, 10], [0, 0, 0]])
+    figure = plots.confusion_matrix(counts, ["a", "b", "c"])
+    texts = {t.get_position(): t.get_text() for t in figure.axes[0].texts}  # column, row
+    assert texts == {(0, 0): "75", (1, 0): "25", (0, 1): "25", (1, 1): "25", (2, 1): "50"}
+
+
 def test_labels_are_text_and_never_mathematics(summary) -> None:
     text = plots.svg(plots.accuracy(summary), "a", "b")
     assert "costs $5 &amp; &lt;b&gt;$" in text

@@ -114,12 +114,15 @@ def _together(spec: RunSpec, opened: Workspace) -> Record:
 
 def _claimed(spec: RunSpec, prepared: TaskRun, request: RunRequest) -> bool:
     """Take the folder; whether the run is complete already."""
-    if claim_folder(spec.folder, request, resume=spec.resume):
+    complete = claim_folder(spec.folder, request, resume=spec.resume)
+    sweep(
+        spec.folder
+    )  # of a complete run too: what is written after the record may have been killed
+    if complete:
         (spec.folder / CHECKPOINT).unlink(missing_ok=True)  # killed before it was done
-        return True
-    sweep(spec.folder)
-    prepared.begin(spec.folder)
-    return False
+    else:
+        prepared.begin(spec.folder)
+    return complete
 
 
 def request_of(spec: RunSpec, prepared: TaskRun) -> RunRequest:

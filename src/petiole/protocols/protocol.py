@@ -20,7 +20,7 @@ from petiole.engine.record import RECORD, Record, read_record
 from petiole.engine.run import RunSpec
 from petiole.engine.task import Task, adapter_class
 from petiole.errors import ConfigError, RunError
-from petiole.files import write_sealed
+from petiole.files import sweep, write_sealed
 from petiole.methods.base import Method
 from petiole.methods.registry import create, find, settings_of
 from petiole.metrics.paired import MARGIN
@@ -165,6 +165,7 @@ class Protocol(FrozenModel):
                 f"{root} holds another {self.NOUN} ({changed}). Repeat the command as it was, or choose "
                 "another --out."
             )
+        sweep(root)
         self.write(root)
 
     def differences(self, new: Self) -> str:

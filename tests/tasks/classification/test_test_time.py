@@ -180,8 +180,16 @@ def test_an_adapter_that_a_way_does_not_fit_is_refused(way: str, method: str, sa
 
 @pytest.mark.parametrize(
     ("way", "settings"),
-    [("lora", {}), ("mta", {"rank": 3}), ("affine", {"images_at_once": 3}), ("tpt", {"kept": 0})],
+    [
+        *[("lora", {}), ("mta", {"rank": 3}), ("tpt", {"kept": 0}), ("mta", {"views": 1})],
+        *((way, {"images_at_once": 3}) for way in ("affine", "mta", "tpt", "lora-ttt")),
+        ("affine", {"views": 0}),
+    ],
 )
 def test_bad_settings_are_refused(way: str, settings: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
         make_test_time(way, settings)
+
+
+def test_one_view_and_one_image_at_once_are_enough() -> None:
+    assert make_test_time("affine", {"views": 1, "images_at_once": 1, "kept": 1.0})
