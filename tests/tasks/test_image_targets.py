@@ -166,6 +166,7 @@ def test_pairs_in_python(place: Path, tmp_path: Path) -> None:
     [
         (("--method", "knn"), "The head of knn is solved for classes"),
         (("--method", "cls-residual-lora"), "cls-residual-lora has losses on classes"),
+        (("--method", "glora-search"), "glora-search searches by accuracy"),
         (("--shots", "3", "--all-images"), "--shots and --all-images say different things"),
         (("--method", "linear-probe", "--set", "mixup=0.2"), "mixup speaks of classes"),
         (("--task", "regression"), "column label is missing; it has path, labels, split"),

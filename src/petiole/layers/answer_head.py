@@ -3,7 +3,7 @@
     z = W_2 LN(gelu(W_1 h + b_1)) + b_2      W_1: d -> 2d,  W_2: 2d -> A
 
 h is the state of the first text token. The shape of the head is that of LXMERT (Tan & Bansal, 2019), which CLIP-ViL took over
-(Shen et al., 2022). It stands here on the encoder of BART or T5; CLIP-ViL's own encoder is a VisualBERT.
+(Shen et al., 2022). It stands here on the encoder of BART, T5, or BERT as in CLIP-ViL.
 """
 
 from __future__ import annotations

@@ -53,11 +53,10 @@ class Support(nn.Module):
             nn.init.xavier_uniform_(self.up)
 
     def forward(self) -> Tensor | None:
-        if self.down is None or self.kind == "none":
+        if self.kind == "none":
             return None
-        return (
-            self._part(self.kind) if self.up is None or self.kind != "lora" else self.down @ self.up
-        )
+        part = self._part(self.kind)
+        return part if self.up is None or self.kind != "lora" else part @ self.up
 
     def _part(self, kind: str) -> Tensor:
         assert self.down is not None
@@ -65,16 +64,14 @@ class Support(nn.Module):
 
     def settle(self) -> None:
         """Keep the numbers of the kind in use."""
-        if self.down is not None and self.kind != "none":
-            self.down = nn.Parameter(self._part(self.kind).detach().clone())
-        else:
-            self.down = None
+        kept = None if self.kind == "none" else self._part(self.kind).detach().clone()
+        self.down = None if kept is None else nn.Parameter(kept)
         if self.kind != "lora":
             self.up = None
 
     def size(self, kind: str) -> int:
         """Numbers of a kind."""
-        if self.down is None or kind == "none":
+        if kind == "none":
             return 0
         up = self.up.numel() if self.up is not None and kind == "lora" else 0
         return self._part(kind).numel() + up

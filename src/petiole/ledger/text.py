@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from petiole.backbones.encoder_decoder import Inputs, Seq2Seq
 from petiole.backbones.encoder_decoder.model import bars
 from petiole.backbones.hooks import attached
 from petiole.errors import ConfigError
+from petiole.layers.answer_head import AnswerHead
 from petiole.layers.tasks import routed
 from petiole.ledger.counting import flop_counter, own_gradients, own_randomness, size_of
 from petiole.ledger.ledger import Question, costs, fresh_plan, parts_of, trained_parts
@@ -61,6 +63,9 @@ def _(network: Seq2Seq, plan: Plan) -> dict[str, int]:
 def _(network: Seq2Seq, method: Method, classes: int) -> Plan:
     if isinstance(method, TextMethod) and method.classifier:
         d, answers = network.width, method.classifier
+        if not network.depths[1]:
+            head = AnswerHead(d, tuple(map(str, range(answers))))
+            return replace(method.plan(network, classes), head=head)
         raise ConfigError(
             f"Only written answers are counted here. A head over {answers:,} answers adds "
             f"{2 * d * d + 6 * d + answers * (2 * d + 1):,} parameters to the encoder's share (classifier=0 without)."
@@ -73,7 +78,11 @@ def _(network: Seq2Seq, plan: Plan, question: Question) -> dict[str, Any]:  # no
     forward, training = _flops(network, plan)
     seen = SEEN if network.vision_width else 0
     return {
-        "unit": {"text_tokens": TEXT, "visual_tokens": seen, "target_tokens": TARGET},
+        "unit": {
+            "text_tokens": TEXT,
+            "visual_tokens": seen,
+            "target_tokens": TARGET if network.depths[1] else 0,
+        },
         "flops_backbone": _flops(network, Plan())[0],
         "flops_forward": forward,
         "flops_above_cut": forward,
@@ -120,6 +129,8 @@ def _scores(model: Seq2Seq, plan: Plan, tuned: Mapping[str, Tensor]) -> Tensor:
         inputs = Inputs(ids, inputs.mask, visual=features, boxes=features[..., :4])
     with attached(model, plan.attach, tuned, plan.swapped), routed([0]):
         encoded = model.encode(inputs)
+        if not model.depths[1]:
+            return encoded.states
         # Ready for adding, because the library looks at the values of a boolean one.
         mask = bars(encoded.mask, encoded.states.dtype)
         return model.logits(encoded._replace(mask=mask), ids[:, :TARGET])

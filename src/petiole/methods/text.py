@@ -118,6 +118,11 @@ class TextMethod(Method):
                 f"{type(self).__name__} has no layers of single tasks, so sharing={self.sharing} means nothing. "
                 "Leave it at single."
             )
+        if not model.depths[1] and not self.classifier:
+            raise ConfigError(
+                f"{model.name} has no decoder, so it cannot write answers: set classifier to the number of answers that it "
+                "chooses from."
+            )
         added = self.layers(model)
         attach, whole = added.attach, self.unfreeze == "everything"
         visual = [name for name, _ in model.module.named_parameters() if name.startswith("visual.")]

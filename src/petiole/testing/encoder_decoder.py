@@ -19,7 +19,7 @@ from petiole.tasks.text.registry import find
 from petiole.tasks.text.visual import InMemoryVisuals
 from petiole.tasks.text.workspace import TextGeneration, TextWorkspace
 
-Family = Literal["bart", "t5"]
+Family = Literal["bart", "t5", "bert"]
 FAMILIES: tuple[Family, ...] = ("bart", "t5")
 M = TypeVar("M", bound=nn.Module)
 WIDTH, SEEN, PLACES, IMAGES = 32, 16, 4, 6
@@ -35,6 +35,14 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "encoder_ffn_dim": 48,
         "decoder_ffn_dim": 48,
         "max_position_embeddings": 64,
+    },
+    "bert": {
+        "hidden_size": WIDTH,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 48,
+        "max_position_embeddings": 64,
+        "pad_token_id": 1,
     },
     "t5": {
         "d_model": WIDTH,

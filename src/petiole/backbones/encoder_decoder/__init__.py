@@ -2,7 +2,7 @@
 
 visual     frozen features of images -> tokens of the encoder (the V->L block)
 model      the joint model: roles, encoding, logits, generation
-bart, t5   what differs between the two families
+bart, t5, bert   what differs between the families; BERT has no decoder
 loading    names, folders and shapes
 stored     files: transformers', ours, and VL-T5's
 tokens     texts <-> ids

@@ -2,7 +2,8 @@
 
     clip-bart-base, clip-t5-base               with a vision encoder for 2048-d grid features (CLIP RN101)
     clip-bart-base-video, clip-t5-base-video   with a vision encoder for 512-d frame features (CLIP ViT-B/32)
-    hf/facebook/bart-large, or a folder        BART or T5 of any size; a V->L block if a vision width is asked for
+    clip-vil-base                              BERT joined with 2560-d grid features (CLIP RN50x4); no decoder
+    hf/facebook/bart-large, or a folder        BART, T5 or BERT of any size; a V->L block if a vision width is asked for
 
 A folder may hold ``visual.safetensors`` beside the language model: a V->L block that was trained with it. ``weights``
 is one file with both, also a checkpoint of VL-T5 (see ``stored``).
@@ -18,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from petiole.backbones.encoder_decoder import bart, stored, t5
+from petiole.backbones.encoder_decoder import bart, bert, stored, t5
 from petiole.backbones.encoder_decoder.model import Family, Seq2Seq, Seq2SeqModule
 from petiole.backbones.encoder_decoder.stored import Stored
 from petiole.backbones.encoder_decoder.tokens import FastTokenizer, LanguageTokenizer
@@ -27,14 +28,15 @@ from petiole.backbones.registry import LoadRequest, folder_loader, load, loader,
 from petiole.backbones.weights import load_strictly
 from petiole.errors import BackboneError
 
-GRID, FRAME = 2048, 512
-"""Widths of CLIP RN101's last map and of CLIP ViT-B/32's image vector."""
+GRID, FRAME, WIDE = 2048, 512, 2560
+"""Widths of CLIP RN101's last map, of CLIP ViT-B/32's image vector, and of RN50x4's last map."""
 
 PUBLISHED = {
     "clip-bart-base": ("hf/facebook/bart-base", GRID),
     "clip-bart-base-video": ("hf/facebook/bart-base", FRAME),
     "clip-t5-base": ("hf/google-t5/t5-base", GRID),
     "clip-t5-base-video": ("hf/google-t5/t5-base", FRAME),
+    "clip-vil-base": ("hf/google-bert/bert-base-uncased", WIDE),
 }
 
 
@@ -60,7 +62,13 @@ def load_language_model(
     return model
 
 
-@loader("clip-bart-base", "clip-bart-base-video", "clip-t5-base", "clip-t5-base-video")
+@loader(
+    "clip-bart-base",
+    "clip-bart-base-video",
+    "clip-t5-base",
+    "clip-t5-base-video",
+    "clip-vil-base",
+)
 def published(request: LoadRequest) -> Seq2Seq:
     """One of the models of the paper, by its short name."""
     origin, width = PUBLISHED[request.name]
@@ -71,7 +79,7 @@ def published(request: LoadRequest) -> Seq2Seq:
     return model
 
 
-@folder_loader("bart", "t5")
+@folder_loader("bart", "t5", "bert")
 def from_folder(request: LoadRequest, config: dict[str, Any], folder: Path | None) -> Seq2Seq:
     """A language model of transformers, with a fresh or stored V->L block; without a folder only its shape.
 
@@ -88,6 +96,8 @@ def from_folder(request: LoadRequest, config: dict[str, Any], folder: Path | Non
             visual = _visual(request, language, family)
         return Seq2Seq(request.name, Seq2SeqModule(language, visual), family, None)
     configuration, _, family = _classes(config)
+    if request.weights and config["model_type"] == "bert":
+        raise BackboneError(f"{request.name} is read from its folder alone. Leave weights out.")
     vocabulary = configuration(**config).vocab_size
     tokenizer = FastTokenizer(folder, vocabulary)
     kept = stored.read(request.weights, vocabulary) if request.weights else stored.beside(folder)
@@ -108,7 +118,7 @@ def architecture(config: dict[str, Any]) -> tuple[nn.Module, Family]:
     """A language model with random weights, and how to read it.
 
     Raises:
-        BackboneError: neither BART nor T5.
+        BackboneError: neither BART nor T5 nor BERT.
     """
     configuration, model, family = _classes(config)
     with torch.random.fork_rng():
@@ -127,8 +137,10 @@ def _classes(config: dict[str, Any]) -> tuple[Any, Any, Family]:
             return hf.BartConfig, hf.BartForConditionalGeneration, bart.Bart()
         case "t5":
             return hf.T5Config, hf.T5ForConditionalGeneration, t5.T5()
+        case "bert":
+            return hf.BertConfig, bert.encoder_class(), bert.Bert()
         case other:
-            raise BackboneError(f"{other!r} is no encoder-decoder known here. Use bart or t5.")
+            raise BackboneError(f"{other!r} is no language model known here. Use bart, t5 or bert.")
 
 
 def _pretrained(config: dict[str, Any], folder: Path, kept: Stored) -> nn.Module:
@@ -216,7 +228,7 @@ def _visual(
         torch.manual_seed(0)
         return VisualEmbedding(
             vision_width,
-            int(model.config.d_model),
+            family.width(model.config),
             codes=codes,
             norm=norm,
             std=family.std,

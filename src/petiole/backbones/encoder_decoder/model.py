@@ -86,7 +86,7 @@ class Seq2SeqModule(nn.Module):
 
 
 class Family(ABC):
-    """What differs between BART and T5.
+    """What differs between BART, T5 and BERT.
 
     Attributes:
         codes: rows of the table of places that VL-T5 adds to the vocabulary.
@@ -100,6 +100,10 @@ class Family(ABC):
     @abstractmethod
     def norms(self) -> tuple[type[nn.Module], ...]:
         """Classes of the normalisations."""
+
+    def width(self, config: Any) -> int:
+        """d, width of the stream."""
+        return int(config.d_model)
 
     @abstractmethod
     def depths(self, config: Any) -> tuple[int, int]:
@@ -150,7 +154,7 @@ class Seq2Seq(FrozenNetwork):
     ) -> None:
         language: Any = module.language
         self.config: Any = language.config
-        super().__init__(name, module, int(self.config.d_model))
+        super().__init__(name, module, family.width(self.config))
         self.family, self.tokenizer, self.trained_visual = family, tokenizer, trained_visual
         self.depths = family.depths(self.config)
 

@@ -29,8 +29,8 @@ class LanguageTokenizer(Protocol):
         ...
 
 
-FILES = ("tokenizer.json", "vocab.json", "spiece.model")
-"""One of them is there where a folder has a tokenizer of BART or T5."""
+FILES = ("tokenizer.json", "vocab.json", "spiece.model", "vocab.txt")
+"""One of them is there where a folder has a tokenizer of BART, T5 or BERT."""
 
 
 class FastTokenizer:

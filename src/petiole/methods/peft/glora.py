@@ -13,7 +13,7 @@ never trained.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -56,14 +56,19 @@ class FixedGLoRA(Method):
 
     def plan(self, backbone: Backbone, classes: int) -> Plan:
         roles = list(self._roles(backbone))
+        layers = self._layers(backbone, roles)
         return Plan(
             head=LinearHead(backbone.width, classes),
             reads=(backbone.vector,),
             attach=tuple(
                 Attach(role, layer, reads)
-                for (role, reads), layer in zip(roles, self._layers(backbone, roles), strict=True)
+                for (role, reads), layer in zip(roles, layers, strict=True)
             ),
+            search=self._search(layers),
         )
+
+    def _search(self, layers: Sequence[GLoRA]) -> PathSearch | None:  # noqa: ARG002 - paths are given
+        return None
 
     def _roles(self, backbone: Backbone) -> Iterator[tuple[str, str]]:
         """(role, the role that it reads) of every layer."""
@@ -113,25 +118,19 @@ class SearchedGLoRA(FixedGLoRA):
     parents: int = 10
     mutation: float = 0.2
 
-    def plan(self, backbone: Backbone, classes: int) -> Plan:
+    def _layers(self, backbone: Backbone, roles: list[tuple[str, str]]) -> list[GLoRA]:
         if self.paths:
-            return super().plan(backbone, classes)
-        roles = list(self._roles(backbone))
-        layers = [
+            return super()._layers(backbone, roles)
+        return [
             SearchableGLoRA(*_linear(backbone, role), self.rank, number)
             for number, (role, _) in enumerate(roles)
         ]
-        return Plan(
-            head=LinearHead(backbone.width, classes),
-            reads=(backbone.vector,),
-            attach=tuple(
-                Attach(role, layer, reads)
-                for (role, reads), layer in zip(roles, layers, strict=True)
-            ),
-            search=PathSearch(
-                tuple(layers), self.population, self.rounds, self.parents, self.mutation
-            ),
-        )
+
+    def _search(self, layers: Sequence[GLoRA]) -> PathSearch | None:
+        searched = tuple(layer for layer in layers if isinstance(layer, SearchableGLoRA))
+        if not searched:
+            return None
+        return PathSearch(searched, self.population, self.rounds, self.parents, self.mutation)
 
 
 def _linear(backbone: Backbone, role: str) -> tuple[Tensor, Tensor | None]:

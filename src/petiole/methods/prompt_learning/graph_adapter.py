@@ -1,0 +1,130 @@
+"""After the idea of HeGraphAdapter (arXiv 2410.07854): class vectors that learn from a graph of texts and images.
+
+    nodes  P_c the class as a text, N_c a text of what it is not, V_k the mean of the training images of class k, all of unit norm
+    E_c = unit(P_c + sum_t F_t(sum_j a_tcj H_tj)),   a_tc = softmax_j(P_c . H_tj / T),   t over P, N and V
+    z_c = s cos(v, E_c)
+
+F_t is a low-rank map for each kind of node, 0 at the start, where the method is zero-shot. Only the abstract could be read: nodes
+of both kinds of text and of images, and a small heterogeneous network that updates them. The equation is our reconstruction.
+Both towers stay frozen, so training reads stored vectors, and texts are encoded once. Other class names read the same images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize, one_hot
+
+from petiole.backbones.base import Backbone
+from petiole.backbones.dual_encoder.towers import TwoTowers
+from petiole.errors import ConfigError
+from petiole.layers.lowrank import LowRank
+from petiole.methods.base import Method, Plan
+from petiole.methods.prompt_learning.class_names import SentenceTemplate, TextHead, towers_of
+from petiole.methods.registry import register
+
+KINDS = ("positive", "negative", "visual")
+
+
+class GraphHead(nn.Module):
+    """The equation above: vectors (B, d) -> logits (B, C).
+
+    Args:
+        towers: with the text tower.
+        classes: C.
+        rank: of F_t; 6 d r parameters in all.
+        temperature: T.
+        templates: of P and of N, with one ``{}`` each.
+    """
+
+    visual: Tensor
+
+    def __init__(
+        self,
+        towers: TwoTowers,
+        classes: int,
+        *,
+        rank: int,
+        temperature: float,
+        templates: tuple[str, str],
+    ) -> None:
+        super().__init__()
+        self.width, self.temperature = towers.width, temperature
+        self.positive, self.negative = (
+            TextHead(towers, classes, SentenceTemplate(templates=(text,))) for text in templates
+        )
+        self.messages = nn.ModuleDict({kind: LowRank(self.width, rank) for kind in KINDS})
+        # Until the training images are known; from zeros their map would learn nothing.
+        self.register_buffer("visual", normalize(torch.randn(classes, self.width), dim=-1))
+
+    @property
+    def scale(self) -> Tensor:
+        """s."""
+        return self.positive.scale
+
+    def rename(self, names: Sequence[str]) -> None:
+        """Set the classes by name; the images are those of training."""
+        self.positive.rename(names)
+        self.negative.rename(names)
+
+    def forget(self) -> None:
+        """Nothing that a step changes is kept: texts are frozen."""
+
+    @torch.no_grad()
+    def gather(self, vectors: Tensor, labels: Tensor, is_target: Tensor) -> None:  # noqa: ARG002 - both domains
+        """Set V from training vectors (n, d) and labels (n,); a class without images stays 0."""
+        owners = one_hot(labels, len(self.visual)).to(vectors)
+        self.visual.copy_(normalize(owners.T @ normalize(vectors, dim=-1), dim=-1))
+
+    def embeddings(self) -> Tensor:
+        """E (C, d)."""
+        with torch.no_grad():
+            texts = self.positive.embeddings()
+            nodes = (texts, self.negative.embeddings(), self.visual.to(texts.dtype))
+        moved = texts
+        for kind, node in zip(KINDS, nodes, strict=True):
+            shares = (texts @ node.T / self.temperature).softmax(-1)
+            moved = moved + self.messages[kind](shares @ node)
+        return normalize(moved, dim=-1)
+
+    def forward(self, vector: Tensor) -> Tensor:
+        return self.scale * normalize(vector, dim=-1) @ self.embeddings().to(vector.dtype).T
+
+
+@register(
+    "graph-adapter",
+    "class vectors updated over a graph of texts and images",
+    batch_size=32,
+    epochs=20,
+    train_on="target",
+)
+@dataclass(frozen=True)
+class GraphAdapter(Method):
+    """A graph of class texts, their opposites and training images.
+
+    Attributes:
+        rank: of the maps.
+        temperature: T, of the shares.
+        template: of the class.
+        opposite: of what it is not.
+    """
+
+    rank: int = 16
+    temperature: float = 0.1
+    template: str = "a photo of a {}."
+    opposite: str = "a photo of no {}."
+
+    def plan(self, backbone: Backbone, classes: int) -> Plan:
+        if not self.temperature > 0:
+            raise ConfigError(f"temperature must be above 0, but is {self.temperature}.")
+        head = GraphHead(
+            towers_of(backbone),
+            classes,
+            rank=self.rank,
+            temperature=self.temperature,
+            templates=(self.template, self.opposite),
+        )
+        return Plan(head=head, reads=(backbone.vector,), start=head.gather)
