@@ -92,7 +92,10 @@ def _folder(folder: Path, images: Path | None) -> Inspection:
             "seed": record.request.seed,
             "selection": record.selection,
             "test set opened": f"{record.test_evaluations}x",
-            **{name: f"{value:.{0 if name == "n" else 4}f}" for name, value in record.main.items()},
+            **{
+                name: f"{value:.0f}" if name == "n" else f"{value:.4f}"
+                for name, value in record.main.items()
+            },
             "created": record.created,
             **_files(folder, record),
             **_cache(folder, record.request.settings, images),
