@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Tables 1-3 of CLS-Residual LoRA on PACS, sketch as source and photo as target: docs/cls-residual-lora.md.
-# About two hours on two busy cores; finished runs are kept, so it can be interrupted and repeated.
+# About an hour and a half on a busy machine with two cores; finished runs are kept, so it can be interrupted and repeated.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export OMP_WAIT_POLICY=PASSIVE
