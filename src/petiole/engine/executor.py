@@ -9,11 +9,13 @@ Another place is one new file beside this one, or a distribution with an entry p
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from inspect import signature
 from multiprocessing import get_context, parent_process
+from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from threading import Thread
 from typing import Any, Protocol, TypeVar
@@ -94,9 +96,7 @@ class Local:
             yield from map(work, jobs)
             return
         if self._pool is None:
-            # spawn, because forking a process that has OpenMP threads can hang.
-            spawn = get_context("spawn")
-            self._pool = ProcessPoolExecutor(self.processes, spawn, initializer=_begin)
+            self._pool = ProcessPoolExecutor(self.processes, _context(), initializer=_begin)
         try:
             yield from self._pool.map(work, jobs)
         except BaseException:
@@ -108,6 +108,21 @@ class Local:
     def __del__(self) -> None:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
+
+
+def _context() -> BaseContext:
+    """How a process is started: as a fork of a server that has imported what this process has, so that importing costs once.
+
+    Not of this process, which has OpenMP threads, after which a fork can hang. Where there are no such servers, and on CUDA, which
+    some libraries touch on import and a fork cannot share, each process imports for itself.
+    """
+    import torch
+
+    if sys.platform != "linux" or torch.cuda.is_available():
+        return get_context("spawn")
+    context = get_context("forkserver")
+    context.set_forkserver_preload([name for name in sys.modules if name.startswith("petiole.")])
+    return context
 
 
 def _begin() -> None:
