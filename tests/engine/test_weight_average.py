@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from petiole.backbones.base import IMAGES
+from petiole.engine.best_step import BestStep
 from petiole.engine.weight_average import ExponentialAverage, Teacher, WindowedAverage
 from petiole.errors import ConfigError
 from petiole.methods.base import SelfTeacher
+from petiole.methods.recipe import Recipe
 from petiole.methods.registry import create
 from petiole.methods.self_distillation import SelfDistillation
 from petiole.tasks.classification.model import AdaptedClassifier, ClassificationLoss
@@ -106,6 +108,12 @@ def test_a_teacher_leaves_the_weights_and_a_result_takes_their_place() -> None:
 def test_who_wants_a_teacher_is_told_how_to_get_one() -> None:
     with pytest.raises(ConfigError, match="average_decay"):
         descend(taught())
+
+
+def test_what_is_kept_of_the_best_step_has_no_graph() -> None:
+    best = BestStep(regression(), Recipe(steps=6), lambda: 0.0)
+    assert len(list(best.buffers())) > 1
+    assert not any(kept.requires_grad for kept in best.buffers())
 
 
 @pytest.mark.parametrize(("a_pass", "steps"), [(0.4, 1), (1.0, 1), (3.7, 3)])
