@@ -87,3 +87,9 @@ def test_a_path_for_each_layer_or_one_for_all() -> None:
         create("glora", {"paths": f"{one},{one}", "blocks": "last:1"}).plan(backbone, 3)
     with pytest.raises(ConfigError, match="kind of D in GLoRA"):
         create("glora", {"paths": "none-none-none-lora-none"}).plan(backbone, 3)
+
+
+def test_several_processes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="without torchrun"):
+        searched(tmp_path)

@@ -24,6 +24,7 @@ from petiole.engine.trainer import Callbacks, Trainer, accelerate, seed_device
 from petiole.errors import ConfigError
 from petiole.layers.solved import SolvedHead, balanced
 from petiole.methods.recipe import Recipe
+from petiole.processes import world
 from petiole.tasks.classification.aligned import AlignedTable
 from petiole.tasks.classification.drift import IMAGES as PROBED
 from petiole.tasks.classification.drift import Drift, moves_tokens
@@ -65,6 +66,11 @@ def train(
     probes = max(PROBES, math.ceil(recipe.epochs))
     held: HeldBack | None = None
     if recipe.select == "best" or (adapted.plan.search and recipe.steps):
+        if adapted.plan.search and world() > 1:
+            raise ConfigError(
+                "A supernet leaves most of its parameters out of a step, which several processes cannot average. Train it in one: "
+                "without torchrun."
+            )
         held = HeldBack(adapted, data, table, recipe)
         data, table = held.kept, held.kept_table
     recipe = recipe.resolved(trained_on(data, recipe), len(data.classes))
