@@ -3,14 +3,14 @@
 # PHOTOS has train/ and test/ with a folder for each class.
 set -euo pipefail
 export OMP_WAIT_POLICY=PASSIVE
-mapfile -t classes < <(ls "$1/train")
-tasks=()
-for i in 0 1 2 3 4; do
-  tasks+=("$2/tasks/task$((i + 1))")
+tasks=("$2"/tasks/task{1..5})
+number=0
+{ ls "$1/train" || true; } | head -n 10 | paste -d ' ' - - | while read -r first second; do
   for part in train test; do
-    mkdir -p "${tasks[i]}/$part"
-    cp -rn "$1/$part/${classes[2 * i]}" "$1/$part/${classes[2 * i + 1]}" "${tasks[i]}/$part/"
+    mkdir -p "${tasks[number]}/$part"
+    cp -rn "$1/$part/$first" "$1/$part/$second" "${tasks[number]}/$part/"
   done
+  number=$((number + 1))
 done
 petiole continual "${tasks[@]}" --method averaged-ridge --backbone petiole/tiny-vit --shots 10 --resume --quiet --out "$2/ridge"
 petiole continual "${tasks[@]}" --method cls-residual-lora --backbone petiole/tiny-vit --shots 10 --set steps=200 --set views=0 \

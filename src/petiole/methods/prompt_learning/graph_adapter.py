@@ -21,6 +21,7 @@ from torch.nn.functional import normalize, one_hot
 from petiole.backbones.base import Backbone
 from petiole.backbones.dual_encoder.towers import TwoTowers
 from petiole.errors import ConfigError
+from petiole.layers.checks import positive
 from petiole.layers.lowrank import LowRank
 from petiole.methods.base import Method, Plan
 from petiole.methods.prompt_learning.class_names import SentenceTemplate, TextHead, towers_of
@@ -118,6 +119,7 @@ class GraphAdapter(Method):
     opposite: str = "a photo of no {}."
 
     def plan(self, backbone: Backbone, classes: int) -> Plan:
+        positive(rank=self.rank)
         if not self.temperature > 0:
             raise ConfigError(f"temperature must be above 0, but is {self.temperature}.")
         head = GraphHead(

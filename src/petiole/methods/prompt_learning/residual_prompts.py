@@ -61,8 +61,8 @@ class ResidualPrompts(Method):
     position: Position = "end"
 
     def plan(self, backbone: Backbone, classes: int) -> Plan:
+        positive(rank=self.rank, context=self.context)
         towers = towers_of(backbone)
-        positive(context=self.context)
         sentence = SentenceTemplate(context=self.context, position=self.position)
         head, members = TextHead(towers, classes, sentence), _members(self.sets)
         count = max(members.values(), default=0) + 1
