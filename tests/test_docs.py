@@ -50,7 +50,7 @@ LITTLE = "--set steps=2 views=0"
 QUIET = f"--quiet {LITTLE}"  # what is announced is timed, which no page is about
 SHORTER = {
     "fit": QUIET,
-    "compare": f"{QUIET} --split-seeds 2",
+    "compare": f"{QUIET} --split-seeds 2 --shots 3",
     "sweep": f"{LITTLE} --seeds 2",
     "transfer": f"{LITTLE} --seeds 2",
     "generalise": f"{LITTLE} --seeds 2",
@@ -63,8 +63,8 @@ SHORTER = {
 REPEATED = {"--set"}
 FEWER = {"--values": 2, "--fractions": 2}
 """Option -> how many of its values a page needs to try, evenly spaced from the first to the last."""
-MOST = {"--seeds": 2, "--split-seeds": 2, "--train": 6, "--test": 3}
-"""Option -> the largest number that a page needs; what is no number stays."""
+MOST = {"--seeds": 2, "--split-seeds": 2, "--train": 6, "--test": 3, "--trials": 2, "steps": 4}
+"""Option, or key of --set -> the largest number that a page needs; what is no number stays."""
 
 
 @dataclass(frozen=True)
@@ -105,10 +105,7 @@ def shortened(words: list[str]) -> list[str]:
             if len(values) > most:
                 kept = [values[i * (len(values) - 1) // (most - 1)] for i in range(most)]
                 words = [*words[:start], *kept, *words[end:]]
-    words = [
-        str(min(int(word), MOST[before])) if before in MOST and word.isdecimal() else word
-        for before, word in zip(["", *words], words, strict=False)
-    ]
+    words = [capped(before, word) for before, word in zip(["", *words], words, strict=False)]
     extra = shlex.split(SHORTER.get(words[0], ""))
     if words[0] == "fit" and "--method" not in words:
         extra = ["--quiet"]  # the choice takes no settings, and trains nothing
@@ -122,6 +119,13 @@ def shortened(words: list[str]) -> list[str]:
         elif option not in words:
             words = [*words, option, *values]
     return words
+
+
+def capped(before: str, word: str) -> str:
+    """A word of a command, its number no larger than a page needs; ``before`` stands before it."""
+    key, sign, value = word.rpartition("=")
+    most = MOST.get(key if sign else before)
+    return f"{key}{sign}{min(int(value), most)}" if most and value.isdecimal() else word
 
 
 def run_petiole(words: list[str]) -> None:
@@ -283,8 +287,12 @@ def test_links_lead_to_files(page: Path) -> None:
 def test_options_are_appended_only_where_a_command_is_silent() -> None:
     words = shortened(shlex.split("fit x --method cosine --set lr=1 views=2"))
     assert words == shlex.split("fit x --method cosine --set lr=1 views=2 --quiet --set steps=2")
-    assert shortened(["compare", "x", "--split-seeds", "3"])[-3:] == ["--set", "steps=2", "views=0"]
+    compared = shortened(["compare", "x", "--split-seeds", "3"])
+    assert compared[4:] == shlex.split("--quiet --set steps=2 views=0 --shots 3")
     assert shortened(["report", "x"]) == ["report", "x"]
+    assert shortened(shlex.split("report x --set steps=60 lr=9 --trials 7")) == shlex.split(
+        "report x --set steps=4 lr=9 --trials 2"
+    )
     assert shortened(["fit", "x"]) == ["fit", "x", "--quiet"]
     swept = shortened(
         shlex.split("sweep rank x --values 1 2 4 8 16 --seeds 3 --fractions 0.1 1")
