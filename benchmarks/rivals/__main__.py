@@ -83,7 +83,7 @@ def commands(folder: Path, efficientnet: Path, vit: Path, epochs: int) -> dict[s
         return [*petiole, *run, "--quiet", "--json", *rest]
 
     lite = ["--backbone", "petiole/efficientnet-lite0"]
-    same = ["batch_size=32", f"epochs={epochs}", "min_steps=0", "views=0", "weight_decay=0.01"]
+    same = ["batch_size=25", f"epochs={epochs}", "min_steps=0", "views=0", "weight_decay=0.01"]
     as_vit = ["--backbone", dinov2, "--image-size", "98", "--set", *same]
     return {
         "features": script("features_once.py", efficientnet),

@@ -25,7 +25,7 @@ held_back = ImageFolder(test, data.transform)
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.01)
 model.train()
 for _ in range(int(epochs)):
-    for images, labels in DataLoader(data, batch_size=32, shuffle=True):
+    for images, labels in DataLoader(data, batch_size=25, shuffle=True):
         cross_entropy(model(images), labels).backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -37,7 +37,7 @@ trainer = Trainer(
     TrainingArguments(
         out,
         num_train_epochs=int(epochs),
-        per_device_train_batch_size=32,
+        per_device_train_batch_size=25,
         per_device_eval_batch_size=64,
         learning_rate=1e-3,
         weight_decay=0.01,
