@@ -61,3 +61,16 @@ def test_what_bf16_would_save_is_said_where_it_would(
     lines = cost_estimate._time(seen, precision, "cpu")
     assert ("--precision bf16" in "".join(lines)) == told
     assert len(lines) == 1 + told
+
+
+@pytest.mark.parametrize(("shots", "equal"), [(100, True), (2, False)])
+def test_draws_of_the_same_images_are_told(
+    bench: Classification, tmp_path: Path, shots: int, equal: bool
+) -> None:
+    jobs = [
+        RunSpec(bench, "ridge", tmp_path / str(n), {}, Subset(shots, split_seed=n))
+        for n in range(3)
+    ]
+    told = [line for line in describe(bench.open(), jobs) if "take the same images" in line]
+    assert len(told) == equal
+    assert not any("take the same" in line for line in describe(bench.open(), jobs[:1]))

@@ -178,12 +178,25 @@ def describe(workspace: ClassificationWorkspace, jobs: Sequence[RunSpec]) -> lis
         f"data     {source}{len(shift.classes)} classes, {len(shift.train):,} target images to draw "
         f"from ({drawn}), {len(shift.test):,} held back",
         *(f"note     {note}" for note in workspace.notes_with(subset)),
+        *_equal_draws(workspace, jobs),
         f"frozen   {workspace.backbone.name}, {seen.images:,} images through the frozen half "
         f"({seen.flops / 1e12:.2f} TFLOPs), {seen.megabytes:,.0f} MB to store in "
         f"{task.cache or 'no cache: repeated in every epoch'}",
         f"training {_count(len(jobs), 'run')}, {seen.steps:,} steps, "
         f"{seen.train_flops / 1e12:.2f} TFLOPs above the cut, {task.precision} on {task.device}",
         *_time(seen, task.precision, task.device),
+    ]
+
+
+def _equal_draws(workspace: ClassificationWorkspace, jobs: Sequence[RunSpec]) -> list[str]:
+    """A line where several draws take the same images, so that their spread says nothing of other images."""
+    draws = {j.options.split_seed: j.options for j in jobs if j.options and j.options.shots}
+    if len(draws) < 2 or len({workspace.parts(one)[0].ids for one in draws.values()}) > 1:
+        return []
+    shots = next(iter(draws.values())).shots
+    return [
+        f"note     all {len(draws)} draws take the same images, because no class has more than {shots}: "
+        "their spread says nothing of other images. Use fewer --shots, or one draw"
     ]
 
 
