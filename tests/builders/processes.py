@@ -7,11 +7,13 @@ import runpy
 import signal
 import socket
 import sys
-import tempfile
 from collections.abc import Mapping
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
+from weakref import finalize
 
 LOADED = ["petiole.commands.fit", "petiole.commands.predict", "petiole.report.page_photos", "petiole.tasks.classification.task",
           "petiole.tasks.text.task", "petiole.tasks.codebook.task", "petiole.backbones.bundled.tiny_vit", "accelerate"]  # fmt: skip
@@ -23,11 +25,12 @@ class Started:
 
     Args:
         process: of multiprocessing, started.
-        out, err: files of what it writes.
+        folder: holds ``out`` and ``err``, what it writes, and goes with this object.
     """
 
-    def __init__(self, process: BaseProcess, out: Path, err: Path) -> None:
-        self._process, self._out, self._err = process, out, err
+    def __init__(self, process: BaseProcess, folder: Path) -> None:
+        self._process, self._folder = process, folder
+        finalize(self, rmtree, folder, ignore_errors=True)
 
     @property
     def pid(self) -> int:
@@ -52,7 +55,7 @@ class Started:
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
         """What it wrote to stdout and stderr, once it has ended."""
         self.wait(timeout)
-        return self._out.read_text(), self._err.read_text()
+        return (self._folder / "out").read_text(), (self._folder / "err").read_text()
 
 
 def start(
@@ -71,12 +74,11 @@ def start(
     """
     context = get_context("forkserver")
     context.set_forkserver_preload(LOADED)
-    folder = Path(tempfile.mkdtemp(prefix="petiole-process-"))
-    out, err = folder / "out", folder / "err"
-    arguments = (script, [str(w) for w in words], str(cwd or Path.cwd()), dict(environment or os.environ), out, err)  # fmt: skip
+    folder = Path(mkdtemp(prefix="petiole-process-"))
+    arguments = (script, [str(w) for w in words], str(cwd or Path.cwd()), dict(environment or os.environ), folder)  # fmt: skip
     process = context.Process(target=_run, args=arguments)
     process.start()
-    return Started(process, out, err)
+    return Started(process, folder)
 
 
 def petiole_process(
@@ -86,11 +88,9 @@ def petiole_process(
     return start("-m petiole", *words, cwd=cwd, environment=environment)
 
 
-def _run(
-    script: str, words: list[str], cwd: str, environment: dict[str, str], out: Path, err: Path
-) -> None:
-    for file, stream in ((out, 1), (err, 2)):
-        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), stream)
+def _run(script: str, words: list[str], cwd: str, environment: dict[str, str], place: Path) -> None:
+    for name, stream in (("out", 1), ("err", 2)):
+        os.dup2(os.open(place / name, os.O_WRONLY | os.O_CREAT), stream)
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(cwd)
