@@ -12,6 +12,7 @@ from PIL import Image
 
 from builders.cli import run
 from petiole import claims
+from petiole.engine.record import read_record
 from petiole.metrics.harmonic import harmonic_mean
 from petiole.protocols import domain_shift
 from petiole.protocols.reproduction import on_data
@@ -92,6 +93,17 @@ def test_base_to_novel(backbone: Path, tmp_path: Path, capsys: pytest.CaptureFix
     row = next(line for line in markdown.splitlines() if line.startswith("| **zero-shot**"))
     assert f"| {100 * zero['mean']:.1f} ± {100 * zero['sd']:.1f} |" in row
     assert "do not compare them with the others" in markdown
+    room = result["headroom"]
+    assert {m: {h: len(v) for h, v in halves.items()} for m, halves in room.items()} == {
+        "zero-shot": {"base": 1, "novel": 1},
+        "class-means": {"base": 2, "novel": 2},
+        "logistic-regression": {"base": 2, "novel": 2},
+    }
+    assert room["zero-shot"]["base"] == [zero["mean"]]
+    probe = read_record(out / "headroom/novel/logistic-regression/seed-1")
+    assert probe.scores["test"]["accuracy"] == room["logistic-regression"]["novel"][1]
+    assert probe.request.data.classes == list(NAMES[3:])
+    assert f"Room to move: zero-shot {100 * zero['mean']:.1f} base, " in markdown
 
     before = (out / "table.json").read_bytes()
     assert run(*command, "--resume") == 0

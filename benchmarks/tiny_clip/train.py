@@ -14,57 +14,52 @@ Held-out compositions and unseen styles never appear. Pictures are drawn by work
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
-import time
-from collections.abc import Iterator
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from loop import options, request, train
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
-from torch.utils.data import DataLoader, Dataset
 
 from petiole.backbones.bundled.tiny_clip import ClipWords, config
-from petiole.data.synthetic.scenes import caption, compositions, draw_scene, render
+from petiole.data.synthetic.scenes import Scene, caption, compositions, draw_scene, render
 from petiole.data.synthetic.scenes.scene import SEEN
-from petiole.engine import checkpoint
 from petiole.files import write_tensors
 
 KINDS = compositions(held=False)
 
 
-class Batches(Dataset[tuple[Tensor, Tensor, Tensor]]):
-    """Batch ``step``: pictures (B, 3, 64, 64), ids (B, T), and a number for each scene (B,)."""
+def batch(size: int, seed: int, step: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Pictures (B, 3, 64, 64), ids (B, T), and a number for each scene (B,)."""
+    rng, words = np.random.default_rng([seed, step]), ClipWords()
+    scenes = [draw_scene(rng, KINDS, SEEN) for _ in range(size)]
+    pictures = np.stack([np.asarray(render(s, int(rng.integers(2**31)))) for s in scenes])
+    texts = [[words.start, *words(caption(s, rng)), words.end] for s in scenes]
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2), filled(texts, words.end), numbered(scenes)
 
-    def __init__(self, size: int, seed: int, first: int, last: int) -> None:
-        self.size, self.seed, self.first, self.last = size, seed, first, last
-        self.words = ClipWords()
 
-    def __len__(self) -> int:
-        return self.last - self.first
+def filled(texts: list[list[int]], end: int) -> Tensor:
+    """Texts of one length (B, T), filled up with end tokens."""
+    longest = max(map(len, texts))
+    return torch.tensor([text + [end] * (longest - len(text)) for text in texts])
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
-        if index >= len(self):
-            raise IndexError(index)
-        rng = np.random.default_rng([self.seed, self.first + index])
-        scenes = [draw_scene(rng, KINDS, SEEN) for _ in range(self.size)]
-        pictures = np.stack([np.asarray(render(s, int(rng.integers(2**31)))) for s in scenes])
-        texts = [[ClipWords.start, *self.words(caption(s, rng)), ClipWords.end] for s in scenes]
-        longest = max(map(len, texts))
-        ids = torch.tensor([text + [ClipWords.end] * (longest - len(text)) for text in texts])
-        known: dict[Any, int] = {}
-        same = [known.setdefault((s.kind, s.count, s.style), len(known)) for s in scenes]
-        return torch.from_numpy(pictures).permute(0, 3, 1, 2), ids, torch.tensor(same)
+
+def numbered(scenes: list[Scene]) -> Tensor:
+    """A number for each scene, the same for equal kind, count and style (B,)."""
+    known: dict[Any, int] = {}
+    return torch.tensor([known.setdefault((s.kind, s.count, s.style), len(known)) for s in scenes])
 
 
 def loss_of(model: Any, pictures: Tensor, ids: Tensor, same: Tensor) -> Tensor:
-    """The symmetric contrastive loss; other pictures of an equal scene take no part."""
-    x = pictures.float() / 127.5 - 1
-    image = model.visual_projection(model.vision_model(x).pooler_output)
+    image = model.visual_projection(model.vision_model(pictures.float() / 127.5 - 1).pooler_output)
+    return contrastive(model, image, ids, same)
+
+
+def contrastive(model: Any, image: Tensor, ids: Tensor, same: Tensor) -> Tensor:
+    """The symmetric loss of image vectors (B, d) and texts; other pictures of an equal scene take no part."""
     text = model.text_projection(model.text_model(ids).pooler_output)
     scale = model.logit_scale.clamp(max=math.log(100)).exp()
     logits = scale * normalize(image.float(), dim=-1) @ normalize(text.float(), dim=-1).T
@@ -74,68 +69,22 @@ def loss_of(model: Any, pictures: Tensor, ids: Tensor, same: Tensor) -> Tensor:
     return (cross_entropy(logits, labels) + cross_entropy(logits.T, labels)) / 2
 
 
-def rate(step: int, steps: int, peak: float) -> float:
-    """A rise over 5 % of the steps, then half a cosine to a hundredth."""
-    rise = steps // 20
-    if step < rise:
-        return peak * (step + 1) / rise
-    return peak * (0.01 + 0.99 * (1 + math.cos(math.pi * (step - rise) / (steps - rise))) / 2)
-
-
-def batches(chosen: argparse.Namespace, first: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    data = Batches(chosen.batch, chosen.seed, first, chosen.steps)
-    yield from DataLoader(data, batch_size=None, num_workers=chosen.workers, prefetch_factor=4)
-
-
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("out", type=Path)
-    options.add_argument("--steps", type=int, default=6000)
-    options.add_argument("--batch", type=int, default=256)
-    options.add_argument("--lr", type=float, default=1e-3)
-    options.add_argument("--seed", type=int, default=0)
-    options.add_argument("--workers", type=int, default=1)
-    chosen = options.parse_args()
     from transformers import CLIPModel
 
+    chosen = options(__doc__, steps=6000, batch=256, lr=1e-3).parse_args()
     torch.manual_seed(chosen.seed)
-    model = CLIPModel(config()).train()
-    decayed = [p for p in model.parameters() if p.ndim >= 2]
-    plain = [p for p in model.parameters() if p.ndim < 2]
-    groups = [{"params": decayed, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=chosen.lr, betas=(0.9, 0.98), fused=True)
-    terms = {k: v for k, v in vars(chosen).items() if k not in ("out", "workers")}
-    request = json.dumps(terms, sort_keys=True)
-    kept, start = chosen.out / "checkpoint.safetensors", 0
-    chosen.out.mkdir(parents=True, exist_ok=True)
-    if kept.exists():
-        start = checkpoint.load(kept, request, model, optimizer)
-    saved = begun = time.time()
-    for step, (pictures, ids, same) in enumerate(batches(chosen, start), start):
-        lr = rate(step, chosen.steps, chosen.lr)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = loss_of(model, pictures, ids, same)
-        torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        if step % 50 == 0:
-            line = {
-                "step": step,
-                "loss": round(float(loss.detach()), 4),
-                "seconds": round(time.time() - begun),
-            }
-            with open(chosen.out / "log.jsonl", "a", encoding="utf-8") as log:
-                log.write(json.dumps(line) + "\n")
-        if time.time() - saved > 120:
-            checkpoint.save(kept, step + 1, request, model, optimizer)
-            saved = time.time()
+    model = CLIPModel(config(vocabulary=len(ClipWords()))).train()
+    train(
+        model,
+        partial(batch, chosen.batch, chosen.seed),
+        partial(loss_of, model),
+        chosen,
+    )
     with torch.no_grad():
         model.logit_scale.clamp_(max=math.log(100))
     half = {name: value.half() for name, value in model.state_dict().items()}
-    write_tensors(chosen.out / "tiny_clip.safetensors", half, {"training": request})
+    write_tensors(chosen.out / "tiny_clip.safetensors", half, {"training": request(chosen)})
 
 
 if __name__ == "__main__":

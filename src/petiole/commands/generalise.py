@@ -94,14 +94,14 @@ def generalise(
         known=coop.name_of(Path(images)),
     )
     root = Path(out) if out else default_folder(images, "generalise", task)
-    others = {_name(path, to): Path(path) for path in to}
-    return measured(study, task, others, root, settings, resume=resume, executor=executor)
+    elsewhere = {_name(path, to): Path(path) for path in to}
+    return measured(study, task, elsewhere, root, settings, resume=resume, executor=executor)
 
 
 def measured(
     study: Generalisation,
     task: Classification,
-    others: Mapping[str, Path],
+    elsewhere: Mapping[str, Path],
     root: Path,
     settings: Settings,
     *,
@@ -119,13 +119,15 @@ def measured(
     given = pairs(settings)
     study.check_free(root, resume=resume)
     jobs = protocol.jobs_of(study, task, root, given, resume=resume)
+    others = protocol.beside(study, task, root, resume=resume)
     first = replace(jobs[0].task, quiet=task.quiet)  # of the classes that are trained on
-    announce(reopened(first), jobs, study.notes(given))
+    announce(reopened(first), [*jobs, *others], study.notes(given))
     protocol.generalise(
         study,
         jobs,
-        protocol.places_of(study, task, others),
+        protocol.places_of(study, task, elsewhere),
         root,
+        others=others,
         executor=executor,
         resume=resume,
         quiet=task.quiet,

@@ -2,6 +2,7 @@
 
     generalisation.json                what was asked
     runs/<method>/seed-<i>/            one run folder each; transfer/<place>.json holds the other scores
+    headroom/<half>/<method>/seed-<i>/ of base to novel, see ``headroom``
 
 Base to novel (Zhou et al., CoCoOp, CVPR 2022, sec. 4.1): train on the first half of the classes, test on the test
 images of that half with its names, and on those of the other half with theirs; two label spaces. Cross-data-set and
@@ -28,7 +29,7 @@ from petiole.engine.run import RunSpec
 from petiole.engine.task import open_workspace
 from petiole.errors import ConfigError
 from petiole.methods.registry import create, find
-from petiole.protocols import domain_shift, published
+from petiole.protocols import domain_shift, headroom, published
 from petiole.protocols.jobs import Running, average, run_jobs
 from petiole.protocols.protocol import ComparisonRow, RowsProtocol, applicable
 from petiole.tasks.classification.model import ClassNameHead
@@ -191,17 +192,36 @@ def jobs_of(
     return jobs
 
 
+def beside(
+    protocol: Generalisation, task: Classification, root: Path, *, resume: bool = False
+) -> list[RunSpec]:
+    """Runs that say how much room the rows have; of base to novel only."""
+    if protocol.kind != "base-to-novel":
+        return []
+    return headroom.jobs_of(
+        task,
+        root,
+        shots=protocol.shots,
+        seeds=protocol.seeds,
+        known=protocol.known,
+        resume=resume,
+    )
+
+
 def generalise(
     protocol: Generalisation,
     jobs: Sequence[RunSpec],
     places: Mapping[str, Classification],
     root: Path,
+    *,
+    others: Sequence[RunSpec] = (),
     **running: Unpack[Running],
 ) -> None:
     """Do all runs, then score each adapter once at every place.
 
     Args:
         places: where the test images of each place lie.
+        others: runs that are scored where they were trained alone, see ``beside``.
 
     Raises:
         ConfigError: a method cannot name novel classes.
@@ -211,11 +231,12 @@ def generalise(
         _check_names(jobs)
     protocol.claim(root, resume=running.get("resume", False))
     quiet = running.get("quiet", False)
-    for task in dict.fromkeys(job.task for job in jobs):
+    every = [*jobs, *others]
+    for task in dict.fromkeys(job.task for job in every):
         domain_shift.prepare(
-            open_workspace(task), [job for job in jobs if job.task == task], quiet=quiet
+            open_workspace(task), [job for job in every if job.task == task], quiet=quiet
         )
-    run_jobs(jobs, **running)
+    run_jobs(every, **running)
     data = {name: ClassificationWorkspace(task).shift.test for name, task in places.items()}
     with progress("elsewhere", len(jobs) * len(data), quiet=quiet) as advance:
         for job in jobs:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from petiole.metrics.harmonic import harmonic_mean, hm_of_means, mean_of_hms
+from petiole.metrics.statistics import t_interval
+from petiole.protocols import headroom
 from petiole.protocols.generalisation import Generalisation, scores, transductive
+from petiole.report.formatting import mean_sd
 from petiole.report.scores import Found, ScoreSummary, how_compared, score_rows, seeds_of
 
 PAIR = "base-to-novel"
@@ -30,13 +33,14 @@ def summarise(root: Path) -> ScoreSummary:
         return {"transductive": taught, **(_means(found[name]) if protocol.kind == PAIR else {})}
 
     rows = score_rows(protocol, records, found, heads, more)
+    room = headroom.accuracies(root, protocol.seeds)
     return ScoreSummary(
         protocol,
         f"{protocol.kind} on {protocol.data}",
         rows,
         headline="HM" if protocol.kind == PAIR else "average",
-        notes=notes(protocol),
-        facts={"kind": protocol.kind, "data": protocol.data},
+        notes=notes(protocol) + ([room_to_move(room)] if room else []),
+        facts={"kind": protocol.kind, "data": protocol.data} | ({"headroom": room} if room else {}),
     )
 
 
@@ -51,6 +55,20 @@ def _headline(protocol: Generalisation, places: Found) -> Sequence[float]:
     if protocol.kind == PAIR:
         return [harmonic_mean(b, n) for b, n in zip(places["base"], places["novel"], strict=True)]
     return [fmean(values) for values in zip(*(places[p] for p in protocol.places), strict=True)]
+
+
+def room_to_move(found: Mapping[str, Found]) -> str:
+    """What names alone and labelled images give on each half, in words."""
+    labels = {headroom.ZERO_SHOT: "zero-shot", **headroom.LABELLED}
+
+    def said(method: str) -> str:
+        halves = (f"{mean_sd(t_interval(found[method][h]), 1)} {h}" for h in headroom.HALVES)
+        return f"{labels[method]} {', '.join(halves)}"
+
+    return (
+        f"Room to move: {'; '.join(map(said, found))}. Class means and probe see labelled images of the half that they are "
+        "tested on, of the novel one too, so they are no rows."
+    )
 
 
 def notes(protocol: Generalisation) -> list[str]:

@@ -46,25 +46,26 @@ class ClipWords:
     def __call__(self, text: str) -> list[int]:
         ids: list[int] = []
         for word in re.findall(r"[a-z0-9]+|\.", text.lower()):
-            if word in self.ids:
-                ids.append(self.ids[word])
-            else:
-                ids += [self.ids.get(letter, self.other) for letter in word]
+            ids += [self.ids[word]] if word in self.ids else self.spelt(word)
         return ids
 
+    def spelt(self, word: str) -> list[int]:
+        """The tokens of a word that is none of the grammar's."""
+        return [self.ids.get(letter, self.other) for letter in word]
 
-def config() -> Any:
-    """The architecture."""
+
+def config(*, vocabulary: int, joint: int = 128, text_width: int = 128, text_blocks: int = 3) -> Any:
+    """The architecture; the image tower is always the same."""
     from transformers import CLIPConfig
 
     return CLIPConfig(
-        projection_dim=128,
+        projection_dim=joint,
         text_config={
-            "hidden_size": 128,
-            "intermediate_size": 512,
-            "num_hidden_layers": 3,
+            "hidden_size": text_width,
+            "intermediate_size": 4 * text_width,
+            "num_hidden_layers": text_blocks,
             "num_attention_heads": 4,
-            "vocab_size": len(ClipWords()),
+            "vocab_size": vocabulary,
             "max_position_embeddings": LONGEST,
             "hidden_act": "quick_gelu",
             "bos_token_id": ClipWords.start,
@@ -95,13 +96,23 @@ def load(request: LoadRequest) -> Backbone:
     Raises:
         BackboneError: another size is asked for, or weights do not fit.
     """
+    words = ClipWords()
+    return built(request, config(vocabulary=len(words)), words, WEIGHTS)
+
+
+def built(request: LoadRequest, shape: Any, words: ClipWords, weights: Path) -> Backbone:
+    """A CLIP of this shape with packaged or given weights.
+
+    Raises:
+        BackboneError: another size is asked for, or weights do not fit.
+    """
     from transformers import CLIPModel
 
     request.fixed_size(SIZE)
     with torch.device("meta" if request.meta else "cpu"):
-        module = CLIPModel(config())
+        module = CLIPModel(shape)
     if not request.meta:
-        file = request.weights or WEIGHTS
+        file = request.weights or weights
         tensors = {name: t.float() for name, t in read_safetensors(file).items()}
         load_strictly(module, tensors, str(file))
-    return wrap(request.name, module, preprocessing(), ClipWords())
+    return wrap(request.name, module, preprocessing(), words)

@@ -66,8 +66,13 @@ def phrase(kind: Composition, count: int, rng: np.random.Generator, *, size: str
 
 def caption(scene: Scene, rng: np.random.Generator) -> str:
     """A sentence about a scene: always its shape, mostly its colour and texture, never another's."""
-    frames = FRAMES.get(scene.style, FRAMES["clear"])
-    return frames[rng.integers(len(frames))].format(objects_phrase(scene, rng))
+    return frame(scene.style, rng).format(objects_phrase(scene, rng))
+
+
+def frame(style: str, rng: np.random.Generator) -> str:
+    """A sentence of a style with {} for the objects."""
+    frames = FRAMES.get(style, FRAMES["clear"])
+    return frames[rng.integers(len(frames))]
 
 
 def words() -> tuple[str, ...]:
@@ -107,10 +112,9 @@ def _caption(shown: View | SceneClip, style: str, rng: np.random.Generator) -> s
         return _clip_sentence(
             shown, lambda a: phrase(a.kind, 1, rng), every=bool(rng.random() < 0.5)
         )
-    frames = FRAMES.get(style, FRAMES["clear"])
-    frame = frames[rng.integers(len(frames))]
+    around = frame(style, rng)
     joins = JOINS[shown.beside] + LOOSE[: 1 + int(rng.integers(len(LOOSE)))]
-    return frame.format(_joined(shown, lambda g: phrase(g.kind, g.count, rng), joins, rng))
+    return around.format(_joined(shown, lambda g: phrase(g.kind, g.count, rng), joins, rng))
 
 
 def _joined(view: View, words: Words, joins: tuple[str, ...], rng: np.random.Generator) -> str:

@@ -21,6 +21,7 @@ from petiole.data.synthetic.scenes.scene import (
     Scene,
     compositions,
 )
+from petiole.data.synthetic.scenes.species import species
 from petiole.errors import unknown
 
 CLASSES = 40
@@ -75,6 +76,11 @@ TASKS = {
         tuple(map(class_name, KINDS)),
         lambda label, rng: _one(KINDS[label], rng),
         style="noisy",
+    ),
+    "species": ClassFolderTask(
+        "120 species: compositions that pre-training saw, by invented names that it seldom read",
+        tuple(species()),
+        lambda label, rng: _one(list(species().values())[label], rng),
     ),
     "shapes": ClassFolderTask(
         "12 shapes in all colours",
