@@ -17,8 +17,8 @@ REGISTRIES = {"method": create, "step_rule": STEP_RULES.find, "test_time": TEST_
 def test_a_claim_names_what_there_is_and_how_it_is_known(name: str) -> None:
     row = ROWS[name]
     assert REGISTRIES[row["of"]](name)
-    assert row["known"] in ("code", "paper", "abstract")
-    assert row["known"] != "abstract" or row["doubt"]
+    assert row["known"] in ("code", "paper", "abstract", "title")
+    assert row["known"] not in ("abstract", "title") or row["doubt"]
     assert row["states"]
     assert row["source"]
 

@@ -55,7 +55,7 @@ def corpus(vision: Any, pictures: int, seed: int, kept: Path) -> tuple[Tensor, l
 
 
 def main() -> None:
-    parser = options(__doc__, steps=3000, batch=256, lr=5e-4)
+    parser = options(__doc__, steps=2000, batch=256, lr=1e-3)
     parser.add_argument("--tower", type=Path, required=True, help="as image_tower.py wrote it")
     parser.add_argument("--pictures", type=int, default=50_000)
     chosen = parser.parse_args()

@@ -60,7 +60,7 @@ def synthesize(
 ) -> SynthesizeResult:
     """Draw a data set of the generated world.
 
-    Tasks of classes: compositions, shapes, colours, counts; train/ and test/ get a folder for each class. Tasks of
+    Tasks of classes: compositions, species, shapes, colours, counts; train/ and test/ get a folder for each class. Tasks of
     questions: vqa, gqa, nlvr, caption, video-qa, video-caption; they are written as train.jsonl, val.jsonl and
     test.jsonl with pictures beside them. So is board, questions about a board of things that a model of the base domain
     answers with reasons, and masks, pictures of one to four shapes with the shape of every pixel; the board's styles are its domains: base, sketch, false, xray, leaf, tail, novel. Other styles: clear, busy, sketch, blurred, which petiole/tiny-clip saw in its training,

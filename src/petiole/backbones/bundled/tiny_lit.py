@@ -1,7 +1,7 @@
 """A small CLIP whose text tower learned species names from few and partly wrong captions.
 
     image (3, 64, 64) -> 8 x 8 patches -> 6 blocks of width 128, trained with labels, then locked
-    text -> words and syllables -> 4 blocks of width 256;   both -> 256 numbers, cosine
+    text -> words and syllables -> 3 blocks of width 192;   both -> 256 numbers, cosine
 
 It was tuned as in LiT (Zhai et al., 2022, "LiT: Zero-Shot Transfer with Locked-image text Tuning"): the image tower is trained with
 labels first and not touched while text tower and projections learn from captions. So its image vectors tell more than
@@ -40,7 +40,7 @@ class SpeciesWords(ClipWords):
 
 def shape() -> object:
     """The architecture."""
-    return config(vocabulary=len(SpeciesWords()), joint=256, text_width=256, text_blocks=4)
+    return config(vocabulary=len(SpeciesWords()), joint=256, text_width=192, text_blocks=3)
 
 
 @loader("petiole/tiny-lit")
