@@ -17,7 +17,14 @@ from torch.nn.functional import cross_entropy
 
 from petiole.backbones.dual_encoder.towers import TwoTowers
 from petiole.backbones.registry import load_backbone
-from petiole.data.synthetic.scenes import COLOURS, SHAPES, TEXTURES, compositions, draw_scene, render
+from petiole.data.synthetic.scenes import (
+    COLOURS,
+    SHAPES,
+    TEXTURES,
+    compositions,
+    draw_scene,
+    render,
+)
 from petiole.data.synthetic.scenes.scene import MOST, SEEN
 from petiole.files import write_tensors
 
@@ -37,7 +44,9 @@ class Attributes(nn.Module):
 
     def loss(self, pictures: Tensor, parts: Tensor) -> Tensor:
         pooled = self.vision(pictures.float() / 127.5 - 1).pooler_output
-        terms = [cross_entropy(h(pooled).float(), y) for h, y in zip(self.heads, parts.T, strict=True)]
+        terms = [
+            cross_entropy(h(pooled).float(), y) for h, y in zip(self.heads, parts.T, strict=True)
+        ]
         return torch.stack(terms).sum()
 
 

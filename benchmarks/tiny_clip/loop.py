@@ -63,9 +63,7 @@ class From(Dataset[Any]):
         return self.batches(self.first + index)
 
 
-def _loaded(
-    batches: Callable[[int], Any], first: int, chosen: argparse.Namespace
-) -> Iterator[Any]:
+def _loaded(batches: Callable[[int], Any], first: int, chosen: argparse.Namespace) -> Iterator[Any]:
     ahead = 4 if chosen.workers else None
     yield from DataLoader(
         From(batches, first, chosen.steps),

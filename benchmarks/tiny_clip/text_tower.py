@@ -34,7 +34,9 @@ PART = 200
 
 
 @torch.no_grad()
-def corpus(vision: Any, pictures: int, seed: int, kept: Path) -> tuple[Tensor, list[Scene], list[str]]:
+def corpus(
+    vision: Any, pictures: int, seed: int, kept: Path
+) -> tuple[Tensor, list[Scene], list[str]]:
     """Pooled vectors (N, 128), scenes and captions; the vectors are kept in a file."""
     rngs = [np.random.default_rng([seed, 3, i]) for i in range(pictures)]
     scenes = [draw_scene(rng, KINDS, SEEN) for rng in rngs]

@@ -38,7 +38,11 @@ def batch(size: int, seed: int, step: int) -> tuple[Tensor, Tensor, Tensor]:
     scenes = [draw_scene(rng, KINDS, SEEN) for _ in range(size)]
     pictures = np.stack([np.asarray(render(s, int(rng.integers(2**31)))) for s in scenes])
     texts = [[words.start, *words(caption(s, rng)), words.end] for s in scenes]
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2), filled(texts, words.end), numbered(scenes)
+    return (
+        torch.from_numpy(pictures).permute(0, 3, 1, 2),
+        filled(texts, words.end),
+        numbered(scenes),
+    )
 
 
 def filled(texts: list[list[int]], end: int) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+import petiole
 from petiole import claims
 from petiole.backbones.base import Backbone
 from petiole.backbones.registry import load
@@ -289,3 +290,15 @@ def test_backward_of_a_grouped_convolution_costs_two_forwards(
     pixels = 81 if transposed else 16
     assert forward == 2 * 2 * pixels * 9 * 8 * 16 // groups
     assert counter.get_total_flops() == 3 * forward
+
+
+@pytest.mark.parametrize("method", ["lora-qkv", "adaptertune", "linear-probe"])
+def test_a_backbone_of_another_dtype_counts_alike_and_is_adapted_in_it(method: str) -> None:
+    whole, half = tiny.plain(), tiny.plain()
+    half.module.to(torch.bfloat16)
+    assert (whole.dtype, half.dtype) == (torch.float32, torch.bfloat16)
+    assert ledger(half, create(method), 3) == ledger(whole, create(method), 3)
+    model = petiole.adapt(half, method, classes=3)
+    assert {p.dtype for p in model.trainable_parameters()} == {torch.bfloat16}
+    images = torch.randn(2, 3, *half.preprocessing.size)
+    assert model(images.bfloat16()).dtype == torch.bfloat16

@@ -24,7 +24,10 @@ def adapted_by(method: str, **settings: object) -> AdaptedClassifier:
 
 @torch.no_grad()
 def test_it_starts_as_zero_shot_and_then_follows_its_equation() -> None:
-    plain, adapted = adapted_by("zero-shot"), adapted_by("hybrid-attention", rank=2, temperature=0.5)
+    plain, adapted = (
+        adapted_by("zero-shot"),
+        adapted_by("hybrid-attention", rank=2, temperature=0.5),
+    )
     images = torch.randn(4, 3, *adapted.backbone.preprocessing.size)
     state = adapted.backbone.lower(images, adapted.plan.reads)
     torch.testing.assert_close(adapted(state).logits, plain(state).logits)

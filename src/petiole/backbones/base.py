@@ -135,6 +135,12 @@ class FrozenNetwork(nn.Module, ABC):
         return next(self.module.parameters()).device
 
     @property
+    def dtype(self) -> torch.dtype:
+        """In which it computes: that of its first floating-point parameter."""
+        kinds = (p.dtype for p in self.module.parameters() if p.is_floating_point())
+        return next(kinds, torch.float32)
+
+    @property
     @abstractmethod
     def sites(self) -> Mapping[str, Site]:
         """Roles inside the network, in the order in which data passes them."""

@@ -78,9 +78,9 @@ def _blank(backbone: Backbone, cut: Sequence[str], images: int = 1) -> tuple[Sta
         backbone.device,
         _BLANK.setdefault(backbone, {}),
     )
-    key = (*cut, images, *size, device)
+    key = (*cut, images, *size, device, backbone.dtype)
     if key not in kept:
-        blank = torch.zeros(images, 3, *size, device=device)
+        blank = torch.zeros(images, 3, *size, device=device, dtype=backbone.dtype)
         with sdpa_kernel(SDPBackend.MATH), own_randomness(device), flop_counter() as counter:
             state = backbone.lower(blank, cut)
         kept[key] = state, int(counter.get_total_flops())

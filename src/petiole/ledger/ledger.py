@@ -214,7 +214,10 @@ def count_parameters(network: FrozenNetwork, method: Method, classes: int = 1) -
 
 def _planned(network: FrozenNetwork, method: Method, classes: int) -> Plan:
     with own_randomness(network.device), network.device:
-        return fresh_plan(network, method, classes)
+        plan = fresh_plan(network, method, classes)
+    for part in (*plan.adapters, plan.head):
+        part.to(network.dtype)
+    return plan
 
 
 def repeated(counted: Ledger, method: Method) -> Ledger:

@@ -54,7 +54,9 @@ class ClipWords:
         return [self.ids.get(letter, self.other) for letter in word]
 
 
-def config(*, vocabulary: int, joint: int = 128, text_width: int = 128, text_blocks: int = 3) -> Any:
+def config(
+    *, vocabulary: int, joint: int = 128, text_width: int = 128, text_blocks: int = 3
+) -> Any:
     """The architecture; the image tower is always the same."""
     from transformers import CLIPConfig
 

@@ -127,7 +127,7 @@ def adapt(
     """Put a method onto a backbone.
 
     Args:
-        backbone: of images; it stays as it is.
+        backbone: of images; it stays as it is, and the adapter takes its dtype.
         method: registered name; see ``petiole inspect methods``.
         classes: names, or how many.
         settings: fields of the method that differ from its defaults.
@@ -154,7 +154,7 @@ def adapt(
         raise ConfigError(
             f"The head of {method} is solved, not trained by gradient. Use petiole.fit, or a method with a trained head."
         )
-    adapted = AdaptedClassifier(backbone, plan).to(backbone.device)
+    adapted = AdaptedClassifier(backbone, plan).to(backbone.device, backbone.dtype)
     adapted.name(names)
     return AdaptedBackbone(adapted, method, settings_of(chosen), names)
 
