@@ -54,7 +54,7 @@ def licence_of(name: str) -> str:
     if len(parts := names_of(name)) > 1:
         each = list(dict.fromkeys(map(licence_of, parts)))
         return " and ".join(each) if all(each) else ""
-    return "Apache-2.0" if name in PACKAGED else _recommended().get(name, "")
+    return "Apache-2.0" if name.startswith("petiole/") else _recommended().get(name, "")
 
 
 def _recommended() -> dict[str, str]:

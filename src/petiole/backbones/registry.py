@@ -119,7 +119,7 @@ def load(
     writes texts; an ``LVLM`` answers questions about images.
 
     Args:
-        name: ``petiole/tiny-vit``, ``petiole/efficientnet-lite0``, ``petiole/tiny-clip``, ``petiole/tiny-vl``,
+        name: ``petiole/tiny-vit``, ``petiole/efficientnet-lite0``, ``petiole/tiny-clip``, ``petiole/tiny-lit``, ``petiole/tiny-vl``,
             ``petiole/tiny-lvlm`` ..., ``timm/<model>``, ``hf/<owner>/<model>``, ``clip-bart-base``, ``clip-t5-base`` (either
             with ``-video``), an OpenAI ``.pt`` file, or a folder: of a Dinov2, CLIP, SigLIP, open_clip, BART, T5 or VILA-U model,
             a pair or a bundle. ``A+B`` puts the image vectors of backbones side by side.

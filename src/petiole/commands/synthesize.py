@@ -37,7 +37,8 @@ class SynthesizeResult(CommandResult):
 
     def text(self) -> RenderableType:
         parts = f"{self.classes} classes" if self.classes else f"{self.samples:,} samples"
-        verb, model = ("fit", "vit") if self.task == "masks" else ("generalise", "clip")
+        model = {"masks": "vit", "species": "lit"}.get(self.task, "clip")
+        verb = "fit" if self.task == "masks" else "generalise"
         follows = f"petiole {verb} {quote(str(self.folder))} --backbone petiole/tiny-{model}"
         return Group(
             fact("folder", f"{self.folder} ({parts}, {self.images:,} pictures)"),

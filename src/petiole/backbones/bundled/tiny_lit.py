@@ -20,8 +20,7 @@ from petiole.backbones.weights import PACKAGED
 from petiole.data.synthetic.scenes.species import SYLLABLES
 
 WEIGHTS = PACKAGED / "tiny_lit.safetensors"
-MARK = "-"
-"""Before a syllable among the tokens: "no" is a word too."""
+KNOWN = frozenset(SYLLABLES)
 
 
 class SpeciesWords(ClipWords):
@@ -30,12 +29,11 @@ class SpeciesWords(ClipWords):
     def __init__(self) -> None:
         super().__init__()
         first = len(self)
-        self.ids |= {MARK + syllable: first + i for i, syllable in enumerate(SYLLABLES)}
+        self.ids |= {syllable: first + i for i, syllable in enumerate(SYLLABLES)}
 
     def spelt(self, word: str) -> list[int]:
-        syllables = [self.ids.get(MARK + part) for part in re.findall("..?", word)]
-        known = [one for one in syllables if one is not None]
-        return known if len(known) == len(syllables) else super().spelt(word)
+        parts = re.findall("..?", word)
+        return [self.ids[p] for p in parts] if set(parts) <= KNOWN else super().spelt(word)
 
 
 def shape() -> object:
