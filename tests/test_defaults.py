@@ -1,4 +1,6 @@
-"""Defaults of every method, schedule and option, as they were published or chosen: a change of one is a change of results.
+"""Defaults of every method, schedule and option, and the constants of the science, as they were published or chosen.
+
+A change of one is a change of results.
 
 After a change that is meant: ``PETIOLE_SNAPSHOT=1 pytest tests/test_defaults.py``, and say so in the changelog.
 """
@@ -12,6 +14,8 @@ import os
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
+from pkgutil import walk_packages
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -26,6 +30,8 @@ from petiole.methods.recipe import Recipe
 from petiole.methods.registry import create, methods, settings_of
 
 FILE = Path(__file__).with_name("defaults.json")
+SCIENCE = ("data", "layers", "losses", "methods", "metrics", "protocols")
+"""Rooms whose constants are part of a result."""
 
 
 def plain(value: Any) -> Any:
@@ -65,6 +71,37 @@ def of_corruption(name: str) -> dict[str, Any]:
     return {str(i + 1): [round(float(v), 4) for v in (abs(x - ramp).mean(), x.std())] for i, x in enumerate(change)}  # fmt: skip
 
 
+def numbers(value: Any) -> Any:
+    """What of a value are numbers; nothing where none is."""
+    if isinstance(value, Mapping):
+        rows = {str(k): n for k, v in value.items() if (n := numbers(v)) is not None}
+        return rows or None
+    if isinstance(value, list | tuple | set | frozenset):
+        each = sorted(value) if isinstance(value, set | frozenset) else value
+        return [n for v in each if (n := numbers(v)) is not None] or None
+    return value if isinstance(value, bool | int | float) else None
+
+
+def of_room(room: str) -> dict[str, Any]:
+    """Numbers among the constants of its modules and the defaults of their functions and classes; those of methods stand elsewhere."""
+    package = import_module(f"petiole.{room}")
+    found, seen = {}, set()
+    for info in walk_packages(package.__path__, f"petiole.{room}."):
+        for name, value in vars(module := import_module(info.name)).items():
+            if getattr(value, "__module__", module.__name__) != module.__name__:
+                continue
+            function = value.__init__ if isinstance(value, type) else value
+            if name.isupper() and name != "TYPE_CHECKING":
+                row = plain(numbers(value))
+                if (name, str(row)) not in seen:  # not where it is imported, too
+                    seen.add((name, str(row)))
+                    found[f"{info.name}.{name}"] = row
+            elif isinstance(function, FunctionType) and room != "methods":
+                for parameter in inspect.signature(function).parameters.values():
+                    found[f"{info.name}.{name}({parameter.name})"] = numbers(parameter.default)
+    return {name: value for name, value in found.items() if value is not None}
+
+
 def found() -> dict[str, Mapping[str, Any]]:
     """Of methods, only what differs from the recipe that all start from."""
     recipe = plain(dataclasses.asdict(Recipe()))
@@ -77,6 +114,7 @@ def found() -> dict[str, Mapping[str, Any]]:
         }
     result |= {f"augmentation {name}": plain(vars(a)) for name, a in AUGMENTATIONS.items()}
     result |= {f"corruption {name}": of_corruption(name) for name in ON_PIXELS}
+    result |= {f"constants {room}": of_room(room) for room in SCIENCE}
     result["public sets"] = {name: [one.classes, one.images] for name, one in names().items()}
     groups = [value for value in vars(options).values() if dataclasses.is_dataclass(value)]
     result |= {f"options {group.__name__}": of_group(group) for group in groups}  # type: ignore[union-attr,arg-type]

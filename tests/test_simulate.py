@@ -12,7 +12,9 @@ import pytest
 
 from builders.cli import say
 from builders.images import write_images
-from petiole.planning.scale import UnitCosts, extraction, serving, table
+from petiole.engine.share import BATCH, SHARD
+from petiole.errors import ConfigError
+from petiole.planning.scale import ID_BYTES, UnitCosts, extraction, serving, table
 
 COSTS = UnitCosts(
     decode=0.1, forward=0.3, write=0.5, header=0.01, task=0.001, start=2, run=4, job=1, request=0.01, read=0.2
@@ -29,6 +31,56 @@ def test_the_slowest_stage_decides_and_more_of_it_help_until_another_does() -> N
     many = extraction(10**9, COSTS, workers=10**7)
     assert many.bottleneck == "requests to one store prefix"
     assert any("index" in note for note in many.notes)
+
+
+def test_every_stage_by_hand() -> None:
+    """Numbers that are all different, so that none stands for another."""
+    costs = UnitCosts(0.3, 0.7, 11, 13, 17, 19, 23, 29, 31, 37)
+    found = extraction(2 * SHARD + 1, costs, workers=5, cores=7, gpu=True)
+    images = 2 * SHARD + 1
+    assert found.stages == pytest.approx(
+        {
+            "network": images * 0.7 / 5,
+            "decoding": images * 0.3 / 7 / 5,
+            "writing": 3 * 11 / 5,
+            "scheduler": (images / BATCH + 3) * 17,
+            "requests to one store prefix": images / 5500,
+        }
+    )
+    assert found.seconds == pytest.approx(19 + max(found.stages.values()))
+    rows = table(11, costs, places=4, images=100, views=2)
+    first = extraction(300, costs, workers=4)
+    assert rows.stages == pytest.approx(
+        {"runs": 3 * 23, "opening and saving": 3 * 29, "scheduler": 11 * 17, "features": max(first.stages.values())}
+    )  # fmt: skip
+    assert rows.seconds == pytest.approx(19 + rows.stages["features"] + max(3 * (23 + 29), 11 * 17))
+    for wrong in ({"images": 0}, {"images": 1, "workers": 0}, {"images": 1, "cores": 0}):
+        with pytest.raises(ConfigError, match="must be above 0"):
+            extraction(costs=costs, **wrong)
+
+
+def test_what_grows_too_large_is_noted_just_beyond_its_bound() -> None:
+    quick = replace(COSTS, header=0.0)
+    most = 2**33 // ID_BYTES
+    assert extraction(most, quick).notes == ()
+    assert "names and ids" in extraction(most + 1, quick).notes[0]
+    slow = replace(COSTS, header=60.0)
+    assert extraction(SHARD, slow).notes == ()
+    assert "2 headers first: 120 s" in extraction(SHARD + 1, slow).notes[0]
+
+
+def test_what_is_full_is_said() -> None:
+    costs = UnitCosts(decode=0.25, forward=0.25, request=0.125, read=1.0)
+    half = serving(1, costs)  # a queue of one server: rho / (1 - rho) services
+    assert half.seconds == pytest.approx(0.125 + 0.5 + 0.5)
+    assert half.bottleneck == "network"
+    assert serving(1.5, costs).bottleneck == "queue"  # three services of waiting
+    full = serving(6, costs, replicas=3)
+    assert (full.seconds, full.bottleneck) == (float("inf"), "network")
+    assert "the replicas are full: 3 would be busy" in full.notes[1]
+    entry = serving(16, costs, replicas=1000)
+    assert (entry.seconds, entry.bottleneck) == (float("inf"), "HTTP process")
+    assert entry.notes[1] == "the HTTP process is full: start 2 of them"
 
 
 @pytest.mark.parametrize(("runs", "places"), [(1, 1), (7, 2), (8, 2), (3, 5)])

@@ -21,6 +21,8 @@ import gc
 import importlib
 import json
 import os
+import shutil
+import subprocess
 import sys
 import time
 from collections import defaultdict
@@ -31,9 +33,12 @@ from typing import Any
 
 import pytest
 from forks import OPTIONS, ROOT, collect, forked, run_items
-from mutants import Mutant, sample
-from reach import Reach, measure, rows_of
+from mutants import KINDS, Mutant, sample
+from reach import Reach, measure, near, rows_of
 from scipy.stats import binomtest
+
+AFRESH = 50
+"""Tests at most of a mutant whose module is loaded afresh: their files have to be collected again."""
 
 Functions = dict[str, list[FunctionType]]
 
@@ -59,14 +64,17 @@ def _codes(code: CodeType) -> dict[tuple[str, int], list[CodeType]]:
     return found
 
 
-def exchange(code: CodeType, loaded: list[FunctionType]) -> None:
-    """Give the loaded functions of a module the code of its mutant."""
-    codes = _codes(code)
+def exchanges(code: CodeType, loaded: list[FunctionType]) -> list[tuple[FunctionType, CodeType]]:
+    """What of a module's loaded functions has other code in its mutant; nothing where that cannot be told or set."""
+    codes, found = _codes(code), []
     for function in loaded:
         old = function.__code__
-        new = codes.get((old.co_qualname, old.co_firstlineno), ())
-        if len(new) == 1 and new[0].co_freevars == old.co_freevars:
-            function.__code__ = new[0]
+        new = codes.get((old.co_qualname, old.co_firstlineno), [])
+        if old not in new:
+            if len(new) != 1 or new[0].co_freevars != old.co_freevars:
+                return []
+            found.append((function, new[0]))
+    return found
 
 
 class Trials:
@@ -113,8 +121,16 @@ class Trials:
             begun = time.monotonic()
             names = self.reach.tests(mutant.file, *mutant.lines, self.seconds)
             chosen = [items[name] for name in names if name in items]
-            code, own = mutant.code(), loaded[mutant.file]
-            by = self.failing(session, chosen, lambda c=code, o=own: exchange(c, o))
+            changed = exchanges(mutant.code(), loaded[mutant.file])
+            if loaded[mutant.file] and not changed:
+                continue  # it is loaded afresh instead
+
+            def put(mutant: Mutant = mutant, changed: Any = changed) -> None:
+                for function, code in changed:
+                    function.__code__ = code
+                _load_instead(mutant)  # what no test has loaded yet
+
+            by = self.failing(session, chosen, put)
             if by in items and by not in self.honest:
                 before = chosen[: chosen.index(items[by]) + 1]
                 self.honest[by] = not self.failing(session, before, lambda: None)
@@ -144,8 +160,8 @@ class Trials:
             if time.monotonic() > self.ends:
                 return
             begun = time.monotonic()
-            names = self.reach.tests(mutant.file, *mutant.lines, self.seconds)[:200]
-            names = names or self.reach.tests(mutant.file, 1, 10_000, self.seconds)[:50]
+            names = self.reach.tests(mutant.file, *mutant.lines, self.seconds)[:AFRESH]
+            names = names or self.reach.tests(mutant.file, 1, 10_000, self.seconds)[:AFRESH]
 
             def work(say: Any, mutant: Mutant | None = mutant, names: list[str] = names) -> None:
                 if mutant:
@@ -170,25 +186,30 @@ def _load_instead(mutant: Mutant) -> None:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Killed of those that a test reaches, with Wilson's 95 % interval, and how many none reaches, by room, in Markdown; and the survivors."""
-    heads = ("General", "Machine learning", "Both", "Per cent", "Reached by no test")
-    lines = [f"| Room | {' | '.join(heads)} |", "|---" + "|---:" * len(heads) + "|"]
+    """In Markdown, by room and kind: how many tests of the room's own folder noticed, how many any test, of those that one reaches.
+
+    Then the share with Wilson's 95 % interval, how many no test reaches; and the survivors.
+    """
+    heads = ("General: own tests", "All tests", "Machine learning: own tests", "All tests")
+    lines = [f"| Room | {' | '.join(heads)} | Per cent | Reached by no test |"]
+    lines.append("|---" + "|---:" * 6 + "|")
     for room in [*sorted({row["room"] for row in rows}), ""]:
         here = [row for row in rows if room in ("", row["room"])]
-        cells = []
-        for kinds in (("general",), ("machine learning",), ("general", "machine learning")):
-            tried = [bool(row["by"]) for row in here if row["kind"] in kinds and row["tests"]]
-            cells.append(f"{sum(tried)} of {len(tried)}" if tried else "")
-        low, high = (
-            binomtest(sum(tried), len(tried)).proportion_ci(method="wilson") if tried else (0, 1)
-        )
-        cells.append(
-            f"{sum(tried) / max(1, len(tried)):.0%} [{low:.0%}, {high:.0%}]".replace("%", "")
-        )
-        cells.append(str(sum(not row["tests"] for row in here)))
-        lines.append(f"| {room or '**All**'} | {' | '.join(cells)} |")
+        tried, cells = [row for row in here if row["tests"]], []
+        for kind in KINDS:
+            of = [row for row in tried if row["kind"] == kind]
+            own = sum(_by_own(row) for row in of)
+            cells += [f"{own} of {len(of)}", f"{sum(bool(row['by']) for row in of)}"]
+        seen = sum(bool(row["by"]) for row in tried)
+        low, high = binomtest(seen, len(tried)).proportion_ci(method="wilson") if tried else (0, 1)
+        cells.append(f"{seen / max(1, len(tried)):.0%} [{low:.0%}, {high:.0%}]".replace("%", ""))
+        lines.append(f"| {room or '**All**'} | {' | '.join(cells)} | {len(here) - len(tried)} |")
     alive = [f"{row['mutant']} [{row['tests']} tests]" for row in rows if not row["by"]]
     return "\n".join([*lines, "", *alive])
+
+
+def _by_own(row: dict[str, Any]) -> bool:
+    return "::" in row["by"] and near(row["by"], row["mutant"])
 
 
 def _warm() -> None:
@@ -198,6 +219,19 @@ def _warm() -> None:
         importlib.import_module(name)
     for name in [name for name in sys.modules if name.split(".")[0] == "petiole"]:
         del sys.modules[name]
+
+
+def _go_on_in_a_copy(folder: Path) -> None:
+    """Of the repository as it is now, so that it may be edited meanwhile."""
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listed, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    shutil.rmtree(copy := folder / "repository", ignore_errors=True)
+    for name in filter(None, names.split("\0")):
+        if (ROOT / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, copy / name)
+    here = Path(__file__).parent.relative_to(ROOT)
+    os.execv(sys.executable, [sys.executable, str(copy / here), *sys.argv[1:]])
 
 
 def main() -> None:
@@ -211,7 +245,8 @@ def main() -> None:
         "--seconds", type=float, default=30, help="of processor time for the tests of a mutant"
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--rooms", nargs="*", default=[])
+    parser.add_argument("--rooms", nargs="*", default=[], help="of the source; all of them else")
+    parser.add_argument("--kinds", nargs="*", default=[], choices=KINDS)
     parser.add_argument(
         "--tests", nargs="*", default=["tests"], help="files or folders of tests that may notice"
     )
@@ -225,9 +260,11 @@ def main() -> None:
     ends = time.monotonic() + 60 * args.minutes
     args.folder.mkdir(parents=True, exist_ok=True)
     folder = args.folder.resolve()
+    if folder not in ROOT.parents:
+        _go_on_in_a_copy(folder)
     os.chdir(ROOT)
     _warm()
-    chosen = sample(args.seed, args.rooms)[: args.mutants]
+    chosen = sample(args.seed, args.rooms, args.kinds)[: args.mutants]
     inside = [mutant for mutant in chosen if mutant.inside]
 
     def apart(work: Any) -> None:  # so that this process stays without the library
@@ -254,7 +291,7 @@ def main() -> None:
 
     apart(inner)
     last = trials()
-    last.afresh(last.left([mutant for mutant in chosen if not mutant.inside]))
+    last.afresh(last.left(chosen))
     found = {row["mutant"]: row for row in last.rows}  # the last of each
     print(table([found[mutant.name] for mutant in chosen if mutant.name in found]))
 

@@ -7,6 +7,7 @@ import contextlib
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from types import CodeType
 from typing import Any
@@ -23,6 +24,7 @@ COMPARISONS = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.G
 OPERATORS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult} | {
     ast.FloorDiv: ast.Mult, ast.Mod: ast.Mult, ast.Pow: ast.Mult, ast.MatMult: ast.Mult,
 }  # fmt: skip
+KINDS = ("general", "machine learning")
 SWAPS = {"transpose", "swapaxes", "movedim"}
 FREES = {"eval", "detach"}
 
@@ -102,7 +104,12 @@ def changes(node: ast.AST, statement: bool) -> Iterator[Change]:
         yield "general", f"{node.value} -> {value}", lambda n: ast.Constant(value)  # noqa: ARG005
     docstring = isinstance(getattr(node, "value", None), ast.Constant)
     if statement and isinstance(node, ast.Expr | ast.AugAssign | ast.Raise) and not docstring:
-        yield "general", f"dropped {ast.unparse(node)[:60]}", lambda n: ast.Pass()  # noqa: ARG005
+        # Dead instead of gone, so that the function's closure stays what it is (super() is one).
+        yield (
+            "general",
+            f"dropped {ast.unparse(node)[:60]}",
+            lambda n: ast.If(ast.Constant(False), [n], []),
+        )
     yield from machine_learning(node)
 
 
@@ -210,18 +217,17 @@ def _lines(node: ast.AST, above: tuple[int, int]) -> tuple[int, int]:
     return node.lineno, last
 
 
-def sample(seed: int, rooms: list[str]) -> list[Mutant]:
-    """Mutants of both kinds in turn, drawn from all of the source."""
-    files = sorted(
-        file
-        for file in SOURCE.rglob("*.py")
-        if not LEFT_OUT & set(file.parts)
-        and (not rooms or file.relative_to(SOURCE).parts[0] in rooms)
-    )
+def sample(seed: int, rooms: list[str], kinds: list[str]) -> list[Mutant]:
+    """All mutants in an order drawn by chance: the rooms take turns, and in each room the kinds."""
+    files = [file for file in sorted(SOURCE.rglob("*.py")) if not LEFT_OUT & set(file.parts)]
     every = [found for file in files for found in mutants(file)]
     random.Random(seed).shuffle(every)
-    kinds = [[found for found in every if found.kind == k] for k in ("general", "machine learning")]
-    print(
-        f"{len(kinds[0]):,} general and {len(kinds[1]):,} machine-learning mutants in {len(files)} files"
-    )
-    return [found for pair in zip(*kinds, strict=False) for found in pair]
+    groups: dict[str, dict[str, list[Mutant]]] = {}
+    for found in every:
+        if (not rooms or found.room in rooms) and (not kinds or found.kind in kinds):
+            groups.setdefault(found.room, {}).setdefault(found.kind, []).append(found)
+    return _in_turn([_in_turn(list(groups[room].values())) for room in sorted(groups)])
+
+
+def _in_turn(rows: list[list[Mutant]]) -> list[Mutant]:
+    return [found for column in zip_longest(*rows) for found in column if found]

@@ -100,15 +100,29 @@ class Reach:
         return reach
 
     def tests(self, file: str, first: int, last: int, most: float) -> list[str]:
-        """Those that run one of the lines, for ``most`` seconds: one of each file first, those about little else first."""
+        """Those that run one of the lines: of the source's own folder for ``most`` seconds, then as long of the others.
+
+        In both, one of each file first, and those about little else first.
+        """
         mask = (1 << (last + 1)) - (1 << first)
         found = [test for test, bits in self.lines[file] if bits & mask]
         found.sort(key=lambda test: self.seconds[test] * self.breadth[test])
-        firsts = list({test.split("::")[0]: test for test in reversed(found)}.values())[::-1]
-        return list(self._within([*firsts, *(t for t in found if t not in set(firsts))], most))
+        own = [test for test in found if near(test, file)]
+        others = [test for test in found if not near(test, file)]
+        return [test for part in (own, others) for test in self._within(_spread(part), most)]
 
     def _within(self, tests: Iterable[str], most: float) -> Iterable[str]:
         for test in tests:
             if self.seconds[test] <= most:
                 most -= self.seconds[test]
                 yield test
+
+
+def near(test: str, file: str) -> bool:
+    """Whether a test lies in the folder of the source's room."""
+    return Path(test).parts[1] == Path(file).parts[2]
+
+
+def _spread(tests: list[str]) -> list[str]:
+    firsts = list({test.split("::")[0]: test for test in reversed(tests)}.values())[::-1]
+    return [*firsts, *(test for test in tests if test not in set(firsts))]

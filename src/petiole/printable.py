@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable
 from pathlib import PurePath
@@ -12,6 +13,7 @@ from rich.segment import Segment
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _UNSEEN = {"Cc", "Cs", "Zl", "Zp"}
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _BIDI = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
@@ -49,6 +51,11 @@ def composed(text: str) -> str:
     macOS stores file names in form D (e and an accent), most else in form C.
     """
     return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
+def storable(text: str) -> bool:
+    """Whether UTF-8 has a form of the text; half a surrogate pair, which JSON can state, has none."""
+    return text.isascii() or not _SURROGATE.search(text)
 
 
 def cell(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -49,6 +50,22 @@ def test_a_family_keeps_the_contract_and_its_librarys_bits(name: str) -> None:
     loose = 1e-5 if name in ("cait", "twins") else 0.0
     with torch.no_grad():
         torch.testing.assert_close(backbone(images), want, rtol=loose, atol=loose)
+        features = module.forward_features(images)
+        seen = backbone.upper({IMAGES: images}, (backbone.vector, backbone.patches))
+    if features.ndim == 3:  # else a map, whose channels are the last axis or the second
+        first = features.shape[1] - seen[backbone.patches].shape[1]
+        tokens = features[:, first:]
+    else:
+        channels = -1 if features.shape[-1] == backbone.width_of(backbone.patches) else 1
+        tokens = features.movedim(channels, -1).flatten(1, 2)
+    torch.testing.assert_close(seen[backbone.patches], tokens, rtol=loose, atol=loose)
+    assert math.prod(backbone.grid) == tokens.shape[1]
+    is_first = (
+        features.ndim == 3
+        and features.shape[1] > 1
+        and torch.allclose(want, features[:, 0], atol=1e-5)
+    )
+    assert backbone.traced.class_token == is_first
     assert backbone.traced.missing == networks.NETWORKS[name][2]
     assert backbone.cuts, "it cannot be cut"
     assert backbone.takes_tokens == (name in TAKE_TOKENS)

@@ -104,7 +104,7 @@ def test_methods_train_beside_it_and_come_back(
             Adapter.load(tmp_path / "adapter", backbone=load_backbone(NAME))
 
 
-def test_what_cannot_be_is_refused(int8: petiole.Backbone) -> None:
+def test_what_cannot_be_is_refused(int8: petiole.Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="integers have no gradient"):
         petiole.adapt(int8, "full", classes=3)
     with pytest.raises(BackboneError, match=r"on a CUDA device, not on cpu\. Take int8"):
@@ -115,6 +115,9 @@ def test_what_cannot_be_is_refused(int8: petiole.Backbone) -> None:
         load(NAME, quantize="int7")
     with pytest.raises(BackboneError, match="no linear layers"):
         load("timm/resnet18", quantize="int8", device="meta")
+    monkeypatch.setattr(quantized, "find_spec", lambda _: None)
+    with pytest.raises(BackboneError, match=r"needs torchao\. Install: .*petiole\[quantized\]"):
+        load(NAME, quantize="int8")
 
 
 def test_from_fit_to_eval(int8: petiole.Backbone, tmp_path: Path) -> None:

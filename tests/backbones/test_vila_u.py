@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import SiglipConfig, SiglipModel
 
 from builders import vila_u as tiny
+from petiole.backbones.base import IMAGES
 from petiole.backbones.codebook_lvlm import LVLM
 from petiole.backbones.codebook_lvlm.model import IMAGE
 from petiole.backbones.codebook_lvlm.vila_u import SIGLIP, Heads
@@ -81,6 +82,9 @@ def test_look_is_siglip_before_its_last_block_quantised(
     # Tables are drawn after SigLIP, whose weights are so the same either way.
     seen = siglip.vision_model(pictures(), output_hidden_states=True).hidden_states[-2]
     assert torch.allclose(vision_output.z, seen, atol=1e-5)
+    image = model.tower.image_backbone
+    pooled = image.upper({IMAGES: pictures()}, (image.vector,))[image.vector]
+    assert torch.allclose(pooled, seen.mean(1), atol=1e-5)
     stored = load_file(tmp_path / "vision_tower/model.safetensors")
     tables = [
         stored[f"rqvaesiglip.quantizer.codebooks.{0 if shared else d}.weight"][:-1].double()
@@ -103,6 +107,7 @@ def test_padding_row_is_no_entry(tmp_path: Path) -> None:
     model = loaded(tmp_path)
     assert torch.equal(model.tower.encode_images(pictures()).codes, before.codes)
     assert model.spec.entries == tiny.ENTRIES == model.tower.quantiser.codebooks.shape[1]
+    assert not any(one.requires_grad for one in model.module.buffers())
 
 
 def test_contract(model: LVLM, folder: Path) -> None:

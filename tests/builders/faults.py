@@ -15,6 +15,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from errno import ENOSPC
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ _CHANGES = {
     "os.link",
     "os.symlink",
 }
+_FREES = {"os.remove", "os.rmdir"}
+"""A full disk allows these."""
 
 
 SECONDS = float(os.environ.get("PETIOLE_FAULTS_SECONDS", "150"))
@@ -82,7 +85,7 @@ class Fault:
 
     Attributes:
         at: number of the event, from 1; 0 for none.
-        errno: of the error that the event gets, and those of its kind thereafter; 0 for a kill.
+        errno: of the error that the event gets, and all thereafter; 0 for a kill. With ENOSPC, deleting is no event.
         seconds: until a kill, if not at an event.
     """
 
@@ -99,11 +102,13 @@ class Outcome:
         kind: ``done``, ``refused`` (an error of ours, or the operating system's), ``killed`` or ``traceback``.
         value: that the work returned, or what was said.
         events: of files, when it was not killed.
+        failed: what failed on the way by an ``errno``: operation and name, in order.
     """
 
     kind: str
     value: Any = None
     events: int = 0
+    failed: tuple[str, ...] = ()
 
 
 def forked(work: Callable[[], Any], root: Path, fault: Fault = Fault()) -> Outcome:
@@ -126,7 +131,7 @@ def _child(work: Callable[[], Any], root: Path, fault: Fault, outward: int) -> N
     quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 1)
     os.dup2(quiet, 2)
-    events = _watch(root, fault)
+    events, failed = _watch(root, fault)
     if fault.seconds:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_REAL, fault.seconds)
@@ -136,35 +141,39 @@ def _child(work: Callable[[], Any], root: Path, fault: Fault, outward: int) -> N
         said = ("refused", f"{type(error).__name__}: {error}", events[0])
     except BaseException:
         said = ("traceback", traceback.format_exc(), events[0])
-    os.write(outward, pickle.dumps(said))
+    with os.fdopen(outward, "wb") as stream:
+        stream.write(pickle.dumps((*said, tuple(failed))))
     os._exit(0)
 
 
-def _watch(root: Path, fault: Fault) -> list[int]:
-    """Count events from now on, in the list's one place, and let the fault happen at its own."""
-    events, place = [0], str(root)
+def _watch(root: Path, fault: Fault) -> tuple[list[int], list[str]]:
+    """Count events from now on, in the list's one place, and let the fault happen at its own; and what fails thereby."""
+    events, failed, place = [0], list[str](), str(root)
 
-    def event(path: object) -> None:
+    def event(what: str, path: object) -> None:
         if not (isinstance(path, str | os.PathLike) and os.fspath(path).startswith(place)):
             return
         events[0] += 1
         if fault.at and events[0] >= fault.at:
             if fault.errno:
+                failed.append(f"{what} {Path(os.fspath(path)).name}")
                 raise OSError(fault.errno, os.strerror(fault.errno), os.fspath(path))
             os.kill(os.getpid(), signal.SIGKILL)
 
     def hook(name: str, arguments: tuple[Any, ...]) -> None:
         if name == "open" and isinstance(arguments[2], int):
             if arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
-                event(arguments[0])
-        elif name in _CHANGES and not (fault.errno and name in ("os.remove", "os.rmdir")):
-            event(arguments[0])
+                event("open", arguments[0])
+        elif name in _CHANGES and not (fault.errno == ENOSPC and name in _FREES):
+            event(name.removeprefix("os."), arguments[0])
 
     sys.addaudithook(hook)
     flush, names = os.fsync, "/proc/self/fd/{}"
 
     def flushed(file: int) -> None:
-        event(os.readlink(names.format(file)) if os.path.exists("/proc/self/fd") else place)
+        event(
+            "flush", os.readlink(names.format(file)) if os.path.exists("/proc/self/fd") else place
+        )
         flush(file)
 
     os.fsync = flushed
@@ -173,8 +182,8 @@ def _watch(root: Path, fault: Fault) -> list[int]:
     save = files.save_file
 
     def saved(tensors: Any, path: Path, **options: Any) -> None:
-        event(path)
+        event("save", path)
         save(tensors, path, **options)
 
     files.save_file = saved
-    return events
+    return events, failed

@@ -153,7 +153,7 @@ def comparison(home: Path, processes: int = 1) -> Job:
 
     def do(folder: Path) -> None:
         compare(
-            task.images, methods=["cosine"], split_seeds=2, out=folder, resume=True,
+            task.images, methods=["cosine"], split_seeds=1, out=folder, resume=True,
             processes=processes, settings=["steps=2"], model=model, images=ImageOptions(source=task.source, shots=2),
         )  # fmt: skip
 

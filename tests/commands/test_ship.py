@@ -14,6 +14,7 @@ import petiole
 from builders.cli import say
 from builders.images import write_images
 from builders.tables import rows_of
+from petiole.commands.diff import _titles
 from petiole.engine.adapter import Adapter
 from petiole.engine.run import RunSpec, run
 from petiole.errors import AdapterError, ConfigError, DataError
@@ -297,3 +298,9 @@ def test_label_writes_a_list_and_a_page(place: Path, tmp_path: Path) -> None:
     assert "Parameters" not in page
     with pytest.raises(DataError, match="1 to 36"):
         petiole.label(place / "train", budget=37, out=tmp_path / "out", **options)
+
+
+def test_what_is_compared_is_named_as_short_as_tells_it_apart() -> None:
+    a, b = Path("x/shoes/adapter"), Path("x/boots")
+    assert _titles(a, b) == ("shoes", "boots")
+    assert _titles(a, Path("y/shoes")) == ("A", "B")

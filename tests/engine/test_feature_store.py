@@ -223,7 +223,16 @@ def _ids_not_a_list(path: Path) -> None:
     save_file({"final.cls": torch.zeros(2, 5)}, path, {"ids": "7"})
 
 
+def _of_another_key(path: Path) -> None:
+    other = replace(KEY, fingerprint="another")
+    FeatureCache(path.parents[1]).write(other, ["a", "b"], values(["a", "b"], seed=5))
+    path.unlink()
+    (moved,) = (path.parents[1] / other.digest).glob("*.safetensors")
+    moved.rename(path.with_name(moved.name))
+
+
 DAMAGES = [
+    _of_another_key,
     _truncate,
     _flip,
     _empty,

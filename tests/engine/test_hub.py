@@ -16,6 +16,7 @@ from petiole.backbones.base import Backbone
 from petiole.engine.adapter import read_manifest
 from petiole.engine.record import read_record
 from petiole.errors import AdapterError, ConfigError
+from petiole.signatures import SIGNATURE
 from petiole.testing import backbones
 from petiole.testing.random_weights import images, seeded, shaken
 
@@ -106,8 +107,12 @@ def test_paths_of_this_machine_stay_here(hub: Hub, tmp_path: Path) -> None:
     card = manifest.backbone.model_copy(update={"weights": "/home/ann/secret.safetensors"})
     stated = manifest.model_copy(update={"backbone": card}).model_dump(mode="json")
     write_sealed(tmp_path / "adapter" / MANIFEST, stated)
+    (tmp_path / "adapter" / (MANIFEST + SIGNATURE)).write_text("of what it was")
     petiole.push_to_hub(tmp_path / "adapter", "ann/leaves")
-    assert not any(b"secret" in content for content in hub.at("ann/leaves", "main")[1].values())
+    sent = hub.at("ann/leaves", "main")[1]
+    assert MANIFEST in sent
+    assert MANIFEST + SIGNATURE not in sent
+    assert not any(b"secret" in content for content in sent.values())
 
 
 def test_refusals_say_what_to_do(hub: Hub, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from builders.processes import petiole_process
 from petiole.engine import checkpoint
 from petiole.engine.record import LOG, REQUEST, read_log, read_record
-from petiole.engine.run import RunSpec, run
+from petiole.engine.run import CHECKPOINT, RunSpec, run
 from petiole.errors import RunError
 from petiole.files import sealed, sha256
 from petiole.tasks.classification.workspace import Classification, Subset
@@ -40,6 +40,14 @@ def whole(bench: Classification, tmp_path_factory: pytest.TempPathFactory) -> tu
     run(job)
     assert learned(load_file(folder / "adapter" / "adapter.safetensors"))
     return job, adapter_of(folder)
+
+
+def test_a_checkpoint_that_a_finished_run_left_is_taken_away(whole: tuple[RunSpec, str]) -> None:
+    """It was killed between its record and the end."""
+    job, _ = whole
+    (job.folder / CHECKPOINT).write_bytes(b"anything")
+    run(replace(job, resume=True))
+    assert not (job.folder / CHECKPOINT).exists()
 
 
 def command(job: RunSpec, folder: Path) -> list[str]:

@@ -117,6 +117,11 @@ def test_a_header_is_checked_before_tensors(
         read_header(tmp_path / "a.safetensors")
 
 
+def test_a_file_without_tensors_is_whole(tmp_path: Path) -> None:
+    header(tmp_path / "a.safetensors", {})
+    assert read_header(tmp_path / "a.safetensors") == {}
+
+
 def test_many_tensors_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(adapter_limits, "TENSOR_COUNT", 2)
     empty = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}

@@ -12,6 +12,7 @@ from PIL import Image
 
 from builders.images import write_images
 from petiole.data import image as image_module
+from petiole.data.dataset import Dataset
 from petiole.data.decode_budget import room_for
 from petiole.data.features.hdf5 import GridFiles
 from petiole.data.features.npz import FrameFiles
@@ -57,6 +58,18 @@ def test_a_name_that_is_not_utf8_is_refused_at_the_door(tmp_path: Path) -> None:
     first.rename(first.with_name("a\udcff.png"))
     with pytest.raises(DataError, match=r"a\\udcff\.png': the name is not valid UTF-8"):
         open_data(tmp_path / "x")
+
+
+def test_half_a_surrogate_pair_is_no_text(tmp_path: Path) -> None:
+    """JSON can state it, and no file could hold it."""
+    file = tmp_path / "train.jsonl"
+    file.write_text('{"path": "a.png", "label": "\\ud83d\\ude00"}\n')
+    assert read_rows(file)[0].entry.label == "\N{GRINNING FACE}"
+    file.write_text('{"path": "a.png", "label": "\\ud83d"}\n')
+    with pytest.raises(DataError, match=r"train\.jsonl, line 1: .*surrogates not allowed"):
+        read_rows(file)
+    with pytest.raises(DataError, match=r"class name '\\ud83d' holds half a surrogate pair"):
+        Dataset("d", ("a", "\ud83d"), ())
 
 
 def test_a_large_sparse_file_is_not_read(tmp_path: Path) -> None:

@@ -82,6 +82,7 @@ CONTENTS: dict[str, bytes] = {
     + b'{"a":{"dtype":"F32","shape":[1152921504606846976],"data_offsets":[0,4]}}'.ljust(71),
     "a quote": b'path,label\n"' + b"x" * 200_000,
     "zero bytes in a cell": b"path,label,split\na\0b,c\0,train\n",
+    "half a surrogate pair": b'{"path": "1.png", "label": "\\ud800", "train": [["1.png", 0, "\\udfff"]], "test": []}',
     "TOML": b"accuracy = [[[[",
 }
 
@@ -156,7 +157,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
 HARMLESS = {
     *(("list.txt", name) for name, content in CONTENTS.items() if content.isascii()),  # any text
     *(("b.json", name) for name in ("not a number", "wrong types")),  # any object
-    *(("w.json", name) for name in ("not a number", "wrong types")),
+    *(("w.json", name) for name in ("not a number", "wrong types", "half a surrogate pair")),
     *(("a.jsonl", name) for name in ("empty", "not a number", "wrong types")),
     ("train.jsonl", "empty"),  # a part without samples, which training refuses
     *(

@@ -64,6 +64,7 @@ def test_labels_are_text_and_never_mathematics(summary) -> None:
 
 def test_accuracy_draws_the_numbers_of_the_table(summary) -> None:
     axes = plots.accuracy(summary).axes[0]
+    assert {tick.tick1line.get_markersize() for tick in axes.yaxis.get_major_ticks()} == {0}
     means = [c.get_offsets()[0][0] for c in axes.collections if c.get_sizes()[0] == 34]
     assert means == pytest.approx([100 * row.accuracy.mean for row in summary.rows])
     bars = [line.get_xdata() for line in axes.lines if len(line.get_ydata()) == 2][1:]

@@ -72,6 +72,7 @@ def test_numbers_are_those_of_the_predictions(build, at, seeds: int) -> None:
     summary = summarise(folder)
     table = {r["name"]: r for r in csv.DictReader(io.StringIO(to_csv(summary)))}
     base = split_accuracies(folder, "baseline", 5, seeds)
+    assert summary.images == N
     for row in summary.rows:
         mine = split_accuracies(folder, row.name, 5, seeds)
         mean, sd = statistics.fmean(mine), statistics.stdev(mine)
@@ -88,6 +89,8 @@ def test_numbers_are_those_of_the_predictions(build, at, seeds: int) -> None:
             for i in range(seeds)
         ]
         macro, ece = zip(*map(naive_macro_and_ece, runs), strict=True)
+        by_split = [statistics.fmean(macro[d * seeds : (d + 1) * seeds]) for d in range(5)]
+        assert row.macro.sd == pytest.approx(statistics.stdev(by_split), abs=1e-9)
         assert float(got["macro_accuracy"]) == pytest.approx(statistics.fmean(macro), abs=1e-9)
         assert float(got["ece"]) == pytest.approx(statistics.fmean(ece), abs=1e-9)
         assert f"{100 * mean:.1f} ± {100 * sd:.1f}" in to_markdown(summary)

@@ -74,3 +74,16 @@ def test_it_shows_what_the_model_sees(backbone: Backbone, adapted: AdaptedClassi
     assert float((again - pixels).abs().mean()) < 0.05
     with pytest.raises(ConfigError, match="class of this adapter 'd'"):
         look(adapter, pixels, "d")
+
+
+def test_it_answers_as_in_evaluation_whatever_the_mode(backbone: Backbone) -> None:
+    with tiny.seeded(0):
+        method = create("adaptertune", {"rank": 2, "dropout": 0.9})
+        model = AdaptedClassifier(backbone, method.plan(backbone, 3))
+        tiny.shaken(model)
+    facts = {"method": "adaptertune", "settings": {"rank": 2}, "classes": ["a", "b", "c"]}
+    adapter = ClassificationAdapter.of(model.eval(), calibration=None, **facts)  # type: ignore[arg-type]
+    pixels = backbone.preprocess(picture())
+    quiet = look(adapter, pixels, None)
+    model.train()
+    assert look(adapter, pixels, None) == quiet

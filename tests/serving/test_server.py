@@ -326,6 +326,11 @@ def test_what_cannot_be_served_is_told(tmp_path: Path) -> None:
     (tmp_path / "bad").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "bad" / "adapter.json", "PNG")
     assert "must be above 0" in say("serve", tmp_path / "bad", "--max-wait", 0).err
+    for place in ("one", "two"):
+        (tmp_path / place / "shoes").mkdir(parents=True)
+        (tmp_path / place / "shoes" / "adapter.json").write_text("{}")
+    same = say("serve", tmp_path / "one" / "shoes", tmp_path / "two" / "shoes").err
+    assert "have one name, shoes. Rename one" in same
     keys = tmp_path / "keys"
     keys.write_text("shop secret\n")
     assert "line 1" in say("serve", tmp_path / "bad", "--api-keys", keys).err

@@ -42,5 +42,13 @@ def test_a_repository_is_read_as_a_folder_and_never_written(
         assert open_folder(materialise(later, lambda _: True)).ids != data.ids
         with pytest.raises(StoreError, match="petiole push-to-hub writes adapters"):
             begin(later / "run", resume=False)
+        store = open_store(address)
+        for write in (
+            lambda: store.put("a", b""),
+            lambda: store.create("a", b""),
+            lambda: store.delete("a"),
+        ):
+            with pytest.raises(StoreError, match="only read here"):
+                write()
         with pytest.raises(StoreError, match="Check owner, name and revision"):
             materialise(Address("hf", "ann/none"))

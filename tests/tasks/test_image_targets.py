@@ -16,6 +16,7 @@ from builders.cli import say
 from petiole.data.targets import open_targets, value_matrix, value_names, value_text
 from petiole.engine.record import read_record
 from petiole.errors import DataError
+from petiole.tasks.image_targets import VectorRun
 from petiole.tasks.multilabel.workspace import MultiLabel
 
 
@@ -75,12 +76,20 @@ def test_labels_end_to_end(place: Path, fit) -> None:
 
 
 @pytest.mark.parametrize("method", ["ridge", "linear-probe"])
-def test_numbers_end_to_end(place: Path, fit, method: str) -> None:
+def test_numbers_end_to_end(place: Path, fit, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    modes, evaluate = [], VectorRun.evaluate
+
+    def watched(self, adapted, folder):
+        modes.append(adapted.training)
+        return evaluate(self, adapted, folder)
+
+    monkeypatch.setattr(VectorRun, "evaluate", watched)
     settings = () if method == "ridge" else ("--set", "steps=60", "views=0", "lr=0.01")
     done, run = fit("ages.csv", "--method", method, *settings)
     assert not done.code, done.err
     record = read_record(run)
     assert record.request.kind == "regression"
+    assert modes == [False]
     assert list(record.main) == ["r2", "mae", "rmse", "n"]
     assert record.main["r2"] > 0.1
     found = say("predict", run, place / "3.png", "--json").json["predictions"][0]

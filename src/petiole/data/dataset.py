@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from petiole.data.image import Pixels
 from petiole.errors import DataError
-from petiole.printable import composed
+from petiole.printable import composed, storable
 
 Domain = Literal["source", "target"]
 MEMORY = "memory"
@@ -50,7 +50,7 @@ class Dataset:
         notes: what was left out and why, one sentence each; printed by the record.
 
     Raises:
-        DataError: a class name twice, or a label without a class.
+        DataError: a class name twice or that no file could hold, or a label without a class.
     """
 
     name: str
@@ -62,6 +62,10 @@ class Dataset:
         object.__setattr__(self, "classes", tuple(map(composed, self.classes)))
         if len(set(self.classes)) != len(self.classes):
             raise DataError(f"{self.name}: a class name occurs twice in {list(self.classes)}.")
+        if lone := [name for name in self.classes if not storable(name)]:
+            raise DataError(
+                f"{self.name}: the class name {lone[0]!r} holds half a surrogate pair, so no file could hold it. Rename it."
+            )
         bad = sorted({s.label for s in self.samples if not 0 <= s.label < len(self.classes)})
         if bad:
             raise DataError(

@@ -180,7 +180,7 @@ class FeatureCache:
             if not (folder / "key.json").exists():
                 write_json(folder / "key.json", asdict(key))  # sealed by the folder's name
             path = folder / (name + SUFFIX)
-            write_tensors(path, tensors, {"ids": json.dumps(list(ids))})
+            write_tensors(path, tensors, {"ids": json.dumps(list(ids)), "key": key.digest})
         except OSError as error:
             raise _cannot_write(error, folder, tensors) from error
         if self._mirror:
@@ -228,9 +228,16 @@ def verified(path: Path, cut: Sequence[str] | None = None) -> tuple[list[str], S
 
 
 def load_shard(path: Path) -> tuple[list[str], State]:
-    """Memory-map one shard, unchecked: the images' hashes and the values by role."""
+    """Memory-map one shard, its values unchecked: the images' hashes and the values by role.
+
+    Raises:
+        ValueError: it was written under another key than the one whose folder it lies in.
+    """
     with safe_open(path, framework="pt") as file:
-        ids = json.loads(file.metadata()["ids"])
+        stated = file.metadata()
+        if stated.get("key", path.parent.name) != path.parent.name:
+            raise ValueError("it holds other features, moved here from another folder of a cache")
+        ids = json.loads(stated["ids"])
         return ids, {role: file.get_tensor(role) for role in file.keys()}  # noqa: SIM118
 
 

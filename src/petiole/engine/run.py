@@ -174,9 +174,19 @@ def _train(
     return _Trained(adapted, seconds, peak, loggers)
 
 
+def _check_finite(adapted: torch.nn.Module) -> None:
+    """The loss of the last step was that before it, so what came of it may still not be finite."""
+    for name, value in adapted.named_parameters():
+        if not value.isfinite().all():
+            raise RunError(
+                f"{name} holds NaN or infinity after training: the run diverged. Lower lr, or set clip=1."
+            )
+
+
 def _record(spec: RunSpec, prepared: TaskRun, request: RunRequest, trained: _Trained) -> Record:
     """Score once; write adapter and record."""
     adapted = trained.adapted
+    _check_finite(adapted)
     start = time.perf_counter()
     scores = prepared.evaluate(adapted, spec.folder)
     test_seconds = time.perf_counter() - start

@@ -108,12 +108,10 @@ class LinearGridHead(SolvedLinear):
         }
         targets = one_hot(y, self.classes).to(x)
         order = torch.randperm(len(x), device=x.device)
-        place = 0
         for step in range(self.iterations):
-            if place + batch > len(x):
-                order, place = torch.randperm(len(x), device=x.device), 0
-            rows = order[place : place + batch]
-            place += batch
+            if len(order) < batch:
+                order = torch.randperm(len(x), device=x.device)
+            rows, order = order.tensor_split([batch])
             decay = (1 + math.cos(math.pi * step / self.iterations)) / 2
             for i, solver in solvers.items():
                 solver.step(x[rows, self.inputs[i]], targets[rows], weights[rows], decay)

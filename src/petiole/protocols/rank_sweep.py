@@ -112,7 +112,6 @@ def plan(method: str, settings: Mapping[str, Any], **terms: Any) -> RankSweep:
     """
     if "rank" in settings:
         raise ConfigError("rank is what is swept: give its values with --values, not with --set.")
-    create(method)
     if not _has_rank(method):
         ranked = ", ".join(name for name in methods() if _has_rank(name))
         raise ConfigError(f"{method} has no rank to sweep. Methods with one: {ranked}.")

@@ -228,7 +228,6 @@ class VectorRun(TargetRun):
         every = torch.ones(len(x), dtype=torch.bool)
         left_out = head.solve_targets(x, wanted, torch.ones(len(x)), every)
         self.finish_ridge(head, left_out.float().cpu())
-        adapted.eval()
 
     def evaluate(self, adapted: AdaptedClassifier, folder: Path) -> Scores:
         scored, test = self.scored, self.workspace.targets["test"]

@@ -17,6 +17,7 @@ from petiole.layers.lowrank import LowRank
 from petiole.methods.registry import create
 from petiole.methods.test_time.base import make_test_time
 from petiole.methods.test_time.descent import entropy_of_mean
+from petiole.methods.test_time.lora_ttt import Masked
 from petiole.methods.test_time.mta import MTA
 from petiole.tasks.classification.adapter import outputs_of
 from petiole.tasks.classification.model import AdaptedClassifier, Predictions
@@ -48,6 +49,12 @@ def outputs(
     built: AdaptedClassifier, way: str, images: list[Image.Image], **settings: object
 ) -> Predictions:
     return adapted_outputs(built, as_images(images), make_test_time(way, settings), quiet=True)
+
+
+def test_a_masked_image_keeps_prompts_before_and_behind() -> None:
+    x = torch.randn(2, 2 + 5 + 3, 4)
+    found = Masked(2, 5, torch.tensor([3, 0]))(x)
+    assert torch.equal(found, x[:, [0, 1, 5, 2, 7, 8, 9]])
 
 
 WAYS = [

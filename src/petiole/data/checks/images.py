@@ -11,7 +11,7 @@ from rich.progress import track
 from petiole.data.dataset import Dataset, Domain, Sample, bullets, listed, resolve_duplicates
 from petiole.data.image import ImageRef, Pixels, checked_id
 from petiole.errors import DataError, unknown
-from petiole.printable import SafeConsole, composed
+from petiole.printable import SafeConsole, composed, storable
 
 _WORTH_A_BAR = 500  # images; fewer are checked before one could read the bar
 
@@ -92,12 +92,10 @@ def check_name(path: Path) -> None:
     Raises:
         DataError: it is not valid UTF-8.
     """
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
+    if not storable(str(path)):
         raise DataError(
             f"{str(path)!r}: the name is not valid UTF-8, so no table or record can hold it. Rename it."
-        ) from None
+        )
 
 
 def _checked(ref: ImageRef) -> str | DataError:

@@ -132,7 +132,10 @@ def _read(path: Path) -> str:
 
 def _parsed(where: str, text: str) -> Any:
     with boundary(where, "Correct it there.", what="not JSON"):
-        return json.loads(text, object_pairs_hook=_each_once)
+        value = json.loads(text, object_pairs_hook=_each_once)
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no text
+        return value
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

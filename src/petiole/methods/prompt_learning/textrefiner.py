@@ -248,7 +248,8 @@ class TextRefiner(Method):
         kept = align if self.keep_alignment else None
         refiner = Refiner(width, self.alpha, self._cache(width), kept)
         head = refine(plan.head, refiner, unit=self.reading.unit_refined)
-        teachers = [t.teacher_logits for t in plan.losses if isinstance(t, Distillation)]
+        taught = (loss for loss in plan.losses if isinstance(loss, Distillation))
+        teacher = next(taught, None)
         semantics = Semantics(
             self.semantic_weight,
             head,
@@ -257,7 +258,7 @@ class TextRefiner(Method):
             k=self.k,
             reading=self.reading,
             raw=self.raw_tokens,
-            teacher=teachers[0] if teachers else None,
+            teacher=teacher and teacher.teacher_logits,
         )
         losses = (*plan.losses, semantics, Retention(self.retention_weight, head, backbone.vector))
         return replace(plan, head=head, losses=losses)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from petiole.backbones.base import IMAGES, Backbone, State
 from petiole.engine.adapted_model import AdaptedModel, evaluating
-from petiole.errors import ConfigError
+from petiole.errors import ConfigError, RunError
 from petiole.losses.classification import domain_cross_entropy
 from petiole.methods.base import LossInputs, Plan
 
@@ -248,11 +248,21 @@ class ClassificationLoss(nn.Module):
 
 
 def predict(adapted: AdaptedClassifier, batches: Iterator[State] | Sequence[State]) -> Predictions:
-    """Run batches in evaluation mode; their results are joined, on the CPU, in fp32."""
+    """Run batches in evaluation mode; their results are joined, on the CPU, in fp32.
+
+    Raises:
+        RunError: logits that no probabilities can be made of.
+    """
     vectors, scores = [], []
     with evaluating(adapted), adapted.attached():
         for state in batches:
             vector, logits = adapted(state)
             vectors.append(vector.float().cpu())
             scores.append(logits.float().cpu())
-    return Predictions(torch.cat(vectors), torch.cat(scores))
+    found = Predictions(torch.cat(vectors), torch.cat(scores))
+    if not found.logits.logsumexp(-1).isfinite().all():
+        raise RunError(
+            "The adapted model gives logits that are NaN or infinite: its training diverged. Train it again with a lower lr, or with "
+            "clip=1."
+        )
+    return found
