@@ -2,9 +2,10 @@
 
     RAY_AUTH_MODE=disabled OMP_NUM_THREADS=1 python benchmarks/ray_features.py /tmp/features [--images 64 320]
 
-Two numbers of images are computed here, on one node of one core, and the larger one on two nodes, of which a worker is killed in the middle. Seconds are those of the
+Two numbers of images are computed here, on one node of one core, and the larger one on two nodes, and again while a worker is killed in the middle. Seconds are those of the
 processor, of all processes that compute: on a core of its own that is the time that it takes, and other work on the machine does not change it. The
-difference of both numbers is free of the start of Ray and of the network.
+difference of both numbers is free of the start of Ray and of the network. Of the copies of the network (actors) it says how many there were at
+first and at most.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
@@ -64,6 +65,15 @@ def workers() -> dict[int, tuple[float, float]]:
     return found
 
 
+def actors() -> int:
+    """Copies of the network in our clusters."""
+    found = 0
+    for place in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError, ValueError):
+            found += b"ray::MapWorker" in (place / "cmdline").read_bytes() and ours(int(place.name))
+    return found
+
+
 def stored(cache: Path) -> dict[str, Any]:
     """All that a store holds, each shard checked."""
     found: dict[str, Any] = {}
@@ -77,11 +87,13 @@ def stored(cache: Path) -> dict[str, Any]:
 @contextmanager
 def watched(kill_at: float) -> Iterator[dict[str, Any]]:
     """Look on; kill the worker that first has used so many seconds of the processor."""
-    over, seen = threading.Event(), {"used": {}, "largest": 0.0, "killed": False}
+    over = threading.Event()
+    seen: dict[str, Any] = {"used": {}, "largest": 0.0, "killed": False, "actors": []}
 
     def watch() -> None:
         while not over.wait(0.05):
             now = workers()
+            seen["actors"].append(actors())
             seen["used"] |= {pid: used for pid, (used, _) in now.items()}
             seen["largest"] = max([seen["largest"], *(size for _, size in now.values())])
             ripe = [pid for pid, (used, _) in now.items() if kill_at and used > kill_at]
@@ -115,7 +127,9 @@ def extract(
         )
     used = time.process_time() - start if place == "local" else sum(seen["used"].values())
     told = f"{done.computed:6} images, {used:6.1f} s of the processor"
-    told += f", largest worker {seen['largest']:,.0f} MB" if place != "local" else ""
+    if place != "local":
+        copies = [n for n in seen["actors"] if n]
+        told += f", largest worker {seen['largest']:,.0f} MB, copies {copies[0]} to {max(copies)}"
     print(f"{place:<10}{told}{', one worker killed' if seen['killed'] else ''}", flush=True)
     return done, used, max(seen["used"].values(), default=0.0)
 
@@ -137,8 +151,10 @@ def main() -> None:
     compare(root / "local", root / "ray", there, here)
     print(f"throughput of Ray / local: {(end - start) / (ended - begun):.2f}", flush=True)
     with nodes(2):
+        two, _, _ = extract(many, root / "two", "two nodes")
         middle = worker + (end - start) / 4
         done, _, _ = extract(many, root / "killed", "killed", kill_at=middle)
+    compare(root / "local", root / "two", two, here)
     compare(root / "local", root / "killed", done, here)
 
 

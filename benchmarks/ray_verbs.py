@@ -32,7 +32,17 @@ from scale import nodes
 PLACES = {"one": 1, "three": 3}
 """Nodes."""
 QUICK = ("--set", "steps=20", "--set", "views=0")
-SEEN = ("compare", "sweep", "transfer", "generalise", "few-shot", "multitask", "reproduce")
+SEEN = (
+    "compare",
+    "sweep",
+    "transfer",
+    "generalise",
+    "few-shot",
+    "multitask",
+    "reproduce",
+    "auto",
+    "tune",
+)
 
 
 def verbs(data: Path) -> dict[str, list[object]]:
@@ -67,7 +77,15 @@ def verbs(data: Path) -> dict[str, list[object]]:
         ],
         "reproduce": [
             *("reproduce", "textrefiner/base-to-novel", "--data", data / "coop"),
-            *("--methods", "CLIP", "CoOp", "--seeds", 2, *clip),
+            *("--methods", "zero-shot", "coop", "--seeds", 2, *clip),
+        ],
+        "auto": [
+            *("fit", photos, "--method", "auto", "--budget", 60, "--shots", 3),
+            *("--backbone", "petiole/tiny-vit", "petiole/efficientnet-lite0"),
+        ],
+        "tune": [
+            *("fit", photos, "--method", "linear-probe", "--tune", "--trials", 4),
+            *("--range", "lr=1e-4..1e-1:log", *few, *tiny),
         ],
     }
 
@@ -102,12 +120,18 @@ def said(command: Sequence[object]) -> None:
 
 
 def files_of(out: Path) -> dict[str, str]:
-    """What the records below a folder say of their files."""
-    return {
+    """What the records below a folder say of their files, and the numbers of a selection."""
+    found = {
         f"{record.parent.relative_to(out)}/{name}": digest
         for record in sorted(out.rglob("record.json"))
         for name, digest in json.loads(record.read_text())["files"].items()
     }
+    for file in out.glob("selection.json"):
+        kept = json.loads(file.read_text())
+        tried = [*kept["backbones"], *(kept["method"] or {}).get("candidates", [])]
+        numbers = [{k: v for k, v in one.items() if k != "seconds"} for one in tried]
+        found[file.name] = json.dumps([numbers, kept["settings"]])
+    return found
 
 
 @contextmanager

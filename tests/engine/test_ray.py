@@ -21,7 +21,7 @@ from petiole.data.preprocessing import Preprocessing
 from petiole.engine.executor import Executor, executor
 from petiole.engine.feature_job import FeatureJob
 from petiole.engine.feature_store import FeatureCache, Key, verified
-from petiole.engine.ray_executor import Ray, resumed
+from petiole.engine.ray_executor import Ray, homes, resumed
 from petiole.engine.ray_features import store_features
 from petiole.engine.run import RunSpec
 from petiole.errors import ConfigError, DataError, RunError
@@ -168,6 +168,23 @@ def values_of(cache: Path) -> dict[str, Tensor]:
 def test_only_what_can_be_resumed_is() -> None:
     assert resumed(Fragile()).resume
     assert resumed("job") == "job"
+
+
+@pytest.mark.parametrize(
+    ("groups", "nodes", "found"),
+    [
+        ("aaab", "x", [None] * 4),
+        ("aaa", "xyz", [None] * 3),
+        ("aab", "xy", ["x", "x", "y"]),
+        ("aaaabb", "xyz", ["x", "z", "x", "z", "y", "y"]),
+        ("aaabbc", "xy", ["x", "x", "x", "y", "y", "y"]),
+        ("abcabc", "xyzw", ["x", "y", "z", "w", "y", "z"]),
+    ],
+)
+def test_jobs_of_one_task_prefer_the_same_nodes(
+    groups: str, nodes: str, found: list[str | None]
+) -> None:
+    assert homes(groups, nodes) == found
 
 
 def test_options_of_one_executor_are_refused_by_the_other() -> None:

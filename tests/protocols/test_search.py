@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import petiole
 from builders.images import write_images
 from petiole.engine.executor import Local
 from petiole.engine.record import TEST_EVALUATIONS, read_record
@@ -123,6 +124,53 @@ def test_a_search_that_was_killed_goes_on_to_the_same_numbers(
         for folder in (tmp_path / "c", whole[1])
     ]
     assert runs[0].scores == runs[1].scores
+
+
+def test_one_fit_searches_too_and_takes_its_choice_up_again(
+    photos: Path, cache: Path, tmp_path: Path
+) -> None:
+    terms: dict[str, Any] = {
+        "method": "linear-probe", "settings": {"steps": 6, "views": 0}, "shots": 4, "backbone": "petiole/tiny-vit",
+        "tune": True, "trials": 2, "ranges": RANGES, "validation": 0.5, "out": tmp_path / "run", "cache_dir": cache,
+        "quiet": True,
+    }  # fmt: skip
+    first = petiole.fit(photos, **terms)
+    assert first.selection
+    chosen = first.selection["settings"]
+    assert (chosen["steps"], first.record["request"]["settings"]["lr"]) == (6, chosen["lr"])
+    assert "of 2 trials by Optuna" in first.selection["notes"][0]
+    losses = [
+        np.mean([read_record(fold).main["nll"] for fold in sorted(trial.glob("fold-*"))])
+        for trial in sorted((tmp_path / "run/tuning/linear-probe").iterdir())
+        if len(list(trial.glob("fold-*"))) == 2
+    ]
+    (best,) = {
+        read_record(trial / "fold-0").request.settings["lr"]
+        for trial in (tmp_path / "run/tuning/linear-probe").iterdir()
+        if np.mean([read_record(f).main["nll"] for f in sorted(trial.glob("fold-*"))])
+        == min(losses)
+    }
+    assert best == chosen["lr"]
+    again = petiole.fit(photos, **terms, resume=True)
+    assert (again.selection, again.record) == (first.selection, first.record)
+
+
+@pytest.mark.parametrize(
+    ("terms", "said"),
+    [
+        ({"method": "ridge", "tune": True}, "has no learning rates"),
+        ({"method": "auto", "tune": True}, "one named method"),
+        ({"method": "linear-probe", "trials": 3}, "--trials is for --tune"),
+        ({"method": "linear-probe", "validation": 0.5}, "--validation is for --tune"),
+        ({"method": "linear-probe", "processes": 2}, "petiole compare does many runs"),
+    ],
+)
+def test_a_fit_refuses_what_it_has_no_use_for(
+    photos: Path, tmp_path: Path, terms: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        petiole.fit(photos, **terms, out=tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_trial_ends_only_where_it_is_worse_beyond_the_noise() -> None:

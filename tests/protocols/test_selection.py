@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from petiole.engine.run import RunSpec
+from petiole.engine.task import forget_workspaces
 from petiole.errors import BackboneError, DataError, RunError
 from petiole.protocols import model_selection, selection
 from petiole.protocols.backbone_selection import rank_backbones
 from petiole.protocols.model_selection import Judged, select_method
 from petiole.protocols.selection import SELECTION, Open, read_selection, select
+from petiole.tasks.classification.left_out import left_out
+from petiole.tasks.classification.task import ClassificationRun
 from petiole.tasks.classification.workspace import (
     Classification,
     ClassificationWorkspace,
@@ -37,7 +42,7 @@ def judged_as(monkeypatch: pytest.MonkeyPatch, losses: dict[str, float | None]) 
     asked: list[str] = []
     noise = np.linspace(-0.01, 0.01, 10)
 
-    def judge(_workspace: object, _spec: object, method: str) -> Judged | None:
+    def judge(_workspace: object, _spec: object, method: str, *_: object) -> Judged | None:
         asked.append(method)
         loss = losses.get(method)
         return None if loss is None else Judged(loss + noise, RIGHT, 6.0)
@@ -170,6 +175,40 @@ def test_backbones_are_ranked_and_what_fails_is_named(bench: Classification) -> 
         rank_backbones(bench, ["petiole/no-such"], Subset(4))
     with pytest.raises(DataError, match="two labelled"):
         rank_backbones(bench, ["petiole/efficientnet-lite0"], Subset(1))
+
+
+class Sent:
+    """An executor that sends its jobs as they go to other processes."""
+
+    places = 2
+
+    def map(self, work, jobs):  # type: ignore[no-untyped-def]
+        for job in jobs:
+            yield pickle.loads(pickle.dumps(work(pickle.loads(pickle.dumps(job)))))
+
+
+def test_elsewhere_the_numbers_are_the_same(
+    workspace: ClassificationWorkspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fits without each part, in a workspace that is opened there; and backbones."""
+    forget_workspaces()
+    opened = []
+    work = Classification.open
+    monkeypatch.setattr(Classification, "open", lambda task: opened.append(task) or work(task))
+    spec = replace(spec_of(workspace.task), method="linear-probe", settings={"steps": 4})
+    run = ClassificationRun(workspace, spec)
+    here, there = (left_out(run, run.build(), 2, place) for place in (None, Sent()))
+    assert here is not None
+    assert there is not None
+    assert torch.equal(here.logits, there.logits)
+    assert torch.equal(here.similarity, there.similarity)
+    assert len(opened) == 1
+    names = ["petiole/efficientnet-lite0", "petiole/no-such"]
+    one, other = (
+        rank_backbones(workspace.task, names, Subset(4), place) for place in (None, Sent())
+    )
+    assert one[0][0].model_dump(exclude={"seconds"}) == other[0][0].model_dump(exclude={"seconds"})
+    assert one[1] == other[1]
 
 
 def test_a_resumed_run_takes_its_choice_up_again(

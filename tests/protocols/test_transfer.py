@@ -16,6 +16,7 @@ from petiole.engine.record import read_record
 from petiole.errors import ConfigError, DataError, RunError
 from petiole.protocols import domain_shift
 from petiole.protocols import transfer as protocol
+from petiole.protocols.settled import Tuning
 from petiole.protocols.transfer import Transfer, TransferCell, joined, plan
 from petiole.tasks.classification.workspace import Classification
 
@@ -51,7 +52,7 @@ def cell(data: str = "leaves", backbone: str = "tiny-vit", **changes: Any) -> Tr
 
 
 def transfer(*cells: TransferCell, methods: tuple[str, ...] = (), **terms: Any) -> Transfer:
-    fields: dict[str, Any] = {"tune": False, "validation": 0.25, "seeds": 2, **terms}
+    fields: dict[str, Any] = {"seeds": 2, **terms}
     return plan(cells or [cell()], methods, **fields)
 
 
@@ -83,13 +84,29 @@ def test_the_first_row_is_the_reference_where_adaptertune_is_not_there() -> None
 
 
 def test_tuning_gives_each_method_its_own_grid_and_holds_images_back() -> None:
-    wanted = transfer(tune=True, validation=0.2)
+    wanted = transfer(tuning=Tuning(0.2))
     grids = {row.name: row.grid for row in wanted.rows}
     assert set(grids["full"]) == set(grids["adaptertune"]) == {"lr"}
     assert grids["head-only"] == {}, "it tunes itself"
     assert max(grids["full"]["lr"]) < max(grids["adaptertune"]["lr"])
     assert wanted.validation == 0.2
     assert wanted.comparison(wanted.cells[0]).scored == "test"
+
+
+def test_a_search_is_that_of_each_cell() -> None:
+    wanted = transfer(tuning=Tuning(0.2, 4, ["rank=2,4"]), settings={"steps": 3})
+    rows = {row.name: row for row in wanted.comparison(wanted.cells[0]).rows}
+    assert [sorted(rows[name].ranges) for name in ("head-only", "full", "adaptertune")] == [
+        [],
+        ["lr"],
+        ["lr", "rank"],
+    ]
+    assert not any(row.grid for row in rows.values())
+    assert (wanted.comparison(wanted.cells[0]).trials, wanted.validation) == (4, 0.2)
+    with pytest.raises(ConfigError, match="set already"):
+        transfer(
+            methods=("adaptertune",), tuning=Tuning(0.2, 4, ["rank=2,4"]), settings={"rank": 4}
+        )
 
 
 def test_a_cell_is_a_comparison_on_one_split_of_all_images() -> None:
@@ -103,7 +120,7 @@ def test_a_cell_is_a_comparison_on_one_split_of_all_images() -> None:
     ("terms", "message"),
     [
         ({"seeds": 0}, "seeds: Input should be greater than or equal to 1"),
-        ({"tune": True, "validation": 1.0}, "validation: Input should be less than 1"),
+        ({"tuning": Tuning(1.0)}, "validation: Input should be less than 1"),
         ({"methods": ("full", "full")}, "a row is named twice: full"),
         ({"methods": ("ful",)}, "Did you mean full"),
         ({"cells": [cell(), cell()]}, "leaves/tiny-vit is named twice"),
@@ -111,7 +128,7 @@ def test_a_cell_is_a_comparison_on_one_split_of_all_images() -> None:
     ],
 )
 def test_what_cannot_be_is_said(terms: dict[str, Any], message: str) -> None:
-    fields: dict[str, Any] = {"tune": False, "validation": 0.25, "seeds": 2, "methods": (), **terms}
+    fields: dict[str, Any] = {"seeds": 2, "methods": (), **terms}
     with pytest.raises(ConfigError, match=message):
         plan(fields.pop("cells", [cell()]), fields.pop("methods"), **fields)
 
@@ -153,7 +170,7 @@ def test_a_folder_is_not_gone_on_with_unless_asked(tmp_path: Path) -> None:
             transfer(methods=("head-only", "adaptertune")),
             "rows: ['head-only', 'full', 'adaptertune'] ->",
         ),
-        (transfer(tune=True), "settings of a row; validation: 0.0 -> 0.25)"),
+        (transfer(tuning=Tuning()), "settings of a row; validation: 0.0 -> 0.25)"),
         (transfer(settings={"steps": 3}), "settings: {} -> {'steps': 3})"),
         (transfer(cell(precision="bf16")), "leaves/tiny-vit differs)"),
         (transfer(cell(images=Path("other/leaves"))), "leaves/tiny-vit differs)"),

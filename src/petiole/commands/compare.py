@@ -23,11 +23,13 @@ from petiole.commands.options import (
     pairs,
 )
 from petiole.commands.placement import ExecutorOptions
+from petiole.commands.tuning_options import TuningOptions
 from petiole.commands.verb import differing, verb
 from petiole.errors import ConfigError
 
 if TYPE_CHECKING:
     from petiole.engine.run import RunSpec
+    from petiole.protocols.jobs import Running
 
 
 class Compared(CommandResult):
@@ -68,13 +70,6 @@ def compare(
     methods: Annotated[Sequence[str], Parameter(consume_multiple=True)] = (),
     table: str | None = None,
     settings: Settings = None,
-    tune: bool = False,
-    trials: int | None = None,
-    ranges: Annotated[
-        Sequence[str], Parameter(name="--range", negative=(), consume_multiple=True)
-    ] = (),
-    tune_storage: str | None = None,
-    validation: float = 0.25,
     split_seeds: int | None = None,
     seeds: int | None = None,
     margin: float = 1.0,
@@ -82,6 +77,7 @@ def compare(
     resume: bool = False,
     model: ModelOptions | None = None,
     placement: ExecutorOptions | None = None,
+    tuning: TuningOptions | None = None,
     images: ImageOptions | None = None,
     text: TextTaskOptions | None = None,
     codebook: CodebookTaskOptions | None = None,
@@ -97,12 +93,6 @@ def compare(
         table: instead of methods, a published table, e.g. cls-residual-lora/table1, or a TOML file
             of one's own.
         settings: applied to every method that has such a field.
-        tune: choose each method's learning rate from its own grid, on validation only.
-        trials: with --tune, let Optuna try so many settings of each method, within the ends of its grid and --range, instead
-            of the grid.
-        ranges: further settings to try: KEY=LOW..HIGH, KEY=LOW..HIGH:log or KEY=A,B,C; for the methods that have them.
-        tune_storage: URL of an Optuna storage, e.g. sqlite:///study.db; by default a journal in the folder.
-        validation: share of the training images that this is decided on.
         split_seeds: draws of the training images, the unit of a result; by default 5.
         seeds: starts and orders of batches on each split; by default 1 for images, 3 otherwise.
         margin: in points; two rows tie where the interval of their difference lies within it.
@@ -119,9 +109,9 @@ def compare(
     from petiole.commands.defaults import kind_of_methods
     from petiole.commands.tasks import COLUMNS, DATA, TARGET_METHOD, kind_of, open_task
     from petiole.engine.task import reopened
-    from petiole.protocols import domain_shift, tuning
+    from petiole.protocols import domain_shift
     from petiole.protocols.comparison import Comparison
-    from petiole.protocols.search import forecast, with_ranges
+    from petiole.protocols.settled import Tuning, tried
     from petiole.report.folder import summarise
     from petiole.report.page import write_page
 
@@ -140,9 +130,10 @@ def compare(
         codebook or CodebookTaskOptions(),
     )
     task, options = open_task(kind, data, names, *groups)
-    if kind != "classification" and tune:
+    tuning = tuning or TuningOptions()
+    how = tuning.make(grids=any(row.grid for row in chosen["rows"]))
+    if kind != "classification" and how:
         raise ConfigError("--tune is for labelled images. Leave it out.")
-    _check_search(tune, trials, ranges, tune_storage)
     drawn = kind in COLUMNS.values() and options.shots is not None
     if split_seeds and kind != "classification" and (seeds or not drawn):
         raise ConfigError(
@@ -150,13 +141,13 @@ def compare(
         )
     workspace = reopened(task)
     folder = Path(out) if out else default_folder(data, "compare", task)
-    if trials is not None:  # the cheap rows, which are added now, have nothing to search
-        chosen["rows"] = with_ranges(chosen["rows"], pairs(settings), ranges)
+    if how and how.trials:  # the cheap rows, which are added now, have nothing to search
+        chosen["rows"] = how.rows(chosen["rows"], pairs(settings))
     if kind == "classification":
         joint = workspace.shift.source is not None
         chosen["rows"] = domain_shift.with_baselines(chosen["rows"], source=joint)
-    if tune and trials is None:
-        chosen["rows"] = tuning.with_rates(chosen["rows"])
+    if how and not how.trials:
+        chosen["rows"] = how.rows(chosen["rows"], pairs(settings))
     terms: dict[str, Any] = {"seeds": seeds or split_seeds or 3}
     if drawn:
         terms["shots"] = options.shots
@@ -165,8 +156,7 @@ def compare(
             "split_seeds": 5 if split_seeds is None else split_seeds,
             "seeds": 1 if seeds is None else seeds,
             "shots": options.shots,
-            "validation": validation if any(r.grid or r.ranges for r in chosen["rows"]) else 0.0,
-            "trials": trials or 0,
+            **(how or Tuning(tuning.share)).terms(chosen["rows"]),
             "notes": list(workspace.notes_with(options)),
         }
     comparison = Comparison.checked(kind=kind, margin=margin / 100, **chosen, **terms)
@@ -174,11 +164,9 @@ def compare(
     quiet = groups[0].quiet
     if kind == "classification":
         jobs = domain_shift.jobs_of(comparison, task, folder, pairs(settings), resume=resume)
-        tried = [*tuning.trials(comparison, jobs, folder), *forecast(comparison, jobs, folder)]
-        announce(workspace, [*jobs, *tried])
-        domain_shift.compare(
-            comparison, jobs, folder, tune_storage, executor=executor, resume=resume, quiet=quiet
-        )
+        announce(workspace, [*jobs, *tried(comparison, jobs, folder)])
+        running: Running = {"executor": executor, "resume": resume, "quiet": quiet}
+        domain_shift.compare(comparison, jobs, folder, how.storage if how else None, **running)
     else:
         own = pairs(settings)
 
@@ -191,21 +179,6 @@ def compare(
     named = dict(zip(("model", "images", "text", "codebook"), groups, strict=True))
     _write_configs(jobs, differing(compare, {"data": data, **named}))
     return Compared(folder=folder, report=write_page(folder), summary=summarise(folder))
-
-
-def _check_search(
-    tune: bool, trials: int | None, ranges: Sequence[str], storage: str | None
-) -> None:
-    """Refuse an option of the search where there is none."""
-    if trials is not None and not tune:
-        raise ConfigError("--trials is for --tune. Add it.")
-    if trials is not None and trials < 1:
-        raise ConfigError(f"--trials is a number of settings to try, from 1 on, not {trials}.")
-    for option, given in (("--range", ranges), ("--tune-storage", storage)):
-        if given and trials is None:
-            raise ConfigError(
-                f"{option} is for a search by Optuna: --tune --trials 20. Leave it out."
-            )
 
 
 def _write_configs(jobs: Sequence[RunSpec], shared: Mapping[str, Any]) -> None:

@@ -27,6 +27,8 @@ from petiole.commands.options import (
     pairs,
     plural,
 )
+from petiole.commands.placement import ExecutorOptions
+from petiole.commands.tuning_options import TuningOptions
 from petiole.commands.verb import verb
 from petiole.device import device
 from petiole.errors import ConfigError, everywhere
@@ -135,6 +137,8 @@ def fit(
     ] = (),
     calibration_folds: int | None = None,
     model: ModelOptions | None = None,
+    placement: ExecutorOptions | None = None,
+    tuning: TuningOptions | None = None,
     images: ImageOptions | None = None,
     text: TextTaskOptions | None = None,
     codebook: CodebookTaskOptions | None = None,
@@ -146,6 +150,9 @@ def fit(
     those tasks; in Python also whatever ``petiole.data.inputs.as_dataset`` takes. For vl- methods, one or more tasks of texts about images: folders
     of JSON Lines, or TASK=FOLDER for a public layout. For craft and its rivals, questions about images: JSON Lines,
     VQA-RAD, or class folders, which are asked as questions.
+
+    --processes and --executor are for what is tried beside the run itself: by --method auto with a --budget, with several
+    backbones, and by --tune.
 
     Args:
         data: see above.
@@ -193,6 +200,7 @@ def fit(
         own = pairs(settings)
         kind, wanted = _kind_and_method(method, data, images or ImageOptions(), budget)
         left = _left_open(model, wanted, own, budget)
+        left = replace(left, **_tried(left, kind, tuning, placement))
         named = START if wanted == AUTO else wanted
         create(named, own)  # a slip in them is told before any data is read
         if out:
@@ -231,14 +239,14 @@ def fit(
     spec, opened, left, notes = all_do(prepared)
     ahead = [*notes, *left.notes()]
     if not left.backbones:
-        announce(opened, [spec], ahead)
+        announce(opened, [spec, *left.trials(spec)], ahead)
     elif not spec.task.quiet:  # what is frozen is not known before they are compared
         say([f"note     {note}" for note in ahead])
     selection = None
     if left:
         before = spec.method
         spec, selection = select(spec, left)
-        if left.backbones or spec.method != before:
+        if left.backbones or spec.method != before:  # with other settings it costs the same
             announce(reopened(spec.task), [spec])
     record = run(spec)
     return FitResult(
@@ -285,6 +293,29 @@ def _left_open(
         raise ConfigError(f"--budget is in minutes and not negative, but is {budget}.")
     names = candidates(model.backbones)
     return Open(names if len(names) > 1 else (), method == AUTO, budget or 0.0)
+
+
+def _tried(
+    left: Open, kind: str, tuning: TuningOptions | None, placement: ExecutorOptions | None
+) -> dict[str, Any]:
+    """Fields of ``Open``: how settings are chosen, and where what is tried is trained.
+
+    Raises:
+        ConfigError: settings of something else than a named method on labelled images, or a place for nothing.
+    """
+    how = (tuning or TuningOptions()).make()
+    if how and (kind != "classification" or left.method or left.backbones):
+        raise ConfigError(
+            "--tune is for one named method on labelled images and one backbone. Name them, or leave --tune out."
+        )
+    if placement in (None, ExecutorOptions()):
+        return {"tuning": how}
+    if not (how or left.backbones or left.budget):
+        raise ConfigError(
+            "--processes and --executor are for what is tried beside the run: --method auto with --budget, several backbones, or "
+            "--tune. Leave them out; petiole compare does many runs."
+        )
+    return {"tuning": how, "executor": placement.make()}
 
 
 def _calibration_notes(kind: str, method: str, folds: int | None) -> list[str]:

@@ -20,10 +20,12 @@ from petiole.commands.options import (
 )
 from petiole.commands.placement import ExecutorOptions
 from petiole.commands.results import TableResult
+from petiole.commands.tuning_options import TuningOptions
 from petiole.commands.verb import verb
 from petiole.errors import ConfigError, unknown
 
 if TYPE_CHECKING:
+    from petiole.protocols.jobs import Running
     from petiole.protocols.transfer import Transfer
     from petiole.tasks.classification.workspace import Classification
 
@@ -54,13 +56,12 @@ def transfer(
     test_fraction: float = 0.5,
     seeds: int = 3,
     settings: Settings = None,
-    tune: bool = False,
-    validation: float = 0.25,
     margin: float = 1.0,
     out: Path = Path("runs/transfer"),
     resume: bool = False,
     model: ModelOptions | None = None,
     placement: ExecutorOptions | None = None,
+    tuning: TuningOptions | None = None,
 ) -> Transferred:
     """Train methods on all training images of several data sets, from several backbones.
 
@@ -75,8 +76,6 @@ def transfer(
         test_fraction: of a folder without a test part, held back by content.
         seeds: runs of each method, on one split.
         settings: applied to every method that has such a field.
-        tune: choose each method's learning rate from its own grid, on validation only.
-        validation: share of the training images that this is decided on.
         margin: in points; two rows tie where the interval of their difference lies within it.
         out: folder of the cells and the table.
         resume: finish an interrupted transfer, or add data sets and backbones to one.
@@ -92,13 +91,13 @@ def transfer(
 
     executor = (placement or ExecutorOptions()).make()
     model, folder = model or ModelOptions(), Path(out)
+    how = (tuning or TuningOptions()).make()
     images, known = _images(data, folder)
     tasks = _tasks(images, _backbones(backbones, model, methods or ("adaptertune",)), test_fraction)
     wanted = protocol.plan(
         [protocol.TransferCell.of(*key, task, folder) for key, task in tasks.items()],
         methods,
-        tune=tune,
-        validation=validation,
+        tuning=how,
         seeds=seeds,
         margin=margin / 100,
         settings=pairs(settings),
@@ -112,7 +111,8 @@ def transfer(
     forget_workspaces()  # files may have changed since an earlier call in this process
     if not model.quiet:
         _announce(wanted, to_do, folder)
-    protocol.run(whole, to_do, folder, executor=executor, resume=resume, quiet=model.quiet)
+    running: Running = {"executor": executor, "resume": resume, "quiet": model.quiet}
+    protocol.run(whole, to_do, folder, how.storage if how else None, **running)
     summary = summarise(folder)
     write(table(summary), folder)
     return Transferred(folder=folder, summary=summary)
@@ -191,7 +191,7 @@ def _announce(transfer: Transfer, to_do: Mapping[str, Classification], folder: P
     from petiole.engine.progress import console
     from petiole.engine.task import open_workspace
     from petiole.protocols import transfer as protocol
-    from petiole.protocols import tuning
+    from petiole.protocols.settled import tried
 
     rows = plural(len(transfer.rows), "method")
     console.print(
@@ -203,6 +203,4 @@ def _announce(transfer: Transfer, to_do: Mapping[str, Classification], folder: P
             console.print("finished")
             continue
         comparison, jobs = protocol.jobs_of(transfer, cell, to_do[cell.name], folder)
-        announce(
-            open_workspace(to_do[cell.name]), [*jobs, *tuning.trials(comparison, jobs, folder)]
-        )
+        announce(open_workspace(to_do[cell.name]), [*jobs, *tried(comparison, jobs, folder)])

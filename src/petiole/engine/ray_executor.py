@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, is_dataclass, replace
 from importlib.util import find_spec
+from itertools import cycle
 from typing import Any, TypeVar
 
 from petiole.allocator import tune_allocator
@@ -23,7 +25,8 @@ STOPPING = 60.0
 class Ray:
     """A Ray cluster. Images, feature cache and runs lie where all its nodes see them under the same paths.
 
-    A job whose worker or node is lost begins again elsewhere, a run from its last checkpoint.
+    A job whose worker or node is lost begins again elsewhere, a run from its last checkpoint. Jobs of one task (data and
+    backbone) go to the same nodes, as far as these have room: see ``homes``.
 
     Attributes:
         address: ``host:port`` of a cluster to which this machine belongs, or ``auto``; without one, that of the environment
@@ -54,19 +57,29 @@ class Ray:
         """CPUs or GPUs of the cluster."""
         return float(connected(self.address).cluster_resources().get(what, 0))
 
+    def nodes(self) -> list[str]:
+        """Ids of the nodes on which a job fits."""
+        known = connected(self.address).nodes()
+        fit = (one for one in known if one["Alive"])
+        return [n["NodeID"] for n in fit if n["Resources"].get("CPU", 0) >= self.run_cpus]
+
     def map(self, work: Callable[[J], R], jobs: Sequence[J]) -> Iterator[R]:
         """See ``Executor.map``."""
         ray = connected(self.address)
         begin = ray.remote(_begin)
+        tasks = [getattr(job, "task", None) for job in jobs]
+        preferred = homes(tasks, self.nodes())
 
-        def submit(job: J) -> Any:
-            device = str(getattr(getattr(job, "task", None), "device", "cpu"))
+        def submit(job: J, index: int) -> Any:
             share = begin.options(
-                num_cpus=self.run_cpus, num_gpus=self.gpus_on(device), max_retries=0
+                num_cpus=self.run_cpus,
+                num_gpus=self.gpus_on(str(getattr(tasks[index], "device", "cpu"))),
+                max_retries=0,
+                scheduling_strategy=_rather_at(preferred[index]),
             )
             return share.remote(work, job, os.getcwd(), max(1, int(self.run_cpus)))
 
-        running = {submit(job): index for index, job in enumerate(jobs)}
+        running = {submit(job, index): index for index, job in enumerate(jobs)}
         lost = [0] * len(jobs)
         ended: dict[int, R | Exception] = {}
         try:
@@ -85,7 +98,7 @@ class Ray:
                                 f"A job lost its worker or node {lost[which]} times: {str(error).strip().splitlines()[0]} "
                                 "Look into the cluster's logs (ray status, /tmp/ray); --resume keeps what is finished."
                             ) from error
-                        running[submit(resumed(jobs[which]))] = which
+                        running[submit(resumed(jobs[which]), which)] = which
                 result = ended.pop(index)
                 if isinstance(result, Exception):
                     raise result
@@ -108,6 +121,38 @@ def resumed(job: J) -> J:
     if is_dataclass(job) and not isinstance(job, type) and hasattr(job, "resume"):
         return replace(job, resume=True)
     return job
+
+
+def homes(groups: Sequence[Hashable], nodes: Sequence[str]) -> list[str | None]:
+    """The node that each job prefers; none where all are of one group, or there is one node.
+
+    Each group in turn gets the node with the fewest jobs; nodes that are left go to the groups with the most jobs a node, whose
+    jobs take turns on theirs.
+
+    Args:
+        groups: of each job: what it shares with others, which a node then opens, and reads from the disk, once.
+        nodes: ids.
+    """
+    sizes = Counter(groups)
+    if len(sizes) < 2 or len(nodes) < 2:
+        return [None] * len(groups)
+    load = dict.fromkeys(nodes, 0)
+    own: dict[Hashable, list[str]] = {}
+    for group, size in sizes.items():
+        node = min(load, key=lambda one: load[one])
+        load[node] += size
+        own[group] = [node]
+    for node in (one for one, jobs in load.items() if not jobs):
+        own[max(sizes, key=lambda group: sizes[group] / len(own[group]))].append(node)
+    turns = {group: cycle(places) for group, places in own.items()}
+    return [next(turns[group]) for group in groups]
+
+
+def _rather_at(node: str | None) -> Any:
+    """Ray's strategy for a job that prefers a node: elsewhere where that is lost, or has no room now."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return node and NodeAffinitySchedulingStrategy(node, soft=True, _spill_on_unavailable=True)
 
 
 def connected(address: str | None) -> Any:

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
+from petiole.engine.executor import Executor, Local
 from petiole.engine.model_card import FrozenModel
 from petiole.engine.run import RunSpec
 from petiole.errors import BackboneError, DataError
@@ -54,7 +56,10 @@ class RankedBackbone(FrozenModel):
 
 
 def rank_backbones(
-    task: Classification, names: Sequence[str], subset: Subset
+    task: Classification,
+    names: Sequence[str],
+    subset: Subset,
+    executor: Executor | None = None,
 ) -> tuple[list[RankedBackbone], dict[str, str]]:
     """Backbones from the best on, and why others could not be judged.
 
@@ -62,6 +67,7 @@ def rank_backbones(
         task: data; its backbone is not looked at.
         names: as for ``petiole.load``.
         subset: which target images are learned from.
+        executor: where each is judged; by default here.
 
     Raises:
         DataError: one target image a class, so that none can be left out.
@@ -69,18 +75,34 @@ def rank_backbones(
     """
     ranked: list[RankedBackbone] = []
     failed: dict[str, str] = {}
-    for name in dict.fromkeys(names):
-        try:
-            ranked.append(_judged(replace(task, backbone=name).open(), subset))
-        except BackboneError as error:
-            failed[name] = str(error)
+    asked = [_Asked(replace(task, backbone=name), subset) for name in dict.fromkeys(names)]
+    for one, found in zip(asked, (executor or Local()).map(_judged, asked), strict=True):
+        if isinstance(found, str):
+            failed[one.task.backbone] = found
+        else:
+            ranked.append(found)
     if not ranked:
         reasons = " ".join(f"{name}: {reason}" for name, reason in failed.items())
         raise BackboneError(f"None of these backbones can be used. {reasons}")
     return sorted(ranked, key=lambda one: (-one.accuracy, one.gflops)), failed
 
 
-def _judged(workspace: ClassificationWorkspace, subset: Subset) -> RankedBackbone:
+class _Asked(NamedTuple):
+    """A backbone on the data, and which target images are learned from."""
+
+    task: Classification
+    subset: Subset
+
+
+def _judged(asked: _Asked) -> RankedBackbone | str:
+    """A backbone, or why it cannot be used."""
+    try:
+        return _ranked(asked.task.open(), asked.subset)
+    except BackboneError as error:
+        return str(error)
+
+
+def _ranked(workspace: ClassificationWorkspace, subset: Subset) -> RankedBackbone:
     backbone = workspace.backbone
     judged = judge(workspace, RunSpec(workspace.task, START, Path(), options=subset), START)
     if judged is None:

@@ -24,7 +24,7 @@ from petiole.protocols import tuning
 from petiole.protocols.comparison import Comparison
 from petiole.protocols.jobs import Running, run_jobs
 from petiole.protocols.protocol import LABELS, ComparisonRow, rows_of, with_baselines
-from petiole.protocols.search import search
+from petiole.protocols.settled import settled
 from petiole.tasks.classification.workspace import ClassificationWorkspace, Subset
 
 __all__ = ["LABELS", "compare", "from_table", "jobs_of", "prepare", "rows_of", "with_baselines"]
@@ -114,19 +114,9 @@ def compare(
     comparison.claim(folder, resume=running.get("resume", False))
     trials = tuning.trials(comparison, jobs, folder)
     prepare(open_workspace(jobs[0].task), [*trials, *jobs], quiet=running.get("quiet", False))
-    if trials:
-        run_jobs(trials, "tuning", **running)
-        chosen = tuning.choose(comparison, folder)
-        jobs = tuning.settled(comparison, jobs, chosen)
-        notes = [*comparison.notes, *tuning.notes(comparison, chosen)]
-        comparison.model_copy(update={"notes": notes}).write(folder)
-    elif any(row.ranges for row in comparison.rows):
-        searched = search(comparison, jobs, folder, storage, **running)
-        jobs = tuning.settled(
-            comparison, jobs, {row: one.settings for row, one in searched.items()}
-        )
-        notes = [*comparison.notes, *(one.note for one in searched.values())]
-        comparison.model_copy(update={"notes": notes}).write(folder)
+    jobs, notes = settled(comparison, jobs, folder, storage, **running)
+    if notes:
+        comparison.model_copy(update={"notes": [*comparison.notes, *notes]}).write(folder)
     run_jobs(jobs, **running)
 
 

@@ -70,10 +70,15 @@ class Stage(NamedTuple):
     specs: tuple[RunSpec, ...]
     share: Share
 
+    @property
+    def task(self) -> Task[Any]:
+        """Of all of them: by it an executor knows the device, and what else reads the same features."""
+        return self.specs[0].task
+
 
 def store_share(stage: Stage) -> None:
     """See ``Workspace.store``."""
-    open_workspace(stage.specs[0].task).store(stage.specs, stage.share)
+    open_workspace(stage.task).store(stage.specs, stage.share)
 
 
 def headlines(record: Record) -> dict[str, float]:

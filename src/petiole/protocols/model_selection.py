@@ -19,6 +19,7 @@ import scipy
 from numpy.typing import NDArray
 from pydantic import Field
 
+from petiole.engine.executor import Executor
 from petiole.engine.model_card import FrozenModel
 from petiole.engine.run import RunSpec
 from petiole.errors import ConfigError, DataError
@@ -123,6 +124,7 @@ def select_method(
     *,
     budget: float = 0.0,
     trained: Sequence[str] = TRAINED,
+    executor: Executor | None = None,
 ) -> Choice:
     """Choose a method for the training images of a run.
 
@@ -131,6 +133,7 @@ def select_method(
         spec: of the run; its method is not looked at.
         budget: minutes for methods that are trained.
         trained: their names, in the order in which they are tried.
+        executor: where they are trained without each part of the images; by default here.
 
     Raises:
         DataError: no target images.
@@ -167,7 +170,7 @@ def select_method(
                 f"about {minutes:.1f} min to try (--budget {spent + minutes:.1f})"
             )
         else:
-            judged = judge(workspace, spec, method)
+            judged = judge(workspace, spec, method, executor)
             choosing.consider(method, judged)
             spent += judged.seconds / 60 if judged else 0.0
     return choosing.choice(len(labels))
@@ -257,11 +260,16 @@ def _built(
         return None
 
 
-def judge(workspace: ClassificationWorkspace, spec: RunSpec, method: str) -> Judged | None:
+def judge(
+    workspace: ClassificationWorkspace,
+    spec: RunSpec,
+    method: str,
+    executor: Executor | None = None,
+) -> Judged | None:
     """A method on left-out target images of a run; ``None`` where the method does not fit the backbone, or nothing can be left out."""
     began = time.perf_counter()
     built = _built(workspace, spec, method)
-    found = built and left_out(*built, FOLDS)
+    found = built and left_out(*built, FOLDS, executor)
     if found is None:
         return None
     logits, labels = found.logits.double().numpy(), found.labels.numpy()

@@ -19,10 +19,11 @@ from petiole.engine.model_card import FrozenModel
 from petiole.engine.run import RunSpec
 from petiole.engine.task import open_workspace
 from petiole.errors import DataError, RunError
-from petiole.protocols import domain_shift, tuning
+from petiole.protocols import domain_shift
 from petiole.protocols.comparison import Comparison
 from petiole.protocols.jobs import Running
 from petiole.protocols.protocol import RowsProtocol, rows_of
+from petiole.protocols.settled import Tuning
 from petiole.tasks.classification.workspace import Classification
 
 TRANSFER = "transfer.json"
@@ -72,7 +73,8 @@ class Transfer(RowsProtocol):
     Attributes:
         cells: in the order of the table.
         rows, reference, seeds: of every cell.
-        validation: share of the training images on which grids are decided.
+        validation: share of the training images on which grids and searches are decided.
+        trials: of each search.
         baseline: name of the row that gains are counted from.
         settings: given to every row that has such a field.
     """
@@ -82,6 +84,7 @@ class Transfer(RowsProtocol):
 
     cells: list[TransferCell] = Field(min_length=1)
     validation: float = Field(default=0.0, ge=0, lt=1)
+    trials: int = Field(default=0, ge=0)
     baseline: str
     settings: dict[str, Any] = Field(default_factory=dict)
 
@@ -100,6 +103,7 @@ class Transfer(RowsProtocol):
             seeds=self.seeds,
             margin=self.margin,
             validation=self.validation,
+            trials=self.trials,
             reference=self.reference,
             baseline=self.baseline,
             headline=self.reference,
@@ -115,8 +119,8 @@ def plan(
     cells: Sequence[TransferCell],
     methods: Sequence[str],
     *,
-    tune: bool,
-    validation: float,
+    tuning: Tuning | None = None,
+    settings: Mapping[str, Any] | None = None,
     **terms: Any,
 ) -> Transfer:
     """Check and state a transfer.
@@ -125,8 +129,8 @@ def plan(
         cells: which.
         methods: registered names, the paper's three for none. All are tested against adaptertune, or
             else the first.
-        tune: choose each method's learning rate from its own grid.
-        validation: share of the training images that this is decided on.
+        tuning: how settings are chosen; by default they are not.
+        settings: given to every row that has such a field.
         terms: further fields of ``Transfer``.
 
     Raises:
@@ -135,15 +139,16 @@ def plan(
     paper = domain_shift.from_table(PAPER)
     labelled = {row.name: row for row in paper["rows"]}
     rows = [labelled.get(r.name, r) for r in rows_of(methods or list(labelled))]
-    if tune:
-        rows = tuning.with_rates(rows)
+    if tuning:
+        rows = tuning.rows(rows, dict(settings or {}))
     present = [row.name for row in rows]
     return Transfer.checked(
         cells=list(cells),
         rows=rows,
         reference=paper["reference"] if paper["reference"] in present else present[0],
         baseline=paper["baseline"] if paper["baseline"] in present else present[0],
-        validation=validation if any(row.grid for row in rows) else 0.0,
+        settings=dict(settings or {}),
+        **(tuning or Tuning()).terms(rows),
         **terms,
     )
 
@@ -208,13 +213,14 @@ def run(
     transfer: Transfer,
     tasks: Mapping[str, Classification],
     folder: Path,
+    storage: str | None = None,
     **running: Unpack[Running],
 ) -> None:
-    """Do all unfinished cells that have a task, by the cell's name, and keep the others."""
+    """Do all unfinished cells that have a task, by the cell's name, and keep the others; ``storage`` is of searches."""
     for cell in transfer.cells:
         if cell.name in tasks and not transfer.done(folder, cell):
             resume = running.get("resume", False)
             comparison, jobs = jobs_of(transfer, cell, tasks[cell.name], folder, resume=resume)
             # Only now: a command that is refused leaves no trace.
             transfer.write(folder)
-            domain_shift.compare(comparison, jobs, folder / cell.name, **running)
+            domain_shift.compare(comparison, jobs, folder / cell.name, storage, **running)

@@ -8,27 +8,23 @@ million (an inspection line, frames of a video) cost time, not memory.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from os.path import commonpath, relpath
 from pathlib import Path
 from typing import Literal, TypeVar
 
 import numpy as np
-import scipy
 from numpy.typing import NDArray
-from PIL import Image
 from rich.progress import track
 
-from petiole.data.dataset import MEMORY, Dataset, Sample, bullets
-from petiole.data.image import load
+from petiole.data.checks.thumbnails import MIN_SIDE, Thumbnails
+from petiole.data.dataset import MEMORY, Dataset, bullets
 from petiole.errors import DataError
 from petiole.printable import SafeConsole
 
 How = Literal["sha256", "phash", "cosine"]
 T = TypeVar("T")
 
-_SIDE, _LOW = 32, 8
 _WORTH_A_BAR = 500, 20  # images, tiles; fewer are done before one could read the bar
 _TILE = 1024  # rows and columns compared at a time; bounds the memory
 MOST_KEPT = 1000
@@ -39,10 +35,6 @@ _SAME_THUMBNAIL = 0.98
 Hashes alone take line drawings for each other: among 3,929 sketches and a fifth of them, 247 wrong
 pairs, of which this leaves none; every one of 250 copies at JPEG quality 30 or a third of the size
 stays above it."""
-MIN_SIDE = 32
-"""Shorter side in pixels below which an image gets no perceptual hash."""
-MIN_CONTRAST = 2.0
-"""Standard deviation of the low-pass grey values (0..255) below which an image gets no hash."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +105,7 @@ def find_leaks(
     test: Dataset,
     *,
     features: tuple[NDArray[np.floating], NDArray[np.floating]] | None = None,
+    thumbnails: tuple[Thumbnails, Thumbnails] | None = None,
     phash_distance: int = 4,
     cosine: float = 0.98,
     quiet: bool = False,
@@ -124,6 +117,7 @@ def find_leaks(
         test: m images.
         features: (n, d) and (m, d), row by row those of the datasets; without them only files are
             compared.
+        thumbnails: of the datasets, where they are known; without them every image is read.
         phash_distance: report pairs whose 64-bit perceptual hashes differ in at most this many
             bits.
         cosine: report pairs whose features have at least this cosine.
@@ -132,7 +126,7 @@ def find_leaks(
     Raises:
         DataError: features that do not fit the datasets, or an unreadable image.
     """
-    a, b = (_Thumbnails.of(dataset, quiet) for dataset in (train, test))
+    a, b = thumbnails or (_read(dataset, quiet) for dataset in (train, test))
     detectors: dict[How, _Detector] = {
         "sha256": _equal_ids(train, test),
         "phash": _near_thumbnails(a, b, phash_distance),
@@ -195,52 +189,10 @@ def _shown(steps: Iterable[T], total: int, quiet: bool) -> Iterable[T]:
     return track(steps, what, total, console=console, transient=True, disable=quiet)
 
 
-def perceptual_hash(image: Image.Image) -> int | None:
-    """Return the 64-bit DCT hash, or None where it would say nothing.
-
-    The image is reduced to 32 x 32 grey values x; with C the 8 x 8 lowest coefficients of their
-    DCT-II, bit (u, v) is C[u, v] > median(C without C[0, 0]). (Zauner, Implementation and
-    benchmarking of perceptual image hash functions, 2010, section 3.2.1.) Small and nearly
-    constant images have no such structure: see `MIN_SIDE` and `MIN_CONTRAST`.
-    """
-    if min(image.size) < MIN_SIDE:
-        return None
-    low = scipy.fft.dctn(_thumbnail(image).astype(np.float64), norm="ortho")[:_LOW, :_LOW].ravel()
-    if np.linalg.norm(low[1:]) / _SIDE < MIN_CONTRAST:
-        return None
-    return int.from_bytes(np.packbits(low > np.median(low[1:])).tobytes())
-
-
-def _thumbnail(image: Image.Image) -> NDArray[np.uint8]:
-    reduced = image.convert("L").resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
-    return np.asarray(reduced, dtype=np.uint8)
-
-
-@dataclass(frozen=True)
-class _Thumbnails:
-    """Of n images: hash (0 where there is none), whether there is one, and the thumbnail."""
-
-    hashes: NDArray[np.uint64]
-    valid: NDArray[np.bool_]
-    thumbnails: NDArray[np.uint8]
-
-    @classmethod
-    def of(cls, dataset: Dataset, quiet: bool) -> "_Thumbnails":
-        def hash_and_thumbnail(sample: Sample) -> tuple[int | None, NDArray[np.uint8]]:
-            image = load(sample)
-            return perceptual_hash(image), _thumbnail(image)
-
-        with ThreadPoolExecutor(4) as pool:
-            results, few = (
-                pool.map(hash_and_thumbnail, dataset.samples),
-                len(dataset) < _WORTH_A_BAR[0],
-            )
-            both = list(_shown(results, len(dataset), quiet or few))
-        return cls(
-            np.array([h or 0 for h, _ in both], np.uint64),
-            np.array([h is not None for h, _ in both], np.bool_),
-            np.array([t for _, t in both], np.uint8).reshape(-1, _SIDE * _SIDE),
-        )
+def _read(dataset: Dataset, quiet: bool) -> Thumbnails:
+    n = len(dataset)
+    hidden = quiet or n < _WORTH_A_BAR[0]
+    return Thumbnails.of(dataset.samples, lambda read: _shown(read, n, hidden))
 
 
 def _equal_ids(train: Dataset, test: Dataset) -> _Detector:
@@ -254,7 +206,7 @@ def _equal_ids(train: Dataset, test: Dataset) -> _Detector:
     return detect
 
 
-def _near_thumbnails(a: _Thumbnails, b: _Thumbnails, distance: int) -> _Detector:
+def _near_thumbnails(a: Thumbnails, b: Thumbnails, distance: int) -> _Detector:
     def detect(rows: slice, columns: slice) -> tuple[NDArray[np.bool_], NDArray[np.generic]]:
         bits = np.bitwise_count(a.hashes[rows, None] ^ b.hashes[None, columns])
         near = (bits <= distance) & a.valid[rows, None] & b.valid[None, columns]

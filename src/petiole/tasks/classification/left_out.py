@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from petiole.data.splits import class_folds
+from petiole.engine.executor import Executor, Local
 from petiole.engine.trainer import Callbacks
 from petiole.errors import ConfigError, DataError
 from petiole.layers.solved import SolvedHead
@@ -23,6 +24,7 @@ from petiole.tasks.classification.novelty import (
 )
 
 if TYPE_CHECKING:
+    from petiole.engine.task import Task
     from petiole.tasks.classification.task import ClassificationRun
 
 FOLDS = 5
@@ -88,11 +90,20 @@ def target_rows(run: ClassificationRun) -> np.ndarray:
 
 
 def left_out(
-    run: ClassificationRun, adapted: AdaptedClassifier, folds: int = FOLDS
+    run: ClassificationRun,
+    adapted: AdaptedClassifier,
+    folds: int = FOLDS,
+    executor: Executor | None = None,
 ) -> LeftOut | None:
     """What fits say of target images that they had not seen; ``None`` if there are none.
 
     Only classes with two or more target images count: of the others nothing is learned without the one.
+
+    Args:
+        run: that images are left out of.
+        adapted: its model.
+        folds: parts that are left out in turn.
+        executor: where methods that are trained are trained without each part.
     """
     data = run.train_images
     rows = target_rows(run)
@@ -110,7 +121,7 @@ def left_out(
                 run, adapted, rows
             ).logits  # nothing was fitted, so every image is left out
         case "steps":
-            logits, similarity = _trained(run, rows, labels, folds)
+            logits, similarity = _trained(run, adapted, rows, labels, folds, executor or Local())
     if logits is None:
         return None
     kept = torch.from_numpy(several)
@@ -153,34 +164,64 @@ def _solved(run: ClassificationRun, adapted: AdaptedClassifier, folds: int) -> T
             return None
 
 
+class _Part(NamedTuple):
+    """A part of the target images, which a fit does not see.
+
+    Attributes:
+        run: in another process it is opened anew.
+        rows: of all target images among the training images.
+        held: of those in the part.
+    """
+
+    run: ClassificationRun
+    rows: np.ndarray
+    held: np.ndarray
+
+    @property
+    def task(self) -> Task[Any]:
+        """By which an executor knows the device."""
+        return self.run.spec.task
+
+
 def _trained(
-    run: ClassificationRun, rows: np.ndarray, labels: np.ndarray, folds: int
+    run: ClassificationRun,
+    adapted: AdaptedClassifier,
+    rows: np.ndarray,
+    labels: np.ndarray,
+    folds: int,
+    executor: Executor,
 ) -> tuple[Tensor, Tensor]:
     """Train the method anew without each part in turn, from the same seed; logits and similarities of the parts."""
-    data, workspace = run.train_images, run.workspace
-    part = class_folds(labels, folds)
+    data = run.train_images
+    run.workspace.training_table(adapted, data, run.method.recipe)  # so that no two fits store it
+    parts = class_folds(labels, folds)
+    jobs = [_Part(run, rows, rows[parts == fold]) for fold in np.unique(parts)]
     logits = torch.zeros(len(rows), len(data.classes))
     similarity = torch.zeros(len(rows))
-    for fold in np.unique(part):
-        held = rows[part == fold]
-        kept = data.select(np.setdiff1d(np.arange(len(data)), held))
-        with torch.random.fork_rng():
-            torch.manual_seed(run.spec.seed)
-            adapted = run.build()
-        recipe = run.method.recipe
-        training.train(
-            adapted,
-            kept,
-            workspace.training_table(adapted, kept, recipe),
-            recipe,
-            seed=run.spec.seed,
-            precision=workspace.task.precision,
-            callbacks=Callbacks(quiet=workspace.task.quiet),
-        )
-        mine, seen = torch.from_numpy(part == fold), rows[part != fold]
-        means = class_means(
-            _output(run, adapted, seen).vectors, torch.from_numpy(data.labels[seen])
-        )
-        vectors, logits[mine] = _output(run, adapted, held)
-        similarity[mine] = nearest(vectors, means)
+    for job, found in zip(jobs, executor.map(_without, jobs), strict=True):
+        mine = torch.from_numpy(np.isin(rows, job.held))
+        logits[mine], similarity[mine] = map(torch.from_numpy, found)
     return logits, similarity
+
+
+def _without(part: _Part) -> tuple[np.ndarray, np.ndarray]:
+    """Logits and similarities of a part, by a fit that had not seen it."""
+    run, held = part.run, part.held
+    data, workspace, recipe = run.train_images, run.workspace, run.method.recipe
+    kept = data.select(np.setdiff1d(np.arange(len(data)), held))
+    with torch.random.fork_rng():
+        torch.manual_seed(run.spec.seed)
+        adapted = run.build()
+    training.train(
+        adapted,
+        kept,
+        workspace.training_table(adapted, kept, recipe),
+        recipe,
+        seed=run.spec.seed,
+        precision=workspace.task.precision,
+        callbacks=Callbacks(quiet=workspace.task.quiet),
+    )
+    seen = np.setdiff1d(part.rows, held)
+    means = class_means(_output(run, adapted, seen).vectors, torch.from_numpy(data.labels[seen]))
+    vectors, logits = _output(run, adapted, held)
+    return logits.cpu().numpy(), nearest(vectors, means).cpu().numpy()

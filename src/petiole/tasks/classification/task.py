@@ -11,7 +11,7 @@ vectors.safetensors       image vectors before and after, where they are asked f
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,7 +25,7 @@ from petiole.engine.model_card import ModelCard
 from petiole.engine.progress import console
 from petiole.engine.record import DataCard, appender, count_test_evaluation, read_log
 from petiole.engine.run import CHECKPOINT, RunSpec
-from petiole.engine.task import Scores, TaskRun
+from petiole.engine.task import Scores, TaskRun, open_workspace
 from petiole.engine.trainer import Callbacks
 from petiole.files import write_tensors
 from petiole.layers.solved import SolvedHead
@@ -67,6 +67,11 @@ class ClassificationRun(TaskRun):
         self.train_images, self.scored = workspace.parts(self.subset)
         self.calibration: Calibration | None = None
         self._adapted_vectors: Tensor | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """In another process it is opened anew."""
+        quiet = replace(self.spec, task=replace(self.spec.task, quiet=True))
+        return _reopened, (quiet,)
 
     @property
     def device(self) -> torch.device:
@@ -227,3 +232,9 @@ class ClassificationRun(TaskRun):
                 }
             )
         return {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
+
+
+def _reopened(spec: RunSpec) -> TaskRun:
+    run: TaskRun = open_workspace(spec.task).prepare(spec)
+    run.backbone()  # loading it draws random numbers, which must not come between a seed and what is built from it
+    return run

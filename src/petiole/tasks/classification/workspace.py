@@ -25,6 +25,7 @@ from petiole.engine.feature_extractor import Features, JoinedTable, Precision, T
 from petiole.engine.feature_store import FeatureCache
 from petiole.engine.share import WHOLE, Share
 from petiole.engine.task import Task, TaskRun, Workspace, open_workspace
+from petiole.engine.thumbnail_store import store_thumbnails, stored_thumbnails
 from petiole.files import text_digest
 from petiole.methods.base import Method, Plan
 from petiole.methods.recipe import Recipe
@@ -154,6 +155,15 @@ class ClassificationWorkspace(Workspace):
                 images.update((sample.id, sample) for sample in data.samples)
         for (cut, views, augmented), images in sorted(needs.items(), key=lambda n: -n[0][1]):
             self.features.store(images.values(), cut, views, augmented, share=share)
+        compared = {
+            sample.id: sample
+            for spec in specs
+            for part in self.parts(spec.options or Subset())
+            for sample in part.samples
+            if sample.domain == "target"
+        }
+        if cache := self.features.cache:  # of the leak check
+            store_thumbnails(cache, compared.values(), share=share, quiet=self.task.quiet)
 
     def _needs(self, spec: RunSpec) -> Iterator[tuple[Dataset, tuple[str, ...], Recipe | None]]:
         """The images, cuts and views that a run reads; those of a teacher aside, which the run itself stores."""
@@ -232,15 +242,22 @@ class ClassificationWorkspace(Workspace):
     def leaks(self, data: Dataset, scored: Dataset) -> LeakReport:
         """Suspicious pairs between the target images of a training set and those scored.
 
-        Image vectors are compared where the cache keeps them; they are computed once in any case.
+        Image vectors are compared where the cache keeps them, and thumbnails are kept beside them; they are computed once in
+        any case.
         """
         target = data.select(np.array([domain == "target" for domain in data.domains]))
         key = target.digest() + scored.digest()
         if key not in self._leaks:
-            vectors = None
-            if self.task.cache is not None:
+            quiet, vectors, thumbnails = self.task.quiet, None, None
+            if cache := self.features.cache:
                 vectors = self.vectors(target), self.vectors(scored)
-            self._leaks[key] = find_leaks(target, scored, features=vectors, quiet=self.task.quiet)
+                thumbnails = (
+                    stored_thumbnails(cache, target, quiet=quiet),
+                    stored_thumbnails(cache, scored, quiet=quiet),
+                )
+            self._leaks[key] = find_leaks(
+                target, scored, features=vectors, thumbnails=thumbnails, quiet=quiet
+            )
         return self._leaks[key]
 
     def vectors(self, data: Dataset) -> NDArray[np.float32]:
