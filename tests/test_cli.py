@@ -435,6 +435,7 @@ try:
 except SystemExit as done:
     assert done.code == 0, done.code
 names = {"torch", "timm", "transformers", "sklearn", "scipy", "matplotlib", "accelerate", "peft"}
+names |= {"sympy"}  # of torch's compiler
 print(*sorted(names & set(sys.modules)), file=sys.stderr)
 print(*sorted(name for name in sys.modules if name.startswith("petiole.")), file=sys.stderr)
 """
@@ -467,6 +468,16 @@ def test_a_command_imports_no_more_than_it_uses(
     heavy, own = done.stderr.splitlines()[-2:]
     assert set(heavy.split()) <= needed
     assert not {f"petiole.{name}" for name in other} & set(own.split())
+
+
+@pytest.mark.usefixtures("fitted")
+def test_predict_imports_no_compiler_and_no_statistics(place: Path) -> None:
+    command = ["predict", str(place / "run"), str(place / "photos" / "ash" / "0.png")]
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTED, *command], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert set(done.stderr.splitlines()[-2].split()) == {"torch", "timm"}
 
 
 CLASH = """

@@ -14,6 +14,7 @@ from rich.console import Group as Lines
 from rich.text import Text
 
 from petiole.allocator import tune_allocator
+from petiole.deferred import defer_compiler
 from petiole.errors import ConfigError, PetioleError
 from petiole.printable import SafeConsole
 from petiole.processes import is_main
@@ -137,6 +138,7 @@ def main(arguments: list[str] | None = None) -> None:
     Ctrl-C. glibc's malloc is set for tensors, unless ``PETIOLE_ALLOCATOR=off``.
     """
     tune_allocator()  # before a command imports torch
+    defer_compiler()
     tokens = sys.argv[1:] if arguments is None else arguments
     as_json = "--json" in tokens
     try:

@@ -130,6 +130,11 @@ class _Allowance(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.folder, self.numbers, self.left = folder, numbers, numbers
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: else torch imports its compiler at the first tensor, and nothing is compiled while an adapter is opened."""
+        return False
+
     def __torch_dispatch__(
         self,
         func: Any,

@@ -6,7 +6,6 @@ All functions take logits or probabilities (n, K) and integer labels (n,) of ima
 import math
 
 import numpy as np
-import scipy
 from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
@@ -22,15 +21,18 @@ def temperature(logits: ArrayLike, labels: ArrayLike, prior_sd: float = PRIOR_SD
     Source: Guo et al., "On Calibration of Modern Neural Networks" (ICML 2017), section 4.2; the prior keeps T
     finite where few images are all classified correctly.
     """
+    from scipy.optimize import minimize_scalar
+    from scipy.special import logsumexp
+
     z, y = np.asarray(logits, dtype=np.float64), np.asarray(labels)
     rows = np.arange(len(y))
 
     def loss(log_t: float) -> float:
         scaled = z / math.exp(log_t)
-        cross_entropy = scipy.special.logsumexp(scaled, axis=1) - scaled[rows, y]
+        cross_entropy = logsumexp(scaled, axis=1) - scaled[rows, y]
         return float(cross_entropy.sum() + log_t**2 / (2 * prior_sd**2))
 
-    found = scipy.optimize.minimize_scalar(loss, bounds=(-7.0, 7.0), method="bounded")
+    found = minimize_scalar(loss, bounds=(-7.0, 7.0), method="bounded")
     return math.exp(float(found.x))
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from petiole.backbones.base import BLOCK_ROLES, IMAGES
+from petiole.deferred import without_compiler
 from petiole.errors import BackboneError
 
 Run = Callable[[Any, Tensor], tuple[Tensor, Tensor]]
@@ -157,6 +158,7 @@ def traced(name: str, module: nn.Module, run: Run, size: tuple[int, int]) -> Tra
 
 
 @torch.no_grad()
+@without_compiler()
 def _traced(module: nn.Module, run: Run, size: tuple[int, int]) -> Trace:
     shape = shape_of(module)
     calls = _record(shape)
