@@ -11,7 +11,7 @@ from rich.text import Text
 
 from petiole.commands.options import CommandResult, default_cache, fact, plural
 from petiole.commands.options import device as device_of
-from petiole.commands.placement import ExecutorOptions
+from petiole.commands.placement import ClusterOptions
 from petiole.commands.verb import verb
 from petiole.errors import ConfigError
 
@@ -90,7 +90,7 @@ def features(
     cache_dir: Path | None = None,
     skip_bad: bool = False,
     quiet: bool = False,
-    placement: ExecutorOptions | None = None,
+    placement: ClusterOptions | None = None,
 ) -> Extracted:
     """Compute the visual features of all images below a folder once, and keep them for training.
 
@@ -125,7 +125,7 @@ def features(
         raise ConfigError(f"--vectors stores one vector an image. Leave out {other}.")
     tokens = 36 if visual_tokens is None else visual_tokens
     share = Share.parse(shard)
-    cluster = (placement or ExecutorOptions()).cluster()
+    cluster = (placement or ClusterOptions()).cluster()
     terms: dict[str, Any] = {
         "images": Path(images),
         "backbone": backbone,

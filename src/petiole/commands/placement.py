@@ -1,4 +1,4 @@
-"""Where the runs of a verb are done: options that all verbs with many runs share."""
+"""Where a verb does its work: options that verbs of many runs share, and those that this machine or a cluster does."""
 
 from __future__ import annotations
 
@@ -14,20 +14,19 @@ if TYPE_CHECKING:
     from petiole.engine.ray_executor import Ray
 
 
-@group("Where runs are done")
+@group("Where it is done")
 @dataclass(frozen=True)
-class ExecutorOptions:
-    """Where the runs are done, and how many at a time. The numbers do not depend on it.
+class ClusterOptions:
+    """This machine or a cluster. The numbers do not depend on it.
 
     Attributes:
-        executor: local, ray (a cluster of this machine, or that of RAY_ADDRESS), ray://HOST:PORT, or a plug-in's name.
-        processes: runs at a time on this machine, each on one core; by default 1.
+        executor: local, ray (a cluster of this machine, or that of RAY_ADDRESS) or ray://HOST:PORT; many runs also take a
+            plug-in's name.
         run_cpus: cores of a run on Ray; by default 1.
         run_gpus: GPUs of a run on Ray, also a part of one such as 0.25; by default one, or none with --device cpu.
     """
 
     executor: str = "local"
-    processes: int | None = None
     run_cpus: float | None = None
     run_gpus: float | None = None
 
@@ -40,19 +39,15 @@ class ExecutorOptions:
         from petiole.engine.executor import executor
 
         name, _, address = self.executor.partition("://")
-        given = {
-            "address": address or None,
-            "processes": self.processes,
-            "run_cpus": self.run_cpus,
-            "run_gpus": self.run_gpus,
-        }
+        given = {"address": address or None, **vars(self)}
+        del given["executor"]
         return executor(name, **{key: value for key, value in given.items() if value is not None})
 
     def cluster(self) -> Ray | None:
         """The Ray cluster, or none for this process: of what other executors do not do.
 
         Raises:
-            ConfigError: another executor, or several processes.
+            ConfigError: another executor.
         """
         from petiole.engine.executor import Local
         from petiole.engine.ray_executor import Ray
@@ -63,7 +58,18 @@ class ExecutorOptions:
             return chosen
         if chosen != Local():
             raise ConfigError(
-                "This is done by one process here, or with --executor ray on a cluster; --processes and other executors are for verbs "
-                "of many runs."
+                "This is done by one process here, or with --executor ray on a cluster; other executors are for verbs of many runs."
             )
         return None
+
+
+@group("Where it is done")
+@dataclass(frozen=True)
+class ExecutorOptions(ClusterOptions):
+    """Where many runs are done, and how many at a time.
+
+    Attributes:
+        processes: runs at a time on this machine, each on one core; by default 1.
+    """
+
+    processes: int | None = None

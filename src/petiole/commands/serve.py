@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from petiole.commands.options import default_cache, group, name_of
-from petiole.commands.placement import ExecutorOptions
+from petiole.commands.placement import ClusterOptions
 from petiole.commands.verb import verb
 from petiole.errors import ConfigError
 
@@ -156,7 +156,7 @@ def serve(
     page: PageOptions | None = None,
     access: AccessOptions | None = None,
     bounds: BoundOptions | None = None,
-    placement: ExecutorOptions | None = None,
+    placement: ClusterOptions | None = None,
 ) -> None:
     """Serve adapters until Ctrl-C or SIGTERM; what was begun is answered first.
 
@@ -176,7 +176,7 @@ def serve(
         ConfigError: no adapters, two of one name, or a library of the extra serve is missing.
         AdapterError: an adapter that cannot be served, or is not signed by the owner of ``trusted``.
     """
-    cluster = (placement or ExecutorOptions()).cluster()
+    cluster = (placement or ClusterOptions()).cluster()
     if cluster is None and replicas:
         raise ConfigError("--replicas are inference processes on Ray: add --executor ray.")
     page, access, bounds = (

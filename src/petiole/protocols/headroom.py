@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from petiole.engine.record import read_record
 from petiole.engine.run import RunSpec
@@ -21,7 +22,8 @@ from petiole.protocols.jobs import average
 from petiole.tasks.classification.workspace import Classification, Subset
 
 HEADROOM = "headroom"
-HALVES = ("base", "novel")
+Half = Literal["base", "novel"]
+HALVES: tuple[Half, ...] = ("base", "novel")
 LABELLED = {"class-means": "class means", "logistic-regression": "a linear probe"}
 ZERO_SHOT = "zero-shot"
 
@@ -31,7 +33,7 @@ def jobs_of(
 ) -> list[RunSpec]:
     """The runs, of zero-shot one a half, since it draws nothing."""
 
-    def job(method: str, half: str, seed: int) -> RunSpec:
+    def job(method: str, half: Half, seed: int) -> RunSpec:
         return RunSpec(
             task=replace(task, part=half, quiet=True),
             method=method,
@@ -45,7 +47,7 @@ def jobs_of(
     return [job(*which) for which in _runs(seeds)]
 
 
-def _runs(seeds: int) -> Iterator[tuple[str, str, int]]:
+def _runs(seeds: int) -> Iterator[tuple[str, Half, int]]:
     for half in HALVES:
         yield ZERO_SHOT, half, 0
         yield from ((method, half, seed) for method in LABELLED for seed in range(seeds))
