@@ -30,8 +30,8 @@ from petiole.methods.recipe import Recipe
 from petiole.methods.registry import create, methods, settings_of
 
 FILE = Path(__file__).with_name("defaults.json")
-SCIENCE = ("data", "layers", "losses", "methods", "metrics", "protocols")
-"""Rooms whose constants are part of a result."""
+SCIENCE = ("data", "layers", "losses", "methods", "metrics", "planning", "protocols")
+"""Rooms whose constants are part of a result, or of an estimate."""
 
 
 def plain(value: Any) -> Any:

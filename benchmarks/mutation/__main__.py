@@ -2,12 +2,14 @@
 
     OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python benchmarks/mutation --mutants 300 --minutes 60 --folder /tmp/mutation
 
-Two kinds of mutants, half of the sample each. General: a comparison, an operator or a constant is another, a statement is
+Rooms take turns in the sample, and in each room two kinds of mutants. General: a comparison, an operator or a constant is another, a statement is
 gone. Machine learning: ``.eval()``, ``.detach()`` or ``no_grad`` are gone, an axis is another, what is frozen is not.
 
-One process loads everything and collects the tests. First each test file runs once, undisturbed, in a fork, and the
+The repository is copied into --folder first, so that it may be edited meanwhile; after changes of the source, take another
+folder. One process loads everything and collects the tests. First each test file runs once, undisturbed, in a fork, and the
 lines that each of its tests reaches are kept in --folder. Then each mutant gets a fork of its own, in which the code of the
-changed function is exchanged, and the tests that reach its line, up to --seconds of processor time. A fault that acts when
+changed function is exchanged, and the tests that reach its line: those of its room's folder up to --seconds of processor
+time, then others for as long. A fault that acts when
 a module is loaded (a default, a decorator, a constant of the module) is tried in a fork in which nothing of the library is
 loaded yet. A mutant is killed when a test fails, or ends no more; a test that also fails without the mutant says nothing.
 
