@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from petiole.backbones.base import FrozenNetwork
-from petiole.deferred import without_compiler
 from petiole.errors import ConfigError
 from petiole.layers.solved import SolvedHead
 from petiole.methods.base import Method
@@ -39,8 +38,7 @@ def copied(network: FrozenNetwork, names: Sequence[str]) -> int:
     return sum(network.module.get_parameter(name).numel() for name in names)
 
 
-@contextmanager
-def flop_counter() -> Iterator[FlopCounterMode]:
+def flop_counter() -> FlopCounterMode:
     """A silent counter of FLOPs, right about grouped convolutions.
 
     torch's own formula takes every output channel's weight gradient to read every input channel, so it counts the
@@ -48,12 +46,10 @@ def flop_counter() -> Iterator[FlopCounterMode]:
     """
     from torch.utils.flop_counter import FlopCounterMode
 
-    counter = FlopCounterMode(
+    return FlopCounterMode(
         display=False,
         custom_mapping={torch.ops.aten.convolution_backward: _convolution_backward},
     )
-    with without_compiler(), counter:
-        yield counter
 
 
 def _convolution_backward(

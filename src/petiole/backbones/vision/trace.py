@@ -128,6 +128,7 @@ class _Call:
         return self.calls == 1 and isinstance(self.value_in, Tensor)
 
 
+@without_compiler()
 def run_timm(module: Any, images: Tensor) -> tuple[Tensor, Tensor]:
     """The last features and timm's own image vector."""
     features: Tensor = module.forward_features(images)
@@ -158,7 +159,6 @@ def traced(name: str, module: nn.Module, run: Run, size: tuple[int, int]) -> Tra
 
 
 @torch.no_grad()
-@without_compiler()
 def _traced(module: nn.Module, run: Run, size: tuple[int, int]) -> Trace:
     shape = shape_of(module)
     calls = _record(shape)
