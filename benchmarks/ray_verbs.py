@@ -190,8 +190,11 @@ def interrupted(command: list[object], root: Path) -> Path:
             ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            preexec_fn=lambda: signal.signal(
+                signal.SIGINT, signal.default_int_handler
+            ),  # nohup ignores it
         )
-        while process.poll() is None and len(list(out.rglob("log.jsonl"))) < 2:
+        while process.poll() is None and len(list(out.rglob("request.json"))) < 2:
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
         code = process.wait(120)
