@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from rich.console import RenderableType
 from rich.table import Table
@@ -108,40 +106,22 @@ def _speed() -> tuple[str, str]:
     import torch
 
     from petiole.backbones.registry import load_backbone
+    from petiole.engine.utilisation import best_seconds, product_rate
     from petiole.ledger.counting import flop_counter
+    from petiole.report.formatting import amount
 
     place = device("auto")
-
-    def seconds(work: Callable[[], Any]) -> float:
-        taken = []
-        for _ in range(5):  # the first of all is slower, the best is what other work leaves free
-            start = time.perf_counter()
-            work()
-            if place.startswith("cuda"):
-                torch.cuda.synchronize()
-            taken.append(time.perf_counter() - start)
-        return min(taken)
-
-    def product(dtype: torch.dtype) -> float:
-        side = 8192 if place.startswith("cuda") else 1024
-        one = torch.ones(side, side, dtype=dtype, device=place)
-        return 2 * side**3 / seconds(lambda: one @ one)
-
-    fp32 = product(torch.float32)
-    reached = f"matrix product {_rate(fp32)}"
+    fp32 = product_rate(place, torch.float32)
+    reached = f"matrix product {amount(fp32, 'FLOP/s')}"
     if bf16_unit(place):
-        reached += f", in bf16 {_rate(product(torch.bfloat16))}"
+        reached += f", in bf16 {amount(product_rate(place, torch.bfloat16), 'FLOP/s')}"
     backbone = load_backbone("petiole/tiny-vit", device=place)
     images = torch.zeros(16, 3, *backbone.preprocessing.size, device=place)
     with flop_counter() as counter:
         backbone.lower(images, (backbone.vector,))
-    taken = seconds(lambda: backbone.lower(images, (backbone.vector,)))
+    taken = best_seconds(lambda: backbone.lower(images, (backbone.vector,)), place)
     share = counter.get_total_flops() / taken / fp32
     return "ok", f"{reached}; tiny-vit {len(images) / taken:,.0f} images/s, {share:.0%} of it (MFU)"
-
-
-def _rate(flops: float) -> str:
-    return f"{flops / 1e12:,.1f} TFLOP/s" if flops >= 1e12 else f"{flops / 1e9:,.0f} GFLOP/s"
 
 
 def _backbone(name: str) -> tuple[str, str]:

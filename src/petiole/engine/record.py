@@ -104,6 +104,10 @@ class Costs(FrozenModel):
         test_seconds: scoring the test set.
         peak_memory_mb: largest memory while training: allocated on a GPU, else resident.
         adapter_bytes: size of the adapter file's tensors.
+        flops_per_second: of a process in its optimizer steps: forward and backward as the ledger counts them, over
+            ``train_seconds``; ``None`` of a short training, of one that is solved, and where the ledger does not
+            know what a step computes.
+        utilisation: their share of what a product of large matrices reaches on that device at that precision (MFU).
     """
 
     feature_seconds: float
@@ -111,6 +115,8 @@ class Costs(FrozenModel):
     test_seconds: float
     peak_memory_mb: float
     adapter_bytes: int
+    flops_per_second: float | None = None
+    utilisation: float | None = None
 
 
 class Record(FrozenModel):

@@ -30,6 +30,7 @@ from petiole.engine.share import Share
 from petiole.engine.task import Task, TaskRun, Workspace, open_workspace
 from petiole.engine.together import all_do, main_does, open_group
 from petiole.engine.trainer import Callbacks
+from petiole.engine.utilisation import utilisation
 from petiole.errors import RunError
 from petiole.files import sweep
 from petiole.methods.registry import settings_of
@@ -143,6 +144,7 @@ class _Trained(NamedTuple):
 
     adapted: Any
     seconds: float
+    callbacks: Callbacks
     peak: Callable[[], float]
     loggers: list[Logger]
 
@@ -171,7 +173,7 @@ def _train(
         torch.manual_seed(spec.seed)
         adapted = prepared.build()
         seconds = prepared.train(adapted, callbacks)
-    return _Trained(adapted, seconds, peak, loggers)
+    return _Trained(adapted, seconds, callbacks, peak, loggers)
 
 
 def _check_finite(adapted: torch.nn.Module) -> None:
@@ -200,19 +202,36 @@ def _record(spec: RunSpec, prepared: TaskRun, request: RunRequest, trained: _Tra
         test_evaluations=evaluations_of(spec.folder),
         scores=scores,
         ledger=saved.manifest.ledger,
-        costs=Costs(
-            feature_seconds=prepared.feature_seconds,
-            train_seconds=trained.seconds,
-            test_seconds=test_seconds,
-            peak_memory_mb=trained.peak(),
-            adapter_bytes=(spec.folder / "adapter" / TENSORS).stat().st_size,
-        ),
+        costs=_costs(spec.folder, prepared, request, trained, test_seconds, saved),
         diagnosis=diagnosis,
     )
     (spec.folder / CHECKPOINT).unlink(missing_ok=True)
     for one in trained.loggers:
         one.finish(record.model_dump(mode="json"))
     return record
+
+
+def _costs(
+    folder: Path,
+    prepared: TaskRun,
+    request: RunRequest,
+    trained: _Trained,
+    test_seconds: float,
+    saved: Adapter,
+) -> Costs:
+    peak = trained.peak()  # before the matrix product, whose memory is no part of it
+    flops = prepared.training_flops(trained.adapted, saved.manifest.ledger, trained.callbacks)
+    precision = request.options.get("precision", "fp32")
+    rate, share = utilisation(flops, trained.seconds, prepared.device, precision)
+    return Costs(
+        feature_seconds=prepared.feature_seconds,
+        train_seconds=trained.seconds,
+        test_seconds=test_seconds,
+        peak_memory_mb=peak,
+        adapter_bytes=(folder / "adapter" / TENSORS).stat().st_size,
+        flops_per_second=rate,
+        utilisation=share,
+    )
 
 
 def _save(adapter: Adapter, folder: Path) -> Adapter:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from petiole.engine.record import DataCard
     from petiole.engine.run import RunSpec
     from petiole.engine.trainer import Callbacks
+    from petiole.ledger import Ledger
     from petiole.methods.base import Method
 
 W = TypeVar("W", bound="Workspace")
@@ -142,6 +143,10 @@ class TaskRun(ABC):
     @abstractmethod
     def train(self, adapted: Any, callbacks: Callbacks) -> float:
         """Train in place; returns the seconds that it took."""
+
+    def training_flops(self, adapted: Any, ledger: Ledger, callbacks: Callbacks) -> float | None:  # noqa: ARG002
+        """FLOPs of the steps that this process took, as the ledger counts them; ``None`` where it does not know them."""
+        return None
 
     @abstractmethod
     def evaluate(self, adapted: Any, folder: Path) -> Scores:

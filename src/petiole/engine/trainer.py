@@ -58,6 +58,8 @@ class Callbacks:
         drift: called with step and D_l by role, where tokens can move (see ``drift``).
         quiet: no progress bar.
         selection: set by the training: which of the models that it passes through is kept.
+        steps: counted by the training: optimizer steps since it began or went on.
+        samples: counted by the task: what this process took of their batches.
     """
 
     checkpoint: Path | None = None
@@ -67,6 +69,8 @@ class Callbacks:
     drift: Callable[[int, Mapping[str, float]], None] | None = None
     quiet: bool = False
     selection: str = "last step"
+    steps: int = 0
+    samples: int = 0
 
 
 class Attachable(Protocol):
@@ -159,6 +163,7 @@ class Trainer:
                     break
                 measure(step)
                 loss, lr = self._step(model, step, used)
+                callbacks.steps += 1
                 if self.average:
                     self.average.after(step)
                 if self.best:

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from petiole.files import write_text
 from petiole.report import plots, sections
 from petiole.report.flips import FlipExample
-from petiole.report.formatting import percent, seconds
+from petiole.report.formatting import amount, percent, seconds
 from petiole.report.runs import Run
 from petiole.report.sections import Fact, Labelled
 from petiole.report.table import Table
@@ -165,8 +165,19 @@ def size_tiles(run: Run) -> list[Fact]:
     share = percent(ledger.trainable_percent_of_backbone_and_trainable)
     return [
         Fact(f"{ledger.trainable:,}", f"trained parameters, {share} % of backbone + trained"),
-        Fact(f"{seconds(run.record.costs.train_seconds)} s", "of training"),
+        Fact(f"{seconds(run.record.costs.train_seconds)} s", f"of training{_rate(run)}"),
     ]
+
+
+def _rate(run: Run) -> str:
+    """What the optimizer steps computed a second, where it is known."""
+    costs = run.record.costs
+    if costs.flops_per_second is None:
+        return ""
+    said = f", {amount(costs.flops_per_second, 'FLOP/s')}"
+    if costs.utilisation is not None:
+        said += f", {percent(100 * costs.utilisation)} % of a matrix product (MFU)"
+    return said
 
 
 def picture(figure: Figure, name: str, label: str, caption: str) -> PageFigure:

@@ -170,6 +170,7 @@ class TargetRun(ClassificationRun):
 
         def feed(step: int) -> tuple[Any, ...]:
             rows, views = sampler(step)
+            callbacks.samples += len(rows)
             return table.fetch(rows, views), wanted[rows.to(wanted.device)]
 
         a_pass = recipe.a_pass(len(self.train_images), len(self.names))

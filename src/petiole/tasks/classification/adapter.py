@@ -31,7 +31,7 @@ from petiole.engine.feature_extractor import padded
 from petiole.engine.model_card import FrozenModel, ModelCard, reason
 from petiole.engine.task import register
 from petiole.errors import AdapterError
-from petiole.ledger import count
+from petiole.ledger import count, repeated
 from petiole.methods.base import Method, Plan
 from petiole.methods.registry import create
 from petiole.methods.test_time.base import TestTimeMethod
@@ -122,13 +122,14 @@ class ImageAdapter(Adapter):
         """Describe a trained model, with its golden outputs."""
         backbone = adapted.backbone
         place = str(weights) if weights else None
+        known = {**settings, **adapted.plan.settled}
         manifest = Manifest(
             kind=cls.kind,
             method=method,
-            settings={**settings, **adapted.plan.settled},
+            settings=known,
             classes=list(classes),
             backbone=ModelCard.of(backbone, weights=place, image_size=image_size),
-            ledger=count(backbone, adapted.plan),
+            ledger=repeated(count(backbone, adapted.plan), create(method, known)),
             details=details.model_dump(mode="json"),
             golden=golden_logits(adapted).tolist(),
         )

@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from petiole.backbones.base import IMAGES
 from petiole.data.dataset import Dataset
 from petiole.data.splits import write_split
 from petiole.engine.adapter import find, read_manifest
@@ -29,6 +30,7 @@ from petiole.engine.task import Scores, TaskRun, open_workspace
 from petiole.engine.trainer import Callbacks
 from petiole.files import write_tensors
 from petiole.layers.solved import SolvedHead
+from petiole.ledger import Ledger
 from petiole.methods.registry import create, settings_of
 from petiole.metrics.training_curve import remarks
 from petiole.tasks.classification import training
@@ -154,6 +156,17 @@ class ClassificationRun(TaskRun):
             self.selection = callbacks.selection
         self.calibration = calibrate(self, adapted)
         return seconds
+
+    def training_flops(
+        self, adapted: AdaptedClassifier, ledger: Ledger, callbacks: Callbacks
+    ) -> float | None:
+        plan = adapted.plan
+        # The ledger counts all layers, once an image, from the cut on.
+        live = self.workspace.features.cache is None and adapted.training_cut != (IMAGES,)
+        if plan.search or plan.adversary or live:
+            return None
+        images, steps = callbacks.samples, callbacks.steps
+        return images * ledger.flops_training + steps * ledger.flops_classes_training
 
     def evaluate(self, adapted: AdaptedClassifier, folder: Path) -> Scores:
         scored = self.scored

@@ -164,6 +164,7 @@ def _descend(
 
     def feed(step: int) -> tuple[Any, ...]:
         rows, views = drawn(step)
+        callbacks.samples += len(rows)
         where = rows.to(labels.device, non_blocking=True)
         batch = table.fetch(rows, views), labels[where], is_target[where]
         if step + 1 < recipe.steps:

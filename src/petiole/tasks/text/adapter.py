@@ -24,7 +24,7 @@ from petiole.engine.model_card import FrozenModel, ModelCard
 from petiole.engine.task import register
 from petiole.errors import AdapterError, ConfigError
 from petiole.layers.answer_head import AnswerHead
-from petiole.ledger import Ledger, count
+from petiole.ledger import Ledger, count, repeated
 from petiole.methods.registry import create
 from petiole.methods.registry import find as registered
 from petiole.methods.text import TextMethod, encoder_decoder_of
@@ -119,7 +119,7 @@ class TextAdapter(Adapter):
             settings=settings,
             tasks=list(tasks),
             backbone=ModelCard.of(model, vision_width=model.vision_width, **card),
-            ledger=_ledger(adapted),
+            ledger=repeated(_ledger(adapted), create(method, settings)),
             details=TextDetails(prefixes=prefixes, answers=answers).model_dump(),
             golden=golden_scores(adapted).tolist(),
         )

@@ -1,0 +1,57 @@
+"""How much of what a device can do is done: FLOPs a second beside those that a product of large matrices reaches there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+
+LONG = 5.0
+"""Seconds of training from which its utilisation is measured: less says more of the start than of the steps."""
+
+
+def utilisation(
+    flops: float | None, seconds: float, device: torch.device, precision: str
+) -> tuple[float | None, float | None]:
+    """FLOPs a second of a training, and their share of a matrix product at its precision (MFU).
+
+    Args:
+        flops: that it took; ``None`` where nobody knows.
+        seconds: that it took.
+        device: where it ran.
+        precision: fp32 or bf16.
+
+    Returns:
+        Nothing of a short training, or of one that was solved; no share where the device has no room for the product.
+    """
+    if not flops or seconds < LONG:
+        return None, None
+    rate = flops / seconds
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    try:
+        return rate, rate / product_rate(str(device), dtype)
+    except torch.OutOfMemoryError:  # a finished training must not be lost to it
+        return rate, None
+
+
+@cache
+def product_rate(device: str, dtype: torch.dtype) -> float:
+    """FLOPs a second of a product of two large square matrices, 2 n^3 each; measured once a process."""
+    side = 8192 if device.startswith("cuda") else 1024
+    one = torch.ones(side, side, dtype=dtype, device=device)
+    return 2 * side**3 / best_seconds(lambda: one @ one, device)
+
+
+def best_seconds(work: Callable[[], Any], device: str) -> float:
+    """The shortest of five times: the first of all is slower, the best is what other work leaves free."""
+    taken = []
+    for _ in range(5):
+        start = time.perf_counter()
+        work()
+        if device.startswith("cuda"):
+            torch.cuda.synchronize(device)
+        taken.append(time.perf_counter() - start)
+    return min(taken)

@@ -1,0 +1,115 @@
+"""What a training computed a second, counted by hand; nothing where nobody knows or it is short."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from petiole.engine import utilisation
+from petiole.engine.record import Costs, Record, read_record
+from petiole.engine.run import RunSpec, run
+from petiole.engine.task import TaskRun
+from petiole.engine.trainer import Callbacks, Trainer
+from petiole.tasks.classification.workspace import Classification, Subset
+
+WIDTH, CLASSES = 1280, 3
+PROBE = 2 * 2 * WIDTH * CLASSES
+"""FLOPs of one image in a linear probe's step: the product, and the gradient of its matrix."""
+SETTINGS = {"steps": 7, "batch_size": 5, "views": 0}
+
+Job = Callable[..., RunSpec]
+
+
+@pytest.fixture
+def job(bench: Classification, tmp_path: Path) -> Job:
+    def make(method: str = "linear-probe", task: Classification = bench, **more: Any) -> RunSpec:
+        return RunSpec(task, method, tmp_path / "run", more, Subset(3))
+
+    return make
+
+
+@pytest.fixture
+def product(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, torch.dtype]]:
+    """Every training counts as long, a product reaches 1 GFLOP/s; what it was asked for."""
+    asked = []
+
+    def rate(*of: Any) -> float:
+        asked.append(of)
+        return 1e9
+
+    monkeypatch.setattr(utilisation, "product_rate", rate)
+    monkeypatch.setattr(utilisation, "LONG", 0.0)
+    return asked
+
+
+def computed(costs: Costs) -> float:
+    assert costs.flops_per_second is not None
+    assert costs.utilisation == costs.flops_per_second / 1e9
+    return costs.flops_per_second * costs.train_seconds
+
+
+@pytest.mark.parametrize(("rule", "gradients"), [("plain", 1), ("sam", 2)])
+def test_the_flops_are_those_of_the_images_of_all_steps(
+    job: Job, product: list[Any], rule: str, gradients: int
+) -> None:
+    record = run(job(**SETTINGS, step_rule=rule))
+    assert record.ledger.flops_training == gradients * PROBE
+    images = 27 + 5  # a pass of 27 images ends in a batch of two
+    assert computed(record.costs) == pytest.approx(images * gradients * PROBE)
+    assert product == [("cpu", torch.float32)]
+
+
+def test_a_resumed_run_counts_what_it_did_itself(
+    job: Job, product: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = job(**SETTINGS)
+    with monkeypatch.context() as pressed, pytest.raises(KeyboardInterrupt):
+        pressed.setattr(Trainer, "_stops", lambda self, step, stopped: step == 3)
+        run(spec)
+    record = run(replace(spec, resume=True))
+    assert computed(record.costs) == pytest.approx((5 + 2 + 5) * PROBE)
+    assert len(product) == 1
+
+
+def test_a_short_training_and_a_solved_head_measure_nothing(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(utilisation, "product_rate", None)
+    for spec in (job(**SETTINGS), replace(job("ridge"), folder=job().folder / "solved")):
+        record = run(spec)
+        costs = record.costs
+        assert (costs.flops_per_second, costs.utilisation) == (None, None)
+        older = record.model_dump(mode="json")
+        del older["costs"]["flops_per_second"], older["costs"]["utilisation"]
+        assert Record.model_validate(older) == record == read_record(spec.folder)
+        monkeypatch.setattr(utilisation, "LONG", 0.0)
+
+
+def test_a_device_without_room_for_the_product_costs_no_record(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: object) -> float:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(utilisation, "product_rate", full)
+    cpu = torch.device("cpu")
+    assert utilisation.utilisation(12.0, 6.0, cpu, "bf16") == (2.0, None)
+    assert utilisation.utilisation(None, 6.0, cpu, "bf16") == (None, None)
+
+
+def test_what_the_ledger_does_not_know_is_not_said(bench: Classification, job: Job) -> None:
+    def flops(spec: RunSpec) -> float | None:
+        prepared: TaskRun = spec.task.open().prepare(spec)
+        adapted = prepared.build()
+        ledger = known.model_copy(update={"flops_training": 11, "flops_classes_training": 7})
+        return prepared.training_flops(adapted, ledger, Callbacks(steps=3, samples=5))
+
+    known = run(job(**SETTINGS)).ledger
+    assert flops(job()) == 5 * 11 + 3 * 7
+    assert flops(job(task=replace(bench, cache=None))) is None  # each step runs the frozen half
+    assert flops(job("full", replace(bench, cache=None))) == 5 * 11 + 3 * 7  # which has none
