@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 import torch
 
+from petiole.backbones.base import IMAGES
 from petiole.engine import utilisation
-from petiole.engine.record import Costs, Record, read_record
+from petiole.engine.record import RECORD, Costs, read_record
 from petiole.engine.run import RunSpec, run
-from petiole.engine.task import TaskRun
+from petiole.engine.task import open_workspace
 from petiole.engine.trainer import Callbacks, Trainer
+from petiole.files import write_sealed
+from petiole.ledger import Ledger
 from petiole.tasks.classification.workspace import Classification, Subset
 
 WIDTH, CLASSES = 1280, 3
@@ -68,9 +71,10 @@ def test_a_resumed_run_counts_what_it_did_itself(
     job: Job, product: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = job(**SETTINGS)
-    with monkeypatch.context() as pressed, pytest.raises(KeyboardInterrupt):
-        pressed.setattr(Trainer, "_stops", lambda self, step, stopped: step == 3)
-        run(spec)
+    with monkeypatch.context() as pressed:
+        pressed.setattr(Trainer, "_stops", lambda _, step, __: step == 3)
+        with pytest.raises(KeyboardInterrupt):
+            run(spec)
     record = run(replace(spec, resume=True))
     assert computed(record.costs) == pytest.approx((5 + 2 + 5) * PROBE)
     assert len(product) == 1
@@ -86,7 +90,8 @@ def test_a_short_training_and_a_solved_head_measure_nothing(
         assert (costs.flops_per_second, costs.utilisation) == (None, None)
         older = record.model_dump(mode="json")
         del older["costs"]["flops_per_second"], older["costs"]["utilisation"]
-        assert Record.model_validate(older) == record == read_record(spec.folder)
+        write_sealed(spec.folder / RECORD, older)
+        assert read_record(spec.folder).costs == costs
         monkeypatch.setattr(utilisation, "LONG", 0.0)
 
 
@@ -103,13 +108,21 @@ def test_a_device_without_room_for_the_product_costs_no_record(
 
 
 def test_what_the_ledger_does_not_know_is_not_said(bench: Classification, job: Job) -> None:
-    def flops(spec: RunSpec) -> float | None:
-        prepared: TaskRun = spec.task.open().prepare(spec)
-        adapted = prepared.build()
-        ledger = known.model_copy(update={"flops_training": 11, "flops_classes_training": 7})
+    ledger = Ledger.model_construct(flops_training=11, flops_classes_training=7)
+    prepared = open_workspace(bench).prepare(job())
+    adapted = prepared.build()
+
+    def flops() -> float | None:
         return prepared.training_flops(adapted, ledger, Callbacks(steps=3, samples=5))
 
-    known = run(job(**SETTINGS)).ledger
-    assert flops(job()) == 5 * 11 + 3 * 7
-    assert flops(job(task=replace(bench, cache=None))) is None  # each step runs the frozen half
-    assert flops(job("full", replace(bench, cache=None))) == 5 * 11 + 3 * 7  # which has none
+    assert flops() == 5 * 11 + 3 * 7
+    plan = adapted.plan
+    for part in ("search", "adversary"):  # paths without some of the layers; passes of its own
+        adapted.plan = replace(plan, **{part: object()})
+        assert flops() is None
+    adapted.plan = plan
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prepared.workspace.features, "cache", None)
+        assert flops() is None  # each step runs the frozen half
+        adapted.training_cut = (IMAGES,)
+        assert flops() == 5 * 11 + 3 * 7  # there is none

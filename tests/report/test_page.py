@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import json
 import re
 import shutil
 from html.parser import HTMLParser
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from petiole.errors import RunError
+from petiole.files import write_sealed
 from petiole.report.page import write_page
 from petiole.report.tables import legend, sentence, summarise
 
@@ -203,6 +205,20 @@ def test_a_single_run(build, source: bool) -> None:
     assert "123,777" in text
     assert "Results" not in text
     assert ("There is no source domain to compare with." in text) == (not source)
+
+
+@pytest.mark.parametrize(
+    ("rate", "share", "said"),
+    [(None, None, ""), (4.2e10, None, ", 42.0 GFLOP/s"), (4.2e10, 0.31, ", 42.0 GFLOP/s, 31 % of a matrix product (MFU)")],
+)  # fmt: skip
+def test_what_a_training_computed_a_second(build, rate, share, said) -> None:
+    file = build.run(build.root / "run", np.ones(60, dtype=bool)) / "record.json"
+    record = json.loads(file.read_text())
+    record["costs"] |= {"flops_per_second": rate, "utilisation": share}
+    write_sealed(file, record)
+    assert f"<dd>of training{said}</dd>" in write_page(file.parent).read_text().replace(
+        "\u00a0", " "
+    )
 
 
 def test_a_perfect_run_has_no_mistakes_to_show(build) -> None:

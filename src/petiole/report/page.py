@@ -176,7 +176,7 @@ def _rate(run: Run) -> str:
         return ""
     said = f", {amount(costs.flops_per_second, 'FLOP/s')}"
     if costs.utilisation is not None:
-        said += f", {percent(100 * costs.utilisation)} % of a matrix product (MFU)"
+        said += f", {100 * costs.utilisation:.0f} % of a matrix product (MFU)"
     return said
 
 
