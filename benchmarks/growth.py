@@ -77,7 +77,9 @@ def compared(counts: list[int]) -> Line:
             terms = {"shots": 5, "split_seeds": count, "cache_dir": root / "cache", "quiet": True}
             terms |= {"backbone": "petiole/tiny-clip", "methods": ["averaged-ridge"]}
             out = root / f"{len(list(root.iterdir()))}"
-            found[count] = seconds(lambda terms=terms, out=out: petiole.compare(data, out=out, **terms))
+            found[count] = seconds(
+                lambda terms=terms, out=out: petiole.compare(data, out=out, **terms)
+            )
     return found
 
 
@@ -88,14 +90,16 @@ def slope(line: Line) -> float:
 
 
 def draw(panels: dict[str, dict[str, Line]], out: Path) -> None:
-    """All panels side by side, both axes logarithmic."""
+    """All panels side by side, all axes logarithmic, seconds to one scale."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 3.2), layout="constrained")
-    for axes, (title, lines) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
+    places = figure.subplots(1, len(panels), sharey=True)
+    places[0].set_ylabel("CPU seconds")
+    for axes, (title, lines) in zip(places, panels.items(), strict=True):
         for name, line in lines.items():
             axes.loglog(list(line), list(line.values()), marker="o", label=name)
-        axes.set(xlabel=title, ylabel="CPU seconds")
+        axes.set_xlabel(title)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
     figure.savefig(out, format="svg", metadata={"Date": None})
@@ -119,7 +123,7 @@ def main() -> None:
             m: {c: solving(backbone, m, 16 * c, c, repeats) for c in chosen.classes} for m in HEADS
         },
         "adapters": {"LoRA, mixed batch": pooled(backbone, chosen.adapters, repeats)},
-        "draws": {"compare, six rows": compared(chosen.draws)},
+        "draws": {"compare": compared(chosen.draws)},
     }
     for title, lines in panels.items():
         for name, line in lines.items():
