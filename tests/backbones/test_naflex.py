@@ -160,7 +160,7 @@ def test_a_naflexvit_is_timms(options: dict[str, Any]) -> None:
     with torch.no_grad():
         want = module(inputs)
         torch.testing.assert_close(backbone(images), want, rtol=1e-5, atol=1e-5)
-    assert len([role for role in backbone.sites if role.startswith("block.1.")]) == 11
+    assert len([role for role in backbone.sites if role.startswith("block.1.")]) == 15
     assert not backbone.takes_tokens
     from_every_cut(backbone, images, want)
 

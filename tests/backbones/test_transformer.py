@@ -109,16 +109,17 @@ def naive_block(module: Any, index: int, x: Tensor) -> dict[str, Tensor]:
     for h in range(tiny.HEADS):
         q, k, v = (out[f"attn.{n}"][..., h * dh : (h + 1) * dh] for n in "qkv")
         heads.append(torch.softmax(q @ k.transpose(1, 2) / math.sqrt(dh), -1) @ v)
-    mixed = linear(torch.cat(heads, -1), w["attn.proj.weight"], w["attn.proj.bias"])
-    out["attn.out"] = mixed * w.get("ls1.gamma", 1.0)
+    out["attn.context"] = torch.cat(heads, -1)
+    out["attn.proj"] = linear(out["attn.context"], w["attn.proj.weight"], w["attn.proj.bias"])
+    out["attn.out"] = out["attn.proj"] * w.get("ls1.gamma", 1.0)
     out["mid"] = x + out["attn.out"]
     out["mlp.in"] = layer_norm(
         out["mid"], (d,), w["norm2.weight"], w["norm2.bias"], block.norm2.eps
     )
     out["mlp.hidden"] = linear(out["mlp.in"], w["mlp.fc1.weight"], w["mlp.fc1.bias"])
-    out["mlp.out"] = linear(
-        gelu(out["mlp.hidden"]), w["mlp.fc2.weight"], w["mlp.fc2.bias"]
-    ) * w.get("ls2.gamma", 1.0)
+    out["mlp.act"] = gelu(out["mlp.hidden"])
+    out["mlp.narrow"] = linear(out["mlp.act"], w["mlp.fc2.weight"], w["mlp.fc2.bias"])
+    out["mlp.out"] = out["mlp.narrow"] * w.get("ls2.gamma", 1.0)
     out["out"] = out["mid"] + out["mlp.out"]
     return out
 
@@ -150,8 +151,10 @@ def test_hugging_face_roles_hold_what_they_say(tmp_path: Path) -> None:
         for name in "qkv":
             projection = getattr(layer.attention, f"{name}_proj")
             close(got[f"block.{i}.attn.{name}"], projection(at["attn.in"]))
+        close(got[f"block.{i}.attn.proj"], layer.attention.o_proj(got[f"block.{i}.attn.context"]))
         close(at["mid"], at["in"] + got[f"block.{i}.attn.out"])
         close(at["mlp.in"], layer.norm2(at["mid"]))
+        close(got[f"block.{i}.mlp.narrow"], layer.mlp.fc2(got[f"block.{i}.mlp.act"]))
         close(at["out"], at["mid"] + got[f"block.{i}.mlp.out"])
         if i:
             assert torch.equal(at["in"], got[f"block.{i - 1}.out"])

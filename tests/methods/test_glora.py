@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from petiole.backbones.base import IMAGES
 from petiole.engine.trainer import Callbacks
 from petiole.errors import ConfigError
 from petiole.files import read_lines
@@ -64,7 +65,7 @@ def test_the_adapter_states_its_paths_and_the_ledger_counts_them(tmp_path: Path)
     manifest = case.saved.manifest
     paths = manifest.settings["paths"].split(",")
     widths = [a.layer._frozen[0].shape for a in case.trained.plan.attach]
-    assert len(paths) == len(widths) == 3
+    assert len(paths) == len(widths) == 5
     size = 0
     for path, (out, width) in zip(paths, widths, strict=True):
         a, b, c, d, e = path.split("-")
@@ -79,14 +80,54 @@ def test_the_adapter_states_its_paths_and_the_ledger_counts_them(tmp_path: Path)
 def test_a_path_for_each_layer_or_one_for_all() -> None:
     backbone = tiny.plain()
     one = "vector-none-none-none-none"
-    plan = create("glora", {"paths": f"{one},none-{one[7:]},{one}", "blocks": "last:1"}).plan(
-        backbone, 3
-    )
+    plan = create(
+        "glora",
+        {"paths": f"{one},none-{one[7:]},{one}", "targets": "k,proj,narrow", "blocks": "last:1"},
+    ).plan(backbone, 3)
     assert [a.layer.path[:4] for a in plan.attach] == ["vect", "none", "vect"]
-    with pytest.raises(ConfigError, match=r"paths has 2 paths, and .* has 3 layers"):
+    with pytest.raises(ConfigError, match=r"paths has 2 paths, and .* has 5 layers"):
         create("glora", {"paths": f"{one},{one}", "blocks": "last:1"}).plan(backbone, 3)
     with pytest.raises(ConfigError, match="kind of D in GLoRA"):
         create("glora", {"paths": "none-none-none-lora-none"}).plan(backbone, 3)
+
+
+LAYERS = {
+    "vit": ("blocks.{}.", ("attn.qkv",) * 3 + ("attn.proj", "mlp.fc1", "mlp.fc2")),
+    "dinov2": (
+        "encoder.layer.{}.",
+        (*(f"attention.{x}_proj" for x in "qkvo"), "mlp.fc1", "mlp.fc2"),
+    ),
+    "clip": (
+        "vision_model.encoder.layers.{}.",
+        (*(f"self_attn.{x}_proj" for x in ("q", "k", "v", "out")), "mlp.fc1", "mlp.fc2"),
+    ),
+}
+"""Where q, k, v, proj, hidden and narrow lie in a library's module."""
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_each_target_is_a_change_of_one_layer_s_weight_and_bias(name: str, tmp_path: Path) -> None:
+    backbone = tiny.build(name, tmp_path)
+    method = create("glora", {"targets": "q,k,v,proj,hidden,narrow", "blocks": "last:2"})
+    with tiny.seeded(0):
+        adapted = AdaptedClassifier(backbone, method.plan(backbone, 3))
+        tiny.shaken(adapted)
+    images, own = tiny.images(backbone), backbone.module.state_dict()
+    with torch.no_grad():
+        want = adapted.eval()({IMAGES: images}).logits
+        for number, attach in enumerate(adapted.plan.attach):
+            block, target = divmod(number, 6)
+            prefix, layers = LAYERS[name]
+            at = prefix.format(backbone.depth - 2 + block) + layers[target]
+            weight, bias = own[f"{at}.weight"], own[f"{at}.bias"]
+            rows = slice(None)
+            if name == "vit" and target < 3:
+                rows = slice(target * backbone.width, (target + 1) * backbone.width)
+            update, shift = attach.layer.update, attach.layer.shift
+            weight[rows] += update
+            bias[rows] += shift
+        vector = backbone.upper({IMAGES: images}, (backbone.vector,))[backbone.vector]
+    torch.testing.assert_close(adapted.head(vector), want)
 
 
 def test_several_processes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,4 +93,6 @@ def _branches(layer: Any, width: int) -> Branches:
         mlp=layer.intermediate,
         hidden=layer.intermediate.dense,
         mlp_out=layer.output.dense,
+        proj=layer.attention.output.dense,
+        narrow=layer.output.dense,
     )

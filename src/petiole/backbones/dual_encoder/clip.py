@@ -144,6 +144,8 @@ def branches(layer: Any, width: int) -> Branches:
         mlp=layer.mlp,
         hidden=layer.mlp.fc1,
         mlp_out=layer.mlp.fc2,
+        proj=a.out_proj,
+        narrow=layer.mlp.fc2,
     )
 
 

@@ -62,6 +62,8 @@ def wrap(name: str, module: Dinov2Model, preprocessing: Preprocessing) -> Transf
                 mlp=layer.mlp,
                 hidden=getattr(layer.mlp, "fc1", None),
                 mlp_out=layer.layer_scale2,
+                proj=a.o_proj,
+                narrow=getattr(layer.mlp, "fc2", None) or getattr(layer.mlp, "down_proj", None),
             )
         )
     parts = Parts(

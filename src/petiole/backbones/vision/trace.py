@@ -20,6 +20,8 @@ from petiole.errors import BackboneError
 Run = Callable[[Any, Tensor], tuple[Tensor, Tensor]]
 """Module and images (B, 3, H, W) -> last features, tokens (B, N, d) or a map, and the image vector (B, d)."""
 BATCH = 2
+ANY = "any block"
+"""In the table, what each class of block may have."""
 Side = Literal["in", "out"]
 
 
@@ -241,7 +243,8 @@ def _places(shape: nn.Module, blocks: list[str], calls: dict[str, _Call]) -> dic
     """Every role that the pass calls, in the order in which it does."""
     timed: list[tuple[int, str, Place]] = []
     for i, block in enumerate(blocks):
-        roles = {"in": [" in"], **table()[kind_of(shape.get_submodule(block))], "out": [" out"]}
+        own = table()[kind_of(shape.get_submodule(block))]
+        roles = {"in": [" in"], **table()[ANY], **own, "out": [" out"]}
         for role, candidates in roles.items():
             for text in candidates:
                 if (found := _place(block, text, calls)) is not None:

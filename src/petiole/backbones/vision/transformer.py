@@ -35,6 +35,8 @@ class Branches:
         mlp: its input is the normalised stream.
         hidden: the MLP's widening projection, before the activation; ``None`` where it is gated.
         mlp_out: as ``attn_out``.
+        proj: the attention's output projection, where its module is called.
+        narrow: the MLP's narrowing projection, likewise.
     """
 
     block: nn.Module
@@ -47,6 +49,8 @@ class Branches:
     mlp: nn.Module
     hidden: nn.Linear | None
     mlp_out: nn.Module
+    proj: nn.Linear | None = None
+    narrow: nn.Linear | None = None
 
 
 @dataclass(frozen=True)
@@ -203,15 +207,29 @@ def block_sites(blocks: Sequence[Branches], width: int, prefix: str = "") -> dic
             f"{at}.attn.q": b.q,
             f"{at}.attn.k": b.k,
             f"{at}.attn.v": b.v,
+            **_linear(b.proj, f"{at}.attn.context", f"{at}.attn.proj"),
             f"{at}.attn.out": Site(b.attn_out, "out", width),
             f"{at}.mid": Site(b.norm2, "in", width, rejoin=b.mlp_out),
             f"{at}.mlp.in": Site(b.mlp, "in", width),
         }
         if b.hidden is not None:
             table[f"{at}.mlp.hidden"] = Site(b.hidden, "out", b.hidden.out_features)
-        table[f"{at}.mlp.out"] = Site(b.mlp_out, "out", width)
-        table[f"{at}.out"] = Site(b.block, "out", width)
+        table |= {
+            **_linear(b.narrow, f"{at}.mlp.act", f"{at}.mlp.narrow"),
+            f"{at}.mlp.out": Site(b.mlp_out, "out", width),
+            f"{at}.out": Site(b.block, "out", width),
+        }
     return table
+
+
+def _linear(layer: nn.Linear | None, reads: str, gives: str) -> dict[str, Site]:
+    """What a linear layer reads and gives, where there is one."""
+    if layer is None:
+        return {}
+    return {
+        reads: Site(layer, "in", layer.in_features),
+        gives: Site(layer, "out", layer.out_features),
+    }
 
 
 def whole_patches(name: str, size: int, patch: int) -> int:

@@ -88,7 +88,19 @@ def _branches(block: nn.Module) -> Branches:
     q, k, v = (Site(attn.qkv, "out", size, slice(i * size, (i + 1) * size)) for i in range(3))
     part = block.get_submodule
     hidden = block.mlp.fc1 if isinstance(block.mlp, Mlp) else None
+    narrow = getattr(block.mlp, "fc2", None)
     reads = Site(attn, "in", attn.qkv.in_features)
     return Branches(
-        block, reads, q, k, v, part("ls1"), part("norm2"), part("mlp"), hidden, part("ls2")
+        block,
+        reads,
+        q,
+        k,
+        v,
+        part("ls1"),
+        part("norm2"),
+        part("mlp"),
+        hidden,
+        part("ls2"),
+        attn.proj,
+        narrow,
     )

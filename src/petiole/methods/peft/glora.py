@@ -6,9 +6,8 @@
 every forward, then searches over paths on images held back from the training images (``held_back``), and keeps the best.
 The authors' code searches on the test images. All of it merges into W and b.
 
-Published on all four linear layers of a block. Here on q, v and the MLP's widening layer, because no role carries what the
-other two read, and k on request: without rotary positions, what shifts all keys alike changes no attention, so its C, D and E are
-never trained.
+Published on all four linear layers of a block; k only on request, because without rotary positions what shifts all keys alike changes
+no attention, so its C, D and E are never trained.
 """
 
 from __future__ import annotations
@@ -31,8 +30,15 @@ from petiole.methods.peft.lora import rows_of
 from petiole.methods.recipe import AS_MANY_STEPS, INSIDE_BLOCKS
 from petiole.methods.registry import register
 
-READS = {"q": "attn.in", "k": "attn.in", "v": "attn.in", "hidden": "mlp.in"}
-ROLES = {"q": "attn.q", "k": "attn.k", "v": "attn.v", "hidden": "mlp.hidden"}
+LAYERS = {
+    "q": ("attn.q", "attn.in"),
+    "k": ("attn.k", "attn.in"),
+    "v": ("attn.v", "attn.in"),
+    "proj": ("attn.proj", "attn.context"),
+    "hidden": ("mlp.hidden", "mlp.in"),
+    "narrow": ("mlp.narrow", "mlp.act"),
+}
+"""Target -> the role that a layer gives, and the one that it reads."""
 
 
 @register("glora", "GLoRA with a fixed path", paper=AS_MANY_STEPS, **INSIDE_BLOCKS)
@@ -43,7 +49,8 @@ class FixedGLoRA(Method):
     Attributes:
         rank: r.
         paths: kinds of A, B, C, D and E; one path for all layers, or one for each, comma separated.
-        targets: which of q, k, v, hidden, comma separated; a gated MLP has no hidden.
+        targets: which of q, k, v, proj, hidden, narrow, comma separated; of the last three those that the blocks have (a gated
+            MLP has no hidden).
         blocks: all | every:k | first:k | last:k | 0,3,7.
     """
 
@@ -51,7 +58,7 @@ class FixedGLoRA(Method):
 
     rank: int = 4
     paths: str = LARGEST
-    targets: str = "q,v,hidden"
+    targets: str = "q,v,proj,hidden,narrow"
     blocks: str = "all"
 
     def plan(self, backbone: Backbone, classes: int) -> Plan:
@@ -74,11 +81,11 @@ class FixedGLoRA(Method):
         """(role, the role that it reads) of every layer."""
         for i in select(self.blocks, backbone):
             for name in (part.strip() for part in self.targets.split(",")):
-                if name not in ROLES:
-                    raise unknown("GLoRA target", name, ROLES)
-                role = f"block.{i}.{ROLES[name]}"
-                if name != "hidden" or role in backbone.sites:
-                    yield role, f"block.{i}.{READS[name]}"
+                if name not in LAYERS:
+                    raise unknown("GLoRA target", name, LAYERS)
+                role, reads = (f"block.{i}.{part}" for part in LAYERS[name])
+                if name in "qkv" or role in backbone.sites:
+                    yield role, reads
 
     def _layers(self, backbone: Backbone, roles: list[tuple[str, str]]) -> list[GLoRA]:
         paths = [path.strip() for path in self.paths.split(",")]
