@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from petiole.report import plots
+from petiole.report.page_photos import by_class
+from petiole.report.table import NOTHING
 from petiole.report.tables import summarise
 
 
@@ -54,6 +56,20 @@ def test_a_confusion_matrix_shares_out_each_true_class() -> None:
     figure = plots.confusion_matrix(counts, ["a", "b", "c"])
     texts = {t.get_position(): t.get_text() for t in figure.axes[0].texts}  # column, row
     assert texts == {(0, 0): "75", (1, 0): "25", (0, 1): "25", (1, 1): "25", (2, 1): "50"}
+    [cells] = figure.axes[0].collections
+    assert [round(c[3], 3) for c in cells.get_facecolor()] == [
+        round(0.08 + 0.82 * share, 3) for share in (0.75, 0.25, 0.25, 0.25, 0.5)
+    ]
+
+
+def test_classes_by_recall_precision_and_what_they_are_taken_for() -> None:
+    counts = np.array([[6, 2, 0], [4, 6, 10], [0, 0, 0]])
+    table = by_class(counts, ["a", "b", "c"], runs=2)
+    cells = [[column.text(k) for column in table.columns] for k in range(3)]
+    assert [row[1] for row in cells] == ["4", "10", "0"]
+    assert [row[2] for row in cells] == ["75.0", "30.0", NOTHING]
+    assert [row[3] for row in cells] == ["60.0", "75.0", "0.0"]
+    assert [row[4] for row in cells] == ["b (25.0 %)", "c (50.0 %)", NOTHING]
 
 
 def test_labels_are_text_and_never_mathematics(summary) -> None:
