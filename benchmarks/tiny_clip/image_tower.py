@@ -51,7 +51,7 @@ class Attributes(nn.Module):
 
 
 def main() -> None:
-    chosen = options(__doc__, steps=2000, batch=128, lr=1e-3).parse_args()
+    chosen = options(__doc__, steps=1600, batch=128, lr=1e-3).parse_args()
 
     def batch(step: int) -> tuple[Tensor, Tensor]:
         rng = np.random.default_rng([chosen.seed, 2, step])

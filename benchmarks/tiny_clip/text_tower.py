@@ -10,7 +10,6 @@ never appear.
 
 from __future__ import annotations
 
-import argparse
 import math
 from pathlib import Path
 from typing import Any
@@ -34,32 +33,26 @@ PART = 200
 
 
 @torch.no_grad()
-def corpus(
-    vision: Any, pictures: int, seed: int, kept: Path
-) -> tuple[Tensor, list[Scene], list[str]]:
-    """Pooled vectors (N, 128), scenes and captions; the vectors are kept in a file."""
-    rngs = [np.random.default_rng([seed, 3, i]) for i in range(pictures)]
-    scenes = [draw_scene(rng, KINDS, SEEN) for rng in rngs]
-    texts = [alt_text(s, rng) for s, rng in zip(scenes, rngs, strict=True)]
-    if kept.exists():
-        return read_safetensors(kept)["vectors"], scenes, texts
-    vectors = []
+def corpus(vision: Any, pictures: int, seed: int) -> tuple[Tensor, list[Scene], list[str]]:
+    """Pooled vectors (N, 128), scenes and captions."""
+    vectors, scenes, texts = [], [], []
     for first in track(range(0, pictures, PART), "pictures"):
-        part = slice(first, first + PART)
-        drawn = [
-            np.asarray(render(s, int(rng.integers(2**31))))
-            for s, rng in zip(scenes[part], rngs[part], strict=True)
-        ]
+        drawn = []
+        for i in range(first, min(first + PART, pictures)):
+            rng = np.random.default_rng([seed, 3, i])
+            scenes.append(draw_scene(rng, KINDS, SEEN))
+            texts.append(alt_text(scenes[-1], rng))
+            drawn.append(np.asarray(render(scenes[-1], int(rng.integers(2**31)))))
         x = torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2).float() / 127.5 - 1
         vectors.append(vision(x).pooler_output)
-    write_tensors(kept, {"vectors": torch.cat(vectors)}, {})
     return torch.cat(vectors), scenes, texts
 
 
 def main() -> None:
     parser = options(__doc__, steps=2000, batch=256, lr=1e-3)
     parser.add_argument("--tower", type=Path, required=True, help="as image_tower.py wrote it")
-    parser.add_argument("--pictures", type=int, default=50_000)
+    parser.add_argument("--pictures", type=int, default=40_000)
+    parser.set_defaults(workers=0)  # nothing is drawn while it trains
     chosen = parser.parse_args()
     from transformers import CLIPModel
 
@@ -69,9 +62,7 @@ def main() -> None:
     load_strictly(model.vision_model, tower, str(chosen.tower))
     model.vision_model.requires_grad_(False)
     torch.nn.init.constant_(model.logit_scale, math.log(100)).requires_grad_(False)
-    chosen.out.mkdir(parents=True, exist_ok=True)
-    kept = chosen.out / "vectors.safetensors"
-    vectors, scenes, texts = corpus(model.vision_model.eval(), chosen.pictures, chosen.seed, kept)
+    vectors, scenes, texts = corpus(model.vision_model.eval(), chosen.pictures, chosen.seed)
     words = SpeciesWords()
     ids = [[words.start, *words(text), words.end] for text in texts]
 
@@ -83,7 +74,7 @@ def main() -> None:
     def loss_of(image: Tensor, read: Tensor, same: Tensor) -> Tensor:
         return contrastive(model, model.visual_projection(image), read, same)
 
-    train(model.train(), batch, loss_of, argparse.Namespace(**{**vars(chosen), "workers": 0}))
+    train(model.train(), batch, loss_of, chosen)
     half = {name: value.half() for name, value in model.state_dict().items()}
     write_tensors(chosen.out / "tiny_lit.safetensors", half, {"training": request(chosen)})
 

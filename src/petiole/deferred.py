@@ -1,6 +1,6 @@
 """torch's compiler, imported when something is compiled and not before.
 
-Without this, a command with a timm backbone imports the whole compiler, with triton and sympy, for a quarter of the processor
+Without this, a command with a timm backbone imports the whole compiler, with triton and sympy, for a fifth of the processor
 time of ``petiole predict`` on one image, although nothing is compiled: ``torchvision.ops.roi_align`` takes a function from
 ``torch._dynamo.utils``, ``timm.models.naflexvit`` marks methods with ``torch.compiler.disable``, and so does torch itself with what
 runs on a meta device. Figures: docs/benchmarks.md, "Start-up".

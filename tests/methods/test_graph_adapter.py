@@ -6,28 +6,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from petiole.methods.prompt_learning.graph_adapter import KINDS, GraphHead
-from petiole.methods.registry import create
-from petiole.tasks.classification.model import AdaptedClassifier
-from petiole.testing import dual_encoder as clips
-from petiole.testing.random_weights import seeded
-
-NAMES = ("ash", "birch", "cedar")
-
-
-def head_of(method: str, **settings: object) -> tuple[AdaptedClassifier, GraphHead]:
-    towers = clips.towers()
-    with seeded(0):
-        adapted = AdaptedClassifier(towers, create(method, settings).plan(towers, len(NAMES)))
-    adapted.name(NAMES)
-    adapted.eval()
-    return adapted, adapted.head
+from builders.prompts import adapted as on_clip
+from petiole.methods.prompt_learning.graph_adapter import KINDS
 
 
 @torch.no_grad()
 def test_it_starts_as_zero_shot_and_then_follows_its_equation() -> None:
-    _, plain = head_of("zero-shot")
-    adapted, head = head_of("graph-adapter", rank=2, temperature=0.5)
+    plain = on_clip("zero-shot").head
+    adapted = on_clip("graph-adapter", rank=2, temperature=0.5)
+    head = adapted.head
     torch.testing.assert_close(head.embeddings(), plain.embeddings())
     images, labels = torch.randn(6, head.width), torch.tensor([0, 0, 2, 2, 2, 0])
     adapted.plan.start(images, labels, torch.ones(6, dtype=torch.bool))
@@ -37,7 +24,7 @@ def test_it_starts_as_zero_shot_and_then_follows_its_equation() -> None:
     assert not head.visual[1].any()
     for part in head.messages.values():
         nn.init.normal_(part.b)
-    _, opposite = head_of("zero-shot", templates=("a photo of no {}.",))
+    opposite = on_clip("zero-shot", templates=("a photo of no {}.",)).head
     texts = plain.embeddings()
     nodes = dict(zip(KINDS, (texts, opposite.embeddings(), head.visual), strict=True))
     for c, got in enumerate(head.embeddings()):
@@ -51,7 +38,8 @@ def test_it_starts_as_zero_shot_and_then_follows_its_equation() -> None:
 
 @torch.no_grad()
 def test_other_names_read_the_same_images() -> None:
-    adapted, head = head_of("graph-adapter", rank=2)
+    adapted = on_clip("graph-adapter", rank=2)
+    head = adapted.head
     for part in head.messages.values():
         nn.init.normal_(part.b)
     adapted.plan.start(torch.randn(3, head.width), torch.arange(3), torch.ones(3))

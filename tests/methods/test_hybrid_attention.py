@@ -6,27 +6,15 @@ import torch
 from torch import nn
 from torch.nn.functional import normalize
 
-from petiole.methods.registry import create
-from petiole.tasks.classification.model import AdaptedClassifier
-from petiole.testing import dual_encoder as clips
-from petiole.testing.random_weights import seeded
-
-NAMES = ("ash", "birch", "cedar")
-
-
-def adapted_by(method: str, **settings: object) -> AdaptedClassifier:
-    towers = clips.towers()
-    with seeded(0):
-        adapted = AdaptedClassifier(towers, create(method, settings).plan(towers, len(NAMES)))
-    adapted.name(NAMES)
-    return adapted.eval()
+from builders.prompts import TREES
+from builders.prompts import adapted as on_clip
 
 
 @torch.no_grad()
 def test_it_starts_as_zero_shot_and_then_follows_its_equation() -> None:
     plain, adapted = (
-        adapted_by("zero-shot"),
-        adapted_by("hybrid-attention", rank=2, temperature=0.5),
+        on_clip("zero-shot"),
+        on_clip("hybrid-attention", rank=2, temperature=0.5),
     )
     images = torch.randn(4, 3, *adapted.backbone.preprocessing.size)
     state = adapted.backbone.lower(images, adapted.plan.reads)
@@ -46,7 +34,7 @@ def test_it_starts_as_zero_shot_and_then_follows_its_equation() -> None:
 
 @torch.no_grad()
 def test_other_names_are_attended_to_alike() -> None:
-    adapted = adapted_by("hybrid-attention", rank=2)
+    adapted = on_clip("hybrid-attention", rank=2)
     nn.init.normal_(adapted.plan.head.cross.b)
     vectors = normalize(torch.randn(2, adapted.plan.head.width), dim=-1)
     before = adapted.plan.head(vectors)
@@ -55,5 +43,5 @@ def test_other_names_are_attended_to_alike() -> None:
     assert after.shape == (2, 2)
     # A logit depends on the other texts, through the shares.
     assert not torch.allclose(after[:, 0], before[:, 2])
-    adapted.name(NAMES)
+    adapted.name(TREES)
     torch.testing.assert_close(adapted.plan.head(vectors), before)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
+from builders.prompts import adapted as on_clip
 from petiole.backbones.base import IMAGES
 from petiole.errors import ConfigError
 from petiole.methods.prompt_learning.templates import SIXTY
@@ -21,14 +23,7 @@ from petiole.testing import dual_encoder as clips
 NAMES = ("ash", "weeping willow", "red_oak")
 
 
-def adapted(
-    name: str, seed: int = 0, names: Sequence[str] = NAMES, **settings: object
-) -> AdaptedClassifier:
-    towers = clips.towers()
-    with tiny.seeded(seed):
-        built = AdaptedClassifier(towers, create(name, settings).plan(towers, len(names)))
-    built.name(names)
-    return built.eval()
+adapted = partial(on_clip, names=NAMES)
 
 
 def shaken(built: AdaptedClassifier) -> AdaptedClassifier:

@@ -6,23 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from builders.prompts import adapted as on_clip
 from petiole.errors import ConfigError
 from petiole.layers.rows import ResidualContext
 from petiole.ledger import ledger
 from petiole.methods.registry import create
 from petiole.tasks.classification.model import AdaptedClassifier
 from petiole.testing import dual_encoder as clips
-from petiole.testing.random_weights import seeded
-
-NAMES = ("ash", "birch", "cedar")
-
-
-def built(method: str, **settings: object) -> AdaptedClassifier:
-    towers = clips.towers()
-    with seeded(0):
-        adapted = AdaptedClassifier(towers, create(method, settings).plan(towers, len(NAMES)))
-    adapted.name(NAMES)
-    return adapted.eval()
 
 
 @torch.no_grad()
@@ -46,9 +36,9 @@ def test_contexts_are_the_equation_s() -> None:
 
 
 def test_it_starts_as_coop_and_a_name_reads_its_own_set_s_residual() -> None:
-    adapted = built("residual-prompts", sets="ash, oak; birch")
+    adapted = on_clip("residual-prompts", sets="ash, oak; birch")
     start = vectors(adapted)
-    assert torch.equal(start, vectors(built("coop")))
+    assert torch.equal(start, vectors(on_clip("coop")))
     nn.init.normal_(adapted.plan.attach[0].layer.up[1])
     moved = (vectors(adapted) != start).any(1)
     assert moved.tolist() == [False, True, False]  # cedar is of no set and reads the shared context
@@ -56,7 +46,7 @@ def test_it_starts_as_coop_and_a_name_reads_its_own_set_s_residual() -> None:
     adapted.name(
         ("oak", "elm")
     )  # names that were not trained on: one of the first set, one of none
-    shared = built("coop")
+    shared = on_clip("coop")
     shared.name(("oak", "elm"))
     moved = (vectors(adapted) != vectors(shared)).any(1)
     assert moved.tolist() == [True, False]

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator
 
 from petiole.errors import ConfigError
+from petiole.layers.checks import above_zero
 
 TrainOn = Literal["source", "target", "joint", "sequential"]
 FIRST_EPOCH = 1e-5
@@ -172,8 +173,7 @@ class Recipe:
             raise ConfigError(
                 f"min_steps={self.min_steps} is more than max_steps={self.max_steps}: lower it, or set max_steps=0."
             )
-        if not self.average_sd > 0:
-            raise ConfigError(f"average_sd must be above 0, but is {self.average_sd}.")
+        above_zero(average_sd=self.average_sd)
         counts_epochs = self.schedule == "epochs" or self.average_mean
         whole = self.epochs >= 1 and self.epochs == int(self.epochs) and self.batch_size
         if counts_epochs and not whole:

@@ -87,20 +87,17 @@ def _branches(block: nn.Module) -> Branches:
     size = attn.qkv.out_features // 3
     q, k, v = (Site(attn.qkv, "out", size, slice(i * size, (i + 1) * size)) for i in range(3))
     part = block.get_submodule
-    hidden = block.mlp.fc1 if isinstance(block.mlp, Mlp) else None
-    narrow = getattr(block.mlp, "fc2", None)
-    reads = Site(attn, "in", attn.qkv.in_features)
     return Branches(
-        block,
-        reads,
-        q,
-        k,
-        v,
-        part("ls1"),
-        part("norm2"),
-        part("mlp"),
-        hidden,
-        part("ls2"),
-        attn.proj,
-        narrow,
+        block=block,
+        attn_in=Site(attn, "in", attn.qkv.in_features),
+        q=q,
+        k=k,
+        v=v,
+        attn_out=part("ls1"),
+        norm2=part("norm2"),
+        mlp=part("mlp"),
+        hidden=block.mlp.fc1 if isinstance(block.mlp, Mlp) else None,
+        mlp_out=part("ls2"),
+        proj=attn.proj,
+        narrow=getattr(block.mlp, "fc2", None),
     )

@@ -11,7 +11,6 @@ Both towers stay frozen, so training reads stored vectors, and texts are encoded
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,17 +19,17 @@ from torch.nn.functional import normalize, one_hot
 
 from petiole.backbones.base import Backbone
 from petiole.backbones.dual_encoder.towers import TwoTowers
-from petiole.errors import ConfigError
-from petiole.layers.checks import positive
+from petiole.layers.checks import above_zero, positive
 from petiole.layers.lowrank import LowRank
 from petiole.methods.base import Method, Plan
-from petiole.methods.prompt_learning.class_names import SentenceTemplate, TextHead, towers_of
+from petiole.methods.prompt_learning.class_names import towers_of
+from petiole.methods.prompt_learning.frozen_texts import FrozenTextHead
 from petiole.methods.registry import register
 
 KINDS = ("positive", "negative", "visual")
 
 
-class GraphHead(nn.Module):
+class GraphHead(FrozenTextHead):
     """The equation above: vectors (B, d) -> logits (B, C).
 
     Args:
@@ -52,27 +51,11 @@ class GraphHead(nn.Module):
         temperature: float,
         templates: tuple[str, str],
     ) -> None:
-        super().__init__()
-        self.width, self.temperature = towers.width, temperature
-        self.positive, self.negative = (
-            TextHead(towers, classes, SentenceTemplate(templates=(text,))) for text in templates
-        )
+        super().__init__(towers, classes, *templates)
+        self.temperature = temperature
         self.messages = nn.ModuleDict({kind: LowRank(self.width, rank) for kind in KINDS})
         # Until the training images are known; from zeros their map would learn nothing.
         self.register_buffer("visual", normalize(torch.randn(classes, self.width), dim=-1))
-
-    @property
-    def scale(self) -> Tensor:
-        """s."""
-        return self.positive.scale
-
-    def rename(self, names: Sequence[str]) -> None:
-        """Set the classes by name; the images are those of training."""
-        self.positive.rename(names)
-        self.negative.rename(names)
-
-    def forget(self) -> None:
-        """Nothing that a step changes is kept: texts are frozen."""
 
     @torch.no_grad()
     def gather(self, vectors: Tensor, labels: Tensor, is_target: Tensor) -> None:  # noqa: ARG002 - both domains
@@ -82,10 +65,8 @@ class GraphHead(nn.Module):
 
     def embeddings(self) -> Tensor:
         """E (C, d)."""
-        with torch.no_grad():
-            texts = self.positive.embeddings()
-            nodes = (texts, self.negative.embeddings(), self.visual.to(texts.dtype))
-        moved = texts
+        texts, opposites = self.texts()
+        nodes, moved = (texts, opposites, self.visual.to(texts.dtype)), texts
         for kind, node in zip(KINDS, nodes, strict=True):
             shares = (texts @ node.T / self.temperature).softmax(-1)
             moved = moved + self.messages[kind](shares @ node)
@@ -120,8 +101,7 @@ class GraphAdapter(Method):
 
     def plan(self, backbone: Backbone, classes: int) -> Plan:
         positive(rank=self.rank)
-        if not self.temperature > 0:
-            raise ConfigError(f"temperature must be above 0, but is {self.temperature}.")
+        above_zero(temperature=self.temperature)
         head = GraphHead(
             towers_of(backbone),
             classes,

@@ -11,7 +11,6 @@ encoded once. Other class names are attended to as the first ones were.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,11 +19,11 @@ from torch.nn.functional import normalize
 
 from petiole.backbones.base import Backbone
 from petiole.backbones.dual_encoder.towers import TwoTowers
-from petiole.errors import ConfigError
-from petiole.layers.checks import positive
+from petiole.layers.checks import above_zero, positive
 from petiole.layers.lowrank import LowRank
 from petiole.methods.base import Method, Plan
-from petiole.methods.prompt_learning.class_names import SentenceTemplate, TextHead, towers_of
+from petiole.methods.prompt_learning.class_names import towers_of
+from petiole.methods.prompt_learning.frozen_texts import FrozenTextHead
 from petiole.methods.registry import register
 
 
@@ -47,7 +46,7 @@ class PatchAttention(nn.Module):
         return moved
 
 
-class TextAttentionHead(nn.Module):
+class TextAttentionHead(FrozenTextHead):
     """From v' to z: (B, d) -> (B, C).
 
     Args:
@@ -61,30 +60,11 @@ class TextAttentionHead(nn.Module):
     def __init__(
         self, towers: TwoTowers, classes: int, *, rank: int, temperature: float, template: str
     ) -> None:
-        super().__init__()
-        self.width, self.temperature = towers.width, temperature
-        self.text = TextHead(towers, classes, SentenceTemplate(templates=(template,)))
-        self.cross = LowRank(self.width, rank)
-
-    @property
-    def scale(self) -> Tensor:
-        """s."""
-        return self.text.scale
-
-    def rename(self, names: Sequence[str]) -> None:
-        """Set the classes by name."""
-        self.text.rename(names)
-
-    def forget(self) -> None:
-        """Nothing that a step changes is kept: texts are frozen."""
-
-    def embeddings(self) -> Tensor:
-        """E (C, d)."""
-        with torch.no_grad():
-            return self.text.embeddings()
+        super().__init__(towers, classes, template)
+        self.temperature, self.cross = temperature, LowRank(self.width, rank)
 
     def forward(self, vector: Tensor) -> Tensor:
-        texts, unit = self.embeddings().to(vector.dtype), normalize(vector, dim=-1)
+        texts, unit = self.texts()[0].to(vector.dtype), normalize(vector, dim=-1)
         shares = (unit @ texts.T / self.temperature).softmax(-1)
         return self.scale * normalize(unit + self.cross(shares @ texts), dim=-1) @ texts.T
 
@@ -112,8 +92,7 @@ class HybridAttention(Method):
 
     def plan(self, backbone: Backbone, classes: int) -> Plan:
         positive(rank=self.rank)
-        if not self.temperature > 0:
-            raise ConfigError(f"temperature must be above 0, but is {self.temperature}.")
+        above_zero(temperature=self.temperature)
         towers = towers_of(backbone)
         reads = (backbone.vector, backbone.patches, "final.attention")
         head = TextAttentionHead(

@@ -6,6 +6,7 @@ what a ``bako`` looks like must have read the word beside pictures of one.
 
 from __future__ import annotations
 
+from dataclasses import astuple
 from functools import cache
 from itertools import product
 
@@ -45,12 +46,7 @@ def lookalikes(name: str) -> tuple[str, ...]:
     kind = species()[name]
 
     def shared(other: Composition) -> int:
-        pairs = zip(
-            (kind.shape, kind.colour, kind.texture),
-            (other.shape, other.colour, other.texture),
-            strict=True,
-        )
-        return sum(a == b for a, b in pairs)
+        return sum(a == b for a, b in zip(astuple(kind), astuple(other), strict=True))
 
     counts = {other: shared(k) for other, k in species().items() if other != name}
     two = tuple(other for other, count in counts.items() if count == 2)
