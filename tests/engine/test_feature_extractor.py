@@ -1,6 +1,7 @@
 """Cached and live features agree, whatever the views, the dtype and the cut."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from petiole.data.dataset import Sample
 from petiole.data.inputs import as_images
 from petiole.data.preprocessing import Augmentation
 from petiole.data.sources import open_data
+from petiole.engine import feature_extractor
 from petiole.engine.feature_extractor import Features, LiveTable, Precision, StoredTable
 from petiole.engine.feature_store import FeatureCache
 from petiole.engine.share import Share
@@ -142,6 +144,44 @@ def test_batches_walk_the_rows_in_order(tmp_path: Path, photos: Path, tiny: Tiny
     whole = table.fetch(torch.arange(len(data)), torch.zeros(len(data), dtype=torch.long))
     assert [len(p) for p in parts] == [7, 7, 7, 7, 2]
     assert torch.equal(torch.cat(parts), whole["final.map"])
+
+
+def test_what_is_asked_for_again_is_read_twice_at_most(
+    photos: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While there is room: for five images here."""
+    features, data = Features(tiny(), None, quiet=True), open_data(photos)
+    size = features.views([(data.samples[0], 0)], Augmentation.none())[0].nbytes
+    monkeypatch.setattr(feature_extractor, "KEPT", 5 * size + 1)
+    table = features.table(data, CUTS[0])
+    reads: Counter[str] = Counter()
+    bare = Features.views
+
+    def counted(self: Features, chosen: Sequence[tuple[Sample, int]], spec: Augmentation):
+        reads.update(sample.id for sample, _ in chosen)
+        return bare(self, chosen, spec)
+
+    monkeypatch.setattr(Features, "views", counted)
+    rows = torch.arange(7)
+    first = table.fetch(rows, torch.zeros_like(rows))
+    for _ in range(4):
+        again = table.fetch(rows.flip(0), torch.zeros_like(rows))
+        assert torch.equal(again[CUTS[0][0]].flip(0), first[CUTS[0][0]])
+    assert sorted(reads.values()) == [2] * 5 + [5] * 2
+    table.fetch(rows, torch.ones_like(rows))
+    assert sum(reads.values()) == 20 + 7, "another view is another image"
+
+
+def test_the_next_batch_is_read_meanwhile(photos: Path, tiny: Tiny) -> None:
+    data = open_data(photos)
+    table = Features(tiny(), None, quiet=True).table(data, CUTS[0])
+    assert isinstance(table, LiveTable)
+    for count, state in enumerate(table.batches(10, 4)):
+        expected = table._expected
+        left = [(sample, 0) for sample in data.samples[4 * (count + 1) : 10]]
+        assert (expected and expected[0]) == (left[:4] or None)
+        assert len(state[CUTS[0][0]]) == (4, 4, 2)[count]
+    assert not list(table.batches(0))
 
 
 def of_tiny_vit(root: Path, precision: Precision) -> tuple[Features, list[Sample]]:

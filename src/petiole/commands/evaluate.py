@@ -206,7 +206,7 @@ def _images(
     data = as_dataset(images, classes=opened.classes, skip_bad=skip_bad, common=True)
     count = count_test_evaluation(find(adapter), data.digest(), len(data), "petiole eval")
     table = Features(opened.adapted.backbone).table(data, opened.adapted.cut)
-    logits = predict(opened.adapted, table.batches(len(data), 64)).logits
+    logits = predict(opened.adapted, table.batches(len(data))).logits
     guesses = logits.argmax(1).numpy()
     scores = {"test": scores_of(logits, data.labels, opened.calibration)}
     if further:

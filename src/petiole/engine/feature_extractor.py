@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from itertools import chain
+from functools import partial
+from itertools import chain, zip_longest
 from os import cpu_count
 from typing import Literal
 
@@ -31,14 +33,19 @@ Precision = Literal["fp32", "bf16"]
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
+def chunk_size(device: torch.device) -> int:
+    """Images that pass through a network together: 16 on CPU, where more are no faster and take more memory; 64 elsewhere."""
+    return 16 if device.type == "cpu" else BATCH
+
+
 def padded(images: Tensor) -> Iterator[tuple[Tensor, int]]:
     """Images (n, 3, H, W) in chunks of one size, and how many of each are not padding.
 
     Matrix products round differently by their sizes, so an image's values would differ in their last bits with the number
     of images beside it. In chunks of one size they do not, whatever these are and wherever it stands among them. The last
-    chunk is filled up with its last image. A chunk has 16 images on CPU, where larger ones are no faster, and 64 elsewhere.
+    chunk is filled up with its last image.
     """
-    size = 16 if images.device.type == "cpu" else BATCH
+    size = chunk_size(images.device)
     for chunk in torch.split(images, size):
         rest = chunk[-1:].expand(size - len(chunk), *chunk.shape[1:])
         yield torch.cat([chunk, rest]), len(chunk)
@@ -49,6 +56,9 @@ Drawn = Callable[[], tuple[Tensor, Tensor]]
 
 _Chosen = Sequence[tuple[Sample, int]]
 """Images and which view of each."""
+
+KEPT = 256 << 20
+"""Bytes of images, read and transformed, that a table keeps which is asked for them again and again."""
 
 
 class Table(ABC):
@@ -66,10 +76,16 @@ class Table(ABC):
 
     def batches(self, count: int, size: int = 0) -> Iterator[State]:
         """Walk the first ``count`` rows in the evaluation view, ``size`` at a time or as many as suit the table."""
-        size = size or self.size
-        for start in range(0, count, size):
-            rows = torch.arange(start, min(start + size, count))
-            yield self.fetch(rows, torch.zeros_like(rows))
+        parts = torch.split(torch.arange(count), size or self.size) if count else ()
+        for part, after in zip_longest(parts, parts[1:]):
+            state = self.fetch(part, torch.zeros_like(part))
+            if after is not None:
+                self.expect(partial(_evaluation_view, after))
+            yield state
+
+
+def _evaluation_view(rows: Tensor) -> tuple[Tensor, Tensor]:
+    return rows, torch.zeros_like(rows)
 
 
 class StoredTable(Table):
@@ -86,6 +102,8 @@ class StoredTable(Table):
         # Vectors are gathered once, so that a batch is one index, on the device where they fit; token maps stay on disk.
         small = all(value.ndim == 2 for block in rows.blocks[:1] for value in block.values())
         self._dense = _near(rows.take(torch.arange(len(rows))), device) if small else None
+        if not small:
+            self.size = chunk_size(device)
 
     def fetch(self, rows: Tensor, views: Tensor) -> State:
         chosen = views * self._images + rows
@@ -108,6 +126,7 @@ class JoinedTable(Table):
 
     def __init__(self, parts: Sequence[tuple[str, Table]]) -> None:
         self.parts = parts
+        self.size = min(table.size for _, table in parts)
 
     def fetch(self, rows: Tensor, views: Tensor) -> State:
         return {
@@ -140,9 +159,10 @@ class SideBySide(Table):
 
 
 class LiveTable(Table):
-    """Rows computed whenever they are asked for: the cut lies at the images, or caching is off."""
+    """Rows computed whenever they are asked for: the cut lies at the images, or caching is off.
 
-    size = BATCH  # whole images pass through whatever lies above the cut
+    A view that is read a second time stays in memory while there is room: epochs will ask for it again, an evaluation does not.
+    """
 
     def __init__(
         self,
@@ -152,22 +172,36 @@ class LiveTable(Table):
         spec: Augmentation,
     ) -> None:
         self.features, self.samples, self.cut, self.spec = features, samples, cut, spec
+        self.size = chunk_size(features.device)  # whole images pass through what lies above the cut
         self._aside = ThreadPoolExecutor(1)
         self._expected: tuple[_Chosen, Future[Tensor]] | None = None
+        self._once: set[tuple[Sample, int]] = set()
+        self._kept: dict[tuple[Sample, int], Tensor] = {}
+        self._room = KEPT
 
     def fetch(self, rows: Tensor, views: Tensor) -> State:
         chosen = self._chosen(rows, views)
         expected, self._expected = self._expected, None
-        if expected and expected[0] == chosen:
-            images = expected[1].result()
-        else:
-            images = self.features.read(chosen, self.spec)
+        ahead = expected[1] if expected and expected[0] == chosen else None
+        images = ahead.result() if ahead else self._read(chosen)
         state = self.features.run(images, self.cut)
         return {role: value.float() for role, value in state.items()}
 
     def expect(self, drawn: Drawn) -> None:
         chosen = self._chosen(*drawn())
-        self._expected = chosen, self._aside.submit(self.features.read, chosen, self.spec)
+        self._expected = chosen, self._aside.submit(self._read, chosen)
+
+    def _read(self, chosen: _Chosen) -> Tensor:
+        new = [pair for pair in chosen if pair not in self._kept]
+        read = dict(zip(new, self.features.views(new, self.spec), strict=True))
+        known = ChainMap(read, self._kept)
+        images = self.features.stack([known[pair] for pair in chosen])
+        for pair, image in read.items():
+            if pair in self._once and image.nbytes <= self._room:
+                self._kept[pair] = image
+                self._room -= image.nbytes
+            self._once.add(pair)
+        return images
 
     def _chosen(self, rows: Tensor, views: Tensor) -> _Chosen:
         return [(self.samples[r], v) for r, v in zip(rows.tolist(), views.tolist(), strict=True)]
@@ -283,6 +317,10 @@ class Features:
 
     def read(self, chosen: _Chosen, spec: Augmentation) -> Tensor:
         """Images (n, 3, H, W) of (sample, view) pairs, in memory from which a GPU copies by itself."""
+        return self.stack(self.views(chosen, spec))
+
+    def views(self, chosen: _Chosen, spec: Augmentation) -> list[Tensor]:
+        """Images (3, H, W) of (sample, view) pairs, transformed."""
 
         def prepared(pair: tuple[Sample, int]) -> Tensor:
             sample, index = pair
@@ -290,8 +328,12 @@ class Features:
             return view(image, self.backbone.preprocessing, spec, sample.id, index)
 
         with ThreadPoolExecutor(cpu_count()) as pool:
-            images = torch.stack(list(pool.map(prepared, chosen)))
-        return images.pin_memory() if self.device.type == "cuda" else images
+            return list(pool.map(prepared, chosen))
+
+    def stack(self, images: Sequence[Tensor]) -> Tensor:
+        """Images (n, 3, H, W), in memory from which a GPU copies by itself."""
+        stacked = torch.stack(list(images))
+        return stacked.pin_memory() if self.device.type == "cuda" else stacked
 
     def run(self, images: Tensor, cut: tuple[str, ...]) -> State:
         """Values of transformed images (n, 3, H, W) at the cut, in the type of the cache, in chunks of one size."""

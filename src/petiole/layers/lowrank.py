@@ -48,7 +48,8 @@ class LowRank(nn.Module):
         nn.init.kaiming_uniform_(self.a, a=math.sqrt(5))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.scale * linear(linear(self.dropout(x), self.a), self.b)
+        # Scaled where it is narrow.
+        return linear(self.scale * linear(self.dropout(x), self.a), self.b)
 
     def merged(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """Fold into the linear map W (out, in), b that reads the same x."""

@@ -327,7 +327,7 @@ class VectorAdapter(TargetAdapter):
         parts = open_targets(source, task.column, task.text, skip_bad=skip_bad)
         part = parts.get("test") or parts["train"]
         table = Features(self.adapted.backbone).table(part.images, self.adapted.cut)
-        outputs = predict(self.adapted, table.batches(len(part.images), 64)).logits
+        outputs = predict(self.adapted, table.batches(len(part.images))).logits
         scores = known(self.scores(outputs, task.matrix(part, self.classes)))
         notes = (*part.images.notes, *task.notes(part, self.classes))
         return ScoredSet(part.images.name, scores, len(part.images), part.digest(), notes)

@@ -173,21 +173,25 @@ class ClassificationLoss(nn.Module):
                 adapted.head.forget()  # the last step has changed the weights
             values = adapted.values(own, plan.studied)
             vector, logits = adapted.top(values)
+            scores = logits.float()
+
+            def cross_entropy() -> Tensor:
+                # Of `scores`, not of `step`: a step that refers to itself stays in memory until garbage is collected.
+                return self._cross_entropy(scores, labels, is_target, partner)
+
             step = LossInputs(
                 vector,
-                logits.float(),
+                scores,
                 labels,
                 is_target,
                 values,
                 anchors,
                 again=lambda: self._again(own),
-                supervised=lambda: self._cross_entropy(step.logits, labels, is_target, partner),
+                supervised=cross_entropy,
             )
             losses = [loss.weight * loss(step) for loss in plan.losses]
         if plan.supervised:
-            losses.append(
-                plan.supervised * self._cross_entropy(step.logits, labels, is_target, partner)
-            )
+            losses.append(plan.supervised * cross_entropy())
         return torch.stack(losses).sum()
 
     def _attacked(

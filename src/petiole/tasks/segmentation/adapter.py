@@ -28,7 +28,7 @@ BATCH = 16
 
 def patch_scores(adapted: AdaptedClassifier, table: Table, count: int) -> Iterator[Tensor]:
     """Scores (N, K) of the first images of a table, one after the other."""
-    for state in table.batches(count, BATCH):
+    for state in table.batches(count):
         yield from predict(adapted, [state]).logits
 
 

@@ -43,7 +43,7 @@ from petiole.tasks.segmentation.dense import dense
 from petiole.tasks.segmentation.overlays import OVERLAYS, write_overlay
 from petiole.tasks.segmentation.workspace import SegmentationWorkspace, masked
 
-PARTS, BATCH = 5, 64
+PARTS = 5
 """Parts of the images that ridge's penalty is chosen by, and images at a time."""
 SHOWN = 8
 
@@ -78,7 +78,7 @@ class SegmentationRun(TargetRun):
         adapted.eval()
         parts: dict[int, Moments] = {}
         done = 0
-        for state in table.batches(len(wanted), BATCH):
+        for state in table.batches(len(wanted)):
             tokens = adapted.pooled(state).float().cpu()
             for one, shares in zip(tokens, wanted[done : done + len(tokens)], strict=True):
                 weights = shares.sum(dim=1)
