@@ -110,6 +110,30 @@ def test_average_and_what_is_left_out(shots: int, monkeypatch: pytest.MonkeyPatc
     assert float(head.mean_source_shots) == pytest.approx(sum(weights * [m for m, _ in cells]))
 
 
+@pytest.mark.parametrize(("shots", "block"), [(4, 2), (60, 3), (60, 6), (60, 25), (60, 40)])
+def test_blocks_are_left_out_through_the_smaller_matrix(shots: int, block: int) -> None:
+    """M_QQ^-1 E, M = I - U (D + U'U)^-1 U' - r r'/n: fewer shots than features, small blocks, blocks beyond the features."""
+    draw = torch.Generator().manual_seed(shots + block)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=draw, dtype=torch.float64)
+
+    weights = normal(shots).exp()
+    targets = torch.nn.functional.one_hot(torch.arange(shots) % 3, 3).double()
+    source = module._source(normal(0, 5), targets[:0], normal(9, 5))
+    kept = module._Shots(normal(shots, 5), targets, source, weights / weights.mean())
+    ridge, left = normal(5).exp(), normal(block, 3)
+    u, r = kept.inputs, kept.root
+    whole = (
+        torch.eye(shots) - u @ torch.inverse(torch.diag(ridge) + u.T @ u) @ u.T - r @ r.T / shots
+    )
+    rows = torch.randperm(shots, generator=draw)[:block]
+    wanted = torch.linalg.solve(whole[rows][:, rows], left)
+    torch.testing.assert_close(
+        module._Annihilator(kept, ridge).undone(rows, left), wanted, rtol=1e-6, atol=1e-7
+    )
+
+
 def test_the_scale_is_the_likeliest_under_its_prior() -> None:
     """argmin of n CE(s scores, labels) + (ln s - ln 3 sqrt K)^2 / (2 0.25^2), by a search over a grid."""
     x, y, is_target = images(2, 6, seed=2)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import cross_entropy, linear, normalize, one_hot
+from torch.nn.functional import linear, normalize, one_hot
 
 from petiole.data.splits import class_folds
 from petiole.errors import DataError
@@ -154,13 +156,16 @@ def _source(x: Tensor, targets: Tensor, shots: Tensor) -> _Source:
 
 @dataclass(frozen=True)
 class _Solution:
-    """One cell: W (d, K) in the source's basis, b (K,), L, and what leaving shots out needs."""
+    """One cell: W (d, K) in the source's basis, b (K,), L, and what leaving shots out needs.
+
+    ``fit`` is W, but in columns of classes without shots, which keep the source's in W.
+    """
 
     cell: tuple[float, float]
     weight: Tensor
     bias: Tensor
     loss: float
-    residual: Tensor
+    fit: Tensor
     annihilator: _Annihilator
 
 
@@ -174,23 +179,39 @@ class _Shots:
         self.residual = self.root * (targets - self.prior)
         self.seen = targets.any(0)
 
+    @cached_property
+    def gram(self) -> Tensor:
+        """U'U (d, d)."""
+        return self.inputs.T @ self.inputs
+
+    @cached_property
+    def cross(self) -> Tensor:
+        """U'R (d, K)."""
+        return self.inputs.T @ self.residual
+
+    def left_by(self, fit: Tensor, rows: Tensor | slice) -> Tensor:
+        """R - U W (q, K) of some rows."""
+        return self.residual[rows] - self.inputs[rows] @ fit
+
     def solution(self, m: float, gamma: float) -> _Solution:
         source, n = self.source, len(self.targets)
         rho = m * len(self.prior) / source.count if source.count else 0.0
         ridge = rho * source.values + gamma * len(source.values)
         start = rho / ridge[:, None] * source.cross
-        kept = _Annihilator(self.inputs, ridge, self.root)
-        change = kept.solve(self.residual - self.inputs @ start)
+        kept = _Annihilator(self, ridge)
+        change = kept.solve(start)
         weight = start + change * self.seen
         bias = torch.where(self.seen, self.prior, source.prior) - self.mean @ source.basis @ weight
-        residual = self.residual - self.inputs @ (start + change)
-        left_out = residual / kept.diagonal().clamp_min(1e-6)[:, None]
-        loss = n / 2 * math.log(max(float(left_out.square().sum(1).mean()), 1e-12))
+        fit = start + change
+        squares = (
+            self.left_by(fit, slice(None)).square_().sum(1) / kept.diagonal().clamp_min(1e-6) ** 2
+        )
+        loss = n / 2 * math.log(max(float(squares.mean()), 1e-12))
         likely = LIKELY_PENALTY if source.count else LIKELY_PENALTY_ALONE
         loss += math.log(gamma / likely) ** 2 / (2 * SPREAD**2)
         if source.count:
             loss += math.log((m or ZERO_AS) / LIKELY_SHOTS) ** 2 / (2 * SPREAD**2)
-        return _Solution((m, gamma), weight, bias, loss, residual, kept)
+        return _Solution((m, gamma), weight, bias, loss, fit, kept)
 
 
 class _Annihilator:
@@ -200,37 +221,55 @@ class _Annihilator:
     (I + U D^-1 U')^-1 = I - U (D + U'U)^-1 U'.
     """
 
-    def __init__(self, inputs: Tensor, ridge: Tensor, root: Tensor) -> None:
-        self.inputs, self.ridge, self.root = inputs, ridge, root
-        n, d = inputs.shape
-        small = n <= d
-        gram = (inputs / ridge) @ inputs.T if small else inputs.T @ inputs
-        gram.diagonal().add_(1.0 if small else ridge)
-        self.inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
+    def __init__(self, shots: _Shots, ridge: Tensor) -> None:
+        self.shots, self.ridge = shots, ridge
+        n, d = shots.inputs.shape
+        self.few = n <= d
+        self.gram = (shots.inputs / ridge) @ shots.inputs.T if self.few else shots.gram.clone()
+        self.gram.diagonal().add_(1.0 if self.few else ridge)
+        self.inverse = torch.cholesky_inverse(torch.linalg.cholesky(self.gram))
 
-    def solve(self, residual: Tensor) -> Tensor:
-        """(D + U'U)^-1 U' R (d, K)."""
-        n, d = self.inputs.shape
-        if n <= d:
-            return (self.inputs / self.ridge).T @ (self.inverse @ residual)
-        return self.inverse @ (self.inputs.T @ residual)
+    def solve(self, start: Tensor) -> Tensor:
+        """(D + U'U)^-1 U' (R - U W_0) (d, K)."""
+        shots = self.shots
+        if self.few:
+            left = shots.left_by(start, slice(None))
+            return (shots.inputs / self.ridge).T @ (self.inverse @ left)
+        return self.inverse @ (shots.cross - shots.gram @ start)
 
     def diagonal(self) -> Tensor:
         """M_ii (n,)."""
-        n, d = self.inputs.shape
-        share = self.root.squeeze(1) ** 2 / n
-        if n <= d:
+        inputs, root = self.shots.inputs, self.shots.root
+        share = root.squeeze(1) ** 2 / len(root)
+        if self.few:
             return self.inverse.diagonal() - share
-        return 1 - ((self.inputs @ self.inverse) * self.inputs).sum(1) - share
+        return 1 - ((inputs @ self.inverse) * inputs).sum(1) - share
 
-    def block(self, rows: Tensor) -> Tensor:
-        """M_QQ (q, q) of some rows."""
-        n, d = self.inputs.shape
-        share = self.root[rows] @ self.root[rows].T / n
-        if n <= d:
-            return self.inverse[rows][:, rows] - share
-        part = self.inputs[rows]
-        return torch.eye(len(rows)).to(part) - part @ self.inverse @ part.T - share
+    def undone(self, rows: Tensor, left: Tensor) -> Tensor:
+        """M_QQ^-1 E (q, K), the errors of a solution without the rows Q, of what one with them leaves, E.
+
+        M_QQ = I - P S P' with P = [U_Q, r_Q] and S^-1 = diag(D + U'U, n), so with more rows than features
+        M_QQ^-1 = I + P (S^-1 - P'P)^-1 P', a matrix of the features.
+        """
+        root, n = self.shots.root, len(self.shots.root)
+        if self.few:
+            inside = self.inverse[rows][:, rows] - root[rows] @ root[rows].T / n
+            return _solved(inside, left)
+        part = torch.cat([self.shots.inputs[rows], root[rows]], dim=1)
+        if len(rows) < part.shape[1]:
+            inputs = part[:, :-1]
+            inside = torch.eye(len(rows)).to(part) - inputs @ self.inverse @ inputs.T
+            return _solved(inside - root[rows] @ root[rows].T / n, left)
+        whole = -part.T @ part
+        whole[:-1, :-1] += self.gram
+        whole[-1, -1] += n
+        return left + part @ _solved(whole, part.T @ left)
+
+
+def _solved(matrix: Tensor, right: Tensor) -> Tensor:
+    """A^-1 B of a symmetric A, which may be singular where all of a class is left out."""
+    solved: Tensor = torch.linalg.solve(matrix + 1e-9 * torch.eye(len(matrix)).to(matrix), right)
+    return solved
 
 
 class _Posterior:
@@ -264,29 +303,39 @@ class _Posterior:
             if weight < 1e-6:
                 continue
             for part, rows in ((p, rows) for p, found in enumerate(blocks) for rows in found):
-                inside = solution.annihilator.block(rows)
-                inside += 1e-9 * torch.eye(len(rows)).to(inside)
-                error = torch.linalg.solve(inside, solution.residual[rows])
+                left = self.shots.left_by(solution.fit, rows)
+                error = solution.annihilator.undone(rows, left)
                 scores[part, rows] += weight * (targets[rows] - error / self.shots.root[rows])
         return scores
 
     def scale(self, left_out: Tensor | None) -> float:
         """s, the most likely one; the prior's where nothing can be left out."""
-        n, k = self.shots.targets.shape
-        likely = 3 * math.sqrt(k)
+        likely = 3 * math.sqrt(self.shots.targets.shape[1])
         if left_out is None:
             return likely
-        from scipy.optimize import minimize_scalar
+        from scipy.optimize import minimize
 
-        labels = self.shots.targets.argmax(1).repeat(len(left_out))
-        flat = left_out.flatten(0, 1)
+        labels = self.shots.targets.argmax(1)
 
-        def loss(log_scale: float) -> float:
-            fit = n * float(cross_entropy(math.exp(log_scale) * flat, labels))
-            return fit + (log_scale - math.log(likely)) ** 2 / (2 * SCALE_SPREAD**2)
+        def loss(log_scale: NDArray[np.float64]) -> tuple[float, float]:
+            """And its slope."""
+            away, fit, slope = float(log_scale[0]) - math.log(likely), 0.0, 0.0
+            for part in left_out:
+                logits = math.exp(log_scale[0]) * part
+                own = logits.gather(1, labels[:, None]).squeeze(1)
+                total = logits.logsumexp(1)
+                fit += float((total - own).sum())
+                logits.mul_((logits - total[:, None]).exp_())
+                slope += float((logits.sum(1) - own).sum())
+            count = len(left_out)
+            return fit / count + away**2 / (
+                2 * SCALE_SPREAD**2
+            ), slope / count + away / SCALE_SPREAD**2
 
-        bounds = math.log(LEAST_SCALE), math.log(MOST_SCALE)
-        return math.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x)
+        bounds = [(math.log(LEAST_SCALE), math.log(MOST_SCALE))]
+        start = [min(max(math.log(likely), bounds[0][0]), bounds[0][1])]
+        found = minimize(loss, start, jac=True, bounds=bounds, options={"ftol": 1e-14})
+        return math.exp(found.x[0])
 
 
 @torch.no_grad()
