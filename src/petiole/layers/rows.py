@@ -189,8 +189,8 @@ class Context(nn.Module):
         self.residuals = None
 
     def forward(self, x: Tensor) -> Tensor:
-        slots, value = self._slots(), self.value
-        value = value[self.own()] if self.own else value
+        slots = self._slots()
+        value: Tensor = self.value[self.own()] if self.own else self.value
         value = self.residuals(value) if self.residuals is not None else value
         value = value.to(x.dtype).expand(x.shape[0], -1, -1)
         if self._shift:

@@ -80,9 +80,10 @@ class ResidualPrompts(Method):
 def _prompts(plan: Plan) -> Iterator[Context | Rows]:
     """The learned words of a plan: its context, and its rows in deeper layers of the text tower."""
     for attach in plan.attach:
+        if not attach.role.startswith("text."):
+            continue
         layer = attach.layer.rows if isinstance(attach.layer, Overwrite) else attach.layer
-        words = isinstance(layer, Rows) or (isinstance(layer, Context) and layer.own is None)
-        if words and attach.role.startswith("text."):
+        if isinstance(layer, Rows) or (isinstance(layer, Context) and layer.own is None):
             yield layer
 
 
