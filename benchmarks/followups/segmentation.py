@@ -75,18 +75,29 @@ class Rival:
         found[:, model.classes_] = model.decision_function(test.flatten(0, 1).numpy())
         return torch.from_numpy(found).reshape(*test.shape[:2], -1).clamp_min(-1e4).float()
 
-    def dinov2(self, tokens: Tensor, masks: NDArray[np.uint8], test: Tensor, seed: int) -> Tensor:
-        """Scores (n, N, K) of patches."""
+    def dinov2(
+        self,
+        tokens: Tensor,
+        masks: NDArray[np.uint8],
+        test: Tensor,
+        seed: int,
+        *,
+        norm: bool = True,
+        mode: str = "bilinear",
+    ) -> Tensor:
+        """Scores (n, N, K) of patches; without ``norm``, or with scores learned as ``nearest``, what either is worth."""
         torch.manual_seed(seed)
+        width = tokens.shape[2]
         head = nn.Sequential(
-            nn.BatchNorm2d(tokens.shape[2]), nn.Conv2d(tokens.shape[2], int(masks.max()) + 1, 1)
+            nn.BatchNorm2d(width) if norm else nn.Identity(),
+            nn.Conv2d(width, int(masks.max()) + 1, 1),
         )
         truth, maps = torch.from_numpy(masks).long(), self._maps(tokens)
         optimizer = torch.optim.AdamW(head.parameters(), lr=1e-3, weight_decay=1e-4)
         schedule = torch.optim.lr_scheduler.PolynomialLR(optimizer, STEPS)
         for _ in range(STEPS):
             some = torch.randperm(len(maps))[:BATCH]
-            logits = interpolate(head(maps[some]), masks.shape[1:], mode="bilinear")
+            logits = interpolate(head(maps[some]), masks.shape[1:], mode=mode)
             optimizer.zero_grad()
             cross_entropy(logits, truth[some]).backward()
             optimizer.step()
@@ -109,14 +120,32 @@ def place_of(folder: Path, row: str, seed: int) -> Path:
     return folder / "runs" / row / f"split-0-seed-{seed}"
 
 
+def ablated(pictures: Path, backbone: str) -> None:
+    """DINOv2's head without its parts, on training pictures of another set: 48 to learn from, the others to judge by."""
+    if not pictures.exists():
+        petiole.synthesize(pictures, task="masks", train=3 * SHOTS, test=1, seed=0)
+    rival, files = Rival(backbone, pictures), sorted((pictures / "train" / "images").iterdir())
+    (tokens, masks), (others, truth) = rival.read(files[:SHOTS]), rival.read(files[SHOTS:])
+    for norm in (False, True):
+        for mode in ("nearest", "bilinear"):
+            found = rival.dinov2(tokens, masks, others, 0, norm=norm, mode=mode)
+            print(f"norm {norm}, {mode}: {100 * rival.miou(found, truth):.1f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--backbone", default="petiole/tiny-vit")
+    parser.add_argument(
+        "--ablate", action="store_true", help="what norm and interpolation are worth, instead"
+    )
     given = parser.parse_args()
+    if given.ablate:
+        ablated(given.out / "others", given.backbone)
+        return
     pictures, folder = given.out / "pictures", given.out / given.backbone.rpartition("/")[2]
     if not pictures.exists():
-        petiole.synthesize(pictures, task="masks", train=3 * SHOTS, test=64)
+        petiole.synthesize(pictures, task="masks", train=3 * SHOTS, test=64, seed=1)
     petiole.compare(
         pictures,
         methods=list(METHODS),
@@ -148,8 +177,8 @@ def main() -> None:
             strict=True,
         ):
             scores.setdefault(name, []).append(rival.miou(found, truth))
-    against = judged(scores, "ridge")
-    print("| Head | mIoU | difference from ridge | Verdict |\n|---|---:|---:|---|")
+    against = judged(scores, RIVALS[-1])
+    print("| Head | mIoU | difference from DINOv2's | Verdict |\n|---|---:|---:|---|")
     for name, values in scores.items():
         line = f"| {name} | {100 * np.mean(values):.1f} ± {100 * np.std(values, ddof=1):.1f} | "
         if name not in against:
