@@ -1,4 +1,4 @@
-"""Write docs/claims.md: what five papers claim, and what the measured tables of the other pages say of it.
+"""Write docs/claims.md: what five papers and those that follow them claim, and what the measured tables of the other pages say of it.
 
     python benchmarks/claims.py
 

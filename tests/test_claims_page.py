@@ -60,7 +60,7 @@ def test_what_proves_a_claim_is_a_test() -> None:
         r for name in claims.names("statements") for r in claims.table(name, "statements")["rows"]
     ]
     assert {name.partition("/")[2] for name in claims.names("statements")} == {
-        "cls-residual-lora", "adaptertune", "textrefiner", "vl-adapter", "craft",
+        "cls-residual-lora", "adaptertune", "textrefiner", "vl-adapter", "craft", "follow-ups",
     }  # fmt: skip
     for test in (row["test"] for row in rows if "test" in row):
         file, _, name = test.partition("::")

@@ -1,38 +1,46 @@
 """Accuracy under attack of CLIP-LoRA trained on clean and on attacked images (AdvCLIP-LoRA), on petiole/tiny-clip.
 
-Forty compositions of the synthetic scenes that its training had not seen, 8 images each, 3 to score; every row three seeds, its difference from CLIP-LoRA paired by seed. ``twice`` has the steps that
-AdvCLIP-LoRA's two gradients a step cost.
+Forty compositions of the synthetic scenes that its training had not seen, 8 images each, 5 to score; every row three seeds, differences paired by
+seed. ``twice`` has the steps that AdvCLIP-LoRA's two gradients a step cost.
 
-    OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python benchmarks/followups/robust.py OUT
+    OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python benchmarks/followups/robust.py OUT --steps 200
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import petiole
 from petiole.metrics.paired import paired_by_seed
 
-STEPS, SEEDS = 20, 3
+SEEDS, TEST = 3, 5
 ATTACKS = (("fgsm", "1/255"), ("pgd", "1/255"), ("pgd", "2/255"))
-SHARED = {"steps": STEPS, "lr": 1e-3, "batch_size": 16, "views": 0}
-ROWS = {
-    "CLIP-LoRA": ("clip-lora", {}),
-    "CLIP-LoRA, twice the steps": ("clip-lora", {"steps": 2 * STEPS}),
-    "AdvCLIP-LoRA, shared": ("advclip-lora", {}),
-    "AdvCLIP-LoRA, shared, as in the code": ("advclip-lora", {"compat": True}),
-    "AdvCLIP-LoRA, each image": (
-        "advclip-lora",
-        {"perturbation": "each", "attack_epsilon": "2/255"},
-    ),
+SHARED = {"lr": 1e-3, "batch_size": 16, "views": 0}
+HOST, TWICE, OWN = "CLIP-LoRA", "CLIP-LoRA, twice the steps", "AdvCLIP-LoRA, shared, 10/255"
+ROWS: dict[str, tuple[str, dict[str, Any]]] = {
+    HOST: ("clip-lora", {}),
+    TWICE: ("clip-lora", {}),
+    OWN: ("advclip-lora", {}),
+    "AdvCLIP-LoRA, shared, 10/255, as in the code": ("advclip-lora", {"compat": True}),
+    "each image, 10/255": ("advclip-lora", {"perturbation": "each"}),
+    "each image, 2/255": ("advclip-lora", {"perturbation": "each", "attack_epsilon": "2/255"}),
 }
+PAIRS = (
+    *((name, HOST) for name in ROWS if name != HOST),
+    *((name, TWICE) for name in ROWS if name not in (HOST, TWICE)),
+    *((name, OWN) for name in ROWS if name.startswith("each image")),
+)
+"""(row, the row that it is compared with)."""
 
 
-def measured(out: Path, method: str, settings: dict[str, object], seed: int) -> list[float]:
+def measured(out: Path, method: str, settings: Mapping[str, Any], seed: int) -> list[float]:
     """Clean accuracy, and that under each attack."""
-    folder = out / f"{method}-{'-'.join(map(str, settings.values())).replace('/', '_')}-{seed}"
-    if not folder.exists():
+    words = [method, *map(str, settings.values()), str(seed)]
+    folder = out / "-".join(words).replace("/", "_")
+    if not (folder / "record.json").exists():
         petiole.fit(
             out / "compositions/train",
             test=out / "compositions/test",
@@ -41,6 +49,7 @@ def measured(out: Path, method: str, settings: dict[str, object], seed: int) -> 
             settings={**SHARED, **settings},
             seed=seed,
             out=folder,
+            resume=folder.exists(),
             quiet=True,
         )
     test, found = out / "compositions/test", []
@@ -51,26 +60,37 @@ def measured(out: Path, method: str, settings: dict[str, object], seed: int) -> 
     return [clean, *found]
 
 
+def difference(own: Sequence[float], other: Sequence[float]) -> str:
+    """Of two rows in one column, with its interval over seeds."""
+    found = paired_by_seed(own, other)
+    if not any(a - b for a, b in zip(own, other, strict=True)):
+        return "0.0"
+    return f"{100 * found.difference:+.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
-    out = parser.parse_args().out
+    parser.add_argument("--steps", type=int, default=200, help="of every row but twice")
+    given = parser.parse_args()
+    out = given.out
     if not (out / "compositions").exists():
-        petiole.synthesize(out / "compositions", task="compositions", train=8, test=3)
+        petiole.synthesize(out / "compositions", task="compositions", train=8, test=TEST)
     columns = ["clean", *(f"{attack.upper()} {epsilon}" for attack, epsilon in ATTACKS)]
-    print("| Method |", " | ".join(columns), "|\n|---|" + "---:|" * len(columns))
-    host: list[list[float]] = []
-    for label, (method, settings) in ROWS.items():
-        runs = [measured(out, method, settings, seed) for seed in range(SEEDS)]
-        host = host or runs
-        cells = []
-        for own, base in zip(zip(*runs, strict=True), zip(*host, strict=True), strict=True):
-            mean = f"{100 * sum(own) / SEEDS:.1f}"
-            if runs is not host and own != base:
-                found = paired_by_seed(own, base)
-                mean += f" ({100 * found.difference:+.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}])"
-            cells.append(mean)
-        print(f"| {label} |", " | ".join(cells), "|", flush=True)
+    runs: dict[str, list[list[float]]] = {name: [] for name in ROWS}
+    for seed in range(SEEDS):
+        for name, (method, settings) in ROWS.items():
+            length = given.steps * (2 if name == TWICE else 1)
+            runs[name].append(measured(out, method, {**settings, "steps": length}, seed))
+            print(seed, name, runs[name][-1], flush=True)
+    of = {name: list(zip(*found, strict=True)) for name, found in runs.items()}
+    print("\n| Method |", " | ".join(columns), "|\n|---|" + "---:|" * len(columns))
+    for name, found in of.items():
+        print(f"| {name} |", " | ".join(f"{100 * sum(c) / SEEDS:.1f}" for c in found), "|")
+    print("\n| Difference |", " | ".join(columns), "|\n|---|" + "---:|" * len(columns))
+    for name, other in PAIRS:
+        cells = [difference(*pair) for pair in zip(of[name], of[other], strict=True)]
+        print(f"| {name} − {other} |", " | ".join(cells), "|")
 
 
 if __name__ == "__main__":

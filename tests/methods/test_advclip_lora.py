@@ -11,9 +11,10 @@ from petiole.backbones.base import IMAGES
 from petiole.errors import ConfigError
 from petiole.ledger import ledger
 from petiole.methods.adversary import PGD, perturb
-from petiole.methods.peft.advclip_lora import SharedPerturbation
+from petiole.methods.peft.advclip_lora import OwnPerturbations, SharedPerturbation
 from petiole.methods.registry import create
 from petiole.tasks.classification.model import AdaptedClassifier
+from petiole.testing import check_method
 from petiole.testing import dual_encoder as clips
 from petiole.testing.image_case import ImageCase
 from petiole.testing.random_weights import images as noise
@@ -88,6 +89,33 @@ def test_the_perturbation_is_kept_between_batches_and_drawn_anew_at_a_pass() -> 
             seen.append(adversary.delta.clone())
     assert torch.equal(seen[0], seen[2])
     assert not torch.equal(seen[2], seen[3])
+
+
+def test_each_image_has_a_perturbation_of_its_own_that_raises_its_loss() -> None:
+    """By projected gradient descent: in the ball, and not a matter of the images beside it."""
+    adapted, images, labels = attacked()
+    preprocessing, epsilon = adapted.backbone.preprocessing, 4 / 255
+    adversary = OwnPerturbations(preprocessing, epsilon, 3)
+
+    def losses(changed: Tensor) -> Tensor:
+        logits = adapted({IMAGES: changed}).logits
+        return cross_entropy(logits, labels[: len(changed)], reduction="none")
+
+    with seeded(1):
+        together = adversary(lambda changed: losses(changed).mean(), images)
+    with seeded(1):
+        alone = adversary(lambda changed: losses(changed).mean(), images[:1])
+    torch.testing.assert_close(together[:1], alone)
+    std = preprocessing.statistics()[1]
+    deltas = (together - images) * std
+    assert deltas.abs().max() <= epsilon + 1e-6
+    assert not torch.equal(deltas[0], deltas[1])
+    with torch.no_grad():
+        assert (losses(together) > losses(images)).all()
+
+
+def test_the_contract_holds_with_a_perturbation_for_each_image() -> None:
+    check_method("advclip-lora", ["clip"], settings={"perturbation": "each", "attack_steps": 2})
 
 
 def test_robust_accuracy_is_that_of_a_pgd_written_out() -> None:

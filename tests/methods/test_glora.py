@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from builders.processes import start, two_ranks
 from petiole.backbones.base import IMAGES
 from petiole.engine.trainer import Callbacks
 from petiole.errors import ConfigError
@@ -130,7 +131,38 @@ def test_each_target_is_a_change_of_one_layer_s_weight_and_bias(name: str, tmp_p
     torch.testing.assert_close(adapted.head(vector), want)
 
 
-def test_several_processes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match="without torchrun"):
-        searched(tmp_path)
+RANK = """
+import runpy
+import sys
+from pathlib import Path
+
+import torch
+
+from petiole.engine.together import open_group
+
+open_group("cpu")
+folder = Path(sys.argv[1])
+_, adapted = runpy.run_path(sys.argv[3])["searched"](folder, folder / "checkpoint.safetensors")
+torch.save((adapted.plan.settled, adapted.state_dict()), sys.argv[2])
+"""
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distribution")
+def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
+    """Each draws the same path in each step, and the search ends at one path with one state."""
+    together, files = tmp_path / "together", [tmp_path / "first.pt", tmp_path / "second.pt"]
+    together.mkdir()
+    ranks = [
+        start(RANK, together, file, __file__, environment=environment)
+        for file, environment in zip(files, two_ranks(), strict=True)
+    ]
+    _, alone = searched(tmp_path, tmp_path / "checkpoint.safetensors")
+    errors = [rank.communicate(timeout=120)[1][-1500:] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], errors
+    first, second = (torch.load(file) for file in files)
+    assert first[0] == second[0] == alone.plan.settled
+    for name, value in alone.state_dict().items():
+        assert torch.equal(first[1][name], second[1][name]), name
+        torch.testing.assert_close(first[1][name], value, rtol=1e-3, atol=1e-4)
+    tried = [(folder / PATHS).read_text() for folder in (together, tmp_path)]
+    assert tried[0] == tried[1]

@@ -13,7 +13,7 @@ from sklearn.metrics import jaccard_score
 
 from builders.cli import say
 from petiole.backbones.registry import load_backbone
-from petiole.data.masks import open_masked, pixels_of, shares
+from petiole.data.masks import fineness, finer, open_masked, pixels_of, shares
 from petiole.data.preprocessing import Preprocessing
 from petiole.data.readers.masks import UNKNOWN, MaskClasses, read_masked
 from petiole.data.synthetic.scenes.masks import write_masks
@@ -22,12 +22,14 @@ from petiole.engine.run import RunSpec
 from petiole.engine.run import run as run_one
 from petiole.errors import DataError
 from petiole.layers.moment_ridge import Moments, solve
+from petiole.layers.standardise import Standardise
 from petiole.methods.registry import create
 from petiole.metrics.segmentation import confusion, ious, mask_scores
 from petiole.tasks.classification.model import AdaptedClassifier
 from petiole.tasks.classification.workspace import Subset
 from petiole.tasks.segmentation.adapter import SegmentationAdapter
 from petiole.tasks.segmentation.dense import dense
+from petiole.tasks.segmentation.task import of_shares
 from petiole.tasks.segmentation.workspace import Segmentation
 
 NAME = "petiole/tiny-vit"
@@ -156,13 +158,43 @@ def test_scores_are_scikit_learns() -> None:
 
 def test_loss_of_shares_is_that_of_pixels() -> None:
     """Ten pixels of one patch: the mean of their cross-entropies."""
-    from petiole.tasks.segmentation.task import SegmentationRun
-
     labels = torch.tensor([0, 0, 0, 1, 1, 2, 2, 2, 2, 0])
     z = torch.randn(1, 1, 3, generator=torch.Generator().manual_seed(0))
     share = torch.bincount(labels).float()[None, None] / 10
     want = torch.nn.functional.cross_entropy(z[0].expand(10, 3), labels)
-    torch.testing.assert_close(SegmentationRun.loss(None, z, share), want)  # type: ignore[arg-type]
+    torch.testing.assert_close(of_shares(z, share), want)
+
+
+def test_what_is_learned_of_cells_is_what_their_pixels_are_given() -> None:
+    """An image with one pixel a cell: the scores that training sees are those that prediction takes the largest of."""
+    p, grid = Preprocessing.symmetric(32), (4, 4)
+    k = fineness(p, grid)
+    assert k == 4
+    scores = torch.randn(1, 16, 3, generator=torch.Generator().manual_seed(0))
+    cells = finer(scores, grid, k)
+    found = pixels_of(scores[0], (16, 16), p, grid)
+    assert np.array_equal(found, cells[0].argmax(1).reshape(16, 16).numpy())
+    linear = torch.nn.Linear(3, 2)
+    torch.testing.assert_close(linear(cells), finer(linear(scores), grid, k))
+
+
+@pytest.mark.parametrize(
+    ("pixels", "patches", "k"), [(98, 7, 2), (160, 5, 4), (518, 37, 1), (78, 6, 1)]
+)
+def test_cells_divide_patches_and_are_not_too_many(pixels: int, patches: int, k: int) -> None:
+    assert fineness(Preprocessing.symmetric(pixels), (patches, patches)) == k
+
+
+def test_tokens_are_standardised_before_a_trained_head_and_a_constant_channel_stays_finite() -> (
+    None
+):
+    tokens = torch.cat([5 + 9 * torch.randn(400, 3), torch.full((400, 1), 7.0)], dim=1)
+    layer = Standardise(4)
+    assert torch.equal(layer(tokens), tokens)
+    layer.see(tokens)
+    seen = layer(tokens)
+    torch.testing.assert_close(seen.mean(0), torch.zeros(4), atol=1e-5, rtol=0)
+    torch.testing.assert_close(seen[:, :3].std(0, correction=0), torch.ones(3))
 
 
 def folder(root: Path, pixels: np.ndarray, stated: object = None) -> Path:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.nn.functional import grid_sample
+from torch.nn.functional import grid_sample, interpolate
 
 from petiole.data.checks.images import ImageFile, build
 from petiole.data.image import read_bytes
@@ -20,6 +20,9 @@ from petiole.data.preprocessing import Preprocessing, framed, placed
 from petiole.data.readers.masks import UNKNOWN, MaskClasses, read_masked
 from petiole.data.targets import TargetImages, without_classes
 from petiole.errors import DataError
+
+CELLS, SIDE = 4, 64
+"""Most cells along the side of a patch, and of an image, that scores are learned for: more change little and cost memory."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,28 @@ def shares(
     cells = blocks.transpose(0, 2, 1, 3).reshape(rows * columns, -1)
     counts = np.stack([(cells == k).sum(axis=1) for k in range(1, classes + 1)], axis=1)
     return (counts / cells.shape[1]).astype(np.float32)
+
+
+def fineness(p: Preprocessing, grid: tuple[int, int]) -> int:
+    """Cells along a patch's side for which scores are learned.
+
+    The largest divisor up to ``CELLS`` of the patch's pixels with at most ``SIDE`` cells along an image's; 1 where there is none.
+    """
+    sides = [size // count for size, count in zip(p.size, grid, strict=True)]
+    fits = [
+        k
+        for k in range(1, CELLS + 1)
+        if all(side % k == 0 for side in sides) and max(grid) * k <= SIDE
+    ]
+    return max(fits, default=1)
+
+
+def finer(values: Tensor, grid: tuple[int, int], k: int) -> Tensor:
+    """Values of patches (B, N, c), interpolated between their middles to k x k cells of each: (B, k^2 N, c), row by row."""
+    if k == 1:
+        return values
+    table = values.transpose(1, 2).unflatten(2, grid)
+    return interpolate(table, scale_factor=k, mode="bilinear").flatten(2).transpose(1, 2)
 
 
 def pixels_of(

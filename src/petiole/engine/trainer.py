@@ -286,9 +286,15 @@ def seed_device(device: torch.device, seed: int) -> None:
         torch.cuda.manual_seed(seed)
 
 
-def accelerate(module: nn.Module, precision: Precision) -> Accelerator:
-    """An accelerator for the device that the frozen network lives on."""
-    from accelerate import Accelerator
+def accelerate(module: nn.Module, precision: Precision, *, partly: bool = False) -> Accelerator:
+    """An accelerator for the device that the frozen network lives on.
+
+    Args:
+        module: the frozen network.
+        precision: of the training.
+        partly: a step may leave parameters out, the same in every process (a supernet's paths).
+    """
+    from accelerate import Accelerator, DistributedDataParallelKwargs
     from accelerate.state import AcceleratorState, PartialState
 
     mixed = "bf16" if precision == "bf16" else "no"
@@ -297,4 +303,6 @@ def accelerate(module: nn.Module, precision: Precision) -> Accelerator:
     moved = PartialState._shared_state.get("_cpu", cpu) != cpu
     if moved or AcceleratorState._shared_state.get("_mixed_precision", mixed) != mixed:
         AcceleratorState._reset_state(reset_partial_state=moved)
-    return Accelerator(cpu=cpu, mixed_precision=mixed)
+    # Without it the average would wait for gradients that never come; those left out everywhere stay None, as in one process.
+    averaging = [DistributedDataParallelKwargs(find_unused_parameters=True)] if partly else None
+    return Accelerator(cpu=cpu, mixed_precision=mixed, kwargs_handlers=averaging)

@@ -15,17 +15,53 @@ STD = 0.02
 """Of rows without an initial value (CoOp, MaPLe, PromptSRC)."""
 
 
+class Residuals(nn.Module):
+    """What each of T tasks adds to rows that all have in common: P_t = P + U_t s(D P), s the logistic function.
+
+    U = 0 at the start, so every task starts at P. Parameters: r d + T d r.
+
+    Args:
+        width: d.
+        own: gives the task of each text at hand, (B,); T where it has none, which is left with P itself.
+        tasks: T.
+        rank: r.
+    """
+
+    def __init__(self, width: int, own: Callable[[], Tensor], *, tasks: int, rank: int) -> None:
+        super().__init__()
+        positive(tasks=tasks, rank=rank)
+        self._own = own
+        self.down = nn.Parameter(nn.init.xavier_uniform_(torch.empty(rank, width)))
+        self.up = nn.Parameter(torch.zeros(tasks, width, rank))
+
+    def of_tasks(self, rows: Tensor) -> Tensor:
+        """(n, d) -> those of every task, and P last: (T + 1, n, d)."""
+        hidden = (rows @ self.down.T).sigmoid()
+        return torch.cat([rows + torch.einsum("tdr,nr->tnd", self.up, hidden), rows[None]])
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """(n, d) -> those of each text at hand, (B, n, d)."""
+        return self.of_tasks(rows)[self._own()]
+
+
 class Rows(nn.Module):
-    """n learned rows of width d, N(0, 0.02^2) or given; called, it gives them: (n, d)."""
+    """n learned rows of width d, N(0, 0.02^2) or given; called, it gives them: (n, d).
+
+    Attributes:
+        residuals: of tasks; with them it gives the rows of each text at hand, (B, n, d).
+    """
+
+    residuals: Residuals | None
 
     def __init__(self, count: int, width: int, start: Tensor | None = None) -> None:
         super().__init__()
         positive(count=count, width=width)
         value = torch.randn(count, width) * STD if start is None else start.detach().clone()
         self.value = nn.Parameter(value)
+        self.residuals = None
 
     def forward(self) -> Tensor:
-        return self.value
+        return self.residuals(self.value) if self.residuals is not None else self.value
 
 
 class Coupled(nn.Module):
@@ -131,7 +167,13 @@ class Context(nn.Module):
         slots: gives the slots (n, M) of the texts at hand.
         own: gives which of the C contexts each text takes, (n,), where each class has its own.
         shift: gives what is added to every word of a text's context, (n, d).
+
+    Attributes:
+        own: see above.
+        residuals: of tasks, to one context for all classes.
     """
+
+    residuals: Residuals | None
 
     def __init__(
         self,
@@ -143,50 +185,14 @@ class Context(nn.Module):
     ) -> None:
         super().__init__()
         self.value = nn.Parameter(value.detach().clone())
-        self._slots, self._own, self._shift = slots, own, shift
-
-    def contexts(self) -> Tensor:
-        """One (M, d), or several (C, M, d)."""
-        return self.value
+        self._slots, self.own, self._shift = slots, own, shift
+        self.residuals = None
 
     def forward(self, x: Tensor) -> Tensor:
-        slots, value = self._slots(), self.contexts()
-        value = value[self._own()] if self._own else value
+        slots = self._slots()
+        value: Tensor = self.value[self.own()] if self.own else self.value
+        value = self.residuals(value) if self.residuals is not None else value
         value = value.to(x.dtype).expand(x.shape[0], -1, -1)
         if self._shift:
             value = value + self._shift()[:, None].to(x.dtype)
         return x.scatter(1, slots[..., None].expand(-1, -1, x.shape[-1]), value)
-
-
-class ResidualContext(Context):
-    """One context for all tasks and a residual for each, P_t = P + U_t s(D P), s the logistic function; the last is P itself.
-
-    U = 0 at the start, so every task starts at P. Parameters: M d + r d + T d r.
-
-    Args:
-        value: P (M, d), learned.
-        slots: as of ``Context``.
-        own: gives the task of each text, (n,); T where it has none.
-        tasks: T.
-        rank: r.
-    """
-
-    def __init__(
-        self,
-        value: Tensor,
-        slots: Callable[[], Tensor],
-        own: Callable[[], Tensor],
-        *,
-        tasks: int,
-        rank: int,
-    ) -> None:
-        super().__init__(value, slots, own=own)
-        positive(tasks=tasks, rank=rank)
-        width = value.shape[-1]
-        self.down = nn.Parameter(nn.init.xavier_uniform_(torch.empty(rank, width)))
-        self.up = nn.Parameter(torch.zeros(tasks, width, rank))
-
-    def contexts(self) -> Tensor:
-        hidden = (self.value @ self.down.T).sigmoid()
-        own = self.value + torch.einsum("tdr,mr->tmd", self.up, hidden)
-        return torch.cat([own, self.value[None]])

@@ -109,11 +109,16 @@ class PGD:
     def __call__(self, loss: PixelLoss, pixels: Tensor, epsilon: float) -> Tensor:
         generator = torch.Generator().manual_seed(self.seed)
         start = torch.rand(pixels.shape, generator=generator).to(pixels)
-        delta = clipped((2 * start - 1) * epsilon, pixels, epsilon)
-        for _ in range(self.steps):
-            climbed = delta + 2.5 * epsilon / self.steps * pixel_gradient(loss, delta).sign()
-            delta = clipped(climbed, pixels, epsilon)
-        return delta
+        return climbed(loss, pixels, epsilon, self.steps, 2 * start - 1)
+
+
+def climbed(loss: PixelLoss, pixels: Tensor, epsilon: float, steps: int, start: Tensor) -> Tensor:
+    """The change that projected gradient descent (see ``PGD``) ends with, begun at ``epsilon`` times ``start``, in [-1, 1]."""
+    delta = clipped(start * epsilon, pixels, epsilon)
+    for _ in range(steps):
+        moved = delta + 2.5 * epsilon / steps * pixel_gradient(loss, delta).sign()
+        delta = clipped(moved, pixels, epsilon)
+    return delta
 
 
 def clipped(delta: Tensor, pixels: Tensor, epsilon: float) -> Tensor:

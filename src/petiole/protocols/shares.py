@@ -17,7 +17,7 @@ import torch
 
 from petiole.backbones.encoder_decoder import Seq2Seq
 from petiole.backbones.registry import LoadRequest, load_any
-from petiole.ledger import sizes
+from petiole.ledger import count_parameters
 from petiole.methods.text import encoder_decoder_of
 from petiole.tasks.text.adapter import method_of
 
@@ -66,7 +66,8 @@ def count(table: Mapping[str, Any]) -> tuple[tuple[Share, ...], tuple[str, ...]]
     """
     rows = table["rows"]
     missing = tuple(f"{row['label']}: {row['missing']}" for row in rows if "missing" in row)
-    return tuple(_share(row, table["digits"]) for row in rows if "method" in row), missing
+    digits = table["digits"]
+    return tuple(_share(row, row.get("digits", digits)) for row in rows if "method" in row), missing
 
 
 def _share(row: Mapping[str, Any], digits: int) -> Share:
@@ -75,7 +76,7 @@ def _share(row: Mapping[str, Any], digits: int) -> Share:
         method_of(row["method"], row.get("settings", {})),
     )
     with torch.device("meta"):
-        counted = sizes(model, method.plan(model))
+        counted = count_parameters(model, method)
     of_total, of_language = (
         counted.trainable_percent_of_total,
         counted.trainable_percent_of_language_model,

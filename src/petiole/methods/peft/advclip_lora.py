@@ -4,8 +4,11 @@
     delta <- clip(delta + 0.05 eta_t grad_delta CE),   m times a batch
 
 ``shared``, as published: one delta (3, H, W) for all images of a batch, kept from batch to batch and drawn anew in the ball at each pass over the
-data; eta_t goes from 1 / |delta| at the start to 1 at step 300. An image's own pixels stay in [0, 1]. ``each``: a delta for every image by m
-steps of projected gradient descent, as in TeCoA (Mao et al., ICLR 2023); a rival in our reconstruction.
+data; eta_t goes from 1 / |delta| at the start to 1 at step 300. An image's own pixels stay in [0, 1]. ``each``: a delta_i for every image by m
+steps of projected gradient descent, drawn anew for each batch, as in TeCoA (Mao et al., ICLR 2023) and FARE (Schlarmann et al., ICML 2024); a rival in
+our reconstruction:
+
+    delta_i ~ U(-epsilon, epsilon),   delta_i <- clip(delta_i + 2.5 epsilon / m * sign(grad_{delta_i} CE_i)),   m times
 
 ``compat`` reads the released code instead: there delta is added behind the normalisation although its bound is one of pixels, and what keeps pixels
 valid is taken from the batch's largest and smallest pixel, so that it hardly binds. How eta_t falls between its ends, and where delta starts, could not be
@@ -28,7 +31,14 @@ from petiole.collective import members, summed
 from petiole.data.preprocessing import Preprocessing
 from petiole.errors import ConfigError
 from petiole.layers.checks import positive
-from petiole.methods.adversary import PGD, clipped, perturb, pixel_gradient, radius
+from petiole.methods.adversary import (
+    PixelLoss,
+    climbed,
+    clipped,
+    perturb,
+    pixel_gradient,
+    radius,
+)
 from petiole.methods.base import Plan, TrainingAdversary
 from petiole.methods.peft.lora import CLIPLoRA
 from petiole.methods.registry import register
@@ -82,8 +92,8 @@ class SharedPerturbation(nn.Module):
         for _ in range(self.gradient_evaluations):
             gradient = pixel_gradient(lambda d: loss(self.changed(images, d)), delta)
             gradient = summed(gradient) / members()
-            climbed = delta + self.lr * self._eta(delta) * gradient
-            delta = self._bounded(climbed.clamp(-self.epsilon, self.epsilon), images)
+            moved = delta + self.lr * self._eta(delta) * gradient
+            delta = self._bounded(moved.clamp(-self.epsilon, self.epsilon), images)
         self.delta.copy_(delta)
         self.passed += 1
         return self.changed(images, delta).detach()
@@ -125,10 +135,13 @@ class OwnPerturbations(nn.Module):
 
     def forward(self, loss: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         """See ``TrainingAdversary``."""
-        # PGD draws its start from a seed, so that an evaluation repeats; here from torch's generator of the step.
-        seed = int(torch.randint(2**31, (), device="cpu"))
-        attack = PGD(self.gradient_evaluations, seed)
-        return perturb(loss, images, self.preprocessing, self.epsilon, attack)
+
+        def adversary(loss: PixelLoss, pixels: Tensor, epsilon: float) -> Tensor:
+            # The start is drawn on the device, by the step's seed: to read a seed back would wait for a GPU.
+            start = 2 * torch.rand_like(pixels) - 1
+            return climbed(loss, pixels, epsilon, self.gradient_evaluations, start)
+
+        return perturb(loss, images, self.preprocessing, self.epsilon, adversary)
 
 
 @register(

@@ -1,6 +1,9 @@
-"""CoOp's words for several data sets learned in one run: a context in common, and a residual for each.
+"""Learned words for several data sets in one run: prompts in common, and a residual for each; a plug-in over CoOp or MaPLe.
 
     P_t = P + U_t s(D P),   D shared, U_t of data set t and 0 at the start, s the logistic function
+
+P is CoOp's context, or MaPLe's rows of the text tower, each layer's with a D and U_t of its own. MaPLe's image prompts are made of P itself: whose
+data set an image is of nobody knows in prediction.
 
 After the abstract of "Multi-task prompt adapter with residual connection" (Applied Soft Computing, 2025), the only part that could be
 read: a shared and a task part, with a residual around both so that a task can fall back on the shared prompt. The equation is our
@@ -11,60 +14,55 @@ A class belongs to a data set by its name, so novel classes of a known data set 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from petiole.backbones.base import Backbone
-from petiole.backbones.hooks import Attach
 from petiole.errors import ConfigError
 from petiole.layers.checks import positive
-from petiole.layers.rows import ResidualContext
+from petiole.layers.rows import Context, Overwrite, Residuals, Rows
 from petiole.methods.base import Method, Plan
-from petiole.methods.prompt_learning.class_names import (
-    PHRASE,
-    Position,
-    SentenceTemplate,
-    TextHead,
-    towers_of,
-    words,
-)
+from petiole.methods.prompt_learning.class_names import TextHead
 from petiole.methods.recipe import PROMPT_LEARNING
-from petiole.methods.registry import register
+from petiole.methods.registry import create, register
 from petiole.printable import composed
 
 
 @register(
     "residual-prompts",
-    "CoOp's words for several data sets in one run",
+    "learned words for several data sets in one run",
     epochs=50,
     **PROMPT_LEARNING,
 )
 @dataclass(frozen=True)
 class ResidualPrompts(Method):
-    """A shared context and residuals of data sets.
+    """Prompts in common and residuals of data sets.
 
     Attributes:
         sets: the class names of each data set, ``oak, elm; cat, dog``; empty takes all classes for one data set.
         rank: r of U_t (d, r) and D (r, d).
-        context: M.
-        phrase: words whose embeddings start the context.
-        position: end | middle | front.
+        host: registered name of a method that learns words for all classes at once (coop, maple, ivlp).
+        host_settings: of the host.
     """
 
     sets: str = ""
     rank: int = 8
-    context: int = 4
-    phrase: str = PHRASE
-    position: Position = "end"
+    host: str = "coop"
+    host_settings: dict[str, Any] = field(default_factory=dict, hash=False)
 
     def plan(self, backbone: Backbone, classes: int) -> Plan:
-        positive(rank=self.rank, context=self.context)
-        towers = towers_of(backbone)
-        sentence = SentenceTemplate(context=self.context, position=self.position)
-        head, members = TextHead(towers, classes, sentence), _members(self.sets)
+        positive(rank=self.rank)
+        plan = create(self.host, self.host_settings).plan(backbone, classes)
+        head, prompts, members = plan.head, list(_prompts(plan)), _members(self.sets)
+        if not isinstance(head, TextHead) or not prompts:
+            raise ConfigError(
+                f"Residual prompts need a host that learns words for all classes at once; {self.host} does not. Use coop, maple or ivlp, "
+                "without class_specific."
+            )
         count = max(members.values(), default=0) + 1
 
         def own() -> Tensor:
@@ -73,18 +71,20 @@ class ResidualPrompts(Method):
             rows = head.at_hand[0]
             return torch.tensor(tasks, device=rows.device)[rows]
 
-        context = ResidualContext(
-            words(towers, self.phrase, self.context),
-            lambda: head.slots_at_hand,
-            own,
-            tasks=count,
-            rank=self.rank,
-        )
-        return Plan(
-            head=head,
-            reads=(backbone.vector,),
-            attach=(Attach("text.embed", context, how="replace"),),
-        )
+        for rows in prompts:
+            width = rows.value.shape[-1]
+            rows.residuals = Residuals(width, own, tasks=count, rank=self.rank)
+        return plan
+
+
+def _prompts(plan: Plan) -> Iterator[Context | Rows]:
+    """The learned words of a plan: its context, and its rows in deeper layers of the text tower."""
+    for attach in plan.attach:
+        if not attach.role.startswith("text."):
+            continue
+        layer = attach.layer.rows if isinstance(attach.layer, Overwrite) else attach.layer
+        if isinstance(layer, Rows) or (isinstance(layer, Context) and layer.own is None):
+            yield layer
 
 
 def _members(sets: str) -> Mapping[str, int]:

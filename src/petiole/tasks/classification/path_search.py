@@ -2,7 +2,8 @@
 
     paths.jsonl     accuracy on held-back images of every candidate that was tried
 
-A search that was killed reads the file and tries only what is missing.
+A search that was killed reads the file and tries only what is missing. Processes that trained the supernet together judge each candidate
+together, so they try the same ones and find the same paths.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from petiole.engine.record import lines
+from petiole.engine.together import main_does
 from petiole.engine.trainer import Callbacks
 from petiole.files import append_line, sealed
 from petiole.layers.searchable import choose_paths
@@ -28,7 +30,14 @@ def search_paths(adapted: AdaptedClassifier, held: HeldBack, callbacks: Callback
     search = adapted.plan.search
     assert search is not None
     file = callbacks.checkpoint.with_name(PATHS) if callbacks.checkpoint else None
-    tried = {row["paths"]: row["accuracy"] for row in lines(file)} if file and file.exists() else {}
+
+    def known() -> dict[str, float]:
+        rows = lines(file) if file and file.exists() else []
+        return {row["paths"]: row["accuracy"] for row in rows}
+
+    tried = main_does(
+        known
+    )  # one reads: it will also write, and a process that knew more would leave the others waiting
 
     def score(paths: Paths) -> float:
         name = ",".join(paths)

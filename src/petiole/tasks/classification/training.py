@@ -24,7 +24,6 @@ from petiole.engine.trainer import Callbacks, Trainer, accelerate, seed_device
 from petiole.errors import ConfigError
 from petiole.layers.solved import SolvedHead, balanced
 from petiole.methods.recipe import Recipe
-from petiole.processes import world
 from petiole.tasks.classification.aligned import AlignedTable
 from petiole.tasks.classification.drift import IMAGES as PROBED
 from petiole.tasks.classification.drift import Drift, moves_tokens
@@ -66,11 +65,6 @@ def train(
     probes = max(PROBES, math.ceil(recipe.epochs))
     held: HeldBack | None = None
     if recipe.select == "best" or (adapted.plan.search and recipe.steps):
-        if adapted.plan.search and world() > 1:
-            raise ConfigError(
-                "A supernet leaves most of its parameters out of a step, which several processes cannot average. Train it in one: "
-                "without torchrun."
-            )
         held = HeldBack(adapted, data, table, recipe)
         data, table = held.kept, held.kept_table
     recipe = recipe.resolved(trained_on(data, recipe), len(data.classes))
@@ -148,7 +142,8 @@ def _descend(
 ) -> None:
     if recipe.align_source:
         table = AlignedTable(table, data)
-    accelerator = accelerate(adapted.backbone.module, precision)
+    partly = adapted.plan.search is not None
+    accelerator = accelerate(adapted.backbone.module, precision, partly=partly)
     loss_module = ClassificationLoss(
         adapted, recipe.target_weight, recipe.label_smoothing, _class_weights(data, recipe)
     )

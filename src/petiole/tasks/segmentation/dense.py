@@ -1,6 +1,8 @@
 """A method's plan as one for pixels: what it does inside the blocks stays, and a linear head reads every patch.
 
 z_n = W f_n + b,   f_n the n-th local token of the adapted backbone, n = 1 ... N
+
+A head that is trained reads (f_n - mean) / std of every channel, by the training images' tokens before the first step.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from petiole.errors import ConfigError
 from petiole.layers.pool import First
 from petiole.layers.ridge import RidgeHead
 from petiole.layers.solved import SolvedHead
+from petiole.layers.standardise import Standardise
 from petiole.methods.base import Method, Plan
 from petiole.tasks.classification.model import ClassNameHead
 
@@ -50,6 +53,6 @@ def dense(method: Method, backbone: Backbone, classes: int, name: str) -> Plan:
         head=head or nn.Linear(width, classes),
         reads=(backbone.patches,),
         pool=First(),
-        refine=nn.Identity(),
+        refine=nn.Identity() if solved else Standardise(width),
         start=None,
     )

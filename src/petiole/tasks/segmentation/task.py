@@ -1,10 +1,11 @@
 """One method on images with masks: cross-entropy of every pixel, or ridge in closed form; scored by mIoU.
 
-A patch has one vector of scores, so over its pixels both losses depend on the share s_nk of each class alone:
+Predicted masks are the scores of patches, interpolated to the image's own pixels, of which all count that are of a class. What is learned are the scores
+interpolated to cells c, k x k of each patch; over the pixels of one both losses depend on the share s_cK of each class alone:
 
-    CE = - sum_nk s_nk log softmax(z_n)_k / sum_nk s_nk,   ridge = sum_n s_n |W f_n + b - (2 s_n / |s_n| - 1)|^2 + alpha |W|^2
+    CE = - sum_cK s_cK log softmax(z_c)_K / sum_cK s_cK,   ridge = sum_c |s_c| |W f_c + b - (2 s_c / |s_c| - 1)|^2 + alpha |W|^2
 
-Predicted masks are the scores interpolated to the image's own pixels, of which all count that are of a class.
+A linear head's scores of a cell are those of the cell's interpolated token f_c, so ridge stays a closed form.
 A run leaves ``overlays/``, the first test images with their true and predicted masks.
 """
 
@@ -23,15 +24,17 @@ from torch import Tensor
 
 from petiole.data.dataset import Dataset
 from petiole.data.image import load
-from petiole.data.masks import pixels_of
+from petiole.data.masks import finer, pixels_of
 from petiole.data.targets import TargetImages
 from petiole.engine.feature_extractor import Table
 from petiole.engine.record import count_test_evaluation
 from petiole.engine.task import Scores
+from petiole.engine.trainer import Callbacks
 from petiole.errors import ConfigError
 from petiole.files import write_text
 from petiole.layers.moment_ridge import Moments, solve
 from petiole.layers.ridge import RidgeHead
+from petiole.layers.standardise import Standardise
 from petiole.methods.base import Plan
 from petiole.methods.registry import create
 from petiole.metrics.segmentation import confusion, ious, mask_scores
@@ -43,9 +46,14 @@ from petiole.tasks.segmentation.dense import dense
 from petiole.tasks.segmentation.overlays import OVERLAYS, write_overlay
 from petiole.tasks.segmentation.workspace import SegmentationWorkspace, masked
 
-PARTS = 5
-"""Parts of the images that ridge's penalty is chosen by, and images at a time."""
+PARTS, SEEN = 5, 256
+"""Parts of the images that ridge's penalty is chosen by, and most images that tokens are standardised by."""
 SHOWN = 8
+
+
+def of_shares(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross-entropy of all pixels, of scores (B, n, K) and the share of each class in every cell."""
+    return -(targets * outputs.log_softmax(-1)).sum() / targets.sum().clamp_min(1e-6)
 
 
 class SegmentationRun(TargetRun):
@@ -68,8 +76,23 @@ class SegmentationRun(TargetRun):
     def matrix(self, images: Dataset, part: TargetImages) -> NDArray[Any]:
         return self.workspace.shares(images, masked(part))
 
+    def cells(self, values: Tensor) -> Tensor:
+        """Values of patches (B, N, c) as those of their cells (B, k^2 N, c)."""
+        return finer(values, self.workspace.backbone.grid, self.workspace.cells)
+
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return -(targets * outputs.log_softmax(-1)).sum() / targets.sum().clamp_min(1e-6)
+        return of_shares(self.cells(outputs), targets)
+
+    def _descend(
+        self, adapted: AdaptedClassifier, table: Table, wanted: Tensor, callbacks: Callbacks
+    ) -> None:
+        adapted.eval()
+        states = table.batches(min(SEEN, len(wanted)))
+        with torch.no_grad():
+            tokens = torch.cat([adapted.pooled(state).float().flatten(0, 1) for state in states])
+        assert isinstance(adapted.refine, Standardise)
+        adapted.refine.see(tokens)
+        super()._descend(adapted, table, wanted, callbacks)
 
     @torch.no_grad()
     def _solve(self, adapted: AdaptedClassifier, table: Table, wanted: Tensor) -> None:
@@ -79,7 +102,7 @@ class SegmentationRun(TargetRun):
         parts: dict[int, Moments] = {}
         done = 0
         for state in table.batches(len(wanted)):
-            tokens = adapted.pooled(state).float().cpu()
+            tokens = self.cells(adapted.pooled(state).float()).cpu()
             for one, shares in zip(tokens, wanted[done : done + len(tokens)], strict=True):
                 weights = shares.sum(dim=1)
                 targets = 2 * shares / weights.clamp_min(1e-9)[:, None] - 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from petiole.data.dataset import listed
 from petiole.data.image import load
-from petiole.data.masks import MaskedImages, open_masked, shares
+from petiole.data.masks import MaskedImages, fineness, open_masked, shares
 from petiole.data.readers.masks import MASK
 from petiole.data.targets import TargetImages
 from petiole.errors import DataError
@@ -79,9 +80,16 @@ class SegmentationWorkspace(TargetWorkspace):
         with torch.device("meta"), torch.random.fork_rng():
             return dense(self.method_of(spec), self.shape, len(self.names), spec.method)
 
+    @cached_property
+    def cells(self) -> int:
+        """k: cells along a patch's side."""
+        return fineness(self.backbone.preprocessing, self.backbone.grid)
+
     def shares(self, images: Any, part: MaskedImages) -> NDArray[np.float32]:
-        """Share of each patch that each class covers (n, N, K), of images of a part."""
-        grid, p = self.backbone.grid, self.backbone.preprocessing
+        """Share of each cell of each patch that each class covers (n, k^2 N, K), of images of a part."""
+        p = self.backbone.preprocessing
+        rows, columns = self.backbone.grid
+        grid = rows * self.cells, columns * self.cells
         found = [
             shares(part.mask(s.id, load(s).size, self.names), len(self.names), p, grid)
             for s in images.samples
