@@ -3,8 +3,8 @@
     RAY_AUTH_MODE=disabled OMP_NUM_THREADS=1 python benchmarks/ray_verbs.py /tmp/verbs [--only compare sweep]
 
 Every verb is the command line's own, on small drawn pictures, each place with a cache of its own. Compared are the digests of all
-files that the runs' records name: predictions, adapters, vectors. The last of three nodes is killed as soon as three runs have begun. At the
-end a comparison on Ray is interrupted as by Ctrl-C, and finished by --resume in one process here.
+files that the runs' records name (predictions, adapters, vectors), the scores, and which files there are. The last of three nodes is killed as
+soon as three runs have begun. "interrupted" is a comparison that is interrupted on Ray's two nodes as by Ctrl-C, and finished there by --resume.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ SEEN = (
     "reproduce",
     "auto",
     "tune",
+    "interrupted",
 )
 
 
@@ -80,12 +81,16 @@ def verbs(data: Path) -> dict[str, list[object]]:
             *("--methods", "zero-shot", "coop", "--seeds", 2, *clip),
         ],
         "auto": [
-            *("fit", photos, "--method", "auto", "--budget", 60, "--shots", 3),
-            *("--backbone", "petiole/tiny-vit", "petiole/efficientnet-lite0"),
+            *("fit", data / "three", "--method", "auto", "--budget", 60, "--shots", 3),
+            *("--backbone", "petiole/tiny-clip", "petiole/tiny-lvlm-tower"),
         ],
         "tune": [
             *("fit", photos, "--method", "linear-probe", "--tune", "--trials", 4),
             *("--range", "lr=1e-4..1e-1:log", *few, *tiny),
+        ],
+        "interrupted": [
+            *("compare", photos, "--methods", "linear-probe", "cosine-ln", "--shots", 3),
+            *("--split-seeds", 2, "--set", "steps=4000", "--set", "views=0", *tiny),
         ],
     }
 
@@ -97,6 +102,10 @@ def draw(data: Path) -> None:
         told = ["--task", task, "--train", train, "--test", test, "--quiet"]
         said(["synthesize", data / task, *told])
     names = sorted(path.name for path in (data / "colours" / "train").iterdir())
+    for part in ("train", "test"):  # auto trains with its methods' own steps, on few images
+        (data / "three" / part).mkdir(parents=True)
+        for name in names[:3]:
+            (data / "three" / part / name).symlink_to(data / "colours" / part / name)
     home = data / "coop" / "dtd"
     home.mkdir(parents=True)
     (home / "images").symlink_to(data / "colours")
@@ -121,11 +130,11 @@ def said(command: Sequence[object]) -> None:
 
 def files_of(out: Path) -> dict[str, str]:
     """What the records below a folder say of their files, and the numbers of a selection."""
-    found = {
-        f"{record.parent.relative_to(out)}/{name}": digest
-        for record in sorted(out.rglob("record.json"))
-        for name, digest in json.loads(record.read_text())["files"].items()
-    }
+    found = {f"name {file.relative_to(out)}": "" for file in out.rglob("*") if file.is_file()}
+    for file in sorted(out.rglob("record.json")):
+        run, record = file.parent.relative_to(out), json.loads(file.read_text())
+        found |= {f"{run}/{name}": digest for name, digest in record["files"].items()}
+        found[f"{run}/scores"] = json.dumps(record["scores"])
     for file in out.glob("selection.json"):
         kept = json.loads(file.read_text())
         tried = [*kept["backbones"], *(kept["method"] or {}).get("candidates", [])]
@@ -175,11 +184,11 @@ def measure(verb: str, command: list[object], root: Path, place: str, cluster: A
 
 
 def interrupted(command: list[object], root: Path) -> Path:
-    """Ctrl-C while runs are under way on Ray, and --resume here; where the runs lie."""
-    out = root / "interrupted" / "compare"
+    """Ctrl-C while runs are under way on Ray, and --resume there; where the runs lie."""
+    out = root / "interrupted" / "interrupted"
     rmtree(out.parent, ignore_errors=True)
     whole = [*command, "--out", out, "--cache-dir", root / "interrupted" / "cache", "--quiet"]
-    with nodes(2) as _:
+    with nodes(2):
         address = ray_address()
         process = subprocess.Popen(
             [
@@ -194,13 +203,14 @@ def interrupted(command: list[object], root: Path) -> Path:
                 signal.SIGINT, signal.default_int_handler
             ),  # nohup ignores it
         )
-        while process.poll() is None and len(list(out.rglob("request.json"))) < 2:
+        while process.poll() is None and len(list(out.rglob("metrics.jsonl"))) < 2:
             time.sleep(0.01)
+        time.sleep(0.5)
         process.send_signal(signal.SIGINT)
         code = process.wait(120)
-    kept = len(list(out.rglob("checkpoint.safetensors"))), len(list(out.rglob("record.json")))
-    print(f"Ctrl-C: exit {code}; {kept[0]} checkpoints, {kept[1]} finished runs", flush=True)
-    said([*whole, "--resume"])
+        kept = [list(out.rglob(name)) for name in ("checkpoint.safetensors", "record.json")]
+        print(f"Ctrl-C: exit {code}; {len(kept[0])} checkpoints, {len(kept[1])} finished runs")
+        said([*whole, "--resume", "--executor", f"ray://{address}"])
     return out
 
 
@@ -225,17 +235,21 @@ def main() -> None:
         rmtree(root / place, ignore_errors=True)
     for verb, command in commands.items():
         whole = files_of(measure(verb, command, root, "local", None))
+        if verb == "interrupted":
+            told(verb, "two", whole, files_of(interrupted(command, root)))
+            continue
         for place, count in PLACES.items():
             with nodes(count) as kill:
                 told(verb, place, whole, files_of(measure(verb, command, root, place, kill)))
-        if verb == "compare":
-            told(verb, "interrupted", whole, files_of(interrupted(command, root)))
 
 
 def told(verb: str, place: str, whole: dict[str, str], files: dict[str, str]) -> None:
     """Say how many of the files that the local runs left are equal."""
-    other = [name for name, digest in whole.items() if files.get(name) != digest]
-    print(f"{verb}: {place}: {len(whole) - len(other)} of {len(whole)} files of the runs are equal")
+    every = whole | files
+    other = [name for name in every if whole.get(name) != files.get(name)]
+    runs = sum(name.endswith("/scores") for name in whole)
+    digests = sum(not name.startswith("name ") for name in whole) - runs
+    print(f"{verb}: {place}: {runs} runs with {digests} files: {len(other)} differences")
     print("".join(f"    {name}\n" for name in other), end="", flush=True)
 
 

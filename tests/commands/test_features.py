@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 from io import StringIO
 from pathlib import Path
 
@@ -11,7 +13,10 @@ from PIL import Image
 from rich.console import Console
 
 from petiole.commands.features import Extracted, features
-from petiole.engine.feature_store import entries
+from petiole.data.checks.thumbnails import Thumbnails
+from petiole.data.dataset import Dataset, Sample
+from petiole.engine.feature_store import FeatureCache, entries
+from petiole.engine.thumbnail_store import stored_thumbnails
 from petiole.errors import ConfigError, DataError
 
 
@@ -45,6 +50,18 @@ def test_features_are_stored_once_and_counted(images: Path) -> None:
     assert "3 images, 3 of them new" in said
     assert f"16 x {first.width} each" in said
     assert first.digest in said
+
+
+def test_what_the_leak_check_compares_lies_beside_vectors(images: Path) -> None:
+    extract(images, vectors=True, visual_tokens=None)
+    files = sorted(images.rglob("*.png"))
+    seen = [Sample(file, 0, hashlib.sha256(file.read_bytes()).hexdigest()) for file in files]
+    data = Dataset("images", ("all",), tuple(seen))
+    fresh = Thumbnails.of(data.samples)
+    shutil.rmtree(images)
+    kept = stored_thumbnails(FeatureCache(images.parent / "cache"), data)
+    for name in ("hashes", "thumbnails", "valid"):
+        assert np.array_equal(getattr(kept, name), getattr(fresh, name))
 
 
 def test_the_digest_follows_content_and_settings(images: Path) -> None:

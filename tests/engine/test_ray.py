@@ -131,7 +131,8 @@ def test_features_on_ray_are_those_of_this_process(tmp_path: Path) -> None:
         )
     )
     one, other = (values_of(tmp_path / cache) for cache in ("here", "there"))
-    assert all(torch.equal(one[image], other[image]) for image in one | other)
+    assert all(torch.equal(one[place], other[place]) for place in one | other)
+    assert {role for _, role in one} == {"final.cls", "hashes", "thumbnails", "valid"}
     with tarfile.open(images / "all.tar", "w") as archive:
         for number, file in enumerate(sorted(images.rglob("*.png"))[:3]):
             archive.add(file, f"{number}.png")
@@ -156,12 +157,13 @@ def test_a_killed_worker_costs_its_batch_alone(cluster: Executor, tmp_path: Path
     assert FeatureCache(tmp_path / "cache").missing(key, list(found.ids.values())) == []
 
 
-def values_of(cache: Path) -> dict[str, Tensor]:
-    """Image -> its vector, of a store whose shards are checked."""
+def values_of(cache: Path) -> dict[tuple[str, str], Tensor]:
+    """Image and role -> what is stored, of a store whose shards are checked."""
     found = {}
     for shard in cache.rglob("*.safetensors"):
         ids, values = verified(shard)
-        found |= dict(zip(ids, *values.values(), strict=True))
+        for role, rows in values.items():
+            found |= {(image, role): row for image, row in zip(ids, rows, strict=True)}
     return found
 
 

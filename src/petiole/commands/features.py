@@ -100,7 +100,8 @@ def features(
         images: folder; images may lie at any depth.
         backbone: image backbone, as for fit.
         visual_tokens: local tokens of a picture after pooling: a square number; by default 36.
-        vectors: one vector an image instead, as heads on the frozen model, kNN and the check for leaks read it.
+        vectors: one vector an image instead, as heads on the frozen model, kNN and the check for leaks read it, and
+            the thumbnails that this check compares: to fit a head on them no image is read again.
         videos: each folder that holds images is a video, and each image a frame: one vector a frame.
         shard: compute only the third of eight shares, 3/8, while other processes or machines that see the same folder and
             cache compute theirs; an image's share follows from its path below the folder alone.
@@ -144,6 +145,7 @@ def features(
         skip_bad=skip_bad,
         quiet=quiet,
         extractor=partial(_computed, cluster, terms, visuals, quiet) if cluster else None,
+        thumbnails=vectors,
     )
     return Extracted(
         cache=visuals.cache.root,
@@ -192,7 +194,8 @@ def _computed(
 
     preprocessing, device = visuals.backbone.preprocessing, terms["device"]
     opening = partial(_network, terms, key)
-    job = FeatureJob(key, preprocessing, terms["cache"], device, opening)
+    thumbnails = terms["visual_tokens"] is None
+    job = FeatureJob(key, preprocessing, terms["cache"], device, opening, thumbnails)
     return store_features(files, job, cluster, quiet=quiet)
 
 

@@ -258,6 +258,8 @@ class CodebookTaskOptions:
         keep: share of image tokens that the language model reads; by default 1, all.
         prune: which are kept: full, rarity+residual, rarity, random or uniform.
         positions: kept tokens keep their places, or close up (compact).
+        fsdp: spread the language models over the processes that torchrun started (FSDP2), where one of them cannot hold
+            it; for methods that leave the language model as it is.
     """
 
     language_models: Annotated[
@@ -267,6 +269,7 @@ class CodebookTaskOptions:
     keep: float | None = None
     prune: Literal["full", "rarity+residual", "rarity", "random", "uniform"] | None = None
     positions: Literal["keep", "compact"] | None = None
+    fsdp: bool = False
 
 
 @group("Questions over a codebook")

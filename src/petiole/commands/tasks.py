@@ -181,5 +181,6 @@ def _codebook(
         precision=model.precision,
         skip_bad=model.skip_bad,
         quiet=model.quiet,
+        fsdp=codebook.fsdp,
     )
     return task, CodebookOptions(pruning(codebook.keep, codebook.prune, codebook.positions))

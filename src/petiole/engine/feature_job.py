@@ -22,6 +22,7 @@ class FeatureJob:
         preprocessing: of the network.
         cache: folder of the feature cache.
         device: that the network is opened on.
+        thumbnails: keep what the leak check sees of the images, too.
         open: gives, in a worker, transformed images (n, 3, H, W) -> values by role, one row each.
     """
 
@@ -30,6 +31,7 @@ class FeatureJob:
     cache: Path
     device: str
     open: Callable[[], Callable[[Tensor], State]]
+    thumbnails: bool = False
 
 
 @dataclass

@@ -24,6 +24,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from petiole.data.checks.images import check_name
+from petiole.data.checks.thumbnails import Thumbnails, hash_and_thumbnail
 from petiole.data.image import decode, read_bytes
 from petiole.data.preprocessing import Augmentation, view
 from petiole.data.readers.base import reader_of
@@ -33,9 +34,13 @@ from petiole.engine.feature_store import FeatureCache, Key
 from petiole.engine.progress import progress
 from petiole.engine.ray_executor import Ray, begin_worker, connected
 from petiole.engine.share import BATCH, SHARD
+from petiole.engine.thumbnail_store import KEY as THUMBNAILS
+from petiole.engine.thumbnail_store import stored_form
 from petiole.errors import ConfigError, DataError, PetioleError
 
 Rows = dict[str, list[Any]]
+TEXTS, BYTES = ["name", "id", "note"], ["tensors", "thumbnail"]
+"""Columns of a row; of the bytes, those that are stored already are empty."""
 BLOCK = 32 * 2**20
 """Bytes that a task hands on at a time."""
 
@@ -114,22 +119,30 @@ def _stream(files: Sequence[Path], job: FeatureJob, cluster: Ray) -> Iterator[di
 def _decoded(table: Any, job: FeatureJob, begin: Mapping[str, Any]) -> Iterator[Any]:
     """Paths -> transformed images that are not stored, by as many as the network takes at a time."""
     begin_worker(**begin)
-    known = _known(job.cache, job.key)
+    stored = _known(job.cache, job.key)
+    compared = _known(job.cache, THUMBNAILS) if job.thumbnails else None
     images = chain.from_iterable(_images(Path(path)) for path in table.column("path").to_pylist())
     while chunk := list(islice(images, BATCH)):
-        rows: Rows = {"name": [], "id": [], "note": [], "tensors": []}
+        rows: Rows = {column: [] for column in (*TEXTS, *BYTES)}
         for name, fetch in chunk:
-            image, tensors, note = "", b"", ""
+            image, note, tensors, thumbnail = "", "", b"", b""
             try:
                 content = fetch()
                 image = hashlib.sha256(content).hexdigest()
-                if image not in known:
+                new = image not in stored
+                uncompared = compared is not None and image not in compared
+                if new or uncompared:
                     pixels = decode(content, name)
+                if new:
                     seen = view(pixels, job.preprocessing, Augmentation.none(), image, 0)
                     tensors = save_tensors({"image": seen})
+                if uncompared:
+                    one = Thumbnails.joined([hash_and_thumbnail(pixels)])
+                    thumbnail = save_tensors(stored_form(one))
             except DataError as error:
                 note = str(error)
-            for column, value in zip(rows, (str(name), image, note, tensors), strict=True):
+            row = (str(name), image, note, tensors, thumbnail)
+            for column, value in zip(rows, row, strict=True):
                 rows[column].append(value)
         yield _table(rows)
 
@@ -150,8 +163,10 @@ class _Network:
             for row, index in enumerate(todo):
                 values = {role: value[row].cpu().clone() for role, value in state.items()}
                 tensors[index] = save_tensors(values)
-        kept = {column: table.column(column).to_pylist() for column in ("name", "id", "note")}
-        return _table({**kept, "tensors": tensors})
+        import pyarrow
+
+        at = table.column_names.index("tensors")
+        return table.set_column(at, "tensors", pyarrow.array(tensors, pyarrow.large_binary()))
 
 
 def _written(table: Any, job: FeatureJob, begin: Mapping[str, Any]) -> Any:
@@ -159,13 +174,18 @@ def _written(table: Any, job: FeatureJob, begin: Mapping[str, Any]) -> Any:
     import pyarrow
 
     begin_worker(**begin)
-    tensors, ids = table.column("tensors").to_pylist(), table.column("id").to_pylist()
-    new = {image: load_tensors(one) for image, one in zip(ids, tensors, strict=True) if one}
-    if new:
-        state = {role: torch.stack([row[role] for row in new.values()]) for role in job.key.cut}
-        FeatureCache(job.cache).write(job.key, list(new), state)
-    counted = pyarrow.array([bool(one) for one in tensors])
-    return table.drop_columns(["tensors"]).append_column("new", counted)
+    ids = table.column("id").to_pylist()
+    for column, key, join in (
+        ("tensors", job.key, torch.stack),
+        ("thumbnail", THUMBNAILS, torch.cat),
+    ):
+        rows = zip(ids, table.column(column).to_pylist(), strict=True)
+        new = {image: load_tensors(one) for image, one in rows if one}
+        if new:
+            state = {role: join([row[role] for row in new.values()]) for role in key.cut}
+            FeatureCache(job.cache).write(key, list(new), state)
+    counted = pyarrow.array([bool(one) for one in table.column("tensors").to_pylist()])
+    return table.drop_columns(BYTES).append_column("new", counted)
 
 
 def _images(path: Path) -> Iterator[tuple[Path, Callable[[], bytes]]]:
@@ -200,11 +220,9 @@ def _known(root: Path, key: Key) -> frozenset[str]:
 def _table(rows: Rows) -> Any:
     import pyarrow
 
-    columns = {
-        column: pyarrow.array(rows[column], pyarrow.string()) for column in ("name", "id", "note")
-    }
+    texts = {column: pyarrow.array(rows[column], pyarrow.string()) for column in TEXTS}
     return pyarrow.table(
-        columns | {"tensors": pyarrow.array(rows["tensors"], pyarrow.large_binary())}
+        texts | {column: pyarrow.array(rows[column], pyarrow.large_binary()) for column in BYTES}
     )
 
 

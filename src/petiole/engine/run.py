@@ -109,7 +109,19 @@ def _together(spec: RunSpec, opened: Workspace) -> Record:
                 prepared.begin(own.folder)
             all_do(lambda: opened.store([own], Share(rank() + 1, world())))
             trained = _train(own, prepared, request, checkpoint=spec.folder / CHECKPOINT)
-            main_does(lambda: _record(spec, prepared, request, trained).id)
+
+            def record() -> str:
+                return _record(spec, prepared, request, trained).id
+
+            def part() -> None:
+                """What the others compute while the main process scores."""
+                _check_finite(trained.adapted)
+                prepared.evaluate(trained.adapted, own.folder)
+
+            if prepared.scores_together:
+                all_do(lambda: record() if is_main() else part())
+            else:
+                main_does(record)
         return read_record(spec.folder)
 
 

@@ -117,6 +117,11 @@ class TaskRun(ABC):
         """Where it is trained."""
 
     @property
+    def scores_together(self) -> bool:
+        """Whether scoring takes all processes that train together, because none has the whole network."""
+        return False
+
+    @property
     def feature_seconds(self) -> float:
         """Spent on the frozen half so far."""
         return 0.0

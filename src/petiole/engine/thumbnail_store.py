@@ -24,6 +24,13 @@ KEY = Key(
 """It depends on no backbone."""
 
 
+def stored_form(seen: Thumbnails) -> State:
+    """As they lie in the cache: values by role, one row an image."""
+    signed = seen.hashes.view(np.int64)  # torch indexes no unsigned numbers
+    values = {"hashes": signed, "thumbnails": seen.thumbnails, "valid": seen.valid}
+    return {role: torch.from_numpy(value) for role, value in values.items()}
+
+
 def store_thumbnails(
     cache: FeatureCache,
     samples: Iterable[Sample],
@@ -40,10 +47,7 @@ def store_thumbnails(
     by_id = {sample.id: sample for sample in samples if share.takes(sample.id)}
 
     def read(ids: Sequence[str]) -> State:
-        seen = Thumbnails.of(by_id[image] for image in ids)
-        signed = seen.hashes.view(np.int64)  # torch indexes no unsigned numbers
-        values = {"hashes": signed, "thumbnails": seen.thumbnails, "valid": seen.valid}
-        return {role: torch.from_numpy(value) for role, value in values.items()}
+        return stored_form(Thumbnails.of(by_id[image] for image in ids))
 
     label = f"thumbnails of {name}"
     fill(cache, KEY, sorted(by_id), read, lambda state: state, label=label, quiet=quiet)

@@ -8,7 +8,12 @@ from __future__ import annotations
 from math import prod
 
 from torch import Tensor
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass as wraps
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+
+def wraps(weight: Tensor) -> bool:
+    """Whether it is a tensor around smaller ones; floats that are spread over processes (DTensor) are not."""
+    return is_traceable_wrapper_subclass(weight) and not hasattr(weight, "device_mesh")
 
 
 def is_packed(weight: Tensor) -> bool:

@@ -15,13 +15,15 @@ import torch
 from safetensors.torch import load_file
 
 from builders.processes import start, two_ranks
-from petiole.backbones.codebook_lvlm import LVLM
+from petiole.backbones.codebook_lvlm import LVLM, causal
+from petiole.backbones.codebook_lvlm.sharded import shard
 from petiole.data.readers.jsonl import open_plain
 from petiole.data.text_dataset import TextDataset
 from petiole.engine import trainer
 from petiole.engine.record import Record, read_record
 from petiole.engine.run import RunSpec, run
 from petiole.engine.run_lock import locked
+from petiole.engine.together import open_group
 from petiole.errors import BackboneError, ConfigError, DataError, RunError
 from petiole.files import SEAL, sha256
 from petiole.layers.token_pruning import Pruning
@@ -364,6 +366,31 @@ def together(home: Path, out: Path) -> None:
     torch.save(adapted.state_dict(), out)
 
 
+def sharded(home: Path, folder: Path, fsdp: str = "") -> None:
+    """A run of those steps, scored before two language models; where named so, these are spread over the processes."""
+    data = open_plain(home / "sketch")
+    short = tuple(replace(s, targets={"red": 1.0}) for s in data["train"])
+    surrogate, other = models()
+    if fsdp:
+        open_group("cpu")
+        for model in (surrogate, other):
+            shard(model, "cpu")
+            first = next(causal.blocks(model.module.language)[1].parameters())
+            assert first.to_local().numel() < first.numel()  # type: ignore[attr-defined]
+    data = replace(data, parts={**data.parts, "train": short})
+    run(*codebook_run(home, folder, model=surrogate, settings=SHORT, data=data, others=(other,)))
+
+
+SHARDED = """
+import sys
+from pathlib import Path
+sys.path[:0] = ["tasks/codebook", "."]
+import torch
+torch.set_num_threads(1)
+from test_codebook_run import sharded
+sharded(*map(Path, sys.argv[1:3]), "fsdp")
+"""
+
 TOGETHER = """
 import sys
 from pathlib import Path
@@ -394,3 +421,35 @@ def test_two_processes_average_to_the_step_of_one(home: Path, tmp_path: Path) ->
         got = torch.load(tmp_path / f"rank{rank}")
         for name, tensor in want.items():
             torch.testing.assert_close(got[name], tensor, rtol=0, atol=2e-4)
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distribution")
+def test_language_models_that_are_spread_teach_and_answer_as_whole_ones(
+    home: Path, tmp_path: Path
+) -> None:
+    place = Path(__file__).parents[2]
+    both = [
+        start(SHARDED, home, tmp_path / "spread", cwd=place, environment=environment)
+        for environment in two_ranks()
+    ]
+    sharded(home, tmp_path / "whole")
+    outputs = [process.communicate() for process in both]
+    assert [p.returncode for p in both] == [0, 0], [e[-1500:] for _, e in outputs]
+    want, got = (load_file(tmp_path / name / FILE) for name in ("whole", "spread"))
+    for name, tensor in want.items():
+        torch.testing.assert_close(got[name], tensor, rtol=0, atol=2e-4)
+    record = read_record(tmp_path / "spread")
+    assert record.scores == read_record(tmp_path / "whole").scores
+    assert record.test_evaluations == 1
+
+
+def test_one_process_alone_or_a_language_model_that_is_trained_is_not_spread(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny.model(over=models()[0].tower)
+    with pytest.raises(ConfigError, match="torchrun"):
+        shard(model, "cpu")
+    monkeypatch.setattr(model, "sharded", True)
+    spec, workspace = codebook_run(home, tmp_path / "no", "projector-ft", model=model)
+    with pytest.raises(ConfigError, match="Leave --fsdp out"):
+        workspace.prepare(spec)

@@ -8,6 +8,7 @@ causal      any causal language model of transformers, behind one face
 model       ``LVLM``: a tower, a projector, a language model
 bundle      folders of our own, and the small models that ship
 small       the tower of petiole/tiny-lvlm
+sharded     its language model spread over several processes
 vila_u      checkpoints of VILA-U
 """
 

@@ -93,9 +93,11 @@ class LVLM(FrozenNetwork):
         tokenizer: ``None`` for a shape.
         prompt: ids around image, question and answer.
         discrete: the language model sees z^; otherwise z, in the continuous twin.
+        sharded: the language model is spread over several processes, which must all take part; set by ``sharded.shard``.
     """
 
     module: LVLMModule
+    sharded: bool = False
 
     def __init__(
         self,
@@ -224,6 +226,7 @@ class LVLM(FrozenNetwork):
                 inputs_embeds=turns.embedded,
                 attention_mask=turns.mask.long(),
                 generation_config=settings,
+                synced_gpus=self.sharded,  # then no process ends before the others
                 **self._places(turns),
             ).tolist()
         return [row[: row.index(p.end)] if p.end in row else row for row in rows]

@@ -20,6 +20,10 @@ MIN_CONTRAST = 2.0
 """Standard deviation of the low-pass grey values (0..255) below which an image gets no hash."""
 
 
+HashAndThumbnail = tuple[int | None, NDArray[np.uint8]]
+"""Of one image."""
+
+
 @dataclass(frozen=True)
 class Thumbnails:
     """Of n images.
@@ -49,18 +53,24 @@ class Thumbnails:
         Raises:
             DataError: an unreadable image.
         """
-
-        def hash_and_thumbnail(sample: Sample) -> tuple[int | None, NDArray[np.uint8]]:
-            image = load(sample)
-            return perceptual_hash(image), _thumbnail(image)
-
         with ThreadPoolExecutor(4) as pool:
-            both = list(shown(pool.map(hash_and_thumbnail, samples)))
+            seen = pool.map(lambda sample: hash_and_thumbnail(load(sample)), samples)
+            return cls.joined(shown(seen))
+
+    @classmethod
+    def joined(cls, seen: Iterable[HashAndThumbnail]) -> "Thumbnails":
+        """Those of images, one after the other."""
+        both = list(seen)
         return cls(
             np.array([h or 0 for h, _ in both], np.uint64),
             np.array([h is not None for h, _ in both], np.bool_),
             np.array([t for _, t in both], np.uint8).reshape(-1, _SIDE * _SIDE),
         )
+
+
+def hash_and_thumbnail(image: Image.Image) -> HashAndThumbnail:
+    """The perceptual hash of an image, or None where it would say nothing, and its thumbnail."""
+    return perceptual_hash(image), _thumbnail(image)
 
 
 def perceptual_hash(image: Image.Image) -> int | None:

@@ -65,7 +65,7 @@ class CodebookRun(TaskRun):
         self.remarks: list[str] = []
 
     def _check_others(self) -> None:
-        """Raise unless every language model sees what the surrogate sees, and gains by what is trained."""
+        """Raise unless every language model sees what the surrogate sees, and gains by what is trained, and none is in the way."""
         workspace, model = self.workspace, self.workspace.model
         for other in workspace.others:
             model.spec.check(other.spec, model.name, other.name)
@@ -73,11 +73,20 @@ class CodebookRun(TaskRun):
                 raise ConfigError(
                     f"{model.name} and {other.name} do not both see codes. Score them in runs of their own."
                 )
+        if model.sharded and self.method.adapts_language:
+            raise ConfigError(
+                f"{self.spec.method} trains inside {model.name}, and --fsdp is for language models that stay as they are. Leave "
+                "--fsdp out, or take craft."
+            )
         if workspace.others and self.method.adapts_language:
             raise ConfigError(
                 f"{self.spec.method} changes {model.name} alone, so no other language model gains by it. Leave "
                 "--language-model out."
             )
+
+    @property
+    def scores_together(self) -> bool:
+        return any(model.sharded for model in (self.workspace.model, *self.workspace.others))
 
     @property
     def device(self) -> torch.device:

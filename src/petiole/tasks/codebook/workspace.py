@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from petiole.backbones.codebook_lvlm import LVLM
 from petiole.backbones.codebook_lvlm.loading import load_lvlm
+from petiole.backbones.codebook_lvlm.sharded import held, shard
 from petiole.data.readers.classes import TASK as QUESTION
 from petiole.data.readers.registry import open_questions
 from petiole.data.text_dataset import TextDataset
@@ -33,6 +34,7 @@ class CodebookQuestions(Task["CodebookWorkspace"]):
         general: images of no domain, for losses that hold against forgetting.
         device, precision: where and how it runs.
         skip_bad: leave samples of unreadable images out and say so.
+        fsdp: spread the language models over the processes that train together.
     """
 
     kind: ClassVar[str] = "codebook"
@@ -44,13 +46,21 @@ class CodebookQuestions(Task["CodebookWorkspace"]):
     device: str = "cpu"
     precision: Precision = "fp32"
     skip_bad: bool = False
+    fsdp: bool = False
 
     def open(self) -> CodebookWorkspace:
         names = (self.model, *self.language_models)
-        model, *others = (load_lvlm(name, device=self.device) for name in names)
+        model, *others = (self._loaded(name) for name in names)
         data = open_questions(self.questions, skip_bad=self.skip_bad, task=QUESTION)
         general = open_questions(self.general, task=QUESTION) if self.general else None
         return CodebookWorkspace(self, model, data, tuple(others), general)
+
+    def _loaded(self, name: str) -> LVLM:
+        if not self.fsdp:
+            return load_lvlm(name, device=self.device)
+        model = load_lvlm(name)  # whole only in the memory of the machine
+        shard(model, self.device)
+        return model
 
     def data_digest(self) -> str:
         return open_questions(self.questions, skip_bad=self.skip_bad, task=QUESTION).digest()
@@ -90,6 +100,7 @@ class CodebookWorkspace(Workspace):
             *(f"note     {note}" for note in self.notes),
             f"training {specs[0].method} before {self.model.name}, {length} of {recipe.batch_size} questions",
             f"scoring  {scored}",
+            *(f"sharding {line}" for line in map(held, (self.model, *self.others)) if line),
             *self._time(specs),
         ]
 

@@ -29,6 +29,7 @@ from petiole.engine.feature_filling import fill
 from petiole.engine.feature_job import FeatureReport
 from petiole.engine.feature_store import FeatureCache, Key
 from petiole.engine.progress import console, progress
+from petiole.engine.thumbnail_store import store_thumbnails
 from petiole.errors import ConfigError, DataError
 from petiole.stores.pointer import checked_before
 from petiole.tasks.text.grid_pool import GridPool
@@ -150,6 +151,7 @@ class BackboneVisuals:
         skip_bad: bool = False,
         quiet: bool = False,
         extractor: Extractor | None = None,
+        thumbnails: bool = False,
     ) -> Prepared:
         """Compute and store what the cache lacks, after saying what it will cost.
 
@@ -158,6 +160,7 @@ class BackboneVisuals:
             skip_bad: leave unreadable images out, and say so in the result.
             quiet: say nothing and show no bar.
             extractor: computes and stores instead of this process, also files of many images (Parquet, WebDataset).
+            thumbnails: keep what the leak check sees of them, too; an extractor is told so by whoever made it.
 
         Raises:
             DataError: unreadable images, with their paths; nothing was computed here then, and by an extractor all others.
@@ -191,6 +194,10 @@ class BackboneVisuals:
         for kind, missing in work:
             self._store(kind, missing, quiet=quiet)
             computed += len(missing)
+        if thumbnails and not extractor:
+            paths = [path for own in files.values() for path in own if path in self._ids]
+            seen = [Sample(path, 0, self._ids[path]) for path in paths]
+            store_thumbnails(self.cache, seen, quiet=quiet)
         left = (n for n, own in sorted(files.items()) if not own or set(own) - set(self._ids))
         return Prepared(
             images,
