@@ -51,7 +51,9 @@ def test_costs_are_medians_of_five_after_a_first_call(
     load, load_shard = measure.load, measure.load_shard
     run, write = measure.Features.run, measure.FeatureCache.write
     monkeypatch.setattr(measure, "load", lambda one: (steps["decode"](), load(one))[1])
-    monkeypatch.setattr(measure, "load_shard", lambda path: (steps["header"](), load_shard(path))[1])
+    monkeypatch.setattr(
+        measure, "load_shard", lambda path: (steps["header"](), load_shard(path))[1]
+    )
     monkeypatch.setattr(measure.Features, "run", lambda *a: (steps["forward"](), run(*a))[1])
     monkeypatch.setattr(measure.FeatureCache, "write", lambda *a: (steps["write"](), write(*a))[1])
     found = measure.measured(images, backbone, COSTS, lambda: now[0])
@@ -60,7 +62,9 @@ def test_costs_are_medians_of_five_after_a_first_call(
     assert found.forward == pytest.approx(8 / BATCH)
     assert found.write == pytest.approx(5.0)
     assert found.header == pytest.approx(1.0)
-    kept = {name: getattr(found, name) for name in ("task", "start", "run", "job", "request", "read")}
+    kept = {
+        name: getattr(found, name) for name in ("task", "start", "run", "job", "request", "read")
+    }
     assert kept == {"task": 0.001, "start": 2, "run": 4, "job": 1, "request": 0.01, "read": 0.2}
 
 
@@ -97,7 +101,12 @@ def test_shards_and_tasks_are_whole() -> None:
     assert extraction(SHARD, COSTS).stages["writing"] == 0.5
     assert extraction(SHARD + 1, COSTS).stages["writing"] == 1.0
     assert one["requests to one store prefix"] == 1 / STORE_RATE
-    assert list(one) == ["decoding and network", "writing", "scheduler", "requests to one store prefix"]
+    assert list(one) == [
+        "decoding and network",
+        "writing",
+        "scheduler",
+        "requests to one store prefix",
+    ]
 
 
 def test_runs_with_and_without_images() -> None:

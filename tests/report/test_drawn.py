@@ -288,7 +288,9 @@ def test_a_label_goes_right_then_left_then_above() -> None:
     taken.append(box(506, 490, 60, 15))
     assert _free(POINT, SIZE, taken, FRAME).tolist() == [-48.0, -5.0]
     taken.append(box(440, 490, 55, 15))
-    assert _free(POINT, SIZE, taken, FRAME).tolist() == pytest.approx([8.0, 6.0]), "above, to the right"
+    assert _free(POINT, SIZE, taken, FRAME).tolist() == pytest.approx([8.0, 6.0]), (
+        "above, to the right"
+    )
     taken.append(box(530, 505.5, 60, 11))
     assert _free(POINT, SIZE, taken, FRAME).tolist() == pytest.approx([-48.0, 6.0])
     taken.append(box(400, 505.5, 70, 11))
@@ -442,7 +444,10 @@ def test_sentences_of_a_sweep() -> None:
     )
     sure = [fraction(1.0, [0.7, 0.8, 0.81], likely=(2, 2))]
     assert sentences(elbow(fractions=sure, growth=None))[0].endswith("instead of 4,000.")
-    for verdict, said in (("does not grow", "it does not."), ("cannot tell", "this sweep cannot tell.")):
+    for verdict, said in (
+        ("does not grow", "it does not."),
+        ("cannot tell", "this sweep cannot tell."),
+    ):
         assert f"with n: {said}" in sentences(elbow(growth=(verdict, 0.5)))[-1]
     few = elbow(seeds=2)
     assert sentences(few)[0] == (

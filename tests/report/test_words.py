@@ -151,9 +151,12 @@ def test_a_notebook_escapes_and_stresses() -> None:
 
 
 def test_files_have_every_number_and_no_nan(tmp_path: Any) -> None:
-    records = [{"name": "=a", "x": math.nan, "y": [1.0, math.inf]}, {"name": "b", "x": 0.125, "y": []}]
+    records = [
+        {"name": "=a", "x": math.nan, "y": [1.0, math.inf]},
+        {"name": "b", "x": 0.125, "y": []},
+    ]
     made = Table(COLUMNS, ROWS, notes=["n"], records=records, facts={"z": -math.inf, "t": (1, 2)})
-    assert to_csv(made) == "name,x,y\n'=a,,\"[1.0, None]\"\nb,0.125,[]\n"
+    assert to_csv(made) == 'name,x,y\n\'=a,,"[1.0, None]"\nb,0.125,[]\n'
     assert to_dict(made) == {
         "rows": [{"name": "=a", "x": None, "y": [1.0, None]}, {"name": "b", "x": 0.125, "y": []}],
         "notes": ["n"],
@@ -352,7 +355,9 @@ def test_how_the_reference_stands() -> None:
     assert "Ours is worse than B, ties" in sentence(summary(*rows, headline="a"))
     assert "Against C, one split cannot decide." in sentence(summary(*rows, split_seeds=1))
     cheaper = [replace(rows[0], trainable=98), *rows[1:]]
-    assert "The cheapest of the tied is A: 98 trained parameters, 200 s" in sentence(summary(*cheaper))
+    assert "The cheapest of the tied is A: 98 trained parameters, 200 s" in sentence(
+        summary(*cheaper)
+    )
     assert "cheapest" not in sentence(summary(*rows[1:]))
 
 
@@ -392,10 +397,14 @@ def scored(columns: int = 2, **more: Any) -> ScoreSummary:
     values = {"vqa": [0.5, 0.75], "nlvr": [0.25, 0.25]}
     if columns == 1:
         values = {"vqa": [0.5, 0.75]}
-    first = score("ridge", "Ridge", values, [0.375, 0.5], trainable=1234, total=10_000, seconds=12.34)
+    first = score(
+        "ridge", "Ridge", values, [0.375, 0.5], trainable=1234, total=10_000, seconds=12.34
+    )
     other = score("knn", "kNN", values, [0.25, 0.5], trainable=0, total=10_000, seconds=None,
                   difference=paired(-0.0625), verdict="undecided", more={"transductive": True})  # fmt: skip
-    return ScoreSummary(protocol(), "T", (first, other), metrics={"vqa": "acc"}, notes=["n"], **more)
+    return ScoreSummary(
+        protocol(), "T", (first, other), metrics={"vqa": "acc"}, notes=["n"], **more
+    )
 
 
 def test_rows_by_score() -> None:
@@ -430,7 +439,9 @@ def test_one_column_is_its_own_headline() -> None:
 def test_errors_are_in_their_unit() -> None:
     first = score("ridge", "Ridge", {"r2": [0.5, 0.75]}, [0.5, 0.75], trainable=1, total=4,
                   in_units={"mae": t_interval([1.25, 1.75]), "rmse": t_interval([2.0])})  # fmt: skip
-    other = score("knn", "kNN", {"r2": [0.5, 0.75]}, [0.5, 0.75], trainable=1, total=4, verdict="tie")
+    other = score(
+        "knn", "kNN", {"r2": [0.5, 0.75]}, [0.5, 0.75], trainable=1, total=4, verdict="tie"
+    )
     made = scores.table(ScoreSummary(protocol(), "T", (first, other)))
     at = [column.title for column in made.columns].index("MAE")
     assert [[c.text for c in cells[at : at + 2]] for cells in made.cells()] == [["1.5 ± 0.354", "2"], ["–", "–"]]  # fmt: skip
@@ -502,7 +513,9 @@ def test_a_sentence_about_scores() -> None:
     assert folder.sentence(two).endswith("Against kNN, 2 seeds cannot decide.")
     one = replace(scored(1), protocol=protocol(1))
     assert folder.sentence(one).startswith("Ridge reaches 43.8 ± 8.8 % (one seed).")
-    units = replace(one, rows=tuple(replace(r, in_units={"mae": t_interval([1.0])}) for r in one.rows))
+    units = replace(
+        one, rows=tuple(replace(r, in_units={"mae": t_interval([1.0])}) for r in one.rows)
+    )
     assert folder.sentence(units).startswith("Ridge reaches 43.8 ± 8.8 (R² times 100; one seed).")
     best = replace(scored(1), rows=(scored(1).rows[0], replace(scored(1).rows[1], verdict="worse")))
     assert folder.sentence(best).endswith(" It is better than every other row.")
@@ -623,14 +636,20 @@ def test_sentences_of_a_transfer() -> None:
     assert of_cells.sentences(transferred(versus=[one], claims=[], unfinished=[])) == [
         "Ours against Full: 1 wins, 0 ties, 0 losses over 1 pairs of data set and backbone; mean gain +1.2 points."
     ]
-    assert of_cells.legend(transferred()).startswith("Mean ± sd over 3 seeds of one split. Difference")
-    assert of_cells.legend(transferred(seeds=1)).startswith("One seed. Difference and verdict are against Ours, over")
+    assert of_cells.legend(transferred()).startswith(
+        "Mean ± sd over 3 seeds of one split. Difference"
+    )
+    assert of_cells.legend(transferred(seeds=1)).startswith(
+        "One seed. Difference and verdict are against Ours, over"
+    )
 
 
 def test_cells_are_parts_of_a_transfer_s_table() -> None:
     cells = [("a", "v"), ("a", "v"), ("a", "w"), ("b", "w")]
     rows = [
-        TransferRow(data, backbone, interval(0.8), 1000 if data == "b" else 7, OURS if i % 2 else BASE)
+        TransferRow(
+            data, backbone, interval(0.8), 1000 if data == "b" else 7, OURS if i % 2 else BASE
+        )
         for i, (data, backbone) in enumerate(cells)
     ]
     made = of_cells.table(transferred(*rows))

@@ -88,7 +88,11 @@ def play(place: Path, scene: Scene, routers: Any = None, gate: Any = None, **mor
 
     async def main() -> None:
         folders = find_adapters(place / "pool")
-        terms: dict[str, Any] = {"store": place / "store", "cache": place / "cache", "processes": Here}
+        terms: dict[str, Any] = {
+            "store": place / "store",
+            "cache": place / "cache",
+            "processes": Here,
+        }
         service = Service(folders, **{**terms, **more})
         await service.start()
         app = create_app(service, routers=routers(service) if routers else (), **(gate or {}))
@@ -160,8 +164,16 @@ def test_it_answers_what_the_adapters_give_alone(place: Path, tmp_path: Path) ->
         told = (await http.get("/v1/adapters")).json()["adapters"]
         assert [one["name"] for one in told] == ["plain", "trees"]
         one = (await http.get("/v1/adapters/trees")).json()
-        assert (one["classes"], one["does"], one["calibrated"]) == (CLASSES, ["predict", "embed"], True)
-        assert (one["engine"], one["engine_note"], one["requests"]) == ("torch", "as was asked for", 5)
+        assert (one["classes"], one["does"], one["calibrated"]) == (
+            CLASSES,
+            ["predict", "embed"],
+            True,
+        )
+        assert (one["engine"], one["engine_note"], one["requests"]) == (
+            "torch",
+            "as was asked for",
+            5,
+        )
         assert 0 <= one["idle_seconds"] < 60
         assert (await http.get("/healthz")).json() == {"status": "ok", "version": __version__}
         assert (await http.get("/readyz")).json() == {"status": "ready"}
@@ -210,7 +222,10 @@ def test_what_cannot_be_answered_says_why(place: Path) -> None:
         files = [("images", picture())]
         for more, said in (
             ({"data": {"adapter": ["trees", "plain"]}, "files": files}, "'adapter' is given twice"),
-            ({"files": [("photo", picture())]}, "'photo': files are given as images, a single one as image"),
+            (
+                {"files": [("photo", picture())]},
+                "'photo': files are given as images, a single one as image",
+            ),
             ({"data": {"adapter": "trees", "top": "many"}, "files": files}, "top: "),
         ):
             assert said in fault(await http.post("/v1/predict", **more), 422, "value")
@@ -240,7 +255,10 @@ def test_adapters_come_and_go(place: Path) -> None:
         assert (told["name"], told["classes"][0], told["requests"]) == ("mine", "first 0", 0)
         (folder,) = (service.store / "mine").iterdir()
         assert folder.name.startswith(VERSION)
-        assert sorted(file.name for file in folder.iterdir()) == ["adapter.json", "adapter.safetensors"]
+        assert sorted(file.name for file in folder.iterdir()) == [
+            "adapter.json",
+            "adapter.safetensors",
+        ]
         said = (await http.post("/v1/predict", json=ask)).json()
         assert said["predictions"][0]["label"].startswith("first")
         told = (await http.put("/v1/adapters/mine", files=second)).json()
@@ -291,7 +309,10 @@ def test_uploads_are_known_again_and_the_newest_counts(tmp_path: Path, place: Pa
     }
     assert [is_adapter(tmp_path / name) for name in ("run", "run/adapter", "empty", "mine")] == [True, True, False, False]  # fmt: skip
     service = Service(find_adapters(tmp_path), processes=Here)
-    assert {name: one.uploaded for name, one in service.entries.items()} == {"mine": True, "run": False}
+    assert {name: one.uploaded for name, one in service.entries.items()} == {
+        "mine": True,
+        "run": False,
+    }
 
 
 def test_who_vouches_for_adapters_takes_none_by_upload(place: Path, tmp_path: Path) -> None:
@@ -355,12 +376,18 @@ def test_a_large_process_is_started_anew_between_batches(place: Path) -> None:
 
 
 def test_only_who_has_a_key_may_ask_and_pages_of_others_not(place: Path, tmp_path: Path) -> None:
-    (tmp_path / "keys").write_text(f"# ours\n\nshop {sha256(b'secret').hexdigest()}  # of the shop\n")
+    (tmp_path / "keys").write_text(
+        f"# ours\n\nshop {sha256(b'secret').hexdigest()}  # of the shop\n"
+    )
     runs = tmp_path / "runs"
     (runs / "one").mkdir(parents=True)
     (runs / "one/report.html").write_text("<p>page</p>")
     (tmp_path / "report.html").write_text("outside")
-    gate = {"keys": ApiKeys(tmp_path / "keys"), "origins": ["https://shop.example"], "hosts": ("here",)}
+    gate = {
+        "keys": ApiKeys(tmp_path / "keys"),
+        "origins": ["https://shop.example"],
+        "hosts": ("here",),
+    }
 
     async def scene(http: Any, _: Service) -> None:
         for path in ("/v1/adapters", "/metrics", "/runs/one/report.html"):
@@ -372,7 +399,10 @@ def test_only_who_has_a_key_may_ask_and_pages_of_others_not(place: Path, tmp_pat
         key = {"authorization": "bearer  secret "}
         assert (await http.get("/v1/adapters", headers=key)).status_code == 200
         page = await http.get("/runs/one/report.html", headers=key)
-        assert (page.text, page.headers["content-type"]) == ("<p>page</p>", "text/html; charset=utf-8")
+        assert (page.text, page.headers["content-type"]) == (
+            "<p>page</p>",
+            "text/html; charset=utf-8",
+        )
         for path in ("/runs/none/report.html", "/runs/%2e%2e/report.html"):
             fault(await http.get(path, headers=key), 404, "http")
         for path in ("/healthz", "/readyz", "/", "/page/main.js"):
@@ -403,12 +433,18 @@ def test_the_documents_state_forms_beside_json(place: Path) -> None:
     async def scene(http: Any, _: Service) -> None:
         paths = (await http.get("/openapi.json")).json()["paths"]
         forms = {
-            name: paths[f"/v1/{name}"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
+            name: paths[f"/v1/{name}"]["post"]["requestBody"]["content"]["multipart/form-data"][
+                "schema"
+            ]
             for name in ("predict", "embed", "look", "ask")
         }
         file = {"type": "string", "format": "binary"}
         for name in ("predict", "embed"):
-            assert forms[name]["properties"]["images"] == {"type": "array", "items": file, "minItems": 1}
+            assert forms[name]["properties"]["images"] == {
+                "type": "array",
+                "items": file,
+                "minItems": 1,
+            }
             assert forms[name]["required"] == ["images"]
         assert forms["look"]["properties"]["image"] == forms["ask"]["properties"]["image"] == file
         assert (forms["look"]["required"], forms["ask"]["required"]) == (["image"], ["question"])
