@@ -153,5 +153,10 @@ def test_the_rarely_asked_wait_for_their_adapter() -> None:
             serving(costs=costs, **given)
 
 
+def test_how_many_replicas_would_be_busy() -> None:
+    costs = UnitCosts(decode=0.25, forward=0.25, request=0.001)
+    assert serving(9, costs, replicas=3).notes[1].startswith("the replicas are full: 5 would be")
+
+
 def test_money() -> None:
     assert cost(7200, 3, 2.5) == 15.0

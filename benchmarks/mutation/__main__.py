@@ -250,7 +250,20 @@ def main() -> None:
     parser.add_argument(
         "--seconds", type=float, default=30, help="of processor time for the tests of a mutant"
     )
+    parser.add_argument(
+        "--file-seconds",
+        type=float,
+        default=6,
+        help="of processor time for a file whose reach is measured",
+    )
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--without",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="mutants.jsonl of draws that tests were written after",
+    )
     parser.add_argument("--rooms", nargs="*", default=[], help="of the source; all of them else")
     parser.add_argument("--kinds", nargs="*", default=[], choices=KINDS)
     parser.add_argument(
@@ -270,7 +283,9 @@ def main() -> None:
         _go_on_in_a_copy(folder)
     os.chdir(ROOT)
     _warm()
-    chosen = sample(args.seed, args.rooms, args.kinds)[: args.mutants]
+    seen = {row["mutant"] for file in args.without for row in rows_of(file)}
+    drawn = sample(args.seed, args.rooms, args.kinds)
+    chosen = [mutant for mutant in drawn if mutant.name not in seen][: args.mutants]
     inside = [mutant for mutant in chosen if mutant.inside]
 
     def apart(work: Any) -> None:  # so that this process stays without the library
@@ -280,7 +295,7 @@ def main() -> None:
         os.waitpid(child, 0)
 
     third = time.monotonic() + 20 * args.minutes
-    apart(lambda session: measure(session, folder / "reach.jsonl", third))
+    apart(lambda session: measure(session, folder / "reach.jsonl", third, args.file_seconds))
 
     def trials() -> Trials:
         return Trials(

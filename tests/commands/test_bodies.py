@@ -380,8 +380,8 @@ def fitted(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> Asked:
     asked.of("petiole.engine.run.run", SimpleNamespace(model_dump=lambda mode: {"mode": mode}))
     asked.of("petiole.report.page.write_page", Path("page"))
     asked.of(
-        "petiole.protocols.selection.select", lambda spec, left: (spec, Selection(backbone="c"))
-    )  # noqa: ARG005
+        "petiole.protocols.selection.select", lambda spec, _: (spec, Selection(backbone="c"))
+    )
     return asked
 
 

@@ -85,6 +85,7 @@ def test_every_row_has_its_bar_its_mean_and_its_dots(marked: Any) -> None:
     assert axes.get_ylim() == (2.6, -0.6)
     assert axes.get_xlabel() == "Score, %"
     assert not axes.spines["left"].get_visible()
+    assert axes.get_axisbelow() is True, "the grid lies below what is drawn"
 
 
 def test_rows_of_either_summary_become_marks() -> None:
@@ -122,6 +123,7 @@ def test_scores_against_parameters(marked: Any) -> None:
     assert sorted(t.get_text() for t in axes.texts) == ["best", "cheap", "stressed"]
     assert axes.get_xscale() == "log"
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("Trained parameters", "Score, %")
+    assert axes.get_axisbelow() is True
     assert points_of(plots.against_parameters(marked(*rows * 3)))[1] == pytest.approx(22 * 12 + 48)
 
 
@@ -370,6 +372,8 @@ def test_a_sweep_is_drawn_beside_what_its_shift_predicts(drawn: Any, tmp_path: P
         assert axes.get_xscale() == "log"
         assert [t.get_text() for t in axes.get_xticklabels()] == ["1", "2", "4"]
         assert axes.get_xlabel() == "Rank"
+        assert axes.get_axisbelow() is True
+        assert len(axes.get_xticks(minor=True)) == 0
     curves = [c.lines[0] for c in left.containers]
     assert [list(c.get_ydata()) for c in curves] == [pytest.approx([50, 60, 65]), pytest.approx([70, 80, 81])]  # fmt: skip
     bars = left.containers[0].lines[2][0].get_segments()

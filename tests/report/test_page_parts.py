@@ -323,6 +323,13 @@ def test_the_page_of_a_run_of_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert gallery.examples[0].thumbnail == "data:image/webp;base64,MS53ZWJw"
 
 
+def test_dots_are_seeds_where_there_are_several() -> None:
+    assert [page_scores._caption(n) for n in (1, 2)] == [
+        "Mean and 95 % interval.",
+        "Mean and 95 % interval, small dots are single seeds.",
+    ]
+
+
 PAIR = {"guesses": [0] * 6 + [1] * 2, "labels": [0] * 4 + [1] * 4}
 
 
