@@ -30,8 +30,9 @@ from petiole.methods.recipe import Recipe
 from petiole.methods.registry import create, methods, settings_of
 
 FILE = Path(__file__).with_name("defaults.json")
-SCIENCE = ("data", "layers", "losses", "methods", "metrics", "planning", "protocols")
-"""Rooms whose constants are part of a result, or of an estimate."""
+ROOMS = ("data", "layers", "losses", "methods", "metrics", "planning", "protocols")
+ROOMS += ("backbones", "engine", "ledger", "report", "serving", "stores")
+"""Rooms whose constants are part of a result, of an estimate, or of what is promised: bounds, patience, places kept."""
 
 
 def plain(value: Any) -> Any:
@@ -90,15 +91,21 @@ def of_room(room: str) -> dict[str, Any]:
         for name, value in vars(module := import_module(info.name)).items():
             if getattr(value, "__module__", module.__name__) != module.__name__:
                 continue
-            function = value.__init__ if isinstance(value, type) else value
+            own = vars(value) if isinstance(value, type) else {}
+            functions = {f"{name}.{k}": f for k, f in own.items() if isinstance(f, FunctionType)}
+            functions = {k.removesuffix(".__init__"): f for k, f in functions.items()}
+            if isinstance(value, FunctionType):
+                functions = {name: value}
             if name.isupper() and name != "TYPE_CHECKING":
                 row = plain(numbers(value))
                 if (name, str(row)) not in seen:  # not where it is imported, too
                     seen.add((name, str(row)))
                     found[f"{info.name}.{name}"] = row
-            elif isinstance(function, FunctionType) and room != "methods":
-                for parameter in inspect.signature(function).parameters.values():
-                    found[f"{info.name}.{name}({parameter.name})"] = numbers(parameter.default)
+            elif room != "methods":
+                for known, function in functions.items():
+                    for parameter in inspect.signature(function).parameters.values():
+                        key = f"{info.name}.{known}({parameter.name})"
+                        found[key] = numbers(parameter.default)
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -114,7 +121,7 @@ def found() -> dict[str, Mapping[str, Any]]:
         }
     result |= {f"augmentation {name}": plain(vars(a)) for name, a in AUGMENTATIONS.items()}
     result |= {f"corruption {name}": of_corruption(name) for name in ON_PIXELS}
-    result |= {f"constants {room}": of_room(room) for room in SCIENCE}
+    result |= {f"constants {room}": of_room(room) for room in ROOMS}
     result["public sets"] = {name: [one.classes, one.images] for name, one in names().items()}
     groups = [value for value in vars(options).values() if dataclasses.is_dataclass(value)]
     result |= {f"options {group.__name__}": of_group(group) for group in groups}  # type: ignore[union-attr,arg-type]

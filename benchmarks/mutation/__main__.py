@@ -41,6 +41,8 @@ from scipy.stats import binomtest
 
 AFRESH = 50
 """Tests at most of a mutant whose module is loaded afresh: their files have to be collected again."""
+SNAPSHOT = "tests/test_defaults.py"
+"""Reads constants and defaults of every module, and so no line of a function: of what acts at loading it is always among the tests."""
 
 Functions = dict[str, list[FunctionType]]
 
@@ -164,6 +166,8 @@ class Trials:
             begun = time.monotonic()
             names = self.reach.tests(mutant.file, *mutant.lines, self.seconds)[:AFRESH]
             names = names or self.reach.tests(mutant.file, 1, 10_000, self.seconds)[:AFRESH]
+            snapshot = [one for one in self.reach.seconds if one.startswith(SNAPSHOT)]
+            names = [*snapshot, *(one for one in names if one not in snapshot)]
 
             def work(say: Any, mutant: Mutant | None = mutant, names: list[str] = names) -> None:
                 if mutant:
@@ -246,7 +250,20 @@ def main() -> None:
     parser.add_argument(
         "--seconds", type=float, default=30, help="of processor time for the tests of a mutant"
     )
+    parser.add_argument(
+        "--file-seconds",
+        type=float,
+        default=6,
+        help="of processor time for a file whose reach is measured",
+    )
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--without",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="mutants.jsonl of draws that tests were written after",
+    )
     parser.add_argument("--rooms", nargs="*", default=[], help="of the source; all of them else")
     parser.add_argument("--kinds", nargs="*", default=[], choices=KINDS)
     parser.add_argument(
@@ -266,7 +283,9 @@ def main() -> None:
         _go_on_in_a_copy(folder)
     os.chdir(ROOT)
     _warm()
-    chosen = sample(args.seed, args.rooms, args.kinds)[: args.mutants]
+    seen = {row["mutant"] for file in args.without for row in rows_of(file)}
+    drawn = sample(args.seed, args.rooms, args.kinds)
+    chosen = [mutant for mutant in drawn if mutant.name not in seen][: args.mutants]
     inside = [mutant for mutant in chosen if mutant.inside]
 
     def apart(work: Any) -> None:  # so that this process stays without the library
@@ -276,7 +295,7 @@ def main() -> None:
         os.waitpid(child, 0)
 
     third = time.monotonic() + 20 * args.minutes
-    apart(lambda session: measure(session, folder / "reach.jsonl", third))
+    apart(lambda session: measure(session, folder / "reach.jsonl", third, args.file_seconds))
 
     def trials() -> Trials:
         return Trials(

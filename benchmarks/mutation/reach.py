@@ -8,6 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,16 @@ import coverage
 import pytest
 from forks import ROOT, forked, run_items, spent
 
-LIMIT = 6
-"""Seconds of the processor for a file of tests; those after it are left out."""
 
+def measure(session: pytest.Session, kept: Path, ends: float, limit: float) -> None:
+    """Run every test file that is new or changed, each in a fork, and keep what each of its tests reached.
 
-def measure(session: pytest.Session, kept: Path, ends: float) -> None:
-    """Run every test file that is new or changed, each in a fork, and keep what each of its tests reached."""
+    Args:
+        session: with all tests.
+        kept: file of what was measured.
+        ends: when to stop, by the monotonic clock.
+        limit: seconds of the processor for a file; its tests after that are left out.
+    """
     rows = [row for row in rows_of(kept) if row["of"] == sha256(ROOT / row["test"].split("::")[0])]
     kept.write_text("".join(json.dumps(row) + "\n" for row in rows))
     done = {row["test"] for row in rows}
@@ -29,7 +34,8 @@ def measure(session: pytest.Session, kept: Path, ends: float) -> None:
     for number, (file, items) in enumerate(sorted(files, key=lambda pair: len(pair[1])), 1):
         if file in done or time.monotonic() > ends:
             continue
-        found, code = forked(lambda say, items=items: _reached(session, items, say), 4 * LIMIT)
+        work = partial(_reached, session, items, limit)
+        found, code = forked(work, 4 * limit)
         with kept.open("a") as stream:
             for row in [*found, {"test": file}]:
                 stream.write(json.dumps({**row, "of": sha256(ROOT / file)}) + "\n")
@@ -45,14 +51,16 @@ def _file(item: pytest.Item) -> str:
     return item.nodeid.split("::")[0]
 
 
-def _reached(session: pytest.Session, items: list[pytest.Item], say: Callable[[Any], None]) -> None:
+def _reached(
+    session: pytest.Session, items: list[pytest.Item], limit: float, say: Callable[[Any], None]
+) -> None:
     measured = coverage.Coverage(data_file=None, config_file=False, source=[str(ROOT / "src")])
     measured.start()
     measured.switch_context(items[0].nodeid)
     ran, begun = [], spent()
     for place, row in enumerate(run_items(session, items), 1):
         ran.append(row)
-        if spent() - begun > LIMIT:
+        if spent() - begun > limit:
             break
         measured.switch_context(items[place].nodeid if place < len(items) else "")
     measured.stop()

@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from petiole.backbones.dual_encoder.open_clip import prepared
+from petiole.backbones.dual_encoder.resnet_clip import is_resnet, resnet_config
 from petiole.backbones.dual_encoder.towers import TwoTowers
 from petiole.backbones.registry import load
 from petiole.data.preprocessing import evaluate_transform
@@ -137,6 +138,16 @@ def test_a_folder_of_open_clips_is_the_same_function(
     assert load(str(folder), device="meta").parameter_count == towers.parameter_count
     assert towers.preprocessing.std == (0.25, 0.25, 0.25)
     check(towers, theirs)
+
+
+def test_a_resnets_shape_is_read_off_its_tensors() -> None:
+    names = [f"visual.layer{s}.{b}.conv1.weight" for s in range(1, 5) for b in range(s + 1)]
+    names += ["visual.layer4.4.bn1.weight", "visual.layer4.4.bn1.bias"]
+    tensors = {name: torch.zeros(6, 3, 1, 1) for name in names}
+    tensors["visual.attnpool.positional_embedding"] = torch.zeros(1 + 7**2, 12)
+    assert is_resnet(tensors)
+    assert resnet_config(tensors) == {"layers": [2, 3, 4, 5], "width": 6, "image_size": 7 * 32}
+    assert not is_resnet({"visual.conv1.weight": torch.zeros(1)})
 
 
 def test_a_resnets_local_tokens_are_what_its_pool_makes_of_a_lone_position(

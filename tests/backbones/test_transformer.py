@@ -60,6 +60,28 @@ def test_finals_are_those_of_timm(build: Callable[[], Transformer]) -> None:
         close(got["final.pooled"], tokens[:, module.num_prefix_tokens :].mean(1))
 
 
+@pytest.mark.parametrize("depth", [3, 4, 6])
+def test_the_class_tokens_of_the_last_four_blocks_are_one_vector(depth: int) -> None:
+    module: Any = tiny.timm_vit(depth=depth, reg_tokens=2)
+    backbone = vit.wrap("test/vit", module, tiny.preprocessing())
+    images = tiny.images(backbone)
+    assert ("final.cls4" in backbone.finals) == (depth >= 4)
+    if depth < 4:
+        return
+    after = record(backbone, [f"block.{i}.out" for i in range(depth)], images)
+    want = torch.cat([module.norm(after[f"block.{i}.out"])[:, 0] for i in range(depth)[-4:]], dim=1)
+    assert want.shape == (len(images), backbone.width_of("final.cls4"))
+    cut = backbone.cut_below(["final.tokens"], ("final.cls4",))
+    assert cut == (("block.2.in",) if depth == 6 else (IMAGES,))  # where the first of them begins
+    with torch.no_grad():
+        below = backbone.lower(images, cut)
+        for state in ({IMAGES: images}, below):
+            assert list(backbone.upper(state, ("final.pooled",))) == ["final.pooled"]
+            both = backbone.upper(state, ("final.cls4", "final.cls"))
+            close(both["final.cls4"], want)
+            close(both["final.cls"], want[:, -backbone.width :])
+
+
 def test_finals_are_those_of_hugging_face(tmp_path: Path) -> None:
     backbone = tiny.dinov2(tmp_path / "m")
     images = tiny.images(backbone)

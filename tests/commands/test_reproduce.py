@@ -45,12 +45,6 @@ def test_the_papers_092_by_fifteen_pairs(capsys: pytest.CaptureFixture[str]) -> 
     assert {round(v, 3) for v in found["others"].values()} >= {0.811, 0.891, 0.908, 0.533, 0.768}
 
 
-def test_it_is_told_in_words(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = said(capsys, "adaptertune/params")
-    assert code == 0
-    assert "0.9171: reproduced" in out
-
-
 def test_a_table_of_accuracy_is_no_count(capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = said(capsys, "adaptertune/parms")
     assert code != 0

@@ -17,7 +17,7 @@ from petiole.data.inputs import as_images
 from petiole.data.preprocessing import Augmentation
 from petiole.data.sources import open_data
 from petiole.engine import feature_extractor
-from petiole.engine.feature_extractor import Features, LiveTable, Precision, StoredTable
+from petiole.engine.feature_extractor import Features, LiveTable, Precision, StoredTable, padded
 from petiole.engine.feature_store import FeatureCache
 from petiole.engine.share import Share
 from petiole.errors import ConfigError
@@ -239,3 +239,17 @@ def test_shares_have_every_image_once_and_write_what_one_writer_writes(
 def test_a_share_that_there_is_not_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="from 1/8 to 8/8"):
         Share.parse(text)
+
+
+@pytest.mark.parametrize("count", [1, 15, 16, 17, 33])
+@pytest.mark.parametrize(("device", "size"), [("cpu", 16), ("meta", 64)])
+def test_images_go_through_in_chunks_of_one_size(count: int, device: str, size: int) -> None:
+    images = torch.rand(count, 3, 2, 5, device=device)
+    chunks = list(padded(images))
+    assert {tuple(chunk.shape) for chunk, _ in chunks} == {(size, 3, 2, 5)}
+    kept = [n for _, n in chunks]
+    assert kept == [size] * (count // size) + [count % size] * (count % size > 0)
+    if device == "cpu":
+        assert torch.equal(torch.cat([chunk[:n] for chunk, n in chunks]), images)
+        last, filled = chunks[-1]
+        assert torch.equal(last[filled:], images[-1:].expand(size - filled, 3, 2, 5))

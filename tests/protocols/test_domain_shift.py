@@ -33,9 +33,9 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture
-def bench(images: Path, tmp_path: Path) -> Classification:
-    return Classification("petiole/tiny-vit", images, cache=tmp_path / "cache", quiet=True)
+@pytest.fixture(scope="module")
+def bench(images: Path) -> Classification:
+    return Classification("petiole/tiny-vit", images, cache=images / "cache", quiet=True)
 
 
 def comparison(**changes: object) -> Comparison:
@@ -58,24 +58,30 @@ def do(c: Comparison, bench: Classification, folder: Path, *, resume: bool = Fal
     domain_shift.compare(c, jobs, folder, executor=Local(), resume=resume, quiet=True)
 
 
-def test_rows_share_draws_and_test_images(bench: Classification, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def done(bench: Classification) -> Path:
+    """The folder of a comparison that was done, and then asked for once more."""
+    out: Path = bench.images / "out"  # type: ignore[operator]
+    do(comparison(), bench, out)
+    do(comparison(), bench, out, resume=True)
+    return out
+
+
+def test_rows_share_draws_and_test_images(done: Path) -> None:
     c = comparison()
-    do(c, bench, tmp_path / "out")
-    cards = [[read_record(p).request.data for p in c.runs(tmp_path / "out", r)] for r in c.rows]
+    cards = [[read_record(p).request.data for p in c.runs(done, r)] for r in c.rows]
     for split_seed in range(2):
         assert len({row[split_seed].digests["train"] for row in cards}) == 1
     assert cards[0][0].digests["train"] != cards[0][1].digests["train"]
     assert len({card.digests["test"] for row in cards for card in row}) == 1
-    ids = {tuple(read_predictions(p).ids) for r in c.rows for p in c.runs(tmp_path / "out", r)}
+    ids = {tuple(read_predictions(p).ids) for r in c.rows for p in c.runs(done, r)}
     assert len(ids) == 1
 
 
-def test_every_run_opened_the_test_set_once(bench: Classification, tmp_path: Path) -> None:
+def test_every_run_opened_the_test_set_once(done: Path) -> None:
     c = comparison()
-    do(c, bench, tmp_path / "out")
-    do(c, bench, tmp_path / "out", resume=True)
     for row in c.rows:
-        for place in c.runs(tmp_path / "out", row):
+        for place in c.runs(done, row):
             assert read_record(place).test_evaluations == 1
             assert len((place / "test_evaluations.jsonl").read_text().splitlines()) == 1
 
@@ -112,9 +118,8 @@ def test_a_setting_that_no_row_has_is_refused() -> None:
         )
 
 
-def test_another_comparison_in_the_folder_is_refused(bench: Classification, tmp_path: Path) -> None:
-    do(comparison(), bench, tmp_path / "out")
+def test_another_comparison_in_the_folder_is_refused(bench: Classification, done: Path) -> None:
     with pytest.raises(RunError, match="--resume"):
-        do(comparison(), bench, tmp_path / "out")
+        do(comparison(), bench, done)
     with pytest.raises(RunError, match="another comparison"):
-        do(comparison(split_seeds=3), bench, tmp_path / "out", resume=True)
+        do(comparison(split_seeds=3), bench, done, resume=True)

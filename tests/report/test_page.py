@@ -52,8 +52,7 @@ class Page(HTMLParser):
         return [attributes for tag, attributes in self.elements if tag in tags]
 
 
-@pytest.fixture
-def folder(build, at):
+def compared(build, at):
     build.notes = ["1 image was left out: <broken>.png."]
     accuracy = {"baseline": 0.3, "cosine": 0.75, "ours": 0.8}
     return build.comparison(
@@ -61,20 +60,32 @@ def folder(build, at):
     )
 
 
-def test_it_loads_nothing(folder) -> None:
-    page = Page(write_page(folder).read_text())
+@pytest.fixture
+def folder(build, at):
+    return compared(build, at)
+
+
+@pytest.fixture(scope="module")
+def written(make_build, at):
+    """A comparison's folder and its page, which tests read and do not change."""
+    place = compared(make_build("page"), at)
+    return place, write_page(place).read_text()
+
+
+def test_it_loads_nothing(written) -> None:
+    _, text = written
+    page = Page(text)
     for tag, attributes in page.elements:
         for name in LOADS & attributes.keys():
             assert attributes[name].startswith(("data:", "#")), (tag, attributes)
-    text = (folder / "report.html").read_text()
     assert "@import" not in text
     assert not re.search(r"url\((?!#)", text)
     assert "http://" not in text
     assert "https://" not in text
 
 
-def test_its_policy_allows_its_own_script_and_no_other(folder) -> None:
-    text = write_page(folder).read_text()
+def test_its_policy_allows_its_own_script_and_no_other(written) -> None:
+    _, text = written
     script = re.findall(r"<script>(.*?)</script>", text, flags=re.DOTALL)
     assert len(script) == 1
     digest = base64.b64encode(hashlib.sha256(script[0].encode()).digest()).decode()
@@ -85,8 +96,8 @@ def test_its_policy_allows_its_own_script_and_no_other(folder) -> None:
     assert len((files("petiole.report") / "page.js").read_bytes()) <= 2048
 
 
-def test_it_is_valid_and_readable_without_eyes(folder) -> None:
-    page = Page(write_page(folder).read_text())
+def test_it_is_valid_and_readable_without_eyes(written) -> None:
+    page = Page(written[1])
     ids = [a["id"] for _, a in page.elements if "id" in a]
     assert len(ids) == len(set(ids))
     for attributes in page.all("section"):
@@ -101,8 +112,9 @@ def test_it_is_valid_and_readable_without_eyes(folder) -> None:
     assert ("html", {"lang": "en"}) in page.elements
 
 
-def test_it_says_what_the_summary_says(folder) -> None:
-    page = Page(write_page(folder).read_text())
+def test_it_says_what_the_summary_says(written) -> None:
+    folder, text = written
+    page = Page(text)
     text = " ".join("".join(page.text).split())  # also turns no-break spaces into spaces
     summary = summarise(folder)
     assert sentence(summary) in text

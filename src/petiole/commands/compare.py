@@ -137,7 +137,7 @@ def compare(
     drawn = kind in COLUMNS.values() and options.shots is not None
     if split_seeds and kind != "classification" and (seeds or not drawn):
         raise ConfigError(
-            f"For {DATA[kind]} each seed is also a draw of --shots images, where these are given. Give --shots and --seeds."
+            f"For {DATA[kind]} every seed is also a draw of --shots images, where these are given. Give --shots and --seeds."
         )
     workspace = reopened(task)
     folder = Path(out) if out else default_folder(data, "compare", task)

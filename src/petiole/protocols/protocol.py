@@ -346,6 +346,6 @@ def method_maker(kind: str) -> Callable[[str, dict[str, Any]], Method]:
 
 
 def applicable(method: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that a method has; solved heads have no use for steps and views."""
+    """The settings that a method or its recipe has."""
     known = settings_of(create(method))
     return {key: value for key, value in settings.items() if key in known}

@@ -75,14 +75,14 @@ def _comparison(folder: Path, summary: ScoreSummary) -> PageContent:
         f"{request.data.scored} samples.",
         results=table(summary),
         legend=" ".join(summary.notes),
-        overview=overview(
-            summary,
-            "Mean and 95 % interval"
-            + (", small dots are single seeds." if protocol.seeds > 1 else "."),
-        ),
+        overview=overview(summary, _caption(protocol.seeds)),
         curves=loss_curves(list(shown)),
         **common(reference.label, rows, []),
     )
+
+
+def _caption(seeds: int) -> str:
+    return "Mean and 95 % interval" + (", small dots are single seeds." if seeds > 1 else ".")
 
 
 def _run(run: Run) -> PageContent:

@@ -75,16 +75,19 @@ def _planned(label: str, d: Floats, difference: float, power: float) -> PlannedR
     """From paired differences (draws, seeds)."""
     seeds = d.shape[1]
     total = float(d.mean(axis=1).var(ddof=1))
-    within = float(d.var(axis=1, ddof=1).mean()) if seeds > 1 else 0.0
-    between = max(0.0, total - within / seeds)
 
     def needed(variance: float) -> int:
         return runs_needed(variance**0.5, difference, power)
 
+    of_seeds, with_more = None, None
+    if seeds > 1:
+        within = float(d.var(axis=1, ddof=1).mean())
+        between = max(0.0, total - within / seeds)
+        of_seeds, with_more = within**0.5, needed(between + within / (3 * seeds))
     return PlannedRow(
         label=label,
         spread=total**0.5,
-        spread_of_seeds=within**0.5 if seeds > 1 else None,
+        spread_of_seeds=of_seeds,
         draws=needed(total),
-        draws_with_more_seeds=needed(between + within / (3 * seeds)) if seeds > 1 else None,
+        draws_with_more_seeds=with_more,
     )

@@ -208,12 +208,12 @@ def against_parameters(summary: ComparisonSummary | ScoreSummary) -> Figure:
         )
         axes: Axes = figure.subplots()
         _parameter_axis(axes, x)
+        if x.min() == x.max() > 0:  # a logarithmic axis has no width of its own then
+            axes.set_xlim(x.min() / 2, 2 * x.max())
         axes.vlines(x, *np.array([row.ends for row in rows]).T, color=LINE, linewidth=1.4)
         colours = [ACCENT if row.stressed else MUTED for row in rows]
         axes.scatter(x, y, s=30, color=colours, alpha=0.85, zorder=3, linewidths=0)
         axes.margins(x=0.12, y=0.1)
-        if x.min() == x.max() > 0:  # a logarithmic axis has no width of its own then
-            axes.set_xlim(x.min() / 2, 2 * x.max())
         photos = isinstance(summary, ComparisonSummary)
         axes.set(xlabel="Trained parameters", ylabel="Accuracy, %" if photos else "Score, %")
         axes.grid()

@@ -9,7 +9,6 @@ from typing import Any
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import Response
 from pydantic import BaseModel
-from starlette.datastructures import UploadFile
 from starlette.middleware.cors import CORSMiddleware
 
 from petiole.serving import schemas
@@ -173,7 +172,7 @@ def _adapters(service: Service) -> APIRouter:
     async def put(name: str, request: Request) -> dict[str, Any]:
         """Upload an adapter: its adapter.json as the field json, its adapter.safetensors as safetensors."""
         form = await read_form(request)
-        given = {f"adapter.{k}": await _content(v) for k, v in form}
+        given = {f"adapter.{k}": v if isinstance(v, bytes) else v.encode() for k, v in form}
         return await service.put(name, given)
 
     @router.delete("/{name}", status_code=204)
@@ -205,7 +204,3 @@ def _state(service: Service) -> APIRouter:
         return Response(service.measure(), media_type="text/plain; version=0.0.4")
 
     return router
-
-
-async def _content(value: Any) -> bytes:
-    return await value.read() if isinstance(value, UploadFile) else str(value).encode()

@@ -34,21 +34,19 @@ async def read_request(
         ]
     else:
         form = await read_form(request)
-        asked, files = (
-            _asked_by_form(form, model),
-            [v for _, v in form if isinstance(v, UploadFile)],
-        )
-        images = [(f"image {i}", await file.read()) for i, file in enumerate(files)]
+        asked = _asked_by_form(form, model)
+        files = [value for _, value in form if isinstance(value, bytes)]
+        images = [(f"image {i}", file) for i, file in enumerate(files)]
     most = service.limits.images if schemas.many(model) else 1
     if len(images) > most:
         raise Turned(422, "images", f"A request has at most {most} image{'s' * (most > 1)} here.")
     return asked, images
 
 
-def _asked_by_form(form: list[tuple[str, Any]], model: type[R]) -> R:
+def _asked_by_form(form: list[tuple[str, str | bytes]], model: type[R]) -> R:
     fields: dict[str, Any] = {}
     for name, value in form:
-        if isinstance(value, UploadFile):
+        if isinstance(value, bytes):
             if name not in ("image", "images"):
                 raise Turned(
                     422, "value", f"{name!r}: files are given as images, a single one as image."
@@ -64,8 +62,8 @@ def _asked_by_form(form: list[tuple[str, Any]], model: type[R]) -> R:
         raise _invalid(error) from None
 
 
-async def read_form(request: Request) -> list[tuple[str, Any]]:
-    """Names and values of a form.
+async def read_form(request: Request) -> list[tuple[str, str | bytes]]:
+    """Names and values of a form, of its files their content; nothing of it stays open.
 
     Raises:
         Turned: it is none.
@@ -73,10 +71,13 @@ async def read_form(request: Request) -> list[tuple[str, Any]]:
     if _type(request) != "multipart/form-data":
         raise Turned(415, "type", "Send multipart/form-data or application/json.")
     try:
-        form = await request.form(max_files=1000, max_fields=100)
+        async with request.form(max_files=1000, max_fields=100) as form:
+            return [
+                (name, await value.read() if isinstance(value, UploadFile) else value)
+                for name, value in form.multi_items()
+            ]
     except HTTPException as error:
         raise Turned(400, "form", f"The form cannot be read: {error.detail}") from None
-    return list(form.multi_items())
 
 
 def _type(request: Request) -> str:

@@ -44,12 +44,16 @@ def limit() -> int:
     Raises:
         ConfigError: it is no size.
     """
-    text = os.environ.get("PETIOLE_STORES_SIZE", "20G").upper().removesuffix("B")
-    number, unit = (text[:-1], text[-1]) if text[-1:] in _UNITS else (text, "")
+    text = os.environ.get("PETIOLE_STORES_SIZE", "20G")
+    short = text.upper().removesuffix("B")
+    unit = short[-1:] if short[-1:] in _UNITS else ""
     try:
-        return int(float(number) * _UNITS[unit])
-    except ValueError:
-        raise ConfigError(f"PETIOLE_STORES_SIZE={text} is no size. Write 500M or 20G.") from None
+        size = int(float(short.removesuffix(unit)) * _UNITS[unit])
+    except (ValueError, OverflowError):
+        size = 0
+    if size < 1:
+        raise ConfigError(f"PETIOLE_STORES_SIZE={text} is no size. Write 500M or 20G.")
+    return size
 
 
 def content_of(store: Store, entry: Entry, *, whole: bool = False) -> Path:

@@ -77,7 +77,7 @@ class Mirror:
         Raises:
             StoreError: the store cannot be reached or refuses.
         """
-        with suppress(FileNotFoundError):  # room was made
+        with suppress(FileNotFoundError, Missing):  # room was made here meanwhile
             self._store.put(self._key(path), path)
 
     def drop(self, path: Path) -> None:

@@ -1,0 +1,174 @@
+"""What a ledger counts, of a plan and a network that are small enough to count by hand."""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import nn
+
+from petiole.backbones.base import FrozenNetwork
+from petiole.backbones.vision.cnn import ConvNet
+from petiole.layers.solved import SolvedHead
+from petiole.ledger.counting import fixed_of, own_gradients, size_of
+from petiole.ledger.image import _one_image
+from petiole.ledger.ledger import Sizes, _planned, count, ledger, sizes
+from petiole.methods.base import Plan
+from petiole.methods.registry import create
+
+Tiny = Callable[..., ConvNet]
+
+
+class Weights(nn.Module):
+    """15 numbers, of which a method copies some."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tuned = nn.Parameter(torch.zeros(3, 2))
+        self.drawn = nn.Parameter(torch.zeros(4))
+        self.left = nn.Parameter(torch.zeros(5))
+
+
+class Network:
+    """As much of a frozen network as sizes need."""
+
+    module = Weights()
+    parameter_count = 15
+    stored_bytes = 60
+
+
+class Extra(nn.Module):
+    """A loss with 7 numbers of its own, that also holds those of the head."""
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.own, self.head = nn.Parameter(torch.zeros(7)), head
+
+
+def plan(**changes: Any) -> Plan:
+    head = nn.Sequential(
+        nn.BatchNorm1d(5), nn.Linear(5, 3)
+    )  # 10 + 18, with 11 numbers that are not trained
+    given: dict[str, Any] = {
+        "head": head,
+        "refine": nn.Linear(5, 5, bias=False),  # 25
+        "tune": ("tuned",),  # 6
+        "frozen_copies": ("drawn",),  # 4
+        "losses": (Extra(head),),
+    }
+    return Plan(**given | changes)
+
+
+def sized(of: Plan, beside: int = 0) -> Sizes:
+    return sizes(cast("FrozenNetwork", Network()), of, beside=beside)
+
+
+def test_every_size_by_hand() -> None:
+    got = sized(plan()).model_dump()
+    percentages = {name: got.pop(name) for name in list(got) if "percent" in name}
+    assert got == {
+        "backbone": 15,
+        "adapters": 25 + 6,
+        "head": 28,
+        "training_only": 7,
+        "trainable": 25 + 6 + 28 + 7,
+        "inference": 25 + 6 + 28,
+        "total": 15 + 25 + 28 + 7,  # a tuned copy replaces its original
+        "backbone_bytes": 60,
+        "fixed": 5 + 5 + 1 + 4,
+        "stored_bytes": 4 * (25 + 6 + 28 + 4)
+        + 4 * 10
+        + 8,  # the norm's count of batches has 8 bytes
+        "parts": {"backbone": 15},
+        "trained_parts": {"layers": 25, "copies": 6},
+    }
+    assert percentages == {
+        "trainable_percent_of_backbone": pytest.approx(100 * 66 / 15),
+        "trainable_percent_of_backbone_and_trainable": pytest.approx(100 * 66 / 75),
+        "trainable_percent_of_full_fine_tuning": pytest.approx(100 * 66 / 43),
+        "trainable_percent_of_total": pytest.approx(100 * 66 / 75),
+        "inference_percent_of_backbone": pytest.approx(100 * 59 / 15),
+        "inference_percent_of_backbone_and_inference": pytest.approx(100 * 59 / 68),
+        "inference_percent_of_total": pytest.approx(100 * 59 / 75),
+        "adapters_percent_of_backbone": pytest.approx(100 * 31 / 15),
+        "trainable_percent_of_language_model": None,
+        "trainable_percent_of_encoder": None,
+    }
+
+
+def test_what_is_trained_in_another_network_is_added_and_not_taken_for_a_copy() -> None:
+    alone, beside = sized(plan()), sized(plan(), beside=100)
+    assert beside.trained_parts == {"layers": 25, "copies": 6, "vision": 100}
+    for name in ("adapters", "trainable", "inference", "total"):
+        assert getattr(beside, name) == getattr(alone, name) + 100
+    assert beside.fixed == alone.fixed
+
+
+def test_a_plan_of_nothing_stores_nothing() -> None:
+    got = sized(Plan())
+    assert (got.trainable, got.fixed, got.stored_bytes, got.total) == (0, 0, 0, 15)
+
+
+def test_a_solved_head_has_its_solution_and_nothing_beside(tiny: Tiny) -> None:
+    head = create("ridge").plan(tiny(), 3).head
+    assert isinstance(head, SolvedHead)
+    assert fixed_of(head) == []
+    assert size_of(head) == head.solution_size
+    assert [t.shape for t in fixed_of(nn.BatchNorm1d(5))] == [(5,), (5,), ()]
+
+
+def test_norms_use_their_stored_statistics_meanwhile_and_are_as_before_after() -> None:
+    head, refine = nn.Sequential(nn.BatchNorm1d(5), nn.BatchNorm1d(5)), nn.BatchNorm1d(5)
+    head[1].eval()
+    other = nn.Dropout()
+    with _one_image(Plan(head=head, refine=refine, pool=other)):
+        assert not any(norm.training for norm in (*head, refine))
+        assert other.training
+    assert [norm.training for norm in (*head, refine)] == [True, False, True]
+
+
+def test_a_real_adapters_gradients_stay() -> None:
+    held, none = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(3))
+    held.grad = torch.tensor([1.0, 2.0])
+    with own_gradients([held, none]):
+        assert held.grad is None
+        (held.sum() + none.sum()).backward()
+    assert held.grad is not None
+    assert held.grad.tolist() == [1, 2]
+    assert none.grad is None
+
+
+@pytest.mark.parametrize(
+    ("refined", "frozen", "above", "training"),
+    [
+        # The head of 8 x 3: a product forward and one for its weight; what it reads needs no gradient.
+        (False, False, 48, 96),
+        # A map of 8 x 8 below it needs the gradient of what the head reads too.
+        (True, False, 48 + 128, (48 + 128) + (48 + 48) + 128),
+        # Without the head's own only the map's weight and the way to it are left.
+        (True, True, 48 + 128, (48 + 128) + 48 + 128),
+        (False, True, 48, 0),
+    ],
+)
+def test_flops_of_what_is_above_the_cut(
+    tiny: Tiny, refined: bool, frozen: bool, above: int, training: int
+) -> None:
+    head = nn.Linear(8, 3).requires_grad_(not frozen)
+    refine = nn.Linear(8, 8) if refined else nn.Identity()
+    got = count(tiny(), Plan(head=head, refine=refine, reads=("final.pooled",)))
+    assert (got.cut, got.unit) == (("final.pooled",), {"images": 1})
+    assert got.flops_backbone > 0
+    assert got.flops_forward == got.flops_backbone + above
+    assert (got.flops_above_cut, got.flops_training) == (above, training)
+    assert (got.flops_classes, got.flops_classes_training) == (0, 0)
+    assert all(p.grad is None for p in (*head.parameters(), *refine.parameters()))
+
+
+def test_counting_draws_no_number_and_plans_in_the_networks_type(tiny: Tiny) -> None:
+    backbone, method = tiny(), create("linear-probe")
+    before = torch.random.get_rng_state()
+    counted = ledger(backbone, method, 3)
+    planned = _planned(backbone, method, 3)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert {p.dtype for p in planned.head.parameters()} == {torch.float32}
+    assert (counted.head, counted.adapters) == (8 * 3 + 3, 0)
