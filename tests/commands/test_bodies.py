@@ -379,9 +379,7 @@ def fitted(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> Asked:
     asked.of("petiole.engine.together.open_group")
     asked.of("petiole.engine.run.run", SimpleNamespace(model_dump=lambda mode: {"mode": mode}))
     asked.of("petiole.report.page.write_page", Path("page"))
-    asked.of(
-        "petiole.protocols.selection.select", lambda spec, _: (spec, Selection(backbone="c"))
-    )
+    asked.of("petiole.protocols.selection.select", lambda spec, _: (spec, Selection(backbone="c")))
     return asked
 
 

@@ -153,7 +153,7 @@ def test_equal_records_give_equal_bytes(folder) -> None:
 
 def test_names_are_never_markup(build, at) -> None:
     evil = "<script>alert(1)</script>"
-    build.classes = [evil, "ünïcødé 猫", '"quoted" & $5$']
+    build.classes = [evil, "ünïcødé 猫", '"quoted" & $5$\u202e']
     build.notes = [evil]
     accuracy = {"baseline": 0.3, "cosine": 0.75, "ours": 0.8}
     labels = {"ours": f"</td>{evil}"}
@@ -166,6 +166,8 @@ def test_names_are_never_markup(build, at) -> None:
     assert evil in seen
     assert "ünïcødé 猫" in seen
     assert '"quoted" & $5$' in seen
+    assert "\u202e" not in text, "it would turn the rest of the line round"
+    assert "\\u202e" in seen
     run = write_page(folder / "runs/ours/split-0-seed-0").read_text()
     assert evil not in run
     assert len(Page(run).all("script")) == 1

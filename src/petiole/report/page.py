@@ -15,6 +15,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from petiole.files import write_text
+from petiole.printable import printable
 from petiole.report import plots, sections
 from petiole.report.flips import FlipExample
 from petiole.report.formatting import amount, percent, seconds
@@ -182,7 +183,7 @@ def _rate(run: Run) -> str:
 
 def picture(figure: Figure, name: str, label: str, caption: str) -> PageFigure:
     """A figure with its caption; ``name`` is unique on the page."""
-    return PageFigure(Markup(plots.svg(figure, name, label)), caption)
+    return PageFigure(Markup(printable(plots.svg(figure, name, label))), caption)
 
 
 def render(page: PageContent) -> str:
@@ -193,7 +194,11 @@ def render(page: PageContent) -> str:
         for kind in ("html", "css", "js")
     )
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True,
+        finalize=lambda value: printable(value) if type(value) is str else value,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters["tight"] = lambda text: re.sub(r"(?<=[\d,]) (?=%|s\b)", "\u00a0", text)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
