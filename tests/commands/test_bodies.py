@@ -605,7 +605,7 @@ def test_an_adapter_of_photos_is_scored_clean_adapted_corrupted_and_attacked(ask
     asked.of("petiole.tasks.classification.adapter.ClassificationAdapter.load", opened)
     asked.of("petiole.data.inputs.as_dataset", Images(range(5)))
     asked.of("petiole.engine.record.count_test_evaluation", 4)
-    table = SimpleNamespace(batches=lambda n, size: (n, size))
+    table = SimpleNamespace(batches=lambda n: ("batches", n))
     asked.of("petiole.engine.feature_extractor.Features", SimpleNamespace(table=lambda *_: table))
     asked.of("petiole.tasks.classification.model.predict", SimpleNamespace(logits=logits))
     asked.of("petiole.tasks.classification.calibration.scores_of", lambda _, y, cal: {"accuracy": 0.6, "n": float(len(y)), "calibrated": float(cal == "cal")})  # fmt: skip
@@ -627,7 +627,7 @@ def test_an_adapter_of_photos_is_scored_clean_adapted_corrupted_and_attacked(ask
         {"classes": ["x", "y"], "skip_bad": True, "common": True},
     )
     assert asked.one("count_test_evaluation")[0] == (Path("a"), "dig", 5, "petiole eval")
-    assert asked.one("predict")[0] == (opened.adapted, (5, 64))
+    assert asked.one("predict")[0] == (opened.adapted, ("batches", 5))
     assert asked.one("under_corruptions")[0][2:] == (("fog",), (3,))
     assert asked.one("under_attack")[0][3] == 1 / 255
     plain = evaluating.evaluate(Path("a"), Images(range(5)), device="cpu")
