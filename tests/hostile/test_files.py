@@ -72,6 +72,12 @@ def test_half_a_surrogate_pair_is_no_text(tmp_path: Path) -> None:
         Dataset("d", ("a", "\ud83d"), ())
 
 
+def test_a_text_is_no_class_name() -> None:
+    assert Dataset("d", ("a" * 1000,), ()).classes == ("a" * 1000,)
+    with pytest.raises(DataError, match="1,001 characters and begins with 'aaaa.*another column"):
+        Dataset("d", ("b", "a" * 1001), ())
+
+
 def test_a_large_sparse_file_is_not_read(tmp_path: Path) -> None:
     with open(tmp_path / "a.jpg", "wb") as file:
         file.truncate(MAX_BYTES + 1)

@@ -16,6 +16,8 @@ from petiole.errors import DataError
 from petiole.printable import composed, storable
 
 Domain = Literal["source", "target"]
+MOST_NAME = 1000
+"""Characters of a class name; a longer one is a text that was taken for a label."""
 MEMORY = "memory"
 """First part of the paths of images in memory."""
 
@@ -50,7 +52,7 @@ class Dataset:
         notes: what was left out and why, one sentence each; printed by the record.
 
     Raises:
-        DataError: a class name twice or that no file could hold, or a label without a class.
+        DataError: a class name twice, too long or that no file could hold, or a label without a class.
     """
 
     name: str
@@ -65,6 +67,11 @@ class Dataset:
         if lone := [name for name in self.classes if not storable(name)]:
             raise DataError(
                 f"{self.name}: the class name {lone[0]!r} holds half a surrogate pair, so no file could hold it. Rename it."
+            )
+        if long := [name for name in self.classes if len(name) > MOST_NAME]:
+            raise DataError(
+                f"{self.name}: a class name has {len(long[0]):,} characters and begins with {long[0][:40]!r}; {MOST_NAME:,} are the most. "
+                "Is another column the label?"
             )
         bad = sorted({s.label for s in self.samples if not 0 <= s.label < len(self.classes)})
         if bad:
