@@ -74,7 +74,7 @@ def test_half_a_surrogate_pair_is_no_text(tmp_path: Path) -> None:
 
 def test_a_text_is_no_class_name() -> None:
     assert Dataset("d", ("a" * 1000,), ()).classes == ("a" * 1000,)
-    with pytest.raises(DataError, match="1,001 characters and begins with 'aaaa.*another column"):
+    with pytest.raises(DataError, match=r"1,001 characters and begins with 'aaaa.*another column"):
         Dataset("d", ("b", "a" * 1001), ())
 
 
