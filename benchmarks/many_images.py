@@ -47,8 +47,8 @@ def of_values(images: int) -> Found:
 
     import torch
 
-    from petiole.engine.feature_extractor import StoredTable
     from petiole.engine.feature_store import FeatureCache, Key
+    from petiole.engine.feature_table import StoredTable
     from petiole.engine.share import SHARD
 
     found: Found = {}

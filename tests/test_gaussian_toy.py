@@ -13,7 +13,7 @@ from torch import Tensor
 from petiole.backbones.base import Backbone, State
 from petiole.backbones.registry import load
 from petiole.data.dataset import Dataset, Sample
-from petiole.engine.feature_extractor import Table
+from petiole.engine.feature_table import Table
 from petiole.methods.registry import create
 from petiole.tasks.classification import training
 from petiole.tasks.classification.model import AdaptedClassifier, predict

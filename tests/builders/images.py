@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from petiole.backbones.vision.cnn import ConvNet, wrap
 from petiole.data.dataset import Dataset, Sample
 from petiole.data.preprocessing import Preprocessing
-from petiole.engine.feature_extractor import StoredTable
 from petiole.engine.feature_store import Rows
+from petiole.engine.feature_table import StoredTable
 from petiole.tasks.classification.workspace import Classification
 
 CLASSES = ("ash", "birch", "cedar")

@@ -28,7 +28,7 @@ from petiole.data.dataset import Dataset, Sample
 from petiole.engine.trainer import Callbacks
 from petiole.tasks.classification.model import AdaptedClassifier
 from petiole.tasks.classification.training import train
-from petiole.engine.feature_extractor import StoredTable
+from petiole.engine.feature_table import StoredTable
 from petiole.engine.feature_store import Rows
 from petiole.files import write_tensors
 from petiole.methods.registry import create

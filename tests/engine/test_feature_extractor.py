@@ -16,9 +16,10 @@ from petiole.data.dataset import Sample
 from petiole.data.inputs import as_images
 from petiole.data.preprocessing import Augmentation
 from petiole.data.sources import open_data
-from petiole.engine import feature_extractor
-from petiole.engine.feature_extractor import Features, LiveTable, Precision, StoredTable, padded
+from petiole.engine import feature_table
+from petiole.engine.feature_extractor import Features, Precision, padded
 from petiole.engine.feature_store import FeatureCache
+from petiole.engine.feature_table import LiveTable, StoredTable
 from petiole.engine.share import Share
 from petiole.errors import ConfigError
 from petiole.methods.registry import create
@@ -152,7 +153,7 @@ def test_what_is_asked_for_again_is_read_twice_at_most(
     """While there is room: for five images here."""
     features, data = Features(tiny(), None, quiet=True), open_data(photos)
     size = features.views([(data.samples[0], 0)], Augmentation.none())[0].nbytes
-    monkeypatch.setattr(feature_extractor, "KEPT", 5 * size + 1)
+    monkeypatch.setattr(feature_table, "KEPT", 5 * size + 1)
     table = features.table(data, CUTS[0])
     reads: Counter[str] = Counter()
     bare = Features.views

@@ -16,9 +16,10 @@ from petiole.data.dataset import Sample
 from petiole.data.preprocessing import Augmentation
 from petiole.data.sources import open_data
 from petiole.engine import feature_filling
-from petiole.engine.feature_extractor import Features, LiveTable
+from petiole.engine.feature_extractor import Features
 from petiole.engine.feature_filling import fill, prefetched
 from petiole.engine.feature_store import FeatureCache, Key
+from petiole.engine.feature_table import LiveTable
 from petiole.errors import CacheError, DataError
 
 Tiny = Callable[..., ConvNet]
@@ -115,13 +116,15 @@ def test_what_was_expected_is_read_once_and_anything_else_anew(
     view = torch.tensor([1, 2])
     plain = [LiveTable(features, data.samples, ("images",), spec).fetch(r, view) for r in rows]
     seen: list[list[str]] = []
-    read = Features.read
+    views = Features.views
 
-    def counted(self: Features, chosen: Sequence[tuple[Sample, int]], *rest: object) -> Tensor:
+    def counted(
+        self: Features, chosen: Sequence[tuple[Sample, int]], spec: Augmentation
+    ) -> list[Tensor]:
         seen.append([sample.id for sample, _ in chosen])
-        return read(self, chosen, *rest)  # type: ignore[arg-type]
+        return views(self, chosen, spec)
 
-    monkeypatch.setattr(Features, "read", counted)
+    monkeypatch.setattr(Features, "views", counted)
     table.expect(lambda: (rows[0], view))
     assert torch.equal(table.fetch(rows[0], view)["images"], plain[0]["images"])
     assert len(seen) == 1

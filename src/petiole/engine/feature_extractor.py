@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections import ChainMap
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
-from itertools import chain, zip_longest
+from itertools import chain
 from os import cpu_count
 from typing import Literal
 
@@ -24,18 +21,21 @@ from petiole.data.dataset import Dataset, Sample
 from petiole.data.image import load
 from petiole.data.preprocessing import Augmentation, augmentation, view
 from petiole.engine.feature_filling import fill
-from petiole.engine.feature_store import FeatureCache, Key, Rows
-from petiole.engine.share import BATCH, WHOLE, Share
+from petiole.engine.feature_store import FeatureCache, Key
+from petiole.engine.feature_table import (
+    Chosen,
+    LiveTable,
+    SideBySide,
+    StoredTable,
+    Table,
+    chunk_size,
+)
+from petiole.engine.share import WHOLE, Share
 from petiole.errors import BackboneError
 from petiole.methods.recipe import Recipe
 
 Precision = Literal["fp32", "bf16"]
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-
-
-def chunk_size(device: torch.device) -> int:
-    """Images that pass through a network together: 16 on CPU, where more are no faster and take more memory; 64 elsewhere."""
-    return 16 if device.type == "cpu" else BATCH
 
 
 def padded(images: Tensor) -> Iterator[tuple[Tensor, int]]:
@@ -49,162 +49,6 @@ def padded(images: Tensor) -> Iterator[tuple[Tensor, int]]:
     for chunk in torch.split(images, size):
         rest = chunk[-1:].expand(size - len(chunk), *chunk.shape[1:])
         yield torch.cat([chunk, rest]), len(chunk)
-
-
-Drawn = Callable[[], tuple[Tensor, Tensor]]
-"""Draws rows (B,) and views (B,)."""
-
-_Chosen = Sequence[tuple[Sample, int]]
-"""Images and which view of each."""
-
-KEPT = 256 << 20
-"""Bytes of images, read and transformed, that a table keeps which is asked for them again and again."""
-
-
-class Table(ABC):
-    """Values at a cut, addressed by row of a data set and view."""
-
-    size = 256
-    """Rows in a batch that is not trained on."""
-
-    @abstractmethod
-    def fetch(self, rows: Tensor, views: Tensor) -> State:
-        """Return the values of the images ``rows`` (B,) in the views (B,), as float32."""
-
-    def expect(self, drawn: Drawn) -> None:  # noqa: B027
-        """Say what will be fetched next, so that its images, if any must be, are read meanwhile."""
-
-    def batches(self, count: int, size: int = 0) -> Iterator[State]:
-        """Walk the first ``count`` rows in the evaluation view, ``size`` at a time or as many as suit the table."""
-        parts = torch.split(torch.arange(count), size or self.size) if count else ()
-        for part, after in zip_longest(parts, parts[1:]):
-            state = self.fetch(part, torch.zeros_like(part))
-            if after is not None:
-                self.expect(partial(_evaluation_view, after))
-            yield state
-
-
-def _evaluation_view(rows: Tensor) -> tuple[Tensor, Tensor]:
-    return rows, torch.zeros_like(rows)
-
-
-class StoredTable(Table):
-    """Rows that lie in memory or in memory-mapped shards.
-
-    Args:
-        rows: values of all images in one view after the other.
-        images: how many.
-        device: where batches are put.
-    """
-
-    def __init__(self, rows: Rows, images: int, device: torch.device) -> None:
-        self.device, self._rows, self._images = device, rows, images
-        # Vectors are gathered once, so that a batch is one index, on the device where they fit; token maps stay on disk.
-        small = all(value.ndim == 2 for block in rows.blocks[:1] for value in block.values())
-        self._dense = _near(rows.take(torch.arange(len(rows))), device) if small else None
-        if not small:
-            self.size = chunk_size(device)
-
-    def fetch(self, rows: Tensor, views: Tensor) -> State:
-        chosen = views * self._images + rows
-        if self._dense is None:
-            state = self._rows.take(chosen)
-        else:
-            state = {
-                role: value[chosen.to(value.device, non_blocking=True)]
-                for role, value in self._dense.items()
-            }
-        # Not waited for: what is computed with it comes behind it in the device's queue.
-        return {
-            role: value.to(self.device, torch.float32, non_blocking=True)
-            for role, value in state.items()
-        }
-
-
-class JoinedTable(Table):
-    """Several tables of the same images side by side; names of a part's values get its prefix."""
-
-    def __init__(self, parts: Sequence[tuple[str, Table]]) -> None:
-        self.parts = parts
-        self.size = min(table.size for _, table in parts)
-
-    def fetch(self, rows: Tensor, views: Tensor) -> State:
-        return {
-            prefix + role: value
-            for prefix, table in self.parts
-            for role, value in table.fetch(rows, views).items()
-        }
-
-    def expect(self, drawn: Drawn) -> None:
-        for _, table in self.parts:
-            table.expect(drawn)
-
-
-class SideBySide(Table):
-    """Image vectors of several backbones made one; each backbone's own are stored, and found again by runs on it alone."""
-
-    def __init__(self, backbone: JoinedBackbone, tables: Sequence[Table]) -> None:
-        self.backbone, self.tables = backbone, tables
-
-    def fetch(self, rows: Tensor, views: Tensor) -> State:
-        vectors = [
-            table.fetch(rows, views)[part.vector]
-            for part, table in zip(self.backbone.parts, self.tables, strict=True)
-        ]
-        return {self.backbone.vector: self.backbone.join(vectors)}
-
-    def expect(self, drawn: Drawn) -> None:
-        for table in self.tables:
-            table.expect(drawn)
-
-
-class LiveTable(Table):
-    """Rows computed whenever they are asked for: the cut lies at the images, or caching is off.
-
-    A view that is read a second time stays in memory while there is room: epochs will ask for it again, an evaluation does not.
-    """
-
-    def __init__(
-        self,
-        features: Features,
-        samples: Sequence[Sample],
-        cut: tuple[str, ...],
-        spec: Augmentation,
-    ) -> None:
-        self.features, self.samples, self.cut, self.spec = features, samples, cut, spec
-        self.size = chunk_size(features.device)  # whole images pass through what lies above the cut
-        self._aside = ThreadPoolExecutor(1)
-        self._expected: tuple[_Chosen, Future[Tensor]] | None = None
-        self._once: set[tuple[Sample, int]] = set()
-        self._kept: dict[tuple[Sample, int], Tensor] = {}
-        self._room = KEPT
-
-    def fetch(self, rows: Tensor, views: Tensor) -> State:
-        chosen = self._chosen(rows, views)
-        expected, self._expected = self._expected, None
-        ahead = expected[1] if expected and expected[0] == chosen else None
-        images = ahead.result() if ahead else self._read(chosen)
-        state = self.features.run(images, self.cut)
-        return {role: value.float() for role, value in state.items()}
-
-    def expect(self, drawn: Drawn) -> None:
-        chosen = self._chosen(*drawn())
-        self._expected = chosen, self._aside.submit(self._read, chosen)
-
-    def _read(self, chosen: _Chosen) -> Tensor:
-        new = [pair for pair in chosen if pair not in self._kept]
-        read = dict(zip(new, self.features.views(new, self.spec), strict=True))
-        known = ChainMap(read, self._kept)
-        images = self.features.stack([known[pair] for pair in chosen])
-        for pair, image in read.items():
-            if pair in self._once and image.nbytes <= self._room:
-                self._kept[pair] = image
-                self._room -= image.nbytes
-            self._once.add(pair)
-        return images
-
-    def _chosen(self, rows: Tensor, views: Tensor) -> _Chosen:
-        return [(self.samples[r], v) for r, v in zip(rows.tolist(), views.tolist(), strict=True)]
 
 
 @dataclass
@@ -311,15 +155,15 @@ class Features:
             return list(dict.fromkeys(chain.from_iterable(each)))
         return self.cache.missing(self.key(cut, index, spec), ids) if self.cache else list(ids)
 
-    def compute(self, chosen: _Chosen, cut: tuple[str, ...], spec: Augmentation) -> State:
+    def compute(self, chosen: Chosen, cut: tuple[str, ...], spec: Augmentation) -> State:
         """Read, transform and run (sample, view) pairs through the frozen half."""
         return self.run(self.read(chosen, spec), cut)
 
-    def read(self, chosen: _Chosen, spec: Augmentation) -> Tensor:
+    def read(self, chosen: Chosen, spec: Augmentation) -> Tensor:
         """Images (n, 3, H, W) of (sample, view) pairs, in memory from which a GPU copies by itself."""
         return self.stack(self.views(chosen, spec))
 
-    def views(self, chosen: _Chosen, spec: Augmentation) -> list[Tensor]:
+    def views(self, chosen: Chosen, spec: Augmentation) -> list[Tensor]:
         """Images (3, H, W) of (sample, view) pairs, transformed."""
 
         def prepared(pair: tuple[Sample, int]) -> Tensor:
@@ -378,12 +222,3 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
     if precision == "bf16":
         return torch.autocast(device.type, torch.bfloat16)
     return nullcontext()
-
-
-def _near(state: State, device: torch.device) -> State:
-    """On the device, if it takes no more than a quarter of what is free there; else where it is."""
-    if device.type != "cuda":
-        return state
-    size = sum(value.nbytes for value in state.values())
-    fits = size <= torch.cuda.mem_get_info(device)[0] // 4
-    return {role: value.to(device) if fits else value for role, value in state.items()}

@@ -34,7 +34,7 @@ def numbers(weight: Tensor) -> int:
 
 def stored_bytes(weight: Tensor) -> int:
     """Bytes of its tensors."""
-    if wraps(weight):
+    if wraps(weight) and is_traceable_wrapper_subclass(weight):  # the latter for the type checker
         inner = (getattr(weight, name) for name in weight.__tensor_flatten__()[0])
         return sum(stored_bytes(part) for part in inner)
     return weight.nbytes

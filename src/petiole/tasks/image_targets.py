@@ -25,7 +25,8 @@ from torch import Tensor, nn
 
 from petiole.data.dataset import Dataset
 from petiole.data.targets import TargetImages, open_targets
-from petiole.engine.feature_extractor import Features, Table
+from petiole.engine.feature_extractor import Features
+from petiole.engine.feature_table import Table
 from petiole.engine.model_card import FrozenModel
 from petiole.engine.optimizer import make_optimizer
 from petiole.engine.record import DataCard, count_test_evaluation

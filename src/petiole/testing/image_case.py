@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from petiole.backbones.base import IMAGES, Backbone, State
 from petiole.data.dataset import Dataset, Sample
-from petiole.engine.feature_extractor import Table
+from petiole.engine.feature_table import Table
 from petiole.engine.trainer import Callbacks
 from petiole.engine.weight_average import make_average, teach
 from petiole.methods.base import Method

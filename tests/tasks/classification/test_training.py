@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from petiole.backbones.vision.cnn import ConvNet
 from petiole.data.dataset import Dataset
 from petiole.engine import optimizer
-from petiole.engine.feature_extractor import StoredTable
+from petiole.engine.feature_table import StoredTable
 from petiole.errors import DataError, RunError
 from petiole.methods.recipe import Recipe
 from petiole.methods.registry import create

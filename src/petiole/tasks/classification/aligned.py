@@ -7,7 +7,7 @@ from torch import Tensor
 
 from petiole.backbones.base import State
 from petiole.data.dataset import Dataset
-from petiole.engine.feature_extractor import Drawn, Table
+from petiole.engine.feature_table import Drawn, Table
 from petiole.errors import ConfigError
 
 

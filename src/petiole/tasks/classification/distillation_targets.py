@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from petiole.data.dataset import Dataset
-from petiole.engine.feature_extractor import Features, StoredTable, Table, views_of
+from petiole.engine.feature_extractor import Features, views_of
 from petiole.engine.feature_store import Rows
+from petiole.engine.feature_table import StoredTable, Table
 from petiole.errors import AdapterError
 from petiole.methods.prompt_learning.class_vectors import ClassVectors, TaughtByClassVectors
 from petiole.methods.recipe import Recipe

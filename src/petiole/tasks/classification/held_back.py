@@ -11,7 +11,7 @@ from petiole.backbones.base import State
 from petiole.collective import members, summed
 from petiole.data.dataset import Dataset
 from petiole.data.splits import holdout
-from petiole.engine.feature_extractor import Drawn, Table
+from petiole.engine.feature_table import Drawn, Table
 from petiole.errors import ConfigError, DataError
 from petiole.layers.solved import SolvedHead
 from petiole.methods.recipe import Recipe

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from petiole.backbones.base import State
-from petiole.engine.feature_extractor import Features, Table
+from petiole.engine.feature_extractor import Features
+from petiole.engine.feature_table import Table
 from petiole.engine.run import RunSpec
 from petiole.engine.trainer import Callbacks
 from petiole.errors import PetioleError

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from petiole.data.dataset import Dataset
-from petiole.engine.feature_extractor import Precision, Table
+from petiole.engine.feature_extractor import Precision
+from petiole.engine.feature_table import Table
 from petiole.engine.optimizer import make_optimizer
 from petiole.engine.trainer import Callbacks, Trainer, accelerate, seed_device
 from petiole.errors import ConfigError

@@ -21,8 +21,9 @@ from petiole.data.label_safe import stated_augmentation
 from petiole.data.preprocessing import Augmentation, augmentation
 from petiole.data.sources import DomainShift, Part, open_shift
 from petiole.data.splits import draw_fraction, holdout
-from petiole.engine.feature_extractor import Features, JoinedTable, Precision, Table, views_of
+from petiole.engine.feature_extractor import Features, Precision, views_of
 from petiole.engine.feature_store import FeatureCache
+from petiole.engine.feature_table import JoinedTable, Table
 from petiole.engine.share import WHOLE, Share
 from petiole.engine.task import Task, TaskRun, Workspace, open_workspace
 from petiole.engine.thumbnail_store import store_thumbnails, stored_thumbnails

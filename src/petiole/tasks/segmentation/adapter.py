@@ -12,7 +12,8 @@ from torch import Tensor
 from petiole.backbones.base import Backbone
 from petiole.data.image import load
 from petiole.data.masks import open_masked, pixels_of
-from petiole.engine.feature_extractor import Features, Table
+from petiole.engine.feature_extractor import Features
+from petiole.engine.feature_table import Table
 from petiole.engine.task import ScoredSet, register
 from petiole.methods.base import Method, Plan
 from petiole.metrics.segmentation import confusion, mask_scores

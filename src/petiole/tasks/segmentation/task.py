@@ -26,7 +26,7 @@ from petiole.data.dataset import Dataset
 from petiole.data.image import load
 from petiole.data.masks import finer, pixels_of
 from petiole.data.targets import TargetImages
-from petiole.engine.feature_extractor import Table
+from petiole.engine.feature_table import Table
 from petiole.engine.record import count_test_evaluation
 from petiole.engine.task import Scores
 from petiole.engine.trainer import Callbacks
