@@ -118,6 +118,11 @@ def test_adapters_that_are_not_in_memory_are_read() -> None:
 def test_the_command(tmp_path: Path) -> None:
     said = say("simulate", "runs", "--runs", 10, "--machines", 2, "--price", 3.6, "--json")
     assert said.json["cost"] == pytest.approx(said.json["seconds"] / 1000 * 2)
+    for gpu, decoding in ((("--gpu",), 0.5), (("--gpu", "--cores", 8), 0.0625)):
+        said = say(
+            "simulate", "features", "--images", 10**6, "--unit", "decode=0.5e-6", *gpu, "--json"
+        )
+        assert said.json["stages"]["decoding"] == pytest.approx(decoding)
     images = write_images(tmp_path / "images", 2, 0)
     command = ["simulate", "features", "--images", 100, "--like", images]
     said = say(*command, "--backbone", "petiole/tiny-vit", "--unit", "write=7", "--json")
@@ -129,6 +134,7 @@ def test_the_command(tmp_path: Path) -> None:
         (("requests", "--requests", 1, "--price", 1), "no use for --price; features has"),
         (("features",), "How many images?"),
         (("features", "--images", 9, "--device", "cpu"), "add --like"),
+        (("features", "--images", 9, "--cores", 2), "add --gpu"),
     ):
         said = say("simulate", *wrong)
         assert (said.code, told in said.err) == (1, True), said.err

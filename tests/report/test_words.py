@@ -350,7 +350,7 @@ def test_how_the_reference_stands() -> None:
     assert text.endswith(
         "It is worse than B, ties with A (differences within ±1 point) and is better than E. The cheapest of the tied is "
         "Ours: 99 trained parameters, 100 s of training. Against C, 5 splits cannot decide. Against D, nothing can be "
-        "said: 5 splits has no interval."
+        "said: over 5 splits there is no interval."
     )
     assert "Ours is worse than B, ties" in sentence(summary(*rows, headline="a"))
     assert "Against C, one split cannot decide." in sentence(summary(*rows, split_seeds=1))

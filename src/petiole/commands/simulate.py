@@ -108,6 +108,8 @@ def simulate(
         "requests": {"requests": requests, "adapters": adapters, "loaded": loaded, "skew": skew},
     }
     _check(work, known, {"backbone": backbone, "device": device} if like is None else {})
+    if cores is not None and not gpu:
+        raise ConfigError("--cores decode beside a GPU: add --gpu, or leave them out.")
     given = {name: value for name, value in known[work].items() if value is not None}
     given.pop("price", None)
     costs = _measured(Path(like), backbone, device) if like else scale.UnitCosts()

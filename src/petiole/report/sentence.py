@@ -104,7 +104,8 @@ def left_open(verdicts: Sequence[tuple[str, Verdict]], runs: str) -> str:
             None,
             (
                 undecided and f"Against {undecided}, {runs} cannot decide.",
-                unknown and f"Against {unknown}, nothing can be said: {runs} has no interval.",
+                unknown
+                and f"Against {unknown}, nothing can be said: over {runs} there is no interval.",
             ),
         )
     )
