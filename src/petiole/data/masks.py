@@ -118,7 +118,7 @@ def finer(values: Tensor, grid: tuple[int, int], k: int) -> Tensor:
     """Values of patches (B, N, c), interpolated between their middles to k x k cells of each: (B, k^2 N, c), row by row."""
     if k == 1:
         return values
-    table = values.transpose(1, 2).unflatten(2, grid)
+    table = values.transpose(1, 2).reshape(len(values), -1, *grid)
     return interpolate(table, scale_factor=k, mode="bilinear").flatten(2).transpose(1, 2)
 
 
