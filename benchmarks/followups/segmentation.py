@@ -24,9 +24,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 
 import petiole
+from petiole.data.masks import fineness, finer, shares
 from petiole.data.splits import read_split
 from petiole.engine.record import read_record
+from petiole.layers.moment_ridge import Moments, solve
+from petiole.layers.ridge import RidgeHead
 from petiole.metrics.paired import judged
+from petiole.tasks.segmentation.task import PARTS, classes_alike
 
 NEAREST = Image.Resampling.NEAREST
 SHOTS, SEEDS, STEPS, BATCH = 48, 3, 300, 8
@@ -105,6 +109,22 @@ class Rival:
         with torch.no_grad():
             return head.eval()(self._maps(test)).flatten(2).transpose(1, 2)
 
+    def ridge(
+        self, tokens: Tensor, masks: NDArray[np.uint8], test: Tensor, *, alike: bool
+    ) -> Tensor:
+        """Scores (n, N, K) of patches by the library's ridge; ``alike``: classes weigh alike, else pixels do."""
+        p, cells = self.backbone.preprocessing, fineness(self.backbone.preprocessing, self.grid)
+        fine, k = (self.grid[0] * cells, self.grid[1] * cells), int(masks.max()) + 1
+        wanted = torch.from_numpy(np.stack([shares(mask, k, p, fine) for mask in masks]))
+        weigh = classes_alike(wanted) if alike else torch.ones(k)
+        parts = [
+            Moments.of(one, 2 * part / part.sum(1, keepdim=True) - 1, part @ weigh)
+            for one, part in zip(finer(tokens, self.grid, cells), wanted, strict=True)
+        ]
+        fifths = [sum(parts[i + PARTS :: PARTS], parts[i]) for i in range(PARTS)]
+        weight, bias, _ = solve(fifths, RidgeHead(tokens.shape[2], k).grid)
+        return test @ weight.T + bias
+
     def _maps(self, tokens: Tensor) -> Tensor:
         return tokens.transpose(1, 2).reshape(len(tokens), -1, *self.grid)
 
@@ -121,7 +141,7 @@ def place_of(folder: Path, row: str, seed: int) -> Path:
 
 
 def ablated(pictures: Path, backbone: str) -> None:
-    """DINOv2's head without its parts, on training pictures of another set: 48 to learn from, the others to judge by."""
+    """DINOv2's head without its parts, and ridge, on training pictures of another set: 48 to learn from, the others to judge by."""
     if not pictures.exists():
         petiole.synthesize(pictures, task="masks", train=3 * SHOTS, test=1, seed=0)
     rival, files = Rival(backbone, pictures), sorted((pictures / "train" / "images").iterdir())
@@ -130,6 +150,9 @@ def ablated(pictures: Path, backbone: str) -> None:
         for mode in ("nearest", "bilinear"):
             found = rival.dinov2(tokens, masks, others, 0, norm=norm, mode=mode)
             print(f"norm {norm}, {mode}: {100 * rival.miou(found, truth):.1f}")
+    for alike in (False, True):
+        found = rival.ridge(tokens, masks, others, alike=alike)
+        print(f"ridge, classes alike {alike}: {100 * rival.miou(found, truth):.1f}")
 
 
 def main() -> None:

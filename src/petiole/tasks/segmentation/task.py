@@ -3,9 +3,10 @@
 Predicted masks are the scores of patches, interpolated to the image's own pixels, of which all count that are of a class. What is learned are the scores
 interpolated to cells c, k x k of each patch; over the pixels of one both losses depend on the share s_cK of each class alone:
 
-    CE = - sum_cK s_cK log softmax(z_c)_K / sum_cK s_cK,   ridge = sum_c |s_c| |W f_c + b - (2 s_c / |s_c| - 1)|^2 + alpha |W|^2
+    CE = - sum_cK s_cK log softmax(z_c)_K / sum_cK s_cK,   ridge = sum_c v_c |W f_c + b - (2 s_c / |s_c| - 1)|^2 + alpha |W|^2
 
-A linear head's scores of a cell are those of the cell's interpolated token f_c, so ridge stays a closed form.
+with v_c = sum_K s_cK / sum_c' s_c'K, by which all classes weigh alike, as they do in mIoU; constant factors aside. A linear head's scores of a cell are
+those of the cell's interpolated token f_c, so ridge stays a closed form.
 A run leaves ``overlays/``, the first test images with their true and predicted masks.
 """
 
@@ -56,6 +57,17 @@ def of_shares(outputs: Tensor, targets: Tensor) -> Tensor:
     return -(targets * outputs.log_softmax(-1)).sum() / targets.sum().clamp_min(1e-6)
 
 
+def classes_alike(shares: Tensor) -> Tensor:
+    """Weight of a pixel of each class (K,) by which all classes weigh alike, 0 of one without pixels; a pixel weighs 1 in the mean.
+
+    Args:
+        shares: of each class in every cell (B, n, K).
+    """
+    pixels = shares.sum(dim=(0, 1))
+    seen = pixels > 0
+    return torch.where(seen, pixels.sum() / (seen.sum() * pixels.clamp_min(1e-9)), 0.0)
+
+
 class SegmentationRun(TargetRun):
     """A run on images with masks."""
 
@@ -100,13 +112,12 @@ class SegmentationRun(TargetRun):
         assert isinstance(head, RidgeHead)
         adapted.eval()
         parts: dict[int, Moments] = {}
-        done = 0
+        done, alike = 0, classes_alike(wanted)
         for state in table.batches(len(wanted)):
             tokens = self.cells(adapted.pooled(state).float()).cpu()
             for one, shares in zip(tokens, wanted[done : done + len(tokens)], strict=True):
-                weights = shares.sum(dim=1)
-                targets = 2 * shares / weights.clamp_min(1e-9)[:, None] - 1
-                found, part = Moments.of(one, targets, weights), done % PARTS
+                targets = 2 * shares / shares.sum(dim=1, keepdim=True).clamp_min(1e-9) - 1
+                found, part = Moments.of(one, targets, shares @ alike), done % PARTS
                 parts[part] = parts[part] + found if part in parts else found
                 done += 1
         weight, bias, alpha = solve(list(parts.values()), head.grid)
