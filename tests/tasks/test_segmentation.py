@@ -29,7 +29,7 @@ from petiole.tasks.classification.model import AdaptedClassifier
 from petiole.tasks.classification.workspace import Subset
 from petiole.tasks.segmentation.adapter import SegmentationAdapter
 from petiole.tasks.segmentation.dense import dense
-from petiole.tasks.segmentation.task import of_shares
+from petiole.tasks.segmentation.task import classes_alike, of_shares
 from petiole.tasks.segmentation.workspace import Segmentation
 
 NAME = "petiole/tiny-vit"
@@ -142,6 +142,41 @@ def test_ridge_by_moments_is_scikit_learns() -> None:
             residual = (torch.from_numpy(one.predict(x[i::3].numpy())) - t[i::3]) ** 2
             errors[-1] += float((w[i::3, None] * residual).sum())
     assert alpha == (0.1, 3.0, 1e4)[errors.index(min(errors))]
+
+
+def test_a_fit_is_scikit_learns_ridge_of_cells_with_classes_alike(world: Path, run: Path) -> None:
+    from sklearn.linear_model import Ridge
+
+    backbone, head = load_backbone(NAME), SegmentationAdapter.load(run).adapted.head
+    p, grid, k = (
+        backbone.preprocessing,
+        backbone.grid,
+        fineness(backbone.preprocessing, backbone.grid),
+    )
+    x, s = [], []
+    for picture in sorted((world / "train" / "images").iterdir()):
+        with torch.no_grad():
+            image = backbone.preprocess(Image.open(picture).convert("RGB"))[None]
+            tokens = backbone.features(image, (backbone.patches,))[backbone.patches]
+        x.append(finer(tokens, grid, k)[0].numpy())
+        mask = np.asarray(Image.open(world / "train" / "masks" / picture.name))
+        s.append(shares(mask, 7, p, (grid[0] * k, grid[1] * k)))
+    x, s = np.concatenate(x), np.concatenate(s).astype(float)
+    weights = sum(s[:, c] / s[:, c].sum() for c in range(7) if s[:, c].any())
+    weights *= s.sum() / weights.sum()
+    assert weights.std() > 0.5
+    theirs = Ridge(float(head.chosen_alpha)).fit(x, 2 * s / s.sum(1, keepdims=True) - 1, weights)
+    np.testing.assert_allclose(head.weight.numpy(), theirs.coef_, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(head.bias.numpy(), theirs.intercept_, rtol=1e-3, atol=1e-3)
+
+
+def test_classes_without_pixels_weigh_nothing() -> None:
+    shares = torch.zeros(2, 5, 4)
+    shares[:, :, 0], shares[0, 0, 0] = 1.0, 0.5
+    shares[0, 0, 3] = 0.5
+    wanted = torch.tensor([10 / (2 * 9.5), 0, 0, 10 / (2 * 0.5)])
+    torch.testing.assert_close(classes_alike(shares), wanted)
+    assert float((shares @ wanted).sum()) == pytest.approx(10)
 
 
 def test_scores_are_scikit_learns() -> None:
