@@ -30,10 +30,10 @@ from petiole.engine.executor import Executor, executor
 from petiole.engine.run import RunSpec, run
 from petiole.engine.share import WHOLE
 from petiole.planning.measure import measured
-from petiole.planning.scale import UnitCosts, extraction, table
+from petiole.planning.scale import UnitCosts, extraction, serving, table
 from petiole.protocols.jobs import Stage, store_share
 from petiole.serving.library import AdapterLibrary
-from ray_features import draw
+from ray_features import draw, workers
 from ray_serve import write
 from scale import jobs_of, nodes
 from serve import petiole_server, photo
@@ -69,8 +69,8 @@ def busiest(place: Executor, jobs: Sequence[RunSpec]) -> float:
     return max(taken.values())
 
 
-def serving_costs(root: Path, requests: int = 100) -> tuple[float, float]:
-    """Seconds of the HTTP process for a request, and of reading an adapter."""
+def serving_costs(root: Path, requests: int = 100) -> tuple[float, float, float]:
+    """Seconds of the HTTP process for a request, of all the server's processes for one, and of reading an adapter."""
     write(root, 32)
     with petiole_server(root, "--device", "cpu", "--engine", "torch") as (url, pid):
         picture = {"images": ("a.jpg", photo(0), "image/jpeg")}
@@ -82,17 +82,20 @@ def serving_costs(root: Path, requests: int = 100) -> tuple[float, float]:
             fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
             return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
+        def together() -> float:
+            return sum(taken for one, (taken, *_) in workers().items() if one != os.getpid())
+
         ask()
-        before = used()
+        before, whole = used(), together()
         for _ in range(requests):
             ask()
-        request = (used() - before) / requests
+        request, every = (used() - before) / requests, (together() - whole) / requests
     library = AdapterLibrary("cpu", 64, 10**8)
     library.open(str(root / "a0000"))
     start = time.process_time()
     for i in range(1, 32):
         library.open(str(root / f"a{i:04d}"))
-    return request, (time.process_time() - start) / 31
+    return request, every, (time.process_time() - start) / 31
 
 
 def passed(job: int) -> int:
@@ -108,6 +111,23 @@ def overhead(name: str, place: Executor, jobs: int = 300) -> None:
     wall, own = time.perf_counter() - start, time.process_time() - used
     told = f"{1000 * own / jobs:.2f} ms of this process a job, {1000 * wall / jobs:.2f} ms of the clock"
     print(f"{name:<34}{told}", flush=True)
+
+
+def check_serving(root: Path) -> None:
+    """A request that waits for no other one: all that the server's processes take for it."""
+    request, found, read = serving_costs(root / "adapters")
+    print(
+        f"{1000 * request:.1f} ms of the HTTP process a request, {1000 * read:.1f} ms to read an adapter"
+    )
+    pictures = root / "pictures"
+    pictures.mkdir(exist_ok=True)
+    for i in range(1, 17):
+        (pictures / f"{i}.jpg").write_bytes(photo(i))
+    backbone = load_backbone("petiole/tiny-vit", device="cpu")
+    costs = measured(sorted(pictures.iterdir()), backbone, UnitCosts(), time.process_time)
+    predicted = serving(1e-6, replace(costs, request=request, read=read)).seconds
+    print(costs)
+    told("100 requests, one after the other", 100 * predicted, 100 * found)
 
 
 def told(what: str, predicted: float, found: float) -> None:
@@ -142,10 +162,7 @@ def main() -> None:
             f"features, {processes} processes", predicted, extract(many, root / "cache", processes)
         )
 
-    request, read = serving_costs(root / "adapters")
-    print(
-        f"{1000 * request:.1f} ms of the HTTP process a request, {1000 * read:.1f} ms to read an adapter"
-    )
+    check_serving(root)
     photos = root / "photos"
     if not photos.exists():
         write_task(photos, "colours", train=8, test=8)
@@ -157,12 +174,17 @@ def main() -> None:
     costs = replace(costs, run=sum(timed(spec)[1] for spec in unit[1:]) / 3, job=0, start=0)
     print(f"{costs.run:.2f} s a run", flush=True)
 
+    alone = 0.0
+
     def check(what: str, place: Executor, places: int) -> None:
+        nonlocal alone
         jobs = make(root=root / "runs" / what.replace(" ", ""))[: options.runs]
         store_share(Stage(tuple(jobs), WHOLE))
         list(place.map(timed, make(root=root / "runs" / f"warm{what}")[:places]))  # workers start
         found = busiest(place, jobs)
+        alone = alone or found
         told(f"runs, {what}", table(len(jobs), costs, places=places).seconds, found)
+        print(f"    {100 * alone / places / found:.0f} % of the runs of one process, a place")
 
     for processes in (1, 2):
         local = executor("local", processes=processes)

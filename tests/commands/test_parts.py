@@ -63,8 +63,8 @@ def test_keywords_go_into_their_groups() -> None:
     assert gathered(packed, {"box": None, "name": "x"}) == {"box": Box(3, "x")}
     with pytest.raises(ConfigError, match=r"^Give box=\.\.\., or name, width, not both\.$"):
         gathered(packed, {"box": Box(4), "width": 5, "name": "x"})
-    with pytest.raises(ConfigError, match=r"Unknown option of packed 'wdith'.*width"):
-        gathered(packed, {"wdith": 5})
+    with pytest.raises(ConfigError, match=r"Unknown option of packed 'widthx'.*width"):
+        gathered(packed, {"widthx": 5})
     assert verb(packed)("d", width=7) == ("d", 0, Box(7), ())
 
 
@@ -504,7 +504,7 @@ def test_parts_whose_costs_are_stated() -> None:
         ("write=-1", "write=-1: seconds are 0 or more"),
         ("write=inf", "write=inf: seconds are 0 or more"),
         ("write=nan", "write=nan: seconds are 0 or more"),
-        ("wriet=1", "write"),
+        ("writes=1", "write"),
     ):
         with pytest.raises(ConfigError, match=said):
             _units([text])

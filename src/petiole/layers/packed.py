@@ -6,6 +6,7 @@ A packed weight of torchao is a tensor around smaller ones; one of bitsandbytes 
 from __future__ import annotations
 
 from math import prod
+from typing import Any
 
 from torch import Tensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
@@ -34,7 +35,7 @@ def numbers(weight: Tensor) -> int:
 
 def stored_bytes(weight: Tensor) -> int:
     """Bytes of its tensors."""
-    if wraps(weight) and is_traceable_wrapper_subclass(weight):  # the latter for the type checker
-        inner = (getattr(weight, name) for name in weight.__tensor_flatten__()[0])
-        return sum(stored_bytes(part) for part in inner)
+    if wraps(weight):
+        whole: Any = weight
+        return sum(stored_bytes(getattr(whole, name)) for name in whole.__tensor_flatten__()[0])
     return weight.nbytes
