@@ -32,7 +32,7 @@ from petiole.commands.sweep import sweep
 from petiole.commands.synthesize import synthesize
 from petiole.engine.executor import Local
 from petiole.engine.run import RunSpec
-from petiole.errors import AdapterError, ConfigError
+from petiole.errors import AdapterError, ConfigError, RunError
 from petiole.protocols.comparison import Comparison
 from petiole.protocols.selection import Selection
 from petiole.tasks.classification.workspace import Classification, Subset
@@ -308,6 +308,8 @@ def test_tasks_in_sequence(asked: Asked) -> None:
     given, _ = asked.one("announce")
     assert [job.folder for job in given[1]] == [Path("o/runs/adapters/a/seed-0")]
     assert given[2] == ["the first of 2 runs: 2 tasks, 2 seeds"]
+    assert asked.names[-4:] == ["learn", "summarise", "table", "write"]
+    assert [call[1] for call in asked[-3:]] == [(Path("o"),), ("summary",), ("table", Path("o"))]
     asked.clear()
     continual([Path("a"), Path("b")], method="ridge", all_images=True, out=Path("o"), **PLAIN)
     assert asked.one("learn")[0][0].shots is None
@@ -348,6 +350,37 @@ def test_many_tasks(asked: Asked) -> None:
     (study, jobs, _), _ = asked.one("run_all")
     assert (study.prefixes, study.scored, study.fraction, study.margin) == (True, "test", 1.0, 0.01)
     assert (jobs[0].task.features, jobs[0].task.visual_tokens) == (None, 36)
+
+
+@pytest.mark.parametrize(
+    ("measure", "protocol", "report", "run"),
+    [
+        (lambda **more: generalise(Path("x"), methods=["coop"], **more), "generalisation", "generalisation", "generalise"),
+        (lambda **more: few_shot(Path("x"), methods=["coop"], **more), "generalisation", "generalisation", "generalise"),
+        (lambda **more: continual([Path("x"), Path("y")], method="ridge", **more), "continual", "continual", "learn"),
+        (lambda **more: sweep("rank", Path("x"), method="adaptertune", values=[1, 2], **more), "rank_sweep", "elbow", "run"),
+        (lambda **more: multitask(["x"], methods=["vl-lora"], device="cpu", **more), "multitask", "multitask", "run_all"),
+    ],
+)  # fmt: skip
+def test_a_folder_that_is_taken_is_refused_before_anything_runs(
+    asked: Asked, measure: Any, protocol: str, report: str, run: str
+) -> None:
+    measured(asked, protocol, report, run)
+    opened = workspace()
+    opened.tasks = [SimpleNamespace(name="vqa")]
+    asked.of("petiole.engine.task.reopened", opened)
+
+    def taken(*_: Any, **more: Any) -> None:
+        raise RunError(f"taken {more}")
+
+    asked.of("petiole.protocols.protocol.Protocol.check_free", taken)
+    plain: dict[str, Any] = {"quiet": True} if run == "run_all" else PLAIN
+    for resume in (False, True):
+        asked.clear()
+        with pytest.raises(RunError, match=f"taken {{'resume': {resume}}}"):
+            measure(out=Path("o"), resume=resume, **plain)
+        assert asked.one("check_free")[0][1:] == (Path("o"),)
+        assert not {"announce", run} & set(asked.names)
 
 
 def test_cells_are_announced(asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +14,7 @@ import torch
 
 from petiole.data.dataset import Dataset, Sample
 from petiole.engine.run import RunSpec
+from petiole.engine.share import Share
 from petiole.errors import ConfigError, DataError, RunError
 from petiole.protocols import (
     continual,
@@ -148,6 +151,38 @@ def test_stages_are_of_their_first_task(monkeypatch: pytest.MonkeyPatch) -> None
     assert stored == [(TASK, (spec,), "share")]
 
 
+def test_what_no_run_has_finished_is_computed_once_a_task_and_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    steps: list[Any] = []
+    monkeypatch.setattr(jobs, "open_workspace", steps.append)
+    mapped: list[tuple[Any, list[Any]]] = []
+
+    class Places:
+        places = 2
+
+        def map(self, work: Any, todo: Any) -> Any:
+            mapped.append((work, list(todo)))
+            return iter([SimpleNamespace(scores={}) for _ in todo])
+
+    monkeypatch.setattr(jobs, "average", lambda _: 0.5)
+    other = replace(TASK, backbone="c")
+    specs = [
+        RunSpec(task, "ridge", tmp_path / name, resume=resume)
+        for task, name, resume in ((TASK, "a", False), (other, "b", True), (TASK, "c", True), (TASK, "d", True), (other, "e", False))
+    ]  # fmt: skip
+    for name in "ad":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / jobs.RECORD).touch()
+    records = jobs.run_jobs(specs, executor=Places(), quiet=True)  # type: ignore[arg-type]
+    assert len(records) == 5
+    assert steps == [TASK, other]
+    (store, stages), (run, whole) = mapped
+    assert (store, run, whole) == (jobs.store_share, jobs.run, specs)
+    a, b, c, _, e = specs
+    assert [(stage.specs, stage.share) for stage in stages] == [
+        ((a, c), Share(1, 2)), ((a, c), Share(2, 2)), ((b, e), Share(1, 2)), ((b, e), Share(2, 2)),
+    ]  # fmt: skip
+
+
 # --- generalisation -----------------------------------------------------------------------------
 
 
@@ -172,6 +207,13 @@ def test_every_adapter_is_scored_once_at_every_place_but_its_own(tmp_path: Path,
     assert len(others) == 6
     assert all(spec.resume for spec in others)
     places = generalisation.places_of(study, TASK, {})
+    shown: list[Any] = []
+
+    def progress(_: str, of: int, *, quiet: bool) -> Any:
+        shown.append((of, quiet))
+        return nullcontext(lambda *_: None)
+
+    monkeypatch.setattr(generalisation, "progress", progress)
     generalisation.generalise(study, made, places, tmp_path, others=others, quiet=True)
     assert steps == [
         ("names", 2), ("base", 1 + 3, True), ("all", 1, True), ("novel", 3, True), ("run", 8, {"quiet": True}),
@@ -185,6 +227,9 @@ def test_every_adapter_is_scored_once_at_every_place_but_its_own(tmp_path: Path,
     steps.clear()
     generalisation.generalise(elsewhere, [], {}, tmp_path / "other")
     assert steps == [("run", 0, {})], "any head does"
+    with pytest.raises(RunError, match=r"Add --resume"):
+        generalisation.generalise(elsewhere, [], {}, tmp_path / "other")
+    assert [row[1] for row in shown] == [True, False]
 
 
 # --- tasks in sequence --------------------------------------------------------------------------
@@ -290,6 +335,9 @@ def test_a_sweep_compares_each_share_then_measures_the_highest_rank(tmp_path: Pa
     rank_sweep.run(wanted, TASK, tmp_path, resume=True)
     assert [row[3] for row in done] == [True, True]
     assert len(taught) == 1, "it is measured already"
+    with pytest.raises(RunError, match=r"Add --resume"):
+        rank_sweep.run(wanted, TASK, tmp_path)
+    assert len(done) == 2
     monkeypatch.setattr(rank_sweep, "measure", lambda *_: None)
     rank_sweep.run(wanted, TASK, tmp_path / "other")
     assert not (tmp_path / "other" / rank_sweep.SPECTRUM).exists()

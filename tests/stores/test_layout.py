@@ -155,6 +155,15 @@ def test_a_part_of_a_published_folder_has_an_address(bucket: Address, finished: 
         materialise(bucket / "a/b/none")
 
 
+def test_of_a_part_what_is_published_no_more_goes(bucket: Address) -> None:
+    published(bucket, False, a__x="x", a__y="y", b="b")
+    assert seen(materialise(bucket / "a")) == ["x", "y"]
+    place = begin(bucket, resume=True)
+    (place / "a/y").unlink()
+    publish(bucket, finished=False)
+    assert seen(materialise(bucket / "a")) == ["x"]
+
+
 def test_it_is_looked_for_in_four_folders_above(bucket: Address) -> None:
     published(bucket / "run", True, a__b__c__d__e="deep", a__b__c__f="f")
     assert seen(materialise(bucket / "run/a/b/c")) == ["d/e", "f"]
