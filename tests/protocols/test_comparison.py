@@ -49,7 +49,12 @@ def test_claims_must_be_of_rows() -> None:
 
 
 def test_what_only_photos_have_is_refused_for_other_kinds() -> None:
-    for change in ({}, {"split_seeds": 1}, {"split_seeds": 1, "shots": None, "validation": 0.2}):
+    for change in (
+        {},
+        {"split_seeds": 1},
+        {"split_seeds": 2, "shots": None},
+        {"split_seeds": 1, "shots": None, "validation": 0.2},
+    ):
         with pytest.raises(ValidationError, match="are of classification, and this is codebook"):
             comparison(kind="codebook", **change)
     comparison(kind="codebook", split_seeds=1, shots=None)

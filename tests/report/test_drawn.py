@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -188,6 +189,12 @@ def test_reliability_has_dots_by_their_share() -> None:
     edges = plots.reliability([[0.8, 0.2], [0.81, 0.19]], [0, 1]).axes[0].collections[0]
     wanted = np.array([[0.8, 1.0], [0.81, 0.0]])
     assert np.asarray(edges.get_offsets()) == pytest.approx(wanted), "of fifteen bins"
+    first, second = np.full(20, 0.05), np.full(20, 0.89 / 19)
+    second[0] = 0.11
+    ends = plots.reliability([first, second], [0, 1]).axes[0].collections[0]
+    assert np.asarray(ends.get_offsets()) == pytest.approx(np.array([[0.05, 1.0], [0.11, 0.0]]))
+    ends = plots.reliability([[0.9, 0.1], [0.96, 0.04]], [0, 1]).axes[0].collections[0]
+    assert np.asarray(ends.get_offsets()) == pytest.approx(np.array([[0.9, 1.0], [0.96, 0.0]]))
 
 
 def test_a_confusion_matrix_has_cells_colours_and_numbers() -> None:
@@ -374,6 +381,10 @@ def test_a_sweep_is_drawn_beside_what_its_shift_predicts(drawn: Any, tmp_path: P
         assert axes.get_xlabel() == "Rank"
         assert axes.get_axisbelow() is True
         assert len(axes.get_xticks(minor=True)) == 0
+    assert left.get_ylabel() == "Validation accuracy, % (bars: 1 SE over seeds)"
+    assert right.get_ylabel() == "Excess-risk bound, share of no adaptation"
+    colours = hexes([c.lines[0].get_color() for c in left.containers])
+    assert colours == hexes([mpl.colormaps["viridis"](share) for share in (0.8, 0.15)])
     curves = [c.lines[0] for c in left.containers]
     assert [list(c.get_ydata()) for c in curves] == [pytest.approx([50, 60, 65]), pytest.approx([70, 80, 81])]  # fmt: skip
     bars = left.containers[0].lines[2][0].get_segments()

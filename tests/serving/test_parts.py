@@ -769,6 +769,20 @@ def test_once_learns_from_one_of_each_class(monkeypatch: pytest.MonkeyPatch) -> 
         assert score == pytest.approx(np.mean([vectors[i, 0].item() == labels[i] for i in left]))
 
 
+def test_each_kind_of_adapter_is_asked_what_it_can_answer() -> None:
+    from petiole.tasks.classification.adapter import ClassificationAdapter
+
+    labels: Any = object.__new__(ClassificationAdapter)
+    answers: Any = object()
+    for do in ("predict", "explain"):
+        library._check_use(do, labels)
+        with pytest.raises(ConfigError, match=r"labels no images: use /v1/ask"):
+            library._check_use(do, answers)
+    library._check_use("ask", answers)
+    with pytest.raises(ConfigError, match=r"answers no questions: use /v1/predict"):
+        library._check_use("ask", labels)
+
+
 def taught(n: int = 8) -> Teacher:
     made = object.__new__(Teacher)
     made.typical = [5, 2, 7]

@@ -327,6 +327,32 @@ def test_a_mirror_is_known_by_its_folder(bucket: Address, here: Path) -> None:
     assert Mirror.of(Path("features")) is None
 
 
+@pytest.mark.parametrize("here_only", [True, False])
+def test_what_fails_on_the_way_is_told_by_whoever_asked(
+    bucket: Address, monkeypatch: pytest.MonkeyPatch, here_only: bool
+) -> None:
+    mirror = Mirror.of(mirror_place(bucket / "cache"))
+    assert mirror is not None
+    if here_only:
+        (mirror.place / "k").mkdir(parents=True)
+        (mirror.place / "k/a.safetensors").write_bytes(b"here")
+    else:
+        put(bucket / "cache/k/a.safetensors")
+    outgoing(bucket / "run").mkdir(parents=True)
+    (outgoing(bucket / "run") / "a").write_text("a")
+
+    def broken(*_: object) -> None:
+        raise StoreError("refused")
+
+    monkeypatch.setattr(Mirror, "push" if here_only else "_fetch", broken)
+    with pytest.raises(StoreError, match="refused"):
+        mirror.pull("k")
+    monkeypatch.setattr("petiole.stores.publish._send", broken)
+    with pytest.raises(StoreError, match="refused"):
+        publish(bucket / "run", finished=True)
+    assert open_store(bucket).head(f"run/{PUBLISHED}") is None
+
+
 def test_both_sides_of_a_mirror_get_what_only_the_other_has(bucket: Address) -> None:
     mirror = Mirror.of(mirror_place(bucket / "cache"))
     assert mirror is not None
