@@ -29,8 +29,9 @@ from petiole.data.splits import read_split
 from petiole.engine.record import read_record
 from petiole.layers.moment_ridge import Moments, solve
 from petiole.layers.ridge import RidgeHead
+from petiole.layers.solved import balanced_weights
 from petiole.metrics.paired import judged
-from petiole.tasks.segmentation.task import PARTS, classes_alike
+from petiole.tasks.segmentation.task import PARTS
 
 NEAREST = Image.Resampling.NEAREST
 SHOTS, SEEDS, STEPS, BATCH = 48, 3, 300, 8
@@ -116,7 +117,7 @@ class Rival:
         p, cells = self.backbone.preprocessing, fineness(self.backbone.preprocessing, self.grid)
         fine, k = (self.grid[0] * cells, self.grid[1] * cells), int(masks.max()) + 1
         wanted = torch.from_numpy(np.stack([shares(mask, k, p, fine) for mask in masks]))
-        weigh = classes_alike(wanted) if alike else torch.ones(k)
+        weigh = balanced_weights(wanted.sum((0, 1))) if alike else torch.ones(k)
         parts = [
             Moments.of(one, 2 * part / part.sum(1, keepdim=True) - 1, part @ weigh)
             for one, part in zip(finer(tokens, self.grid, cells), wanted, strict=True)

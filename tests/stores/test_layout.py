@@ -24,13 +24,6 @@ pytest.importorskip("obstore", reason="object stores need petiole[stores]")
 NAMES = itertools.count()
 
 
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of this machine."""
-    monkeypatch.setenv("PETIOLE_STORES", str(tmp_path / "machine"))
-    return tmp_path / "machine"
-
-
 @pytest.fixture
 def bucket() -> Address:
     """A fresh bucket in memory."""
@@ -245,7 +238,7 @@ def png(shade: int) -> bytes:
     return file.getvalue()
 
 
-def test_an_image_that_is_too_large_is_not_fetched(bucket: Address, here: Path) -> None:
+def test_an_image_that_is_too_large_is_not_fetched(bucket: Address, machine: Path) -> None:
     put(bucket / "f/a.png", png(1))
     path = materialise(bucket / "f", is_image) / "a.png"
     size, content = len(png(1)), path.read_bytes()
@@ -257,7 +250,7 @@ def test_an_image_that_is_too_large_is_not_fetched(bucket: Address, here: Path) 
         DataError, match=rf"memory://{bucket.bucket}/f/a.png: has 3.2 GB; more than 1.5 are refused"
     ):
         image_bytes(path, path.read_bytes(), 1_500_000_000)
-    assert image_bytes(here / "a.png", content, 1) == content, "no pointer lies there"
+    assert image_bytes(machine / "a.png", content, 1) == content, "no pointer lies there"
 
 
 @pytest.mark.parametrize("tries", [1, 2, 3])
@@ -318,12 +311,12 @@ def test_what_is_known_of_images_is_shared_and_learned(
         known.learn(images, cache)
 
 
-def test_a_mirror_is_known_by_its_folder(bucket: Address, here: Path) -> None:
+def test_a_mirror_is_known_by_its_folder(bucket: Address, machine: Path) -> None:
     for address in (bucket / "cache", Address("file", "", "tmp/cache"), Address("s3", "b")):
         mirror = Mirror.of(mirror_place(address))
         assert mirror is not None
-        assert (mirror.address, mirror.place) == (address, here / "features" / address.local)
-    assert Mirror.of(here / "objects") is None
+        assert (mirror.address, mirror.place) == (address, machine / "features" / address.local)
+    assert Mirror.of(machine / "objects") is None
     assert Mirror.of(Path("features")) is None
 
 

@@ -29,13 +29,6 @@ pytest.importorskip("obstore", reason="object stores need petiole[stores]")
 NAMES = itertools.count()
 
 
-@pytest.fixture(autouse=True)
-def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What was fetched lies in a folder of the test."""
-    monkeypatch.setenv("PETIOLE_STORES", str(tmp_path / "machine"))
-    return tmp_path / "machine"
-
-
 @pytest.fixture(params=["memory", "file"])
 def bucket(request: pytest.FixtureRequest, tmp_path: Path) -> Address:
     """A folder in a fresh store."""

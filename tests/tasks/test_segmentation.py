@@ -22,6 +22,7 @@ from petiole.engine.run import RunSpec
 from petiole.engine.run import run as run_one
 from petiole.errors import DataError
 from petiole.layers.moment_ridge import Moments, solve
+from petiole.layers.solved import balanced_weights
 from petiole.layers.standardise import Standardise
 from petiole.methods.registry import create
 from petiole.metrics.segmentation import confusion, ious, mask_scores
@@ -29,7 +30,7 @@ from petiole.tasks.classification.model import AdaptedClassifier
 from petiole.tasks.classification.workspace import Subset
 from petiole.tasks.segmentation.adapter import SegmentationAdapter
 from petiole.tasks.segmentation.dense import dense
-from petiole.tasks.segmentation.task import classes_alike, of_shares
+from petiole.tasks.segmentation.task import of_shares
 from petiole.tasks.segmentation.workspace import Segmentation
 
 NAME = "petiole/tiny-vit"
@@ -175,7 +176,7 @@ def test_classes_without_pixels_weigh_nothing() -> None:
     shares[:, :, 0], shares[0, 0, 0] = 1.0, 0.5
     shares[0, 0, 3] = 0.5
     wanted = torch.tensor([10 / (2 * 9.5), 0, 0, 10 / (2 * 0.5)])
-    torch.testing.assert_close(classes_alike(shares), wanted)
+    torch.testing.assert_close(balanced_weights(shares.sum((0, 1))), wanted)
     assert float((shares @ wanted).sum()) == pytest.approx(10)
 
 

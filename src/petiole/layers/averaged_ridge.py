@@ -267,7 +267,7 @@ class _Annihilator:
 
 
 def _solved(matrix: Tensor, right: Tensor) -> Tensor:
-    """A^-1 B of a symmetric A, which may be singular where all of a class is left out."""
+    """A^-1 B of a symmetric A that may be nearly singular."""
     solved: Tensor = torch.linalg.solve(matrix + 1e-9 * torch.eye(len(matrix)).to(matrix), right)
     return solved
 
@@ -328,9 +328,8 @@ class _Posterior:
                 logits.mul_((logits - total[:, None]).exp_())
                 slope += float((logits.sum(1) - own).sum())
             count = len(left_out)
-            return fit / count + away**2 / (
-                2 * SCALE_SPREAD**2
-            ), slope / count + away / SCALE_SPREAD**2
+            fit, slope = fit / count, slope / count
+            return fit + away**2 / (2 * SCALE_SPREAD**2), slope + away / SCALE_SPREAD**2
 
         bounds = [(math.log(LEAST_SCALE), math.log(MOST_SCALE))]
         start = [min(max(math.log(likely), bounds[0][0]), bounds[0][1])]

@@ -199,9 +199,14 @@ class KNNHead(MemoryHead):
 
 
 def balanced(y: Tensor, classes: int) -> Tensor:
-    """Weight of each class (K,) by which all weigh alike: n / (K' n_c), K' the classes that have images; 0 without."""
-    counts = torch.bincount(y, minlength=classes).double()
-    return torch.where(counts > 0, len(y) / ((counts > 0).sum() * counts.clamp_min(1)), 0.0)
+    """Weight of an image of each class (K,) by which all classes weigh alike."""
+    return balanced_weights(torch.bincount(y, minlength=classes).double())
+
+
+def balanced_weights(counts: Tensor) -> Tensor:
+    """n / (K' n_c) of each class (K,) by its count n_c, images or pixels, K' the classes that have any; 0 without."""
+    seen = counts > 0
+    return torch.where(seen, counts.sum() / (seen.sum() * counts.where(seen, 1.0)), 0.0)
 
 
 def judging(is_target: Tensor) -> Tensor:

@@ -35,9 +35,8 @@ def search_paths(adapted: AdaptedClassifier, held: HeldBack, callbacks: Callback
         rows = lines(file) if file and file.exists() else []
         return {row["paths"]: row["accuracy"] for row in rows}
 
-    tried = main_does(
-        known
-    )  # one reads: it will also write, and a process that knew more would leave the others waiting
+    # One reads: it will also write, and a process that knew more would leave the others waiting.
+    tried = main_does(known)
 
     def score(paths: Paths) -> float:
         name = ",".join(paths)

@@ -65,7 +65,7 @@ class CodebookRun(TaskRun):
         self.remarks: list[str] = []
 
     def _check_others(self) -> None:
-        """Raise unless every language model sees what the surrogate sees, and gains by what is trained, and none is in the way."""
+        """Raise unless every language model sees what the surrogate sees, and gains by what is trained, and the method leaves one that is sharded alone."""
         workspace, model = self.workspace, self.workspace.model
         for other in workspace.others:
             model.spec.check(other.spec, model.name, other.name)

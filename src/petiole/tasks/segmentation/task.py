@@ -35,6 +35,7 @@ from petiole.errors import ConfigError
 from petiole.files import write_text
 from petiole.layers.moment_ridge import Moments, solve
 from petiole.layers.ridge import RidgeHead
+from petiole.layers.solved import balanced_weights
 from petiole.layers.standardise import Standardise
 from petiole.methods.base import Plan
 from petiole.methods.registry import create
@@ -55,17 +56,6 @@ SHOWN = 8
 def of_shares(outputs: Tensor, targets: Tensor) -> Tensor:
     """Mean cross-entropy of all pixels, of scores (B, n, K) and the share of each class in every cell."""
     return -(targets * outputs.log_softmax(-1)).sum() / targets.sum().clamp_min(1e-6)
-
-
-def classes_alike(shares: Tensor) -> Tensor:
-    """Weight of a pixel of each class (K,) by which all classes weigh alike, 0 of one without pixels; a pixel weighs 1 in the mean.
-
-    Args:
-        shares: of each class in every cell (B, n, K).
-    """
-    pixels = shares.sum(dim=(0, 1))
-    seen = pixels > 0
-    return torch.where(seen, pixels.sum() / (seen.sum() * pixels.clamp_min(1e-9)), 0.0)
 
 
 class SegmentationRun(TargetRun):
@@ -112,7 +102,7 @@ class SegmentationRun(TargetRun):
         assert isinstance(head, RidgeHead)
         adapted.eval()
         parts: dict[int, Moments] = {}
-        done, alike = 0, classes_alike(wanted)
+        done, alike = 0, balanced_weights(wanted.sum(dim=(0, 1)))
         for state in table.batches(len(wanted)):
             tokens = self.cells(adapted.pooled(state).float()).cpu()
             for one, shares in zip(tokens, wanted[done : done + len(tokens)], strict=True):
