@@ -37,7 +37,7 @@ from petiole.backbones.vision.timm_families import FAMILIES as TIMM
 from petiole.cli import app, main
 from petiole.engine import task
 from petiole.engine.executor import EXECUTORS
-from petiole.methods.registry import FAMILIES, METHODS
+from petiole.methods.registry import FAMILIES, METHODS, settable
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -58,6 +58,7 @@ SHORTER = {
     "continual": f"{LITTLE} --seeds 2",
     "multitask": f"{LITTLE} --seeds 2",
     "synthesize": "--train 8 --test 3",
+    "simulate": "--backbone petiole/tiny-vit",
 }
 """Verb -> options, each appended where a command does not state it."""
 REPEATED = {"--set"}
@@ -114,11 +115,18 @@ def shortened(words: list[str]) -> list[str]:
         option, values = extra[start], extra[start + 1 : end]
         if option in REPEATED:
             stated = {w.partition("=")[0] for w in words}
-            values = [v for v in values if v.partition("=")[0] not in stated]
+            values = [v for v in values if v.partition("=")[0] not in stated and used(words, v)]
             words = [*words, option, *values] if values else words
         elif option not in words:
             words = [*words, option, *values]
     return words
+
+
+def used(words: list[str], setting: str) -> bool:
+    """Whether the one method that a command names reads a setting; tables give each row what it reads."""
+    if words[0] != "fit" or "--method" not in words:
+        return True
+    return setting.partition("=")[0] in settable(words[words.index("--method") + 1])
 
 
 def capped(before: str, word: str) -> str:

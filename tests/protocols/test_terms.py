@@ -124,6 +124,25 @@ def test_settings_reach_the_rows_that_have_them() -> None:
         c.check_used({"rnak": 3})
 
 
+def test_a_solved_head_takes_no_steps() -> None:
+    assert applicable("ridge", {"steps": 3, "views": 0, "class_weight": "balanced"}) == {
+        "class_weight": "balanced"
+    }
+    assert applicable("zero-shot", {"train_on": "target", "templates": ("a {}",)}) == {
+        "templates": ("a {}",)
+    }
+    comparison().check_used({"steps": 3})  # of its other row
+    with pytest.raises(
+        ConfigError, match=r"lr is of a training in steps, and ridge takes none.*train_on"
+    ):
+        comparison("ridge", "knn").check_used({"lr": 0.1})
+    own = comparison().model_copy(
+        update={"rows": [ComparisonRow(name="r", label="R", method="ridge", settings={"steps": 3})]}
+    )
+    with pytest.raises(ConfigError, match="steps is of a training"):
+        own.row_settings({}, TASK.kind)
+
+
 def test_a_folder_is_taken_once_and_margins_may_change(tmp_path: Path) -> None:
     first = comparison()
     first.claim(tmp_path / "x")

@@ -15,6 +15,7 @@ from petiole.backbones.hooks import Attach
 from petiole.errors import ConfigError
 from petiole.layers.heads import LinearHead
 from petiole.layers.lowrank import LowRank
+from petiole.layers.solved import ClassMeansHead
 from petiole.methods import registry
 from petiole.methods.base import Loss, LossInputs, Method, Plan
 from petiole.testing import ContractError, check_backbone, check_method
@@ -106,6 +107,8 @@ class Broken(Method):
                 layer.weight = next(backbone.module.parameters())
         attach = Attach("block.1.in", layer)
         head = LinearHead(width, classes)
+        if self.how == "solves and takes steps":
+            return Plan(head=ClassMeansHead(width, classes), reads=(backbone.vector,))
         losses = (Flat(),) if self.how == "teaches nothing" else ()
         return Plan(attach=(attach,), head=head, reads=(backbone.vector,), losses=losses)
 
@@ -145,6 +148,7 @@ def test_one_that_is_not_broken_passes(broken: Callable[[str], None]) -> None:
             "trains_without_waiting_for_the_device",
             r"_local_scalar_dense in .*test_broken\.py",
         ),
+        ("solves and takes steps", "reads_the_recipe_that_it_says", "its head is solved"),
         ("refuses without a name", "a refusal names the backbone", "needs something else"),
         ("refuses all", "some backbone can carry it", "refuses vit"),
     ],

@@ -182,7 +182,7 @@ def fit(
     from petiole.engine.run_lock import check_free
     from petiole.engine.task import reopened
     from petiole.engine.together import all_do, main_does, open_group
-    from petiole.methods.registry import create
+    from petiole.methods.registry import check_read, create
     from petiole.protocols.model_selection import START
     from petiole.protocols.selection import select
     from petiole.report.page import write_page
@@ -203,6 +203,7 @@ def fit(
         left = replace(left, **_tried(left, kind, tuning, placement))
         named = START if wanted == AUTO else wanted
         create(named, own)  # a slip in them is told before any data is read
+        check_read(named, own)
         if out:
             check_free(Path(out), resume=resume)
         notes = _calibration_notes(kind, named, calibration_folds)

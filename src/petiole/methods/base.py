@@ -19,6 +19,8 @@ from petiole.methods.path_search import PathSearch
 from petiole.methods.recipe import Recipe
 
 Inputs = TypeVar("Inputs")
+SOLVED = frozenset({"train_on", "class_weight"})
+"""Fields of a recipe that decide a head which is solved: which images it learns from, and how their classes weigh."""
 
 
 @dataclass(frozen=True)
@@ -246,11 +248,14 @@ class Method(ABC):
         lr_grid: learning rates worth trying, from the most careful up; empty where there is none.
         transductive: its protocol trains on unlabelled images of the classes that it is tested on.
         adapts: backbones of images, encoder-decoders, or vision-language models over a codebook.
+        recipe_fields: fields of the recipe that the training reads, where those are few: a head that is solved takes
+            no steps. ``None`` for all.
     """
 
     lr_grid: ClassVar[tuple[float, ...]] = ()
     transductive: ClassVar[bool] = False
     adapts: ClassVar[Literal["images", "language", "codebook"]] = "images"
+    recipe_fields: ClassVar[frozenset[str] | None] = None
 
     recipe: Recipe = field(default_factory=Recipe, kw_only=True)
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from petiole.errors import unknown
+from petiole.errors import ConfigError, unknown
 from petiole.methods.recipe import Recipe
 from petiole.methods.settings import validated
 from petiole.registry import Registry
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from petiole.methods.base import Method
 
 M = TypeVar("M", bound="Method")
+RECIPE_FIELDS = frozenset(f.name for f in fields(Recipe))
 IN_STEPS = {"epochs": 0.0, "schedule": "steps", "average_mean": 0.0}
 
 
@@ -128,6 +129,30 @@ def create(name: str, settings: Mapping[str, Any] | None = None) -> Method:
     return configure(entry.cls(), {**preset, **given}, name)
 
 
+def check_read(name: str, settings: Mapping[str, Any]) -> None:
+    """Refuse a stated field of the recipe that the training of this method does not read.
+
+    ``create`` takes it, since a kept adapter states its whole recipe.
+
+    Raises:
+        ConfigError: naming it, and those that are read.
+    """
+    read = find(name).cls.recipe_fields
+    for key in settings:
+        if read is not None and key in RECIPE_FIELDS - read:
+            others = f" It reads {', '.join(sorted(read))} of a recipe." if read else ""
+            raise ConfigError(
+                f"{key} is of a training in steps, and {name} takes none: nothing would use it. Leave it out.{others}"
+            )
+
+
+def settable(name: str) -> frozenset[str]:
+    """Fields of a method, and those of its recipe that its training reads."""
+    cls = find(name).cls
+    read = RECIPE_FIELDS if cls.recipe_fields is None else cls.recipe_fields
+    return frozenset(f.name for f in fields(cls)) - {"recipe"} | read
+
+
 def _recipe(entry: MethodEntry, name: str) -> Mapping[str, Any]:
     recipes: dict[str, Mapping[str, Any]] = {"default": {}, "paper": entry.paper}
     if name not in list(recipes):
@@ -138,7 +163,7 @@ def _recipe(entry: MethodEntry, name: str) -> Mapping[str, Any]:
 def configure(method: M, settings: Mapping[str, Any], name: str = "") -> M:
     """Return ``method`` with fields of its own or of its recipe replaced, and validated."""
     own = {f.name for f in fields(method)} - {"recipe"}
-    shared = {f.name for f in fields(Recipe)}
+    shared = RECIPE_FIELDS
     for key in settings:
         if key not in own | shared:
             raise unknown(f"setting of {name or type(method).__name__}", key, own | shared)

@@ -22,7 +22,7 @@ from petiole.engine.task import Task, adapter_class
 from petiole.errors import ConfigError, RunError
 from petiole.files import sweep, write_sealed
 from petiole.methods.base import Method
-from petiole.methods.registry import create, find, settings_of
+from petiole.methods.registry import check_read, create, find, settable
 from petiole.metrics.paired import MARGIN
 from petiole.protocols.jobs import run_jobs
 from petiole.protocols.search_space import SearchRange
@@ -263,6 +263,7 @@ class RowsProtocol(Protocol):
         make = method_maker(kind)
         found = {}
         for row in self.rows:
+            check_read(row.method, row.settings)
             found[row.name] = {**applicable(row.method, given), **row.settings}
             make(row.method, found[row.name])
         self.check_used(given)
@@ -278,6 +279,7 @@ class RowsProtocol(Protocol):
         for key, value in given.items():
             if key not in used:
                 create(self.row(self.reference).method, {key: value})
+                check_read(self.row(self.reference).method, {key: value})
 
     def jobs_of(
         self,
@@ -346,6 +348,6 @@ def method_maker(kind: str) -> Callable[[str, dict[str, Any]], Method]:
 
 
 def applicable(method: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that a method or its recipe has."""
-    known = settings_of(create(method))
+    """The settings that a method has, or its training reads of the recipe."""
+    known = settable(method)
     return {key: value for key, value in settings.items() if key in known}

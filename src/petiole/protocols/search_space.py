@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from petiole.engine.model_card import FrozenModel
 from petiole.errors import ConfigError
-from petiole.methods.registry import create, find, settings_of
+from petiole.methods.registry import create, find, settable
 
 if TYPE_CHECKING:
     import optuna
@@ -131,7 +131,8 @@ def ranges_of(
     Raises:
         ConfigError: the method refuses an end of a range.
     """
-    known = settings_of(create(method, dict(settings)))
+    create(method, dict(settings))
+    known = settable(method)
     rates = find(method).cls.lr_grid
     own = {"lr": SearchRange(low=min(rates), high=max(rates), log=True)} if rates else {}
     ranges = {**own, **{name: one for name, one in added.items() if name in known}}

@@ -15,6 +15,7 @@ from petiole.layers.lowrank import LowRank
 from petiole.layers.residual import Residual
 from petiole.layers.searchable import SearchableLayer
 from petiole.layers.solved import SolvedHead
+from petiole.methods.base import SOLVED
 from petiole.methods.registry import create
 from petiole.serving.pool import AdapterPool
 from petiole.tasks.classification.adapter import ClassificationAdapter
@@ -237,6 +238,22 @@ def counts_as_the_ledger_says(case: ImageCase) -> None:
 
 
 @clause(
+    means="A head that is solved takes no steps, and recipe_fields tells which fields of a recipe decide it. Without it, a "
+    "rate or a number of steps that somebody states is taken and nothing uses it.",
+    remedy="Set recipe_fields = SOLVED (petiole.methods.base) in the class of the method; leave it None where it is trained.",
+)
+def reads_the_recipe_that_it_says(case: ImageCase) -> None:
+    """``recipe_fields`` is stated where the head is solved, and says no more than such a head reads."""
+    read, head = case.method.recipe_fields, case.adapted().head
+    if isinstance(head, SolvedHead):
+        require(read is not None, "its head is solved, and recipe_fields is None")
+        require_equal(sorted(read or ()), sorted(SOLVED), "recipe_fields")
+    elif read is not None:
+        trained = [name for name, _ in case.adapted().named_parameters()]
+        require(not trained, f"recipe_fields is stated, and {len(trained)} tensors are trained")
+
+
+@clause(
     means="One backbone serves many adapters and the bare model. A trace that is left behind changes the answers of all "
     "others.",
     remedy="Change values through Attach only; keep no reference into the backbone, and undo in the layer what it sets "
@@ -347,6 +364,7 @@ CLAUSES: tuple[Clause[ImageCase], ...] = (
     is_the_same_from_the_cache,
     is_the_same_with_checkpointing,
     counts_as_the_ledger_says,
+    reads_the_recipe_that_it_says,
     leaves_no_trace,
     shares_its_backbone_between_threads,
     mixes_in_a_batch,

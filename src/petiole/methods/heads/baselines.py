@@ -13,7 +13,7 @@ from petiole.backbones.base import Backbone
 from petiole.layers.logistic import LogisticHead
 from petiole.layers.ridge import RidgeHead
 from petiole.layers.solved import ClassMeansHead, KNNHead, SolvedHead
-from petiole.methods.base import Method, Plan
+from petiole.methods.base import SOLVED, Method, Plan
 from petiole.methods.heads.representation import Representation, read
 from petiole.methods.registry import register
 
@@ -21,6 +21,8 @@ from petiole.methods.registry import register
 @dataclass(frozen=True)
 class Baseline(Method):
     """A solved head on a frozen feature."""
+
+    recipe_fields = SOLVED
 
     representation: Representation = "cls"
 

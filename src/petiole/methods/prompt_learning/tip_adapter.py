@@ -17,7 +17,7 @@ from torch.nn.functional import linear, normalize
 from petiole.backbones.base import Backbone
 from petiole.errors import ConfigError
 from petiole.layers.solved import MemoryHead
-from petiole.methods.base import Method, Plan
+from petiole.methods.base import SOLVED, Method, Plan
 from petiole.methods.prompt_learning.class_names import SentenceTemplate, TextHead, towers_of
 from petiole.methods.registry import register
 
@@ -74,6 +74,8 @@ class TipAdapter(Method):
         alpha, beta: a, b.
         template: of the sentences.
     """
+
+    recipe_fields = SOLVED
 
     alpha: float = 1.0
     beta: float = 5.5

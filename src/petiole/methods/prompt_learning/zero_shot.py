@@ -31,6 +31,8 @@ class ZeroShot(Method):
         templates: sentences with one ``{}`` each.
     """
 
+    recipe_fields = frozenset()  # nothing is trained
+
     templates: tuple[str, ...] = ("a photo of a {}.",)
 
     def plan(self, backbone: Backbone, classes: int) -> Plan:
