@@ -1,0 +1,27 @@
+"""What a result prints, as lines and cells."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from petiole.commands.options import CommandResult
+
+RUN = Path("runs/a b")
+
+
+def printed(result: CommandResult | Any) -> list[str]:
+    """Lines of a wide terminal without colours."""
+    stream = io.StringIO()
+    Console(file=stream, width=200, no_color=True).print(
+        result.text() if isinstance(result, CommandResult) else result
+    )
+    return [line.rstrip() for line in stream.getvalue().splitlines()]
+
+
+def cells(line: str) -> list[str]:
+    """What stands in a row of a table, columns being two spaces apart."""
+    return [one.strip() for one in line.split("  ") if one.strip()]
