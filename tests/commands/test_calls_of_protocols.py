@@ -57,6 +57,12 @@ def test_elsewhere_and_all_images(asked: Asked) -> None:
     assert more["others"] == []
 
 
+def test_the_task_of_the_first_run_is_announced(asked: Asked) -> None:
+    measured(asked, "generalisation", "generalisation", "generalise")
+    generalise(Path("pets"), methods=["coop", "promptkd"], seeds=1, out=Path("o"), **PLAIN)
+    assert asked.one("reopened")[0][0].part == "base", "not all classes, as another method needs"
+
+
 def test_few_shots(asked: Asked) -> None:
     measured(asked, "generalisation", "generalisation", "generalise")
     few_shot(Path("pets"), methods=["coop"], shots=[4, 1], published=True, margin=3.0, seeds=2, out=Path("o"), **PLAIN)  # fmt: skip
