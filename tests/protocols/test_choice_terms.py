@@ -11,7 +11,7 @@ import pytest
 
 from builders.comparisons import TASK
 from petiole.engine.run import RunSpec
-from petiole.errors import BackboneError
+from petiole.errors import BackboneError, DataError
 from petiole.files import write_sealed
 from petiole.protocols import backbone_selection, model_selection, selection, tuning
 from petiole.protocols.model_selection import Choice, Judged, _candidate, _Choosing
@@ -169,3 +169,23 @@ def test_backbones_go_by_accuracy_then_cost(monkeypatch: pytest.MonkeyPatch) -> 
     )
     with pytest.raises(BackboneError, match=r"^None of these backbones can be used. d: why$"):
         backbone_selection.rank_backbones(TASK, "d", Subset(3))
+
+
+def test_costs_of_a_backbone_are_in_millions_and_billions(monkeypatch: pytest.MonkeyPatch) -> None:
+    planned: list[Any] = []
+    judged_ = SimpleNamespace(accuracy=SimpleNamespace(mean=0.5, low=-0.1, high=1.1, n=34))
+    net = SimpleNamespace(name="b", parameter_count=7, stored_bytes=2_500_000_000_000_000)
+    bench: Any = SimpleNamespace(backbone=net, task=TASK, shift=SimpleNamespace(classes="abc"), feature_seconds=4.5)  # fmt: skip
+    start = SimpleNamespace(plan=lambda *given: planned.append(given))
+    monkeypatch.setattr(backbone_selection, "judge", lambda *_: judged_)
+    monkeypatch.setattr(backbone_selection, "create", lambda _: start)
+    monkeypatch.setattr(backbone_selection, "count", lambda *_: SimpleNamespace(flops_forward=3_500_000_000_000_000))  # fmt: skip
+    found = backbone_selection._ranked(bench, Subset(3))
+    assert found.model_dump() == {
+        "name": "b", "accuracy": 0.5, "low": 0.0, "high": 1.0, "images": 34, "parameters": 7, "megabytes": 2.5e9, "gflops": 3.5e6,
+        "seconds": 4.5,
+    }  # fmt: skip
+    assert planned == [(net, 3)]
+    monkeypatch.setattr(backbone_selection, "judge", lambda *_: None)
+    with pytest.raises(DataError, match=r"here no class has two\. Give at least two"):
+        backbone_selection._ranked(bench, Subset(3))

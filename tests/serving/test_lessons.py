@@ -197,3 +197,28 @@ def test_lessons_begin_when_they_are_first_asked_for() -> None:
         assert stopped == [1]
 
     asyncio.run(main())
+
+
+def test_exactly_as_many_images_as_fit_are_mapped_by_their_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    monkeypatch.setattr("petiole.serving.teach.teacher.MOST_TSNE", 7)
+    given: list[Any] = []
+
+    class Neighbours:
+        def __init__(self, **more: Any) -> None:
+            given.append(more)
+
+        def fit_transform(self, x: Any) -> Any:
+            given.append(x.shape)
+            return np.stack([np.arange(len(x)), -np.arange(len(x))], axis=1).astype(float)
+
+    monkeypatch.setattr("sklearn.manifold.TSNE", Neighbours)
+    rng = np.random.default_rng(0)
+    found = projection(rng.standard_normal((7, 3)))
+    assert given == [{"perplexity": 2.0, "init": "pca", "random_state": 0, "max_iter": 500}, (7, 3)]
+    assert np.allclose(found[:, 0], 1 - found[:, 1])
+    assert np.allclose(found[1:-1, 0], (np.arange(1, 6) - 0.03) / 5.94)
+    projection(rng.standard_normal((8, 3)))
+    assert len(given) == 2, "more are not"
+    monkeypatch.setattr("petiole.serving.teach.teacher.MOST_TSNE", 200)
+    projection(rng.standard_normal((120, 60)))
+    assert (given[2]["perplexity"], given[3]) == (30.0, (120, 50))
