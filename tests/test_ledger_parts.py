@@ -187,3 +187,17 @@ def test_a_network_is_as_frozen_after_counting_as_before() -> None:
     assert method.plan(network, 3).tune
     assert count(network, method.plan(network, 3)).flops_forward > 0
     assert not any(p.requires_grad for p in network.module.parameters())
+
+
+def test_what_is_trained_in_the_blocks_costs_a_backward_pass() -> None:
+    network = tiny.plain()
+    full, frozen = (
+        count(network, create(name).plan(network, 3)) for name in ("full", "linear-probe")
+    )
+    assert full.flops_training > 2.5 * network_flops(full)
+    assert frozen.flops_training < 0.1 * full.flops_training
+
+
+def network_flops(counted: Any) -> int:
+    """Of the bare backbone, forward."""
+    return int(counted.flops_backbone)
