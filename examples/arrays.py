@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 import petiole
 
 
-def main(out: str, steps: int = 200, per_class: int = 20) -> float:
+def main(out: str, per_class: int = 20) -> float:
     """Fit and predict; returns the accuracy on the images that were held back."""
     digits = load_digits()
     grey = (digits.images * 255 / 16).astype(np.uint8).repeat(7, axis=1).repeat(7, axis=2)
@@ -19,7 +19,7 @@ def main(out: str, steps: int = 200, per_class: int = 20) -> float:
     images, labels = np.stack([grey] * 3, axis=-1)[chosen], digits.target[chosen]
     run = petiole.fit(
         (images, labels), method="ridge", backbone="petiole/tiny-vit", shots=per_class // 2, out=out,
-        settings={"steps": steps}, quiet=True,
+        quiet=True,
     )  # fmt: skip
     print([row.label for row in run.predict(images[:3]).predictions], "are", labels[:3])
     return run.record["scores"]["test"]["accuracy"]

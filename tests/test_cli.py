@@ -434,7 +434,7 @@ try:
     main(sys.argv[1:])
 except SystemExit as done:
     assert done.code == 0, done.code
-names = {"torch", "timm", "transformers", "sklearn", "scipy", "matplotlib", "accelerate", "peft"}
+names = {"torch", "torch._dynamo", "timm", "transformers", "sklearn", "scipy", "matplotlib", "accelerate", "peft"}
 print(*sorted(names & set(sys.modules)), file=sys.stderr)
 print(*sorted(name for name in sys.modules if name.startswith("petiole.")), file=sys.stderr)
 """
@@ -470,8 +470,8 @@ def test_a_command_imports_no_more_than_it_uses(
 
 
 @pytest.mark.usefixtures("fitted")
-def test_predict_imports_no_compiler_and_no_statistics(place: Path) -> None:
-    script = IMPORTED.replace('"torch", ', '"torch", "torch._dynamo", ')
+def test_predict_imports_no_compiler_no_algebra_and_no_statistics(place: Path) -> None:
+    script = IMPORTED.replace('"torch", ', '"torch", "sympy", ')
     command = ["predict", str(place / "run"), str(place / "photos" / "ash" / "0.png")]
     done = subprocess.run([sys.executable, "-c", script, *command], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -31,7 +31,7 @@ from petiole.methods.registry import create, methods, settings_of
 
 FILE = Path(__file__).with_name("defaults.json")
 ROOMS = ("data", "layers", "losses", "methods", "metrics", "planning", "protocols")
-ROOMS += ("backbones", "engine", "ledger", "report", "serving", "stores")
+ROOMS += ("backbones", "commands", "engine", "ledger", "report", "serving", "stores", "tasks")
 """Rooms whose constants are part of a result, of an estimate, or of what is promised: bounds, patience, places kept."""
 
 
@@ -92,6 +92,11 @@ def of_room(room: str) -> dict[str, Any]:
             if getattr(value, "__module__", module.__name__) != module.__name__:
                 continue
             own = vars(value) if isinstance(value, type) else {}
+            if "__dataclass_params__" in own:
+                found[f"{info.name}.{name} (frozen)"] = own["__dataclass_params__"].frozen
+            for field, known in own.get("__pydantic_fields__", {}).items():
+                bounds = [vars(bound) if hasattr(bound, "__dict__") else {k: getattr(bound, k) for k in bound.__slots__} for bound in known.metadata]  # fmt: skip
+                found[f"{info.name}.{name}.{field}"] = numbers([known.default, *bounds])
             functions = {f"{name}.{k}": f for k, f in own.items() if isinstance(f, FunctionType)}
             functions = {k.removesuffix(".__init__"): f for k, f in functions.items()}
             if isinstance(value, FunctionType):

@@ -22,6 +22,8 @@ from petiole.cli import main
 from petiole.commands.params import params
 from petiole.errors import ConfigError, PetioleError
 from petiole.ledger import Question, ledger, question_flops
+from petiole.ledger.codebook import _Language
+from petiole.methods.base import Changes
 from petiole.methods.codebook.base import CodebookMethod
 from petiole.methods.registry import create
 from petiole.tasks.codebook.adapter import build_model
@@ -275,3 +277,13 @@ def test_methods_for_other_models_are_refused(folders: dict[tiny.Family, Path]) 
         params(backbone=str(folders["gpt2"]), method="lora-qkv")
     with pytest.raises(ConfigError, match=r"needs a frozen codebook"):
         params(backbone="petiole/tiny-vit", method="craft")
+
+
+def test_the_image_s_share_is_what_a_question_without_it_would_save() -> None:
+    for text, answer in ((9, 7), (0, 4)):
+        found, alone = question_flops(llama(), 0.8, text, answer), _Language(llama(), Changes())
+        blind = (alone(text) if text else 0) + alone.following(text, answer - 1)
+        assert found.decoding > 0
+        assert found.image_percent_of_language_flops == pytest.approx(
+            100 * (1 - blind / (found.prefill + found.decoding))
+        )

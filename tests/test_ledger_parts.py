@@ -10,11 +10,12 @@ from torch import nn
 from petiole.backbones.base import FrozenNetwork
 from petiole.backbones.vision.cnn import ConvNet
 from petiole.layers.solved import SolvedHead
-from petiole.ledger.counting import fixed_of, own_gradients, size_of
+from petiole.ledger.counting import _convolution_backward, fixed_of, own_gradients, size_of
 from petiole.ledger.image import _one_image
 from petiole.ledger.ledger import Sizes, _planned, count, ledger, sizes
 from petiole.methods.base import Plan
 from petiole.methods.registry import create
+from petiole.testing import backbones as tiny
 
 Tiny = Callable[..., ConvNet]
 
@@ -172,3 +173,31 @@ def test_counting_draws_no_number_and_plans_in_the_networks_type(tiny: Tiny) -> 
     assert torch.equal(torch.random.get_rng_state(), before)
     assert {p.dtype for p in planned.head.parameters()} == {torch.float32}
     assert (counted.head, counted.adapters) == (8 * 3 + 3, 0)
+
+
+@pytest.mark.parametrize(("wanted", "passes"), [((True, True, True), 2), ((True, False, True), 1), ((False, True, False), 1), ((False, False, True), 0)])  # fmt: skip
+def test_the_gradient_of_a_bias_multiplies_nothing(wanted: tuple[bool, ...], passes: int) -> None:
+    rest = (None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, wanted)
+    x, weight, out = [2, 3, 8, 8], [5, 3, 3, 3], [2, 5, 8, 8]
+    assert _convolution_backward(out, x, weight, *rest) == passes * 2 * 2 * 5 * 3 * 9 * 64
+
+
+def test_a_network_is_as_frozen_after_counting_as_before() -> None:
+    network, method = tiny.plain(), create("full")
+    assert method.plan(network, 3).tune
+    assert count(network, method.plan(network, 3)).flops_forward > 0
+    assert not any(p.requires_grad for p in network.module.parameters())
+
+
+def test_what_is_trained_in_the_blocks_costs_a_backward_pass() -> None:
+    network = tiny.plain()
+    full, frozen = (
+        count(network, create(name).plan(network, 3)) for name in ("full", "linear-probe")
+    )
+    assert full.flops_training > 2.5 * network_flops(full)
+    assert frozen.flops_training < 0.1 * full.flops_training
+
+
+def network_flops(counted: Any) -> int:
+    """Of the bare backbone, forward."""
+    return int(counted.flops_backbone)

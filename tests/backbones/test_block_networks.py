@@ -13,7 +13,7 @@ from petiole.backbones.base import IMAGES
 from petiole.backbones.hooks import Attach, attached
 from petiole.backbones.vision.block_network import BlockNetwork
 from petiole.backbones.vision.timm_families import family_of
-from petiole.backbones.vision.trace import ANY, kind_of, shape_of, table
+from petiole.backbones.vision.trace import ANY, SMALL, kind_of, probe_of, run_timm, table, traced
 from petiole.errors import ConfigError
 from petiole.methods.registry import create
 from petiole.testing import backbones as tiny
@@ -106,9 +106,33 @@ def test_going_on_from_a_cut_is_trained_with_and_without_recomputing() -> None:
 
 
 def test_a_shape_evaluates_as_the_network_does() -> None:
-    shape = shape_of(networks.build("dinov3").train())
-    assert not any(part.training for part in shape.modules())
-    assert all(p.is_meta for p in shape.parameters())
+    module = networks.build("dinov3").train()
+    probe = probe_of(module)
+    assert not any(part.training for part in probe.modules())
+    assert module.training
+    own = dict(module.named_parameters())
+    assert all(p is own[name] for name, p in probe.named_parameters())
+
+
+def test_a_large_shape_has_no_data_and_tells_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = networks.build("dinov3")
+    small = traced("m", module, run_timm, (32, 32))
+    size = sum(p.numel() for p in module.parameters())
+    assert size < SMALL
+    monkeypatch.setattr("petiole.backbones.vision.trace.SMALL", size)
+    assert not any(p.is_meta for p in probe_of(module).parameters())
+    monkeypatch.setattr("petiole.backbones.vision.trace.SMALL", size - 1)
+    probe = probe_of(module.train())
+    assert not any(part.training for part in probe.modules())
+    assert all(p.is_meta for p in probe.parameters())
+    large = traced("m", module, run_timm, (32, 32))
+    assert (large.blocks, large.places, large.missing, large.vector) == (
+        small.blocks, small.places, small.missing, small.vector,
+    )  # fmt: skip
+    assert [o.shape for o in large.outputs] == [o.shape for o in small.outputs]
+    assert (large.cuttable, large.takes_tokens, large.class_token) == (
+        small.cuttable, small.takes_tokens, small.class_token,
+    )  # fmt: skip
 
 
 def test_what_a_block_lacks_is_said() -> None:

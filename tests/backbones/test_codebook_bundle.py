@@ -139,4 +139,5 @@ def test_the_digest_is_of_little_endian_floats_depth_by_depth() -> None:
     flat = [x for table in tables for entry in table for x in entry.tolist()]
     want = hashlib.sha256(struct.pack(f"<{len(flat)}f", *flat)).hexdigest()
     assert digest(tables) == digest(tables.double()) == want
+    assert digest(torch.nn.Parameter(tables)) == want, "where it is trained, too"
     assert digest(tables.flip(0)) != want

@@ -145,3 +145,12 @@ def test_the_search_finds_what_scores_and_asks_for_each_once() -> None:
     asked.clear()
     assert search.best(score) == best
     assert tuple(asked) == first
+
+
+def test_every_round_tries_as_many_as_the_population() -> None:
+    layers = tuple(SearchableGLoRA(WEIGHT, BIAS, RANK, number) for number in range(4))
+    asked: list[Paths] = []
+    PathSearch(layers, population=5, rounds=3, parents=2).best(
+        lambda paths: asked.append(paths) or 0.0
+    )  # type: ignore[func-returns-value]
+    assert len(asked) == len(set(asked)) == 5 * 3

@@ -62,3 +62,18 @@ def test_unusable_values_are_refused() -> None:
         domain_cross_entropy(logits[:0], labels[:0], is_target[:0])
     with pytest.raises(ValueError, match="non-empty batch"):
         domain_cross_entropy(logits, labels[:3], is_target)
+
+
+@pytest.mark.parametrize(("targets", "sources"), [(1, 5), (5, 1), (1, 1)])
+def test_one_image_of_a_domain_is_a_domain(targets: int, sources: int) -> None:
+    logits, labels, is_target = batch(targets, sources)
+    rows = list(range(targets + sources))
+    for weights in (
+        torch.ones(4, dtype=torch.float64),
+        torch.full((4,), 0.25, dtype=torch.float64),
+    ):
+        got = domain_cross_entropy(logits, labels, is_target, 0.3, class_weights=weights)
+        wanted = 0.3 * by_loop(logits, labels, rows[:targets]) + 0.7 * by_loop(logits, labels, rows[targets:])  # fmt: skip
+        assert got.item() == pytest.approx(wanted), (
+            "shares of a domain, whatever its weights sum to"
+        )

@@ -12,6 +12,7 @@ from petiole.backbones.base import IMAGES
 from petiole.engine.trainer import Callbacks
 from petiole.errors import ConfigError
 from petiole.files import read_lines
+from petiole.layers.glora import GLoRA
 from petiole.methods.registry import create
 from petiole.tasks.classification.held_back import HeldBack
 from petiole.tasks.classification.model import AdaptedClassifier
@@ -166,3 +167,15 @@ def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
         torch.testing.assert_close(first[1][name], value, rtol=1e-3, atol=1e-4)
     tried = [(folder / PATHS).read_text() for folder in (together, tmp_path)]
     assert tried[0] == tried[1]
+
+
+def test_frozen_weights_get_no_gradient_whatever_they_would_take() -> None:
+    weight, bias = (torch.nn.Parameter(torch.randn(*shape)) for shape in ((4, 3), (4,)))
+    layer = GLoRA(weight, bias, 2, "lora-lora-lora-vector-vector")
+    with torch.no_grad():
+        for p in layer.parameters():
+            p.uniform_(0.1, 1.0)
+    layer(torch.randn(5, 3)).sum().backward()
+    assert weight.grad is None
+    assert bias.grad is None
+    assert all(p.grad is not None for p in layer.parameters())

@@ -141,3 +141,17 @@ def test_unusable_features_say_why() -> None:
         project(x[:4], seed=0)
     with pytest.raises(ValueError, match="two features"):
         project(x[:, :1], seed=0)
+
+
+def test_two_features_are_enough_and_one_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Neighbours:
+        def __init__(self, size: int, **_: object) -> None:
+            assert size == 2
+
+        def fit_transform(self, x: np.ndarray) -> np.ndarray:
+            return x
+
+    monkeypatch.setattr("petiole.metrics.shift.TSNE", Neighbours)
+    assert project(gaussian(0, 6, d=2), seed=0).shape == (6, 2)
+    with pytest.raises(ValueError, match="at least two features"):
+        project(gaussian(0, 6, d=1), seed=0)

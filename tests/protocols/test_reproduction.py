@@ -102,6 +102,23 @@ def test_a_verdict_is_of_the_interval_around_the_claim(ours: list[float], verdic
     assert (one.verdict, one.claimed) == (verdict, 0.5)
 
 
+def test_columns_of_tasks_are_called_by_their_first_metric() -> None:
+    scores = {"vqa": {"accuracy": 60.0, "n": 3.0}, "nlvr": {"cider": 40.0}}
+    request = RunRequest.model_construct(kind="text")
+    (record,) = records = [Record.model_construct(request=request, scores=scores)]
+    table = {"data": {"VQA": "vqa", "NLVR": "nlvr"}, "rows": [{"name": "b"}, {"name": "a", "claimed": {"VQA": 60.0, "NLVR": 50.0, reproduction_tasks.AVERAGE: 1.0}, "sd": {"NLVR": 4.0}}]}  # fmt: skip
+    found = reproduction_tasks._compared(table, ROW, [*records, record], same=True)
+    assert [
+        (one.place, one.what, one.claimed, one.ours.mean, one.verdict) for one in found[:2]
+    ] == [
+        ("VQA", "accuracy", 0.6, 0.6, "agrees"),
+        ("NLVR", "cider", 0.5, 0.4, "lower"),
+    ]
+    assert len(reproduction_tasks._compared(table, ROW, records, same=True)) == 3
+    assert reproduction_tasks.tolerances(table, "a") == {"NLVR": pytest.approx(0.08)}
+    assert reproduction_tasks.tolerances(table, "b") == {}
+
+
 @pytest.fixture
 def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with two data sets in CoOp's format, and a backbone of the stated shape."""

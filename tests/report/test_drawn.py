@@ -313,6 +313,16 @@ def test_a_label_stays_in_the_frame() -> None:
     assert _free(right, SIZE, [], FRAME).tolist() == [-48.0, -5.0]
     nowhere = _free(POINT, SIZE, [FRAME], FRAME)
     assert nowhere.tolist() == [8.0, -5.0], "the first of equals"
+    hidden = [
+        box(508, 499, 0.9, 1),
+        box(508, 506, 40, 40),
+        box(508, 450, 40, 44),
+        box(300, 400, 205, 200),
+    ]
+    assert _free(POINT, SIZE, hidden[:1], FRAME).tolist() == [-48.0, -5.0], (
+        "less than a pixel hides, too"
+    )
+    assert _free(POINT, SIZE, hidden, FRAME).tolist() == pytest.approx([8.0, -5.0]), "the least hidden"  # fmt: skip
     assert _area(None) == 0.0
     assert _area(box(1, 2, 3, 4)) == 12.0
 

@@ -228,3 +228,15 @@ def test_one_process_makes_room_at_a_time(here: Path, monkeypatch: pytest.Monkey
     with FileLock(here / ".room"):
         assert make_room() == 50
     assert path.exists()
+
+
+def test_nobody_waits_for_another_to_make_room(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[object] = []
+
+    def lock(path: Path, **more: object) -> FileLock:
+        given.append((path, more))
+        return FileLock(path)
+
+    monkeypatch.setattr(local_cache, "FileLock", lock)
+    make_room()
+    assert given == [(here / ".room", {"timeout": 0})]

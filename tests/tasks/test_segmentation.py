@@ -260,6 +260,8 @@ def test_masks_are_numbers_colours_or_a_palette(tmp_path: Path) -> None:
     image.save(folder(tmp_path / "c", grey) / "masks" / "a.png")
     assert read_masked(tmp_path / "c")[1].names == ("#000000", "#ff0000")
     assert read_masked(folder(tmp_path / "d", grey))[1].names == ("0", "7")
+    one = folder(tmp_path / "f", np.zeros((1, 2), np.uint8), {"classes": ["sky"]})
+    assert read_masked(one)[1].names == ("sky",)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from petiole.backbones.base import Backbone, FrozenNetwork
 from petiole.backbones.joined import MARK, JoinedBackbone, names_of
 from petiole.backbones.weights import read_json
+from petiole.deferred import without_compiler
 from petiole.errors import BackboneError, PetioleError, unknown
 from petiole.registry import Registry
 
@@ -199,7 +200,8 @@ def resolve(request: LoadRequest) -> FrozenNetwork:
     """
     load_it = _find(request.name)
     try:
-        return load_it(request)
+        with without_compiler():  # which first weights on a meta device ask for
+            return load_it(request)
     except PetioleError:
         raise
     except Exception as error:  # files of all ages meet libraries of all versions

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from petiole.backbones.base import FrozenNetwork
 from petiole.backbones.registry import load_backbone
+from petiole.deferred import without_compiler
 from petiole.ledger.counting import by_shape, copied, fixed_of, own_randomness, size_of
 from petiole.methods.base import Method, Plan
 from petiole.methods.step_rules.base import make_step_rule
@@ -212,6 +213,7 @@ def count_parameters(network: FrozenNetwork, method: Method, classes: int = 1) -
         return sizes(network, _planned(network, method, classes))
 
 
+@without_compiler()
 def _planned(network: FrozenNetwork, method: Method, classes: int) -> Plan:
     with own_randomness(network.device), network.device:
         plan = fresh_plan(network, method, classes)
@@ -245,6 +247,7 @@ def params(
     return ledger(shape, method, classes)
 
 
+@without_compiler()
 def count(
     network: FrozenNetwork, plan: Plan, question: Question | None = None, *, beside: int = 0
 ) -> Ledger:

@@ -109,6 +109,7 @@ def test_an_imported_checkpoint_answers_as_the_model_it_came_from(
     file = save(tmp_path / "model.pth.tar-50", state)
     adapter = import_dassl(file, clips.towers(), NAMES)
     assert adapter.manifest.method == name
+    assert not any(part.training for part in adapter.adapted.modules())
     adapter.save(tmp_path / "adapter")
     again = ClassificationAdapter.load(tmp_path / "adapter", backbone=clips.towers())
     images = tiny.images(built.backbone)

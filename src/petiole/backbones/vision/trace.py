@@ -20,6 +20,8 @@ from petiole.errors import BackboneError
 Run = Callable[[Any, Tensor], tuple[Tensor, Tensor]]
 """Module and images (B, 3, H, W) -> last features, tokens (B, N, d) or a map, and the image vector (B, d)."""
 BATCH = 2
+SMALL = 25_000_000
+"""Parameters up to which a pass with data on the CPU takes no longer than the imports of one without."""
 ANY = "any block"
 """In the table, what each class of block may have."""
 Side = Literal["in", "out"]
@@ -44,8 +46,8 @@ class Trace:
         blocks: names of the blocks, in order.
         places: role -> where it lies, in the order in which data passes them.
         missing: roles of the table's classes that no block has here.
-        outputs: of the blocks, with tensors of ``BATCH`` rows without data.
-        features: the last features, without data.
+        outputs: of the blocks, with tensors of ``BATCH`` rows whose values mean nothing.
+        features: the last features, alike.
         vector: width of the image vector.
         cuttable: whether a block's input holds all that the pass knows of an image there.
         takes_tokens: whether another number of tokens may pass the blocks.
@@ -103,10 +105,18 @@ def kind_of(block: nn.Module) -> str:
     return f"{cls.__module__.rpartition('.')[2]}.{cls.__name__}"
 
 
-def shape_of(module: nn.Module) -> nn.Module:
-    """The same module without data; nothing of the original is copied."""
+def probe_of(module: nn.Module) -> nn.Module:
+    """The same module, for hooks of its own; no tensor of the original is copied.
+
+    A small one on the CPU computes with the original's weights, any other without data. Either takes a fraction of a second,
+    but the first operation without data imports sympy, most of a second of every command that loads a small backbone.
+    """
+    parameters = list(module.parameters())
+    size = sum(parameter.numel() for parameter in parameters)
+    if size <= SMALL and all(parameter.device.type == "cpu" for parameter in parameters):
+        return copy.deepcopy(module, {id(t): t for t in (*parameters, *module.buffers())}).eval()
     memo: dict[int, Any] = {}
-    for parameter in module.parameters():
+    for parameter in parameters:
         empty = torch.empty_like(parameter, device="meta")
         memo[id(parameter)] = nn.Parameter(empty, requires_grad=False)
     for buffer in module.buffers():
@@ -162,9 +172,10 @@ def traced(name: str, module: nn.Module, run: Run, size: tuple[int, int]) -> Tra
 
 @torch.no_grad()
 def _traced(module: nn.Module, run: Run, size: tuple[int, int]) -> Trace:
-    shape = shape_of(module)
+    shape = probe_of(module)
     calls = _record(shape)
-    images = torch.zeros(BATCH, 3, *size, device="meta", dtype=next(shape.parameters()).dtype)
+    weight = next(shape.parameters())
+    images = torch.zeros(BATCH, 3, *size, device=weight.device, dtype=weight.dtype)
     features, vector = run(shape, images)
     if not isinstance(features, Tensor) or not isinstance(vector, Tensor):
         raise ValueError("it ends in several sets of features, not in one")

@@ -1,0 +1,129 @@
+"""Keywords of verbs: their groups, what differs from the defaults, and addresses among them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import pytest
+import torch
+from cyclopts import Parameter
+
+from petiole.commands.config_file import _plain, _text, read_config, write_config
+from petiole.commands.options import ModelOptions
+from petiole.commands.places import Places, _addresses, _is_image
+from petiole.commands.verb import _alternatives, _equal, differing, gathered, keywords, verb
+from petiole.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Box:
+    """A group of options."""
+
+    width: int = 3
+    name: str = "box"
+
+
+def packed(data: str, *, seed: int = 0, box: Box | None = None, tags: tuple[str, ...] = ()) -> Any:
+    """Not yet a verb."""
+    return data, seed, box, tags
+
+
+def test_keywords_go_into_their_groups() -> None:
+    assert keywords(packed) == ("data", "seed", "tags", "width", "name")
+    assert gathered(packed, {"width": 5, "seed": 1}) == {"seed": 1, "box": Box(5)}
+    assert gathered(packed, {"box": Box(4)}) == {"box": Box(4)}
+    assert gathered(packed, {"box": None, "name": "x"}) == {"box": Box(3, "x")}
+    with pytest.raises(ConfigError, match=r"^Give box=\.\.\., or name, width, not both\.$"):
+        gathered(packed, {"box": Box(4), "width": 5, "name": "x"})
+    with pytest.raises(ConfigError, match=r"Unknown option of packed 'widthx'.*width"):
+        gathered(packed, {"widthx": 5})
+    assert verb(packed)("d", width=7) == ("d", 0, Box(7), ())
+
+
+def test_only_what_differs_from_the_defaults_is_kept() -> None:
+    given = {"tags": ("a",), "seed": 0, "box": Box(5), "data": "d"}
+    assert differing(packed, given) == {"data": "d", "tags": ("a",), "width": 5}
+    assert list(differing(packed, given)) == ["data", "tags", "width"], "in the verb's order"
+    assert differing(packed, {"data": "d", "box": None}) == {"data": "d"}
+    assert differing(packed, {"seed": False, "tags": []}) == {"seed": False, "tags": []}
+    tensor = torch.zeros(1)
+    assert differing(packed, {"seed": tensor}) == {"seed": tensor}
+    assert _equal(2, 2)
+    assert not _equal(2, 2.0)
+    assert not _equal(tensor, tensor)
+    assert not _equal([1], [1])
+
+
+def test_hints_are_seen_through() -> None:
+    assert _alternatives(Annotated[int | None, Parameter()]) == (int, type(None))
+    assert _alternatives(Annotated[Box, Parameter()] | None) == (Box, type(None))
+    assert _alternatives(str) == (str,)
+
+
+def test_a_configuration_file_has_what_toml_can_say(tmp_path: Path) -> None:
+    value = {"a": Path("x/y"), "b": (1, [2.5, True]), 3: {"c": "d"}, "e": Path("s3:/bucket/x")}
+    assert _plain(value) == {
+        "a": "x/y",
+        "b": [1, [2.5, True]],
+        "3": {"c": "d"},
+        "e": "s3://bucket/x",
+    }
+    with pytest.raises(TypeError, match=r"object"):
+        _plain([object()])
+    assert [_text(one) for one in (True, 1.5, "x", [1, 2])] == ["True", "1.5", "x", "(1,2)"]
+    write_config(tmp_path, "fit", {"resume": True, "out": "o", "seed": 2, "data": ["a", "b"]})
+    text = (tmp_path / "config.toml").read_text()
+    assert text.splitlines()[0].startswith("# petiole fit --config config.toml --out FOLDER")
+    assert read_config(tmp_path / "config.toml") == {"seed": 2, "data": ["a", "b"]}
+    assert text.index("seed") < text.index("data"), "in the order of the call"
+
+
+@pytest.mark.parametrize(
+    ("value", "has"),
+    [
+        ("s3://b/x", True), (Path("s3://b/x"), True), ("vqa=s3://b/x", True), ("photos", False),
+        (["photos", "s3://b/x"], True), (("photos",), False), ([3, None], False), (None, False),
+        (b"s3://b/x", False), (ModelOptions(cache_dir=Path("s3://b/x")), True), (ModelOptions(), False),
+        (ModelOptions, False), (["a"] * 999 + ["s3://b/x"], True), (["a"] * 1000 + ["s3://b/x"], False),
+        ([["s3://b/x"]], False), ({"a": "s3://b/x"}, False),
+    ],
+)  # fmt: skip
+def test_addresses_are_found_where_they_may_stand(value: Any, has: bool) -> None:
+    assert _addresses(value) is has
+
+
+def test_texts_about_local_places_speak_of_addresses(monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    asked: list[Any] = []
+
+    def path(_: Places, name: str, address: Any, resume: bool) -> Path:
+        asked.append((name, str(address), resume))
+        return Path("here") / address.key
+
+    monkeypatch.setattr(Places, "_path", path)
+    group = ModelOptions(cache_dir=Path("s3://b/c"), weights=Path("w"))
+    given = {
+        "data": ["vqa=s3://b/x", "photos"], "tasks": ("t=gs://b/y",), "settings": ["a=s3://b/z"],
+        "out": "s3://b/out", "model": group, "resume": 1, "images": Path("az://b/i"), "kind": ModelOptions,
+    }  # fmt: skip
+    local = Places("fit", given).local()
+    assert local == {
+        "data": ["vqa=here/x", "photos"],
+        "tasks": ("t=here/y",),
+        "settings": ["a=s3://b/z"],
+        "out": "here/out",
+        "model": ModelOptions(cache_dir=Path("here/c"), weights=Path("w")),
+        "resume": 1,
+        "images": Path("here/i"),
+        "kind": ModelOptions,
+    }
+    assert asked == [
+        ("data", "s3://b/x", True),
+        ("tasks", "gs://b/y", True),
+        ("out", "s3://b/out", True),
+        ("cache_dir", "s3://b/c", True),
+        ("images", "az://b/i", True),
+    ]
+    assert Places("fit", {"model": ModelOptions()}).local()["model"] == ModelOptions()
+    assert [_is_image(name) for name in ("a.png", "b/C.JPG", "png", "a.csv")] == [True, True, False, False]  # fmt: skip
