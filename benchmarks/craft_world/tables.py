@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from run import DOMAINS
 
-from petiole.metrics.statistics import Paired, paired_hierarchical, t_interval
+from petiole.metrics.statistics import MARGIN, Paired, paired_hierarchical, t_interval
 
 NAMES = {"llama": "A", "gpt2": "B", "lfm2": "C", "small": "A-small"}
 PAPER = {"zero-shot": 55.07, "zero-shot-continuous": 59.89, "vision-ft": 61.76, "craft": 68.58}
@@ -85,17 +85,37 @@ def mean_sd(values: Iterable[float]) -> str:
     return f"{mean(known):.1f} ± {stdev(known):.1f}"
 
 
+def over_runs(values: Sequence[float]) -> str:
+    """Mean of points and its t interval."""
+    if len(values) < 2:
+        return mean_sd(values)
+    found = t_interval(values)
+    return f"{found.mean:+.1f} [{found.low:.1f}, {found.high:.1f}]".replace("-", "−")
+
+
 def model_of(row: str) -> str:
     return {"vision-ft": "Ac", "zero-shot-continuous": "Ac", "ldifs": "Ac"}.get(row, "A")
 
 
-def difference(out: Path, row: str, other: str, model: str, other_model: str) -> Paired | None:
-    """Row minus other over all domains' questions, on the runs that both have; runs and questions resampled."""
-    both = [p for p in runs(out, row) if p in runs(out, other) or other.startswith("zero-shot")]
+def difference(
+    out: Path,
+    row: str,
+    other: str,
+    model: str,
+    other_model: str,
+    domains: Sequence[str] = DOMAINS,
+    bases: Sequence[int] = (0, 1),
+) -> Paired | None:
+    """Row minus other over the domains' questions, on the runs that both have; runs and questions resampled."""
+    both = [
+        p
+        for p in runs(out, row, domains)
+        if p[0] in bases and (p in runs(out, other, domains) or other.startswith("zero-shot"))
+    ]
     a, b = [], []
     for base, seed in both:
-        mine = [right(out, base, d, row, seed, model) for d in DOMAINS]
-        theirs = [right(out, base, d, other, seed, other_model) for d in DOMAINS]
+        mine = [right(out, base, d, row, seed, model) for d in domains]
+        theirs = [right(out, base, d, other, seed, other_model) for d in domains]
         if all(mine) and all(theirs):
             a.append([x for part in mine if part for x in part])
             b.append([x for part in theirs if part for x in part])
@@ -105,8 +125,11 @@ def difference(out: Path, row: str, other: str, model: str, other_model: str) ->
 def interval_of(d: Paired | None) -> str:
     if d is None:
         return ""
-    tie = " (tie)" if d.low <= 0 <= d.high else ""
-    return f"{100 * d.difference:+.1f} [{100 * d.low:.1f}, {100 * d.high:.1f}]{tie}"
+    near = max(-d.low, d.high) <= MARGIN
+    verdict = (" (tie)" if near else " (undecided)") if d.low <= 0 <= d.high else ""
+    return f"{100 * d.difference:+.1f} [{100 * d.low:.1f}, {100 * d.high:.1f}]{verdict}".replace(
+        "-", "−"
+    )
 
 
 def table1(out: Path) -> None:
@@ -151,7 +174,7 @@ def gain(out: Path, base: int, seed: int, row: str, model: str, zero: str) -> fl
 
 def table3(out: Path) -> None:
     print(
-        "| encoder trained before | run on | before | after | gain | share of its own surrogate's gain | runs |"
+        "| encoder trained before | run on | before | after | gain [95 % interval over runs] | share of its own surrogate's gain | runs |"
     )
     print("|---|---|---:|---:|---:|---:|---:|")
     own = {"A": "craft", "B": "craft-gpt2", "C": "craft-lfm2"}
@@ -180,7 +203,7 @@ def table3(out: Path) -> None:
                     wide = f" ± {stdev(shares):.2f}" if len(shares) > 1 else ""
                     ratio = f"{mean(shares):.2f}{wide} ({len(shares)})"
             print(
-                f"| {models[0]} | {m} | {before} | {after} | {mean_sd(gains)} | {ratio} | {len(pairs)} |"
+                f"| {models[0]} | {m} | {before} | {after} | {over_runs(gains)} | {ratio} | {len(pairs)} |"
             )
     print()
 
@@ -198,8 +221,10 @@ def ablation(out: Path) -> None:
         "remember",
         "encoder-lora",
     )
-    print("| sketch, base 0 | A | B | C | presence on A | perplexity of codes | residual | seeds |")
-    print("|---|---:|---:|---:|---:|---:|---:|---:|")
+    print(
+        "| sketch, base 0 | A | B | C | CRAFT minus it, on A | presence on A | perplexity of codes | residual | seeds |"
+    )
+    print("|---|---:|---:|---:|---|---:|---:|---:|---:|")
     for row in ("zero-shot", *names):
         pairs = [p for p in runs(out, row, ("sketch",)) if p[0] == 0]
         if not pairs:
@@ -208,6 +233,8 @@ def ablation(out: Path) -> None:
             mean_sd(score(out, b, "sketch", row, s, m, "exact_match") for b, s in pairs)
             for m in "ABC"
         ]
+        gap = difference(out, "craft", row, "A", "A", ("sketch",), (0,))
+        cells.append("" if row == "craft" else interval_of(gap))
         cells.append(mean_sd(score(out, b, "sketch", row, s, "A", "presence") for b, s in pairs))
         for what in ("perplexity", "residual"):
             ends = [record(out, b, "sketch", row, s)["diagnosis"]["end"][what] for b, s in pairs]  # type: ignore[index]
