@@ -4,7 +4,7 @@ Zero-shot: on the held-out compositions of the synthetic scenes in styles that d
 --data on images of one's own, as they are and corrupted (ImageNet-C, severity 3). Verdicts stand Holm's correction over the ways of one block.
 
     OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python benchmarks/followups/at_test_time.py OUT --images 3
-    ... python benchmarks/followups/at_test_time.py OUT --data FOLDER --backbone PAIR --corrupt gaussian_noise
+    ... python benchmarks/followups/at_test_time.py OUT --data FOLDER --backbone PAIR --corrupt none gaussian_noise --images 10
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from petiole.tasks.classification.test_time import adapted_outputs
 
 STYLES = ("noisy", "dark")
 WAYS = ("lora-ttt", "affine", "tpt", "mta")
+NONE = "none"
 Change = Callable[[Image], Image]
 
 
@@ -38,9 +39,8 @@ def as_it_is(image: Image) -> Image:
 def blocks(given: argparse.Namespace) -> Iterator[tuple[str, Path, Change]]:
     """What is measured: a name, a folder with train/ and test/, and what is done to an image first."""
     if given.data:
-        yield "as they are", given.data, as_it_is
         for name in given.corrupt:
-            yield name, given.data, corruption(name)
+            yield name, given.data, as_it_is if name == NONE else corruption(name)
         return
     for style in STYLES:
         folder = given.out / style
@@ -52,10 +52,10 @@ def blocks(given: argparse.Namespace) -> Iterator[tuple[str, Path, Change]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
-    parser.add_argument("--images", type=int, default=3, help="of each of 40 classes of scenes")
+    parser.add_argument("--images", type=int, default=3, help="of each class")
     parser.add_argument("--backbone", default="petiole/tiny-clip")
     parser.add_argument("--data", type=Path, help="with train/ and test/, instead of scenes")
-    parser.add_argument("--corrupt", nargs="*", default=[], help="of the images of --data")
+    parser.add_argument("--corrupt", nargs="+", default=[NONE], help="of the images of --data")
     given = parser.parse_args()
     print(
         "| Images | Prediction | accuracy | difference | Verdict | CPU s an image |\n|---|---|---:|---:|---|---:|"
@@ -72,7 +72,9 @@ def main() -> None:
                 quiet=True,
             )
         adapter = ClassificationAdapter.load(run)
-        data = as_dataset(folder / "test", classes=adapter.classes)
+        places = sorted((folder / "test").iterdir())
+        files = {place.name: sorted(place.iterdir())[: given.images] for place in places}
+        data = as_dataset(files, classes=adapter.classes)
         labels, start = np.asarray(data.labels), time.process_time()
         found = logits_of(adapter.adapted, data.samples, change=change)
         plain = found.argmax(1).numpy() == labels

@@ -15,11 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from petiole.engine.record import read_record
+from petiole.metrics.harmonic import harmonic_mean
 from petiole.metrics.paired import holm, paired_by_seed, verdict
 from petiole.protocols.generalisation import Generalisation
 from petiole.tasks.classification.transfer_eval import TRANSFER, read_transfer
 
 Values = NDArray[np.float64]
+MEAN, AVERAGE = "HM", "average"
+"""Of base and novel; of the places elsewhere. As in the protocol's own tables."""
 
 
 def values(root: Path, score: str) -> dict[str, dict[str, Values]]:
@@ -34,6 +37,12 @@ def values(root: Path, score: str) -> dict[str, dict[str, Values]]:
             for file in sorted((folder / TRANSFER).glob("*.json")):
                 places.setdefault(file.stem, []).append(read_transfer(file).scores[score])
         found[row.name] = {place: np.array(each) for place, each in places.items()}
+        if protocol.kind == "base-to-novel" and score == "accuracy":
+            halves = zip(*found[row.name].values(), strict=True)
+            found[row.name][MEAN] = np.array([harmonic_mean(*pair) for pair in halves])
+        if protocol.kind == "elsewhere":
+            others = [each for place, each in found[row.name].items() if place != own]
+            found[row.name][AVERAGE] = np.mean(others, axis=0)
     return found
 
 
@@ -54,6 +63,7 @@ def main() -> None:
     parser.add_argument("root", type=Path)
     parser.add_argument("contrasts", nargs="+")
     parser.add_argument("--score", default="accuracy")
+    parser.add_argument("--places", nargs="+", help="of the contrasts; all by default")
     given = parser.parse_args()
     rows = values(given.root, given.score)
     places = list(next(iter(rows.values())))
@@ -62,7 +72,7 @@ def main() -> None:
         cells = [f"{100 * v.mean():.1f} ± {100 * v.std(ddof=1):.1f}" for v in found.values()]
         print(f"| {name} |", " | ".join(cells), "|")
     print("\n| Contrast | place | points | Verdict |\n|---|---|---:|---|")
-    asked = [(said, place) for said in given.contrasts for place in places]
+    asked = [(said, place) for said in given.contrasts for place in given.places or places]
     tests = []
     for said, place in asked:
         summed = contrast(rows, said, place)

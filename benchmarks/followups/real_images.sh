@@ -16,5 +16,5 @@ done
 for score in ece accuracy; do
   python "$here/contrasts.py" "$3/carot" "carot - contrastive" "carot - contrastive-more" "carot - clip-lora" --score "$score"
 done
-python "$here/at_test_time.py" "$3/test-time" --backbone "$3/pair" --data "$3/few" --corrupt gaussian_noise
+python "$here/at_test_time.py" "$3/test-time" --backbone "$3/pair" --data "$3/few" --corrupt gaussian_noise none --images 10
 python "$here/robust.py" "$3/robust" --backbone "$3/pair" --data "$3/few" --steps 30

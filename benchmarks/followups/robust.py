@@ -19,7 +19,7 @@ import petiole
 from petiole.metrics.paired import paired_by_seed
 
 SEEDS, TEST = 3, 5
-ATTACKS = (("fgsm", "1/255"), ("pgd", "1/255"), ("pgd", "2/255"))
+ATTACKS = ("fgsm 1/255", "pgd 1/255", "pgd 2/255")
 SHARED = {"lr": 1e-3, "batch_size": 16, "views": 0}
 HOST, TWICE, OWN = "CLIP-LoRA", "CLIP-LoRA, twice the steps", "AdvCLIP-LoRA, shared, 10/255"
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -60,8 +60,10 @@ def measured(
             resume=folder.exists(),
             quiet=True,
         )
-    test, found = data / "test", []
-    for attack, epsilon in ATTACKS:
+    places = sorted((data / "test").iterdir())
+    test = {place.name: sorted(place.iterdir())[: given.images] for place in places}
+    found = []
+    for attack, epsilon in map(str.split, given.attacks):
         scores = petiole.evaluate(folder, test, attack=attack, epsilon=epsilon).scores
         clean = scores["test"]["accuracy"]
         found.append(scores[f"{attack}, {epsilon}"]["accuracy"])
@@ -83,14 +85,18 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100, help="of every row but twice")
     parser.add_argument("--backbone", default="petiole/tiny-clip")
     parser.add_argument("--data", type=Path, help="with train/ and test/, instead of scenes")
+    parser.add_argument("--images", type=int, help="of a class to be attacked; all by default")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--attacks", nargs="+", default=ATTACKS, help='such as "pgd 1/255"')
     given = parser.parse_args()
     if given.data is None:
         given.data = given.out / "compositions"
         if not given.data.exists():
             petiole.synthesize(given.data, task="compositions", train=8, test=TEST)
-    columns = ["clean", *(f"{attack.upper()} {epsilon}" for attack, epsilon in ATTACKS)]
-    runs: dict[str, list[list[float]]] = {name: [] for name in ROWS}
-    for name, (method, settings) in ROWS.items():
+    columns = ["clean", *map(str.upper, given.attacks)]
+    runs: dict[str, list[list[float]]] = {name: [] for name in given.rows}
+    for name in given.rows:
+        method, settings = ROWS[name]
         for seed in range(SEEDS):
             length = given.steps * (2 if name == TWICE else 1)
             runs[name].append(measured(given, method, {**settings, "steps": length}, seed))
@@ -100,7 +106,7 @@ def main() -> None:
     for name, found in of.items():
         print(f"| {name} |", " | ".join(f"{100 * sum(c) / SEEDS:.1f}" for c in found), "|")
     print("\n| Difference |", " | ".join(columns), "|\n|---|" + "---:|" * len(columns))
-    for name, other in PAIRS:
+    for name, other in ((a, b) for a, b in PAIRS if {a, b} <= runs.keys()):
         cells = [difference(*pair) for pair in zip(of[name], of[other], strict=True)]
         print(f"| {name} − {other} |", " | ".join(cells), "|")
 
