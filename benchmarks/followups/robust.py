@@ -1,9 +1,10 @@
-"""Accuracy under attack of CLIP-LoRA trained on clean and on attacked images (AdvCLIP-LoRA), on petiole/tiny-clip.
+"""Accuracy under attack of CLIP-LoRA trained on clean and on attacked images (AdvCLIP-LoRA).
 
-Forty compositions of the synthetic scenes that its training had not seen, 8 images each, 5 to score; every row three seeds, differences paired by
-seed. ``twice`` has the steps that AdvCLIP-LoRA's two gradients a step cost.
+On petiole/tiny-clip: forty compositions of the synthetic scenes that its training had not seen, 8 images each, 5 to score. With --data on images of
+one's own. Every row three seeds, differences paired by seed. ``twice`` has the steps that AdvCLIP-LoRA's two gradients a step cost.
 
     OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python benchmarks/followups/robust.py OUT --steps 100
+    ... python benchmarks/followups/robust.py OUT --steps 30 --data FOLDER --backbone PAIR
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import petiole
 from petiole.metrics.paired import paired_by_seed
 
 SEEDS, TEST = 3, 5
-ATTACKS = (("fgsm", "1/255"), ("pgd", "1/255"), ("pgd", "2/255"))
+ATTACKS = ("fgsm 1/255", "pgd 1/255", "pgd 2/255")
 SHARED = {"lr": 1e-3, "batch_size": 16, "views": 0}
 HOST, TWICE, OWN = "CLIP-LoRA", "CLIP-LoRA, twice the steps", "AdvCLIP-LoRA, shared, 10/255"
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -37,8 +38,11 @@ PAIRS = (
 """(row, the row that it is compared with)."""
 
 
-def measured(out: Path, method: str, settings: Mapping[str, Any], seed: int) -> list[float]:
+def measured(
+    given: argparse.Namespace, method: str, settings: Mapping[str, Any], seed: int
+) -> list[float]:
     """Clean accuracy, and that under each attack."""
+    out, data = given.out, given.data
     words = [method, *map(str, settings.values()), str(seed)]
     folder = out / "-".join(words).replace("/", "_")
     kept = folder.with_suffix(".json")
@@ -46,9 +50,9 @@ def measured(out: Path, method: str, settings: Mapping[str, Any], seed: int) -> 
         return list(json.loads(kept.read_text()))
     if not (folder / "record.json").exists():
         petiole.fit(
-            out / "compositions/train",
-            test=out / "compositions/test",
-            backbone="petiole/tiny-clip",
+            data / "train",
+            test=data / "test",
+            backbone=given.backbone,
             method=method,
             settings={**SHARED, **settings},
             seed=seed,
@@ -56,8 +60,10 @@ def measured(out: Path, method: str, settings: Mapping[str, Any], seed: int) -> 
             resume=folder.exists(),
             quiet=True,
         )
-    test, found = out / "compositions/test", []
-    for attack, epsilon in ATTACKS:
+    places = sorted((data / "test").iterdir())
+    test = {place.name: sorted(place.iterdir())[: given.images] for place in places}
+    found = []
+    for attack, epsilon in map(str.split, given.attacks):
         scores = petiole.evaluate(folder, test, attack=attack, epsilon=epsilon).scores
         clean = scores["test"]["accuracy"]
         found.append(scores[f"{attack}, {epsilon}"]["accuracy"])
@@ -77,23 +83,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--steps", type=int, default=100, help="of every row but twice")
+    parser.add_argument("--backbone", default="petiole/tiny-clip")
+    parser.add_argument("--data", type=Path, help="with train/ and test/, instead of scenes")
+    parser.add_argument("--images", type=int, help="of a class to be attacked; all by default")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--attacks", nargs="+", default=ATTACKS, help='such as "pgd 1/255"')
     given = parser.parse_args()
-    out = given.out
-    if not (out / "compositions").exists():
-        petiole.synthesize(out / "compositions", task="compositions", train=8, test=TEST)
-    columns = ["clean", *(f"{attack.upper()} {epsilon}" for attack, epsilon in ATTACKS)]
-    runs: dict[str, list[list[float]]] = {name: [] for name in ROWS}
-    for name, (method, settings) in ROWS.items():
+    if given.data is None:
+        given.data = given.out / "compositions"
+        if not given.data.exists():
+            petiole.synthesize(given.data, task="compositions", train=8, test=TEST)
+    columns = ["clean", *map(str.upper, given.attacks)]
+    runs: dict[str, list[list[float]]] = {name: [] for name in given.rows}
+    for name in given.rows:
+        method, settings = ROWS[name]
         for seed in range(SEEDS):
             length = given.steps * (2 if name == TWICE else 1)
-            runs[name].append(measured(out, method, {**settings, "steps": length}, seed))
+            runs[name].append(measured(given, method, {**settings, "steps": length}, seed))
             print(seed, name, runs[name][-1], flush=True)
     of = {name: list(zip(*found, strict=True)) for name, found in runs.items()}
     print("\n| Method |", " | ".join(columns), "|\n|---|" + "---:|" * len(columns))
     for name, found in of.items():
         print(f"| {name} |", " | ".join(f"{100 * sum(c) / SEEDS:.1f}" for c in found), "|")
     print("\n| Difference |", " | ".join(columns), "|\n|---|" + "---:|" * len(columns))
-    for name, other in PAIRS:
+    for name, other in ((a, b) for a, b in PAIRS if {a, b} <= runs.keys()):
         cells = [difference(*pair) for pair in zip(of[name], of[other], strict=True)]
         print(f"| {name} − {other} |", " | ".join(cells), "|")
 

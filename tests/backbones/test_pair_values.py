@@ -19,6 +19,9 @@ from petiole.backbones.registry import load
 from petiole.backbones.vision.classifier import imagenet_names, imagenet_rows
 from petiole.commands.pair import pair
 from petiole.engine import pairing
+from petiole.errors import ConfigError
+from petiole.methods.registry import create
+from petiole.tasks.classification.model import AdaptedClassifier
 from petiole.testing import backbones as tiny
 
 
@@ -81,6 +84,28 @@ def test_rows_of_the_classifier_give_the_networks_own_logits(
         rows, theirs["_fc.weight"] if "_fc.weight" in theirs else theirs["fc.weight"]
     )
     assert (names[0], names[207], names[999]) == ("tench", "golden retriever", "toilet tissue")
+
+
+def test_an_image_projection_starts_as_the_identity_and_is_the_images_own(tmp_path: Path) -> None:
+    image = tiny.plain()
+    targets = torch.randn(len(WORDS), image.width, generator=torch.Generator().manual_seed(1))
+    text = encoder_folder(tmp_path / "text", "bert")
+    make = partial(pairing.make, image, text, WORDS, targets, penalty=0.5, scale=40.0)
+    without, towers = make()[0], make(image_projection=True)[0]
+    pixels = tiny.images(towers)
+    torch.testing.assert_close(towers(pixels), without(pixels), rtol=1e-6, atol=1e-7)
+    assert "projections.image.weight" in towers.parameters_under()
+    assert "projections.text.weight" not in towers.parameters_under()
+    plan = create("carot", {"tune": "projection"}).plan(towers, 3)
+    assert plan.tune == ("projections.image.weight",)
+    assert plan.cut(towers) == (image.cuts[-1],), "only what lies above the last cut is trained"
+    adapted = AdaptedClassifier(towers, plan)
+    with torch.no_grad(), adapted.attached():
+        before = towers(pixels)
+        adapted.copies["projections.image.weight"].mul_(2)
+        torch.testing.assert_close(towers(pixels), 2 * before)
+    with pytest.raises(ConfigError, match="--image-projection"):
+        create("carot").plan(without, 3)
 
 
 def looked(image: Backbone, folder: Path) -> tuple[TwoTowers, torch.Tensor, torch.Tensor]:

@@ -59,8 +59,8 @@ def test_a_pair_learns_rows_of_a_classifier_or_captions(asked: Asked) -> None:
         "penalty": 2.0,
         "scale": 3.0,
     }
-    done = pair(Path("o"), template="this is {}", **terms)
-    assert asked.one("make") == (("network", Path("t"), ["this is cat", "this is dog"], "rows"), {"penalty": 2.0, "scale": 3.0})  # fmt: skip
+    done = pair(Path("o"), template="this is {}", image_projection=True, **terms)
+    assert asked.one("make") == (("network", Path("t"), ["this is cat", "this is dog"], "rows"), {"penalty": 2.0, "scale": 3.0, "image_projection": True})  # fmt: skip
     assert asked.one("save") == ((Path("o"), "tensors", Path("t")), {"image": "i", "image_weights": Path("w"), "image_size": 32})  # fmt: skip
     assert (done.texts, done.width, done.folder) == (2, 7, Path("o"))
     asked.clear()

@@ -45,6 +45,7 @@ def pair(
     template: str = "a photo of a {}.",
     penalty: float = 1.0,
     scale: float = 40.0,
+    image_projection: bool = False,
     quiet: bool = False,
 ) -> PairResult:
     """Join an image backbone and a sentence encoder, both frozen, by one ridge regression.
@@ -63,6 +64,7 @@ def pair(
         template: about ImageNet's class names.
         penalty: of the ridge.
         scale: of the logits. CLIP has 100; pairs of EfficientNet-Lite0 and MiniLM are calibrated between 30 and 50.
+        image_projection: give the images' side a projection too, the identity, for methods that train one (carot).
         quiet: no progress bar.
 
     Raises:
@@ -83,7 +85,13 @@ def pair(
     else:
         texts, targets = pairing.seen(backbone, captions, quiet=quiet)
     towers, tensors = pairing.make(
-        backbone, Path(text), texts, targets, penalty=penalty, scale=scale
+        backbone,
+        Path(text),
+        texts,
+        targets,
+        penalty=penalty,
+        scale=scale,
+        image_projection=image_projection,
     )
     pairing.save(
         folder, tensors, Path(text), image=image, image_weights=weights, image_size=image_size

@@ -85,12 +85,14 @@ def make(
     *,
     penalty: float,
     scale: float,
+    image_projection: bool = False,
 ) -> tuple[TwoTowers, dict[str, Tensor]]:
     """Two towers whose texts fit their targets, and the tensors of their projections.
 
     Args:
         texts: n sentences.
         targets: (n, d) in the image tower's space.
+        image_projection: give images one too, the identity.
 
     Raises:
         ConfigError: a number that means nothing, or not as many texts as targets.
@@ -109,6 +111,8 @@ def make(
         "text.weight": ridge(sentence_vectors(text, tokenizer, texts), targets, penalty),
         "logit_scale": torch.tensor(math.log(scale)),
     }
+    if image_projection:
+        tensors["image.weight"] = torch.eye(image.width)
     return join("pair", image, text, tensors, tokenizer), tensors
 
 

@@ -33,6 +33,7 @@ from petiole.errors import BackboneError
 
 KIND = "petiole-pair"
 PROJECTIONS = "projections.safetensors"
+IMAGE_PROJECTION = "projections.image."
 
 
 class PairConfig(BaseModel):
@@ -145,6 +146,7 @@ def join(
         projections["image"] if "image" in projections else nn.Identity(),
         patch_attention(image),
         prefix="image.",
+        project_prefix=IMAGE_PROJECTION,
     )
     return TwoTowers(
         name,
@@ -153,7 +155,7 @@ def join(
         image_tower,
         tower,
         scale=module.logit_scale,
-        text_prefixes=("text.", "projections.", "logit_scale"),
+        text_prefixes=("text.", "projections.text.", "logit_scale"),
     )
 
 

@@ -15,12 +15,15 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from petiole.backbones.base import Backbone, Site, State
+from petiole.backbones.base import IMAGES, Backbone, Site, State
 from petiole.backbones.dual_encoder.text_tower import TEXT, TextTower
 from petiole.backbones.hooks import observed
 from petiole.backbones.vision.attention import PatchAttention
 from petiole.backbones.vision.transformer import Transformer
 from petiole.errors import ConfigError
+
+LAST = "final.tokens"
+"""What a projection reads: the tokens above the last block."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +35,14 @@ class ImageTower:
         project: into the joint space, one token or many.
         looking: gives ``final.attention``; without it there is none.
         prefix: what the names of its parameters start with in the whole module.
+        project_prefix: what those of ``project`` start with, where they lie beside the backbone's.
     """
 
     backbone: Backbone
     project: nn.Module
     looking: PatchAttention | None
     prefix: str = ""
+    project_prefix: str = ""
 
 
 class TwoTowers(Backbone):
@@ -136,6 +141,9 @@ class TwoTowers(Backbone):
     def role_of(self, parameter: str) -> str:
         if parameter.startswith(self._text_prefixes):
             return f"{TEXT}tokens"
+        beside = self.image.project_prefix
+        if beside and parameter.startswith(beside):
+            return LAST if LAST in self.image.backbone.sites else IMAGES
         return self.image.backbone.role_of(parameter.removeprefix(self.image.prefix))
 
     def parameters_under(self, prefix: str = "") -> tuple[str, ...]:

@@ -162,6 +162,7 @@ def _projection(backbone: Backbone) -> str:
     ]
     if len(found) != 1:
         raise ConfigError(
-            f"CaRot keeps the one visual projection orthogonal, and {backbone.name} has {len(found) or 'none'}. Use a CLIP."
+            f"CaRot keeps the one visual projection orthogonal, and {backbone.name} has {len(found) or 'none'}. Use a CLIP, or a pair of a ViT "
+            "written by petiole pair --image-projection."
         )
     return found[0]

@@ -1,0 +1,88 @@
+"""Any score of a finished ``petiole generalise`` by row and place, and contrasts of rows, paired by seed.
+
+A contrast is a sum of rows, e.g. "carot - clip-lora", or "ogen-200 - ogen-10 - coop-200 + coop-10" for how much less one falls than the other.
+Verdicts stand Holm's correction over all that are printed; *better* is more of the score, so of ece and nll *worse* is the good end.
+
+    python benchmarks/followups/contrasts.py ROOT "carot - clip-lora" --score ece
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from petiole.engine.record import read_record
+from petiole.metrics.harmonic import harmonic_mean
+from petiole.metrics.paired import holm, paired_by_seed, verdict
+from petiole.protocols.generalisation import Generalisation
+from petiole.tasks.classification.transfer_eval import TRANSFER, read_transfer
+
+Values = NDArray[np.float64]
+MEAN, AVERAGE = "HM", "average"
+"""Of base and novel; of the places elsewhere. As in the protocol's own tables."""
+
+
+def values(root: Path, score: str) -> dict[str, dict[str, Values]]:
+    """Row -> place -> the score (seeds,)."""
+    protocol = Generalisation.read(root)
+    own = "source" if protocol.kind == "elsewhere" else "base"
+    found: dict[str, dict[str, Values]] = {}
+    for row in protocol.rows:
+        folders = protocol.runs(root, row)
+        places = {own: [read_record(folder).scores["test"][score] for folder in folders]}
+        for folder in folders:
+            for file in sorted((folder / TRANSFER).glob("*.json")):
+                places.setdefault(file.stem, []).append(read_transfer(file).scores[score])
+        found[row.name] = {place: np.array(each) for place, each in places.items()}
+        if protocol.kind == "base-to-novel" and score == "accuracy":
+            halves = zip(*found[row.name].values(), strict=True)
+            found[row.name][MEAN] = np.array([harmonic_mean(*pair) for pair in halves])
+        if protocol.kind == "elsewhere":
+            others = [each for place, each in found[row.name].items() if place != own]
+            found[row.name][AVERAGE] = np.mean(others, axis=0)
+    return found
+
+
+def contrast(rows: dict[str, dict[str, Values]], said: str, place: str) -> Values:
+    """The sum that a contrast states, by seed."""
+    signed = f"+ {said}".split()
+    return np.sum(
+        [
+            (1 if sign == "+" else -1) * rows[name][place]
+            for sign, name in zip(signed[::2], signed[1::2], strict=True)
+        ],
+        axis=0,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("root", type=Path)
+    parser.add_argument("contrasts", nargs="+")
+    parser.add_argument("--score", default="accuracy")
+    parser.add_argument("--places", nargs="+", help="of the contrasts; all by default")
+    given = parser.parse_args()
+    rows = values(given.root, given.score)
+    places = list(next(iter(rows.values())))
+    print("| Row |", " | ".join(places), "|\n|---|" + "---:|" * len(places))
+    for name, found in rows.items():
+        cells = [f"{100 * v.mean():.1f} ± {100 * v.std(ddof=1):.1f}" for v in found.values()]
+        print(f"| {name} |", " | ".join(cells), "|")
+    print("\n| Contrast | place | points | Verdict |\n|---|---|---:|---|")
+    asked = [(said, place) for said in given.contrasts for place in given.places or places]
+    tests = []
+    for said, place in asked:
+        summed = contrast(rows, said, place)
+        tests.append(paired_by_seed(summed, np.zeros_like(summed)))
+    for (said, place), test, p in zip(asked, tests, holm([t.p for t in tests]), strict=True):
+        low, high = 100 * test.low, 100 * test.high
+        print(
+            f"| {said} | {place} | {100 * test.difference:+.1f} [{low:.1f}, {high:.1f}] | {verdict(test.low, test.high, p)} |"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# The follow-ups on real images: classes of Caltech-101, with tiny-vit and MiniLM joined by the names of ImageNet's sample photographs.
+# Usage: real_images.sh DATA MINILM OUT   (DATA: see real_images.py;  MINILM: folder of all-MiniLM-L6-v2)
+set -euo pipefail
+here=$(dirname "$0")
+export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
+[ -f "$3/captions.csv" ] || python "$here/real_images.py" "$1" "$3"
+[ -d "$3/pair" ] || petiole pair "$3/pair" --text "$2" --image petiole/tiny-vit --captions "$3/captions.csv" --image-projection
+novel=$({ ls "$3/forty/train" || true; } | LC_ALL=C sort | tail -n +21 | tr _ ' ' | paste -sd, -)
+for table in lora carot prompts; do
+  names=()
+  [ "$table" = prompts ] && names=(--set "unknown_names=$novel")
+  petiole generalise "$3/forty/train" --test "$3/forty/test" --backbone "$3/pair" \
+    --table "$here/$table.toml" "${names[@]}" --seeds 3 --resume --quiet --out "$3/$table"
+done
+for score in ece accuracy; do
+  python "$here/contrasts.py" "$3/carot" "carot - contrastive" "carot - contrastive-more" "carot - clip-lora" --score "$score"
+done
+python "$here/at_test_time.py" "$3/test-time" --backbone "$3/pair" --data "$3/few" --corrupt gaussian_noise none --images 10
+python "$here/robust.py" "$3/robust" --backbone "$3/pair" --data "$3/few" --steps 30
