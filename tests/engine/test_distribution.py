@@ -2,9 +2,10 @@
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from builders.processes import start, two_ranks
 from petiole.engine.executor import Local
 from petiole.engine.run import RunSpec, run
 from petiole.engine.task import open_workspace, reopened
-from petiole.errors import DataError
+from petiole.errors import DataError, RunError
 from petiole.protocols.jobs import run_jobs
 from petiole.tasks.classification.cost_estimate import estimate_cost
 from petiole.tasks.classification.workspace import Classification, Subset
@@ -166,3 +167,41 @@ def test_a_survey_counts_what_is_not_stored(bench: Classification, tmp_path: Pat
     assert estimate_cost(workspace, [probe, replace(probe, seed=1)]).images == seen.images
     run(probe)
     assert estimate_cost(workspace, [probe]).images == 0
+
+
+class Breaking:
+    """A pool whose workers end without a word, after so many results."""
+
+    def __init__(self, results: int) -> None:
+        self.results = results
+
+    def map(self, work: Callable[[int], int], jobs: Sequence[int]) -> Iterator[int]:
+        yield from map(work, jobs[: self.results])
+        raise BrokenProcessPool("terminated abruptly")
+
+    def shutdown(self, **_: bool) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("results", "main", "said"),
+    [
+        (0, ModuleType("__main__"), "repeat it with --resume and fewer --processes"),
+        (0, "script.py", r"each one imports .*script\.py first.*__name__ == \"__main__\""),
+        (1, "script.py", "repeat it with --resume"),
+        (0, "petiole", "repeat it with --resume"),  # an installed command has no ending
+    ],
+)
+def test_a_worker_that_ends_without_a_word(
+    results: int, main: ModuleType | str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if isinstance(main, str):
+        file, main = main, ModuleType("__main__")
+        main.__file__ = f"/somewhere/{file}"
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    local = Local(processes=2)
+    local._pool = Breaking(results)  # type: ignore[assignment]
+    done = []
+    with pytest.raises(RunError, match=said):
+        done += local.map(abs, [-1, -2])
+    assert local._pool is None

@@ -12,16 +12,18 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from inspect import signature
 from multiprocessing import get_context, parent_process
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from threading import Thread
 from typing import Any, Protocol, TypeVar
 
 from petiole.allocator import tune_allocator
-from petiole.errors import ConfigError, everywhere
+from petiole.errors import ConfigError, RunError, everywhere
 from petiole.processes import world
 from petiole.registry import Registry
 
@@ -97,8 +99,14 @@ class Local:
             return
         if self._pool is None:
             self._pool = ProcessPoolExecutor(self.processes, _context(), initializer=_begin)
+        begun = False
         try:
-            yield from self._pool.map(work, jobs)
+            for result in self._pool.map(work, jobs):
+                begun = True
+                yield result
+        except BrokenProcessPool as error:
+            self._pool = None
+            raise RunError(_why_it_broke(begun=begun)) from error
         except BaseException:
             # After an error or Ctrl-C the jobs that have not begun are dropped.
             pool, self._pool = self._pool, None
@@ -108,6 +116,21 @@ class Local:
     def __del__(self) -> None:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
+
+
+def _why_it_broke(*, begun: bool) -> str:
+    """A worker ended without a word; one that never began may have begun the caller's script instead."""
+    main = sys.modules["__main__"]
+    script = getattr(main, "__file__", None)
+    if not begun and script and main.__spec__ is None and Path(script).suffix == ".py":
+        return (
+            f"No process could be started: each one imports {script} first, which begins the same work again. Put what it does under "
+            'if __name__ == "__main__":, or leave processes at 1.'
+        )
+    return (
+        "A process ended without a word, as where memory runs out. What is finished is kept: repeat it with --resume and fewer "
+        "--processes."
+    )
 
 
 def _context() -> BaseContext:
