@@ -9,12 +9,14 @@ from tempfile import gettempdir
 import pytest
 import torch
 
+from petiole.allocator import tune_collector
 from petiole.backbones.base import Backbone
 from petiole.testing import backbones as tiny
 
 pytest_plugins = ("builders.images",)
 
 torch.set_num_threads(1)
+tune_collector()
 # Code that tests compile is kept apart from everybody else's, which may be damaged, or be damaged by theirs.
 os.environ.setdefault(
     "TORCHINDUCTOR_CACHE_DIR", str(Path(gettempdir(), f"petiole-tests-{os.getuid()}"))

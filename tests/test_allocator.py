@@ -68,7 +68,8 @@ def test_commands_set_it_unless_told_not_to(switch: str, want: str) -> None:
     code = (
         "import petiole.cli as cli, petiole.allocator as a\n"
         "try: cli.main(['inspect', 'nothing-of-this-name'])\n"
-        "except SystemExit: print(a._tuned)"
+        "except SystemExit: print(a._tuned)\n"
+        "import gc; assert gc.get_threshold()[0] == a.NEW_OBJECTS"
     )
     environment = {**os.environ, "PETIOLE_ALLOCATOR": switch}
     out = subprocess.run(

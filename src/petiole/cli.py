@@ -13,7 +13,7 @@ from cyclopts import App, Group, Parameter
 from rich.console import Group as Lines
 from rich.text import Text
 
-from petiole.allocator import tune_allocator
+from petiole.allocator import tune_allocator, tune_collector
 from petiole.deferred import defer_compiler
 from petiole.errors import ConfigError, PetioleError
 from petiole.printable import SafeConsole
@@ -138,6 +138,7 @@ def main(arguments: list[str] | None = None) -> None:
     Ctrl-C. glibc's malloc is set for tensors, unless ``PETIOLE_ALLOCATOR=off``.
     """
     tune_allocator()  # before a command imports torch
+    tune_collector()
     defer_compiler()
     tokens = sys.argv[1:] if arguments is None else arguments
     as_json = "--json" in tokens
