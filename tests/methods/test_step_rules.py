@@ -163,6 +163,7 @@ def test_eflat_lora_climbs_along_the_gradient_of_the_weight() -> None:
     module().backward()
     ((b, change),) = rule.ascent()
     assert b is module.pair.b
+    assert not change.requires_grad
     a = module.pair.a
     of_weight = module.direction @ torch.linalg.pinv(a) @ a
     want = carried_by_up(0.3 * of_weight / of_weight.norm(), a, module.pair.scale)
