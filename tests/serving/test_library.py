@@ -167,3 +167,13 @@ def test_each_kind_of_adapter_is_asked_what_it_can_answer() -> None:
     library._check_use("ask", answers)
     with pytest.raises(ConfigError, match=r"answers no questions: use /v1/predict"):
         library._check_use("ask", labels)
+
+
+def test_the_least_lately_used_are_let_go() -> None:
+    made = library.AdapterLibrary("cpu", 3, 100, "torch")
+    made.most = 2
+    made._opened.update(dict.fromkeys("abcd", object()))  # type: ignore[arg-type]
+    made._trim()
+    assert list(made._opened) == ["c", "d"]
+    made._trim()
+    assert len(made._opened) == 2, "as many as may be stay"
