@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 
+from builders.serving import picture
+
 pytest.importorskip("httpx2", reason="the extra serve is not installed")
 pytest.importorskip("fastapi", reason="the extra serve is not installed")
 from petiole.errors import AdapterError, ConfigError, DataError
@@ -177,3 +179,24 @@ def test_the_least_lately_used_are_let_go() -> None:
     assert list(made._opened) == ["c", "d"]
     made._trim()
     assert len(made._opened) == 2, "as many as may be stay"
+
+
+def test_the_image_of_a_question_is_checked_before_it_is_asked_about(monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    asked: list[Any] = []
+
+    def ask(adapter: Any, question: str, paths: list[Path], task: str) -> str:
+        asked.append((adapter, question, [path.read_bytes() for path in paths], task))
+        return "two"
+
+    monkeypatch.setattr(library, "_ASKS", {"text": ask})
+    made = library.AdapterLibrary("cpu", 3, 10_000, "torch")
+    adapter: Any = SimpleNamespace(manifest=SimpleNamespace(kind="text"))
+    row: Any = {"question": "?", "image": "the image", "task": "t"}
+    assert made._ask(adapter, row, image := picture()) == "two"
+    assert made._ask(adapter, row, b"") == "two"
+    assert asked == [(adapter, "?", [image], "t"), (adapter, "?", [], "t")]
+    with pytest.raises(DataError, match=r"the image"):
+        made._ask(adapter, row, b"no image")
+    with pytest.raises(DataError, match=r"pixels"):
+        made._ask(adapter, row, picture(side=120))
+    assert len(asked) == 2
