@@ -92,6 +92,8 @@ def of_class(own: Mapping[str, Any]) -> dict[str, Any]:
         stated = "ClassVar" in str(fields[name].type) if name in fields else name[0] != "_"
         if stated and isinstance(value, bool | int | float | tuple):
             found[f".{name}"] = numbers(value)
+    if "frozen" in own.get("model_config", {}):
+        found[" (frozen)"] = own["model_config"]["frozen"]
     for name, field in own.get("__pydantic_fields__", {}).items():
         slots = [getattr(one, "__slots__", ()) or vars(one) for one in field.metadata]
         bounds = [{k: getattr(one, k) for k in names} for one, names in zip(field.metadata, slots, strict=True)]  # fmt: skip

@@ -59,8 +59,11 @@ def test_thumbnails_are_of_target_images(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_what_a_teacher_says_has_no_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its prompts could be trained, and the student's targets hold nothing of it."""
-    teacher = AdaptedClassifier(clips.towers(), create("coop", {}).plan(clips.towers(), 3))
-    assert any(p.requires_grad for p in teacher.parameters())
+    network = clips.towers()
+    teacher = AdaptedClassifier(network, create("coop", {}).plan(network, 3))
+    teacher.name(("a", "b", "c"))
+    with teacher.attached():
+        assert teacher.head.embeddings().requires_grad  # type: ignore[union-attr]
     vectors: list[Any] = []
 
     class Student(nn.Module):
