@@ -83,6 +83,24 @@ def numbers(value: Any) -> Any:
     return value if isinstance(value, bool | int | float) else None
 
 
+def of_class(own: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a class whether it is frozen, its own numbers, and defaults and bounds of a model's fields."""
+    found, fields = {}, own.get("__dataclass_fields__", {})
+    if "__dataclass_params__" in own:
+        found[" (frozen)"] = own["__dataclass_params__"].frozen
+    for name, value in own.items():
+        stated = "ClassVar" in str(fields[name].type) if name in fields else name[0] != "_"
+        if stated and isinstance(value, bool | int | float | tuple):
+            found[f".{name}"] = numbers(value)
+    if "frozen" in own.get("model_config", {}):
+        found[" (frozen)"] = own["model_config"]["frozen"]
+    for name, field in own.get("__pydantic_fields__", {}).items():
+        slots = [getattr(one, "__slots__", ()) or vars(one) for one in field.metadata]
+        bounds = [{k: getattr(one, k) for k in names} for one, names in zip(field.metadata, slots, strict=True)]  # fmt: skip
+        found[f".{name}"] = numbers([field.default, *bounds])
+    return found
+
+
 def of_room(room: str) -> dict[str, Any]:
     """Numbers among the constants of its modules and the defaults of their functions and classes; those of methods stand elsewhere."""
     package = import_module(f"petiole.{room}")
@@ -92,11 +110,7 @@ def of_room(room: str) -> dict[str, Any]:
             if getattr(value, "__module__", module.__name__) != module.__name__:
                 continue
             own = vars(value) if isinstance(value, type) else {}
-            if "__dataclass_params__" in own:
-                found[f"{info.name}.{name} (frozen)"] = own["__dataclass_params__"].frozen
-            for field, known in own.get("__pydantic_fields__", {}).items():
-                bounds = [vars(bound) if hasattr(bound, "__dict__") else {k: getattr(bound, k) for k in bound.__slots__} for bound in known.metadata]  # fmt: skip
-                found[f"{info.name}.{name}.{field}"] = numbers([known.default, *bounds])
+            found |= {f"{info.name}.{name}{k}": v for k, v in of_class(own).items()}
             functions = {f"{name}.{k}": f for k, f in own.items() if isinstance(f, FunctionType)}
             functions = {k.removesuffix(".__init__"): f for k, f in functions.items()}
             if isinstance(value, FunctionType):

@@ -148,7 +148,8 @@ def test_an_encoder_is_that_of_transformers_pooled_by_its_mean(tmp_path: Path, f
     own = bert.build(folder, meta=False)
     own.load_state_dict(bert.own_tensors(theirs.state_dict()))
     texts = ["a cat", "a photo of a dog ."]
-    found = pairing.sentence_vectors(own.eval(), marks, texts)
+    found = pairing.sentence_vectors(own.eval().requires_grad_(True), marks, texts)
+    assert not found.requires_grad
     batch = theirs.eval()
     want = []
     for text in texts:

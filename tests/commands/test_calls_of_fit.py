@@ -162,3 +162,9 @@ def test_a_demo_is_a_comparison_a_fit_and_a_prediction(asked: Asked, tmp_path: P
         Path("a"),
         [images / f"real_eval/{d}/a.png" for d in (3, 5, 8)],
     )
+
+
+def test_a_slip_in_a_setting_is_told_before_any_data_is_read(fitted: Asked) -> None:
+    with pytest.raises(ConfigError, match=r"rnak"):
+        fit("photos", method="lora-qkv", settings=["rnak=3"], out=Path("o"), **PLAIN)
+    assert "open_task" not in fitted.names

@@ -78,6 +78,12 @@ def test_a_configuration_file_has_what_toml_can_say(tmp_path: Path) -> None:
     assert text.splitlines()[0].startswith("# petiole fit --config config.toml --out FOLDER")
     assert read_config(tmp_path / "config.toml") == {"seed": 2, "data": ["a", "b"]}
     assert text.index("seed") < text.index("data"), "in the order of the call"
+    write_config(tmp_path, "fit", {"data": [torch.zeros(1)], "seed": 2})
+    text = (tmp_path / "config.toml").read_text()
+    assert text.splitlines()[1:] == [
+        "# data was given in Python and has no form here: give it again",
+        "seed = 2",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -211,3 +211,10 @@ def test_answers_numbers_and_labels() -> None:
         "a,1.5,,,1.5,2.5,0.5\n"
         "s3://b/=c,'=0,,,0.0,0.0,1.0\n"
     )
+
+
+def test_a_notebook_shows_what_the_terminal_prints() -> None:
+    html = fitted("regression", {"test": {"r2": 0.87654, "n": 1.0}})._repr_html_()
+    assert html.startswith("<pre>")
+    assert "r2 0.8765" in html
+    assert "<html" not in html

@@ -76,6 +76,18 @@ def test_labelled_images() -> None:
         opened("classification", "x", ["ridge"], PLAIN, ImageOptions(shots=1, all_images=True))
 
 
+@pytest.mark.parametrize(
+    ("kind", "group", "said"),
+    [
+        ("classification", TextTaskOptions(visual_tokens=4), "--visual-tokens is for texts about images"),
+        ("text", ImageOptions(shots=3), "--shots is for .*, and m is trained on texts about images"),
+    ],
+)  # fmt: skip
+def test_an_option_of_another_kind_is_refused(kind: str, group: Any, said: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^{said}"):
+        opened(kind, ["x"], ["m"], PLAIN, group)
+
+
 def test_without_a_name_a_packaged_backbone_is_taken_that_fits(monkeypatch) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.setattr("petiole.commands.defaults.backbone_for", lambda methods: "+".join(methods))
     task, _ = opened("classification", "x", ["a", "b"], ModelOptions(no_cache=True, cache_dir=Path("c")))  # fmt: skip

@@ -389,3 +389,14 @@ def test_both_readings_and_a_host_that_cannot_be_refined() -> None:
         assert torch.isfinite(loss_of(adapted("coop+textrefiner", mode=mode).train()))
     with pytest.raises(ConfigError, match="needs a host whose head has one vector for each class"):
         adapted("coop+textrefiner", host="linear-probe")
+
+
+def test_several_sentences_of_a_class_are_averaged_and_of_unit_length() -> None:
+    built = adapted("zero-shot", templates=("a photo of a {} .", "{} .", "a {} leaf ."))
+    head = built.head
+    with torch.no_grad():
+        texts = head.texts()  # type: ignore[union-attr,operator]
+        found = head.embeddings()  # type: ignore[union-attr,operator]
+    assert texts.shape[:2] == (found.shape[0], 3)
+    want = normalize(torch.stack([normalize(of, dim=-1).mean(0) for of in texts]), dim=-1)
+    torch.testing.assert_close(found, want)

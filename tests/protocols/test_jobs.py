@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -125,3 +127,32 @@ def test_bars_are_shown_unless_it_is_to_be_quiet(monkeypatch: pytest.MonkeyPatch
         assert jobs.run_jobs([], "trials", **given) == []
     assert [row[2] for row in shown] in ([False, True], [False, False, True, True])
     assert {row[1] for row in shown} == {0}
+
+
+def test_many_tasks_count_the_commonest_answers_before_they_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    steps: list[Any] = []
+    opened = SimpleNamespace(tasks=["vqa"])
+    monkeypatch.setattr(multitask, "open_workspace", lambda task: steps.append(task) or opened)
+    monkeypatch.setattr(multitask, "commonest", lambda *given: steps.append(given))
+    monkeypatch.setattr(multitask, "run_jobs", lambda specs, **more: steps.append((specs, more)))
+    specs = [
+        RunSpec(TASK, "vl-lora", tmp_path),
+        RunSpec(replace(TASK, backbone="c"), "x", tmp_path),
+    ]
+    multitask.run_all(MANY, specs, tmp_path, quiet=True)
+    assert steps == [TASK, (["vqa"], "test", tmp_path), (specs, {"quiet": True})]
+
+
+def test_bars_move_by_one_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    moved: list[Any] = []
+    monkeypatch.setattr(jobs, "progress", lambda *_, **__: nullcontext(lambda *by: moved.append(by)))  # fmt: skip
+    monkeypatch.setattr(jobs, "_store", lambda *_, **__: None)
+    done = record("classification", test={"accuracy": 0.4567})
+
+    class Place:
+        def map(self, _: Any, given: Any) -> Any:
+            return iter([done] * len(given))
+
+    specs = [RunSpec(TASK, "ridge", Path("f"))] * 2
+    assert jobs.run_jobs(specs, executor=Place()) == [done, done]  # type: ignore[arg-type]
+    assert moved == [(1, "ridge 45.7 %")] * 2

@@ -341,3 +341,12 @@ def test_a_pair_counts_biases_of_its_adapters() -> None:
     assert found.adapters == blocks * (2 * 3 * width + 3 + width)
     assert found.biases == blocks * (3 + width)
     assert found.frozen == shape.parameter_count
+
+
+def test_only_rows_that_learn_from_a_teacher_get_one() -> None:
+    rows = [ROW, ComparisonRow(name="kd", label="KD", method="promptkd", settings={"epochs": 5})]
+    coop, taught = reproduction._taught(rows, Path("t"))
+    assert coop == ROW
+    assert taught.settings == {"epochs": 5, "teacher": "t"}
+    with pytest.raises(ConfigError, match=r"^No row of this table learns from a teacher"):
+        reproduction._taught([ROW], Path("t"))

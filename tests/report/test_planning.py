@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from petiole.errors import ConfigError
 from petiole.metrics.statistics import runs_needed
-from petiole.report.planning import _planned
+from petiole.report.planning import _planned, plan_rows
 
 
 def test_one_seed_plans_by_the_spread_over_draws() -> None:
@@ -39,3 +42,9 @@ def test_variances_add_up() -> None:
     assert row.draws_with_more_seeds == pytest.approx(
         runs_needed((4 + 9 / 6) ** 0.5, 1.0), rel=0.06
     )
+
+
+@pytest.mark.parametrize(("difference", "power"), [(0.0, 0.8), (-1.0, 0.8), (1.0, 0.0), (1.0, 1.0), (float("nan"), 0.5)])  # fmt: skip
+def test_a_plan_needs_a_difference_and_a_chance(difference: float, power: float, tmp_path: Path) -> None:  # fmt: skip
+    with pytest.raises(ConfigError, match=r"^A plan needs a difference above 0 points"):
+        plan_rows(tmp_path, difference, power)

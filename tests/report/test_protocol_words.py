@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -173,3 +174,13 @@ def test_wins_are_of_the_reference() -> None:
     assert (found.wins, found.losses, found.ties, found.undecided) == (2, 1, 1, 1)
     assert found.gain.mean == pytest.approx((0.1 + 0.3 - 0.1) / 5)
     assert np.isclose(found.gain.mean, 0.06)
+
+
+def test_a_cell_s_interval_is_over_its_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    correct = np.array([[1, 1, 1, 0], [1, 0, 0, 0]], dtype=bool)
+    results = SimpleNamespace(rows=[SimpleNamespace(correct=correct)])
+    monkeypatch.setattr(of_cells, "read_results", lambda folder: results if folder == tmp_path / "a/v" else None)  # fmt: skip
+    monkeypatch.setattr(of_cells, "summarise_results", lambda _: SimpleNamespace(images=4, rows=[OURS]))  # fmt: skip
+    (one,) = of_cells._cell(tmp_path, SimpleNamespace(name="a/v", data="a", backbone="v"))  # type: ignore[arg-type]
+    assert (one.data, one.backbone, one.images, one.row) == ("a", "v", 4, OURS)
+    assert one.accuracy == t_interval([0.75, 0.25])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from petiole.errors import ConfigError
 from petiole.serving.gate import Gate, _replay
 from petiole.serving.keys import ApiKeys
 from petiole.serving.limits import Limits
-from petiole.serving.telemetry import Telemetry, log
+from petiole.serving.telemetry import SECONDS, Telemetry, log
 
 
 def passed(messages: list[dict[str, Any]], limits: Limits, headers: dict[str, str] | None = None) -> tuple[int, Any, list[Any]]:  # fmt: skip
@@ -143,3 +144,6 @@ def test_lines_of_the_log_are_json(caplog: pytest.LogCaptureFixture) -> None:
     text = telemetry.exposition().decode()
     for wanted in ("petiole_adapter_reads_total 2.0", "petiole_batch_rows_sum 3.0", "petiole_batch_seconds_sum 0.02", 'petiole_batch_rows_bucket{le="4.0"} 1.0'):  # fmt: skip
         assert wanted in text
+    bounds = {name: re.findall(rf'petiole_{name}_bucket\{{.*?le="([^"]+)"', text) for name in ("batch_rows", "batch_seconds")}  # fmt: skip
+    assert bounds["batch_rows"] == ["1.0", "2.0", "4.0", "8.0", "16.0", "32.0", "+Inf"]
+    assert bounds["batch_seconds"] == [*map(str, map(float, SECONDS)), "+Inf"]

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import os
+from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+
+from builders.serving import picture
 
 pytest.importorskip("httpx2", reason="the extra serve is not installed")
 pytest.importorskip("fastapi", reason="the extra serve is not installed")
 from petiole.errors import AdapterError, ConfigError, DataError
-from petiole.serving import exports, library
+from petiole.serving import exports, library, onnx_graph
 from petiole.serving.mixed import ByRows
 from petiole.serving.ray_replicas import RayReplicas, on_ray
 from petiole.serving.worker import error_of
@@ -167,3 +171,55 @@ def test_each_kind_of_adapter_is_asked_what_it_can_answer() -> None:
     library._check_use("ask", answers)
     with pytest.raises(ConfigError, match=r"answers no questions: use /v1/predict"):
         library._check_use("ask", labels)
+
+
+def test_the_least_lately_used_are_let_go() -> None:
+    made = library.AdapterLibrary("cpu", 3, 100, "torch")
+    made.most = 2
+    made._opened.update(dict.fromkeys("abcd", object()))  # type: ignore[arg-type]
+    made._trim()
+    assert list(made._opened) == ["c", "d"]
+    made._trim()
+    assert len(made._opened) == 2, "as many as may be stay"
+
+
+def test_the_image_of_a_question_is_checked_before_it_is_asked_about(monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    asked: list[Any] = []
+
+    def ask(adapter: Any, question: str, paths: list[Path], task: str) -> str:
+        asked.append((adapter, question, [path.read_bytes() for path in paths], task))
+        return "two"
+
+    monkeypatch.setattr(library, "_ASKS", {"text": ask})
+    made = library.AdapterLibrary("cpu", 3, 10_000, "torch")
+    adapter: Any = SimpleNamespace(manifest=SimpleNamespace(kind="text"))
+    row: Any = {"question": "?", "image": "the image", "task": "t"}
+    assert made._ask(adapter, row, image := picture()) == "two"
+    assert made._ask(adapter, row, b"") == "two"
+    assert asked == [(adapter, "?", [image], "t"), (adapter, "?", [], "t")]
+    with pytest.raises(DataError, match=r"the image"):
+        made._ask(adapter, row, b"no image")
+    with pytest.raises(DataError, match=r"pixels"):
+        made._ask(adapter, row, picture(side=120))
+    assert len(asked) == 2
+
+
+def test_a_graph_is_opened_where_it_answers_as_it_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    logits = np.array([[1.0, -3.0], [2.0, 0.5]], dtype=np.float32)
+    said = logits.copy()
+    (tmp_path / "model.onnx").write_bytes(b"graph")
+    np.savez(tmp_path / onnx_graph.GOLDEN, pixels=np.zeros((2, 3, 4, 4)), logits=logits)
+    files = {"model.onnx": sha256(b"graph").hexdigest()}
+    monkeypatch.setattr(onnx_graph, "read_kept", lambda *_: SimpleNamespace(files=files))
+    session = SimpleNamespace(predict=lambda _: said)
+    monkeypatch.setattr(onnx_graph, "OnnxSession", lambda *_, **__: session)
+    assert onnx_graph.open_graph(tmp_path, threads=1) is session
+    said[0, 1] += 3.9e-3  # of 1 + 3
+    assert onnx_graph.open_graph(tmp_path, threads=1) is session
+    for other in (said + 4.2e-3, -logits):
+        session.predict = lambda _, other=other: other
+        with pytest.raises(AdapterError, match=r"gives other logits on this machine"):
+            onnx_graph.open_graph(tmp_path, threads=1)
+    files["model.onnx"] = "0"
+    with pytest.raises(AdapterError, match=r"model.onnx is missing or damaged"):
+        onnx_graph.open_graph(tmp_path, threads=1)

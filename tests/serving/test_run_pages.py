@@ -148,6 +148,7 @@ def test_training_images_by_the_cosine_of_their_vectors(tmp_path: Path, monkeypa
     })()  # fmt: skip
     adapter = folder_of(tmp_path, "run/adapter")
     images = nearest.TrainingImages(tmp_path / "cache")
+    assert images._known.cache_parameters()["maxsize"] == 8
     with pytest.raises(ConfigError, match=r"no run folder around it"):
         images.nearest(tmp_path / "run/adapter", backbone, torch.tensor([6.0, 8.0, 0.0]))  # type: ignore[arg-type]
     folder_of(tmp_path, "run", nearest.SPLIT)

@@ -8,14 +8,18 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from builders.comparisons import TASK, images, opened
 from petiole.backbones.base import IMAGES
 from petiole.engine.run import RunSpec
 from petiole.methods.registry import create
+from petiole.methods.test_time.base import FrozenClassifier
+from petiole.tasks.classification import distillation_targets as targets
 from petiole.tasks.classification import spectrum, workspace
 from petiole.tasks.classification.model import AdaptedClassifier, ClassificationLoss
 from petiole.testing import backbones as tiny
+from petiole.testing import dual_encoder as clips
 
 
 def test_a_batch_again_is_as_in_prediction_and_leaves_the_mode(tmp_path: Path) -> None:  # noqa: ARG001
@@ -51,3 +55,51 @@ def test_thumbnails_are_of_target_images(monkeypatch: pytest.MonkeyPatch) -> Non
     object.__setattr__(bench, "task", SimpleNamespace(cache=Path("c"), quiet=True))
     bench.store([RunSpec(TASK, "ridge", Path("f"))], "share")
     assert kept == [("cache", ["t0", "t1", "u0"], {"share": "share", "quiet": True})]
+
+
+def test_what_a_teacher_says_has_no_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its prompts could be trained, and the student's targets hold nothing of it."""
+    network = clips.towers()
+    teacher = AdaptedClassifier(network, create("coop", {}).plan(network, 3))
+    teacher.name(("a", "b", "c"))
+    with teacher.attached():
+        assert teacher.head.embeddings().requires_grad  # type: ignore[union-attr]
+    vectors: list[Any] = []
+
+    class Student(nn.Module):
+        def learn(self, embeddings: Tensor, _: Any) -> None:
+            vectors.append(embeddings)
+
+    class Rows:
+        def fetch(self, rows: Tensor, _: Tensor) -> Any:
+            return {cut: torch.rand(len(rows), *shape) for cut, shape in given.items()}
+
+    with torch.no_grad():
+        state = teacher.backbone.lower(tiny.images(teacher.backbone), teacher.cut)
+    given = {cut: tuple(value.shape[1:]) for cut, value in state.items()}
+    monkeypatch.setattr(targets.ClassificationAdapter, "load", lambda *_, **__: SimpleNamespace(adapted=teacher))  # fmt: skip
+    monkeypatch.setattr(targets, "TaughtByClassVectors", Student)
+    monkeypatch.setattr(targets, "Features", lambda *_: SimpleNamespace(table=lambda *_: Rows()))
+    features: Any = SimpleNamespace(
+        device=torch.device("cpu"), cache=None, precision="fp32", dtype=None
+    )
+    student: Any = SimpleNamespace(plan=SimpleNamespace(teacher="t"), head=Student())
+    recipe = create("promptkd").recipe
+    table = targets.distillation_targets(features, student, images("x", [0, 1, 2], ("a", "b", "c")), recipe)  # fmt: skip
+    (learned,) = vectors
+    assert learned.shape[0] == 3
+    assert not learned.requires_grad
+    rows = torch.arange(3)
+    said = table.fetch(rows, torch.zeros_like(rows))["logits"]
+    assert said.shape == (3, 3)
+    assert not said.requires_grad
+
+
+def test_copies_of_a_classifier_that_rests_get_no_gradient() -> None:
+    network = tiny.plain()
+    plan = create("full").plan(network, 3)
+    own = dict(network.module.named_parameters())
+    copies = {name: own[name].clone().requires_grad_() for name in plan.tune}
+    resting = FrozenClassifier(network, plan, copies)
+    assert resting.copies.keys() == copies.keys()
+    assert not any(copy.requires_grad for copy in resting.copies.values())
