@@ -97,25 +97,13 @@ def model_of(row: str) -> str:
     return {"vision-ft": "Ac", "zero-shot-continuous": "Ac", "ldifs": "Ac"}.get(row, "A")
 
 
-def difference(
-    out: Path,
-    row: str,
-    other: str,
-    model: str,
-    other_model: str,
-    domains: Sequence[str] = DOMAINS,
-    bases: Sequence[int] = (0, 1),
-) -> Paired | None:
-    """Row minus other over the domains' questions, on the runs that both have; runs and questions resampled."""
-    both = [
-        p
-        for p in runs(out, row, domains)
-        if p[0] in bases and (p in runs(out, other, domains) or other.startswith("zero-shot"))
-    ]
+def difference(out: Path, row: str, other: str, model: str, other_model: str) -> Paired | None:
+    """Row minus other over all domains' questions, on the runs that both have; runs and questions resampled."""
+    both = [p for p in runs(out, row) if p in runs(out, other) or other.startswith("zero-shot")]
     a, b = [], []
     for base, seed in both:
-        mine = [right(out, base, d, row, seed, model) for d in domains]
-        theirs = [right(out, base, d, other, seed, other_model) for d in domains]
+        mine = [right(out, base, d, row, seed, model) for d in DOMAINS]
+        theirs = [right(out, base, d, other, seed, other_model) for d in DOMAINS]
         if all(mine) and all(theirs):
             a.append([x for part in mine if part for x in part])
             b.append([x for part in theirs if part for x in part])
@@ -221,10 +209,8 @@ def ablation(out: Path) -> None:
         "remember",
         "encoder-lora",
     )
-    print(
-        "| sketch, base 0 | A | B | C | CRAFT minus it, on A | presence on A | perplexity of codes | residual | seeds |"
-    )
-    print("|---|---:|---:|---:|---|---:|---:|---:|---:|")
+    print("| sketch, base 0 | A | B | C | presence on A | perplexity of codes | residual | seeds |")
+    print("|---|---:|---:|---:|---:|---:|---:|---:|")
     for row in ("zero-shot", *names):
         pairs = [p for p in runs(out, row, ("sketch",)) if p[0] == 0]
         if not pairs:
@@ -233,8 +219,6 @@ def ablation(out: Path) -> None:
             mean_sd(score(out, b, "sketch", row, s, m, "exact_match") for b, s in pairs)
             for m in "ABC"
         ]
-        gap = difference(out, "craft", row, "A", "A", ("sketch",), (0,))
-        cells.append("" if row == "craft" else interval_of(gap))
         cells.append(mean_sd(score(out, b, "sketch", row, s, "A", "presence") for b, s in pairs))
         for what in ("perplexity", "residual"):
             ends = [record(out, b, "sketch", row, s)["diagnosis"]["end"][what] for b, s in pairs]  # type: ignore[index]

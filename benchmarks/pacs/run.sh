@@ -12,6 +12,7 @@ compare() {
     --resume --quiet --set steps=500 "$@"
 }
 compare --set views=2 --table cls-residual-lora/table1 --out runs/pacs/lite0-table1
+compare --set views=2 --table benchmarks/pacs/contrastive.toml --out runs/pacs/lite0-contrastive
 # shellcheck disable=SC2086  # $vit is several options
 {
   compare $vit --set views=2 --table cls-residual-lora/table1 --out runs/pacs/vit-table1
