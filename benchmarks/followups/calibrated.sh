@@ -10,5 +10,5 @@ done
 petiole generalise "$1/compositions/train" --test "$1/compositions/test" --to "$1"/{clear,pixelated,tinted} \
   --backbone petiole/tiny-clip --table "$here/carot.toml" --seeds 3 --resume --quiet --out "$1/carot"
 for score in ece accuracy; do
-  python "$here/contrasts.py" "$1/carot" "carot - contrastive" "carot - contrastive-more" "carot - clip-lora" --score "$score" --places source average
+  python "$here/../contrasts.py" "$1/carot" "carot - contrastive" "carot - contrastive-more" "carot - clip-lora" --score "$score" --places source average
 done

@@ -13,9 +13,9 @@ for table in lora carot prompts; do  # prompts: not measured for the pages
   petiole generalise "$3/forty/train" --test "$3/forty/test" --backbone "$3/pair" \
     --table "$here/$table.toml" "${names[@]}" --seeds 3 --resume --quiet --out "$3/$table"
 done
-python "$here/contrasts.py" "$3/lora" "sam - clip-lora-twice" "glad - clip-lora-twice" "eflat-exact - clip-lora-twice" "carot - clip-lora-twice" --places HM
+python "$here/../contrasts.py" "$3/lora" "sam - clip-lora-twice" "glad - clip-lora-twice" "eflat-exact - clip-lora-twice" "carot - clip-lora-twice" --places HM
 for score in ece accuracy; do
-  python "$here/contrasts.py" "$3/carot" "carot - contrastive" "carot - contrastive-more" "carot - clip-lora" --score "$score" --places base novel
+  python "$here/../contrasts.py" "$3/carot" "carot - contrastive" "carot - contrastive-more" "carot - clip-lora" --score "$score" --places base novel
 done
 python "$here/at_test_time.py" "$3/test-time" --backbone "$3/pair" --data "$3/few" --corrupt gaussian_noise --images 5
 python "$here/robust.py" "$3/robust" --backbone "$3/pair" --data "$3/few" --steps 20 --images 3 --attacks "pgd 1/255" \

@@ -14,4 +14,4 @@ done
 # shellcheck disable=SC2086  # several folders
 petiole generalise "$out/species" --to $others --backbone petiole/tiny-lit --table "$here/styles.toml" --seeds 3 \
   --set views=0 --precision bf16 --resume --quiet --out "$out/styles"
-python "$here/pairs.py" "$out/styles" coop+textrefiner-coop
+python "$here/../contrasts.py" "$out/styles" "coop+textrefiner - coop" --places average

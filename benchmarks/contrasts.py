@@ -1,14 +1,15 @@
 """Any score of a finished ``petiole generalise`` by row and place, and contrasts of rows, paired by seed.
 
 A contrast is a sum of rows, e.g. "carot - clip-lora", or "ogen-200 - ogen-10 - coop-200 + coop-10" for how much less one falls than the other.
-Verdicts stand Holm's correction over all that are printed; *better* is more of the score, so of ece and nll *worse* is the good end.
+Verdicts stand Holm's correction over all that are judged; *better* is more of the score, so of ece and nll *worse* is the good end.
 
-    python benchmarks/followups/contrasts.py ROOT "carot - clip-lora" --score ece
+    python benchmarks/contrasts.py ROOT "carot - clip-lora" --score ece --places average
 """
 
 from __future__ import annotations
 
 import argparse
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +64,7 @@ def main() -> None:
     parser.add_argument("root", type=Path)
     parser.add_argument("contrasts", nargs="+")
     parser.add_argument("--score", default="accuracy")
-    parser.add_argument("--places", nargs="+", help="of the contrasts; all by default")
+    parser.add_argument("--places", nargs="+", help="that are judged; all by default")
     given = parser.parse_args()
     rows = values(given.root, given.score)
     places = list(next(iter(rows.values())))
@@ -72,16 +73,17 @@ def main() -> None:
         cells = [f"{100 * v.mean():.1f} ± {100 * v.std(ddof=1):.1f}" for v in found.values()]
         print(f"| {name} |", " | ".join(cells), "|")
     print("\n| Contrast | place | points | Verdict |\n|---|---|---:|---|")
-    asked = [(said, place) for said in given.contrasts for place in given.places or places]
-    tests = []
-    for said, place in asked:
+    tests = {}
+    for said, place in product(given.contrasts, places):
         summed = contrast(rows, said, place)
-        tests.append(paired_by_seed(summed, np.zeros_like(summed)))
-    for (said, place), test, p in zip(asked, tests, holm([t.p for t in tests]), strict=True):
+        tests[said, place] = paired_by_seed(summed, np.zeros_like(summed))
+    judged = [each for each in tests if each[1] in (given.places or places)]
+    p = dict(zip(judged, holm([tests[each].p for each in judged]), strict=True))
+    for (said, place), test in tests.items():
         low, high = 100 * test.low, 100 * test.high
-        print(
-            f"| {said} | {place} | {100 * test.difference:+.1f} [{low:.1f}, {high:.1f}] | {verdict(test.low, test.high, p)} |"
-        )
+        points = f"{100 * test.difference:+.1f} [{low:.1f}, {high:.1f}]".replace("-", "−")
+        found = verdict(test.low, test.high, p[said, place]) if (said, place) in p else "–"
+        print(f"| {said} | {place} | {points} | {found} |")
 
 
 if __name__ == "__main__":
