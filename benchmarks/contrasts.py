@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from petiole.engine.record import read_record
 from petiole.metrics.harmonic import harmonic_mean
 from petiole.metrics.paired import holm, paired_by_seed, verdict
-from petiole.protocols.generalisation import Generalisation
+from petiole.protocols.generalisation import Generalisation, transductive
 from petiole.tasks.classification.transfer_eval import TRANSFER, read_transfer
 
 Values = NDArray[np.float64]
@@ -33,7 +33,9 @@ def values(root: Path, score: str) -> dict[str, dict[str, Values]]:
     found: dict[str, dict[str, Values]] = {}
     for row in protocol.rows:
         folders = protocol.runs(root, row)
-        places = {own: [read_record(folder).scores["test"][score] for folder in folders]}
+        places: dict[str, list[float]] = {}
+        if own == "source" or not transductive(row.method):  # which is tested on either half alike
+            places[own] = [read_record(folder).scores["test"][score] for folder in folders]
         for folder in folders:
             for file in sorted((folder / TRANSFER).glob("*.json")):
                 places.setdefault(file.stem, []).append(read_transfer(file).scores[score])

@@ -58,7 +58,6 @@ SHORTER = {
     "continual": f"{LITTLE} --seeds 2",
     "multitask": f"{LITTLE} --seeds 2",
     "synthesize": "--train 8 --test 3",
-    "simulate": "--backbone petiole/tiny-vit",
 }
 """Verb -> options, each appended where a command does not state it."""
 REPEATED = {"--set"}
@@ -106,6 +105,8 @@ def shortened(words: list[str]) -> list[str]:
             if len(values) > most:
                 kept = [values[i * (len(values) - 1) // (most - 1)] for i in range(most)]
                 words = [*words[:start], *kept, *words[end:]]
+    if "--like" in words and "--backbone" not in words:
+        words = [*words, "--backbone", "petiole/tiny-vit"]  # which is timed there
     words = [capped(before, word) for before, word in zip(["", *words], words, strict=False)]
     extra = shlex.split(SHORTER.get(words[0], ""))
     if words[0] == "fit" and "--method" not in words:

@@ -140,9 +140,9 @@ def check_read(name: str, settings: Mapping[str, Any]) -> None:
     read = find(name).cls.recipe_fields
     for key in settings:
         if read is not None and key in RECIPE_FIELDS - read:
-            others = f" It reads {', '.join(sorted(read))} of a recipe." if read else ""
+            others = f" Of a recipe it reads {', '.join(sorted(read))}." if read else ""
             raise ConfigError(
-                f"{key} is of a training in steps, and {name} takes none: nothing would use it. Leave it out.{others}"
+                f"{name} is not trained by a recipe's steps, so nothing would use {key}. Leave it out.{others}"
             )
 
 

@@ -13,7 +13,7 @@ from typing import Literal
 from petiole.backbones.base import Backbone
 from petiole.layers.linear_grid import LinearGridHead
 from petiole.layers.pool import Concat, First
-from petiole.methods.base import Method, Plan
+from petiole.methods.base import SOLVED, Method, Plan
 from petiole.methods.registry import register
 
 
@@ -33,6 +33,8 @@ class HeadOnly(Method):
         inputs: ``vector``, the backbone's own image vector, or ``dinov2``, as above.
         iterations: SGD steps for every candidate (DINOv2: 12,500).
     """
+
+    recipe_fields = SOLVED
 
     inputs: Literal["vector", "dinov2"] = "vector"
     iterations: int = 1250
