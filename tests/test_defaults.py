@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
-import os
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from builders.snapshot import kept
 from petiole.cli import _FILES, VERBS
 from petiole.commands import options
 from petiole.commands.verb import groups_of
@@ -149,15 +149,11 @@ def found() -> dict[str, Mapping[str, Any]]:
 
 def test_defaults_are_those_that_were_chosen() -> None:
     now = found()
-    if os.environ.get("PETIOLE_SNAPSHOT") == "1":
-        rows = [f"  {json.dumps(name)}: {json.dumps(values)}" for name, values in now.items()]
-        FILE.write_text("{\n" + ",\n".join(rows) + "\n}\n")
-    kept = json.loads(FILE.read_text())
-    assert now.keys() == kept.keys()
+    was = kept(FILE, now)
     changed = {
-        f"{name}, {key}": (kept[name].get(key), now[name].get(key))
-        for name in kept
-        for key in kept[name].keys() | now[name].keys()
-        if kept[name].get(key, "absent") != now[name].get(key, "absent")
+        f"{name}, {key}": (was[name].get(key), now[name].get(key))
+        for name in was
+        for key in was[name].keys() | now[name].keys()
+        if was[name].get(key, "absent") != now[name].get(key, "absent")
     }
     assert changed == {}, "was, is"

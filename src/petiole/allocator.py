@@ -21,6 +21,7 @@ SWITCH = "PETIOLE_ALLOCATOR"
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 MB = 1 << 20
 NEW_OBJECTS = 10_000
+"""After so many new ones Python looks for objects that nobody reaches; see ``tune_collector``."""
 SETTINGS = {
     # Nothing is mapped by itself. A threshold (M_MMAP_THRESHOLD) cannot do it: glibc refuses more than 32 MB.
     M_MMAP_MAX: 0,

@@ -13,7 +13,7 @@ from petiole.backbones.base import IMAGES
 from petiole.backbones.hooks import Attach, attached
 from petiole.backbones.vision.block_network import BlockNetwork
 from petiole.backbones.vision.timm_families import family_of
-from petiole.backbones.vision.trace import ANY, SMALL, kind_of, probe_of, run_timm, table, traced
+from petiole.backbones.vision.trace import ANY, LIGHT, kind_of, probe_of, run_timm, table, traced
 from petiole.errors import ConfigError
 from petiole.methods.registry import create
 from petiole.testing import backbones as tiny
@@ -107,22 +107,23 @@ def test_going_on_from_a_cut_is_trained_with_and_without_recomputing() -> None:
 
 def test_a_shape_evaluates_as_the_network_does() -> None:
     module = networks.build("dinov3").train()
-    probe = probe_of(module)
+    probe = probe_of(module, (32, 32))
     assert not any(part.training for part in probe.modules())
     assert module.training
     own = dict(module.named_parameters())
     assert all(p is own[name] for name, p in probe.named_parameters())
 
 
-def test_a_large_shape_has_no_data_and_tells_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_heavy_one_has_no_data_and_tells_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     module = networks.build("dinov3")
     small = traced("m", module, run_timm, (32, 32))
-    size = sum(p.numel() for p in module.parameters())
-    assert size < SMALL
-    monkeypatch.setattr("petiole.backbones.vision.trace.SMALL", size)
-    assert not any(p.is_meta for p in probe_of(module).parameters())
-    monkeypatch.setattr("petiole.backbones.vision.trace.SMALL", size - 1)
-    probe = probe_of(module.train())
+    work = sum(p.numel() for p in module.parameters()) * 4
+    assert work < LIGHT
+    monkeypatch.setattr("petiole.backbones.vision.trace.LIGHT", work)
+    assert not any(p.is_meta for p in probe_of(module, (32, 32)).parameters())
+    assert all(p.is_meta for p in probe_of(module, (32, 48)).parameters())
+    monkeypatch.setattr("petiole.backbones.vision.trace.LIGHT", work - 1)
+    probe = probe_of(module.train(), (32, 32))
     assert not any(part.training for part in probe.modules())
     assert all(p.is_meta for p in probe.parameters())
     large = traced("m", module, run_timm, (32, 32))

@@ -6,7 +6,6 @@ After a change that is meant: ``PETIOLE_SNAPSHOT=1 pytest tests/report/test_figu
 from __future__ import annotations
 
 import json
-import os
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +17,7 @@ from matplotlib.collections import Collection
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
+from builders.snapshot import kept
 from petiole.metrics.intervals import Interval, t_interval
 from petiole.report import elbow_plot, plots
 from petiole.report.plots import Mark
@@ -125,10 +125,5 @@ def figures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Figure
 def test_figures_are_drawn_as_they_were_chosen(figures: dict[str, Figure]) -> None:
     now = json.loads(json.dumps({name: of_figure(figure) for name, figure in figures.items()}, default=str))  # fmt: skip
     now["colours"] = {str(n): plots.class_colours(n) for n in (3, 10, 11, 14)}
-    if os.environ.get("PETIOLE_SNAPSHOT") == "1":
-        rows = [f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in now.items()]
-        FILE.write_text("{\n" + ",\n".join(rows) + "\n}\n")
-    kept = json.loads(FILE.read_text())
-    assert now.keys() == kept.keys()
-    for name in kept:
-        assert now[name] == kept[name], name
+    for name, value in kept(FILE, now).items():
+        assert now[name] == value, name

@@ -6,7 +6,6 @@ After a change that is meant: ``PETIOLE_SNAPSHOT=1 pytest tests/serving/test_int
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 
 pytest.importorskip("fastapi", reason="the extra serve is not installed")
+from builders.snapshot import kept
 from petiole.serving.app import create_app
 from petiole.serving.limits import Limits
 from petiole.serving.pages import page_router
@@ -61,10 +61,5 @@ def test_the_interface_is_as_it_was_promised() -> None:
     schemas = document["components"]["schemas"]
     now |= {f"schema {name}": stated(one) for name, one in schemas.items()}
     now = json.loads(json.dumps(now))
-    if os.environ.get("PETIOLE_SNAPSHOT") == "1":
-        rows = [f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in now.items()]
-        FILE.write_text("{\n" + ",\n".join(rows) + "\n}\n")
-    kept = json.loads(FILE.read_text())
-    assert now.keys() == kept.keys()
-    for name in kept:
-        assert now[name] == kept[name], name
+    for name, value in kept(FILE, now).items():
+        assert now[name] == value, name

@@ -182,7 +182,7 @@ def fit(
     from petiole.engine.run_lock import check_free
     from petiole.engine.task import reopened
     from petiole.engine.together import all_do, main_does, open_group
-    from petiole.methods.registry import check_read, create
+    from petiole.methods.registry import create_stated
     from petiole.protocols.model_selection import START
     from petiole.protocols.selection import select
     from petiole.report.page import write_page
@@ -202,8 +202,7 @@ def fit(
         left = _left_open(model, wanted, own, budget)
         left = replace(left, **_tried(left, kind, tuning, placement))
         named = START if wanted == AUTO else wanted
-        create(named, own)  # a slip in them is told before any data is read
-        check_read(named, own)
+        create_stated(named, own)  # a slip in them is told before any data is read
         if out:
             check_free(Path(out), resume=resume)
         notes = _calibration_notes(kind, named, calibration_folds)

@@ -129,6 +129,17 @@ def create(name: str, settings: Mapping[str, Any] | None = None) -> Method:
     return configure(entry.cls(), {**preset, **given}, name)
 
 
+def create_stated(name: str, settings: Mapping[str, Any]) -> Method:
+    """``create`` of what a person states, every setting of which must be read.
+
+    Raises:
+        ConfigError: as ``create`` and ``check_read``.
+    """
+    method = create(name, settings)
+    check_read(name, settings)
+    return method
+
+
 def check_read(name: str, settings: Mapping[str, Any]) -> None:
     """Refuse a stated field of the recipe that the training of this method does not read.
 

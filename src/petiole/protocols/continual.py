@@ -34,7 +34,7 @@ from petiole.engine.run import RunSpec
 from petiole.engine.task import open_workspace
 from petiole.errors import ConfigError, RunError
 from petiole.files import read_sealed, write_sealed
-from petiole.methods.registry import create
+from petiole.methods.registry import create_stated
 from petiole.protocols.jobs import Running, run_jobs
 from petiole.protocols.protocol import ComparisonRow, RowsProtocol
 from petiole.tasks.classification.novelty import class_means, nearest
@@ -95,7 +95,7 @@ def plan(tasks: Sequence[str], method: str, settings: Mapping[str, Any], **terms
     """
     if len(set(tasks)) < len(tasks):
         raise ConfigError(f"Two tasks bear one name: {', '.join(tasks)}. Rename a folder.")
-    create(method, settings)
+    create_stated(method, settings)
     rows = [
         ComparisonRow(name=name, label=label, method=method, settings=dict(settings))
         for name, label in WAYS.items()

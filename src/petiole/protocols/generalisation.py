@@ -28,7 +28,7 @@ from petiole.engine.record import read_record
 from petiole.engine.run import RunSpec
 from petiole.engine.task import open_workspace
 from petiole.errors import ConfigError
-from petiole.methods.registry import create, find
+from petiole.methods.registry import create, create_stated, find
 from petiole.protocols import domain_shift, headroom, published
 from petiole.protocols.jobs import Running, average, run_jobs
 from petiole.protocols.protocol import ComparisonRow, RowsProtocol, applicable
@@ -175,7 +175,7 @@ def jobs_of(
         whole = protocol.kind != "base-to-novel" or transductive(row.method)
         part = replace(task, part="all" if whole else "base", quiet=True)
         for level in protocol.levels:
-            create(row.method, protocol.settings(row, settings, level))
+            create_stated(row.method, protocol.settings(row, settings, level))
         jobs += [
             RunSpec(
                 task=part,

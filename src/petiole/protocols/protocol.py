@@ -22,7 +22,7 @@ from petiole.engine.task import Task, adapter_class
 from petiole.errors import ConfigError, RunError
 from petiole.files import sweep, write_sealed
 from petiole.methods.base import Method
-from petiole.methods.registry import check_read, create, find, settable
+from petiole.methods.registry import check_read, create, create_stated, find, settable
 from petiole.metrics.paired import MARGIN
 from petiole.protocols.jobs import run_jobs
 from petiole.protocols.search_space import SearchRange
@@ -278,8 +278,7 @@ class RowsProtocol(Protocol):
         used = {key for row in self.rows for key in applicable(row.method, given)}
         for key, value in given.items():
             if key not in used:
-                create(self.row(self.reference).method, {key: value})
-                check_read(self.row(self.reference).method, {key: value})
+                create_stated(self.row(self.reference).method, {key: value})
 
     def jobs_of(
         self,

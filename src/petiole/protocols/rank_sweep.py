@@ -28,7 +28,7 @@ from petiole.engine.task import open_workspace
 from petiole.errors import ConfigError
 from petiole.files import write_sealed
 from petiole.ledger import size_of
-from petiole.methods.registry import check_read, create, find, methods
+from petiole.methods.registry import create, create_stated, find, methods
 from petiole.protocols import domain_shift
 from petiole.protocols.comparison import Comparison
 from petiole.protocols.jobs import Running
@@ -115,8 +115,7 @@ def plan(method: str, settings: Mapping[str, Any], **terms: Any) -> RankSweep:
     if not _has_rank(method):
         ranked = ", ".join(name for name in methods() if _has_rank(name))
         raise ConfigError(f"{method} has no rank to sweep. Methods with one: {ranked}.")
-    create(method, settings)
-    check_read(method, settings)
+    create_stated(method, settings)
     return RankSweep.checked(method=method, settings=dict(settings), **terms)
 
 

@@ -27,7 +27,7 @@ from petiole.engine.record import read_record
 from petiole.engine.run import RunSpec
 from petiole.errors import ConfigError, boundary
 from petiole.files import text_digest
-from petiole.methods.registry import check_read, create, settings_of
+from petiole.methods.registry import create, create_stated, settings_of
 from petiole.metrics.intervals import t_interval
 from petiole.protocols.comparison import Comparison
 from petiole.protocols.jobs import Running, run_jobs
@@ -98,8 +98,7 @@ def with_ranges(
         found.append(row.model_copy(update={"ranges": ranges}))
     for name, one in added.items():
         if not any(name in row.ranges for row in found):
-            create(rows[0].method, {name: one.ends[0]})  # tells the nearest name
-            check_read(rows[0].method, {name: one.ends[0]})
+            create_stated(rows[0].method, {name: one.ends[0]})  # tells the nearest name
             raise ConfigError(f"--range {name}: its value is set already (--set). Leave one out.")
     return found
 

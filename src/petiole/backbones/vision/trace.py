@@ -20,8 +20,9 @@ from petiole.errors import BackboneError
 Run = Callable[[Any, Tensor], tuple[Tensor, Tensor]]
 """Module and images (B, 3, H, W) -> last features, tokens (B, N, d) or a map, and the image vector (B, d)."""
 BATCH = 2
-SMALL = 25_000_000
-"""Parameters up to which a pass with data on the CPU takes no longer than the imports of one without."""
+LIGHT = 2_000_000_000
+"""Multiplications of an image, as parameters times patches of 16 x 16 pixels, up to which a pass with data on the CPU is cheaper than
+the imports of one without: a ViT-Ti at 224 px has 1.1e9 and takes 0.2 s, a ViT-S at 518 px 23e9 and 5 s; sympy takes 0.6 s."""
 ANY = "any block"
 """In the table, what each class of block may have."""
 Side = Literal["in", "out"]
@@ -105,15 +106,18 @@ def kind_of(block: nn.Module) -> str:
     return f"{cls.__module__.rpartition('.')[2]}.{cls.__name__}"
 
 
-def probe_of(module: nn.Module) -> nn.Module:
+def probe_of(module: nn.Module, size: tuple[int, int]) -> nn.Module:
     """The same module, for hooks of its own; no tensor of the original is copied.
 
-    A small one on the CPU computes with the original's weights, any other without data. Either takes a fraction of a second,
-    but the first operation without data imports sympy, most of a second of every command that loads a small backbone.
+    A light one on the CPU computes with the original's weights, any other without data, whose first operation imports sympy.
+
+    Args:
+        module: the network.
+        size: of the images that will pass, (height, width).
     """
     parameters = list(module.parameters())
-    size = sum(parameter.numel() for parameter in parameters)
-    if size <= SMALL and all(parameter.device.type == "cpu" for parameter in parameters):
+    work = sum(parameter.numel() for parameter in parameters) * size[0] * size[1] / 16**2
+    if work <= LIGHT and all(parameter.device.type == "cpu" for parameter in parameters):
         return copy.deepcopy(module, {id(t): t for t in (*parameters, *module.buffers())}).eval()
     memo: dict[int, Any] = {}
     for parameter in parameters:
@@ -172,7 +176,7 @@ def traced(name: str, module: nn.Module, run: Run, size: tuple[int, int]) -> Tra
 
 @torch.no_grad()
 def _traced(module: nn.Module, run: Run, size: tuple[int, int]) -> Trace:
-    shape = probe_of(module)
+    shape = probe_of(module, size)
     calls = _record(shape)
     weight = next(shape.parameters())
     images = torch.zeros(BATCH, 3, *size, device=weight.device, dtype=weight.dtype)
