@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from petiole.backbones.base import IMAGES
 from petiole.engine import utilisation
 from petiole.engine.record import RECORD, Costs, read_record
 from petiole.engine.run import RunSpec, run
@@ -18,7 +18,10 @@ from petiole.engine.task import open_workspace
 from petiole.engine.trainer import Callbacks, Trainer
 from petiole.files import write_sealed
 from petiole.ledger import Ledger
+from petiole.ledger.counting import flop_counter
 from petiole.tasks.classification.workspace import Classification, Subset
+from petiole.tasks.text.model import GenerationBatch, GenerationLoss
+from petiole.testing import encoder_decoder as tiny
 
 WIDTH, CLASSES = 1280, 3
 PROBE = 2 * 2 * WIDTH * CLASSES
@@ -103,12 +106,13 @@ def test_a_device_without_room_for_the_product_costs_no_record(
 
     monkeypatch.setattr(utilisation, "product_rate", full)
     cpu = torch.device("cpu")
-    assert utilisation.utilisation(12.0, 6.0, cpu, "bf16") == (2.0, None)
-    assert utilisation.utilisation(None, 6.0, cpu, "bf16") == (None, None)
+    assert utilisation.utilisation(lambda: 12.0, 6.0, cpu, "bf16") == (2.0, None)
+    assert utilisation.utilisation(lambda: None, 6.0, cpu, "bf16") == (None, None)
 
 
 def test_what_the_ledger_does_not_know_is_not_said(bench: Classification, job: Job) -> None:
-    ledger = Ledger.model_construct(flops_training=11, flops_classes_training=7)
+    counted = {"flops_training": 11, "flops_classes_training": 7}
+    ledger = Ledger.model_construct(**counted, flops_forward=30, flops_above_cut=4)
     prepared = open_workspace(bench).prepare(job())
     adapted = prepared.build()
 
@@ -116,13 +120,36 @@ def test_what_the_ledger_does_not_know_is_not_said(bench: Classification, job: J
         return prepared.training_flops(adapted, ledger, Callbacks(steps=3, samples=5))
 
     assert flops() == 5 * 11 + 3 * 7
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prepared.workspace.features, "cache", None)
+        assert flops() == 5 * (11 + 26) + 3 * 7  # each step runs the frozen half
     plan = adapted.plan
     for part in ("search", "adversary"):  # paths without some of the layers; passes of its own
         adapted.plan = replace(plan, **{part: object()})
         assert flops() is None
-    adapted.plan = plan
+
+
+def test_texts_are_counted_at_the_mean_size_of_their_batches(
+    tmp_path: Path, product: list[Any]
+) -> None:
+    spec, workspace = tiny.text_run(
+        tmp_path, "vl-adapter", {"steps": 6, "batch_size": 4, "lr": 3e-3}
+    )
+    seen: list[GenerationBatch] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prepared.workspace.features, "cache", None)
-        assert flops() is None  # each step runs the frozen half
-        adapted.training_cut = (IMAGES,)
-        assert flops() == 5 * 11 + 3 * 7  # there is none
+        real = GenerationLoss.forward
+
+        def forward(self: GenerationLoss, batch: GenerationBatch) -> torch.Tensor:
+            seen.append(batch)
+            return real(self, batch)
+
+        patch.setattr(GenerationLoss, "forward", forward)
+        costs = run(spec, workspace).costs
+    assert len(seen) == 6
+    adapted = workspace.prepare(replace(spec, folder=tmp_path / "again")).build()
+    loss = GenerationLoss(adapted)
+    with sdpa_kernel(SDPBackend.MATH), flop_counter() as counter:
+        for batch in seen:
+            loss(batch).backward()
+    assert computed(costs) == pytest.approx(counter.get_total_flops(), rel=0.02)
+    assert product == [("cpu", torch.float32)]

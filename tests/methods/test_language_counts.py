@@ -14,7 +14,7 @@ from petiole.backbones.registry import LoadRequest, resolve
 from petiole.cli import main
 from petiole.commands.params import params
 from petiole.errors import ConfigError
-from petiole.ledger import Sizes, ledger, sizes
+from petiole.ledger import Question, Sizes, ledger, sizes
 from petiole.methods.registry import create
 from petiole.methods.text import TextMethod, attentions, blocks
 from petiole.testing import encoder_decoder as tiny
@@ -179,9 +179,13 @@ def test_a_method_of_any_number_of_tasks(tasks: int) -> None:
     assert prefix.trained_parts["layers"] == tasks * 12 * 2 * 40 * 768
 
 
-def test_flops_are_those_of_the_products_written_out() -> None:
-    got = ledger(shape(BART), method("vl-adapter"))
-    d, f, text, seen, out, words = 768, 3072, 20, 36, 10, 50_265
+@pytest.mark.parametrize(("text", "seen", "out"), [(20, 36, 10), (7, 5, 3)])
+def test_flops_are_those_of_the_products_written_out(text: int, seen: int, out: int) -> None:
+    asked = Question(text_tokens=text, visual_tokens=seen, answer_tokens=out)
+    usual = ledger(shape(BART), method("vl-adapter"))
+    got = ledger(shape(BART), method("vl-adapter"), question=asked)
+    assert (got == usual) == (text == 20)
+    d, f, words = 768, 3072, 50_265
     read = text + seen
     encoder = 6 * (read * (4 * d * d + 2 * d * f) + 2 * read * read * d)
     cross = out * 2 * d * d + read * 2 * d * d + 2 * out * read * d
@@ -190,8 +194,42 @@ def test_flops_are_those_of_the_products_written_out() -> None:
     assert got.flops_backbone == 2 * (encoder + decoder + eyes + out * d * words)
     branches = 12 * read + 18 * out
     assert got.flops_forward - got.flops_backbone == 2 * branches * 2 * d * 96
-    assert got.unit == {"text_tokens": text, "visual_tokens": seen, "target_tokens": out}
+    assert got.unit == {"text_tokens": text, "visual_tokens": seen, "answer_tokens": out}
     assert got.flops_forward < got.flops_training < 3 * got.flops_forward
+
+
+@pytest.mark.parametrize(
+    ("backbone", "name", "asked", "said"),
+    [
+        (
+            "clip-bart-base",
+            "vl-adapter",
+            {"keep": 0.5},
+            "keep=0.5 is of no use: clip-bart-base takes",
+        ),
+        ("clip-bart-base", "vl-adapter", {"text_tokens": 1025}, "1024 positions"),
+        ("clip-bart-base", "vl-adapter", {"answer_tokens": 0}, "at least one"),
+        ("clip-bart-base", "vl-adapter", {"classes": 3}, "no head over classes"),
+        (
+            "clip-vil-base",
+            "vl-adapter",
+            {"answer_tokens": 3},
+            "takes text_tokens, visual_tokens alone",
+        ),
+        (
+            "petiole/tiny-lvlm",
+            "craft",
+            {"visual_tokens": 3},
+            "takes keep, text_tokens, answer_tokens",
+        ),
+        ("petiole/tiny-vit", "ridge", {"text_tokens": 3}, "petiole/tiny-vit is asked nothing"),
+    ],
+)
+def test_what_a_network_is_not_asked_with_is_refused(
+    backbone: str, name: str, asked: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        params(backbone=backbone, method=name, **asked)
 
 
 @pytest.mark.parametrize("family", ["bart", "t5"])

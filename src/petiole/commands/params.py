@@ -14,6 +14,7 @@ from petiole.commands.verb import verb
 if TYPE_CHECKING:
     from petiole.methods.base import Method
 
+CLASSES = 10
 DENOMINATORS = (
     "VL-Adapter's tables are in % of total; its first version, and perhaps the rows of 1.14 and 1.18 % (V->L block "
     "alone, with norms), in % of language model."
@@ -118,30 +119,33 @@ def params(
     *,
     backbone: str = "petiole/efficientnet-lite0",
     method: str = "cls-residual-lora",
-    classes: int = 10,
+    classes: int | None = None,
     settings: Settings = None,
     image_size: int | None = None,
     quantize: Literal["int8"] | None = None,
-    keep: float = 0.8,
-    text_tokens: int = 32,
-    answer_tokens: int = 8,
+    keep: float | None = None,
+    text_tokens: int | None = None,
+    visual_tokens: int | None = None,
+    answer_tokens: int | None = None,
 ) -> Params:
     """Count parameters and FLOPs by role, without loading any weights.
 
     Args:
         backbone: name or folder, as for fit or multitask.
         method: registered name; see petiole inspect methods.
-        classes: number of classes of the task; of a language model, set tasks=4 by --set.
+        classes: number of classes of an image backbone's task, by default 10; of a language model, set tasks=4 by --set.
         settings: fields of the method that differ from its defaults.
         image_size: for FLOPs, where it differs from the weights' own.
         quantize: store the frozen linear layers in fewer bits, as for fit.
-        keep: share of image tokens that a vision-language model over a codebook reads, beside all.
-        text_tokens: of the question to such a model, with everything around the image.
-        answer_tokens: of its answer, with the end.
+        keep: share of image tokens that a vision-language model over a codebook reads, beside all (0.8).
+        text_tokens: that a language model reads: an encoder-decoder's text (20), or everything around the image of a
+            question to a model over a codebook (32).
+        visual_tokens: of images, that an encoder-decoder reads beside its text (36).
+        answer_tokens: of a language model's answer, with its end (10, or 8 over a codebook).
 
     Raises:
         BackboneError: unknown backbone.
-        ConfigError: unknown method or setting, a number out of range.
+        ConfigError: unknown method or setting, a number out of range, or an option that the backbone has no use for.
     """
     from petiole.backbones.base import Backbone
     from petiole.backbones.codebook_lvlm import LVLM
@@ -150,25 +154,36 @@ def params(
     from petiole.ledger import Question, ledger
     from petiole.methods.registry import create
 
-    if classes < 1:
+    if classes is not None and classes < 1:
         raise ConfigError(f"classes must be at least 1, not {classes}.")
     given = pairs(settings)
-    question = Question(keep=keep, text_tokens=text_tokens, answer_tokens=answer_tokens)
+    question = Question(
+        keep=keep,
+        text_tokens=text_tokens,
+        visual_tokens=visual_tokens,
+        answer_tokens=answer_tokens,
+    )
     shape = load_any(
         LoadRequest(backbone, image_size=image_size, quantize=quantize, meta=True), device="meta"
     )
     own: Method
+    of: dict[str, int] = {}
     if isinstance(shape, Backbone):
-        own, of = create(method, given), {"classes": classes}
+        of = {"classes": classes or CLASSES}
+        own = create(method, given)
+    elif classes is not None:
+        raise ConfigError(
+            f"{backbone} is a language model, which has no head over classes. Leave --classes out."
+        )
     elif isinstance(shape, LVLM):
         from petiole.tasks.codebook import adapter
 
         own = adapter.method_of(method, given)
-        of = {"text_tokens": text_tokens, "answer_tokens": answer_tokens}
     else:
         from petiole.tasks.text.adapter import method_of
 
         own = several = method_of(method, given)
         of = {"tasks": several.tasks}
-    counts = ledger(shape, own, classes, question).model_dump(mode="json")
+    counts = ledger(shape, own, of.get("classes", 1), question).model_dump(mode="json")
+    of |= {name: n for name, n in counts["unit"].items() if name.endswith("_tokens") and n}
     return Params(of_backbone=backbone, of_method=method, of=of, counts=counts)

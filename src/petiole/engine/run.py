@@ -232,9 +232,12 @@ def _costs(
     saved: Adapter,
 ) -> Costs:
     peak = trained.peak()  # before the matrix product, whose memory is no part of it
-    flops = prepared.training_flops(trained.adapted, saved.manifest.ledger, trained.callbacks)
-    precision = request.options.get("precision", "fp32")
-    rate, share = utilisation(flops, trained.seconds, prepared.device, precision)
+    rate, share = utilisation(
+        lambda: prepared.training_flops(trained.adapted, saved.manifest.ledger, trained.callbacks),
+        trained.seconds,
+        prepared.device,
+        request.options.get("precision", "fp32"),
+    )
     return Costs(
         feature_seconds=prepared.feature_seconds,
         train_seconds=trained.seconds,

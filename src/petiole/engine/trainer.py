@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -60,6 +61,7 @@ class Callbacks:
         selection: set by the training: which of the models that it passes through is kept.
         steps: counted by the training: optimizer steps since it began or went on.
         samples: counted by the task: what this process took of their batches.
+        tokens: of these samples, padding included, by the names of ``Question``; where they are texts.
     """
 
     checkpoint: Path | None = None
@@ -71,6 +73,7 @@ class Callbacks:
     selection: str = "last step"
     steps: int = 0
     samples: int = 0
+    tokens: Counter[str] = field(default_factory=Counter)
 
 
 class Attachable(Protocol):

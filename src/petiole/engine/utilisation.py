@@ -14,12 +14,12 @@ LONG = 5.0
 
 
 def utilisation(
-    flops: float | None, seconds: float, device: torch.device, precision: str
+    count: Callable[[], float | None], seconds: float, device: torch.device, precision: str
 ) -> tuple[float | None, float | None]:
     """FLOPs a second of a training, and their share of a matrix product at its precision (MFU).
 
     Args:
-        flops: that it took; ``None`` where nobody knows.
+        count: gives the FLOPs that it took, or ``None`` where nobody knows; called where they are wanted.
         seconds: that it took.
         device: where it ran.
         precision: fp32 or bf16.
@@ -27,7 +27,8 @@ def utilisation(
     Returns:
         Nothing of a short training, or of one that was solved; no share where the device has no room for the product.
     """
-    if not flops or seconds < LONG:
+    flops = count() if seconds >= LONG else None
+    if not flops:
         return None, None
     rate = flops / seconds
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32

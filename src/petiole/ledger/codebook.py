@@ -39,6 +39,9 @@ QUERY = re.compile(r"(q_proj|c_attn|query_key_value|qkv_proj|Wqkv)$")
 """The layer that every attention has once: that of its queries, alone or with keys and values."""
 UNCHANGED = Plan()
 
+KEEP, TEXT, ANSWER = 0.8, 32, 8
+"""The question that is counted unless another is stated: share of image tokens, tokens of prompt and answer."""
+
 
 @parts_of.register
 def _(network: LVLM) -> dict[str, int]:
@@ -66,9 +69,10 @@ def _(network: LVLM, plan: Plan) -> dict[str, int]:
 
 @costs.register
 def _(network: LVLM, plan: Plan, question: Question) -> dict[str, Any]:
-    text, answer = question.text_tokens, question.answer_tokens
+    asked = question.sizes(network, keep=KEEP, text_tokens=TEXT, answer_tokens=ANSWER)
+    text, answer = asked["text_tokens"], asked["answer_tokens"]
     whole, pruned = (
-        question_flops(network, keep, text, answer, plan=plan) for keep in (1.0, question.keep)
+        question_flops(network, keep, text, answer, plan=plan) for keep in (1.0, asked["keep"])
     )
     tokens = whole.image_tokens
     return {
@@ -84,8 +88,8 @@ def _(network: LVLM, plan: Plan, question: Question) -> dict[str, Any]:
 def question_flops(
     model: LVLM,
     keep: float = 1.0,
-    text_tokens: int = 32,
-    answer_tokens: int = 8,
+    text_tokens: int = TEXT,
+    answer_tokens: int = ANSWER,
     *,
     plan: Plan = UNCHANGED,
 ) -> QuestionFlops:

@@ -20,7 +20,8 @@ from petiole.methods.prompt_learning.class_vectors import CachedHead
 
 
 @costs.register
-def _(network: Backbone, plan: Plan, question: Question) -> dict[str, Any]:  # noqa: ARG001 - an image asks nothing
+def _(network: Backbone, plan: Plan, question: Question) -> dict[str, Any]:
+    question.sizes(network)
     flops = _flops(network, plan)
     # An adversary goes through the network as often as it asks for a gradient, and the step once more.
     times = 1 + plan.adversary.gradient_evaluations if plan.adversary else 1

@@ -16,25 +16,46 @@ from pydantic import BaseModel, ConfigDict, Field
 from petiole.backbones.base import FrozenNetwork
 from petiole.backbones.registry import load_backbone
 from petiole.deferred import without_compiler
+from petiole.errors import ConfigError
 from petiole.ledger.counting import by_shape, copied, fixed_of, own_randomness, size_of
 from petiole.methods.base import Method, Plan
 from petiole.methods.step_rules.base import make_step_rule
 
 
 class Question(BaseModel):
-    """The question to a codebook model whose FLOPs are counted.
+    """What a network is asked, whose FLOPs are counted; ``None`` is what its kind is counted at otherwise.
 
     Attributes:
-        keep: share of image tokens that the language model reads, beside all.
-        text_tokens: of the prompt, everything around the image.
+        keep: share of image tokens that the language model of a codebook model reads, beside all.
+        text_tokens: of the text that an encoder reads; of a codebook model's prompt, everything around the image.
+        visual_tokens: of images, that an encoder reads beside the text.
         answer_tokens: of the answer, with its end.
     """
 
     model_config = ConfigDict(frozen=True)
 
-    keep: float = 0.8
-    text_tokens: int = 32
-    answer_tokens: int = 8
+    keep: float | None = None
+    text_tokens: int | None = None
+    visual_tokens: int | None = None
+    answer_tokens: int | None = None
+
+    def sizes(self, network: FrozenNetwork, **usual: float) -> dict[str, Any]:
+        """All sizes of a question to a network.
+
+        Args:
+            network: of any kind.
+            usual: by name, whatever the network can be asked with.
+
+        Raises:
+            ConfigError: it cannot be asked with something that is given.
+        """
+        given = self.model_dump(exclude_none=True)
+        if unused := [name for name in given if name not in usual]:
+            takes = f"takes {', '.join(usual)} alone" if usual else "is asked nothing"
+            raise ConfigError(
+                f"{unused[0]}={given[unused[0]]} is of no use: {network.name} {takes}. Leave it out."
+            )
+        return usual | given
 
 
 class QuestionFlops(BaseModel):
@@ -197,7 +218,7 @@ def ledger(
         network: of any kind.
         method: with its settings.
         classes: of an image backbone's head.
-        question: to a codebook model.
+        question: to the network; by default one of its kind's usual size.
 
     Raises:
         ConfigError: the method does not fit, computes with weights that a meta network lacks, or the question is

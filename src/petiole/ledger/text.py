@@ -29,8 +29,8 @@ from petiole.ledger.ledger import Question, costs, fresh_plan, parts_of, trained
 from petiole.methods.base import Method, Plan
 from petiole.methods.text import CODES, TextMethod, is_bias
 
-TEXT, SEEN, TARGET = 20, 36, 10
-"""Tokens of the sample whose FLOPs are counted: text, visual, target."""
+TEXT, SEEN, ANSWER = 20, 36, 10
+"""Tokens of the sample that is counted unless another is stated: of text, of images, of the answer."""
 
 
 @parts_of.register
@@ -74,23 +74,38 @@ def _(network: Seq2Seq, method: Method, classes: int) -> Plan:
 
 
 @costs.register
-def _(network: Seq2Seq, plan: Plan, question: Question) -> dict[str, Any]:  # noqa: ARG001 - a sample is of fixed size
-    forward, training = _flops(network, plan)
-    seen = SEEN if network.vision_width else 0
+def _(network: Seq2Seq, plan: Plan, question: Question) -> dict[str, Any]:
+    unit = _unit(network, question)
+    forward, training = _flops(network, plan, unit)
     return {
-        "unit": {
-            "text_tokens": TEXT,
-            "visual_tokens": seen,
-            "target_tokens": TARGET if network.depths[1] else 0,
-        },
-        "flops_backbone": _flops(network, Plan())[0],
+        "unit": unit,
+        "flops_backbone": _flops(network, Plan(), unit)[0],
         "flops_forward": forward,
         "flops_above_cut": forward,
         "flops_training": training,
     }
 
 
-def _flops(model: Seq2Seq, plan: Plan) -> tuple[int, int]:
+def _unit(network: Seq2Seq, question: Question) -> dict[str, int]:
+    """Tokens of the sample by kind; 0 of a kind that the network has not."""
+    usual = {
+        "text_tokens": TEXT,
+        **({"visual_tokens": SEEN} if network.vision_width else {}),
+        **({"answer_tokens": ANSWER} if network.depths[1] else {}),
+    }
+    found = question.sizes(network, **usual)
+    most = getattr(network.config, "max_position_embeddings", None)
+    for name, count in found.items():
+        if count < 1:
+            raise ConfigError(f"{name}={count}: a sample for {network.name} has at least one.")
+        if most and count > most and name != "visual_tokens":
+            raise ConfigError(f"{name}={count}: {network.name} has {most} positions. Take fewer.")
+    return {
+        name: int(found.get(name, 0)) for name in ("text_tokens", "visual_tokens", "answer_tokens")
+    }
+
+
+def _flops(model: Seq2Seq, plan: Plan, unit: Mapping[str, int]) -> tuple[int, int]:
     """FLOPs of one sample of the first task: forward; forward and backward, where anything is trained."""
     tuned = {n: model.module.get_parameter(n).detach().requires_grad_() for n in plan.tune}
     trained = [*tuned.values(), *(p for part in plan.adapters for p in part.parameters())]
@@ -101,7 +116,7 @@ def _flops(model: Seq2Seq, plan: Plan) -> tuple[int, int]:
         torch.enable_grad(),
         flop_counter() as counter,
     ):
-        scores = _scores(model, plan, tuned)
+        scores = _scores(model, plan, tuned, unit)
         forward = int(counter.get_total_flops())
         if trained:
             torch.autograd.backward(scores.sum())
@@ -121,16 +136,19 @@ def _plain_attention(model: Seq2Seq) -> Iterator[None]:
             language.set_attn_implementation(before)
 
 
-def _scores(model: Seq2Seq, plan: Plan, tuned: Mapping[str, Tensor]) -> Tensor:
-    ids = torch.zeros(1, TEXT, dtype=torch.long, device=model.device)
+def _scores(
+    model: Seq2Seq, plan: Plan, tuned: Mapping[str, Tensor], unit: Mapping[str, int]
+) -> Tensor:
+    text, seen, answer = unit.values()
+    ids = torch.zeros(1, text, dtype=torch.long, device=model.device)
     inputs = Inputs(ids, torch.ones_like(ids, dtype=torch.bool))
-    if model.vision_width:
-        features = torch.zeros(1, SEEN, model.vision_width, device=model.device)
+    if seen:
+        features = torch.zeros(1, seen, model.vision_width, device=model.device)
         inputs = Inputs(ids, inputs.mask, visual=features, boxes=features[..., :4])
     with attached(model, plan.attach, tuned, plan.swapped), routed([0]):
         encoded = model.encode(inputs)
-        if not model.depths[1]:
+        if not answer:
             return encoded.states
         # Ready for adding, because the library looks at the values of a boolean one.
         mask = bars(encoded.mask, encoded.states.dtype)
-        return model.logits(encoded._replace(mask=mask), ids[:, :TARGET])
+        return model.logits(encoded._replace(mask=mask), ids.new_zeros(1, answer))

@@ -18,7 +18,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from petiole.backbones.base import IMAGES
 from petiole.data.dataset import Dataset
 from petiole.data.splits import write_split
 from petiole.engine.adapter import find, read_manifest
@@ -161,12 +160,12 @@ class ClassificationRun(TaskRun):
         self, adapted: AdaptedClassifier, ledger: Ledger, callbacks: Callbacks
     ) -> float | None:
         plan = adapted.plan
-        # The ledger counts all layers, once an image, from the cut on.
-        live = self.workspace.features.cache is None and adapted.training_cut != (IMAGES,)
-        if plan.search or plan.adversary or live:
+        if plan.search or plan.adversary:  # paths without some of the layers; passes of its own
             return None
-        images, steps = callbacks.samples, callbacks.steps
-        return images * ledger.flops_training + steps * ledger.flops_classes_training
+        image = ledger.flops_training
+        if self.workspace.features.cache is None:  # each step runs the frozen half, too
+            image += ledger.flops_forward - ledger.flops_above_cut
+        return callbacks.samples * image + callbacks.steps * ledger.flops_classes_training
 
     def evaluate(self, adapted: AdaptedClassifier, folder: Path) -> Scores:
         scored = self.scored

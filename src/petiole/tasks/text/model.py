@@ -39,6 +39,16 @@ class GenerationBatch:
     weights: Tensor
     tasks: tuple[int, ...]
 
+    @property
+    def token_counts(self) -> dict[str, int]:
+        """Tokens that are computed, padding included, by the names of ``petiole.ledger.Question``."""
+        visual = self.inputs.visual
+        return {
+            "text_tokens": self.inputs.ids.numel(),
+            "visual_tokens": 0 if visual is None else len(visual) * visual.shape[1],
+            "answer_tokens": self.labels.numel(),
+        }
+
 
 class VisionTower(AdaptedModel):
     """An image backbone that is trained with the language model: pictures -> visual features.

@@ -17,6 +17,7 @@ from petiole.engine.record import DataCard, count_test_evaluation
 from petiole.engine.run import RunSpec
 from petiole.engine.task import Scores, TaskRun
 from petiole.engine.trainer import Callbacks
+from petiole.ledger import Ledger, Question, count, repeated
 from petiole.methods.registry import settings_of
 from petiole.methods.text import TextMethod
 from petiole.tasks.text import training
@@ -104,6 +105,21 @@ class TextRun(TaskRun):
             precision=self.workspace.task.precision,
             callbacks=callbacks,
         )
+
+    def training_flops(
+        self,
+        adapted: AdaptedTextModel,
+        ledger: Ledger,  # noqa: ARG002 - of one sample of a fixed size
+        callbacks: Callbacks,
+    ) -> float | None:
+        """As many samples as were taken, of the mean sizes of their batches."""
+        if adapted.head or adapted.vision_tower or not callbacks.samples:
+            return None
+        mean = {
+            n: round(total / callbacks.samples) for n, total in callbacks.tokens.items() if total
+        }
+        counted = count(adapted.model, adapted.plan, Question(**mean))
+        return float(callbacks.samples * repeated(counted, self.method).flops_training)
 
     def evaluate(self, adapted: AdaptedTextModel, folder: Path) -> Scores:
         scored, quiet = self.chosen.scored, self.workspace.task.quiet

@@ -74,6 +74,7 @@ def train(
     )
     recipe = replace(recipe, steps=recipe.length(len(batches)))
     accelerator, head = accelerate(adapted.model.module, precision), adapted.head
+    callbacks = callbacks or Callbacks()
 
     def batch(step: int) -> tuple[GenerationBatch | AnswerBatch]:
         rows = [
@@ -84,7 +85,10 @@ def train(
         mine = (accelerator.process_index, accelerator.num_processes)
         if head:
             return (answer_batch(collator, rows, head.answers, *mine),)
-        return (collator.batch(rows, np.random.default_rng([seed, step]), *mine),)
+        made = collator.batch(rows, np.random.default_rng([seed, step]), *mine)
+        callbacks.samples += len(made.labels)
+        callbacks.tokens.update(made.token_counts)
+        return (made,)
 
     loss_module = AnswerLoss(adapted) if head else GenerationLoss(adapted, recipe.label_smoothing)
     if recipe.steps and any(p.requires_grad for p in loss_module.parameters()):
@@ -97,7 +101,7 @@ def train(
             recipe,
             float(len(batches)),
             seed,
-        ).run(callbacks or Callbacks())
+        ).run(callbacks)
     adapted.eval()
     return time.perf_counter() - start
 
