@@ -213,7 +213,7 @@ def test_flops_are_those_of_the_products_written_out(text: int, seen: int, out: 
         (
             "clip-vil-base",
             "vl-adapter",
-            {"answer_tokens": 3},
+            {"answer_tokens": 3, "settings": {"classifier": 100}},
             "takes text_tokens, visual_tokens alone",
         ),
         (
