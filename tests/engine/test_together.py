@@ -12,7 +12,9 @@ from safetensors.torch import load_file
 import petiole
 from builders.images import write_images
 from builders.processes import Started, alone, petiole_process, two_ranks
+from petiole.engine.feature_store import load_shard
 from petiole.engine.record import read_log
+from petiole.engine.share import Share
 from petiole.errors import ConfigError
 
 pytestmark = pytest.mark.skipif(
@@ -58,6 +60,14 @@ def test_two_processes_fit_what_one_fits(place: Path) -> None:
     assert {p.name for p in (place / "two").iterdir()} == {
         p.name for p in (place / "one").iterdir()
     }
+    for key in (
+        place / "cache-two"
+    ).iterdir():  # of each image once, by the process whose share it is
+        held = [load_shard(shard)[0] for shard in key.glob("*.safetensors")]
+        assert len(set(sum(held, []))) == len(sum(held, []))
+        owners = [{image for image in ids if Share(1, 2).takes(image)} for ids in held]
+        assert all(owned in (set(), set(ids)) for owned, ids in zip(owners, held, strict=True))
+        assert len(held) > 1
     losses, together_losses = (
         [row["loss"] for row in read_log(place / name)] for name in ("one", "two")
     )

@@ -178,7 +178,7 @@ def fit(
     from petiole.commands.announce import announce, say
     from petiole.commands.defaults import candidates
     from petiole.commands.tasks import open_task
-    from petiole.engine.run import RunSpec, request_of, run
+    from petiole.engine.run import RunSpec, request_together, run
     from petiole.engine.run_lock import check_free
     from petiole.engine.task import reopened
     from petiole.engine.together import all_do, main_does, open_group
@@ -231,12 +231,12 @@ def fit(
             checkpoint_seconds=checkpoint_seconds,
             loggers=tuple(loggers),
         )
-        if world() > 1:  # what one of them alone meets must end all before they time steps together
-            request_of(spec, workspace.prepare(spec))
         return spec, workspace, left, notes
 
     open_group(device(model.device).partition(":")[0])
     spec, opened, left, notes = all_do(prepared)
+    if world() > 1:  # what one of them alone meets must end all before they time steps together
+        request_together(spec, opened)
     ahead = [*notes, *left.notes()]
     if not left.backbones:
         announce(opened, [spec, *left.trials(spec)], ahead)

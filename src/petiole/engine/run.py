@@ -98,7 +98,7 @@ def _together(spec: RunSpec, opened: Workspace) -> Record:
             own = replace(spec, folder=Path(place), loggers=())
         prepared = all_do(lambda: opened.prepare(own))
         open_group(prepared.device.type)  # the command opened it before it read anything
-        request = request_of(spec, prepared)
+        request = request_together(spec, opened, prepared)
 
         def claim() -> bool:
             stack.enter_context(locked(spec.folder))
@@ -107,7 +107,6 @@ def _together(spec: RunSpec, opened: Workspace) -> Record:
         if not main_does(claim):
             if not is_main():
                 prepared.begin(own.folder)
-            all_do(lambda: opened.store([own], Share(rank() + 1, world())))
             trained = _train(own, prepared, request, checkpoint=spec.folder / CHECKPOINT)
 
             def record() -> str:
@@ -149,6 +148,18 @@ def request_of(spec: RunSpec, prepared: TaskRun) -> RunRequest:
         options=dict(prepared.options()),
         seed=spec.seed,
     )
+
+
+def request_together(
+    spec: RunSpec, opened: Workspace, prepared: TaskRun | None = None
+) -> RunRequest:
+    """The same in every process, after each has kept its share of the features: what the leak check reads is part of a request.
+
+    Raises:
+        PetioleError: what the first of them met that failed, in every process.
+    """
+    all_do(lambda: opened.store([spec], Share(rank() + 1, world())))
+    return all_do(lambda: request_of(spec, prepared or opened.prepare(spec)))
 
 
 class _Trained(NamedTuple):
