@@ -60,14 +60,10 @@ def test_two_processes_fit_what_one_fits(place: Path) -> None:
     assert {p.name for p in (place / "two").iterdir()} == {
         p.name for p in (place / "one").iterdir()
     }
-    for key in (
-        place / "cache-two"
-    ).iterdir():  # of each image once, by the process whose share it is
+    for key in (place / "cache-two").iterdir():  # each process has computed its share alone
         held = [load_shard(shard)[0] for shard in key.glob("*.safetensors")]
-        assert len(set(sum(held, []))) == len(sum(held, []))
-        owners = [{image for image in ids if Share(1, 2).takes(image)} for ids in held]
-        assert all(owned in (set(), set(ids)) for owned, ids in zip(owners, held, strict=True))
-        assert len(held) > 1
+        whose = [{Share(1, 2).takes(image) for image in ids} for ids in held]
+        assert sorted(whose, key=str) == [{False}, {True}], key
     losses, together_losses = (
         [row["loss"] for row in read_log(place / name)] for name in ("one", "two")
     )
