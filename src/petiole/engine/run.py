@@ -34,7 +34,7 @@ from petiole.engine.utilisation import utilisation
 from petiole.errors import RunError
 from petiole.files import sweep
 from petiole.methods.registry import settings_of
-from petiole.processes import is_main, rank, world
+from petiole.processes import is_main, world
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -158,7 +158,7 @@ def request_together(
     Raises:
         PetioleError: what the first of them met that failed, in every process.
     """
-    all_do(lambda: opened.store([spec], Share(rank() + 1, world())))
+    all_do(lambda: opened.store([spec], Share.own()))
     return all_do(lambda: request_of(spec, prepared or opened.prepare(spec)))
 
 

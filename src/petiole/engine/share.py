@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from petiole.errors import ConfigError
+from petiole.processes import rank, world
 
 BATCH, SHARD = 64, 512
 """Images that are computed at once, and that one file of the feature cache holds."""
@@ -34,6 +35,11 @@ class Share:
                 "--shard $SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT with --array=1-8."
             )
         return cls(int(found[1]), int(found[2]))
+
+    @classmethod
+    def own(cls) -> Self:
+        """This process's, of those that train one model together; all images where it trains alone."""
+        return cls(rank() + 1, world())
 
     def takes(self, image: str) -> bool:
         """Whether the image of this id is in the share."""

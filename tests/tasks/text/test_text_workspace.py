@@ -15,13 +15,15 @@ import pytest
 from builders.multitask import COUNTS, TASKS, language, task, text_task
 from petiole.data.readers.registry import open_features
 from petiole.data.text_sample import TextSample
+from petiole.engine.feature_store import load_shard
 from petiole.engine.run import RunSpec, run
+from petiole.engine.share import Share
 from petiole.engine.task import open_workspace, reopened
 from petiole.errors import ConfigError, DataError
 from petiole.tasks.text.collator import Collator, TaskData
 from petiole.tasks.text.registry import find
 from petiole.tasks.text.visual import BackboneVisuals, PixelSource
-from petiole.tasks.text.workspace import TextGeneration, opened_data
+from petiole.tasks.text.workspace import TextGeneration, open_text, opened_data
 
 EYES, PLACES, WIDTH = "petiole/tiny-vit", 25, 192
 
@@ -144,6 +146,36 @@ def test_texts_and_pictures_go_together(place: Place, tmp_path: Path) -> None:
     batch = collator.batch(rows, np.random.default_rng(0))
     assert batch.inputs.absent is not None
     assert batch.inputs.absent.any(dim=1).tolist() == [False, True]
+
+
+def test_processes_that_train_together_compute_a_share_of_the_pictures_each(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    school = replace(place.school, tasks=place.school.tasks[:1], cache=tmp_path)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+
+    def opened(rank: int, task: TextGeneration = school) -> BackboneVisuals:
+        monkeypatch.setenv("RANK", str(rank))
+        visuals = open_text(task).tasks[0].visuals
+        assert isinstance(visuals, BackboneVisuals)
+        return visuals
+
+    def held(visuals: BackboneVisuals) -> list[set[str]]:
+        shards = sorted(visuals.cache.root.glob("*/*.safetensors"))
+        return [set(load_shard(shard)[0]) for shard in shards]
+
+    first = opened(0)
+    (own,) = held(first)
+    assert {Share(1, 2).takes(image) for image in own} == {True}
+    second = opened(1)
+    names = opened_data(school.tasks[0]).images
+    seen = [one(name).tokens for name in names for one in (first, second)]
+    shards = held(first)
+    assert len(shards) == 2
+    assert not shards[0] & shards[1], "whoever reads the others' finds them stored"
+    assert len(seen) == 2 * len(names)
+    alone = opened(1, replace(school, cache=None))  # nobody else writes there
+    assert sum(map(len, held(alone))) == sum(map(len, shards))
 
 
 def test_what_is_no_folder_is_called_so(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from petiole.engine.feature_filling import fill
 from petiole.engine.feature_job import FeatureReport
 from petiole.engine.feature_store import FeatureCache, Key
 from petiole.engine.progress import console, progress
+from petiole.engine.share import WHOLE, Share
 from petiole.engine.thumbnail_store import store_thumbnails
 from petiole.errors import ConfigError, DataError
 from petiole.stores.pointer import checked_before
@@ -152,6 +153,7 @@ class BackboneVisuals:
         quiet: bool = False,
         extractor: Extractor | None = None,
         thumbnails: bool = False,
+        share: Share = WHOLE,
     ) -> Prepared:
         """Compute and store what the cache lacks, after saying what it will cost.
 
@@ -161,6 +163,7 @@ class BackboneVisuals:
             quiet: say nothing and show no bar.
             extractor: computes and stores instead of this process, also files of many images (Parquet, WebDataset).
             thumbnails: keep what the leak check sees of them, too; an extractor is told so by whoever made it.
+            share: of the images, that are computed here; the others are left to other processes.
 
         Raises:
             DataError: unreadable images, with their paths; nothing was computed here then, and by an extractor all others.
@@ -188,7 +191,7 @@ class BackboneVisuals:
             else:
                 missing, bad = self._identify(kind, paths, skip_bad=skip_bad, quiet=quiet)
                 notes += bad
-                work.append((kind, missing))
+                work.append((kind, {i: path for i, path in missing.items() if share.takes(i)}))
             stored = len({self._ids[path] for path in paths if path in self._ids})
             images, megabytes = images + stored, megabytes + self._megabytes(kind, stored)
         for kind, missing in work:

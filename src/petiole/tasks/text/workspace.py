@@ -14,6 +14,7 @@ from petiole.data.readers.registry import is_video, open_features, open_question
 from petiole.data.text_dataset import TextDataset
 from petiole.engine.feature_extractor import Precision
 from petiole.engine.model_card import ModelCard
+from petiole.engine.share import WHOLE, Share
 from petiole.engine.task import Task, TaskRun, Workspace
 from petiole.errors import ConfigError
 from petiole.files import text_digest
@@ -236,7 +237,12 @@ def _seen(
         task.visual_tokens,
         precision=task.precision,
     )
-    prepared = visuals.prepare(data.images, skip_bad=task.skip_bad, quiet=task.quiet)
+    prepared = visuals.prepare(
+        data.images,
+        skip_bad=task.skip_bad,
+        quiet=task.quiet,
+        share=Share.own() if task.cache else WHOLE,
+    )
     if prepared.left_out:
         gone = set(prepared.left_out)
         parts = {
