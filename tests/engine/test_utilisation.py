@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from petiole.engine import utilisation
 from petiole.engine.record import RECORD, Costs, read_record
 from petiole.engine.run import RunSpec, run
-from petiole.engine.task import open_workspace
+from petiole.engine.task import Scores, open_workspace
 from petiole.engine.trainer import Callbacks, Trainer
 from petiole.files import write_sealed
 from petiole.ledger import Ledger
 from petiole.ledger.counting import flop_counter
+from petiole.tasks.classification.task import ClassificationRun
 from petiole.tasks.classification.workspace import Classification, Subset
 from petiole.tasks.text.model import GenerationBatch, GenerationLoss
 from petiole.testing import encoder_decoder as tiny
@@ -96,6 +98,26 @@ def test_a_short_training_and_a_solved_head_measure_nothing(
         write_sealed(spec.folder / RECORD, older)
         assert read_record(spec.folder).costs == costs
         monkeypatch.setattr(utilisation, "LONG", 0.0)
+
+
+def test_the_peak_is_that_of_training_and_not_of_scoring(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = [700.0]
+
+    @contextmanager
+    def peak_memory(_: object) -> Iterator[Callable[[], float]]:
+        yield lambda: taken[0]
+
+    def evaluate(self: ClassificationRun, *of: Any) -> Scores:
+        taken[0] = 9_000.0
+        return real(self, *of)
+
+    real = ClassificationRun.evaluate
+    monkeypatch.setattr("petiole.engine.run.peak_memory", peak_memory)
+    monkeypatch.setattr(ClassificationRun, "evaluate", evaluate)
+    assert run(job("ridge")).costs.peak_memory_mb == 700.0
+    assert taken == [9_000.0]
 
 
 def test_a_device_without_room_for_the_product_costs_no_record(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -167,8 +167,8 @@ class _Trained(NamedTuple):
 
     adapted: Any
     seconds: float
+    megabytes: float
     callbacks: Callbacks
-    peak: Callable[[], float]
     loggers: list[Logger]
 
 
@@ -196,7 +196,8 @@ def _train(
         torch.manual_seed(spec.seed)
         adapted = prepared.build()
         seconds = prepared.train(adapted, callbacks)
-    return _Trained(adapted, seconds, callbacks, peak, loggers)
+        megabytes = peak()  # what scoring takes is no part of it
+    return _Trained(adapted, seconds, megabytes, callbacks, loggers)
 
 
 def _check_finite(adapted: torch.nn.Module) -> None:
@@ -242,7 +243,6 @@ def _costs(
     test_seconds: float,
     saved: Adapter,
 ) -> Costs:
-    peak = trained.peak()  # before the matrix product, whose memory is no part of it
     rate, share = utilisation(
         lambda: prepared.training_flops(trained.adapted, saved.manifest.ledger, trained.callbacks),
         trained.seconds,
@@ -253,7 +253,7 @@ def _costs(
         feature_seconds=prepared.feature_seconds,
         train_seconds=trained.seconds,
         test_seconds=test_seconds,
-        peak_memory_mb=peak,
+        peak_memory_mb=trained.megabytes,
         adapter_bytes=(folder / "adapter" / TENSORS).stat().st_size,
         flops_per_second=rate,
         utilisation=share,
