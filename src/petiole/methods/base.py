@@ -16,6 +16,7 @@ from petiole.backbones.hooks import Attach
 from petiole.layers.injected import Injected
 from petiole.layers.pool import First
 from petiole.methods.path_search import PathSearch
+from petiole.methods.ranges import FINITE
 from petiole.methods.recipe import Recipe
 
 Inputs = TypeVar("Inputs")
@@ -256,6 +257,7 @@ class Method(ABC):
     transductive: ClassVar[bool] = False
     adapts: ClassVar[Literal["images", "language", "codebook"]] = "images"
     recipe_fields: ClassVar[frozenset[str] | None] = None
+    __pydantic_config__: ClassVar[dict[str, Any]] = FINITE
 
     recipe: Recipe = field(default_factory=Recipe, kw_only=True)
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from math import ceil, floor
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator
 
 from petiole.errors import ConfigError
 from petiole.layers.checks import above_zero
+from petiole.methods.ranges import FINITE
 
 TrainOn = Literal["source", "target", "joint", "sequential"]
 FIRST_EPOCH = 1e-5
@@ -77,6 +78,8 @@ class Recipe:
         views: stored random views of every training image; 0 trains on the evaluation view alone.
         augmentation: name of the random view's recipe.
     """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = FINITE
 
     train_on: TrainOn = "joint"
     steps: int = 3000

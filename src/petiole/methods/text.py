@@ -20,6 +20,7 @@ from petiole.backbones.encoder_decoder import Seq2Seq
 from petiole.errors import ConfigError
 from petiole.layers.tasks import Sharing, shared
 from petiole.methods.base import Changes, Loss, Method, Plan
+from petiole.methods.ranges import PositiveInt
 
 Unfreeze = Literal["nothing", "norms", "biases", "everything"]
 """What of the language model's own is trained beside the layers; with everything, the codes of places too."""
@@ -91,7 +92,7 @@ class TextMethod(Method):
     shares: ClassVar[bool] = True
     """Whether there are layers that tasks can have in common or each for itself."""
 
-    tasks: int = 4
+    tasks: PositiveInt = 4
     sharing: Sharing = "single"
     unfreeze: Unfreeze = "norms"
     dropout: bool = True

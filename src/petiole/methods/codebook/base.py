@@ -24,6 +24,7 @@ from petiole.methods.codebook.losses import (
     SurrogateAlignment,
     with_weight,
 )
+from petiole.methods.ranges import NonNegativeFloat
 from petiole.methods.registry import create, register
 
 CRAFT_RECIPE: dict[str, Any] = {
@@ -151,7 +152,7 @@ class CaptioningMethod(CodebookMethod):
         end: learn where answers end.
     """
 
-    describe: float = 1.0
+    describe: NonNegativeFloat = 1.0
     wish: str = "describe ."
     end: bool = False
 

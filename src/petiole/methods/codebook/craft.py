@@ -29,6 +29,7 @@ from petiole.methods.codebook.losses import (
     SurrogateAlignment,
     with_weight,
 )
+from petiole.methods.ranges import NonNegativeFloat
 from petiole.methods.registry import register
 
 
@@ -55,12 +56,12 @@ class Craft(CodebookMethod):
     """
 
     encoder: str = "full"
-    sal: float = 1.0
+    sal: NonNegativeFloat = 1.0
     targets: Literal["answer", "answer+question"] = "answer"
     end: bool = False
-    commit: float = 0.1
-    contrast: float = 0.1
-    remember: float = 0.0
+    commit: NonNegativeFloat = 0.1
+    contrast: NonNegativeFloat = 0.1
+    remember: NonNegativeFloat = 0.0
 
     @property
     def wants_general(self) -> bool:
@@ -92,8 +93,8 @@ class VisionFT(CaptioningMethod):
     discrete: ClassVar[bool | None] = False
 
     encoder: str = "full"
-    anchor: float = 0.0
-    contrast: float = 0.0
+    anchor: NonNegativeFloat = 0.0
+    contrast: NonNegativeFloat = 0.0
 
     def losses(self, model: LVLM) -> tuple[Loss[CodebookLossInputs], ...]:
         depth = model.tower.image_backbone.depth

@@ -15,6 +15,7 @@ from petiole.layers.ridge import RidgeHead
 from petiole.layers.solved import ClassMeansHead, KNNHead, SolvedHead
 from petiole.methods.base import SOLVED, Method, Plan
 from petiole.methods.heads.representation import Representation, read
+from petiole.methods.ranges import PositiveFloat, PositiveInt
 from petiole.methods.registry import register
 
 
@@ -36,8 +37,8 @@ class Baseline(Method):
 class KNN(Baseline):
     """k neighbours by cosine, weighted exp(s / T) (Wu et al., 2018)."""
 
-    k: int = 20
-    temperature: float = 0.07
+    k: PositiveInt = 20
+    temperature: PositiveFloat = 0.07
 
     def plan(self, backbone: Backbone, classes: int) -> Plan:
         return self._plan(backbone, lambda d: KNNHead(d, classes, self.k, self.temperature))
@@ -61,7 +62,7 @@ class LogisticRegression(Baseline):
     """Multinomial logistic regression with a sweep of C."""
 
     grid: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
-    folds: int = 5
+    folds: PositiveInt = 5
 
     def plan(self, backbone: Backbone, classes: int) -> Plan:
         return self._plan(backbone, lambda d: LogisticHead(d, classes, self.grid, self.folds))

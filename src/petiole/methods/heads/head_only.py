@@ -14,6 +14,7 @@ from petiole.backbones.base import Backbone
 from petiole.layers.linear_grid import LinearGridHead
 from petiole.layers.pool import Concat, First
 from petiole.methods.base import SOLVED, Method, Plan
+from petiole.methods.ranges import PositiveInt
 from petiole.methods.registry import register
 
 
@@ -37,7 +38,7 @@ class HeadOnly(Method):
     recipe_fields = SOLVED
 
     inputs: Literal["vector", "dinov2"] = "vector"
-    iterations: int = 1250
+    iterations: PositiveInt = 1250
 
     def plan(self, backbone: Backbone, classes: int) -> Plan:
         d = backbone.width

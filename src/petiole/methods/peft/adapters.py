@@ -42,6 +42,7 @@ from petiole.layers.phm import PHM, Drawn, Rule
 from petiole.methods.base import Changes, Method, Plan
 from petiole.methods.blocks import select
 from petiole.methods.peft.copies import norms
+from petiole.methods.ranges import DropRate, NonNegativeInt, PositiveFloat, PositiveInt
 from petiole.methods.recipe import AS_MANY_STEPS, INSIDE_BLOCKS
 from petiole.methods.registry import register
 from petiole.methods.text import BRANCHES, VL_ADAPTER_RECIPE, TextMethod, blocks
@@ -154,15 +155,15 @@ class AdapterTune(Method):
 
     lr_grid: ClassVar[tuple[float, ...]] = (3e-4, 1e-3, 3e-3)
 
-    rank: int = 16
+    rank: PositiveInt = 16
     scale: float = 1.0
     init: str = "zero"
     blocks: str = "all"
     placement: Placement = "post"
     activation: Activation = "gelu"
     learn_scale: bool = False
-    dropout: float = 0.0
-    drop_path: float = 0.0
+    dropout: DropRate = 0.0
+    drop_path: DropRate = 0.0
     train_norms: bool = False
 
     def plan(self, backbone: Backbone, classes: int) -> Plan:
@@ -202,7 +203,7 @@ class BranchAdapters(TextMethod):
         reduction: d over the width of the bottleneck.
     """
 
-    reduction: float = 8.0
+    reduction: PositiveFloat = 8.0
 
     def size(self, model: Seq2Seq) -> int:
         """Width of the bottleneck."""
@@ -281,8 +282,8 @@ class VLCompacter(BranchAdapters):
             own, as Compacter's code draws them.
     """
 
-    k: int = 2
-    rank: int = 0
+    k: PositiveInt = 2
+    rank: NonNegativeInt = 0
     shared_rule: bool = False
     drawn: Drawn = "product"
 
@@ -320,7 +321,7 @@ class VLHyperformer(BranchAdapters):
 
     shares: ClassVar[bool] = False
 
-    code: int = 8
+    code: PositiveInt = 8
 
     def layers(self, model: Seq2Seq) -> Changes:
         depths = zip(BRANCHES.items(), model.depths, strict=True)

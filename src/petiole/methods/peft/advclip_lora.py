@@ -41,6 +41,7 @@ from petiole.methods.adversary import (
 )
 from petiole.methods.base import Plan, TrainingAdversary
 from petiole.methods.peft.lora import CLIPLoRA
+from petiole.methods.ranges import PositiveInt
 from petiole.methods.registry import register
 
 
@@ -164,7 +165,7 @@ class AdvCLIPLoRA(CLIPLoRA):
     """
 
     attack_epsilon: str = "10/255"
-    attack_steps: int = 1
+    attack_steps: PositiveInt = 1
     perturbation: Literal["shared", "each"] = "shared"
     compat: bool = False
 

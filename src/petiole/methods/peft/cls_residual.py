@@ -31,6 +31,7 @@ from petiole.losses.contrastive import ContrastiveForm
 from petiole.methods.base import Method, Plan
 from petiole.methods.heads.alignment import Alignment
 from petiole.methods.heads.representation import Representation, read
+from petiole.methods.ranges import DropRate, NonNegativeFloat, PositiveFloat, PositiveInt
 from petiole.methods.registry import register
 
 PAPER = {
@@ -111,21 +112,21 @@ class ClsResidual(Method):
     head: Literal["linear", "cosine"] = "linear"
     representation: Representation = "cls"
     post_norm: PostNorm | Literal["auto"] = "auto"
-    rank: int = 8
+    rank: PositiveInt = 8
     lora_scale: float = 1.0
-    lora_dropout: float = 0.0
-    bottleneck: int = 128
-    adapter_dropout: float = 0.1
-    tau: float = 10.0
+    lora_dropout: DropRate = 0.0
+    bottleneck: PositiveInt = 128
+    adapter_dropout: DropRate = 0.1
+    tau: PositiveFloat = 10.0
     learn_tau: bool = True
-    tau_lr: float = 10.0
+    tau_lr: NonNegativeFloat = 10.0
     start: Literal["random", "class-means", "ridge"] = "random"
     form: ContrastiveForm = "c2"
-    contrastive_weight: float = 0.1
-    temperature: float = 0.1
-    projection_hidden: int = 256
-    projection_out: int = 128
-    attention_heads: int = 6
+    contrastive_weight: NonNegativeFloat = 0.1
+    temperature: PositiveFloat = 0.1
+    projection_hidden: PositiveInt = 256
+    projection_out: PositiveInt = 128
+    attention_heads: PositiveInt = 6
 
     def plan(self, backbone: Backbone, classes: int) -> Plan:
         reading = read(backbone, self.representation, self.attention_heads)

@@ -27,6 +27,7 @@ from petiole.methods.base import Method, Plan
 from petiole.methods.blocks import select
 from petiole.methods.path_search import PathSearch
 from petiole.methods.peft.lora import rows_of
+from petiole.methods.ranges import PositiveInt, Share
 from petiole.methods.recipe import AS_MANY_STEPS, INSIDE_BLOCKS
 from petiole.methods.registry import register
 
@@ -56,7 +57,7 @@ class FixedGLoRA(Method):
 
     lr_grid: ClassVar[tuple[float, ...]] = (3e-4, 1e-3, 3e-3)
 
-    rank: int = 4
+    rank: PositiveInt = 4
     paths: str = LARGEST
     targets: str = "q,v,proj,hidden,narrow"
     blocks: str = "all"
@@ -120,10 +121,10 @@ class SearchedGLoRA(FixedGLoRA):
     """
 
     paths: str = ""
-    population: int = 50
-    rounds: int = 20
-    parents: int = 10
-    mutation: float = 0.2
+    population: PositiveInt = 50
+    rounds: PositiveInt = 20
+    parents: PositiveInt = 10
+    mutation: Share = 0.2
 
     def _layers(self, backbone: Backbone, roles: list[tuple[str, str]]) -> list[GLoRA]:
         if self.paths:

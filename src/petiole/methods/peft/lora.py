@@ -34,6 +34,7 @@ from petiole.methods.base import Changes, Method, Plan
 from petiole.methods.blocks import select
 from petiole.methods.codebook.base import CRAFT_RECIPE, LanguageSideMethod
 from petiole.methods.prompt_learning.class_names import SentenceTemplate, TextHead, towers_of
+from petiole.methods.ranges import DropRate, PositiveInt
 from petiole.methods.recipe import AS_MANY_STEPS, INSIDE_BLOCKS
 from petiole.methods.registry import register
 from petiole.methods.text import VL_ADAPTER_RECIPE, TextMethod, Unfreeze, attentions
@@ -122,13 +123,13 @@ class LoRA(Method):
 
     lr_grid: ClassVar[tuple[float, ...]] = (3e-4, 1e-3, 3e-3)
 
-    rank: int = 16
+    rank: PositiveInt = 16
     scale: float = 1.0
     rank_stabilised: bool = False
     magnitude: bool = False
     targets: str = "q,k,v"
     blocks: str = "all"
-    dropout: float = 0.0
+    dropout: DropRate = 0.0
 
     def plan(self, backbone: Backbone, classes: int) -> Plan:
         names = [name.strip() for name in self.targets.split(",")]
@@ -168,9 +169,9 @@ class CLIPLoRA(Method):
         template: of the sentences.
     """
 
-    rank: int = 2
+    rank: PositiveInt = 2
     scale: float = 0.5
-    dropout: float = 0.25
+    dropout: DropRate = 0.25
     template: str = "a photo of a {}."
 
     def plan(self, backbone: Backbone, classes: int) -> Plan:
@@ -210,9 +211,9 @@ class VLLoRA(TextMethod):
     """
 
     unfreeze: Unfreeze = "biases"
-    rank: int = 128
+    rank: PositiveInt = 128
     scale: float = 0.25
-    branch_dropout: float = 0.1
+    branch_dropout: DropRate = 0.1
     magnitude: bool = False
 
     def layers(self, model: Seq2Seq) -> Changes:
@@ -240,9 +241,9 @@ class LLMLoRA(LanguageSideMethod):
         branch_dropout: on the input of A.
     """
 
-    rank: int = 16
+    rank: PositiveInt = 16
     alpha: float = 32.0
-    branch_dropout: float = 0.05
+    branch_dropout: DropRate = 0.05
 
     def language_changes(self, model: LVLM) -> Changes:
         import peft

@@ -25,6 +25,7 @@ from petiole.layers.prompt import DropLast, PromptTokens
 from petiole.layers.rows import Blank, Overwrite, Prepend, Reparametrised, Rows
 from petiole.methods.base import Changes, Method, Plan
 from petiole.methods.blocks import select
+from petiole.methods.ranges import DropRate, PositiveInt
 from petiole.methods.recipe import AS_MANY_STEPS, INSIDE_BLOCKS
 from petiole.methods.registry import register
 from petiole.methods.text import VL_ADAPTER_RECIPE, TextMethod, Unfreeze, attentions
@@ -56,9 +57,9 @@ class VPT(Method):
 
     lr_grid: ClassVar[tuple[float, ...]] = (1e-3, 3e-3, 1e-2)
 
-    prompts: int = 10
+    prompts: PositiveInt = 10
     deep: bool = False
-    dropout: float = 0.0
+    dropout: DropRate = 0.0
     blocks: str = "all"
 
     def plan(self, backbone: Backbone, classes: int) -> Plan:
@@ -101,8 +102,8 @@ class VLPrompt(TextMethod):
     """
 
     unfreeze: Unfreeze = "nothing"
-    prompts: int = 40
-    hidden: int = 800
+    prompts: PositiveInt = 40
+    hidden: PositiveInt = 800
 
     def layers(self, model: Seq2Seq) -> Changes:
         def make() -> Prepend:
@@ -129,7 +130,7 @@ class VLPrefix(TextMethod):
     """
 
     unfreeze: Unfreeze = "nothing"
-    prefix: int = 40
+    prefix: PositiveInt = 40
 
     def layers(self, model: Seq2Seq) -> Changes:
         def overwritten(role: str) -> Attach:

@@ -19,6 +19,7 @@ from petiole.layers.affine import Affine
 from petiole.layers.heads import LinearHead
 from petiole.methods.base import Method, Plan
 from petiole.methods.blocks import select
+from petiole.methods.ranges import NonNegativeFloat
 from petiole.methods.recipe import AS_MANY_STEPS, INSIDE_BLOCKS
 from petiole.methods.registry import register
 
@@ -37,7 +38,7 @@ class SSF(Method):
 
     lr_grid: ClassVar[tuple[float, ...]] = (1e-3, 3e-3, 1e-2)
 
-    std: float = 0.02
+    std: NonNegativeFloat = 0.02
     blocks: str = "all"
 
     def plan(self, backbone: Backbone, classes: int) -> Plan:

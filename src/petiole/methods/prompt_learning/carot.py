@@ -26,6 +26,7 @@ from petiole.backbones.base import Backbone
 from petiole.errors import ConfigError
 from petiole.methods.base import Loss, LossInputs, Method, Plan, SelfTeacher
 from petiole.methods.prompt_learning.class_names import TextHead
+from petiole.methods.ranges import NonNegativeFloat
 from petiole.methods.registry import create, register
 
 
@@ -121,8 +122,8 @@ class CaRot(Method):
     host: str = "zero-shot"
     host_settings: dict[str, Any] = field(default_factory=dict, hash=False)
     tune: Literal["all", "image", "projection"] = "all"
-    orthogonality: float = 0.2
-    self_distillation: float = 1.5
+    orthogonality: NonNegativeFloat = 0.2
+    self_distillation: NonNegativeFloat = 1.5
 
     def plan(self, backbone: Backbone, classes: int) -> Plan:
         plan = create(self.host, self.host_settings).plan(backbone, classes)

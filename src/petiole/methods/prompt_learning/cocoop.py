@@ -28,6 +28,7 @@ from petiole.methods.prompt_learning.class_names import (
     words,
 )
 from petiole.methods.prompt_learning.class_vectors import cosines
+from petiole.methods.ranges import PositiveInt
 from petiole.methods.recipe import PROMPT_LEARNING
 from petiole.methods.registry import register
 
@@ -84,9 +85,9 @@ class CoCoOp(Method):
         squeeze: d over the hidden width of pi.
     """
 
-    context: int = 4
+    context: PositiveInt = 4
     phrase: str = PHRASE
-    squeeze: int = 16
+    squeeze: PositiveInt = 16
 
     def plan(self, backbone: Backbone, classes: int) -> Plan:
         positive(context=self.context, squeeze=self.squeeze)

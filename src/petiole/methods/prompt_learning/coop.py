@@ -30,6 +30,7 @@ from petiole.methods.prompt_learning.class_names import (
     towers_of,
     words,
 )
+from petiole.methods.ranges import PositiveInt
 from petiole.methods.recipe import PROMPT_LEARNING
 from petiole.methods.registry import register
 
@@ -46,7 +47,7 @@ class CoOp(Method):
         class_specific: one context for each class.
     """
 
-    context: int = 4
+    context: PositiveInt = 4
     phrase: str = PHRASE
     position: Position = "end"
     class_specific: bool = False

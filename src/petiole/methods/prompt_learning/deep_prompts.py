@@ -28,6 +28,7 @@ from petiole.methods.prompt_learning.class_names import (
     towers_of,
     words,
 )
+from petiole.methods.ranges import NonNegativeInt, PositiveInt
 from petiole.methods.recipe import PROMPT_LEARNING
 from petiole.methods.registry import register
 
@@ -56,9 +57,9 @@ class DeepPrompts(Method):
         phrase: words that layer 0 starts from; those beyond n stay in the sentence.
     """
 
-    text_prompts: int = 4
-    image_prompts: int = 4
-    depth: int = 9
+    text_prompts: PositiveInt = 4
+    image_prompts: NonNegativeInt = 4
+    depth: PositiveInt = 9
     coupled: bool = False
     phrase: str = PHRASE
 

@@ -24,6 +24,7 @@ from petiole.layers.lowrank import LowRank
 from petiole.methods.base import Method, Plan
 from petiole.methods.prompt_learning.class_names import towers_of
 from petiole.methods.prompt_learning.frozen_texts import FrozenTextHead
+from petiole.methods.ranges import PositiveFloat, PositiveInt
 from petiole.methods.registry import register
 
 KINDS = ("positive", "negative", "visual")
@@ -94,8 +95,8 @@ class GraphAdapter(Method):
         opposite: of what it is not.
     """
 
-    rank: int = 16
-    temperature: float = 0.1
+    rank: PositiveInt = 16
+    temperature: PositiveFloat = 0.1
     template: str = "a photo of a {}."
     opposite: str = "a photo of no {}."
 

@@ -36,6 +36,7 @@ from petiole.errors import ConfigError
 from petiole.layers.checks import positive
 from petiole.methods.base import Loss, LossInputs, Method, Plan
 from petiole.methods.prompt_learning.class_names import TextHead
+from petiole.methods.ranges import NonNegativeFloat, PositiveInt, Share
 from petiole.methods.recipe import PROMPT_LEARNING
 from petiole.methods.registry import create, register
 from petiole.methods.self_distillation import SelfDistillation
@@ -189,10 +190,10 @@ class OGEN(Method):
 
     host: str = "coop"
     host_settings: dict[str, Any] = field(default_factory=dict, hash=False)
-    neighbours: int = 3
+    neighbours: PositiveInt = 3
     unknown_names: str = ""
-    warm_up: float = 0.2
-    self_distillation: float = 1.0
+    warm_up: Share = 0.2
+    self_distillation: NonNegativeFloat = 1.0
 
     def plan(self, backbone: Backbone, classes: int) -> Plan:
         positive(neighbours=self.neighbours)

@@ -32,6 +32,7 @@ from petiole.layers.rows import Append, Overwrite, Rows
 from petiole.losses.distillation import distillation
 from petiole.methods.base import Loss, LossInputs, Method, Plan
 from petiole.methods.prompt_learning.class_names import SentenceTemplate, TextHead, towers_of
+from petiole.methods.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from petiole.methods.recipe import PROMPT_LEARNING
 from petiole.methods.registry import register
 
@@ -154,11 +155,11 @@ class PromptKD(Method):
     transductive: ClassVar[bool] = True
 
     teacher: str = ""
-    width: int = 0
-    image_prompts: int = 4
-    depth: int = 9
-    weight: float = 1000.0
-    temperature: float = 1.0
+    width: NonNegativeInt = 0
+    image_prompts: PositiveInt = 4
+    depth: PositiveInt = 9
+    weight: NonNegativeFloat = 1000.0
+    temperature: PositiveFloat = 1.0
     template: str = "a photo of a {}."
 
     def plan(self, backbone: Backbone, classes: int) -> Plan:

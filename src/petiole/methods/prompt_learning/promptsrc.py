@@ -25,6 +25,7 @@ from petiole.methods.base import Loss, LossInputs, Plan
 from petiole.methods.prompt_learning.class_names import SentenceTemplate, TextHead
 from petiole.methods.prompt_learning.deep_prompts import DeepPrompts
 from petiole.methods.prompt_learning.templates import SIXTY
+from petiole.methods.ranges import NonNegativeFloat
 from petiole.methods.recipe import PROMPT_LEARNING
 from petiole.methods.registry import register
 
@@ -79,9 +80,9 @@ class PromptSRC(DeepPrompts):
         text_weight, image_weight, logit_weight: l_t, l_i, l_z.
     """
 
-    text_weight: float = 25.0
-    image_weight: float = 10.0
-    logit_weight: float = 1.0
+    text_weight: NonNegativeFloat = 25.0
+    image_weight: NonNegativeFloat = 10.0
+    logit_weight: NonNegativeFloat = 1.0
 
     def plan(self, backbone: Backbone, classes: int) -> Plan:
         plan = super().plan(backbone, classes)

@@ -27,6 +27,7 @@ from petiole.layers.checks import positive
 from petiole.layers.rows import Context, Overwrite, Residuals, Rows
 from petiole.methods.base import Method, Plan
 from petiole.methods.prompt_learning.class_names import TextHead
+from petiole.methods.ranges import PositiveInt
 from petiole.methods.recipe import PROMPT_LEARNING
 from petiole.methods.registry import create, register
 from petiole.printable import composed
@@ -50,7 +51,7 @@ class ResidualPrompts(Method):
     """
 
     sets: str = ""
-    rank: int = 8
+    rank: PositiveInt = 8
     host: str = "coop"
     host_settings: dict[str, Any] = field(default_factory=dict, hash=False)
 

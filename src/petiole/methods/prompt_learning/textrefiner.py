@@ -35,6 +35,7 @@ from petiole.methods.base import Loss, LossInputs, Method, Plan
 from petiole.methods.prompt_learning.class_vectors import ClassVectors, ImageClassVectors
 from petiole.methods.prompt_learning.promptkd import Distillation
 from petiole.methods.prompt_learning.refined_head import Refined, Refiner, refine
+from petiole.methods.ranges import NonNegativeFloat, PositiveFloat, PositiveInt, Share
 from petiole.methods.recipe import PROMPT_LEARNING, Recipe
 from petiole.methods.registry import create, preset_of, register
 
@@ -207,13 +208,13 @@ class TextRefiner(Method):
 
     host: str = "coop"
     host_settings: dict[str, Any] = field(default_factory=dict, hash=False)
-    entries: int = 25
+    entries: PositiveInt = 25
     alpha: float = 0.2
-    cache_momentum: float = 0.8
-    k: int = 5
-    semantic_weight: float = 0.02
-    retention_weight: float = 20.0
-    read_temperature: float = 1.0
+    cache_momentum: Share = 0.8
+    k: PositiveInt = 5
+    semantic_weight: NonNegativeFloat = 0.02
+    retention_weight: NonNegativeFloat = 20.0
+    read_temperature: PositiveFloat = 1.0
     reduce: Reduce = "sum"
     raw_tokens: bool = False
     keep_alignment: bool = False

@@ -19,6 +19,7 @@ from petiole.errors import ConfigError
 from petiole.layers.solved import MemoryHead
 from petiole.methods.base import SOLVED, Method, Plan
 from petiole.methods.prompt_learning.class_names import SentenceTemplate, TextHead, towers_of
+from petiole.methods.ranges import NonNegativeFloat, PositiveFloat
 from petiole.methods.registry import register
 
 
@@ -77,8 +78,8 @@ class TipAdapter(Method):
 
     recipe_fields = SOLVED
 
-    alpha: float = 1.0
-    beta: float = 5.5
+    alpha: NonNegativeFloat = 1.0
+    beta: PositiveFloat = 5.5
     template: str = "a photo of a {}."
 
     def plan(self, backbone: Backbone, classes: int) -> Plan:

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from petiole.backbones.hooks import Attach, attached
 from petiole.errors import ConfigError
 from petiole.methods.base import Plan
 from petiole.methods.prompt_learning.class_vectors import ClassVectors
+from petiole.methods.ranges import FINITE
 from petiole.methods.settings import check_names, validated
 from petiole.registry import Registry
 
@@ -103,6 +104,8 @@ class TestTimeMethod(ABC):
         images_at_once: adapted together, a divisor of 16; memory grows with it, results do not change.
         seed: of what is drawn (starts, dropout, masks), the same for every image.
     """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = FINITE
 
     views: int = 64
     images_at_once: int = 4

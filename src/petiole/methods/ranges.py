@@ -1,0 +1,22 @@
+"""Ranges of settings, as types of the fields of a method.
+
+``validated`` refuses what lies outside as soon as it is stated, before an image is read or a network loaded. NaN and infinity
+lie in no range, nor in a plain ``float`` of a class with ``FINITE``.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from annotated_types import Ge, Gt, Le, Lt
+
+PositiveInt = Annotated[int, Ge(1)]
+NonNegativeInt = Annotated[int, Ge(0)]
+PositiveFloat = Annotated[float, Gt(0)]
+NonNegativeFloat = Annotated[float, Ge(0)]
+Share = Annotated[float, Ge(0), Le(1)]
+DropRate = Annotated[float, Ge(0), Lt(1)]
+"""A probability of dropping: what is kept is divided by its own, which is not 0."""
+
+FINITE: dict[str, Any] = {"allow_inf_nan": False}
+"""As ``__pydantic_config__``, which subclasses inherit."""
