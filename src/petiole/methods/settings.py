@@ -39,7 +39,7 @@ def validated(cls: type[T], values: Mapping[str, Any], what: str) -> T:
         made: T = _adapter(cls).validate_python(dict(values))  # type: ignore[arg-type] # mypy: a class is no Hashable
     except ValidationError as error:
         rows = [
-            f"{'.'.join(map(str, e['loc'])) or 'value'}={e.get('input')!r}: {e['msg']}"
+            f"{'.'.join(str(part) for part in e['loc'] if part != 'recipe') or 'value'}={e.get('input')!r}: {e['msg']}"
             for e in error.errors()
         ]
         raise ConfigError(f"Bad settings for {what}: {'; '.join(rows)}.") from error

@@ -34,7 +34,6 @@ from petiole.backbones.encoder_decoder import Seq2Seq
 from petiole.backbones.hooks import Attach
 from petiole.errors import ConfigError, unknown
 from petiole.layers.bottleneck import Activation, Bottleneck
-from petiole.layers.checks import positive
 from petiole.layers.heads import LinearHead
 from petiole.layers.hypernetwork import Hypernetwork, Written
 from petiole.layers.initial import starts_at_zero
@@ -181,7 +180,6 @@ class AdapterTune(Method):
         )
 
     def _layer(self, width: int) -> Bottleneck:
-        positive(rank=self.rank)
         return Bottleneck(
             width,
             self.rank,

@@ -30,7 +30,6 @@ from petiole.backbones.base import Backbone
 from petiole.collective import members, summed
 from petiole.data.preprocessing import Preprocessing
 from petiole.errors import ConfigError
-from petiole.layers.checks import positive
 from petiole.methods.adversary import (
     PixelLoss,
     climbed,
@@ -170,7 +169,6 @@ class AdvCLIPLoRA(CLIPLoRA):
     compat: bool = False
 
     def plan(self, backbone: Backbone, classes: int) -> Plan:
-        positive(attack_steps=self.attack_steps)
         plan, preprocessing = super().plan(backbone, classes), backbone.preprocessing
         epsilon = radius(self.attack_epsilon, "attack_epsilon")
         adversary: TrainingAdversary

@@ -19,7 +19,6 @@ from petiole.backbones.base import Backbone
 from petiole.backbones.encoder_decoder import Seq2Seq
 from petiole.backbones.hooks import Attach
 from petiole.errors import ConfigError
-from petiole.layers.checks import positive
 from petiole.layers.heads import LinearHead
 from petiole.layers.prompt import DropLast, PromptTokens
 from petiole.layers.rows import Blank, Overwrite, Prepend, Reparametrised, Rows
@@ -63,7 +62,6 @@ class VPT(Method):
     blocks: str = "all"
 
     def plan(self, backbone: Backbone, classes: int) -> Plan:
-        positive(prompts=self.prompts)
         chosen = select(self.blocks, backbone)
         if not backbone.takes_tokens:
             raise ConfigError(

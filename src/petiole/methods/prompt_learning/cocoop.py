@@ -17,7 +17,6 @@ from torch.nn.functional import normalize
 from petiole.backbones.base import Backbone
 from petiole.backbones.dual_encoder.towers import TwoTowers
 from petiole.backbones.hooks import Attach
-from petiole.layers.checks import positive
 from petiole.layers.rows import Context
 from petiole.methods.base import Method, Plan
 from petiole.methods.prompt_learning.class_names import (
@@ -90,7 +89,6 @@ class CoCoOp(Method):
     squeeze: PositiveInt = 16
 
     def plan(self, backbone: Backbone, classes: int) -> Plan:
-        positive(context=self.context, squeeze=self.squeeze)
         towers = towers_of(backbone)
         head = ConditionalHead(
             towers, classes, SentenceTemplate(context=self.context), self.squeeze

@@ -19,7 +19,6 @@ from torch import Tensor
 from petiole.backbones.base import Backbone
 from petiole.backbones.hooks import Attach
 from petiole.errors import ConfigError
-from petiole.layers.checks import positive
 from petiole.layers.rows import STD, Context
 from petiole.methods.base import Method, Plan
 from petiole.methods.prompt_learning.class_names import (
@@ -54,7 +53,6 @@ class CoOp(Method):
 
     def plan(self, backbone: Backbone, classes: int) -> Plan:
         towers = towers_of(backbone)
-        positive(context=self.context)
         sentence = SentenceTemplate(context=self.context, position=self.position)
         head = TextHead(towers, classes, sentence)
         if self.phrase:

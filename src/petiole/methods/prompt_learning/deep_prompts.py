@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from petiole.backbones.base import Backbone
 from petiole.backbones.hooks import Attach
 from petiole.errors import ConfigError
-from petiole.layers.checks import positive
 from petiole.layers.rows import Append, Context, Coupled, Overwrite, Rows
 from petiole.methods.base import Method, Plan
 from petiole.methods.prompt_learning.class_names import (
@@ -92,9 +91,6 @@ class DeepPrompts(Method):
         return Plan(head=head, reads=(backbone.vector,), attach=tuple(attach), identity=False)
 
     def _check(self) -> None:
-        positive(text_prompts=self.text_prompts, depth=self.depth)
-        if self.image_prompts < 0:
-            raise ConfigError(f"image_prompts is {self.image_prompts}; use 0 or more.")
         if self.coupled and self.text_prompts != self.image_prompts:
             raise ConfigError(
                 f"Coupled prompts are equally many in both towers, not {self.text_prompts} and "

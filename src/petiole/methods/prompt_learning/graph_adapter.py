@@ -19,7 +19,6 @@ from torch.nn.functional import normalize, one_hot
 
 from petiole.backbones.base import Backbone
 from petiole.backbones.dual_encoder.towers import TwoTowers
-from petiole.layers.checks import above_zero, positive
 from petiole.layers.lowrank import LowRank
 from petiole.methods.base import Method, Plan
 from petiole.methods.prompt_learning.class_names import towers_of
@@ -101,8 +100,6 @@ class GraphAdapter(Method):
     opposite: str = "a photo of no {}."
 
     def plan(self, backbone: Backbone, classes: int) -> Plan:
-        positive(rank=self.rank)
-        above_zero(temperature=self.temperature)
         head = GraphHead(
             towers_of(backbone),
             classes,

@@ -19,7 +19,6 @@ from torch.nn.functional import normalize
 
 from petiole.backbones.base import Backbone
 from petiole.backbones.dual_encoder.towers import TwoTowers
-from petiole.layers.checks import above_zero, positive
 from petiole.layers.lowrank import LowRank
 from petiole.methods.base import Method, Plan
 from petiole.methods.prompt_learning.class_names import towers_of
@@ -92,8 +91,6 @@ class HybridAttention(Method):
     template: str = "a photo of a {}."
 
     def plan(self, backbone: Backbone, classes: int) -> Plan:
-        positive(rank=self.rank)
-        above_zero(temperature=self.temperature)
         towers = towers_of(backbone)
         reads = (backbone.vector, backbone.patches, "final.attention")
         head = TextAttentionHead(

@@ -33,7 +33,6 @@ from torch.nn.functional import cross_entropy, mse_loss, normalize
 
 from petiole.backbones.base import Backbone
 from petiole.errors import ConfigError
-from petiole.layers.checks import positive
 from petiole.methods.base import Loss, LossInputs, Method, Plan
 from petiole.methods.prompt_learning.class_names import TextHead
 from petiole.methods.ranges import NonNegativeFloat, PositiveInt, Share
@@ -196,9 +195,6 @@ class OGEN(Method):
     self_distillation: NonNegativeFloat = 1.0
 
     def plan(self, backbone: Backbone, classes: int) -> Plan:
-        positive(neighbours=self.neighbours)
-        if not 0 <= self.warm_up <= 1:
-            raise ConfigError(f"warm_up must lie in [0, 1], but is {self.warm_up}.")
         plan = create(self.host, self.host_settings).plan(backbone, classes)
         head = plan.head
         self._check(head, classes, supervised=plan.supervised)

@@ -27,7 +27,6 @@ from petiole.backbones.base import Backbone
 from petiole.backbones.dual_encoder.towers import TwoTowers
 from petiole.backbones.hooks import Attach
 from petiole.errors import ConfigError
-from petiole.layers.checks import positive
 from petiole.layers.rows import Append, Overwrite, Rows
 from petiole.losses.distillation import distillation
 from petiole.methods.base import Loss, LossInputs, Method, Plan
@@ -164,7 +163,6 @@ class PromptKD(Method):
 
     def plan(self, backbone: Backbone, classes: int) -> Plan:
         towers = towers_of(backbone)
-        positive(image_prompts=self.image_prompts, depth=self.depth)
         width = self.width or towers.width
         head = TaughtHead(width, classes, towers.scale)
         own = None

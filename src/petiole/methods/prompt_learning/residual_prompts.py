@@ -23,7 +23,6 @@ from torch import Tensor
 
 from petiole.backbones.base import Backbone
 from petiole.errors import ConfigError
-from petiole.layers.checks import positive
 from petiole.layers.rows import Context, Overwrite, Residuals, Rows
 from petiole.methods.base import Method, Plan
 from petiole.methods.prompt_learning.class_names import TextHead
@@ -56,7 +55,6 @@ class ResidualPrompts(Method):
     host_settings: dict[str, Any] = field(default_factory=dict, hash=False)
 
     def plan(self, backbone: Backbone, classes: int) -> Plan:
-        positive(rank=self.rank)
         plan = create(self.host, self.host_settings).plan(backbone, classes)
         head, prompts, members = plan.head, list(_prompts(plan)), _members(self.sets)
         if not isinstance(head, TextHead) or not prompts:

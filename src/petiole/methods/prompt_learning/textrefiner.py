@@ -27,7 +27,6 @@ from torch.nn.functional import cross_entropy, l1_loss, normalize
 
 from petiole.backbones.base import Backbone
 from petiole.errors import ConfigError
-from petiole.layers.checks import positive
 from petiole.layers.local_cache import LocalCache, Reduce, Start, WriteWeights
 from petiole.layers.token_alignment import TokenAlignment, salient
 from petiole.losses.distillation import distillation
@@ -236,7 +235,6 @@ class TextRefiner(Method):
         return replace(mode, **{name: value for name, value in own.items() if value is not None})
 
     def plan(self, backbone: Backbone, classes: int) -> Plan:
-        positive(k=self.k, entries=self.entries)
         plan = create(self.host, self.host_settings).plan(backbone, classes)
         if not isinstance(plan.head, ClassVectors | ImageClassVectors):
             raise ConfigError(

@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.nn.functional import linear, normalize
 
 from petiole.backbones.base import Backbone
-from petiole.errors import ConfigError
 from petiole.layers.solved import MemoryHead
 from petiole.methods.base import SOLVED, Method, Plan
 from petiole.methods.prompt_learning.class_names import SentenceTemplate, TextHead, towers_of
@@ -83,9 +82,5 @@ class TipAdapter(Method):
     template: str = "a photo of a {}."
 
     def plan(self, backbone: Backbone, classes: int) -> Plan:
-        if self.alpha < 0 or self.beta <= 0:
-            raise ConfigError(
-                f"alpha is at least 0 and beta positive, not {self.alpha}, {self.beta}."
-            )
         text = TextHead(towers_of(backbone), classes, SentenceTemplate(templates=(self.template,)))
         return Plan(head=TipHead(text, classes, self.alpha, self.beta), reads=(backbone.vector,))
