@@ -7,7 +7,7 @@ export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
 [ -f "$3/captions.csv" ] || python "$here/real_images.py" "$1" "$3"
 [ -d "$3/pair" ] || petiole pair "$3/pair" --text "$2" --image petiole/tiny-vit --captions "$3/captions.csv" --image-projection
 novel=$({ ls "$3/forty/train" || true; } | LC_ALL=C sort | tail -n +21 | tr _ ' ' | paste -sd, -)
-for table in lora carot prompts; do  # prompts: not measured for the pages
+for table in lora carot prompts; do
   names=()
   [ "$table" = prompts ] && names=(--set "unknown_names=$novel")
   petiole generalise "$3/forty/train" --test "$3/forty/test" --backbone "$3/pair" \
@@ -17,6 +17,7 @@ python "$here/../contrasts.py" "$3/lora" "sam - clip-lora-twice" "glad - clip-lo
 for score in ece accuracy; do
   python "$here/../contrasts.py" "$3/carot" "carot - contrastive" "carot - contrastive-more" "carot - clip-lora" --score "$score" --places base novel
 done
+python "$here/../contrasts.py" "$3/prompts" "ogen - coop" "ogen - coop-twice" "ogen-names - coop" "ogen-names - coop-twice" --places novel HM
 python "$here/at_test_time.py" "$3/test-time" --backbone "$3/pair" --data "$3/few" --corrupt gaussian_noise --images 5
 python "$here/robust.py" "$3/robust" --backbone "$3/pair" --data "$3/few" --steps 20 --images 3 --attacks "pgd 1/255" \
   --rows "CLIP-LoRA" "AdvCLIP-LoRA, shared, 10/255" "CLIP-LoRA, twice the steps"
