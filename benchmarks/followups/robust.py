@@ -1,7 +1,7 @@
 """Accuracy under attack of CLIP-LoRA trained on clean and on attacked images (AdvCLIP-LoRA).
 
 On petiole/tiny-clip: forty compositions of the synthetic scenes that its training had not seen, 8 images each, 5 to score. With --data on images of
-one's own. Every row three seeds. Differences are given paired by seed, and paired by image with seeds and images resampled together; the verdicts are
+one's own. Differences are given paired by seed, and paired by image with seeds and images resampled together; the verdicts are
 of the second, with Holm's correction over all of a column. ``twice`` has the steps that AdvCLIP-LoRA's two gradients a step cost. Runs and answers are
 kept in OUT, and not made again.
 
@@ -31,7 +31,7 @@ from petiole.metrics.paired import holm, paired_by_seed, paired_hierarchical, ve
 from petiole.tasks.classification.adapter import ClassificationAdapter, logits_of
 from petiole.tasks.classification.robustness import logits_under_attack
 
-SEEDS, TEST = 3, 5
+TEST = 5
 ATTACKS = ("fgsm 1/255", "pgd 1/255", "pgd 2/255")
 SHARED = {"lr": 1e-3, "batch_size": 16, "views": 0}
 HOST, TWICE, OWN = "CLIP-LoRA", "CLIP-LoRA, twice the steps", "AdvCLIP-LoRA, shared, 10/255"
@@ -125,6 +125,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="with train/ and test/, instead of scenes")
     parser.add_argument("--attacked", default="test", help="folder of --data that is attacked")
     parser.add_argument("--images", type=int, help="of a class to be attacked; all by default")
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--attacks", nargs="+", default=ATTACKS, help='such as "pgd 1/255"')
     given = parser.parse_args()
@@ -138,7 +139,7 @@ def main() -> None:
         method, settings = ROWS[name]
         length = given.steps * (2 if name == TWICE else 1)
         runs = []
-        for seed in range(SEEDS):
+        for seed in range(given.seeds):
             runs.append(measured(given, method, {**settings, "steps": length}, seed))
             print(seed, name, [round(float(np.mean(c)), 3) for c in runs[-1]], flush=True)
         of[name] = np.array(runs)
@@ -146,6 +147,8 @@ def main() -> None:
     print("\n| Method |", " | ".join(columns), "|\n|---|" + "---:|" * len(columns))
     for name, found in by_seed.items():
         print(f"| {name} |", " | ".join(f"{100 * c.mean():.1f}" for c in found), "|")
+    if given.seeds == 1:
+        return
     print("\n| Difference, by seed |", " | ".join(columns), "|\n|---|" + "---:|" * len(columns))
     for name, other in ((a, b) for a, b in PAIRS if {a, b} <= of.keys()):
         cells = [difference(*pair) for pair in zip(by_seed[name], by_seed[other], strict=True)]
