@@ -15,7 +15,7 @@ for table in lora carot prompts; do
   petiole generalise "$3/forty/train" --test "$3/forty/test" --backbone "$3/pair" \
     --table "$3/tables/$table.toml" "${names[@]}" --seeds 3 --resume --quiet --out "$3/$table"
 done
-python "$here/../contrasts.py" "$3/lora" "sam - clip-lora-twice" "glad - clip-lora-twice" "eflat-exact - clip-lora-twice" "carot - clip-lora-twice" --places HM
+python "$here/../contrasts.py" "$3/lora" "sam - clip-lora-twice" "glad - clip-lora-twice" "eflat-exact - clip-lora-twice" "carot - clip-lora-twice" "tip-adapter - clip-lora-twice" --places HM
 for score in ece accuracy; do
   python "$here/../contrasts.py" "$3/carot" "carot - contrastive" "carot - contrastive-more" "carot - clip-lora" --score "$score" --places base novel
 done
