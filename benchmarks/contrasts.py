@@ -1,4 +1,4 @@
-"""Any score of a finished ``petiole generalise`` by row and place, and contrasts of rows, paired by seed.
+"""Any score of a finished ``petiole generalise`` or ``compare`` by row and place, and contrasts of rows, paired by run.
 
 A contrast is a sum of rows, e.g. "carot - clip-lora", or "ogen-200 - ogen-10 - coop-200 + coop-10" for how much less one falls than the other.
 Verdicts stand Holm's correction over all that are judged; *better* is more of the score, so of ece and nll *worse* is the good end.
@@ -18,16 +18,25 @@ from numpy.typing import NDArray
 from petiole.engine.record import read_record
 from petiole.metrics.harmonic import harmonic_mean
 from petiole.metrics.paired import holm, paired_by_seed, verdict
+from petiole.protocols.comparison import COMPARISON, Comparison
 from petiole.protocols.generalisation import Generalisation, transductive
 from petiole.tasks.classification.transfer_eval import TRANSFER, read_transfer
 
 Values = NDArray[np.float64]
-MEAN, AVERAGE = "HM", "average"
-"""Of base and novel; of the places elsewhere. As in the protocol's own tables."""
+TEST, MEAN, AVERAGE = "test", "HM", "average"
+"""Of a comparison; of base and novel; of the places elsewhere. As in the protocol's own tables."""
 
 
 def values(root: Path, score: str) -> dict[str, dict[str, Values]]:
-    """Row -> place -> the score (seeds,)."""
+    """Row -> place -> the score (runs,)."""
+    if (root / COMPARISON).exists():
+        compared = Comparison.read(root)
+        return {
+            row.name: {
+                TEST: np.array([r.scores["test"][score] for r in compared.records(root, row)])
+            }
+            for row in compared.rows
+        }
     protocol = Generalisation.read(root)
     own = "source" if protocol.kind == "elsewhere" else "base"
     found: dict[str, dict[str, Values]] = {}
@@ -50,7 +59,7 @@ def values(root: Path, score: str) -> dict[str, dict[str, Values]]:
 
 
 def contrast(rows: dict[str, dict[str, Values]], said: str, place: str) -> Values:
-    """The sum that a contrast states, by seed."""
+    """The sum that a contrast states, by run."""
     signed = f"+ {said}".split()
     return np.sum(
         [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -93,3 +94,17 @@ def test_every_row_names_a_method_and_its_settings(file: Path) -> None:
     assert rows
     for row in rows:
         create(row["method"], row.get("settings", {}))
+
+
+def test_what_a_costly_script_measured_is_kept_by_all_that_was_asked(tmp_path: Path) -> None:
+    spec = importlib.util.spec_from_file_location("kept", BENCHMARKS / "followups" / "kept.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    asked = {"run": "abc", "images": "def", "attack": "pgd 1/255"}
+    assert module.kept(tmp_path, asked, lambda: {"right": [1, 0]}) == {"right": [1, 0]}
+    for name in asked:
+        other = {**asked, name: "another"}
+        assert module.kept(tmp_path, other, lambda name=name: {"right": [name]})["right"] == [name]
+    assert module.kept(tmp_path, asked, dict) == {"right": [1, 0]}

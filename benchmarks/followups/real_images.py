@@ -7,25 +7,28 @@ DATA has ``imagenet_samples160`` (nXXXXXXXX_name.jpg) and ``caltech101_128`` (tr
     captions.csv               path,label: "a photo of a NAME." for every sample photograph
     forty/train, forty/test    two of every five classes, all of their images
     few/train, few/test        one of every five, 8 training and 10 test images of each, for what is costly
+    few/validation             the next 5 of their training images, on which the strength of an attack is chosen
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+from collections.abc import Mapping
 from pathlib import Path
 
 EVERY = 5
-FEW = {"train": 8, "test": 10}
+FEW = {"train": slice(8), "validation": slice(8, 13), "test": slice(10)}
+WHOLE = {"train": slice(None), "test": slice(None)}
 
 
-def linked(source: Path, out: Path, classes: list[str], most: dict[str, int] | None = None) -> None:
-    """Links to the first images of each class, to all without ``most``."""
-    for part in ("train", "test"):
+def linked(source: Path, out: Path, classes: list[str], parts: Mapping[str, slice]) -> None:
+    """Links to some of the images of each class, part by part."""
+    for part, chosen in parts.items():
+        held = source / ("test" if part == "test" else "train")
         for label in classes:
             (out / part / label).mkdir(parents=True, exist_ok=True)
-            images = sorted((source / part / label).iterdir())
-            for image in images[: most[part] if most else None]:
+            for image in sorted((held / label).iterdir())[chosen]:
                 (out / part / label / image.name).symlink_to(image)
 
 
@@ -44,7 +47,7 @@ def main() -> None:
     source = (given.data / "caltech101_128").absolute()
     classes = sorted(f.name for f in (source / "train").iterdir() if f.name != "Faces_easy")
     first, second = classes[::EVERY], classes[2::EVERY]
-    linked(source, given.out / "forty", sorted(first + second))
+    linked(source, given.out / "forty", sorted(first + second), WHOLE)
     linked(source, given.out / "few", first, FEW)
 
 

@@ -39,6 +39,21 @@ def under_attack(
 ) -> dict[str, float]:
     """Scores on images that were changed by at most ``epsilon`` a pixel, on the scale [0, 1].
 
+    Args, Raises: as ``logits_under_attack``.
+    """
+    return _scores(logits_under_attack(adapted, data, adversary, epsilon, quiet=quiet), data)
+
+
+def logits_under_attack(
+    adapted: AdaptedClassifier,
+    data: Dataset,
+    adversary: Adversary,
+    epsilon: float,
+    *,
+    quiet: bool = False,
+) -> Tensor:
+    """Logits (n, C) of images that were changed by at most ``epsilon`` a pixel, on the scale [0, 1].
+
     Args:
         adapted: with its head; in evaluation mode meanwhile.
         data: labelled images.
@@ -61,7 +76,7 @@ def under_attack(
             attacked = perturb(loss, images, preprocessing, epsilon, adversary)
             rows.append(predict(adapted, [{IMAGES: attacked}]).logits)
             advance(len(labels))
-    return _scores(torch.cat(rows), data)
+    return torch.cat(rows)
 
 
 def under_corruptions(
