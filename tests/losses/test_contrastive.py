@@ -343,5 +343,8 @@ def test_unusable_arguments_say_what_to_do() -> None:
         Prototypes(3, 4, momentum=1.0)
     with pytest.raises(ValueError, match="a label and a domain a row"):
         cross_domain_sup_con(u, y[:-1], t)
+    for wrong in ((u, y[:-1]), (u[0], y)):
+        with pytest.raises(ValueError):  # noqa: PT011 - each by the words of its own check
+            Prototypes(4, 5).double().update(*wrong)
     with pytest.raises(ValueError, match="partners"):
         nt_xent(u, y)

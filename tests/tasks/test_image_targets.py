@@ -13,6 +13,7 @@ from PIL import Image
 
 import petiole
 from builders.cli import say
+from builders.known import check_run
 from petiole.data.targets import open_targets, value_matrix, value_names, value_text
 from petiole.engine.record import read_record
 from petiole.errors import DataError
@@ -55,6 +56,7 @@ def fit(place: Path, tmp_path: Path):
 def test_labels_end_to_end(place: Path, fit) -> None:
     done, run = fit("tags.csv")
     assert not done.code, done.err
+    check_run(Path(__file__).with_name("known_multilabel.json"), run)
     record = read_record(run)
     assert record.request.kind == "multilabel"
     assert record.request.method == "ridge"
@@ -239,6 +241,7 @@ def two(place: Path) -> Path:
 def test_several_numbers_with_a_source_domain(two: Path, fit) -> None:
     done, run = fit("two.csv")
     assert not done.code, done.err
+    check_run(Path(__file__).with_name("known_regression.json"), run)
     record = read_record(run)
     assert record.request.data.classes == ["green", "red"]
     assert record.request.data.samples == {"source": 10, "train": 20, "test": 10}
