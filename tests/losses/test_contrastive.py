@@ -320,6 +320,8 @@ def test_prototypes_equal_a_moving_average_by_hand() -> None:
     assert (module.centroids[2] == 0).all()
     assert not list(module.parameters())
     assert set(module.state_dict()) == {"centroids", "seen"}
+    module.update(torch.randn(3, 4, requires_grad=True), torch.arange(3))
+    assert not module.centroids.requires_grad
 
 
 def test_contrastive_moves_prototypes_by_source_rows_in_training_only() -> None:
