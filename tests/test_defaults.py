@@ -69,7 +69,7 @@ def of_corruption(name: str) -> dict[str, Any]:
     """How far each severity moves a ramp on the mean, and its new spread: the published constants are within."""
     ramp = np.linspace(0.1, 0.9, 48 * 64 * 3).reshape(48, 64, 3)
     change = [ON_PIXELS[name](ramp, level, np.random.default_rng(level)) for level in range(5)]
-    return {str(i + 1): [round(float(v), 6) for v in (abs(x - ramp).mean(), x.std())] for i, x in enumerate(change)}  # fmt: skip
+    return {str(i + 1): [round(float(v), 4) for v in (abs(x - ramp).mean(), x.std())] for i, x in enumerate(change)}  # fmt: skip
 
 
 def numbers(value: Any) -> Any:
