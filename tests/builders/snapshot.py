@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-
 WRITES = os.environ.get("PETIOLE_SNAPSHOT") == "1"
 
 

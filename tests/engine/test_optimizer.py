@@ -75,6 +75,13 @@ def test_what_counts_epochs_needs_them() -> None:
         Recipe(schedule="epochs")
     with pytest.raises(ConfigError, match="set epochs"):
         Recipe(average_mean=3.0, epochs=2.5, batch_size=4)
+    for bound in (
+        "min_steps",
+        "max_steps",
+    ):  # the weights of all epochs, or the rates, are of whole ones
+        for asked in ({"schedule": "epochs"}, {"average_mean": 1.0}):
+            with pytest.raises(ConfigError, match=rf"{bound}=9.*set min_steps=0 and max_steps=0"):
+                Recipe(**asked, **{bound: 9}, epochs=2, batch_size=4)  # type: ignore[arg-type]
     # A length in steps replaces a preset in epochs.
     assert create("coop", {"steps": 7}).recipe.resolved(100, 3).steps == 7
 

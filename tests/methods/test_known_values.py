@@ -23,7 +23,6 @@ from petiole.tasks.codebook.images import ImageFolder
 from petiole.tasks.codebook.model import CodebookLoss
 from petiole.tasks.text.model import GenerationLoss
 from petiole.testing import backbones as tiny
-from petiole.testing import codebook_lvlm
 from petiole.testing.codebook_methods import CodebookCase
 from petiole.testing.image_case import ImageCase, backward, descends, losses
 from petiole.testing.methods import carries

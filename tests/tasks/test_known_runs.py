@@ -16,7 +16,7 @@ from builders.known import check_run
 HERE = Path(__file__).parent
 
 
-@pytest.mark.parametrize("make", (image, language, codebook))
+@pytest.mark.parametrize("make", [image, language, codebook])
 def test_a_run_leaves_what_it_left(make: Callable[[Path], Job], tmp_path: Path) -> None:
     make(tmp_path / "home").do(tmp_path / "run")
     check_run(HERE / f"known_{make.__name__}.json", tmp_path / "run")
