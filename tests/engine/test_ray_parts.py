@@ -53,6 +53,7 @@ class Cluster:
         return [tasks[-1]], tasks[:-1]
 
     def get(self, task: int) -> Any:
+        assert task < 20, "a job begins again without end"
         return self.tasks[task]()
 
     def cancel(self, task: int) -> None:
