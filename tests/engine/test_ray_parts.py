@@ -36,6 +36,7 @@ class Cluster:
         self.tasks: list[Callable[[], Any]] = []
         self.asked: list[dict[str, Any]] = []
         self.cancelled: list[int] = []
+        self.awaited: list[Any] = []
 
     def remote(self, begin: Callable[..., Any]) -> Any:
         def options(**given: Any) -> Any:
@@ -49,7 +50,8 @@ class Cluster:
 
         return SimpleNamespace(options=options)
 
-    def wait(self, tasks: Sequence[int], **_: Any) -> Any:
+    def wait(self, tasks: Sequence[int], **how: Any) -> Any:
+        self.awaited.append((list(tasks), how))
         return [tasks[-1]], tasks[:-1]
 
     def get(self, task: int) -> Any:
@@ -105,6 +107,7 @@ def test_a_job_that_is_always_lost_ends_the_work_after_its_retries(
         list(Ray(retries=retries).map(work, [Job("a"), Job(always=True)]))
     assert len(cluster.tasks) == 2 + retries
     assert cluster.cancelled == [0]
+    assert cluster.awaited[-1] == ([0], {"num_returns": 1, "timeout": ray_executor.STOPPING})
 
 
 def test_an_error_of_the_work_keeps_its_type(cluster: Cluster) -> None:
