@@ -25,6 +25,7 @@ from petiole.tasks.text.model import AdaptedTextModel
 from petiole.testing import backbones as tiny
 from petiole.testing import dual_encoder as clips
 from petiole.testing import encoder_decoder as languages
+from petiole.testing.random_weights import seeded, shaken
 from petiole.testing.text_methods import TextCase
 
 
@@ -45,9 +46,11 @@ def test_a_batch_again_is_as_in_prediction_and_leaves_the_mode(tmp_path: Path) -
 
 
 def test_what_is_exported_is_as_in_prediction(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = {"adapter": True, "adapter_dropout": 0.5, "post_norm": "none"}
+    settings = {"lora": True, "lora_dropout": 0.5, "post_norm": "none"}
     network = tiny.plain()
     adapted = AdaptedClassifier(network, create("linear-probe", settings).plan(network, 3))
+    with seeded():
+        shaken(adapted)
     one, other = linear_head(adapted.train()), linear_head(adapted.eval())
     assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
     modes: list[bool] = []
