@@ -272,6 +272,15 @@ def test_the_command_prints_what_each_percentage_is_of(
     assert "VL-Adapter" not in text
 
 
+def test_a_grid_that_is_no_square_has_rows_times_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny.model("gpt2")
+    whole = question_flops(model, 1.0, TEXT)
+    monkeypatch.setattr(model.tower, "spec", model.spec.model_copy(update={"grid": (2, 3)}))
+    found = question_flops(model, 1.0, TEXT)
+    assert (whole.image_tokens, found.image_tokens) == (N, 6)
+    assert found.quantiser * N == whole.quantiser * 6
+
+
 def test_methods_for_other_models_are_refused(folders: dict[tiny.Family, Path]) -> None:
     with pytest.raises(PetioleError, match="projector-ft"):
         params(backbone=str(folders["gpt2"]), method="lora-qkv")

@@ -16,6 +16,9 @@ from petiole.ledger.ledger import Sizes, _planned, count, ledger, sizes
 from petiole.methods.base import Plan
 from petiole.methods.registry import create
 from petiole.testing import backbones as tiny
+from petiole.testing import codebook_lvlm
+from petiole.testing import encoder_decoder as languages
+from petiole.testing.untouched import untouched
 
 Tiny = Callable[..., ConvNet]
 
@@ -187,6 +190,21 @@ def test_a_network_is_as_frozen_after_counting_as_before() -> None:
     assert method.plan(network, 3).tune
     assert count(network, method.plan(network, 3)).flops_forward > 0
     assert not any(p.requires_grad for p in network.module.parameters())
+
+
+@pytest.mark.parametrize("name", ["vl-full", "vl-adapter"])
+def test_a_language_model_is_untouched_by_counting(name: str) -> None:
+    network = languages.model("bart")
+    with untouched(network):
+        assert ledger(network, create(name)).flops_training > 0
+
+
+def test_a_tower_without_heads_has_no_part_of_them() -> None:
+    bare = codebook_lvlm.model("gpt2", codebook_lvlm.tower(contrast=False))
+    with untouched(bare, bare.tower.image_backbone):
+        counted = ledger(bare, create("craft"))
+    assert counted.parts["contrast"] == 0
+    assert counted.backbone == sum(counted.parts.values())
 
 
 def test_what_is_trained_in_the_blocks_costs_a_backward_pass() -> None:

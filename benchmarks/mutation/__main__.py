@@ -13,6 +13,9 @@ time, then others for as long. A fault that acts when
 a module is loaded (a default, a decorator, a constant of the module) is tried in a fork in which nothing of the library is
 loaded yet. A mutant is killed when a test fails, or ends no more; a test that also fails without the mutant says nothing.
 
+A survivor may be alive because its tests were not measured, or take longer: ``--whole`` tries those again by all tests of
+the files that name their module.
+
 What only a process of its own would run does not see a mutant. Stop it whenever you like: the next call goes on.
 """
 
@@ -23,6 +26,7 @@ import gc
 import importlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -43,6 +47,9 @@ AFRESH = 50
 """Tests at most of a mutant whose module is loaded afresh: their files have to be collected again."""
 SNAPSHOT = "tests/test_defaults.py"
 """Reads constants and defaults of every module, and so no line of a function: of what acts at loading it is always among the tests."""
+
+LIMIT = 300.0
+"""Seconds of the processor at most for the tests of one mutant."""
 
 Functions = dict[str, list[FunctionType]]
 
@@ -81,6 +88,16 @@ def exchanges(code: CodeType, loaded: list[FunctionType]) -> list[tuple[Function
     return found
 
 
+def nearest(file: str, tests: set[str]) -> set[str]:
+    """Files of tests that name a module of the source, or import from its package what is called so."""
+    module = file.removeprefix("src/").removesuffix(".py").replace("/", ".")
+    package, _, stem = module.rpartition(".")
+    wanted = re.compile(
+        rf"\b{re.escape(module)}\b|from {re.escape(package)} import [^\n]*\b{stem}\b"
+    )
+    return {name for name in tests if wanted.search((ROOT / name).read_text(encoding="utf-8"))}
+
+
 class Trials:
     """Tries mutants and keeps what came of each.
 
@@ -89,13 +106,22 @@ class Trials:
         seconds: of the processor for the tests of one mutant.
         ends: when to stop, by the monotonic clock.
         again: try survivors again.
+        whole: with all tests of the files that name their module.
         log: of what was found, a line of JSON a mutant.
     """
 
     def __init__(
-        self, reach: Reach, seconds: float, ends: float, log: Path, *, again: bool
+        self,
+        reach: Reach,
+        seconds: float,
+        ends: float,
+        log: Path,
+        *,
+        again: bool,
+        whole: bool = False,
     ) -> None:
-        self.reach, self.seconds, self.ends, self.log, self.again = reach, seconds, ends, log, again
+        self.reach, self.seconds, self.ends, self.log = reach, seconds, ends, log
+        self.again, self.whole = again or whole, whole
         self.rows = rows_of(log)
         self.honest: dict[str, bool] = {}
 
@@ -123,8 +149,12 @@ class Trials:
             if time.monotonic() > self.ends:
                 return
             begun = time.monotonic()
-            names = self.reach.tests(mutant.file, *mutant.lines, self.seconds)
-            chosen = [items[name] for name in names if name in items]
+            if self.whole:
+                files = nearest(mutant.file, {name.split("::")[0] for name in items})
+                chosen = [item for name, item in items.items() if name.split("::")[0] in files]
+            else:
+                names = self.reach.tests(mutant.file, *mutant.lines, self.seconds)
+                chosen = [items[name] for name in names if name in items]
             changed = exchanges(mutant.code(), loaded[mutant.file])
             if loaded[mutant.file] and not changed:
                 continue  # it is loaded afresh instead
@@ -155,7 +185,8 @@ class Trials:
                     say(name)
                     return
 
-        said, code = forked(work, 3 * sum(self.reach.seconds[item.nodeid] for item in items) + 5)
+        known = [self.reach.seconds.get(item.nodeid, LIMIT) for item in items]
+        said, code = forked(work, min(LIMIT, 3 * sum(known) + 5))
         return said[0] if said else "time" if code else ""
 
     def afresh(self, mutants: list[Mutant]) -> None:
@@ -275,6 +306,11 @@ def main() -> None:
     parser.add_argument(
         "--again", action="store_true", help="try survivors again, after tests were added"
     )
+    parser.add_argument(
+        "--whole",
+        action="store_true",
+        help="try survivors again by all tests of the files that name their module",
+    )
     args = parser.parse_args()
     ends = time.monotonic() + 60 * args.minutes
     args.folder.mkdir(parents=True, exist_ok=True)
@@ -295,7 +331,8 @@ def main() -> None:
         os.waitpid(child, 0)
 
     third = time.monotonic() + 20 * args.minutes
-    apart(lambda session: measure(session, folder / "reach.jsonl", third, args.file_seconds))
+    if not args.whole:
+        apart(lambda session: measure(session, folder / "reach.jsonl", third, args.file_seconds))
 
     def trials() -> Trials:
         return Trials(
@@ -304,6 +341,7 @@ def main() -> None:
             ends,
             folder / "mutants.jsonl",
             again=args.again,
+            whole=args.whole,
         )
 
     def inner(session: pytest.Session) -> None:
@@ -312,7 +350,8 @@ def main() -> None:
 
     apart(inner)
     last = trials()
-    last.afresh(last.left(chosen))
+    if not args.whole:  # what acts at loading has been tried by what reads it
+        last.afresh(last.left(chosen))
     found = {row["mutant"]: row for row in last.rows}  # the last of each
     print(table([found[mutant.name] for mutant in chosen if mutant.name in found]))
 

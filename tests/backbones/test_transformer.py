@@ -272,3 +272,14 @@ def test_dynamic_size_changes_neither_keys_nor_fingerprint() -> None:
     close(finals(free, own)["final.cls"], finals(fixed, own)["final.cls"])
     del free.__dict__["fingerprint"]
     assert free.fingerprint == before
+
+
+def test_every_final_value_has_the_width_that_is_stated() -> None:
+    for network in (vit.wrap("test/deep", tiny.timm_vit(depth=5), tiny.preprocessing()), tiny.two_towers()):  # fmt: skip
+        finals = network.finals
+        values = network.lower(tiny.images(network), finals)
+        widths = {role: value.shape[-1] for role, value in values.items()}
+        if "final.attention" in widths:  # a share a patch
+            assert widths.pop("final.attention") == network.local_tokens
+        assert widths == {role: network.width_of(role) for role in widths}
+        assert ("final.cls4" in widths) == (network.depth == 5)

@@ -339,3 +339,19 @@ def test_shape_of_the_published_model(tmp_path: Path) -> None:
         1024,
     )
     assert set(SIGLIP) > {"google/siglip-large-patch16-256"}
+
+
+def test_a_language_model_whose_words_are_tied_may_store_them_once(tmp_path: Path) -> None:
+    tiny.write(tmp_path)
+    place = tmp_path / "llm"
+    tiny.put(place / "config.json", {**tiny.llama_config(), "tie_word_embeddings": True})
+    tensors = {k: v for f in sorted(place.glob("model-*.safetensors")) for k, v in load_file(f).items()}  # fmt: skip
+    head = tensors.pop("lm_head.weight")
+    for file in place.glob("model*"):
+        file.unlink()
+    save_file(tensors, place / "model.safetensors")
+    language = loaded(tmp_path).module.language
+    words = language.get_input_embeddings().weight  # type: ignore[operator]
+    assert language.get_output_embeddings().weight is words  # type: ignore[operator]
+    assert torch.equal(words, tensors["model.embed_tokens.weight"])
+    assert not torch.equal(words, head)

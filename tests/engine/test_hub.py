@@ -43,6 +43,7 @@ def test_an_adapter_goes_and_comes_back(hub: Hub, tmp_path: Path) -> None:
     first = hub.heads["ann/leaves"]
     assert first in done.url
     again = petiole.load_adapter(done.name, backbone=backbone)
+    assert not any(part.training for part in again.modules())
     pixels = images(backbone)
     with torch.no_grad():
         torch.testing.assert_close(again(pixels), model(pixels))

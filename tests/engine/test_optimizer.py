@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from petiole.backbones.dual_encoder.towers import TwoTowers
+from petiole.engine.best_step import BestStep
 from petiole.engine.optimizer import learning_rate, make_optimizer, parameter_groups
 from petiole.engine.weight_average import GaussianAverage
 from petiole.errors import ConfigError
@@ -75,6 +76,13 @@ def test_what_counts_epochs_needs_them() -> None:
         Recipe(schedule="epochs")
     with pytest.raises(ConfigError, match="set epochs"):
         Recipe(average_mean=3.0, epochs=2.5, batch_size=4)
+    for bound in (
+        "min_steps",
+        "max_steps",
+    ):  # the weights of all epochs, or the rates, are of whole ones
+        for asked in ({"schedule": "epochs"}, {"average_mean": 1.0}):
+            with pytest.raises(ConfigError, match=rf"{bound}=9.*set min_steps=0 and max_steps=0"):
+                Recipe(**asked, **{bound: 9}, epochs=2, batch_size=4)  # type: ignore[arg-type]
     # A length in steps replaces a preset in epochs.
     assert create("coop", {"steps": 7}).recipe.resolved(100, 3).steps == 7
 
@@ -167,3 +175,11 @@ def test_an_interrupted_average_resumes_to_the_same_bits(tmp_path: Path) -> None
     resumed = train(tmp_path / "parts")
     assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
     assert all(bool(value.any()) for name, value in whole.items() if "prompt" in name)
+
+
+def test_what_is_kept_of_the_best_step_has_no_graph() -> None:
+    module = torch.nn.Linear(2, 1)
+    best = BestStep(module, Recipe(select="best", steps=4), lambda: 0.5)
+    best.after(4)
+    assert float(best.state[0]) == 0.5
+    assert not any(value.requires_grad for value in best.buffers())

@@ -21,10 +21,10 @@ from petiole.data.preprocessing import Preprocessing
 from petiole.engine.executor import Executor, executor
 from petiole.engine.feature_job import FeatureJob
 from petiole.engine.feature_store import FeatureCache, Key, verified
-from petiole.engine.ray_executor import Ray, homes, resumed
+from petiole.engine.ray_executor import Ray
 from petiole.engine.ray_features import store_features
 from petiole.engine.run import RunSpec
-from petiole.errors import ConfigError, DataError, RunError
+from petiole.errors import DataError, RunError
 from petiole.protocols.jobs import run_jobs
 from petiole.tasks.classification.workspace import Classification, Subset
 
@@ -165,32 +165,3 @@ def values_of(cache: Path) -> dict[tuple[str, str], Tensor]:
         for role, rows in values.items():
             found |= {(image, role): row for image, row in zip(ids, rows, strict=True)}
     return found
-
-
-def test_only_what_can_be_resumed_is() -> None:
-    assert resumed(Fragile()).resume
-    assert resumed("job") == "job"
-
-
-@pytest.mark.parametrize(
-    ("groups", "nodes", "found"),
-    [
-        ("aaab", "x", [None] * 4),
-        ("aaa", "xyz", [None] * 3),
-        ("aab", "xy", ["x", "x", "y"]),
-        ("aaaabb", "xyz", ["x", "z", "x", "z", "y", "y"]),
-        ("aaabbc", "xy", ["x", "x", "x", "y", "y", "y"]),
-        ("abcabc", "xyzw", ["x", "y", "z", "w", "y", "z"]),
-    ],
-)
-def test_jobs_of_one_task_prefer_the_same_nodes(
-    groups: str, nodes: str, found: list[str | None]
-) -> None:
-    assert homes(groups, nodes) == found
-
-
-def test_options_of_one_executor_are_refused_by_the_other() -> None:
-    with pytest.raises(ConfigError, match="run_cpus"):
-        executor("local", run_cpus=2)
-    with pytest.raises(ConfigError, match="processes"):
-        executor("ray", processes=2)

@@ -89,6 +89,8 @@ def test_a_layer_of_one_task_has_a_pass_to_be_used() -> None:
     descend(Parts(layers()), lambda step: rows(step % 2), a_pass=2)
     with pytest.raises(RunError, match=r"first 3 steps.*part\.layers\.1\.weight"):
         descend(Parts(layers()), lambda _: rows(0), a_pass=3)
+    with pytest.raises(RunError, match=r"first step.*part\.layers\.1\.weight"):
+        descend(Parts(layers()), lambda _: rows(0), a_pass=1)
     descend(Parts(layers()), lambda _: rows(0), a_pass=9)  # it ends before a pass does
 
 

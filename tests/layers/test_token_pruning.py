@@ -269,3 +269,15 @@ def test_impossible_requests_are_refused() -> None:
     for error, message, arguments in cases:
         with pytest.raises(error, match=message):
             Pruning(entry_depth="joint").select(*arguments)
+
+
+def test_a_row_with_a_surplus_is_thinned_as_it_is_alone() -> None:
+    """Entries that are equally frequent enter together, so that some rows have too many and others have not."""
+    rng = np.random.default_rng(0)
+    entry = np.sort(rng.integers(0, 4, (40, 9)), axis=1)
+    p = np.array([0.1, 0.1, 0.1, 0.7])[entry]
+    for wanted in (1, 3, 5, 9):
+        together = within_quota(entry, p, wanted)
+        alone = [within_quota(e[None], q[None], wanted)[0] for e, q in zip(entry, p, strict=True)]
+        assert np.array_equal(together, np.stack(alone))
+        assert (together.sum(1) == wanted).all()

@@ -320,6 +320,8 @@ def test_prototypes_equal_a_moving_average_by_hand() -> None:
     assert (module.centroids[2] == 0).all()
     assert not list(module.parameters())
     assert set(module.state_dict()) == {"centroids", "seen"}
+    module.update(torch.randn(3, 4, requires_grad=True), torch.arange(3))
+    assert not module.centroids.requires_grad
 
 
 def test_contrastive_moves_prototypes_by_source_rows_in_training_only() -> None:
@@ -343,5 +345,8 @@ def test_unusable_arguments_say_what_to_do() -> None:
         Prototypes(3, 4, momentum=1.0)
     with pytest.raises(ValueError, match="a label and a domain a row"):
         cross_domain_sup_con(u, y[:-1], t)
+    for wrong in ((u, y[:-1]), (u[0], y)):
+        with pytest.raises(ValueError):  # noqa: PT011 - each by the words of its own check
+            Prototypes(4, 5).double().update(*wrong)
     with pytest.raises(ValueError, match="partners"):
         nt_xent(u, y)

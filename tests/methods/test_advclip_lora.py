@@ -18,7 +18,7 @@ from petiole.testing import check_method
 from petiole.testing import dual_encoder as clips
 from petiole.testing.image_case import ImageCase
 from petiole.testing.random_weights import images as noise
-from petiole.testing.random_weights import seeded, shaken
+from petiole.testing.random_weights import preprocessing, seeded, shaken
 
 
 def trained(name: str, **settings: object) -> dict[str, Tensor]:
@@ -162,3 +162,16 @@ def test_what_it_costs_and_what_it_refuses() -> None:
     ):
         with pytest.raises(ConfigError):
             create("advclip-lora", bad).plan(towers, 3)
+
+
+def test_the_released_code_bounds_a_channel_by_the_extremes_of_the_whole_batch() -> None:
+    """No image is beyond [0, 1] behind the normalisation, whatever delta was: by loops over channels."""
+    how = preprocessing().model_copy(update={"mean": (0.1, 0.4, 0.7), "std": (0.2, 0.5, 0.9)})
+    module = SharedPerturbation(how, 0.5, 1, compat=True)
+    images = torch.randn(4, 3, *how.size, generator=torch.Generator().manual_seed(0)) / 4
+    for sign in (1.0, -1.0):
+        found = module._bounded(torch.full((3, *how.size), 9 * sign), images)
+        for channel, (mean, std) in enumerate(zip(how.mean, how.std, strict=True)):
+            own = images[:, channel]
+            wanted = (1 - mean) / std - own.min() if sign > 0 else -mean / std - own.max()
+            torch.testing.assert_close(found[channel], wanted.expand(*how.size))

@@ -61,6 +61,12 @@ def test_thinned_scores_never_bound_less() -> None:
     assert np.array_equal(thinned(scores[:50], 100), np.sort(scores[:50]))
 
 
+def test_thinned_scores_are_those_at_even_ranks() -> None:
+    """Of n = 9 scores the 4 at ranks ceil(j (n + 1) / 5)."""
+    assert thinned(np.arange(9, 0, -1), 4).tolist() == [2, 4, 6, 8]
+    assert thinned(np.arange(1, 11), 3).tolist() == [3, 6, 9]
+
+
 def test_the_score_of_a_label_and_the_risk_of_the_surest() -> None:
     p = np.array([[0.7, 0.3], [0.4, 0.6]])
     assert label_scores(p, np.array([0, 0])) == pytest.approx([0.3, 0.6])

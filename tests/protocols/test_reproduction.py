@@ -119,6 +119,31 @@ def test_columns_of_tasks_are_called_by_their_first_metric() -> None:
     assert reproduction_tasks.tolerances(table, "b") == {}
 
 
+@pytest.mark.parametrize("running", [{}, {"resume": True, "quiet": False}])
+def test_rows_with_prompts_run_before_those_without(running: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    done: list[Any] = []
+
+    def checked(*, rows: Any, prefixes: bool, **terms: Any) -> Any:
+        names = [row.name for row in rows]
+        return SimpleNamespace(records=lambda place, row: (place.name, row.name), terms=(names, prefixes, terms))  # fmt: skip
+
+    multitask = reproduction_tasks.multitask
+    monkeypatch.setattr(multitask.Multitask, "checked", checked)
+    monkeypatch.setattr(multitask, "jobs_of", lambda *given, **more: done.append((given, more)) or "jobs")  # fmt: skip
+    monkeypatch.setattr(multitask, "run_all", lambda *given, **more: done.append((given, more)))
+    monkeypatch.setattr(reproduction_tasks, "_compared", lambda *given, same: [(*given[1:], same)])
+    table = {"data": {"VQA": "vqa"}, "rows": [{"name": "a"}, {"name": "b", "prefixes": True}]}
+    rows: Any = [SimpleNamespace(name="a"), SimpleNamespace(name="b")]
+    base: Any = SimpleNamespace(model="m", quiet=True)
+    found = list(reproduction_tasks._measured(table, rows, base, tmp_path, 3, same=True, **running))
+    assert found == [(rows[1], ("prompted", "b"), True), (rows[0], ("plain", "a"), True)]
+    same = {"model": "m", "tasks": ["vqa"], "seeds": 3}
+    assert [given[0].terms for given, _ in done[::2]] == [(["b"], True, same), (["a"], False, same)]
+    assert [more for _, more in done[::2]] == [{"resume": bool(running)}] * 2
+    assert [given[1:] for given, _ in done[1::2]] == [("jobs", tmp_path / n) for n in ("prompted", "plain")]  # fmt: skip
+    assert [more for _, more in done[1::2]] == [{"quiet": True, **running}] * 2
+
+
 @pytest.fixture
 def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with two data sets in CoOp's format, and a backbone of the stated shape."""

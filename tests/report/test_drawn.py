@@ -323,6 +323,8 @@ def test_a_label_stays_in_the_frame() -> None:
         "less than a pixel hides, too"
     )
     assert _free(POINT, SIZE, hidden, FRAME).tolist() == pytest.approx([8.0, -5.0]), "the least hidden"  # fmt: skip
+    wall = [box(466, 0, 534, 1000), box(0, 0, 452, 480)]
+    assert _free(POINT, SIZE, wall, FRAME).tolist() == [-48.0, -5.0], "a part of it beats all of it"
     assert _area(None) == 0.0
     assert _area(box(1, 2, 3, 4)) == 12.0
 
@@ -338,6 +340,9 @@ def test_labels_are_written_from_the_top_and_empty_ones_not() -> None:
     height = 1.25 * 8 * scale
     assert [t.get_position() for t in axes.texts] == [pytest.approx((8 / scale, -0.5 * height / scale))] * 2  # fmt: skip
     assert {t.get_fontsize() for t in axes.texts} == {8.0}
+    place_labels(figure, axes, np.array([9.9]), np.array([5.0]), ["four"], "#000000")
+    wide = 4 * 0.56 * 8 * scale
+    assert axes.texts[-1].get_position()[0] == pytest.approx((-wide - 8) / scale)
 
 
 # --- sweeps -------------------------------------------------------------------------------------

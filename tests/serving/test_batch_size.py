@@ -54,6 +54,12 @@ def test_no_batch_takes_longer_than_it_may() -> None:
     assert set(run(slow, lambda rows: 0.1 + 0.9 * rows)) == {1}
 
 
+def test_where_all_that_was_measured_takes_too_long_rows_go_one_by_one() -> None:
+    size = BatchSize(8, longest=0.5)
+    size.learn(4, 4.0)
+    assert (size.best, size.choose(9)) == (1, 1)
+
+
 @pytest.mark.parametrize("factor", [5.0, 0.2])
 def test_what_a_row_is_expected_to_take_follows_the_machine(factor: float) -> None:
     """Sizes that were not measured since must not say what a row took before a burst, or still what it took in one."""

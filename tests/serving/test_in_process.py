@@ -7,6 +7,7 @@ import json
 from collections.abc import Awaitable, Callable
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -484,3 +485,23 @@ def test_adapters_beyond_the_bound_are_read_again(place: Path) -> None:
         assert "petiole_adapter_reads_total 3.0" in text, "each was let go for the other"
 
     play(place, scene, limits=Limits(loaded=1))
+
+
+def test_the_process_forgets_what_is_let_go_and_uploads_are_deleted(tmp_path: Path) -> None:
+    said: list[Any] = []
+
+    class Gone:
+        """A process that is down."""
+
+        async def call(self, value: Any) -> None:
+            said.append(value)
+            raise ConnectionError
+
+    made: Any = object.__new__(Service)
+    made.process = Gone()
+    for uploaded in (False, True):
+        folder = tmp_path / f"{uploaded}"
+        folder.mkdir()
+        asyncio.run(made._let_go(SimpleNamespace(folder=folder, uploaded=uploaded)))
+        assert said.pop() == {"do": "forget", "folder": str(folder)}
+        assert folder.exists() != uploaded

@@ -13,11 +13,14 @@ from PIL import Image
 
 import petiole
 from builders.cli import say
+from builders.known import check_run
+from petiole.data.splits import holdout, read_split
 from petiole.data.targets import open_targets, value_matrix, value_names, value_text
 from petiole.engine.record import read_record
 from petiole.errors import DataError
 from petiole.tasks.image_targets import VectorRun
 from petiole.tasks.multilabel.workspace import MultiLabel
+from petiole.tasks.target_workspace import Pairs
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +58,7 @@ def fit(place: Path, tmp_path: Path):
 def test_labels_end_to_end(place: Path, fit) -> None:
     done, run = fit("tags.csv")
     assert not done.code, done.err
+    check_run(Path(__file__).with_name("known_multilabel.json"), run)
     record = read_record(run)
     assert record.request.kind == "multilabel"
     assert record.request.method == "ridge"
@@ -168,6 +172,10 @@ def test_pairs_in_python(place: Path, tmp_path: Path) -> None:
     run = petiole.fit(pairs, task="multilabel", out=tmp_path / "run", **terms)
     assert run.record["request"]["data"]["samples"] == {"train": 6, "test": 6}
     assert run.predict([place / "1.png"]).predictions[0].labels == ["red"]
+    task = MultiLabel("petiole/tiny-vit", Pairs(pairs))
+    whole = task.parts(pairs)["train"].images
+    kept = read_split(tmp_path / "run" / "split.csv").parts["train"]
+    assert set(kept.ids) == set(holdout(whole, task.test_fraction, 0)[0].ids)
 
 
 @pytest.mark.parametrize(
@@ -239,6 +247,7 @@ def two(place: Path) -> Path:
 def test_several_numbers_with_a_source_domain(two: Path, fit) -> None:
     done, run = fit("two.csv")
     assert not done.code, done.err
+    check_run(Path(__file__).with_name("known_regression.json"), run)
     record = read_record(run)
     assert record.request.data.classes == ["green", "red"]
     assert record.request.data.samples == {"source": 10, "train": 20, "test": 10}

@@ -12,6 +12,7 @@ from PIL import Image
 from sklearn.metrics import jaccard_score
 
 from builders.cli import say
+from builders.known import check_run
 from petiole.backbones.registry import load_backbone
 from petiole.data.masks import fineness, finer, open_masked, pixels_of, shares
 from petiole.data.preprocessing import Preprocessing
@@ -51,6 +52,7 @@ def run(world: Path) -> Path:
 
 
 def test_from_fit_to_masks(world: Path, run: Path, tmp_path: Path) -> None:
+    check_run(Path(__file__).with_name("known_segmentation.json"), run)
     record = read_record(run)
     assert (record.request.kind, record.request.method) == ("segmentation", "ridge")
     scored = say("eval", run, world, "--json").json["scores"]["test"]

@@ -185,6 +185,11 @@ class Recipe:
                 f"(now {self.epochs:g}) and batch_size (now {self.batch_size}), or schedule=steps and "
                 "average_mean=0."
             )
+        if counts_epochs and (self.min_steps or self.max_steps):
+            raise ConfigError(
+                f"schedule=epochs and average_mean count {self.epochs:g} epochs, and min_steps={self.min_steps} or "
+                f"max_steps={self.max_steps} would end the training before or after them: set min_steps=0 and max_steps=0."
+            )
 
     def images_per_step(self, classes: int) -> int:
         """Images of a whole batch, with both domains present."""

@@ -337,3 +337,8 @@ def test_pooled_sources_pass_the_width_and_have_a_digest_of_their_own() -> None:
     assert {source.width for source in sources} == {3}
     assert len({source.digest for source in sources}) == 4
     assert Pooled(memory, 36).digest == sources[0].digest
+
+
+def test_regions_in_a_file_that_is_not_there_are_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"gone\.h5: no such file of features"):
+        RegionFiles(tmp_path / "gone.h5")

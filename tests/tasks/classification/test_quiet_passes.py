@@ -13,13 +13,20 @@ from torch import Tensor, nn
 from builders.comparisons import TASK, images, opened
 from petiole.backbones.base import IMAGES
 from petiole.engine.run import RunSpec
+from petiole.errors import AdapterError
 from petiole.methods.registry import create
 from petiole.methods.test_time.base import FrozenClassifier
 from petiole.tasks.classification import distillation_targets as targets
 from petiole.tasks.classification import spectrum, workspace
+from petiole.tasks.classification.export.network import traced
+from petiole.tasks.classification.export.plain import linear_head
 from petiole.tasks.classification.model import AdaptedClassifier, ClassificationLoss
+from petiole.tasks.text.model import AdaptedTextModel
 from petiole.testing import backbones as tiny
 from petiole.testing import dual_encoder as clips
+from petiole.testing import encoder_decoder as languages
+from petiole.testing.random_weights import seeded, shaken
+from petiole.testing.text_methods import TextCase
 
 
 def test_a_batch_again_is_as_in_prediction_and_leaves_the_mode(tmp_path: Path) -> None:  # noqa: ARG001
@@ -36,6 +43,42 @@ def test_a_batch_again_is_as_in_prediction_and_leaves_the_mode(tmp_path: Path) -
     assert not torch.equal(*drops)
     assert torch.equal(calm[0], wanted)
     assert torch.equal(calm[1], wanted)
+
+
+def test_what_is_exported_is_as_in_prediction(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"lora": True, "lora_dropout": 0.5, "post_norm": "none"}
+    network = tiny.plain()
+    adapted = AdaptedClassifier(network, create("linear-probe", settings).plan(network, 3))
+    with seeded():
+        shaken(adapted)
+    one, other = linear_head(adapted.train()), linear_head(adapted.eval())
+    assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    modes: list[bool] = []
+
+    def export(given: nn.Module, *_: object, **__: object) -> None:
+        modes.extend(part.training for part in given.modules())
+        raise RuntimeError("enough")
+
+    monkeypatch.setattr(torch.export, "export", export)
+    with pytest.raises(AdapterError, match="enough"):
+        traced(adapted.train())
+    assert modes
+    assert not any(modes)
+
+
+def test_a_language_model_that_drops_out_rests_after_each_pass() -> None:
+    network = languages.model("bart")
+    adapted = AdaptedTextModel(network, create("vl-adapter").plan(network), dropout=True).train()
+    language, modes = network.module.language, []
+    handle = language.register_forward_pre_hook(lambda *_: modes.append(language.training))
+    encoder = language.get_encoder().register_forward_pre_hook(lambda *_: modes.append(language.training))  # fmt: skip
+    batch = TextCase("vl-adapter", "bart").batch()
+    adapted(batch.inputs, batch.labels, batch.tasks)
+    assert modes[0]
+    assert all(modes)
+    assert not any(part.training for part in language.modules())
+    handle.remove()
+    encoder.remove()
 
 
 def test_a_teacher_before_its_first_step_does_not_drop_out() -> None:

@@ -79,6 +79,7 @@ def test_images_adapted_together_end_as_alone_and_leave_nothing_behind(
     together = outputs(built, way, pictures(), **settings)
     alone = [outputs(built, way, [one], **settings).logits for one in pictures()]
     torch.testing.assert_close(together.logits, torch.cat(alone), rtol=1e-4, atol=1e-5)
+    assert not any(value.requires_grad for value in together)
     assert all(torch.equal(value, before[name]) for name, value in built.state_dict().items())
     assert all(p.grad is None for p in built.parameters())
     assert not built.backbone.carries

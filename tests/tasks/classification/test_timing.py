@@ -7,9 +7,18 @@ import pytest
 import torch
 
 from petiole.engine.run import RunSpec
-from petiole.engine.timing import in_words
+from petiole.engine.timing import in_words, step_seconds
+from petiole.errors import ConfigError
+from petiole.ledger import ledger
+from petiole.methods.registry import create
 from petiole.tasks.classification import cost_estimate
-from petiole.tasks.classification.cost_estimate import CostEstimate, describe, estimate_cost
+from petiole.tasks.classification.cost_estimate import (
+    CostEstimate,
+    describe,
+    estimate_cost,
+    seconds_of,
+)
+from petiole.tasks.classification.timing import Seconds, _FewRows
 from petiole.tasks.classification.workspace import Classification, Subset
 
 
@@ -38,6 +47,18 @@ def test_what_is_complete_costs_nothing(bench: Classification, tmp_path: Path) -
     (tmp_path / "record.json").touch()
     job = RunSpec(bench, "full", tmp_path, {}, Subset(3), resume=True)
     assert estimate_cost(bench.open(), [job], timed=True).steps == 0
+
+
+def test_a_step_is_half_of_what_three_take_longer_than_one() -> None:
+    before = torch.get_rng_state()
+    assert step_seconds(lambda steps: 5.0 + 2.0 * steps + 0 * float(torch.rand(()))) == 2.0
+    assert torch.equal(torch.get_rng_state(), before)
+    assert step_seconds(lambda steps: 5.0 - steps) == 0
+
+    def fails(_: int) -> float:
+        raise ConfigError("the run itself will say why")
+
+    assert step_seconds(fails) == 0
 
 
 def test_times_are_told_in_words() -> None:
@@ -74,3 +95,51 @@ def test_draws_of_the_same_images_are_told(
     told = [line for line in describe(bench.open(), jobs) if "take the same images" in line]
     assert len(told) == equal
     assert not any("take the same" in line for line in describe(bench.open(), jobs[:1]))
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_an_estimate_by_hand(
+    bench: Classification, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cached: bool
+) -> None:
+    """18 source and 9 target images in three views each, 15 test images in one; a batch holds 3 (8 + 4) images."""
+    monkeypatch.setattr(cost_estimate, "time_job", lambda *_: Seconds(0.5, 2.0))
+    workspace = replace(bench, cache=tmp_path / "cache" if cached else None).open()
+    settings, images = {"steps": 7, "views": 2}, 3 * (18 + 9) + 15
+    job = RunSpec(workspace.task, "cls-residual-lora", tmp_path / "run", settings, Subset(3))
+    counted = ledger(workspace.shape, create("cls-residual-lora"), 3)
+    one = estimate_cost(workspace, [job], timed=True)
+    frozen = counted.flops_forward - counted.flops_above_cut
+    assert frozen > 1e6
+    assert (one.images, one.flops) == (images, images * frozen)
+    assert one.megabytes == pytest.approx(images * 4 * workspace.backbone.width / 1e6)
+    assert (one.steps, one.train_flops) == (7, 7 * 36 * counted.flops_training)
+    seconds = 7 * (2.0 + (0 if cached else 36 * 0.5))
+    assert (one.frozen_seconds, one.train_seconds) == (images * 0.5, seconds)
+    assert seconds_of(workspace, job) == (images * 0.5, seconds)
+    two = estimate_cost(workspace, [job, replace(job, folder=tmp_path / "b")], timed=True)
+    assert (two.images, two.steps, two.train_seconds) == (images, 14, 2 * seconds)
+    whole = replace(job, method="full")
+    every = estimate_cost(workspace, [whole], timed=True)
+    assert (every.images, every.flops, every.frozen_seconds) == (0, 0, 0)
+    assert seconds_of(workspace, whole) == (0, 7 * (2.0 + 3 * (2 + 2) * 0.5))
+
+
+def test_a_step_is_timed_without_its_images_and_the_first_is_slow() -> None:
+    few = _FewRows(None)  # type: ignore[arg-type]
+    few.times = [(0.0, 1.0), (6.0, 7.0), (9.0, 9.5), (12.0, 13.0)]
+    assert few.step == 2.0
+
+
+def test_a_batch_repeats_the_few_images_that_are_computed() -> None:
+    asked: list[tuple[list[int], list[int]]] = []
+
+    class Rows:
+        def fetch(self, rows: torch.Tensor, views: torch.Tensor) -> dict[str, torch.Tensor]:
+            asked.append((rows.tolist(), views.tolist()))
+            return {"role": rows.float()}
+
+    few, rows = _FewRows(Rows()), torch.arange(10, 20)  # type: ignore[arg-type]
+    got = [few.fetch(rows + 100 * n, rows)["role"].tolist() for n in range(3)]
+    assert asked == [([10, 11, 12, 13], [10, 11, 12, 13]), ([110, 111, 112, 113], [10, 11, 12, 13])]
+    assert got[0] == [10, 11, 12, 13, 10, 11, 12, 13, 10, 11]
+    assert got[1] == got[2] == [v + 100 for v in got[0]]
