@@ -25,4 +25,6 @@ python "$here/../contrasts.py" "$3/prompts" "ogen - coop" "ogen - coop-twice" "o
 robust=(python "$here/robust.py" "$3/robust" --backbone "$3/pair" --data "$3/few" --steps 30)
 "${robust[@]}" --attacked validation --images 3 --seeds 1 --rows "CLIP-LoRA" --attacks "pgd 0.125/255" "pgd 0.25/255" "pgd 0.5/255"  # which leaves half
 "${robust[@]}" --images 3 --attacks "pgd 0.25/255" --rows "CLIP-LoRA" "AdvCLIP-LoRA, shared, 10/255" "CLIP-LoRA, twice the steps"
-python "$here/at_test_time.py" "$3/test-time" --backbone "$3/pair" --data "$3/few" --corrupt none gaussian_noise --images 10 --ways lora-ttt tpt mta --views 32
+at_test_time=(python "$here/at_test_time.py" "$3/test-time" --backbone "$3/pair" --data "$3/few" --ways lora-ttt tpt mta --views 32)
+"${at_test_time[@]}" --corrupt none --images 10
+"${at_test_time[@]}" --corrupt gaussian_noise --images 7
