@@ -31,7 +31,9 @@ def main() -> None:
     print("| | ms a step | compiled | ratio | compiling, s |\n|---|---:|---:|---:|---:|")
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
-        seconds(place, "synthesize", "photos", "--task", "shapes", "--train", str(SHOTS), "--test", "1")
+        seconds(
+            place, "synthesize", "photos", "--task", "shapes", "--train", str(SHOTS), "--test", "1"
+        )
         for method in chosen.methods:
             for precision in chosen.precision:
                 fit = ("fit", "photos", "--backbone", chosen.backbone, "--method", method, "--precision", precision)  # fmt: skip
