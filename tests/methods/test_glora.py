@@ -12,7 +12,8 @@ from petiole.backbones.base import IMAGES
 from petiole.engine.trainer import Callbacks
 from petiole.errors import ConfigError
 from petiole.files import read_lines
-from petiole.layers.glora import GLoRA
+from petiole.layers.glora import LARGEST, GLoRA
+from petiole.ledger import ledger
 from petiole.methods.registry import create
 from petiole.tasks.classification.held_back import HeldBack
 from petiole.tasks.classification.model import AdaptedClassifier
@@ -77,6 +78,19 @@ def test_the_adapter_states_its_paths_and_the_ledger_counts_them(tmp_path: Path)
         size += {"lora": 4 * (width + 1), "vector": width, "none": 0}[c]
         size += sum({"vector": out, "scalar": 1, "none": 0}[kind] for kind in (d, e))
     assert manifest.ledger.adapters == size
+
+
+def test_a_supernet_counts_as_its_largest_paths_do_whatever_the_seed() -> None:
+    backbone = tiny.plain()
+    counted = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        counted.append(ledger(backbone, create("glora-search"), 3))
+    torch.manual_seed(0)
+    assert counted[0] == counted[1]
+    whole = ledger(backbone, create("glora", {"paths": LARGEST}), 3)
+    assert whole.flops_forward == counted[0].flops_forward > whole.flops_backbone
+    assert whole.flops_training == counted[0].flops_training
 
 
 def test_a_path_for_each_layer_or_one_for_all() -> None:

@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from petiole.backbones.base import Backbone, State
 from petiole.backbones.hooks import attached
+from petiole.layers.searchable import SearchableLayer
 from petiole.ledger.counting import flop_counter, own_gradients, own_randomness
 from petiole.ledger.ledger import Question, costs
 from petiole.methods.base import Plan
@@ -145,13 +146,14 @@ def _forget(plan: Plan) -> None:
 
 @contextmanager
 def _one_image(plan: Plan) -> Iterator[None]:
-    """Let batch norms use their stored statistics: one image has none."""
-    norms = [m for part in plan.modules() for m in part.modules() if isinstance(m, nn.BatchNorm1d)]
-    training = [norm.training for norm in norms]
-    for norm in norms:
-        norm.eval()
+    """Let batch norms use their stored statistics: one image has none; and searchable layers the path in use, not a drawn one."""
+    parts = [m for part in plan.modules() for m in part.modules()]
+    chosen = [m for m in parts if isinstance(m, nn.BatchNorm1d | SearchableLayer)]
+    training = [module.training for module in chosen]
+    for module in chosen:
+        module.eval()
     try:
         yield
     finally:
-        for norm, was in zip(norms, training, strict=True):
-            norm.train(was)
+        for module, was in zip(chosen, training, strict=True):
+            module.train(was)
