@@ -7,7 +7,6 @@ import math
 import pytest
 import torch
 
-from petiole.errors import ConfigError
 from petiole.methods.prompt_learning.tip_adapter import TipHead
 from petiole.methods.registry import create
 from petiole.testing import dual_encoder as clips
@@ -54,8 +53,3 @@ def test_shots_vote_for_their_own_names_only() -> None:
         torch.testing.assert_close(after[:, 1], zero[:, 1])
         tip.rename(["fox", "owl"])
         torch.testing.assert_close(tip(x), tip.text(x))
-
-
-def test_numbers_that_mean_nothing_are_refused() -> None:
-    with pytest.raises(ConfigError, match="beta positive"):
-        head(beta=0.0)
