@@ -179,7 +179,7 @@ def test_a_method_of_any_number_of_tasks(tasks: int) -> None:
     assert prefix.trained_parts["layers"] == tasks * 12 * 2 * 40 * 768
 
 
-@pytest.mark.parametrize(("text", "seen", "out"), [(20, 36, 10), (7, 5, 3)])
+@pytest.mark.parametrize(("text", "seen", "out"), [(20, 36, 10), (7, 5, 3), (9, 0, 2)])
 def test_flops_are_those_of_the_products_written_out(text: int, seen: int, out: int) -> None:
     asked = Question(text_tokens=text, visual_tokens=seen, answer_tokens=out)
     usual = ledger(shape(BART), method("vl-adapter"))
@@ -208,7 +208,8 @@ def test_flops_are_those_of_the_products_written_out(text: int, seen: int, out: 
             "keep=0.5 is of no use: clip-bart-base takes",
         ),
         ("clip-bart-base", "vl-adapter", {"text_tokens": 1025}, "1024 positions"),
-        ("clip-bart-base", "vl-adapter", {"answer_tokens": 0}, "at least one"),
+        ("clip-bart-base", "vl-adapter", {"answer_tokens": 0}, "at least 1"),
+        ("clip-bart-base", "vl-adapter", {"visual_tokens": -1}, "at least 0"),
         ("clip-bart-base", "vl-adapter", {"classes": 3}, "no head over classes"),
         (
             "clip-vil-base",

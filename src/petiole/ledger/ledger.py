@@ -40,22 +40,22 @@ class Question(BaseModel):
     answer_tokens: int | None = None
 
     def sizes(self, network: FrozenNetwork, **usual: float) -> dict[str, Any]:
-        """All sizes of a question to a network.
+        """All sizes of a question to a network, by the names of ``usual``.
 
         Args:
             network: of any kind.
-            usual: by name, whatever the network can be asked with.
+            usual: whatever the network can be asked with; of anything else there is none.
 
         Raises:
             ConfigError: it cannot be asked with something that is given.
         """
         given = self.model_dump(exclude_none=True)
-        if unused := [name for name in given if name not in usual]:
+        if unused := [name for name, size in given.items() if size and name not in usual]:
             takes = f"takes {', '.join(usual)} alone" if usual else "is asked nothing"
             raise ConfigError(
                 f"{unused[0]}={given[unused[0]]} is of no use: {network.name} {takes}. Leave it out."
             )
-        return usual | given
+        return {name: given.get(name, size) for name, size in usual.items()}
 
 
 class QuestionFlops(BaseModel):

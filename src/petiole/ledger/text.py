@@ -96,8 +96,9 @@ def _unit(network: Seq2Seq, question: Question) -> dict[str, int]:
     found = question.sizes(network, **usual)
     most = getattr(network.config, "max_position_embeddings", None)
     for name, count in found.items():
-        if count < 1:
-            raise ConfigError(f"{name}={count}: a sample for {network.name} has at least one.")
+        least = 0 if name == "visual_tokens" else 1
+        if count < least:
+            raise ConfigError(f"{name}={count}: a sample for {network.name} has at least {least}.")
         if most and count > most and name != "visual_tokens":
             raise ConfigError(f"{name}={count}: {network.name} has {most} positions. Take fewer.")
     return {

@@ -115,9 +115,7 @@ class TextRun(TaskRun):
         """As many samples as were taken, of the mean sizes of their batches."""
         if adapted.head or adapted.vision_tower or not callbacks.samples:
             return None
-        mean = {
-            n: round(total / callbacks.samples) for n, total in callbacks.tokens.items() if total
-        }
+        mean = {n: round(total / callbacks.samples) for n, total in callbacks.tokens.items()}
         counted = count(adapted.model, adapted.plan, Question(**mean))
         return float(callbacks.samples * repeated(counted, self.method).flops_training)
 
