@@ -1,9 +1,11 @@
-"""Residual prompts: two data sets learned in one run, on petiole/tiny-clip, beside their hosts and beside CoOp on each set alone.
+"""Residual prompts: two data sets learned in one run, beside their hosts and beside CoOp on each set alone.
 
-Shapes and colours of the synthetic scenes: half of the classes of each are learned together, 16 pictures a class; tested are those classes of each set,
-its other classes by name, and a data set that nobody learned (numbers of things). Three seeds, differences paired by seed.
+On petiole/tiny-clip with shapes and colours of the synthetic scenes, or with --sets on data sets of one's own (train/ and test/ each). Half of the
+classes of each are learned together, 16 pictures a class; tested are those classes of each set, its other classes by name, and a data set that nobody
+learned (--unseen; numbers of things). Three seeds, differences paired by seed.
 
     OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python benchmarks/followups/many_tasks.py OUT
+    ... python benchmarks/followups/many_tasks.py OUT --backbone PAIR --sets things=FOLDER clothes=FOLDER --unseen rest=FOLDER
 """
 
 from __future__ import annotations
@@ -17,10 +19,16 @@ import petiole
 from petiole.metrics.paired import judged
 from petiole.tasks.classification.transfer_eval import TRANSFER, read_transfer
 
-SETS, UNSEEN, SEEDS = ("shapes", "colours"), "counts", 3
-PLACES = tuple(f"{name}-{half}" for name in SETS for half in ("learned", "other"))
+SEEDS, TESTED = 3, 30
+"""Runs of a row, and test images of a class at most."""
 TABLE = Path(__file__).with_suffix(".toml")
 ALONE = "CoOp, on each set alone"
+
+
+def named(said: str) -> tuple[str, Path | None]:
+    """``NAME=FOLDER``, or the name of a task of the scenes."""
+    name, _, folder = said.partition("=")
+    return name, Path(folder) if folder else None
 
 
 def halves(folder: Path) -> dict[str, list[str]]:
@@ -29,28 +37,32 @@ def halves(folder: Path) -> dict[str, list[str]]:
     return {"learned": names[: len(names) // 2], "other": names[len(names) // 2 :]}
 
 
-def laid_out(out: Path) -> dict[str, list[str]]:
-    """Write ``both/``, ``shapes-learned/`` ... and ``counts/``; returns all names of each set."""
-    known = {}
-    for name in (*SETS, UNSEEN):
-        drawn = out / "drawn" / name
-        if not drawn.exists():
-            petiole.synthesize(drawn, task=name, train=16, test=30)
-        known[name] = sorted(path.name for path in (drawn / "train").iterdir())
-    for name in SETS:
-        for half, classes in halves(out / "drawn" / name).items():
+def at_hand(out: Path, name: str, folder: Path | None) -> Path:
+    """The data set's folder; a task of the scenes is drawn."""
+    drawn = folder or out / "drawn" / name
+    if not drawn.exists():
+        petiole.synthesize(drawn, task=name, train=16, test=TESTED)
+    return drawn
+
+
+def copied(source: Path, target: Path, most: int | None = None) -> None:
+    """The images of a class, the first by name."""
+    target.mkdir(parents=True, exist_ok=True)
+    for image in sorted(source.iterdir())[:most]:
+        shutil.copy(image, target / image.name)
+
+
+def laid_out(out: Path, sets: dict[str, Path], unseen: tuple[str, Path]) -> None:
+    """Write ``both/``, ``NAME-learned/``, ``NAME-other/``, ``NAME-alone/`` and the set that nobody learns."""
+    for name, source in sets.items():
+        for half, classes in halves(source).items():
             for label in classes:
-                source = out / "drawn" / name
-                shutil.copytree(
-                    source / "test" / label, out / f"{name}-{half}" / label, dirs_exist_ok=True
-                )
+                copied(source / "test" / label, out / f"{name}-{half}" / label, TESTED)
                 if half == "learned":
                     for place in ("both", f"{name}-alone"):
-                        shutil.copytree(
-                            source / "train" / label, out / place / label, dirs_exist_ok=True
-                        )
-    shutil.copytree(out / "drawn" / UNSEEN / "test", out / UNSEEN, dirs_exist_ok=True)
-    return {name: known[name] for name in SETS}
+                        copied(source / "train" / label, out / place / label)
+    for folder in (unseen[1] / "test").iterdir():
+        copied(folder, out / unseen[0] / folder.name, TESTED)
 
 
 def accuracies(root: Path, row: str, place: str) -> list[float]:
@@ -62,23 +74,33 @@ def accuracies(root: Path, row: str, place: str) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
-    out = parser.parse_args().out
-    names = laid_out(out)
-    shared = {"backbone": "petiole/tiny-clip", "seeds": SEEDS, "quiet": True}
+    parser.add_argument("--backbone", default="petiole/tiny-clip")
+    parser.add_argument("--sets", nargs=2, default=["shapes", "colours"])
+    parser.add_argument("--unseen", default="counts")
+    given = parser.parse_args()
+    out = given.out
+    sets = {name: at_hand(out, name, folder) for name, folder in map(named, given.sets)}
+    unseen, folder = named(given.unseen)
+    laid_out(out, sets, (unseen, at_hand(out, unseen, folder)))
+    places = [f"{name}-{half}" for name in sets for half in ("learned", "other")]
+    names = [
+        [label for half in halves(source).values() for label in half] for source in sets.values()
+    ]
+    shared = {"backbone": given.backbone, "seeds": SEEDS, "quiet": True}
     petiole.generalise(
         out / "both",
-        to=[out / place for place in (*PLACES, UNSEEN)],
+        to=[out / place for place in (*places, unseen)],
         table=str(TABLE),
-        settings={"sets": "; ".join(", ".join(one) for one in names.values())},
+        settings={"sets": "; ".join(", ".join(one) for one in names)},
         out=out / "together",
         resume=(out / "together").exists(),
         **shared,
     )
     rows = {row["name"]: row for row in tomllib.loads(TABLE.read_text())["rows"]}
-    for name in SETS:
+    for name in sets:
         petiole.generalise(
             out / f"{name}-alone",
-            to=[out / place for place in PLACES if place.startswith(name)],
+            to=[out / place for place in places if place.startswith(f"{name}-")],
             methods=["coop"],
             settings=rows["coop"]["settings"],
             out=out / f"{name}-only",
@@ -86,21 +108,21 @@ def main() -> None:
             **shared,
         )
     found = {
-        row["label"]: [accuracies(out / "together", name, place) for place in (*PLACES, UNSEEN)]
+        row["label"]: [accuracies(out / "together", name, place) for place in (*places, unseen)]
         for name, row in rows.items()
     }
     found[ALONE] = [
-        accuracies(out / f"{place.partition('-')[0]}-only", "coop", place) for place in PLACES
+        accuracies(out / f"{place.partition('-')[0]}-only", "coop", place) for place in places
     ]
-    print("| Method |", " | ".join((*PLACES, UNSEEN, "mean of the four")), "|")
-    print("|---|" + "---:|" * (len(PLACES) + 2))
+    print("| Method |", " | ".join((*places, unseen, "mean of the four")), "|")
+    print("|---|" + "---:|" * (len(places) + 2))
     means = {}
     for label, columns in found.items():
         means[label] = [
-            sum(each) / len(PLACES) for each in zip(*columns[: len(PLACES)], strict=True)
+            sum(each) / len(places) for each in zip(*columns[: len(places)], strict=True)
         ]
         cells = [f"{100 * sum(each) / SEEDS:.1f}" for each in (*columns, means[label])]
-        if len(columns) == len(PLACES):
+        if len(columns) == len(places):
             cells.insert(-1, "–")
         print(f"| {label} |", " | ".join(cells), "|")
     print("\n| Difference of the mean of the four | points | Verdict |\n|---|---:|---|")

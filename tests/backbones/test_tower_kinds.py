@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,16 @@ from transformers import (
     SiglipModel,
 )
 
+from petiole.backbones.base import Backbone
 from petiole.backbones.dual_encoder import bert, pair
 from petiole.backbones.dual_encoder.tokenizers import FolderTokenizer
 from petiole.backbones.dual_encoder.towers import TwoTowers
-from petiole.backbones.hooks import Attach, attached
+from petiole.backbones.hooks import Attach, attached, observed
 from petiole.backbones.registry import load
 from petiole.engine import pairing
 from petiole.errors import BackboneError, ConfigError
+from petiole.methods.registry import create, settings_of
+from petiole.tasks.classification.model import AdaptedClassifier
 from petiole.testing import backbones as tiny
 
 WORDS = ["<pad>", "</s>", "<s>", "a", "photo", "of", "cat", "dog", "x", ".", "lion", "<unk>"]
@@ -231,19 +235,40 @@ def test_a_pairs_folder_loads_again(tmp_path: Path) -> None:
 
 
 def test_a_cnn_takes_no_image_prompts() -> None:
-    from petiole.methods.registry import create
-
     made = create("promptsrc", {})
     with pytest.raises(ConfigError, match="image_prompts=0"):
         made.plan(_pair_of_a_cnn(), 3)
 
 
-def _pair_of_a_cnn() -> TwoTowers:
-    import tempfile
+@pytest.mark.parametrize("name", ["maple", "ivlp", "promptsrc", "promptkd", "vpt-deep"])
+def test_prompts_join_the_tokens_of_a_vit_that_adds_its_places_itself(name: str) -> None:
+    """Behind the class token and the positions, whatever the patch embedding gives."""
+    towers = _pair(tiny.plain())
+    case = {"depth": 2, "image_prompts": 3, "text_prompts": 3}
+    settings = {k: v for k, v in case.items() if k in settings_of(create(name))}
+    plan = create(name, settings).plan(towers, 2)
+    adapted = AdaptedClassifier(towers, plan).eval()
+    adapted.name(["cat", "dog"])
+    eyes = towers.image.backbone
+    images = tiny.images(towers)
+    before = [a for a in plan.attach if a.role == "block.0.in"]
+    assert len(before) == 1
+    with torch.no_grad(), adapted.attached(), observed(eyes, ["block.0.in"]) as seen:
+        logits = adapted(towers.lower(images, adapted.cut)).logits
+    with torch.no_grad(), observed(eyes, ["block.0.in"]) as bare:
+        eyes.upper({"images": images}, (eyes.vector,))
+    own, found = bare["block.0.in"], seen["block.0.in"]
+    assert found.shape[1] == own.shape[1] + settings.get("image_prompts", 10)
+    torch.testing.assert_close(found[:, : own.shape[1]], own)
+    assert logits.shape == (len(images), 2)
 
-    image = tiny.resnet()
-    text = encoder_folder(Path(tempfile.mkdtemp()) / "text", "bert")
-    made, _ = pairing.make(
-        image, text, WORDS, torch.randn(len(WORDS), image.width), penalty=1.0, scale=40.0
-    )
-    return made
+
+def _pair_of_a_cnn() -> TwoTowers:
+    return _pair(tiny.resnet())
+
+
+def _pair(image: Backbone) -> TwoTowers:
+    with tempfile.TemporaryDirectory() as folder:
+        text = encoder_folder(Path(folder) / "text", "bert")
+        targets = torch.randn(len(WORDS), image.width)
+        return pairing.make(image, text, WORDS, targets, penalty=1.0, scale=40.0)[0]

@@ -87,6 +87,7 @@ def wrap(
     parts = Parts(
         tokenise=tokenise,
         embed=vision.embeddings,
+        embeds_all=True,
         blocks=[branches(layer, width) for layer in vision.encoder.layers],
         norm=Projected(vision.post_layernorm, module.visual_projection),
         patch=module.config.vision_config.patch_size,

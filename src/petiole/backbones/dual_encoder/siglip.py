@@ -83,6 +83,7 @@ def wrap(
     parts = Parts(
         tokenise=lambda images: tensor(vision.embeddings(images)),
         embed=vision.embeddings,
+        embeds_all=True,
         blocks=[branches(layer, width) for layer in vision.encoder.layers],
         norm=vision.post_layernorm,
         patch=module.config.vision_config.patch_size,

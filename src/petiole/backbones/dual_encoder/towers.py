@@ -123,6 +123,13 @@ class TwoTowers(Backbone):
             )
         return self.image.backbone.stream
 
+    @property
+    def entry(self) -> str:
+        """Role where tokens can join those of the image: behind an embedding that gives all of them, else before the first block."""
+        image = self.image.backbone
+        behind = isinstance(image, Transformer) and image.parts.embeds_all
+        return "embed" if behind else "block.0.in"
+
     @cached_property
     def sites(self) -> Mapping[str, Site]:
         return {**self.image.backbone.sites, **self.text.sites}

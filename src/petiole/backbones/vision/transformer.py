@@ -72,6 +72,7 @@ class Parts:
         heads: of each attention.
         first_cut: the lowest block below which so much lies that its tokens are worth storing.
         step: calls one block.
+        embeds_all: whether ``embed`` gives all tokens, in their places, so that others can join them behind it.
     """
 
     tokenise: Callable[[Tensor], Tensor]
@@ -86,6 +87,7 @@ class Parts:
     heads: int
     first_cut: int
     step: Callable[[nn.Module, Tensor], Tensor] = lambda block, tokens: block(tokens)
+    embeds_all: bool = False
 
 
 class Transformer(Backbone):

@@ -85,7 +85,7 @@ class DeepPrompts(Method):
             visual: Coupled | Rows
             visual = Coupled(source.value, stream) if self.coupled else Rows(m, stream)
             role, layer = (
-                (f"block.{i}.in", Overwrite(visual, -m)) if i else ("embed", Append(visual))
+                (f"block.{i}.in", Overwrite(visual, -m)) if i else (towers.entry, Append(visual))
             )
             attach.append(Attach(role, layer, how="replace"))
         return Plan(head=head, reads=(backbone.vector,), attach=tuple(attach), identity=False)

@@ -192,7 +192,7 @@ class PromptKD(Method):
             Rows(self.image_prompts, towers.stream) for _ in range(min(self.depth, towers.depth))
         )
         return [
-            Attach("embed", Append(first), how="replace"),
+            Attach(towers.entry, Append(first), how="replace"),
             *(
                 Attach(f"block.{i}.in", Overwrite(rows, -self.image_prompts), how="replace")
                 for i, rows in enumerate(later, start=1)
