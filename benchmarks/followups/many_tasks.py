@@ -112,7 +112,7 @@ def main() -> None:
         for name, row in rows.items()
     }
     found[ALONE] = [
-        accuracies(out / f"{place.partition('-')[0]}-only", "coop", place) for place in places
+        accuracies(out / f"{place.rpartition('-')[0]}-only", "coop", place) for place in places
     ]
     print("| Method |", " | ".join((*places, unseen, "mean of the four")), "|")
     print("|---|" + "---:|" * (len(places) + 2))

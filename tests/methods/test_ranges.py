@@ -75,6 +75,7 @@ def test_nor_does_a_way_to_adapt_at_test_time(name: str) -> None:
         ("tip-adapter", {"beta": 0}),
         ("knn", {"temperature": 0}),
         ("glora-search", {"mutation": 1.5}),
+        ("glora-search", {"mutation": 0}),
         ("vl-adapters", {"tasks": 0}),
     ],
 )

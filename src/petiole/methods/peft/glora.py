@@ -27,7 +27,7 @@ from petiole.methods.base import Method, Plan
 from petiole.methods.blocks import select
 from petiole.methods.path_search import PathSearch
 from petiole.methods.peft.lora import rows_of
-from petiole.methods.ranges import PositiveInt, Share
+from petiole.methods.ranges import PositiveFraction, PositiveInt
 from petiole.methods.recipe import AS_MANY_STEPS, INSIDE_BLOCKS
 from petiole.methods.registry import register
 
@@ -124,7 +124,7 @@ class SearchedGLoRA(FixedGLoRA):
     population: PositiveInt = 50
     rounds: PositiveInt = 20
     parents: PositiveInt = 10
-    mutation: Share = 0.2
+    mutation: PositiveFraction = 0.2
 
     def _layers(self, backbone: Backbone, roles: list[tuple[str, str]]) -> list[GLoRA]:
         if self.paths:

@@ -35,7 +35,7 @@ from petiole.backbones.base import Backbone
 from petiole.errors import ConfigError
 from petiole.methods.base import Loss, LossInputs, Method, Plan
 from petiole.methods.prompt_learning.class_names import TextHead
-from petiole.methods.ranges import NonNegativeFloat, PositiveInt, Share
+from petiole.methods.ranges import NonNegativeFloat, PositiveInt, UnitInterval
 from petiole.methods.recipe import PROMPT_LEARNING
 from petiole.methods.registry import create, register
 from petiole.methods.self_distillation import SelfDistillation
@@ -191,7 +191,7 @@ class OGEN(Method):
     host_settings: dict[str, Any] = field(default_factory=dict, hash=False)
     neighbours: PositiveInt = 3
     unknown_names: str = ""
-    warm_up: Share = 0.2
+    warm_up: UnitInterval = 0.2
     self_distillation: NonNegativeFloat = 1.0
 
     def plan(self, backbone: Backbone, classes: int) -> Plan:

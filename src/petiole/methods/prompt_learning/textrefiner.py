@@ -34,7 +34,7 @@ from petiole.methods.base import Loss, LossInputs, Method, Plan
 from petiole.methods.prompt_learning.class_vectors import ClassVectors, ImageClassVectors
 from petiole.methods.prompt_learning.promptkd import Distillation
 from petiole.methods.prompt_learning.refined_head import Refined, Refiner, refine
-from petiole.methods.ranges import NonNegativeFloat, PositiveFloat, PositiveInt, Share
+from petiole.methods.ranges import NonNegativeFloat, PositiveFloat, PositiveInt, UnitInterval
 from petiole.methods.recipe import PROMPT_LEARNING, Recipe
 from petiole.methods.registry import create, preset_of, register
 
@@ -209,7 +209,7 @@ class TextRefiner(Method):
     host_settings: dict[str, Any] = field(default_factory=dict, hash=False)
     entries: PositiveInt = 25
     alpha: float = 0.2
-    cache_momentum: Share = 0.8
+    cache_momentum: UnitInterval = 0.8
     k: PositiveInt = 5
     semantic_weight: NonNegativeFloat = 0.02
     retention_weight: NonNegativeFloat = 20.0
