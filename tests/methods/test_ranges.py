@@ -15,6 +15,8 @@ from petiole.methods.test_time.base import TEST_TIME, make_test_time
 SIGNED = {"scale", "lora_scale", "alpha"}
 """Factors of what is added: a negative one takes it away."""
 
+UNBOUNDED = {"seed", "scale", "affinity"}
+
 
 def numeric(name: str) -> list[str]:
     own = settings_of(create(name)).items()
@@ -39,14 +41,13 @@ def test_no_method_takes_a_number_that_means_nothing(name: str) -> None:
                 configure(method, {key: value}, name)
 
 
-@pytest.mark.parametrize("value", [nan, inf, "inf"])
+@pytest.mark.parametrize("value", [-1, nan, inf, "inf"])
 def test_no_recipe_does(value: float | str) -> None:
     method = create("linear-probe")
-    floats = [
-        f.name for f in fields(method.recipe) if type(getattr(method.recipe, f.name)) is float
-    ]
-    assert len(floats) > 15
-    for key in floats:
+    numbers = {f.name: getattr(method.recipe, f.name) for f in fields(method.recipe)}
+    numbers = {key: number for key, number in numbers.items() if type(number) in (int, float)}
+    assert len(numbers) > 25
+    for key in numbers:
         with pytest.raises(ConfigError, match=rf"linear-probe: {key}="):
             configure(method, {key: value}, "linear-probe")
 
@@ -55,8 +56,8 @@ def test_no_recipe_does(value: float | str) -> None:
 def test_nor_does_a_way_to_adapt_at_test_time(name: str) -> None:
     made = make_test_time(name)
     for field in fields(made):
-        if type(getattr(made, field.name)) is float:
-            for value in (nan, inf):
+        if type(getattr(made, field.name)) in (int, float):
+            for value in (nan, inf, *([] if field.name in UNBOUNDED else [-1])):
                 with pytest.raises(ConfigError, match=field.name):
                     make_test_time(name, {field.name: value})
 

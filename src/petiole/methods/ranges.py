@@ -1,4 +1,4 @@
-"""Ranges of settings, as types of the fields of a method.
+"""Ranges of settings, as types of the fields of a method, a recipe or a way to adapt at test time.
 
 ``validated`` refuses what lies outside as soon as it is stated, before an image is read or a network loaded. NaN and infinity
 lie in no range, nor in a plain ``float`` of a class with ``FINITE``.
@@ -16,6 +16,9 @@ PositiveFloat = Annotated[float, Gt(0)]
 NonNegativeFloat = Annotated[float, Ge(0)]
 UnitInterval = Annotated[float, Ge(0), Le(1)]
 PositiveFraction = Annotated[float, Gt(0), Le(1)]
+ProperFraction = Annotated[float, Gt(0), Lt(1)]
+Decay = Annotated[float, Ge(0), Lt(1)]
+"""Of a moving average: a decay of 1 would keep the start for ever."""
 DropRate = Annotated[float, Ge(0), Lt(1)]
 """A probability of dropping: what is kept is divided by its own, which is not 0."""
 

@@ -9,8 +9,16 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator
 
 from petiole.errors import ConfigError
-from petiole.layers.checks import above_zero
-from petiole.methods.ranges import FINITE
+from petiole.methods.ranges import (
+    FINITE,
+    Decay,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ProperFraction,
+    UnitInterval,
+)
 
 TrainOn = Literal["source", "target", "joint", "sequential"]
 FIRST_EPOCH = 1e-5
@@ -82,78 +90,50 @@ class Recipe:
     __pydantic_config__: ClassVar[dict[str, Any]] = FINITE
 
     train_on: TrainOn = "joint"
-    steps: int = 3000
-    epochs: float = 0.0
-    min_steps: int = 0
-    max_steps: int = 0
-    batch_size: int = 0
+    steps: NonNegativeInt = 3000
+    epochs: NonNegativeFloat = 0.0
+    min_steps: NonNegativeInt = 0
+    max_steps: NonNegativeInt = 0
+    batch_size: NonNegativeInt = 0
     drop_last: bool = False
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    momentum: float = 0.9
+    momentum: UnitInterval = 0.9
     schedule: Literal["steps", "linear", "epochs"] = "steps"
-    warmup: float = 0.1
-    lr: float = 1e-3
-    head_lr: float = 1.0
-    layer_decay: float = 1.0
-    weight_decay: float = 1e-4
+    warmup: UnitInterval = 0.1
+    lr: NonNegativeFloat = 1e-3
+    head_lr: NonNegativeFloat = 1.0
+    layer_decay: UnitInterval = 1.0
+    weight_decay: NonNegativeFloat = 1e-4
     decay_all: bool = False
-    epsilon: float = 1e-8
-    classes_per_batch: int = 16
-    source_per_class: int = 8
-    target_per_class: int = 4
-    target_weight: float = 0.5
+    epsilon: NonNegativeFloat = 1e-8
+    classes_per_batch: PositiveInt = 16
+    source_per_class: PositiveInt = 8
+    target_per_class: PositiveInt = 4
+    target_weight: UnitInterval = 0.5
     class_weight: Literal["none", "balanced"] = "none"
     align_source: bool = False
-    label_smoothing: float = 0.0
-    clip: float = 0.0
-    average_mean: float = 0.0
-    average_sd: float = 1.0
-    average_decay: float = 0.0
-    average_from: float = 0.0
-    average_rise: float = 0.0
-    average_window: int = 0
+    label_smoothing: UnitInterval = 0.0
+    clip: NonNegativeFloat = 0.0
+    average_mean: NonNegativeFloat = 0.0
+    average_sd: PositiveFloat = 1.0
+    average_decay: Decay = 0.0
+    average_from: UnitInterval = 0.0
+    average_rise: UnitInterval = 0.0
+    average_window: NonNegativeInt = 0
     average_as: Literal["result", "teacher"] = "result"
     step_rule: str = "plain"
     step_rule_settings: Annotated[dict[str, float], BeforeValidator(numbers)] = field(
         default_factory=dict, hash=False
     )
-    mixup: float = 0.0
-    cutmix: float = 0.0
+    mixup: NonNegativeFloat = 0.0
+    cutmix: NonNegativeFloat = 0.0
     select: Literal["last", "best"] = "last"
-    held_back: float = 0.2
-    patience: int = 0
-    views: int = 4
+    held_back: ProperFraction = 0.2
+    patience: NonNegativeInt = 0
+    views: NonNegativeInt = 4
     augmentation: str = "default"
 
     def __post_init__(self) -> None:
-        floor = (
-            "steps",
-            "epochs",
-            "min_steps",
-            "max_steps",
-            "batch_size",
-            "views",
-            "lr",
-            "head_lr",
-            "weight_decay",
-            "clip",
-            "mixup",
-            "cutmix",
-            "patience",
-            "average_window",
-        )
-        for name in (*floor, "average_mean"):
-            if not getattr(self, name) >= 0:  # nan fails too
-                raise ConfigError(f"{name} must not be negative, but is {getattr(self, name)}.")
-        shares = ("warmup", "target_weight", "label_smoothing", "layer_decay", "momentum")
-        for name in (*shares, "average_from", "average_rise"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name} must lie in [0, 1], but is {getattr(self, name)}.")
-        for name in ("classes_per_batch", "source_per_class", "target_per_class"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, but is {getattr(self, name)}.")
-        if not 0 <= self.average_decay < 1:
-            raise ConfigError(f"average_decay must lie in [0, 1), but is {self.average_decay}.")
         averages = [
             n for n in ("average_mean", "average_decay", "average_window") if getattr(self, n)
         ]
@@ -166,8 +146,6 @@ class Recipe:
             raise ConfigError(
                 f"average_rise={self.average_rise:g} is of a moving average: set average_decay, or average_rise=0."
             )
-        if not 0 < self.held_back < 1:
-            raise ConfigError(f"held_back must lie in (0, 1), but is {self.held_back}.")
         if self.patience and self.select == "last":
             raise ConfigError(
                 f"patience={self.patience} ends a training whose best step is kept: set select=best, or patience=0."
@@ -176,7 +154,6 @@ class Recipe:
             raise ConfigError(
                 f"min_steps={self.min_steps} is more than max_steps={self.max_steps}: lower it, or set max_steps=0."
             )
-        above_zero(average_sd=self.average_sd)
         counts_epochs = self.schedule == "epochs" or self.average_mean
         whole = self.epochs >= 1 and self.epochs == int(self.epochs) and self.batch_size
         if counts_epochs and not whole:

@@ -22,7 +22,7 @@ from petiole.backbones.hooks import Attach, attached
 from petiole.errors import ConfigError
 from petiole.methods.base import Plan
 from petiole.methods.prompt_learning.class_vectors import ClassVectors
-from petiole.methods.ranges import FINITE
+from petiole.methods.ranges import FINITE, PositiveInt
 from petiole.methods.settings import check_names, validated
 from petiole.registry import Registry
 
@@ -107,14 +107,12 @@ class TestTimeMethod(ABC):
 
     __pydantic_config__: ClassVar[dict[str, Any]] = FINITE
 
-    views: int = 64
-    images_at_once: int = 4
+    views: PositiveInt = 64
+    images_at_once: PositiveInt = 4
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.views < 1:
-            raise ConfigError(f"views must be at least 1, but is {self.views}.")
-        if self.images_at_once < 1 or ROWS % self.images_at_once:
+        if ROWS % self.images_at_once:
             raise ConfigError(f"images_at_once must divide {ROWS}, but is {self.images_at_once}.")
 
     def check(self, model: FrozenClassifier) -> None:  # noqa: B027 - most fit everything

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from petiole.backbones.hooks import Attach
 from petiole.errors import ConfigError
+from petiole.methods.ranges import NonNegativeFloat, NonNegativeInt, PositiveFraction
 from petiole.methods.test_time.base import ROWS, Adapted, FrozenClassifier, TestTimeMethod
 
 
@@ -82,23 +83,10 @@ class Descent(TestTimeMethod):
         kept: share of the views that count.
     """
 
-    steps: int = 1
-    lr: float = 1e-3
-    weight_decay: float = 0.2
-    kept: float = 0.1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if (
-            self.steps < 0
-            or not 0 < self.kept <= 1
-            or not self.lr >= 0
-            or not self.weight_decay >= 0
-        ):
-            raise ConfigError(
-                f"steps={self.steps}, lr={self.lr} and weight_decay={self.weight_decay} must not be negative, and kept={self.kept} "
-                "must lie in (0, 1]."
-            )
+    steps: NonNegativeInt = 1
+    lr: NonNegativeFloat = 1e-3
+    weight_decay: NonNegativeFloat = 0.2
+    kept: PositiveFraction = 0.1
 
     @abstractmethod
     def session(self, model: FrozenClassifier, images: int) -> Session:

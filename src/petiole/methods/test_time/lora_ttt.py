@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from petiole.backbones.base import IMAGES
 from petiole.backbones.hooks import Attach
 from petiole.errors import ConfigError
-from petiole.layers.checks import positive
 from petiole.methods.blocks import select
+from petiole.methods.ranges import DropRate, PositiveInt, ProperFraction
 from petiole.methods.test_time.base import TEST_TIME, FrozenClassifier
 from petiole.methods.test_time.descent import Descent, PerImage, Session
 
@@ -90,18 +90,12 @@ class LoRATTT(Descent):
         masked: share of the patches that are left out.
     """
 
-    rank: int = 16
+    rank: PositiveInt = 16
     scale: float = 2.0
-    dropout: float = 0.01
+    dropout: DropRate = 0.01
     blocks: str = "last:2"
     entropy_only: bool = False
-    masked: float = 0.75
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        positive(rank=self.rank)
-        if not 0 < self.masked < 1:
-            raise ConfigError(f"masked must lie in (0, 1), but is {self.masked}.")
+    masked: ProperFraction = 0.75
 
     def check(self, model: FrozenClassifier) -> None:
         backbone = model.backbone

@@ -17,6 +17,7 @@ from torch.nn.functional import normalize
 
 from petiole.errors import ConfigError
 from petiole.methods.prompt_learning.class_vectors import ClassVectors
+from petiole.methods.ranges import NonNegativeInt, PositiveFloat
 from petiole.methods.test_time.base import TEST_TIME, Adapted, FrozenClassifier, TestTimeMethod
 
 NEAR = 0.3
@@ -35,14 +36,14 @@ class MTA(TestTimeMethod):
     """
 
     affinity: float = 4.0
-    sharpness: float = 0.2
-    rounds: int = 5
+    sharpness: PositiveFloat = 0.2
+    rounds: NonNegativeInt = 5
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.sharpness > 0 or self.rounds < 0 or self.views < 2:
+        if self.views < 2:
             raise ConfigError(
-                f"mta needs sharpness above 0 (now {self.sharpness}), rounds of at least 0 (now {self.rounds}) and 2 views (now {self.views})."
+                f"mta compares views of an image with each other: views must be at least 2, but is {self.views}."
             )
 
     def check(self, model: FrozenClassifier) -> None:

@@ -25,6 +25,7 @@ from petiole.methods.prompt_learning.class_names import (
     towers_of,
     words,
 )
+from petiole.methods.ranges import NonNegativeFloat, PositiveInt
 from petiole.methods.test_time.base import TEST_TIME, WORDS, FrozenClassifier
 from petiole.methods.test_time.descent import Descent, Session
 
@@ -39,8 +40,8 @@ class TPT(Descent):
         context: M, where the adapter has no context of its own.
     """
 
-    lr: float = 5e-3
-    context: int = 4
+    lr: NonNegativeFloat = 5e-3
+    context: PositiveInt = 4
 
     def check(self, model: FrozenClassifier) -> None:
         towers_of(model.backbone)
