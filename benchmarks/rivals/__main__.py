@@ -1,12 +1,14 @@
 """What a user would take instead, end to end: each a process of its own, on the same images and weights, in turn.
 
-Rows: features once with timm and scikit-learn, against `petiole fit`; the same image folder through full fine-tuning of timm
-and LoRA with transformers' Trainer and peft, against ours at the same batch, rate and passes. Reported: lines of the user's
-code, processor seconds, wall seconds, peak memory and accuracy; medians, lowest and highest of the repeats.
+Rows: features once with timm and scikit-learn, and fastai's transfer learning, against `petiole fit`; the same image folder
+through full fine-tuning of timm and of lightly-train, and LoRA with transformers' Trainer and peft, against ours at the same
+batch, rate and passes. Reported: lines of the user's code, processor seconds, wall seconds, peak memory and accuracy; medians,
+lowest and highest of the repeats.
 
     OMP_WAIT_POLICY=PASSIVE python benchmarks/rivals DATA EFFICIENTNET.safetensors VIT_S.safetensors --repeats 3
 
-DATA holds train/ and test/ with a folder a class each, of which --shots and --test-images a class are taken.
+DATA holds train/ and test/ with a folder a class each, of which --shots and --test-images a class are taken. The rows of fastai and
+lightly-train need an interpreter that has them beside timm (--fastai, --lightly); they are left out without one.
 """
 
 from __future__ import annotations
@@ -28,13 +30,23 @@ from dinov2_folder import write_dinov2
 HERE = Path(__file__).parent
 WHO = {
     "features": "features once: timm, scikit-learn",
+    "fastai": "a head, then all: fastai",
     "features, ours": "petiole fit, logistic-regression",
     "default, ours": "petiole fit (averaged ridge)",
     "lora": "LoRA: transformers Trainer, peft",
     "lora, ours": "petiole fit, lora-qkv",
     "full": "full fine-tuning: timm",
+    "lightly": "full fine-tuning: lightly-train",
     "full, ours": "petiole fit, full",
 }
+SCRIPTS = {
+    "features": "features_once.py",
+    "fastai": "fastai_learner.py",
+    "lora": "trainer_peft.py",
+    "full": "timm_full.py",
+    "lightly": "lightly_classifier.py",
+}
+"""Rows that are a script of the user's; the others are one command."""
 
 
 def main() -> None:
@@ -47,16 +59,23 @@ def main() -> None:
     options.add_argument("--epochs", type=int, default=10)
     options.add_argument("--repeats", type=int, default=3)
     options.add_argument("--rows", nargs="+", choices=WHO, default=list(WHO))
+    options.add_argument("--fastai", metavar="PYTHON", help="an interpreter that has fastai")
+    options.add_argument(
+        "--lightly", metavar="PYTHON", help="an interpreter that has lightly-train"
+    )
     chosen = options.parse_args()
+    pythons = {"fastai": chosen.fastai, "lightly": chosen.lightly}
+    rows = [row for row in chosen.rows if pythons.get(row, sys.executable)]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         some(chosen.data / "train", folder / "train", chosen.shots)
         some(chosen.data / "test", folder / "test", chosen.test_images)
         write_dinov2(chosen.vit, folder / "dinov2", image_size=98)
-        kept: dict[str, list[dict[str, float]]] = {row: [] for row in chosen.rows}
+        kept: dict[str, list[dict[str, float]]] = {row: [] for row in rows}
         for _ in range(chosen.repeats):
-            for row in chosen.rows:
+            for row in rows:
                 command = commands(folder, chosen.efficientnet, chosen.vit, chosen.epochs)[row]
+                command[0] = pythons.get(row, sys.executable)
                 kept[row].append(measured(command, folder))
                 print(row, json.dumps(kept[row][-1]), flush=True)
         table(kept)
@@ -74,8 +93,9 @@ def commands(folder: Path, efficientnet: Path, vit: Path, epochs: int) -> dict[s
     """What is run by row; each prints its accuracy last."""
     train, test, dinov2 = (str(folder / part) for part in ("train", "test", "dinov2"))
 
-    def script(name: str, *rest: object) -> list[str]:
-        return [sys.executable, str(HERE / name), train, test, str(epochs), *map(str, rest)]
+    def script(row: str, *rest: object) -> list[str]:
+        path = str(HERE / SCRIPTS[row])
+        return [sys.executable, path, train, test, str(epochs), *map(str, rest)]
 
     def ours(method: str, *rest: str) -> list[str]:
         petiole = [sys.executable, "-m", "petiole", "fit", train, "--test", test, "--all-images"]
@@ -86,19 +106,21 @@ def commands(folder: Path, efficientnet: Path, vit: Path, epochs: int) -> dict[s
     same = ["batch_size=25", f"epochs={epochs}", "min_steps=0", "views=0", "weight_decay=0.01"]
     as_vit = ["--backbone", dinov2, "--image-size", "98", "--set", *same]
     return {
-        "features": script("features_once.py", efficientnet),
+        "features": script("features", efficientnet),
+        "fastai": script("fastai", efficientnet),
         "features, ours": ours("logistic-regression", *lite),
         "default, ours": ours("auto", *lite),
-        "lora": script("trainer_peft.py", dinov2, folder / "trainer"),
+        "lora": script("lora", dinov2, folder / "trainer"),
         "lora, ours": ours("lora-qkv", *as_vit, "lr=1e-3", "rank=16"),
-        "full": script("timm_full.py", vit),
+        "full": script("full", vit),
+        "lightly": script("lightly", vit, folder / "lightly"),
         "full, ours": ours("full", *as_vit, "lr=1e-4"),
     }
 
 
 def measured(command: Sequence[str], folder: Path) -> dict[str, float]:
     """Processor and wall seconds, peak memory in MB and accuracy of one process."""
-    for left in ("run", "cache", "trainer"):
+    for left in ("run", "cache", "trainer", "lightly"):
         shutil.rmtree(folder / left, ignore_errors=True)
     start = time.perf_counter()
     with subprocess.Popen(
@@ -131,10 +153,9 @@ def accuracy(said: str) -> float:
 
 def lines(row: str) -> int:
     """Of a user's code: without blank lines and the docstring; one for a command."""
-    name = {"features": "features_once", "lora": "trainer_peft", "full": "timm_full"}.get(row)
-    if name is None:
+    if row not in SCRIPTS:
         return 1
-    text = (HERE / f"{name}.py").read_text().splitlines()
+    text = (HERE / SCRIPTS[row]).read_text().splitlines()
     return sum(1 for line in text if line.strip() and not line.startswith('"""'))
 
 
