@@ -102,6 +102,8 @@ def test_a_comparison_of_other_kinds(compared: Asked, monkeypatch: pytest.Monkey
             ConfigError, match=r"For images with a number each every seed is also a draw"
         ):
             comparing.compare("t.csv", out=Path("o"), **given, **PLAIN)
+    with pytest.raises(ConfigError, match=r"seeds"):
+        comparing.compare("t.csv", seeds=0, out=Path("o"), **PLAIN)
     with pytest.raises(ConfigError, match=r"--tune is for labelled images"):
         comparing.compare("t.csv", methods=["lora-qkv"], tune=True, out=Path("o"), **PLAIN)
     compared.clear()

@@ -37,10 +37,6 @@ def test_every_draw_has_every_seed_and_one_run_keeps_its_vectors() -> None:
     held = comparison(validation=0.25, scored="validation")
     assert domain_shift.jobs_of(held, TASK, Path("f"), {})[0].options.validation == 0.25
     assert not domain_shift.jobs_of(held, TASK, Path("f"), {})[0].resume
-    other = comparison(kind="codebook", split_seeds=1, shots=None, validation=0.0)
-    options = object()
-    made = domain_shift.jobs_of(other, TASK, Path("f"), {}, options=options)
-    assert all(m.options is options for m in made)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,7 +31,9 @@ from petiole.errors import ConfigError
 
 if TYPE_CHECKING:
     from petiole.engine.run import RunSpec
+    from petiole.protocols.comparison import ComparisonRow
     from petiole.protocols.jobs import Running
+    from petiole.protocols.settled import Tuning
 
 
 class Compared(CommandResult):
@@ -103,11 +107,8 @@ def compare(
         ConfigError: methods of two kinds, or an option that they have no use for.
         PetioleError: bad data, unknown names, or a folder that holds another comparison.
     """
-    from dataclasses import replace
-
     from petiole.commands.announce import announce
-    from petiole.commands.defaults import kind_of_methods
-    from petiole.commands.tasks import COLUMNS, DATA, TARGET_METHOD, kind_of, open_task
+    from petiole.commands.tasks import open_task
     from petiole.engine.task import reopened
     from petiole.protocols import domain_shift
     from petiole.protocols.comparison import Comparison
@@ -116,42 +117,23 @@ def compare(
     from petiole.report.page import write_page
 
     executor = (placement or ExecutorOptions()).make()
-    given = images or ImageOptions()
-    kind = "classification" if table or not methods else kind_of_methods(_named(methods))
-    kind = kind if table else kind_of(kind, data, given)
-    if kind in COLUMNS.values():
-        methods = list(methods) or [TARGET_METHOD, "linear-probe"]
-    chosen = domain_shift.from_table(table) if table else _chosen(methods, kind, given)
-    names = list(dict.fromkeys(row.method for row in chosen["rows"]))
     groups = (
         model or ModelOptions(),
-        given,
+        images or ImageOptions(),
         text or TextTaskOptions(),
         codebook or CodebookTaskOptions(),
     )
+    kind, chosen = _kind_and_rows(methods, table, data, groups[1])
+    names = list(dict.fromkeys(row.method for row in chosen["rows"]))
     task, options = open_task(kind, data, names, *groups)
+    of_classes, own = kind == "classification", pairs(settings)
     tuning = tuning or TuningOptions()
-    how = tuning.make(grids=any(row.grid for row in chosen["rows"]))
-    if kind != "classification" and how:
-        raise ConfigError("--tune is for labelled images. Leave it out.")
-    drawn = kind in COLUMNS.values() and options.shots is not None
-    if split_seeds and kind != "classification" and (seeds or not drawn):
-        raise ConfigError(
-            f"For {DATA[kind]} every seed is also a draw of --shots images, where these are given. Give --shots and --seeds."
-        )
+    how = _tuned(tuning, kind, chosen["rows"])
+    terms = {} if of_classes else _other_terms(kind, options, split_seeds, seeds)
     workspace = reopened(task)
     folder = Path(out) if out else default_folder(data, "compare", task)
-    if how and how.trials:  # the cheap rows, which are added now, have nothing to search
-        chosen["rows"] = how.rows(chosen["rows"], pairs(settings))
-    if kind == "classification":
-        joint = workspace.shift.source is not None
-        chosen["rows"] = domain_shift.with_baselines(chosen["rows"], source=joint)
-    if how and not how.trials:
-        chosen["rows"] = how.rows(chosen["rows"], pairs(settings))
-    terms: dict[str, Any] = {"seeds": seeds or split_seeds or 3}
-    if drawn:
-        terms["shots"] = options.shots
-    if kind == "classification":
+    if of_classes:
+        chosen["rows"] = _with_baselines(chosen["rows"], how, own, workspace)
         terms = {
             "split_seeds": 5 if split_seeds is None else split_seeds,
             "seeds": 1 if seeds is None else seeds,
@@ -161,24 +143,86 @@ def compare(
         }
     comparison = Comparison.checked(kind=kind, margin=margin / 100, **chosen, **terms)
     comparison.check_free(folder, resume=resume)
-    quiet = groups[0].quiet
-    if kind == "classification":
-        jobs = domain_shift.jobs_of(comparison, task, folder, pairs(settings), resume=resume)
+    running: Running = {"executor": executor, "resume": resume, "quiet": groups[0].quiet}
+    if of_classes:
+        jobs = domain_shift.jobs_of(comparison, task, folder, own, resume=resume)
         announce(workspace, [*jobs, *tried(comparison, jobs, folder)])
-        running: Running = {"executor": executor, "resume": resume, "quiet": quiet}
         domain_shift.compare(comparison, jobs, folder, how.storage if how else None, **running)
     else:
-        own = pairs(settings)
-
-        def draw(_: Any, index: int) -> Any:
-            return replace(options, split_seed=index) if drawn else options
-
+        draw = partial(_drawn, options) if "shots" in terms else lambda *_: options
         jobs = comparison.jobs_of(task, folder, own, draw, resume=resume)
         announce(workspace, jobs)
-        comparison.run_all(jobs, folder, executor=executor, resume=resume, quiet=quiet)
+        comparison.run_all(jobs, folder, **running)
     named = dict(zip(("model", "images", "text", "codebook"), groups, strict=True))
     _write_configs(jobs, differing(compare, {"data": data, **named}))
     return Compared(folder=folder, report=write_page(folder), summary=summarise(folder))
+
+
+def _kind_and_rows(
+    methods: Sequence[str], table: str | None, data: Any, images: ImageOptions
+) -> tuple[str, dict[str, Any]]:
+    """The kind of task, by table, methods and data; and the rows with their parts."""
+    from petiole.commands.defaults import kind_of_methods
+    from petiole.commands.tasks import COLUMNS, TARGET_METHOD, kind_of
+    from petiole.protocols import domain_shift
+
+    if table:
+        return "classification", domain_shift.from_table(table)
+    of_methods = kind_of_methods(_named(methods)) if methods else "classification"
+    kind = kind_of(of_methods, data, images)
+    if kind in COLUMNS.values():
+        methods = list(methods) or [TARGET_METHOD, "linear-probe"]
+    return kind, _chosen(methods, kind, images)
+
+
+def _tuned(tuning: TuningOptions, kind: str, rows: Sequence[ComparisonRow]) -> Tuning | None:
+    """How settings are chosen on validation images.
+
+    Raises:
+        ConfigError: a kind of task that has none, or an option of a search where there is none.
+    """
+    how = tuning.make(grids=any(row.grid for row in rows))
+    if how and kind != "classification":
+        raise ConfigError("--tune is for labelled images. Leave it out.")
+    return how
+
+
+def _with_baselines(
+    rows: Sequence[ComparisonRow], how: Tuning | None, settings: dict[str, Any], workspace: Any
+) -> list[ComparisonRow]:
+    """The rows and the cheap ones, each with what is tried of it; the cheap ones have nothing to search."""
+    from petiole.protocols import domain_shift
+
+    joint = workspace.shift.source is not None
+    if how and how.trials:
+        return domain_shift.with_baselines(how.rows(rows, settings), source=joint)
+    rows = domain_shift.with_baselines(rows, source=joint)
+    return how.rows(rows, settings) if how else rows
+
+
+def _other_terms(
+    kind: str, options: Any, split_seeds: int | None, seeds: int | None
+) -> dict[str, Any]:
+    """Terms of all other tasks: every seed is also a draw, where images are drawn.
+
+    Raises:
+        ConfigError: draws that are none.
+    """
+    from petiole.commands.tasks import COLUMNS, DATA
+
+    drawn = kind in COLUMNS.values() and options.shots is not None
+    if split_seeds is not None and (seeds is not None or not drawn):
+        raise ConfigError(
+            f"For {DATA[kind]} every seed is also a draw of --shots images, where these are given. Give --shots and --seeds."
+        )
+    stated = [number for number in (seeds, split_seeds) if number is not None]
+    terms: dict[str, Any] = {"seeds": stated[0] if stated else 3}
+    return {**terms, "shots": options.shots} if drawn else terms
+
+
+def _drawn(options: Any, _: ComparisonRow, index: int) -> Any:
+    """Options of the run with this seed, which draws its own images."""
+    return replace(options, split_seed=index)
 
 
 def _write_configs(jobs: Sequence[RunSpec], shared: Mapping[str, Any]) -> None:

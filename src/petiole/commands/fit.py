@@ -37,7 +37,7 @@ from petiole.processes import world
 if TYPE_CHECKING:
     from petiole.engine.run import RunSpec
     from petiole.engine.task import Workspace
-    from petiole.protocols.selection import Open
+    from petiole.protocols.selection import Open, Selection
 
 
 class FitResult(CommandResult):
@@ -176,7 +176,6 @@ def fit(
     from dataclasses import replace
 
     from petiole.commands.announce import announce, say
-    from petiole.commands.defaults import candidates
     from petiole.commands.tasks import open_task
     from petiole.engine.run import RunSpec, request_together, run
     from petiole.engine.run_lock import check_free
@@ -184,17 +183,10 @@ def fit(
     from petiole.engine.together import all_do, main_does, open_group
     from petiole.methods.registry import create_stated
     from petiole.protocols.model_selection import START
-    from petiole.protocols.selection import select
     from petiole.report.page import write_page
 
     model = model or ModelOptions()
-    if world() > 1 and (method == AUTO or len(candidates(model.backbones)) > 1):
-        raise everywhere(
-            ConfigError(
-                f"{world()} processes train one model, and auto tries several methods or backbones. Name one (--method lora-qkv, "
-                "--backbone NAME), or start petiole without torchrun."
-            )
-        )
+    _check_one_model(method, model)
 
     def prepared() -> tuple[RunSpec, Workspace, Open, list[str]]:
         own = pairs(settings)
@@ -242,12 +234,7 @@ def fit(
         announce(opened, [spec, *left.trials(spec)], ahead)
     elif not spec.task.quiet:  # what is frozen is not known before they are compared
         say([f"note     {note}" for note in ahead])
-    selection = None
-    if left:
-        before = spec.method
-        spec, selection = select(spec, left)
-        if left.backbones or spec.method != before:  # with other settings it costs the same
-            announce(reopened(spec.task), [spec])
+    spec, selection = _selected(spec, left) if left else (spec, None)
     record = run(spec)
     return FitResult(
         folder=spec.folder,
@@ -256,6 +243,35 @@ def fit(
         record=record.model_dump(mode="json"),
         selection=selection.model_dump(mode="json") if selection else None,
     )
+
+
+def _check_one_model(method: str, model: ModelOptions) -> None:
+    """Refuse what tries several models where several processes train one.
+
+    Raises:
+        ConfigError: in every process.
+    """
+    from petiole.commands.defaults import candidates
+
+    if world() > 1 and (method == AUTO or len(candidates(model.backbones)) > 1):
+        raise everywhere(
+            ConfigError(
+                f"{world()} processes train one model, and auto tries several methods or backbones. Name one (--method lora-qkv, "
+                "--backbone NAME), or start petiole without torchrun."
+            )
+        )
+
+
+def _selected(spec: RunSpec, left: Open) -> tuple[RunSpec, Selection]:
+    """The run with what was left open chosen, which is announced where it will cost something else."""
+    from petiole.commands.announce import announce
+    from petiole.engine.task import reopened
+    from petiole.protocols.selection import select
+
+    chosen, selection = select(spec, left)
+    if left.backbones or chosen.method != spec.method:  # with other settings it costs the same
+        announce(reopened(chosen.task), [chosen])
+    return chosen, selection
 
 
 def _kind_and_method(

@@ -1,4 +1,4 @@
-"""Rows on equal terms: source images, k labelled target images a class, a held-back target test; or any other task.
+"""Rows on equal terms: source images, k labelled target images a class, a held-back target test.
 
 Every row sees the same draws of the training images, the same test samples and the same preprocessing. The test
 set is scored once a run, at the end; nothing is selected on it.
@@ -57,17 +57,15 @@ def jobs_of(
     folder: Path,
     settings: Mapping[str, Any],
     *,
-    options: Any = None,
     resume: bool = False,
 ) -> list[RunSpec]:
-    """All runs of a comparison, row by row; ``settings`` go to every row that has such a field.
+    """All runs of a comparison on labelled images, row by row; ``settings`` go to every row that has such a field.
 
     Args:
         comparison: what is compared.
         task: data and backbone.
         folder: of the comparison.
         settings: of methods.
-        options: of a task other than classification.
         resume: finish interrupted runs.
 
     Raises:
@@ -75,9 +73,7 @@ def jobs_of(
     """
     held = comparison.validation if comparison.scored == "validation" else 0.0
 
-    def chosen(row: ComparisonRow, index: int) -> Any:
-        if comparison.kind != "classification":
-            return options
+    def chosen(row: ComparisonRow, index: int) -> Subset:
         return Subset(
             shots=comparison.shots,
             split_seed=index // comparison.seeds,
