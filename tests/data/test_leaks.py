@@ -44,7 +44,6 @@ def test_distinct_images_are_not_flagged(sides: tuple[Path, Path]) -> None:
     assert not report
     assert report.pairs == ()
     assert report.summary().startswith("No image of the training side")
-    assert report.to_rows() == []
 
 
 COPIES = {
@@ -70,7 +69,6 @@ def test_injected_copy_is_found(sides: tuple[Path, Path], how: str) -> None:
     assert pair.how == ("sha256" if how == "same" else "phash")
     assert pair.value <= 4
     assert "a/3.png" in report.summary()
-    assert report.to_rows()[0]["how"] == pair.how
     assert report.counts()[pair.how] == 1
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -13,9 +13,6 @@ from petiole.commands.options import device as device_of
 from petiole.commands.placement import ExecutorOptions
 from petiole.commands.results import TableResult
 from petiole.commands.verb import verb
-
-if TYPE_CHECKING:
-    pass
 
 
 class Multitasked(TableResult):

@@ -83,13 +83,6 @@ class LeakReport:
         head = f"{sum(self.found.values()):,} pair(s) of training and test images look the same: {kinds}."
         return "\n".join([head, bullets(lines), *self.notes])
 
-    def to_rows(self) -> list[dict[str, str | float]]:
-        """Return one flat record a pair, for a table."""
-        return [
-            {"train": str(p.train), "test": str(p.test), "how": p.how, "value": p.value}
-            for p in self.pairs
-        ]
-
 
 def _from_common_folder(paths: Sequence[Path]) -> dict[Path, str]:
     """Paths from the folder that all share; as they are where there is none, or images in memory."""

@@ -27,12 +27,6 @@ from petiole.methods.step_rules.base import STEP_RULES, StepContext, StepRule, m
 Changes = list[tuple[nn.Parameter, Tensor]]
 
 
-def carried_by_up(change: Tensor, a: Tensor, scale: float) -> Tensor:
-    """eps_B (out, r) that carries the change eps_W (out, in) of the weight, as far as A (r, in) can."""
-    carried: Tensor = torch.linalg.solve(a @ a.T, a @ change.T).T / scale
-    return carried
-
-
 class LowRankRule(StepRule):
     """A rule that moves B of every low-rank pair.
 
