@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from petiole.device import Precision
 from petiole.engine.optimizer import make_optimizer
 from petiole.engine.trainer import Callbacks, Trainer, accelerate
 from petiole.methods.recipe import Recipe
@@ -49,6 +50,7 @@ def descend(
     checkpoint: Path | None = None,
     stop: int = 0,
     a_pass: float = 2.0,
+    precision: Precision = "fp32",
     **recipe: Any,
 ) -> dict[str, Tensor]:
     """Train in place; what is trained, afterwards. ``stop`` presses Ctrl-C before that step."""
@@ -59,7 +61,7 @@ def descend(
 
     chosen = Recipe(**{"steps": 6, "warmup": 0.0, "lr": 0.05} | recipe)
     Trainer(
-        accelerate(loss_module, "fp32"),
+        accelerate(loss_module),
         loss_module,
         Bare(),
         feed,
@@ -67,6 +69,7 @@ def descend(
         chosen,
         a_pass,
         seed=3,
+        precision=precision,
     ).run(Callbacks(checkpoint=checkpoint, every=0.0, quiet=True), measure=measure)
     return {name: value.clone() for name, value in loss_module.state_dict().items()}
 

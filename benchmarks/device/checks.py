@@ -21,7 +21,7 @@ from rows import keep, options
 from torch import Tensor, nn
 
 from petiole.backbones.base import Backbone
-from petiole.engine.feature_extractor import autocast
+from petiole.engine.precision import autocast
 from petiole.engine.trainer import Callbacks
 from petiole.tasks.classification.model import ClassificationLoss
 from petiole.tasks.classification.training import labels_of, train
@@ -43,7 +43,8 @@ IMAGES = {
 }
 SOLVED = ["averaged-ridge", "ridge", "logistic-regression"]
 TEXT, CODEBOOK = ["vl-adapter", "vl-lora", "vl-compacter"], ["craft"]
-CLOSE, CLOSE_BF16 = 2e-3, 3e-2
+LIMITS = {"fp32": 2e-3, "bf16": 3e-2, "fp16": 5e-3}
+CLOSE = LIMITS["fp32"]
 State = Mapping[str, Tensor]
 
 
@@ -89,7 +90,7 @@ class Checks:
             with autocast(device, precision if device != CPU or self.device == CPU else "fp32"):
                 state = backbone.lower(images.to(device), backbone.finals)
             found.append({role: value.float() for role, value in state.items()})
-        return verdict(off(found[1], found[0]), CLOSE_BF16 if precision == "bf16" else CLOSE)
+        return verdict(off(found[1], found[0]), LIMITS[precision])
 
     def training(self, name: str, family: str) -> dict[str, Any]:
         """What an adapter is after four steps, or solved."""
@@ -98,6 +99,21 @@ class Checks:
             for device in (CPU, self.device)
         )
         return verdict(off(here, on_cpu), CLOSE)
+
+    def narrow(self, name: str, precision: Any) -> dict[str, Any]:
+        """What 40 steps in mixed precision lose of what they gain in fp32 on the device, as a share of that."""
+        start, exact = self.losses(name, "fp32")
+        return verdict(abs(self.losses(name, precision)[1] - exact) / abs(start - exact), 0.1)
+
+    def losses(self, name: str, precision: Any) -> tuple[float, float]:
+        """The first loss and the last of a training."""
+        case, heard = self.case(name, "vit", self.device), list[float]()
+        adapted = case.adapted()
+        recipe = dataclasses.replace(case.method.recipe, steps=40)
+        table = Memory(adapted, stored=True)
+        callbacks = Callbacks(log=lambda _, loss, __: heard.append(loss), quiet=True)
+        train(adapted, dataset(), table, recipe, seed=0, precision=precision, callbacks=callbacks)
+        return heard[0], heard[-1]
 
     def resumed(self) -> dict[str, Any]:
         """A training that is interrupted in its middle, against one that is not: bit for bit."""
@@ -211,7 +227,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         checks = Checks(chosen.device, Path(folder))
         for family in IMAGES:
-            for precision in ("fp32", "bf16"):
+            for precision in LIMITS:
                 keep(
                     chosen,
                     "the same as on the processor",
@@ -230,6 +246,13 @@ def main() -> None:
             keep(chosen, "the same as on the processor", name, lambda n=name: checks.text(n))  # type: ignore[misc]
         for name in CODEBOOK:
             keep(chosen, "the same as on the processor", name, lambda n=name: checks.codebook(n))  # type: ignore[misc]
+        for precision in ("bf16", "fp16"):
+            keep(
+                chosen,
+                "mixed precision learns as fp32 does",
+                f"adaptertune, {precision}",
+                lambda p=precision: checks.narrow("adaptertune", p),  # type: ignore[misc]
+            )
         keep(chosen, "the same as on the processor", "resumed, bit for bit", checks.resumed)
         for family, name in pairs:
             keep(

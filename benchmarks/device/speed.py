@@ -27,8 +27,9 @@ from petiole.backbones.encoder_decoder import Inputs
 from petiole.backbones.encoder_decoder.loading import architecture, with_visual
 from petiole.backbones.vision import vit
 from petiole.data.preprocessing import Preprocessing
-from petiole.engine.feature_extractor import Precision, autocast
+from petiole.device import Precision
 from petiole.engine.memory import peak_memory
+from petiole.engine.precision import autocast
 from petiole.ledger.counting import flop_counter
 from petiole.methods.registry import create
 from petiole.tasks.classification.model import AdaptedClassifier, ClassificationLoss

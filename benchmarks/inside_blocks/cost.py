@@ -31,8 +31,9 @@ from transformers import Dinov2Config, Dinov2Model
 from petiole.backbones.base import IMAGES, Backbone
 from petiole.backbones.vision import dinov2, vit
 from petiole.data.preprocessing import Preprocessing
-from petiole.engine.feature_extractor import Precision, autocast
+from petiole.device import Precision
 from petiole.engine.memory import peak_memory
+from petiole.engine.precision import autocast
 from petiole.methods.registry import create
 from petiole.tasks.classification.model import AdaptedClassifier
 

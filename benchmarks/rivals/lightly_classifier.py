@@ -19,7 +19,6 @@ if __name__ == "__main__":
             "backbone_args": {"checkpoint_path": weights},
             "lr": 1e-4 * (16 / 25) ** 0.5,  # it grows with the root of the batch, from 16
             "weight_decay": 0.01,
-            "lr_warmup_steps": 0,
         },
         transform_args={"image_size": (98, 98)},
         steps=steps,

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal
 
 from petiole.processes import world
+
+Precision = Literal["fp32", "bf16", "fp16"]
+"""In which matrix products are computed; what is trained stays fp32."""
 
 
 def device(name: str) -> str:
@@ -17,8 +21,10 @@ def device(name: str) -> str:
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if name == "cuda" and world() > 1 else name
 
 
-def bf16_unit(name: str) -> str | None:
-    """What computes in bf16 on a device, so that ``--precision bf16`` is worth a thought; ``None`` where nothing does.
+def narrow_unit(name: str) -> tuple[Precision, str] | None:
+    """The narrower precision that a device computes faster in, and what does so there; ``None`` where nothing does.
+
+    GPUs before Ampere (T4, V100) have fp16 alone.
 
     Args:
         name: of the device, as ``device`` gives it.
@@ -26,9 +32,12 @@ def bf16_unit(name: str) -> str | None:
     if name.startswith("cuda"):
         import torch
 
-        return "this GPU" if torch.cuda.is_bf16_supported(including_emulation=False) else None
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return "bf16", "this GPU"
+        return ("fp16", "this GPU") if torch.cuda.get_device_capability(name) >= (7, 0) else None
     flags = Path("/proc/cpuinfo")
     if name != "cpu" or not flags.is_file():
         return None
     known = flags.read_text()
-    return next((unit for unit in ("amx_bf16", "avx512_bf16") if unit in known), None)
+    unit = next((unit for unit in ("amx_bf16", "avx512_bf16") if unit in known), None)
+    return ("bf16", unit) if unit else None

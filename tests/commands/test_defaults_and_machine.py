@@ -89,8 +89,8 @@ def test_room_in_the_cache_s_folder(tmp_path: Path, monkeypatch) -> None:  # typ
 
 def test_what_this_machine_has(monkeypatch) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    for unit, level, said in (("amx_bf16", "ok", "CPU with amx_bf16: --prec"), (None, "note", "CPU without bf16")):  # fmt: skip
-        monkeypatch.setattr(doctor, "bf16_unit", lambda _, u=unit: u)
+    for unit, level, said in ((("bf16", "amx_bf16"), "ok", "CPU with amx_bf16: --precision bf16"), (None, "note", "CPU without bf16")):  # fmt: skip
+        monkeypatch.setattr(doctor, "narrow_unit", lambda _, u=unit: u)
         found = doctor._processor()
         assert (found[0], found[1][: len(said)]) == (level, said)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

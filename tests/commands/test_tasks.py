@@ -395,7 +395,7 @@ def test_options_say_in_the_help_what_their_class_says_of_them() -> None:
             other: int
 
 
-def test_bf16_units_and_devices(monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_narrow_units_and_devices(monkeypatch) -> None:  # type: ignore[no-untyped-def]
     from petiole import device
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -407,7 +407,9 @@ def test_bf16_units_and_devices(monkeypatch) -> None:  # type: ignore[no-untyped
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert device.device("auto") == "cpu"
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: False)
-    assert device.bf16_unit("cuda:0") is None
+    monkeypatch.setattr(torch.cuda, "get_device_capability", {"cuda:0": (7, 5), "cuda:1": (6, 1)}.get)  # fmt: skip
+    assert device.narrow_unit("cuda:0") == ("fp16", "this GPU")
+    assert device.narrow_unit("cuda:1") is None
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: not including_emulation)  # fmt: skip
-    assert device.bf16_unit("cuda") == "this GPU"
-    assert device.bf16_unit("mps") is None
+    assert device.narrow_unit("cuda") == ("bf16", "this GPU")
+    assert device.narrow_unit("mps") is None

@@ -47,7 +47,7 @@ def frozen(vector: torch.Tensor, shapes: list[Any]) -> Any:
 def test_speed_is_a_share_of_what_a_product_reaches(monkeypatch: pytest.MonkeyPatch) -> None:
     shapes: list[Any] = []
     net = frozen(torch.ones(1), shapes)
-    rates = {torch.float32: 2e9, torch.bfloat16: 4e9}
+    rates = {torch.float32: 2e9, torch.bfloat16: 4e9, torch.float16: 8e9}
 
     def seconds(work: Any, _: str) -> float:
         work()
@@ -59,12 +59,14 @@ def test_speed_is_a_share_of_what_a_product_reaches(monkeypatch: pytest.MonkeyPa
     counter = SimpleNamespace(get_total_flops=lambda: 3e8)
     monkeypatch.setattr("petiole.ledger.counting.flop_counter", lambda: nullcontext(counter))
     monkeypatch.setattr(doctor, "device", lambda _: "cpu")
-    monkeypatch.setattr(doctor, "bf16_unit", lambda _: None)
+    monkeypatch.setattr(doctor, "narrow_unit", lambda _: None)
     said = "tiny-vit 32 images/s, 30% of it (MFU)"
     assert doctor._speed() == ("ok", f"matrix product 2.00 GFLOP/s; {said}")
     assert shapes == [(16, 3, 4, 6)] * 2
-    monkeypatch.setattr(doctor, "bf16_unit", lambda _: "amx")
-    assert doctor._speed() == ("ok", f"matrix product 2.00 GFLOP/s, in bf16 4.00 GFLOP/s; {said}")
+    for precision, rate in (("bf16", 4), ("fp16", 8)):
+        monkeypatch.setattr(doctor, "narrow_unit", lambda _, p=precision: (p, "unit"))
+        reached = f"matrix product 2.00 GFLOP/s, in {precision} {rate}.00 GFLOP/s"
+        assert doctor._speed() == ("ok", f"{reached}; {said}")
     shapes.clear()
     assert doctor._backbone("x") == ("ok", "loads, 1,234 parameters")
     assert shapes == [(1, 3, 4, 6)]

@@ -1,4 +1,4 @@
-"""Checkpointing, bf16 and torch.compile change cost and rounding, never the gradient."""
+"""Checkpointing, mixed precision and torch.compile change cost and rounding, never the gradient."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ INSIDE = ("adaptertune", "adapter-plus", "lora-qkv", "dora", "full", "vpt-deep",
 
 
 def gradients(
-    pair: contract.ImageCase, adapted: AdaptedClassifier, *, bf16: bool = False
+    pair: contract.ImageCase, adapted: AdaptedClassifier, dtype: torch.dtype | None = None
 ) -> dict[str, Tensor]:
-    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+    with torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None):
         contract.backward(pair, adapted)
     return {name: p.grad for name, p in adapted.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
 @pytest.mark.parametrize("method", INSIDE)
 def test_recomputed_activations_give_the_same_gradients(
-    method: str, bf16: bool, monkeypatch: pytest.MonkeyPatch
+    method: str, dtype: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Bit-equal, dropout and drop-path masks included, with the non-reentrant kind."""
     used: list[bool] = []
@@ -45,8 +45,8 @@ def test_recomputed_activations_give_the_same_gradients(
 
     monkeypatch.setattr(transformer, "recompute", spy)
     pair = contract.ImageCase(method, tiny.registers(), Path())
-    kept = gradients(pair, pair.adapted(), bf16=bf16)
-    again = gradients(pair, pair.adapted(checkpoint=True), bf16=bf16)
+    kept = gradients(pair, pair.adapted(), dtype)
+    again = gradients(pair, pair.adapted(checkpoint=True), dtype)
     assert used == [False] * tiny.DEPTH
     assert kept.keys() == again.keys()
     assert any(value.any() for value in kept.values())
@@ -54,10 +54,11 @@ def test_recomputed_activations_give_the_same_gradients(
         assert torch.equal(again[name], value), name
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("method", INSIDE)
-def test_gradients_under_bf16_point_where_those_of_fp32_do(method: str) -> None:
+def test_narrower_gradients_point_where_those_of_fp32_do(method: str, dtype: torch.dtype) -> None:
     pair = contract.ImageCase(method, tiny.plain(), Path())
-    exact, rough = (gradients(pair, pair.adapted(), bf16=bf16) for bf16 in (False, True))
+    exact, rough = (gradients(pair, pair.adapted(), narrow) for narrow in (None, dtype))
     a, b = (
         torch.cat([g[name].flatten().double() for name in exact if exact[name].any()])
         for g in (exact, rough)

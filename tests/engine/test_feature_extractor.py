@@ -16,8 +16,9 @@ from petiole.data.dataset import Sample
 from petiole.data.inputs import as_images
 from petiole.data.preprocessing import Augmentation
 from petiole.data.sources import open_data
+from petiole.device import Precision
 from petiole.engine import feature_table
-from petiole.engine.feature_extractor import Features, Precision, padded
+from petiole.engine.feature_extractor import Features, padded
 from petiole.engine.feature_store import FeatureCache
 from petiole.engine.feature_table import LiveTable, StoredTable
 from petiole.engine.share import Share

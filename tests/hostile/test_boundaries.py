@@ -37,7 +37,7 @@ ELSEWHERE = {
     "backbones/at_hand.py:_recommended": OWN,
     "backbones/hub.py:load": OWN,
     "claims/__init__.py:_read": f"{OWN}; one of somebody else's is read in _own's boundary",
-    "device.py:bf16_unit": "a file of the kernel",
+    "device.py:narrow_unit": "a file of the kernel",
     "data/corruptions.py:_jpeg_compression": MADE,
     "data/image.py:_open": "decode's boundary",
     "data/image.py:read_bytes": "it tells the operating system's errors apart, and parses nothing",

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from petiole.commands.options import CommandResult, default_cache
 from petiole.commands.verb import verb
-from petiole.device import bf16_unit, device
+from petiole.device import device, narrow_unit
 
 ROOM_GB = 2.0
 
@@ -84,8 +84,8 @@ def _processor() -> tuple[str, str]:
 
     if torch.cuda.is_available():
         return "ok", f"CUDA: {torch.cuda.get_device_name(0)}; use --device cuda"
-    if unit := bf16_unit("cpu"):
-        return "ok", f"CPU with {unit}: --precision bf16 can be faster"
+    if found := narrow_unit("cpu"):
+        return "ok", f"CPU with {found[1]}: --precision {found[0]} can be faster"
     return "note", "CPU without bf16 instructions: stay with --precision fp32"
 
 
@@ -106,6 +106,7 @@ def _speed() -> tuple[str, str]:
     import torch
 
     from petiole.backbones.registry import load_backbone
+    from petiole.engine.precision import AUTOCAST
     from petiole.engine.utilisation import best_seconds, product_rate
     from petiole.ledger.counting import flop_counter
     from petiole.report.formatting import amount
@@ -113,8 +114,9 @@ def _speed() -> tuple[str, str]:
     place = device("auto")
     fp32 = product_rate(place, torch.float32)
     reached = f"matrix product {amount(fp32, 'FLOP/s')}"
-    if bf16_unit(place):
-        reached += f", in bf16 {amount(product_rate(place, torch.bfloat16), 'FLOP/s')}"
+    if found := narrow_unit(place):
+        rate = product_rate(place, AUTOCAST[found[0]])
+        reached += f", in {found[0]} {amount(rate, 'FLOP/s')}"
     backbone = load_backbone("petiole/tiny-vit", device=place)
     images = torch.zeros(16, 3, *backbone.preprocessing.size, device=place)
     with flop_counter() as counter:

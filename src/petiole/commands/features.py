@@ -13,6 +13,7 @@ from petiole.commands.options import CommandResult, default_cache, fact, plural
 from petiole.commands.options import device as device_of
 from petiole.commands.placement import ClusterOptions
 from petiole.commands.verb import verb
+from petiole.device import Precision
 from petiole.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def features(
     weights: Path | None = None,
     image_size: int | None = None,
     device: str = "auto",
-    precision: Literal["fp32", "bf16"] = "fp32",
+    precision: Precision = "fp32",
     dtype: Literal["float32", "float16", "bfloat16"] | None = None,
     cache_dir: Path | None = None,
     skip_bad: bool = False,
@@ -108,7 +109,7 @@ def features(
         weights: local safetensors file for the named architecture.
         image_size: pixels, where the model accepts other sizes than its own.
         device: auto, cpu, cuda, ...
-        precision: bf16 computes in mixed precision.
+        precision: bf16 and fp16 compute in mixed precision.
         dtype: in which features are stored; by default float16, and float32 with --vectors, as petiole fit reads them.
         cache_dir: the cache's folder, if it is not the usual one.
         skip_bad: leave unreadable images out, and count them.

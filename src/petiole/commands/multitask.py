@@ -13,6 +13,7 @@ from petiole.commands.options import device as device_of
 from petiole.commands.placement import ExecutorOptions
 from petiole.commands.results import TableResult
 from petiole.commands.verb import verb
+from petiole.device import Precision
 
 
 class Multitasked(TableResult):
@@ -46,7 +47,7 @@ def multitask(
     out: Path | None = None,
     resume: bool = False,
     device: str = "auto",
-    precision: Literal["fp32", "bf16"] = "fp32",
+    precision: Precision = "fp32",
     cache_dir: Path | None = None,
     skip_bad: bool = False,
     quiet: bool = False,
@@ -80,7 +81,7 @@ def multitask(
         out: folder; by default runs/TASKS-multitask-HASH, where HASH is of the data.
         resume: finish an interrupted measurement; finished runs are kept.
         device: auto, cpu, cuda, ...
-        precision: bf16 computes in mixed precision.
+        precision: bf16 and fp16 compute in mixed precision.
         cache_dir: folder of the feature cache.
         skip_bad: leave samples of unreadable images out, and count them.
         quiet: no progress bars.

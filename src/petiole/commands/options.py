@@ -19,6 +19,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from petiole.cache_folder import default_cache as default_cache
+from petiole.device import Precision
 from petiole.device import device as device
 from petiole.errors import ConfigError
 
@@ -100,7 +101,8 @@ class ModelOptions:
         quantize: store the frozen linear layers in fewer bits: int8 (torchao, any device), or on CUDA bnb-int8 or bnb-nf4
             (bitsandbytes).
         device: auto (CUDA where there is one), cpu, cuda, ...
-        precision: fp32, or bf16, which computes in mixed precision: faster where the processor has it.
+        precision: fp32; or bf16, which computes in mixed precision, faster where the processor has it; or fp16, the same with a
+            scaled loss, for GPUs without bf16 (T4, V100).
         grad_checkpointing: less memory for time: recompute activations in the backward pass.
         compile: train through torch.compile: slow to start, faster afterwards.
         dtype: in which cached features are stored; by default float32.
@@ -117,7 +119,7 @@ class ModelOptions:
     image_size: int | None = None
     quantize: Literal["int8", "bnb-int8", "bnb-nf4"] | None = None
     device: str = "auto"
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     grad_checkpointing: bool = False
     compile: bool = False
     dtype: Literal["float32", "float16", "bfloat16"] | None = None

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain
 from os import cpu_count
-from typing import Literal
 
 import numpy as np
 import torch
@@ -20,6 +18,7 @@ from petiole.backbones.joined import JoinedBackbone
 from petiole.data.dataset import Dataset, Sample
 from petiole.data.image import load
 from petiole.data.preprocessing import Augmentation, augmentation, view
+from petiole.device import Precision
 from petiole.engine.feature_filling import fill
 from petiole.engine.feature_store import FeatureCache, Key
 from petiole.engine.feature_table import (
@@ -30,11 +29,11 @@ from petiole.engine.feature_table import (
     Table,
     chunk_size,
 )
+from petiole.engine.precision import autocast
 from petiole.engine.share import WHOLE, Share
 from petiole.errors import BackboneError
 from petiole.methods.recipe import Recipe
 
-Precision = Literal["fp32", "bf16"]
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -61,7 +60,7 @@ class Features:
     Attributes:
         backbone: frozen.
         cache: where values are kept; ``None`` recomputes them in every epoch.
-        precision: ``bf16`` computes under autocast.
+        precision: of the frozen half; see ``petiole.engine.precision``.
         dtype: in which values are stored.
         quiet: no progress bar.
     """
@@ -215,10 +214,3 @@ def views_of(recipe: Recipe | None) -> tuple[int, Augmentation]:
     """How many random views a recipe stores, and of which kind; none without a recipe."""
     spec = augmentation(recipe.augmentation) if recipe and recipe.views else Augmentation.none()
     return (recipe.views if recipe and not spec.identity else 0), spec
-
-
-def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
-    """bf16 autocast, or nothing."""
-    if precision == "bf16":
-        return torch.autocast(device.type, torch.bfloat16)
-    return nullcontext()

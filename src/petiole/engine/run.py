@@ -15,6 +15,7 @@ import torch
 from petiole.engine.adapter import MANIFEST, TENSORS, Adapter
 from petiole.engine.loggers import Logger, logger
 from petiole.engine.memory import peak_memory
+from petiole.engine.precision import check_precision
 from petiole.engine.record import (
     LOG,
     Costs,
@@ -81,7 +82,7 @@ def run(spec: RunSpec, workspace: Workspace | None = None) -> Record:
     opened = workspace or open_workspace(spec.task)
     if world() > 1:
         return _together(spec, opened)
-    prepared = opened.prepare(spec)
+    prepared = _prepared(spec, opened)
     with locked(spec.folder):
         request = request_of(spec, prepared)
         if _claimed(spec, prepared, request):
@@ -96,7 +97,7 @@ def _together(spec: RunSpec, opened: Workspace) -> Record:
         if not is_main():
             place = stack.enter_context(TemporaryDirectory(prefix="petiole-"))
             own = replace(spec, folder=Path(place), loggers=())
-        prepared = all_do(lambda: opened.prepare(own))
+        prepared = all_do(lambda: _prepared(own, opened))
         open_group(prepared.device.type)  # the command opened it before it read anything
         request = request_together(spec, opened, prepared)
 
@@ -122,6 +123,13 @@ def _together(spec: RunSpec, opened: Workspace) -> Record:
             else:
                 main_does(record)
         return read_record(spec.folder)
+
+
+def _prepared(spec: RunSpec, opened: Workspace) -> TaskRun:
+    """The run, its terms checked before any feature is computed."""
+    prepared = opened.prepare(spec)
+    check_precision(prepared.method.recipe, prepared.options().get("precision", "fp32"))
+    return prepared
 
 
 def _claimed(spec: RunSpec, prepared: TaskRun, request: RunRequest) -> bool:

@@ -22,11 +22,12 @@ from torch import Tensor, nn
 
 from petiole.allocator import release_memory
 from petiole.collective import summed
+from petiole.device import Precision
 from petiole.engine import checkpoint
 from petiole.engine.best_step import BestStep
-from petiole.engine.feature_extractor import Precision
 from petiole.engine.interrupt import stoppable
 from petiole.engine.optimizer import learning_rate
+from petiole.engine.precision import LossScaler, autocast, check_precision
 from petiole.engine.progress import progress
 from petiole.engine.repeatable import Repeatable
 from petiole.engine.use_check import UseCheck
@@ -87,15 +88,16 @@ class Trainer:
     """One training.
 
     Attributes:
-        accelerator: device, precision, processes.
+        accelerator: device and processes.
         loss_module: batch -> loss.
         model: whose changes are at work meanwhile.
         feed: step -> this process's part of the batch, on the device: the loss module's arguments.
-        optimizer: over what is trained; bare, since accelerate's wrapper serves fp16 scaling only.
+        optimizer: over what is trained; fused.
         recipe: with its length in steps.
         a_pass: steps of an epoch.
         seed: of dropout.
         validate: mean loss on held-back samples, for ``select=best``.
+        precision: of the forward pass; what is trained is fp32.
     """
 
     accelerator: Accelerator
@@ -107,6 +109,7 @@ class Trainer:
     a_pass: float
     seed: int
     validate: Callable[[], float] | None = None
+    precision: Precision = "fp32"
 
     def __post_init__(self) -> None:
         recipe = self.recipe
@@ -118,6 +121,9 @@ class Trainer:
                 )
             self.best = BestStep(self.loss_module, recipe, self.validate)
         self.rule: StepRule = make_step_rule(recipe.step_rule, recipe.step_rule_settings)
+        check_precision(recipe, self.precision)
+        self.scaler = LossScaler(self.accelerator.device, enabled=self.precision == "fp16")
+        self.scaler.prepare(self.optimizer)
         self.average: WeightAverage | None = None
         self.parameters = [p for p in self.loss_module.parameters() if p.requires_grad]
         # Dropout differs between processes; paths that are drawn must not.
@@ -223,6 +229,8 @@ class Trainer:
         self.average = make_average(self.loss_module, self.recipe, int(self.a_pass))
         self.rule.prepare(self.loss_module)
         kept = nn.ModuleDict({"loss_module": self.loss_module, "step_rule": self.rule})
+        if self.scaler.enabled:
+            kept["scaler"] = self.scaler
         if self.best:
             kept["best"] = self.best
         if self.average:
@@ -244,15 +252,17 @@ class Trainer:
             group["lr"] = lr * group["factor"]
 
         def gradient() -> Tensor:
-            loss: Tensor = model(*batch)
-            torch.autograd.backward(loss)
-            return loss.detach()
+            with autocast(device, self.precision):
+                loss: Tensor = model(*batch)
+            self.scaler.backward(loss.float())
+            return loss.detach().float()
 
         def update() -> None:
             used.after_backward()
             if self.recipe.clip:
+                self.scaler.unscale(self.optimizer)
                 self.accelerator.clip_grad_norm_(model.parameters(), self.recipe.clip)
-            self.optimizer.step()
+            self.scaler.step(self.optimizer)
             self.optimizer.zero_grad()
 
         evaluate = gradient
@@ -289,23 +299,21 @@ def seed_device(device: torch.device, seed: int) -> None:
         torch.cuda.manual_seed(seed)
 
 
-def accelerate(module: nn.Module, precision: Precision, *, partly: bool = False) -> Accelerator:
-    """An accelerator for the device that the frozen network lives on.
+def accelerate(module: nn.Module, *, partly: bool = False) -> Accelerator:
+    """An accelerator for the device that the frozen network lives on; precision is the trainer's own.
 
     Args:
         module: the frozen network.
-        precision: of the training.
         partly: a step may leave parameters out, the same in every process (a supernet's paths).
     """
     from accelerate import Accelerator, DistributedDataParallelKwargs
     from accelerate.state import AcceleratorState, PartialState
 
-    mixed = "bf16" if precision == "bf16" else "no"
     cpu = next(module.parameters()).device.type == "cpu"
-    # Accelerate keeps one state a process; another device or precision needs a fresh one.
+    # Accelerate keeps one state a process; another device, or another's precision, needs a fresh one.
     moved = PartialState._shared_state.get("_cpu", cpu) != cpu
-    if moved or AcceleratorState._shared_state.get("_mixed_precision", mixed) != mixed:
+    if moved or AcceleratorState._shared_state.get("_mixed_precision", "no") != "no":
         AcceleratorState._reset_state(reset_partial_state=moved)
     # Without it the average would wait for gradients that never come; those left out everywhere stay None, as in one process.
     averaging = [DistributedDataParallelKwargs(find_unused_parameters=True)] if partly else None
-    return Accelerator(cpu=cpu, mixed_precision=mixed, kwargs_handlers=averaging)
+    return Accelerator(cpu=cpu, mixed_precision="no", kwargs_handlers=averaging)

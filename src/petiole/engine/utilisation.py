@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from petiole.engine.precision import AUTOCAST
+
 LONG = 5.0
 """Seconds of training from which its utilisation is measured: less says more of the start than of the steps."""
 
@@ -22,7 +24,7 @@ def utilisation(
         count: gives the FLOPs that it took, or ``None`` where nobody knows; called where they are wanted.
         seconds: that it took.
         device: where it ran.
-        precision: fp32 or bf16.
+        precision: of its matrix products.
 
     Returns:
         Nothing of a short training, or of one that was solved; no share where the device has no room for the product.
@@ -31,7 +33,7 @@ def utilisation(
     if not flops:
         return None, None
     rate = flops / seconds
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    dtype = AUTOCAST.get(precision, torch.float32)
     try:
         return rate, rate / product_rate(str(device), dtype)
     except torch.OutOfMemoryError:  # a finished training must not be lost to it

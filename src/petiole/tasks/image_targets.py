@@ -162,7 +162,7 @@ class TargetRun(ClassificationRun):
         self, adapted: AdaptedClassifier, table: Table, wanted: Tensor, callbacks: Callbacks
     ) -> None:
         recipe = _shuffled(self.method.recipe, len(self.train_images), len(self.names))
-        accelerator = accelerate(adapted.backbone.module, self.workspace.task.precision)
+        accelerator = accelerate(adapted.backbone.module)
         loss_module = _TargetLoss(adapted, self).to(accelerator.device)
         sampler, wanted = (
             Sampler(self.train_images, recipe, self.spec.seed),
@@ -177,7 +177,15 @@ class TargetRun(ClassificationRun):
         a_pass = recipe.a_pass(len(self.train_images), len(self.names))
         optimizer = make_optimizer(loss_module, recipe)
         Trainer(
-            accelerator, loss_module, adapted, feed, optimizer, recipe, a_pass, self.spec.seed
+            accelerator,
+            loss_module,
+            adapted,
+            feed,
+            optimizer,
+            recipe,
+            a_pass,
+            self.spec.seed,
+            precision=self.workspace.task.precision,
         ).run(callbacks)
         adapted.eval()
 

@@ -72,15 +72,22 @@ def test_times_are_told_in_words() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "precision", "unit", "told"),
-    [(90, "fp32", "amx_bf16", True), (59, "fp32", "amx_bf16", False), (90, "bf16", "amx_bf16", False), (90, "fp32", None, False)],
+    [
+        (90, "fp32", ("bf16", "amx_bf16"), True), (90, "fp32", ("fp16", "this GPU"), True), (59, "fp32", ("bf16", "amx_bf16"), False),
+        (90, "bf16", ("bf16", "amx_bf16"), False), (90, "fp32", None, False),
+    ],
 )  # fmt: skip
-def test_what_bf16_would_save_is_said_where_it_would(
-    seconds: float, precision: str, unit: str | None, told: bool, monkeypatch: pytest.MonkeyPatch
+def test_what_a_narrower_precision_would_save_is_said_where_it_would(
+    seconds: float,
+    precision: str,
+    unit: tuple[str, str] | None,
+    told: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(cost_estimate, "bf16_unit", lambda _: unit)
+    monkeypatch.setattr(cost_estimate, "narrow_unit", lambda _: unit)
     seen = CostEstimate(0, 0.0, 0.0, 1, 0.0, 0.0, seconds)
     lines = cost_estimate._time(seen, precision, "cpu")
-    assert ("--precision bf16" in "".join(lines)) == told
+    assert told == bool(unit and f"--precision {unit[0]} would use {unit[1]}" in "".join(lines))
     assert len(lines) == 1 + told
 
 

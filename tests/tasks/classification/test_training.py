@@ -271,8 +271,12 @@ def test_total_loss_is_the_stated_sum(kit: SimpleNamespace, weight: float) -> No
     assert got == pytest.approx(ce + 0.7 * np.mean(anchors), rel=1e-5)
 
 
-def test_the_accelerator_follows_precision(kit: SimpleNamespace) -> None:
-    for precision, mixed in (("fp32", "no"), ("bf16", "bf16"), ("fp32", "no")):
-        accelerator = training.accelerate(kit.backbone.module, precision)
-        assert accelerator.mixed_precision == mixed
-        assert accelerator.device.type == "cpu"
+def test_another_accelerator_s_precision_is_not_inherited(kit: SimpleNamespace) -> None:
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state()
+    assert Accelerator(cpu=True, mixed_precision="bf16").mixed_precision == "bf16"
+    accelerator = training.accelerate(kit.backbone.module)
+    assert accelerator.mixed_precision == "no"
+    assert accelerator.device.type == "cpu"

@@ -11,7 +11,7 @@ import torch
 from petiole.backbones.base import IMAGES, Backbone
 from petiole.data.dataset import Dataset
 from petiole.data.preprocessing import augmentation
-from petiole.device import bf16_unit
+from petiole.device import narrow_unit
 from petiole.engine.feature_extractor import DTYPES
 from petiole.engine.record import RECORD
 from petiole.engine.run import RunSpec
@@ -201,15 +201,15 @@ def _equal_draws(workspace: ClassificationWorkspace, jobs: Sequence[RunSpec]) ->
 
 
 def _time(seen: CostEstimate, precision: str, device: str) -> list[str]:
-    """A line on how long it takes, none where nothing was timed; one more where bf16 would shorten what takes a minute."""
+    """A line on how long it takes, none where nothing was timed; one more where a narrower precision would shorten what takes a minute."""
     total = seen.frozen_seconds + seen.train_seconds
     if not total:
         return []
     frozen = f", {in_words(seen.frozen_seconds)} of it the frozen half" if seen.images else ""
     lines = [f"time     {in_words(total)}{frozen}, by a batch timed here; scoring not counted"]
-    if total >= 60 and precision == "fp32" and (unit := bf16_unit(device)):
+    if total >= 60 and precision == "fp32" and (found := narrow_unit(device)):
         lines.append(
-            f"note     --precision bf16 would use {unit}: often half the time, features a little less exact"
+            f"note     --precision {found[0]} would use {found[1]}: often half the time, features a little less exact"
         )
     return lines
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from petiole.data.dataset import Dataset
-from petiole.engine.feature_extractor import Precision
+from petiole.device import Precision
 from petiole.engine.feature_table import Table
 from petiole.engine.optimizer import make_optimizer
 from petiole.engine.trainer import Callbacks, Trainer, accelerate, seed_device
@@ -144,7 +144,7 @@ def _descend(
     if recipe.align_source:
         table = AlignedTable(table, data)
     partly = adapted.plan.search is not None
-    accelerator = accelerate(adapted.backbone.module, precision, partly=partly)
+    accelerator = accelerate(adapted.backbone.module, partly=partly)
     loss_module = ClassificationLoss(
         adapted, recipe.target_weight, recipe.label_smoothing, _class_weights(data, recipe)
     )
@@ -179,6 +179,7 @@ def _descend(
         recipe.a_pass(trained_on(data, recipe), len(data.classes)),
         seed,
         held.loss if held else None,
+        precision,
     )
     main = accelerator.is_main_process
     with compiling() if adapted.compiled else nullcontext():

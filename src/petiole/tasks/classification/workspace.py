@@ -21,7 +21,8 @@ from petiole.data.label_safe import stated_augmentation
 from petiole.data.preprocessing import Augmentation, augmentation
 from petiole.data.sources import DomainShift, Part, open_shift
 from petiole.data.splits import draw_fraction, holdout
-from petiole.engine.feature_extractor import Features, Precision, views_of
+from petiole.device import Precision
+from petiole.engine.feature_extractor import Features, views_of
 from petiole.engine.feature_store import FeatureCache
 from petiole.engine.feature_table import JoinedTable, Table
 from petiole.engine.share import WHOLE, Share
@@ -50,7 +51,7 @@ class Classification(Task["ClassificationWorkspace"]):
         test_fraction: held back by content where the layout states no test part.
         part: all classes, or the base or novel half of them.
         weights, image_size, quantize, device: of the backbone.
-        precision: ``fp32`` or ``bf16``.
+        precision: ``fp32``, ``bf16`` or ``fp16``.
         checkpointing: recompute activations in the backward pass instead of keeping them.
         compiled: train through ``torch.compile``.
         dtype: in which features are stored.

@@ -12,7 +12,7 @@ from torch import Tensor
 from petiole.data.task_batches import TaskBatches
 from petiole.data.text_dataset import TextDataset
 from petiole.data.text_sample import TextSample
-from petiole.engine.feature_extractor import Precision
+from petiole.device import Precision
 from petiole.engine.optimizer import make_optimizer
 from petiole.engine.progress import progress
 from petiole.engine.trainer import Callbacks, Trainer, accelerate
@@ -65,7 +65,7 @@ def train(
     recipe = method.recipe
     batches = TaskBatches({"all": len(samples)}, {"all": recipe.batch_size or 64}, seed)
     recipe = replace(recipe, steps=recipe.length(len(batches)))
-    accelerator = accelerate(adapted.model.module, precision)
+    accelerator = accelerate(adapted.model.module)
     loader = BatchLoader(adapted, method, image_folder, samples, seed, general)
     mine = (accelerator.process_index, accelerator.num_processes)
     loss_module = CodebookLoss(adapted, method.losses(adapted.model))
@@ -79,6 +79,7 @@ def train(
             recipe,
             float(len(batches)),
             seed,
+            precision=precision,
         ).run(callbacks or Callbacks(), measure=measure)
     adapted.eval()
     return time.perf_counter() - start

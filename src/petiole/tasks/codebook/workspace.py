@@ -14,7 +14,7 @@ from petiole.backbones.codebook_lvlm.sharded import held, shard
 from petiole.data.readers.classes import TASK as QUESTION
 from petiole.data.readers.registry import open_questions
 from petiole.data.text_dataset import TextDataset
-from petiole.engine.feature_extractor import Precision
+from petiole.device import Precision
 from petiole.engine.task import Task, TaskRun, Workspace
 from petiole.tasks.codebook.words import word_notes
 from petiole.tasks.text.workspace import counts

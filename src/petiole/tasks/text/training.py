@@ -12,7 +12,7 @@ import numpy as np
 from petiole.data.task_batches import Mode, TaskBatches
 from petiole.data.text_dataset import TextDataset
 from petiole.data.text_sample import TextSample
-from petiole.engine.feature_extractor import Precision
+from petiole.device import Precision
 from petiole.engine.optimizer import make_optimizer
 from petiole.engine.progress import progress
 from petiole.engine.trainer import Callbacks, Trainer, accelerate
@@ -73,7 +73,7 @@ def train(
         options.mode,
     )
     recipe = replace(recipe, steps=recipe.length(len(batches)))
-    accelerator, head = accelerate(adapted.model.module, precision), adapted.head
+    accelerator, head = accelerate(adapted.model.module), adapted.head
     callbacks = callbacks or Callbacks()
 
     def batch(step: int) -> tuple[GenerationBatch | AnswerBatch]:
@@ -101,6 +101,7 @@ def train(
             recipe,
             float(len(batches)),
             seed,
+            precision=precision,
         ).run(callbacks)
     adapted.eval()
     return time.perf_counter() - start

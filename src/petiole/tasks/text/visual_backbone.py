@@ -24,7 +24,8 @@ from petiole.data.dataset import Sample
 from petiole.data.features.base import RawFeatures
 from petiole.data.image import SUFFIXES, read_bytes
 from petiole.data.preprocessing import Augmentation
-from petiole.engine.feature_extractor import DTYPES, Features, Precision
+from petiole.device import Precision
+from petiole.engine.feature_extractor import DTYPES, Features
 from petiole.engine.feature_filling import fill
 from petiole.engine.feature_job import FeatureReport
 from petiole.engine.feature_store import FeatureCache, Key
@@ -96,7 +97,7 @@ class BackboneVisuals:
         cache: folder of the feature cache; ``None`` for one that goes with this object.
         visual_tokens: tokens of a picture, see ``GridPool``; ``None`` for its image vector.
         rows: tokens of a video.
-        precision: ``bf16`` computes under autocast.
+        precision: of the vision backbone.
         dtype: in which features are stored.
 
     Raises:

@@ -12,7 +12,7 @@ from petiole.backbones.encoder_decoder import Seq2Seq
 from petiole.backbones.registry import LoadRequest, load_any, load_backbone
 from petiole.data.readers.registry import is_video, open_features, open_questions, open_task
 from petiole.data.text_dataset import TextDataset
-from petiole.engine.feature_extractor import Precision
+from petiole.device import Precision
 from petiole.engine.model_card import ModelCard
 from petiole.engine.share import WHOLE, Share
 from petiole.engine.task import Task, TaskRun, Workspace
