@@ -41,3 +41,29 @@ def narrow_unit(name: str) -> tuple[Precision, str] | None:
     known = flags.read_text()
     unit = next((unit for unit in ("amx_bf16", "avx512_bf16") if unit in known), None)
     return ("bf16", unit) if unit else None
+
+
+def cuda_arithmetic() -> dict[str, str]:
+    """How CUDA computes here, as torch is set: what may differ between two machines of one program. Nothing without a GPU.
+
+    torch's own settings are left as they are: products of matrices in fp32, convolutions in TF32 (10 bits of mantissa) where the
+    GPU has it, algorithms of cuDNN without a trial. ``torch.backends.cudnn.conv.fp32_precision = "ieee"`` makes convolutions fp32.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        return {}
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    if hasattr(matmul, "fp32_precision"):
+        tf32 = [matmul.fp32_precision == "tf32", cudnn.conv.fp32_precision == "tf32"]
+    else:  # torch before 2.9
+        tf32 = [matmul.allow_tf32, cudnn.allow_tf32]
+    places = [place for place, on in zip(("products", "convolutions"), tf32, strict=True) if on]
+    where = " and ".join(places)
+    return {
+        "gpu": torch.cuda.get_device_name(),
+        "cuda": str(torch.version.cuda),
+        "cudnn": str(cudnn.version()),
+        "tf32": f"in {where}" if where else "nowhere",
+        "cudnn algorithms": "by trial" if cudnn.benchmark else "without a trial",
+    }

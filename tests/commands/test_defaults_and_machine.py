@@ -93,9 +93,8 @@ def test_what_this_machine_has(monkeypatch) -> None:  # type: ignore[no-untyped-
         monkeypatch.setattr(doctor, "narrow_unit", lambda _, u=unit: u)
         found = doctor._processor()
         assert (found[0], found[1][: len(said)]) == (level, said)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda n: f"card {n}")
-    assert doctor._processor() == ("ok", "CUDA: card 0; use --device cuda")
+    monkeypatch.setattr(doctor, "cuda_arithmetic", lambda: {"gpu": "card 0", "tf32": "in convolutions"})  # fmt: skip
+    assert doctor._processor() == ("ok", "CUDA: card 0, TF32 in convolutions; use --device cuda")
     for spec, level in ((object(), "ok"), (None, "note")):
         monkeypatch.setattr(doctor, "find_spec", lambda _, s=spec: s)
         assert doctor._parquet()[0] == level

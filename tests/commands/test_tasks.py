@@ -413,3 +413,23 @@ def test_narrow_units_and_devices(monkeypatch) -> None:  # type: ignore[no-untyp
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: not including_emulation)  # fmt: skip
     assert device.narrow_unit("cuda") == ("bf16", "this GPU")
     assert device.narrow_unit("mps") is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [(("none", "tf32"), "in convolutions"), (("tf32", "tf32"), "in products and convolutions"), (("none", "ieee"), "nowhere")],
+)  # fmt: skip
+def test_what_cuda_rounds_is_said(
+    flags: tuple[str, str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from petiole import device
+
+    assert not device.cuda_arithmetic()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "card")
+    products, convolutions = (SimpleNamespace(fp32_precision=flag) for flag in flags)
+    monkeypatch.setattr(torch.backends.cuda, "matmul", products)
+    monkeypatch.setattr(torch.backends.cudnn, "conv", convolutions)
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 92400)
+    found = device.cuda_arithmetic()
+    assert (found["gpu"], found["tf32"], found["cudnn algorithms"]) == ("card", said, "without a trial")  # fmt: skip

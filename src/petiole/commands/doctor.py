@@ -13,7 +13,7 @@ from rich.table import Table
 
 from petiole.commands.options import CommandResult, default_cache
 from petiole.commands.verb import verb
-from petiole.device import device, narrow_unit
+from petiole.device import cuda_arithmetic, device, narrow_unit
 
 ROOM_GB = 2.0
 
@@ -80,10 +80,8 @@ def _libraries() -> tuple[str, str]:
 
 
 def _processor() -> tuple[str, str]:
-    import torch
-
-    if torch.cuda.is_available():
-        return "ok", f"CUDA: {torch.cuda.get_device_name(0)}; use --device cuda"
+    if cuda := cuda_arithmetic():
+        return "ok", f"CUDA: {cuda['gpu']}, TF32 {cuda['tf32']}; use --device cuda"
     if found := narrow_unit("cpu"):
         return "ok", f"CPU with {found[1]}: --precision {found[0]} can be faster"
     return "note", "CPU without bf16 instructions: stay with --precision fp32"

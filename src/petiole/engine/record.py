@@ -29,6 +29,7 @@ from typing import Any, TypeVar
 import torch
 from pydantic import BaseModel, Field
 
+from petiole.device import cuda_arithmetic
 from petiole.engine.model_card import FrozenModel, ModelCard, read_kept
 from petiole.engine.task import Scores
 from petiole.errors import RunError
@@ -314,7 +315,7 @@ def now() -> str:
 
 @cache
 def environment() -> dict[str, str]:
-    """Versions and machine, for the record."""
+    """Versions, machine and arithmetic, for the record."""
     packages = ("torch", "timm", "transformers", "scikit-learn", "accelerate", "numpy")
     return {
         "python": sys.version.split()[0],
@@ -323,6 +324,7 @@ def environment() -> dict[str, str]:
         "petiole": __version__,
         "code": _code(),
         **{name: version(name) for name in packages},
+        **cuda_arithmetic(),
     }
 
 
