@@ -47,6 +47,12 @@ SCRIPTS = {
     "lightly": "lightly_classifier.py",
 }
 """Rows that are a script of the user's; the others are one command."""
+MALLOC = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
+    "MALLOC_TOP_PAD_": str(64 * 2**20),
+}
+"""What ``petiole.tune_allocator`` sets."""
 
 
 def main() -> None:
@@ -63,7 +69,12 @@ def main() -> None:
     options.add_argument(
         "--lightly", metavar="PYTHON", help="an interpreter that has lightly-train"
     )
+    options.add_argument(
+        "--tuned", action="store_true", help="malloc for all as ours sets it for itself (glibc)"
+    )
     chosen = options.parse_args()
+    if chosen.tuned:
+        os.environ.update(MALLOC)
     pythons = {"fastai": chosen.fastai, "lightly": chosen.lightly}
     rows = [row for row in chosen.rows if pythons.get(row, sys.executable)]
     with tempfile.TemporaryDirectory() as name:
