@@ -23,6 +23,7 @@ from petiole.engine.task import TaskRun
 from petiole.engine.timing import in_words
 from petiole.engine.trainer import Callbacks
 from petiole.errors import AdapterError, ConfigError, DataError, RunError
+from petiole.layers.ridge import RidgeHead
 from petiole.layers.solved import SolvedHead
 from petiole.methods.recipe import Recipe
 from petiole.methods.registry import create
@@ -34,7 +35,8 @@ from petiole.tasks.classification.held_back import HeldBack
 from petiole.tasks.classification.model import Predictions
 from petiole.tasks.codebook.task import CodebookRun
 from petiole.tasks.codebook.workspace import CodebookQuestions, CodebookWorkspace
-from petiole.tasks.image_targets import TargetRun
+from petiole.tasks.image_targets import TargetRun, VectorRun
+from petiole.tasks.multilabel.task import MultiLabelRun
 from petiole.tasks.regression.adapter import Scale
 from petiole.tasks.regression.task import RegressionRun
 from petiole.tasks.segmentation.dense import dense
@@ -598,3 +600,77 @@ def test_how_pictures_were_shown_in_training(monkeypatch: pytest.MonkeyPatch) ->
     card.vision_width = 0
     with pytest.raises(AdapterError, match="was trained on text alone"):
         TextAdapter.visuals(adapter, root)
+
+
+# --- ridge on labels ---------------------------------------------------------------------------------
+
+
+def test_ridge_is_solved_for_all_images_and_then_brought_into_the_loss_s_form(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    head = object.__new__(RidgeHead)
+    left, asked, finished = torch.rand(3, 2), list[Any](), list[Any]()
+    x, wanted = torch.rand(3, 4), torch.rand(3, 2)
+
+    def solved_from(*given: Any) -> Any:
+        asked.append(given)
+        return x, None, None
+
+    monkeypatch.setattr(image_targets.training, "solved_from", solved_from)
+    monkeypatch.setattr(RidgeHead, "solve_targets", lambda _, *given: (asked.append(given), left.double())[1])  # fmt: skip
+    run: Any = SimpleNamespace(
+        method=SimpleNamespace(recipe=Recipe(train_on="target")), train_images="images",
+        finish_ridge=lambda *given: finished.append(given),
+    )  # fmt: skip
+    adapted = SimpleNamespace(head=head)
+    VectorRun._solve(run, adapted, "table", wanted)  # type: ignore[arg-type]
+    (first, second) = asked
+    assert first[:3] == (adapted, "images", "table")
+    assert first[3].train_on == "joint"
+    assert torch.equal(second[0], x)
+    assert torch.equal(second[1], wanted)
+    assert (second[2].tolist(), second[3].tolist()) == ([1.0] * 3, [True] * 3)
+    [(given, outputs)] = finished
+    assert given is head
+    assert (outputs.dtype, outputs.tolist()) == (torch.float32, left.tolist())
+
+
+def test_ridge_s_outputs_are_scaled_to_the_likeliest_labels() -> None:
+    """z = s (W x + b), s by a fine grid: the labels are drawn as if s were 3."""
+    generator = torch.Generator().manual_seed(0)
+    left = torch.randn(400, 2, generator=generator)
+    truth = (torch.rand(400, 2, generator=generator) < (3 * left).sigmoid()).double()
+    head: Any = SimpleNamespace(weight=torch.ones(2, 3), bias=torch.full((2,), 2.0))
+    run = object.__new__(MultiLabelRun)
+    run.truth = truth.numpy()
+    run.finish_ridge(head, left)
+    grid = np.exp(np.linspace(np.log(0.5), np.log(50), 2000))
+    z = left.double()[None] * torch.from_numpy(grid)[:, None, None]
+    likely = (truth * z - torch.nn.functional.softplus(z)).mean((1, 2))
+    best = grid[int(likely.argmax())]
+    assert 2 < best < 4
+    assert float(head.weight[0, 0]) == pytest.approx(best, rel=0.01)
+    assert head.bias.tolist() == pytest.approx([2 * float(head.weight[0, 0])] * 2)
+
+
+@pytest.mark.parametrize("ridge", [True, False])
+def test_ridge_learns_signs_and_steps_learn_shares(ridge: bool, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    run = object.__new__(MultiLabelRun)
+    run.truth, run.names = np.array([[0.0, 1.0]]), ("a", "b")
+    plan = SimpleNamespace(head=object.__new__(RidgeHead) if ridge else nn.Linear(1, 1))
+    monkeypatch.setattr(MultiLabelRun, "plan", lambda _: plan)
+    assert run.wanted().tolist() == ([[-1, 1]] if ridge else [[0, 1]])
+    z, t = torch.tensor([[0.0, 2.0]]), torch.tensor([[0.0, 1.0]])
+    hand = -(torch.log(1 - z.sigmoid()) * (1 - t) + torch.log(z.sigmoid()) * t).mean()
+    assert float(run.loss(z, t)) == pytest.approx(float(hand))
+
+
+def test_what_is_told_of_labels_by_hand(tmp_path: Path) -> None:
+    run = object.__new__(MultiLabelRun)
+    run.names = ("often", "never")
+    outputs = torch.tensor([[2.0, -1.0], [0.0, 1.0], [-3.0, -1.0]])
+    run.outputs = outputs, np.array([[1.0, 0.0], [0.0, 0.0], [1.0, 0.0]])
+    told = run.finish(None, tmp_path)  # type: ignore[arg-type]
+    assert told["average precision"] == {"often": pytest.approx((1 + 2 / 3) / 2)}
+    assert told["test images"] == {"often": 2.0, "never": 0.0}
+    assert told["given"] == {"often": 2.0, "never": 1.0}, "one half is given"
