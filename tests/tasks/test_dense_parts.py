@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,12 +13,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from petiole.backbones.codebook_lvlm.model import LVLM
 from petiole.engine.trainer import Callbacks
 from petiole.errors import ConfigError
 from petiole.layers.ridge import RidgeHead
 from petiole.layers.standardise import Standardise
 from petiole.metrics.segmentation import mask_scores
 from petiole.tasks import image_targets
+from petiole.tasks.codebook import adapter as codebook
 from petiole.tasks.image_targets import TargetRun
 from petiole.tasks.segmentation import overlays
 from petiole.tasks.segmentation import task as segmentation
@@ -51,6 +53,7 @@ class Passing(nn.Module):
         self.drop, self.one = nn.Dropout(0.5), nn.Parameter(torch.ones(()))
 
     def pooled(self, state: Tensor) -> Tensor:
+        assert not torch.is_grad_enabled(), "a graph of all these images would be kept"
         return self.drop(self.one * state)
 
 
@@ -208,3 +211,24 @@ def test_a_head_chooses_among_a_task_s_own_answers() -> None:
     assert chosen("green", "blue", "pink") == ["blue", "green"]
     with pytest.raises(ConfigError, match=r"None of the choices of t \(pink\)"):
         chosen("pink")
+
+
+def test_a_method_that_does_not_fit_a_model_is_refused_before_it_is_built(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    built: list[Any] = []
+
+    class Method:
+        def check(self, backbone: object) -> None:
+            raise ConfigError(f"it does not fit {type(backbone).__name__}")
+
+    monkeypatch.setattr(codebook.CodebookDetails, "model_validate", lambda _: None)
+    for name, work in (
+        ("_fits", lambda *_: None), ("building", lambda *_: nullcontext()),
+        ("method_of", lambda *_: Method()), ("build_model", lambda *of: built.append(of)),
+    ):  # fmt: skip
+        monkeypatch.setattr(codebook, name, work)
+    manifest: Any = SimpleNamespace(details={}, method="craft", settings={})
+    with pytest.raises(ConfigError, match="it does not fit LVLM"):
+        codebook.CodebookAdapter.open(Path("a"), manifest, backbone=object.__new__(LVLM))
+    assert built == []
