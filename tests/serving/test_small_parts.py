@@ -101,8 +101,8 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Serve:
 SETUP = {"folders": {"a": "/a", "b": "/b", "c": "/c"}, "device": "cuda:0", "loaded": 5, "pixels": 9, "engine": "torch"}  # fmt: skip
 
 
-def replicas(**more: Any) -> RayReplicas:
-    cluster: Any = SimpleNamespace(address="here:1", run_cpus=2.5, gpus_on=lambda device: f"gpu of {device}")  # fmt: skip
+def replicas(cores: float = 2.5, **more: Any) -> RayReplicas:
+    cluster: Any = SimpleNamespace(address="here:1", run_cpus=cores, gpus_on=lambda device: f"gpu of {device}")  # fmt: skip
     return RayReplicas(lambda: SETUP, cluster=cluster, **more)
 
 
@@ -142,6 +142,16 @@ def test_replicas_begin_with_one_adapter_of_each_model(serve: Serve, monkeypatch
     assert app == (("class", 5), ({**SETUP, "folders": {"c": "/c", "b": "/b"}}, 2))
     assert run == {"name": ray_replicas.APPLICATION, "route_prefix": None}
     assert ended == "shutdown"
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(0.5, 1), (1, 1), (3, 3)])
+def test_a_replica_has_a_thread_for_each_of_its_cores(
+    serve: Serve, cores: float, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_replicas, "replica_of", lambda *_: "class")
+    assert replicas(cores)._deploy(SETUP) == "handle"
+    (_, (_, found)), _ = serve.asked[-1]
+    assert found == threads
 
 
 @pytest.mark.usefixtures("serve")

@@ -25,6 +25,7 @@ from petiole.tasks.image_targets import TargetRun
 from petiole.tasks.segmentation import overlays
 from petiole.tasks.segmentation import task as segmentation
 from petiole.tasks.segmentation.task import SegmentationRun, of_shares
+from petiole.tasks.text import training as text_training
 from petiole.tasks.text.model import AdaptedTextModel, _told_apart
 
 
@@ -232,3 +233,62 @@ def test_a_method_that_does_not_fit_a_model_is_refused_before_it_is_built(
     with pytest.raises(ConfigError, match="it does not fit LVLM"):
         codebook.CodebookAdapter.open(Path("a"), manifest, backbone=object.__new__(LVLM))
     assert built == []
+
+
+@pytest.fixture
+def speaker(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """An adapter of two tasks, and what is asked of it."""
+    asked: list[Any] = []
+    names = [SimpleNamespace(name="birds", kind="answers"), SimpleNamespace(name="cats", kind="choice")]  # fmt: skip
+    adapter = SimpleNamespace(
+        manifest=SimpleNamespace(tasks=names), details=SimpleNamespace(prefixes=False),
+        visuals=lambda root: f"below {root}", adapted=SimpleNamespace(model="model"),
+    )  # fmt: skip
+
+    def answers(_: Any, collator: Any, number: int, samples: Any) -> list[str]:
+        asked.append((collator, number, samples))
+        return ["first", "second"][: len(samples)]
+
+    monkeypatch.setattr(text_training, "Collator", lambda model, tasks, prefixes: (model, tasks, prefixes))  # fmt: skip
+    monkeypatch.setattr(text_training, "answers", answers)
+    return SimpleNamespace(adapter=adapter, asked=asked)
+
+
+@pytest.mark.parametrize(("task", "number"), [("", 0), ("birds", 0), ("cats", 1)])
+def test_one_question_goes_to_the_task_that_is_named_or_the_first(
+    speaker: Any, task: str, number: int, tmp_path: Path
+) -> None:
+    assert text_training.ask(speaker.adapter, "how many?", [tmp_path / "a.png"], task) == "first"
+    [((model, tasks, prefixes), found, [sample])] = speaker.asked
+    assert (model, prefixes, found) == ("model", False, number)
+    assert [(one.name, one.task.name, one.visuals) for one in tasks] == [
+        ("birds", "answers", "below /"), ("cats", "choice", "below /")
+    ]  # fmt: skip
+    assert (sample.text, sample.images) == ("how many?", (str(tmp_path / "a.png"),))
+    text_training.ask(speaker.adapter, "how many?")
+    assert {one.visuals for one in speaker.asked[-1][0][1]} == {None}
+    with pytest.raises(ConfigError, match="Unknown task of this adapter 'dogs'"):
+        text_training.ask(speaker.adapter, "how many?", (), "dogs")
+
+
+@pytest.mark.parametrize("pictured", [True, False])
+def test_a_task_is_scored_on_its_test_part(
+    speaker: Any, pictured: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = {"train": ("t",), "test": ("a", "b")}
+
+    class Data(dict):  # type: ignore[type-arg]
+        images, root = ["i.png"] * pictured, Path("/data")
+
+        @property
+        def parts(self) -> Any:
+            return dict(self)
+
+    scored: list[Any] = []
+    task = SimpleNamespace(score=lambda samples, texts: (scored.append((samples, texts)), {"m": 1.0})[1])  # fmt: skip
+    monkeypatch.setattr(text_training, "find", lambda kind: (kind, task)[1])
+    assert text_training.evaluate(speaker.adapter, Data(parts), "cats") == {"m": 1.0}  # type: ignore[arg-type]
+    [((_, tasks, prefixes), number, samples)] = speaker.asked
+    assert (number, samples, prefixes) == (1, ("a", "b"), False)
+    assert {one.visuals for one in tasks} == {"below /data" if pictured else None}
+    assert scored == [(("a", "b"), ["first", "second"])]
