@@ -18,15 +18,18 @@ from petiole.engine.trainer import Callbacks
 from petiole.errors import ConfigError
 from petiole.layers.ridge import RidgeHead
 from petiole.layers.standardise import Standardise
+from petiole.methods.recipe import Recipe
 from petiole.metrics.segmentation import mask_scores
 from petiole.tasks import image_targets
 from petiole.tasks.codebook import adapter as codebook
+from petiole.tasks.codebook import training as codebook_training
 from petiole.tasks.image_targets import TargetRun
 from petiole.tasks.segmentation import overlays
 from petiole.tasks.segmentation import task as segmentation
 from petiole.tasks.segmentation.task import SegmentationRun, of_shares
 from petiole.tasks.text import training as text_training
 from petiole.tasks.text.model import AdaptedTextModel, _told_apart
+from petiole.tasks.text.training import TextOptions
 
 
 def test_the_loss_of_cells_is_that_of_their_pixels() -> None:
@@ -292,3 +295,39 @@ def test_a_task_is_scored_on_its_test_part(
     assert (number, samples, prefixes) == (1, ("a", "b"), False)
     assert {one.visuals for one in tasks} == {"below /data" if pictured else None}
     assert scored == [(("a", "b"), ["first", "second"])]
+
+
+@pytest.mark.parametrize("steps", [0, 7])
+@pytest.mark.parametrize("kind", ["text", "codebook"])
+def test_what_was_trained_is_as_in_prediction(
+    kind: str, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module: Any = {"text": text_training, "codebook": codebook_training}[kind]
+    run: list[Any] = []
+
+    class Trained:
+        def __init__(self, *given: Any) -> None:
+            self.recipe = given[5]
+
+        def run(self, callbacks: Any, **_: Any) -> None:
+            assert isinstance(callbacks, Callbacks)
+            run.append(self.recipe.steps)
+
+    adapted: Any = nn.Sequential(nn.Dropout(0.5), nn.Linear(1, 1)).train()
+    adapted.model, adapted.head = SimpleNamespace(module=None), None
+    monkeypatch.setattr(module, "Trainer", Trained)
+    monkeypatch.setattr(module, "accelerate", lambda *_: SimpleNamespace(process_index=0, num_processes=1))  # fmt: skip
+    monkeypatch.setattr(module, "make_optimizer", lambda *_: None)
+    recipe = Recipe(steps=steps, batch_size=2)
+    if kind == "codebook":
+        monkeypatch.setattr(module, "BatchLoader", lambda *_: None)
+        monkeypatch.setattr(module, "CodebookLoss", lambda *_: adapted)
+        method: Any = SimpleNamespace(recipe=recipe, losses=lambda _: ())
+        seconds = module.train(adapted, method, None, [1, 2, 3], seed=0)
+    else:
+        monkeypatch.setattr(module, "GenerationLoss", lambda *_: adapted)
+        task = SimpleNamespace(name="t", training=lambda _: [1, 2, 3], task=SimpleNamespace(batch_size=lambda base: base))  # fmt: skip
+        seconds = module.train(adapted, SimpleNamespace(tasks=[task]), recipe, TextOptions(), seed=0)  # fmt: skip
+    assert seconds >= 0
+    assert run == [steps] * bool(steps)
+    assert not any(part.training for part in adapted.modules())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +25,7 @@ from petiole.methods.registry import create
 from petiole.metrics.reduced_rank import effective_rank
 from petiole.tasks.classification import fold, spectrum, view_check
 from petiole.tasks.classification.adapter import ClassificationAdapter
+from petiole.tasks.classification.export.plain import linear_head
 from petiole.tasks.classification.model import AdaptedClassifier
 from petiole.tasks.classification.spectrum import BlockSpectrum, Moments, ShiftSpectrum
 from petiole.tasks.classification.view_check import FALL, check_views, warning
@@ -211,3 +213,22 @@ def test_folding_may_change_logits_by_rounding_alone(change: float, refused: boo
             fold._check(of([1.0, 3.0]), after)
     else:
         fold._check(of([1.0, 3.0]), after)
+
+
+# --- plain forms -------------------------------------------------------------------------------------
+
+
+def test_only_a_linear_map_of_the_image_vector_has_a_plain_form() -> None:
+    weight, bias = linear_head(adapted("linear-probe", backbone := tiny.plain()))
+    with seeded():
+        x = torch.randn(5, backbone.width)
+    model = adapted("linear-probe", backbone)
+    with torch.no_grad():
+        wanted = model.head(model.refine(model.pool(x)))
+    torch.testing.assert_close(x @ weight.T + bias, wanted, rtol=1e-4, atol=1e-5)
+    assert not weight.requires_grad
+    with pytest.raises(AdapterError, match=r"\(.*\) is no linear map of the image vector"):
+        linear_head(adapted("cosine", backbone))
+    model.plan = replace(model.plan, reads=(backbone.vector, backbone.patches))
+    with pytest.raises(AdapterError, match=r"an ordinary classifier reads .* alone"):
+        linear_head(model)
