@@ -458,3 +458,21 @@ def test_four_of_the_reasons_are_told() -> None:
 
 def test_building_an_adapter_does_not_begin_the_compiler() -> None:
     assert _Allowance._should_skip_dynamo() is False
+
+
+@pytest.mark.parametrize(("seconds", "measured"), [(utilisation.LONG, True), (4.9, False)])
+def test_a_training_of_five_seconds_is_long(
+    seconds: float, measured: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[torch.dtype] = []
+
+    def rate(_: str, dtype: torch.dtype) -> float:
+        asked.append(dtype)
+        return 8.0
+
+    monkeypatch.setattr(utilisation, "product_rate", rate)
+    for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        found = utilisation.utilisation(lambda: 20.0, seconds, CPU, precision)
+        assert found == ((4.0, 0.5) if measured else (None, None))
+        assert asked == ([dtype] if measured else [])
+        asked.clear()

@@ -674,3 +674,38 @@ def test_what_is_told_of_labels_by_hand(tmp_path: Path) -> None:
     assert told["average precision"] == {"often": pytest.approx((1 + 2 / 3) / 2)}
     assert told["test images"] == {"often": 2.0, "never": 0.0}
     assert told["given"] == {"often": 2.0, "never": 1.0}, "one half is given"
+
+
+def test_targets_are_learned_in_shuffled_batches_of_the_images_own_numbers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[Any] = []
+
+    class Trained:
+        def __init__(self, *given: Any) -> None:
+            made.append(given)
+
+        def run(self, callbacks: Callbacks) -> None:
+            _, _, _, feed, _, recipe, a_pass, seed = made[0]
+            assert (recipe.steps, recipe.batch_size, a_pass, seed) == (3, 2, 2.0, 9)
+            batches = [feed(step) for step in range(3)]
+            rows = [state["row"].tolist() for state, _ in batches]
+            assert sorted(rows[0] + rows[1]) == [0, 1, 2, 3]
+            for state, targets in batches:
+                assert targets[:, 0].tolist() == [10 * row for row in state["row"].tolist()]
+            assert callbacks.samples == 6
+
+    adapted: Any = nn.Sequential(nn.Dropout(0.5)).train()
+    adapted.backbone, adapted.head = SimpleNamespace(module=None), nn.Linear(1, 1)
+    monkeypatch.setattr(image_targets, "Trainer", Trained)
+    monkeypatch.setattr(image_targets, "accelerate", lambda *_: SimpleNamespace(device=torch.device("cpu")))  # fmt: skip
+    monkeypatch.setattr(image_targets, "make_optimizer", lambda *_: None)
+    run: Any = SimpleNamespace(
+        method=SimpleNamespace(recipe=Recipe(steps=3, batch_size=2, views=0)), train_images=images("a", [0, 1, 0, 1]), names=("n",),
+        workspace=SimpleNamespace(task=SimpleNamespace(precision="fp32")), spec=SimpleNamespace(seed=9),
+    )  # fmt: skip
+    table: Any = SimpleNamespace(fetch=lambda rows, _: {"row": rows})
+    wanted = torch.tensor([[0.0], [10.0], [20.0], [30.0]])
+    TargetRun._descend(run, adapted, table, wanted, Callbacks())
+    assert len(made) == 1
+    assert not any(part.training for part in adapted.modules())
