@@ -19,6 +19,7 @@ from petiole.engine.trainer import Callbacks, Trainer
 from petiole.engine.weight_average import make_average
 from petiole.errors import ConfigError, RunError
 from petiole.methods.recipe import Recipe
+from training_for_tests import descend, regression
 
 CPU = torch.device("cpu")
 CUDA: Any = SimpleNamespace(type="cuda")
@@ -171,3 +172,12 @@ def test_what_a_kind_of_task_need_not_say(tmp_path: Path) -> None:
     assert TaskRun.training_flops(bare, None, None, None) is None  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="Unknown kind of task 'classifcation'"):
         adapter_class("classifcation")
+
+
+def test_memory_is_given_back_with_each_checkpoint_and_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[bool] = []
+    monkeypatch.setattr("petiole.engine.trainer.release_memory", lambda: given.append(True))
+    descend(regression(), checkpoint=tmp_path / "c")
+    assert len(given) == 6 + 1

@@ -13,8 +13,10 @@ from petiole.engine import feature_store, feature_table, record
 from petiole.engine.adapter_limits import _Allowance
 from petiole.engine.feature_store import FeatureCache, Key, clean
 from petiole.engine.feature_table import JoinedTable, SideBySide, Table
+from petiole.engine.loggers import logger
 from petiole.engine.model_card import FrozenModel, reason
 from petiole.engine.record import RECORD, count_test_evaluation, evaluations_of
+from petiole.engine.run_lock import locked
 from petiole.errors import CacheError, RunError
 
 CPU = torch.device("cpu")
@@ -150,3 +152,11 @@ def test_four_of_the_reasons_are_told() -> None:
 
 def test_building_an_adapter_does_not_begin_the_compiler() -> None:
     assert _Allowance._should_skip_dynamo() is False
+
+
+def test_folders_are_made_with_those_above_them(tmp_path: Path) -> None:
+    for _ in range(2):
+        with locked(tmp_path / "a" / "b"):
+            assert (tmp_path / "a" / "b").is_dir()
+        logger("jsonl", tmp_path / "c" / "d").start({})
+    assert len((tmp_path / "c" / "d" / "log.jsonl").read_text().splitlines()) == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -378,17 +379,19 @@ def test_a_second_time_nothing_is_computed_and_errors_are_ours(
 ) -> None:
     work = job(tmp_path / "cache")
     bar: list[tuple[int, bool]] = []
-    real = ray_features.progress
+    moved: list[int] = []
 
-    def progress(label: str, total: int, *, quiet: bool) -> Any:
+    @contextmanager
+    def progress(_: str, total: int, *, quiet: bool) -> Iterator[Callable[[], None]]:
         bar.append((total, quiet))
-        return real(label, total, quiet=quiet)
+        yield lambda: moved.append(1)
 
     monkeypatch.setattr(ray_features, "progress", progress)
     ray_features.store_features(photos[:2], work, Ray(), quiet=True)
     ray_features._known.cache_clear()
     assert ray_features.store_features(photos[:2], work, Ray(), quiet=True).computed == 0
     assert bar == [(2, True)] * 2
+    assert len(moved) == 4
 
     def fails(_: Tensor) -> State:
         raise BackboneError("the network gives NaN")

@@ -116,3 +116,33 @@ def test_images_of_one_graph_are_asked_together() -> None:
     assert asked == [2, 1]
     assert {i: p.vectors.tolist() for i, p in found.items()} == {4: [40], 7: [70], 1: [10]}
     assert {i: p.logits.tolist() for i, p in found.items()} == {4: [104, 96], 7: [107, 93], 1: [201, 199]}  # fmt: skip
+
+
+def test_the_client_waits_before_it_asks_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[Any] = []
+
+    class Lost(Exception):
+        pass
+
+    async def sleep(seconds: float) -> None:
+        done.append(seconds)
+
+    async def request(method: str, path: str, **options: Any) -> str:
+        done.append((method, path, options))
+        if len(done) == 1:
+            raise Lost("gone")
+        return "answer"
+
+    def steps() -> Any:
+        lost = yield "GET", "/there", {"json": 1}
+        assert isinstance(lost, Lost)
+        assert (yield 0.25) is None
+        assert (yield "GET", "/there", {}) == "answer"
+        return "done"
+
+    monkeypatch.setattr(client_of.asyncio, "sleep", sleep)
+    client = object.__new__(client_of.AsyncClient)
+    client._http = SimpleNamespace(request=request)
+    client._library = SimpleNamespace(TransportError=Lost)
+    assert asyncio.run(client._run(steps())) == "done"
+    assert done == [("GET", "/there", {"json": 1}), 0.25, ("GET", "/there", {})]

@@ -17,6 +17,7 @@ from petiole.errors import AdapterError
 from petiole.serving import process as process_of
 from petiole.serving import service as service_of
 from petiole.serving.channel import Message
+from petiole.serving.onnx_adapter import _write_head
 from petiole.serving.process import WorkerGone, WorkerProcess
 from petiole.serving.service import FILES, Entry, Service
 
@@ -200,3 +201,11 @@ def test_it_is_started_again_with_longer_and_longer_pauses(monkeypatch: pytest.M
     assert pauses == [begin, 2 * begin, 3 * begin, begin]
     assert process.starts == 2
     assert not process.ready.is_set()
+
+
+def test_a_head_on_more_than_the_image_vector_is_no_graph_of_its_own(tmp_path: Path) -> None:
+    plan = SimpleNamespace(reads=("final.vector", "final.map"))
+    backbone = SimpleNamespace(vector="final.vector")
+    adapter: Any = SimpleNamespace(adapted=SimpleNamespace(plan=plan, backbone=backbone))
+    with pytest.raises(AdapterError, match=r"reads final\.vector, final\.map, and an ONNX backbone gives final\.vector alone"):  # fmt: skip
+        _write_head(adapter, tmp_path / "head.onnx")

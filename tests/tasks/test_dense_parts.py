@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from petiole.backbones.codebook_lvlm.model import LVLM
@@ -150,6 +152,29 @@ def test_classes_have_colours_that_are_told_apart() -> None:
     assert colours.shape == (256, 3)
     assert len({tuple(colour) for colour in colours.tolist()}) > 200
     assert np.array_equal(colours, overlays.palette())
+
+
+def test_masks_are_shown_in_the_colours_of_their_classes(tmp_path: Path) -> None:
+    """The colours by hand, in a file whose folders are made for it; an overlay has them over the image, 6 to 4."""
+    colours = overlays.palette()
+    hand = [colorsys.hsv_to_rgb(0.618034 * i % 1, 0.85, 1 - 0.35 * (i // 8 % 2)) for i in (1, 9)]
+    wanted = [[89] * 3, *np.round(255 * np.array(hand)).astype(int).tolist(), [255] * 3]
+    assert colours[[0, 1, 9, overlays.UNKNOWN]].tolist() == wanted
+    for name in ("a.png", "b.png"):
+        file = tmp_path / "over" / "lays" / name
+        overlays.write_mask(file, np.array([[0, 9]], dtype=np.uint8))
+        with Image.open(file) as written:
+            assert np.array(written).tolist() == [[0, 9]]
+            assert np.array(written.convert("RGB")).tolist() == [colours[[0, 9]].tolist()]
+    truth, found = (np.array([row], dtype=np.uint8) for row in ([0, 9], [9, 9]))
+    grey = Image.fromarray(np.full((1, 2, 3), 100, dtype=np.uint8))
+    overlays.write_overlay(file := tmp_path / "o.webp", grey, truth, found)
+    with Image.open(file) as written:
+        shown = np.array(written.convert("RGB")).astype(int)
+    assert shown.shape == (80, 3 * 160, 3)
+    over = {kind: 0.4 * 100 + 0.6 * colours[kind].astype(float) for kind in (0, 9)}
+    for column, colour in ((40, [100] * 3), (120, [100] * 3), (200, over[0]), (280, over[9]), (360, over[9]), (440, over[9])):  # fmt: skip
+        assert np.abs(shown[40, column] - colour).max() < 12, column
 
 
 def test_a_target_s_loss_forgets_class_vectors_and_is_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip

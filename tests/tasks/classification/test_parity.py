@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -14,7 +14,10 @@ from torch import Tensor
 
 from builders.images import write_images
 from petiole.data.sources import open_data
-from petiole.tasks.classification.export import parity
+from petiole.engine.adapter import TOLERANCE
+from petiole.errors import AdapterError, ConfigError
+from petiole.tasks.classification.export import folder, parity
+from petiole.tasks.classification.export.format import Format
 from petiole.tasks.classification.export.parity import BATCH, MADE_UP, Agreement, Comparison
 from petiole.tasks.classification.model import AdaptedClassifier, Predictions, predict
 from petiole.testing import backbones as tiny
@@ -101,3 +104,79 @@ def test_given_images_are_scored_by_both(
     right = (labels.numpy() == data.labels).mean()
     assert found.accuracy == found.adapter_accuracy == pytest.approx(right)
     assert 0 < right < 1
+
+
+# --- the folder --------------------------------------------------------------------------------------
+
+
+def test_options_of_another_format_are_named_with_their_takers() -> None:
+    with pytest.raises(
+        ConfigError, match=r"timm has no use for --preprocess\. It is for onnx\. Leave"
+    ):
+        folder.make_format("timm", {"preprocess": True, "int8": None})
+    with pytest.raises(ConfigError, match=r"timm has no use for --colour\. Leave it out"):
+        folder.make_format("timm", {"colour": 3})
+    assert folder.make_format("timm", {"preprocess": False, "int8": None}).raw is False
+
+
+class Written(Format):
+    """A format whose model says what it is given."""
+
+    said: ClassVar[Any] = None
+
+    def write(self, adapter: Any, place: Path) -> None:  # noqa: ARG002
+        (place / "model").write_text("x")
+
+    def open(self, place: Path, adapter: Any) -> Any:  # noqa: ARG002
+        return self.said
+
+
+class Rough(Written):
+    """One that rounds."""
+
+    approximate = "it rounds"  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(("relative", "kind", "fits"), [(TOLERANCE, Written, True), (1.1 * TOLERANCE, Written, False), (float("nan"), Written, False), (0.5, Rough, True)])  # fmt: skip
+def test_what_differs_by_more_than_rounding_is_not_left_behind(
+    relative: float,
+    kind: type[Written],
+    fits: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = Agreement(images=1, largest_difference=relative * 2, largest_logit=1.0, same_label=1)
+    monkeypatch.setattr(folder.Comparison, "parity", lambda *_: parity.Parity(made_up=found))
+    monkeypatch.setattr(folder, "_golden", lambda *_: np.ones((1, 3, 2, 2), dtype=np.float32))
+    said = staticmethod(lambda x: Predictions(x[:, :1, 0, 0], x[:, :2, 0, 0]))
+    monkeypatch.setattr(kind, "said", said)
+    if not fits:
+        with pytest.raises(
+            AdapterError, match=r"Written as made, the model gives logits that differ"
+        ):
+            folder._compared(None, kind(), "made", tmp_path, None)  # type: ignore[arg-type]
+        assert not (tmp_path / folder.GOLDEN).exists()
+        return
+    assert folder._compared(None, kind(), "made", tmp_path, None).made_up == found  # type: ignore[arg-type]
+    with np.load(tmp_path / folder.GOLDEN) as golden:
+        assert {name: value.shape for name, value in golden.items()} == {"pixels": (1, 3, 2, 2), "logits": (1, 2), "vector": (1, 1)}  # fmt: skip
+
+
+def test_what_no_format_has_a_form_for_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folder, "make_format", lambda *_: None)
+    backbone = SimpleNamespace(name="vit", quantized="int8", preprocessing=SimpleNamespace(patch=0))
+    adapter: Any = SimpleNamespace(adapted=SimpleNamespace(backbone=backbone))
+
+    def refused() -> str:
+        with pytest.raises((AdapterError, ConfigError)) as caught:
+            folder.export(adapter, tmp_path, "made")
+        return str(caught.value)
+
+    assert "are stored as int8" in refused()
+    backbone.quantized, backbone.preprocessing.patch = None, 16
+    assert "vit gives each image a grid of its own shape" in refused()
+    backbone.preprocessing.patch = 0
+    assert "exists already" in refused()
+    assert list(tmp_path.iterdir()) == []

@@ -15,11 +15,12 @@ import torch
 from safetensors.torch import load_file
 
 from builders.comparisons import images
+from petiole.backbones.base import IMAGES
 from petiole.engine.run import CHECKPOINT, RunSpec
 from petiole.errors import ConfigError
 from petiole.layers.solved import SolvedHead
 from petiole.methods.recipe import Recipe
-from petiole.tasks.classification import calibration, left_out, mixing
+from petiole.tasks.classification import calibration, left_out, mixing, training
 from petiole.tasks.classification import task as run_of
 from petiole.tasks.classification.adapter import predictions_of
 from petiole.tasks.classification.aligned import AlignedTable
@@ -28,6 +29,8 @@ from petiole.tasks.classification.model import AdaptedClassifier, Predictions, d
 from petiole.tasks.classification.novelty import Novelty
 from petiole.tasks.classification.task import ClassificationRun, _reopened
 from petiole.tasks.classification.workspace import Classification, Subset
+from petiole.testing import backbones as tiny
+from petiole.testing import image_case
 
 
 def left_out_logits(count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -350,11 +353,38 @@ def test_a_box_has_the_area_that_is_left_and_stays_inside(share: float) -> None:
 
 def test_images_are_needed(tmp_path: Path) -> None:
     from petiole.tasks.classification.adapter import outputs_of
-    from petiole.testing import backbones as tiny
-    from petiole.testing import image_case
 
     adapted = image_case.ImageCase("linear-probe", tiny.plain(), tmp_path).adapted()
     assert isinstance(adapted, AdaptedClassifier)
     none = outputs_of(adapted, [])
     assert (none.vectors.shape, none.logits.shape) == ((0, 1), (0, 1))
     assert calibration.MOST_SCORES == 1000
+
+
+def test_cutmix_tells_the_share_of_the_pixels_that_stayed() -> None:
+    """Of images that are no square."""
+    images = torch.arange(4.0)[:, None, None, None].expand(4, 3, 10, 30)
+    labels, target = torch.arange(4), torch.tensor([True, False, True, False])
+    shares = []
+    for step in range(20):
+        state, own, domains, partner = mixing.Mixing(0.0, 1.0, 5)(step, {IMAGES: images}, labels, target)  # fmt: skip
+        assert torch.equal(own, labels)
+        assert torch.equal(domains, target)
+        mixed = state[IMAGES]
+        stays = (mixed == images).all(1)
+        for row, other in enumerate(partner.labels.tolist()):
+            assert set(mixed[row].unique().tolist()) <= {row, other}
+            if other != row:
+                assert float(stays[row].float().mean()) == pytest.approx(partner.share)
+        assert torch.equal(partner.is_target, target[partner.labels])
+        shares.append(partner.share)
+    assert 0 <= min(shares) < max(shares) - 0.3 <= 0.7
+
+
+def test_what_was_trained_is_as_in_prediction(tmp_path: Path) -> None:
+    case = image_case.ImageCase("linear-probe", tiny.plain(), tmp_path)
+    adapted = case.adapted().train()
+    recipe = Recipe(steps=0, views=0)
+    data, table = image_case.dataset(), image_case.Memory(adapted, stored=True)
+    training.train(adapted, data, table, recipe, seed=0, callbacks=training.Callbacks(quiet=True))
+    assert not any(part.training for part in adapted.modules())
