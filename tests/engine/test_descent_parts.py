@@ -170,8 +170,8 @@ def test_what_a_kind_of_task_need_not_say(tmp_path: Path) -> None:
     assert TaskRun.feature_seconds.fget(bare) == 0.0  # type: ignore[attr-defined]
     assert (TaskRun.options(bare), TaskRun.finish(bare, None, tmp_path)) == ({}, {})
     assert TaskRun.training_flops(bare, None, None, None) is None  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="Unknown kind of task 'classifcation'"):
-        adapter_class("classifcation")
+    with pytest.raises(ConfigError, match="Unknown kind of task 'classificatio'"):
+        adapter_class("classificatio")
 
 
 def test_memory_is_given_back_with_each_checkpoint_and_at_the_end(
