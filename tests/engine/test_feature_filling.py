@@ -131,3 +131,14 @@ def test_what_was_expected_is_read_once_and_anything_else_anew(
     table.expect(lambda: (rows[2], view))
     assert torch.equal(table.fetch(rows[1], view)["images"], plain[1]["images"])
     assert torch.equal(table.fetch(rows[2], view)["images"], plain[2]["images"])
+
+
+def test_memory_is_given_back_when_all_is_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[bool] = []
+    monkeypatch.setattr(feature_filling, "release_memory", lambda: given.append(True))
+    cache = FeatureCache(tmp_path)
+    for _ in range(2):
+        fill(cache, KEY, IDS[:3], lambda ids: ids, values, label="", quiet=True)
+    assert given == [True], "of what is stored nothing is computed"

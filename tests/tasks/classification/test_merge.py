@@ -258,7 +258,7 @@ def described(
 def test_written_files_open_by_themselves(tmp_path: Path) -> None:
     backbone = tiny.dinov2(tmp_path / "model")
     original = described(build(backbone, "lora-qkv"), "lora-qkv")
-    folder = write_merged(original, tmp_path / "new" / "merged.safetensors")
+    folder = write_merged(original, tmp_path / "new" / "folder" / "merged.safetensors")
     assert sorted(p.name for p in folder.parent.iterdir()) == [
         "merged-adapter",
         "merged.json",

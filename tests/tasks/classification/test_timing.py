@@ -10,8 +10,9 @@ from petiole.engine.run import RunSpec
 from petiole.engine.timing import in_words, step_seconds
 from petiole.errors import ConfigError
 from petiole.ledger import ledger
+from petiole.methods.recipe import Recipe
 from petiole.methods.registry import create
-from petiole.tasks.classification import cost_estimate
+from petiole.tasks.classification import cost_estimate, timing
 from petiole.tasks.classification.cost_estimate import (
     CostEstimate,
     describe,
@@ -150,3 +151,30 @@ def test_a_batch_repeats_the_few_images_that_are_computed() -> None:
     assert asked == [([10, 11, 12, 13], [10, 11, 12, 13]), ([110, 111, 112, 113], [10, 11, 12, 13])]
     assert got[0] == [10, 11, 12, 13, 10, 11, 12, 13, 10, 11]
     assert got[1] == got[2] == [v + 100 for v in got[0]]
+
+
+def test_what_is_timed_are_three_steps_on_few_images_and_the_whole_batch_is_told(
+    bench: Classification, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed: list[Recipe] = []
+
+    def train(_: object, __: object, table: _FewRows, recipe: Recipe, **___: object) -> None:
+        timed.append(recipe)
+        table.times, table.image = [(0.0, 1.0), (3.0, 4.0), (7.0, 8.0)], 0.25
+
+    monkeypatch.setattr(timing.training, "train", train)
+    workspace = bench.open()
+
+    def time(**settings: object) -> Seconds | None:
+        return timing.time_job(workspace, RunSpec(bench, "full", tmp_path, settings, Subset(3)))
+
+    kept = {"steps": 90, "views": 2, "select": "best", "patience": 3}
+    assert time(**kept) == Seconds(0.25, 2.0 * 12 / 4)
+    assert time(**kept, batch_size=32, drop_last=True) == Seconds(0.25, 2.0 * 32 / 4)
+    for recipe, size in zip(timed, (0, 4), strict=True):
+        assert (recipe.steps, recipe.views, recipe.select, recipe.patience) == (3, 0, "last", 0)
+        own = (recipe.classes_per_batch, recipe.source_per_class, recipe.target_per_class)
+        assert (*own, recipe.batch_size, recipe.drop_last) == (2, 1, 1, size, False)
+    assert time(steps=0) is None
+    monkeypatch.setattr(timing.training, "train", lambda *_, **__: None)
+    assert time(**kept) is None, "nothing in it is trained"

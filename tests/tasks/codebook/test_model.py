@@ -94,8 +94,9 @@ def test_an_encoder_goes_before_other_models_and_changes_none() -> None:
     model, other = tiny.model(over=tower), tiny.model("gpt2", over=tower)
     adapted, pictures = moved(model), tiny.pictures()
     before = tiny.hashes(model) | {f"other.{n}": b for n, b in tiny.hashes(other).items()}
-    second = adapted.on(other)
+    second = adapted.train().on(other)
     assert second.model is other
+    assert not any(part.training for part in second.modules())
     assert second.encoder is adapted.encoder
     with torch.no_grad():
         vision_output, again = adapted.encode_images(pictures), second.encode_images(pictures)

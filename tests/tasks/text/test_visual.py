@@ -5,7 +5,8 @@ from __future__ import annotations
 import gc
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from petiole.data.preprocessing import evaluate_transform
 from petiole.engine.feature_extractor import Features, padded
 from petiole.engine.feature_store import FeatureCache, entries
 from petiole.errors import ConfigError, DataError
+from petiole.tasks.text import visual_backbone
 from petiole.tasks.text.grid_pool import GridPool
 from petiole.tasks.text.visual import BackboneVisuals
 from petiole.testing import backbones as small
@@ -243,6 +245,28 @@ def test_the_cost_is_said_beforehand(
     assert "features 2 pictures through tiny: about 0 s, 0.0 MB to store in" in said
     sight.prepare(["a.png", "sub/b.png"])
     assert "through" not in capsys.readouterr().err
+
+
+def test_few_files_are_read_without_a_bar(
+    tiny: Tiny, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[tuple[int, bool]] = []
+
+    @contextmanager
+    def bar(_: str, total: int, *, quiet: bool) -> Iterator[Callable[[], None]]:
+        shown.append((total, not quiet))
+        yield lambda: None
+
+    monkeypatch.setattr(visual_backbone, "progress", bar)
+    monkeypatch.setattr(visual_backbone, "WORTH_A_BAR", 2)
+    paths = [root / "a.png", root / "sub/b.png"]
+    for quiet in (False, True):
+        BackboneVisuals(root, tiny(), None, 4)._read(paths, quiet=quiet)
+    few = BackboneVisuals(root, tiny(), None, 4)
+    few._read([*paths[:1], *paths[:1]], quiet=False)
+    few._read(paths, quiet=False)
+    few._read(paths, quiet=False)
+    assert shown == [(2, True), (2, False), (1, False), (1, False)]
 
 
 # --- bad images -------------------------------------------------------------------------------------

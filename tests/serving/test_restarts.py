@@ -1,0 +1,211 @@
+"""Graphs that take over from torch, and a process that is started again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+pytest.importorskip("httpx2", reason="the extra serve is not installed")
+pytest.importorskip("fastapi", reason="the extra serve is not installed")
+
+from petiole.errors import AdapterError
+from petiole.serving import process as process_of
+from petiole.serving import service as service_of
+from petiole.serving.channel import Message
+from petiole.serving.onnx_adapter import _write_head
+from petiole.serving.process import WorkerGone, WorkerProcess
+from petiole.serving.service import FILES, Entry, Service
+
+
+class Asked:
+    """An inference process that notes what it is asked."""
+
+    places, starts, memory = 1, 1, 0
+
+    def __init__(self, setup: Callable[[], Any]) -> None:
+        self.setup, self.asked = setup, list[Any]()
+
+    async def call(self, value: Any, blobs: Any = ()) -> None:  # noqa: ARG002
+        self.asked.append(value)
+
+
+@pytest.fixture
+def graphs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A server of one adapter, what was exported for it, and what it logged."""
+    exported: list[Any] = []
+    logged: list[Any] = []
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / FILES[0]).write_text("{}")
+
+    async def export(folder: Path, out: Path, *, aside: bool) -> None:
+        exported.append((folder, aside))
+        out.mkdir()
+
+    monkeypatch.setattr(service_of, "export", export)
+    monkeypatch.setattr(service_of, "log", lambda event, **facts: logged.append((event, facts)))
+    monkeypatch.setattr(service_of, "place_of", lambda manifest, spare: spare / f"graph of {manifest.parent.name}")  # fmt: skip
+
+    def made(engine: Any) -> Service:
+        service = Service({"a": tmp_path / "a"}, engine=engine, processes=Asked)  # type: ignore[arg-type]
+        service._own = tmp_path
+        service.entries["a"].facts = {"engine": "torch", "engine_note": ""}
+        return service
+
+    return SimpleNamespace(made=made, exported=exported, logged=logged, home=tmp_path)
+
+
+@pytest.mark.parametrize(("engine", "aside"), [("auto", True), ("onnx", False)])
+def test_a_graph_is_exported_once_and_answers(graphs: Any, engine: str, aside: bool) -> None:
+    service = graphs.made(engine)
+    entry, folder, place = service.entries["a"], graphs.home / "a", graphs.home / "graph of a"
+    asyncio.run(service._use_graph("a", entry))
+    assert graphs.exported == [(folder, aside)]
+    assert service.process.asked == [{"do": "use", "folder": str(folder), "place": str(place)}]
+    assert (entry.graph, entry.facts) == (place, {"engine": "onnx", "engine_note": ""})
+    assert graphs.logged == [
+        ("engine", {"name": "a", "engine": "torch", "note": "being exported"}),
+        ("engine", {"name": "a", "engine": "onnx"}),
+    ]
+    assert service.process.setup()["graphs"] == {str(folder): str(place)}
+    asyncio.run(service._use_graph("a", entry))
+    assert len(graphs.exported) == 1, "it is there already"
+
+
+def test_what_has_no_graph_says_why(graphs: Any) -> None:
+    service = graphs.made("onnx")
+    entry = service.entries["a"]
+    entry.facts["engine_note"] = "it has prompts"
+    with pytest.raises(AdapterError, match=r"'a' cannot be run by ONNX Runtime: it has prompts\."):
+        asyncio.run(service._use_graph("a", entry))
+    entry.facts["engine_note"], entry.folder = "", graphs.home / "b"
+    with pytest.raises(AdapterError, match=r"'a' is gone from .*/b\."):
+        asyncio.run(service._use_graph("a", entry))
+    assert graphs.exported == []
+
+
+@pytest.mark.parametrize(
+    ("error", "note"),
+    [
+        (AdapterError("no"), "no"),
+        (OSError(), "the inference process ended meanwhile"),
+        (None, ""),
+    ],
+)
+def test_graphs_are_made_one_after_the_other_and_torch_goes_on_where_one_fails(
+    graphs: Any, error: Exception | None, note: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service, tried = graphs.made("auto"), list[Any]()
+    entry = service.entries["a"]
+    known = Entry(graphs.home, {"engine_note": "known"})
+    service.entries["b"] = known
+
+    async def use(_: Service, name: str, one: Entry) -> None:
+        tried.append((name, one))
+        if error:
+            raise error
+
+    monkeypatch.setattr(Service, "_use_graph", use)
+
+    async def main() -> None:
+        for item in (("a", Entry(graphs.home)), ("b", known), ("a", entry)):  # replaced, known, new
+            service._to_export.put_nowait(item)
+        task = asyncio.create_task(service._export_all())
+        while not service._to_export.empty():
+            await asyncio.sleep(0)
+        task.cancel()
+
+    asyncio.run(main())
+    assert tried == [("a", entry)]
+    assert entry.facts["engine_note"] == note
+    told = [("engine", {"name": "a", "engine": "torch", "note": note})] * bool(error)
+    assert graphs.logged == told
+
+
+def test_a_process_is_measured_ended_and_not_asked_before_it_is_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    done: list[Any] = []
+    process = WorkerProcess(lambda *_: None, dict)
+    assert process.memory == 0
+    process.recycle()
+    process._process = SimpleNamespace(
+        pid=12, terminate=lambda: done.append("terminate"), kill=lambda: done.append("kill"),
+        join=lambda seconds: done.append(seconds),
+    )  # fmt: skip
+    monkeypatch.setattr(process_of, "Path", lambda name: SimpleNamespace(read_text=lambda: f"9 5 {name}"))  # fmt: skip
+    assert process.memory == 5 * 4096
+    process.recycle()
+    assert done == ["terminate"]
+    process.on_end = lambda: done.append("told")
+    process._connection = SimpleNamespace(close=lambda: done.append("closed"))  # type: ignore[assignment]
+    process.failure = "It ended."
+
+    async def main() -> tuple[Any, ...]:
+        loop = asyncio.get_running_loop()
+        waiting, answered, fine, refused = (loop.create_future() for _ in range(4))
+        answered.set_result(1)
+        process._waiting = dict(enumerate((waiting, answered, fine, refused)))
+        process._told(Message({"number": 2, "x": 1}, []))
+        process._told(Message({"number": 3, "error": "no", "kind": "DataError"}, []))
+        process._told(Message({"number": 9}, []))  # nobody waits for it
+        process._told(Message({"number": 1}, []))
+        with pytest.raises(WorkerGone):
+            await process.call({"do": "x"})
+        await process._reap()
+        return waiting.exception(), answered.result(), fine.result().value, refused.exception()
+
+    gone, answered, fine, refused = asyncio.run(main())
+    assert (type(gone), str(gone)) == (WorkerGone, "It ended.")
+    assert (answered, fine) == (1, {"x": 1})
+    assert (str(refused), refused.kind) == ("no", "DataError")
+    assert done == ["terminate", "told", "terminate", 5, "kill", "closed"]
+    assert process._connection is None
+
+
+def test_it_is_started_again_with_longer_and_longer_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    process, pauses = WorkerProcess(lambda *_: None, dict), list[float]()
+    told = iter(
+        [{"described": {}}, {"error": "no memory"}, {"error": "no memory"}, {"described": {}}]
+    )
+
+    async def first(ended: asyncio.Event) -> dict[str, Any]:
+        ended.set()
+        return next(told)
+
+    async def how() -> str:
+        return "ended"
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 4:
+            raise asyncio.CancelledError
+
+    monkeypatch.setattr(process, "_first", first)
+    monkeypatch.setattr(process, "_how_it_ended", how)
+    monkeypatch.setattr(process_of.asyncio, "sleep", sleep)
+    monkeypatch.setattr(process_of, "LONGEST_PAUSE", 3 * process_of.FIRST_PAUSE)
+
+    async def main() -> Any:
+        hello = asyncio.get_running_loop().create_future()
+        with pytest.raises(asyncio.CancelledError):
+            await process._keep(hello)
+        return hello.result()
+
+    assert asyncio.run(main()) == {"described": {}}
+    begin = process_of.FIRST_PAUSE
+    assert pauses == [begin, 2 * begin, 3 * begin, begin]
+    assert process.starts == 2
+    assert not process.ready.is_set()
+
+
+def test_a_head_on_more_than_the_image_vector_is_no_graph_of_its_own(tmp_path: Path) -> None:
+    plan = SimpleNamespace(reads=("final.vector", "final.map"))
+    backbone = SimpleNamespace(vector="final.vector")
+    adapter: Any = SimpleNamespace(adapted=SimpleNamespace(plan=plan, backbone=backbone))
+    with pytest.raises(AdapterError, match=r"reads final\.vector, final\.map, and an ONNX backbone gives final\.vector alone"):  # fmt: skip
+        _write_head(adapter, tmp_path / "head.onnx")
