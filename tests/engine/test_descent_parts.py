@@ -141,7 +141,7 @@ def test_a_checkpoint_that_cannot_be_written_costs_the_checkpoint_alone(
 
     monkeypatch.setattr("petiole.engine.trainer.checkpoint.save", full)
     for main in (True, False):
-        accelerator = SimpleNamespace(is_main_process=main)
+        accelerator = SimpleNamespace(is_main_process=main, device=torch.device("cpu"))
         given: Any = (accelerator, nn.Linear(1, 1), None, None, None, Recipe(steps=4), 1.0, 0)
         trainer = Trainer(*given)
         trainer._save(Callbacks(), 3, nn.Linear(1, 1))  # asked for none

@@ -331,11 +331,12 @@ def test_what_was_trained_is_as_in_prediction(
     run: list[Any] = []
 
     class Trained:
-        def __init__(self, *given: Any) -> None:
-            self.recipe = given[5]
+        def __init__(self, *given: Any, precision: str) -> None:
+            self.recipe, self.precision = given[5], precision
 
         def run(self, callbacks: Any, **_: Any) -> None:
             assert isinstance(callbacks, Callbacks)
+            assert self.precision == "bf16"
             run.append(self.recipe.steps)
 
     adapted: Any = nn.Sequential(nn.Dropout(0.5), nn.Linear(1, 1)).train()
@@ -348,11 +349,11 @@ def test_what_was_trained_is_as_in_prediction(
         monkeypatch.setattr(module, "BatchLoader", lambda *_: None)
         monkeypatch.setattr(module, "CodebookLoss", lambda *_: adapted)
         method: Any = SimpleNamespace(recipe=recipe, losses=lambda _: ())
-        seconds = module.train(adapted, method, None, [1, 2, 3], seed=0)
+        seconds = module.train(adapted, method, None, [1, 2, 3], seed=0, precision="bf16")
     else:
         monkeypatch.setattr(module, "GenerationLoss", lambda *_: adapted)
         task = SimpleNamespace(name="t", training=lambda _: [1, 2, 3], task=SimpleNamespace(batch_size=lambda base: base))  # fmt: skip
-        seconds = module.train(adapted, SimpleNamespace(tasks=[task]), recipe, TextOptions(), seed=0)  # fmt: skip
+        seconds = module.train(adapted, SimpleNamespace(tasks=[task]), recipe, TextOptions(), seed=0, precision="bf16")  # fmt: skip
     assert seconds >= 0
     assert run == [steps] * bool(steps)
     assert not any(part.training for part in adapted.modules())

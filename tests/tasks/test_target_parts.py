@@ -303,8 +303,9 @@ def test_targets_are_learned_in_shuffled_batches_of_the_images_own_numbers(
     made: list[Any] = []
 
     class Trained:
-        def __init__(self, *given: Any) -> None:
+        def __init__(self, *given: Any, precision: str) -> None:
             made.append(given)
+            assert precision == "fp16"
 
         def run(self, callbacks: Callbacks) -> None:
             _, _, _, feed, _, recipe, a_pass, seed = made[0]
@@ -323,7 +324,7 @@ def test_targets_are_learned_in_shuffled_batches_of_the_images_own_numbers(
     monkeypatch.setattr(image_targets, "make_optimizer", lambda *_: None)
     run: Any = SimpleNamespace(
         method=SimpleNamespace(recipe=Recipe(steps=3, batch_size=2, views=0)), train_images=images("a", [0, 1, 0, 1]), names=("n",),
-        workspace=SimpleNamespace(task=SimpleNamespace(precision="fp32")), spec=SimpleNamespace(seed=9),
+        workspace=SimpleNamespace(task=SimpleNamespace(precision="fp16")), spec=SimpleNamespace(seed=9),
     )  # fmt: skip
     table: Any = SimpleNamespace(fetch=lambda rows, _: {"row": rows})
     wanted = torch.tensor([[0.0], [10.0], [20.0], [30.0]])
