@@ -71,7 +71,11 @@ def main() -> None:
     from petiole.cli import main as petiole
     from petiole.deferred import defer_compiler
 
-    for tune in (tune_allocator, tune_collector, defer_compiler):  # as the command does, before torch is imported
+    for tune in (
+        tune_allocator,
+        tune_collector,
+        defer_compiler,
+    ):  # as the command does, before torch is imported
         tune()
     clock = Clock()
     for phase, places in PHASES.items():
