@@ -106,6 +106,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--adapters-python", type=Path)
+    parser.add_argument("--kinds", nargs="+", help="those alone, e.g. adapter-text adapters")
     parser.add_argument("--one", choices=(*KINDS, "adapters"))
     options = parser.parse_args()
     if options.one:
@@ -114,6 +115,7 @@ def main() -> None:
     pythons = dict.fromkeys(KINDS, Path(sys.executable))
     if options.adapters_python:
         pythons["adapters"] = options.adapters_python
+    pythons = {kind: pythons[kind] for kind in options.kinds or pythons}
     found: dict[str, list[dict[str, float]]] = {kind: [] for kind in pythons}
     for _ in range(options.repeats):
         for kind, python in pythons.items():
@@ -125,8 +127,8 @@ def main() -> None:
             f"{kind:14} {rows[0]['trained']:>12,} trained  "
             f"{median(r['seconds'] for r in rows):.3f} CPU s a step  {median(r['megabytes'] for r in rows):,.0f} MB"
         )
-    pairs = [("full", "adapter")] + ([("adapters", "adapter-text")] if "adapters" in found else [])
-    for slow, fast in pairs:
+    pairs = [("full", "adapter"), ("adapters", "adapter-text")]
+    for slow, fast in (pair for pair in pairs if set(pair) <= found.keys()):
         for what in ("seconds", "megabytes"):
             ratios = [a[what] / b[what] for a, b in zip(found[slow], found[fast], strict=True)]
             print(
