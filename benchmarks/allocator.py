@@ -25,14 +25,15 @@ Call = Callable[[], object]
 
 
 def features() -> Call:
-    """EfficientNet-Lite0 up to its vector; 64 images are a batch of the feature extractor."""
+    """EfficientNet-Lite0 up to its vector; 64 images are a batch of the feature extractor, which computes it in chunks."""
     import torch
 
     from petiole.backbones.registry import load_backbone
+    from petiole.engine.feature_extractor import padded
 
     backbone = load_backbone("petiole/efficientnet-lite0")
     images = torch.randn(64, 3, *backbone.preprocessing.size)
-    return lambda: backbone.lower(images, (backbone.vector,))
+    return lambda: [backbone.lower(chunk, (backbone.vector,)) for chunk, _ in padded(images)]
 
 
 def training(name: str, size: int) -> Call:
@@ -116,13 +117,14 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--repeats", type=int, default=3)
     options.add_argument("--one", nargs=2, help="work and kind, measured in this process")
+    options.add_argument("--work", nargs="+", choices=WORK, default=list(WORK))
     chosen = options.parse_args()
     if chosen.one:
         print(json.dumps(measure(*chosen.one)))
         return
     print("| a call | malloc | CPU seconds | of default | page faults | peak, MB | after it, MB |")
     print("|---|---|---:|---:|---:|---:|---:|")
-    for work in WORK:
+    for work in chosen.work:
         print("\n".join(row(work, chosen.repeats)), flush=True)
 
 

@@ -67,6 +67,7 @@ def main() -> None:
     options.add_argument("--image-size", type=int, default=98)
     options.add_argument("--batch", type=int, default=32)
     options.add_argument("--repeats", type=int, default=9)
+    options.add_argument("--ways", nargs="+", help="those alone, e.g. 'lora mixed' 'peft mixed'")
     chosen = options.parse_args()
 
     torch.manual_seed(0)
@@ -76,6 +77,7 @@ def main() -> None:
     images = torch.randn(chosen.batch, 3, chosen.image_size, chosen.image_size)
     pool, names = filled_bank(backbone, chosen.batch)
     ways = {**ours(pool, images, names), **theirs(images)}
+    ways = {way: ways[way] for way in chosen.ways or ways}
     for run in ways.values():
         run()
     seconds: dict[str, list[float]] = {way: [] for way in ways}
@@ -90,7 +92,11 @@ def main() -> None:
         "image_size": chosen.image_size,
         "batch": chosen.batch,
         "seconds": {way: round(statistics.median(times), 4) for way, times in seconds.items()},
-        "ratios": {f"{a} / {b}": spread(seconds[a], seconds[b]) for a, b in RATIOS},
+        "ratios": {
+            f"{a} / {b}": spread(seconds[a], seconds[b])
+            for a, b in RATIOS
+            if {a, b} <= seconds.keys()
+        },
         "largest_difference": {kind: difference(pool, images, names[kind]) for kind in names},
     }
     print(json.dumps(summary, indent=2))

@@ -103,6 +103,7 @@ class Plain(nn.Module):
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--repeats", type=int, default=5)
+    options.add_argument("--ways", nargs="+", help="those alone, e.g. 'coop head' 'folded head'")
     chosen = options.parse_args()
     torch.set_num_threads(1)
     backbone = towers()
@@ -179,6 +180,7 @@ def main() -> None:
         **{name: infer(head) for name, head in heads.items()},
         **{f"{name} head": infer_head(head) for name, head in heads.items()},
     }
+    ways = {name: ways[name] for name in chosen.ways or ways}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for repeat in range(chosen.repeats + 1):
         for name, way in random.Random(repeat).sample(list(ways.items()), len(ways)):
@@ -190,6 +192,7 @@ def main() -> None:
     ratios = {
         f"{a} / {b}": [x / y for x, y in zip(seconds[a], seconds[b], strict=True)]
         for a, b in RATIOS
+        if {a, b} <= seconds.keys()
     }
     print(
         json.dumps(

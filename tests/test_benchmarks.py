@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -96,12 +97,42 @@ def test_every_row_names_a_method_and_its_settings(file: Path) -> None:
         create(row["method"], row.get("settings", {}))
 
 
-def test_what_a_costly_script_measured_is_kept_by_all_that_was_asked(tmp_path: Path) -> None:
-    spec = importlib.util.spec_from_file_location("kept", BENCHMARKS / "followups" / "kept.py")
+def script(path: str) -> ModuleType:
+    """A script of the benchmarks as a module."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, BENCHMARKS / path)
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+def test_a_phase_is_what_the_phases_below_it_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 10 seconds in a function, 3 are another phase's and 1 of those a third's."""
+    module = script("rivals/phases.py")
+    times = iter([0.0, 2.0, 3.0, 4.0, 5.0, 10.0])  # of a, b, c; c, b, a
+    monkeypatch.setattr(module.time, "process_time", lambda: next(times))
+    monkeypatch.setattr(module, "PHASES", {"a": [], "b": [], "c": []})
+    clock = module.Clock()
+    c = clock.timed("c", lambda: "done")
+    b = clock.timed("b", lambda: c())
+    assert clock.timed("a", lambda: b())() == "done"
+    assert clock.seconds == {"a": 7.0, "b": 2.0, "c": 1.0}
+
+
+def test_every_function_of_a_phase_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = script("rivals/phases.py")
+    monkeypatch.setattr(
+        module, "setattr", lambda *_: None, raising=False
+    )  # nothing is put in its place
+    clock = module.Clock()
+    for phase, places in module.PHASES.items():
+        for place in places:
+            clock.wrap(phase, place)
+
+
+def test_what_a_costly_script_measured_is_kept_by_all_that_was_asked(tmp_path: Path) -> None:
+    module = script("followups/kept.py")
     asked = {"run": "abc", "images": "def", "attack": "pgd 1/255"}
     assert module.kept(tmp_path, asked, lambda: {"right": [1, 0]}) == {"right": [1, 0]}
     for name in asked:

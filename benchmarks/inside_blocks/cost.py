@@ -1,7 +1,7 @@
 """What adapters inside the blocks cost: forward, training step, memory, and what the cut saves.
 
 In one run, ViT-S/14 with random weights (values do not change the cost), steps interleaved, medians
-with the lowest and highest. Rivals at equal rank r = 16: full fine-tuning as a user writes it (a copy
+of processor seconds with the lowest and highest. Rivals at equal rank r = 16: full fine-tuning as a user writes it (a copy
 of timm's model, AdamW) and peft's own LoRA on a copy of timm's model. timm fuses q, k and v, so peft
 adapts all three at once there: that row is named so; ours on q and v alone stands beside it, and peft
 on separate q and v projections (the same network as a Dinov2Model) in a pair of its own.
@@ -192,6 +192,7 @@ def main() -> None:
     options.add_argument("--repeats", type=int, default=7)
     options.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     options.add_argument("--group", choices=GROUPS, help="one group only")
+    options.add_argument("--rows", nargs="+", help="of the group, over the first of them")
     options.add_argument("--memory", help="of one step of the group, alone in this process")
     chosen = options.parse_args()
     if chosen.memory:
@@ -199,9 +200,10 @@ def main() -> None:
         return
     for group in [chosen.group] if chosen.group else GROUPS:
         # Each step on a network of its own: peft and full fine-tuning change theirs.
-        steps = {name: builders(chosen, group)[name]() for name in builders(chosen, group)}
+        rows = chosen.rows or list(builders(chosen, group))
+        steps = {name: builders(chosen, group)[name]() for name in rows}
         times = interleaved(steps, chosen.repeats)
-        unit = GROUPS[group]
+        unit = chosen.rows[0] if chosen.rows else GROUPS[group]
         for name, own in times.items():
             ratios = [a / b for a, b in zip(own, times[unit], strict=True)]
             row = {
@@ -222,13 +224,13 @@ def builders(chosen: argparse.Namespace, group: str) -> dict[str, Builder]:
 
 
 def interleaved(steps: dict[str, Step], repeats: int) -> dict[str, list[float]]:
-    """Seconds of every step, round after round; the first round warms up and is dropped."""
+    """Processor seconds of every step, round after round; the first round warms up and is dropped."""
     times: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(repeats + 1):
         for name, step in steps.items():
-            start = time.perf_counter()
+            start = time.process_time()
             step()
-            times[name].append(time.perf_counter() - start)
+            times[name].append(time.process_time() - start)
     return {name: own[1:] for name, own in times.items()}
 
 

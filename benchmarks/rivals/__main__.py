@@ -8,7 +8,8 @@ lowest and highest of the repeats.
     OMP_WAIT_POLICY=PASSIVE python benchmarks/rivals DATA EFFICIENTNET.safetensors VIT_S.safetensors --repeats 3
 
 DATA holds train/ and test/ with a folder a class each, of which --shots and --test-images a class are taken. The rows of fastai and
-lightly-train need an interpreter that has them beside timm (--fastai, --lightly); they are left out without one.
+lightly-train need an interpreter that has them beside timm (--fastai, --lightly); they are left out without one. With --phases each
+of our rows also says what its processor seconds are made of (see ``phases.py``).
 """
 
 from __future__ import annotations
@@ -72,6 +73,7 @@ def main() -> None:
     options.add_argument(
         "--tuned", action="store_true", help="malloc for all as ours sets it for itself (glibc)"
     )
+    options.add_argument("--phases", action="store_true")
     chosen = options.parse_args()
     if chosen.tuned:
         os.environ.update(MALLOC)
@@ -87,6 +89,8 @@ def main() -> None:
             for row in rows:
                 command = commands(folder, chosen.efficientnet, chosen.vit, chosen.epochs)[row]
                 command[0] = pythons.get(row, sys.executable)
+                if chosen.phases:
+                    command = in_phases(command)
                 kept[row].append(measured(command, folder))
                 print(row, json.dumps(kept[row][-1]), flush=True)
         table(kept)
@@ -129,6 +133,13 @@ def commands(folder: Path, efficientnet: Path, vit: Path, epochs: int) -> dict[s
     }
 
 
+def in_phases(command: list[str]) -> list[str]:
+    """The command, if it is of petiole, with its phases on standard error."""
+    if command[1:3] != ["-m", "petiole"]:
+        return command
+    return [command[0], str(HERE / "phases.py"), *command[3:]]
+
+
 def measured(command: Sequence[str], folder: Path) -> dict[str, float]:
     """Processor and wall seconds, peak memory in MB and accuracy of one process."""
     for left in ("run", "cache", "trainer", "lightly"):
@@ -142,10 +153,11 @@ def measured(command: Sequence[str], folder: Path) -> dict[str, float]:
         _, status, used = os.wait4(run.pid, 0)
         run.returncode = os.waitstatus_to_exitcode(status)
         assert run.stderr is not None
+        told = run.stderr.read()
         if run.returncode:
-            raise SystemExit(
-                f"{' '.join(command)} ended with {run.returncode}:\n{run.stderr.read()}"
-            )
+            raise SystemExit(f"{' '.join(command)} ended with {run.returncode}:\n{told}")
+        if "phases.py" in command[1]:
+            print(told.strip().splitlines()[-1], flush=True)
     return {
         "cpu": used.ru_utime + used.ru_stime,
         "wall": time.perf_counter() - start,

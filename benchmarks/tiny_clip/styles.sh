@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Prompt learners on petiole/tiny-lit under a change of style: benchmarks/tiny_clip/styles.sh OUT
-# Ten minutes of one core; docs/tiny-lit.md.
+# A quarter of an hour of one core; docs/tiny-lit.md.
 set -euo pipefail
 out=${1:?usage: styles.sh OUT}
 here=$(dirname "$0")
@@ -12,6 +12,6 @@ for style in busy sketch blurred dark pixelated tinted noisy; do
   others="$others $out/$style"
 done
 # shellcheck disable=SC2086  # several folders
-petiole generalise "$out/species" --to $others --backbone petiole/tiny-lit --table "$here/styles.toml" --seeds 3 \
+petiole generalise "$out/species" --to $others --backbone petiole/tiny-lit --table "$here/styles.toml" --seeds 8 \
   --set views=0 --precision bf16 --resume --quiet --out "$out/styles"
 python "$here/../contrasts.py" "$out/styles" "coop+textrefiner - coop" --places average

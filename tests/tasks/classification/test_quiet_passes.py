@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from builders.comparisons import TASK, images, opened
+from builders.comparisons import QUIET, TASK, images, opened
 from petiole.backbones.base import IMAGES
+from petiole.engine.feature_extractor import Features
+from petiole.engine.feature_store import FeatureCache
 from petiole.engine.run import RunSpec
 from petiole.errors import AdapterError
 from petiole.methods.registry import create
@@ -98,6 +100,23 @@ def test_thumbnails_are_of_target_images(monkeypatch: pytest.MonkeyPatch) -> Non
     object.__setattr__(bench, "task", SimpleNamespace(cache=Path("c"), quiet=True))
     bench.store([RunSpec(TASK, "ridge", Path("f"))], "share")
     assert kept == [("cache", ["t0", "t1", "u0"], {"share": "share", "quiet": True})]
+
+
+def test_the_leak_check_computes_both_sides_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    """Eight and eight images are one chunk of sixteen; one after the other each would be filled up to one."""
+    network = tiny.plain()
+    features = Features(network, FeatureCache(tmp_path), quiet=True)
+    height, width = network.preprocessing.size
+    monkeypatch.setattr(features, "read", lambda chosen, _: torch.zeros(len(chosen), 3, height, width))  # fmt: skip
+    chunks: list[int] = []
+    lower = network.lower
+    monkeypatch.setattr(network, "lower", lambda batch, cut: chunks.append(len(batch)) or lower(batch, cut))  # fmt: skip
+    monkeypatch.setattr(workspace, "stored_thumbnails", lambda *_, **__: None)
+    monkeypatch.setattr(workspace, "find_leaks", lambda *_, features, **__: [len(part) for part in features])  # fmt: skip
+    bench = opened(features=features, backbone=network, _leaks={}, feature_seconds=0.0, task=QUIET)
+    assert bench.leaks(images("t", [0] * 8), images("u", [1] * 8)) == [8, 8]
+    assert chunks == [16]
+    assert bench.feature_seconds > 0
 
 
 def test_what_a_teacher_says_has_no_graph(monkeypatch: pytest.MonkeyPatch) -> None:

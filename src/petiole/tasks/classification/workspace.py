@@ -252,6 +252,7 @@ class ClassificationWorkspace(Workspace):
         if key not in self._leaks:
             quiet, vectors, thumbnails = self.task.quiet, None, None
             if cache := self.features.cache:
+                self._store_vectors(target, scored)
                 vectors = self.vectors(target), self.vectors(scored)
                 thumbnails = (
                     stored_thumbnails(cache, target, quiet=quiet),
@@ -261,6 +262,13 @@ class ClassificationWorkspace(Workspace):
                 target, scored, features=vectors, thumbnails=thumbnails, quiet=quiet
             )
         return self._leaks[key]
+
+    def _store_vectors(self, *parts: Dataset) -> None:
+        """What ``vectors`` reads of all of them, computed together: one chunk at most is filled up, not one for each."""
+        start = time.perf_counter()
+        samples = [sample for part in parts for sample in part.samples]
+        self.features.store(samples, (self.backbone.vector,))
+        self.feature_seconds += time.perf_counter() - start
 
     def vectors(self, data: Dataset) -> NDArray[np.float32]:
         """Image vectors (n, d) of the frozen backbone, in the evaluation view."""
