@@ -34,13 +34,14 @@ def grid_of(row: ComparisonRow) -> tuple[str, list[float]]:
         ConfigError: several settings, a range, values that are not three or more positive numbers in rising order, or ones that
             the method refuses.
     """
+    stated: Mapping[str, Any] = row.ranges or row.grid
     found = list(row.grid.items())
     name, values = found[0] if found else ("", [])
     numbers = all(isinstance(v, int | float) and not isinstance(v, bool) and v > 0 for v in values)
     if row.ranges or len(found) != 1 or len(values) < 3 or not numbers:
         raise ConfigError(
             f"Row {row.name!r}: on many tasks a grid is one setting with three or more positive numbers, such as "
-            f"{{ lr = [1e-3, 3e-3, 1e-2] }}, not {dict(row.grid) or dict(row.ranges)}."
+            f"{{ lr = [1e-3, 3e-3, 1e-2] }}, not {stated}."
         )
     if list(values) != sorted(set(values)):
         raise ConfigError(f"Row {row.name!r}: the values of {name} must rise, not {values}.")
