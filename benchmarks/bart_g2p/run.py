@@ -1,7 +1,8 @@
 """A real pretrained seq2seq without a hub, and several tasks in it: a BART that reads American words aloud learns British.
 
     python benchmarks/bart_g2p/run.py WEIGHTS OUT --words 320 --seeds 5
-    python benchmarks/bart_g2p/run.py WEIGHTS OUT --words 32 --seeds 5 --table sharing.toml
+    python benchmarks/bart_g2p/run.py WEIGHTS OUT/others --words 320 --seeds 5 --table others.toml
+    python benchmarks/bart_g2p/run.py WEIGHTS OUT/few --words 32 --seeds 5 --table sharing.toml
 
 WEIGHTS holds us_bart.safetensors, us_bart_config.json, us_gold.json and gb_gold.json (github.com/mlalma/MisakiSwift,
 Apache-2.0): a BART with 0.75 M parameters, one block a side, that turns American words into phonemes, and dictionaries of both
