@@ -1,9 +1,11 @@
-"""Any score of a finished ``petiole generalise`` or ``compare`` by row and place, and contrasts of rows, paired by run.
+"""Any score of a finished ``petiole generalise``, ``compare`` or ``multitask`` by row and place, and contrasts of rows, paired by run.
 
 A contrast is a sum of rows, e.g. "carot - clip-lora", or "ogen-200 - ogen-10 - coop-200 + coop-10" for how much less one falls than the other.
 Verdicts stand Holm's correction over all that are judged; *better* is more of the score, so of ece and nll *worse* is the good end.
 
     python benchmarks/contrasts.py ROOT "carot - clip-lora" --score ece --places average
+
+Of many tasks every place is a task with its own headline, or Avg, their mean; there is no --score.
 """
 
 from __future__ import annotations
@@ -18,8 +20,11 @@ from numpy.typing import NDArray
 from petiole.engine.record import read_record
 from petiole.metrics.harmonic import harmonic_mean
 from petiole.metrics.paired import holm, paired_by_seed, verdict
+from petiole.protocols import multitask
 from petiole.protocols.comparison import COMPARISON, Comparison
 from petiole.protocols.generalisation import Generalisation, transductive
+from petiole.protocols.jobs import average, headlines
+from petiole.report.scores import AVERAGE as AVERAGE_OF_TASKS
 from petiole.tasks.classification.transfer_eval import TRANSFER, read_transfer
 
 Values = NDArray[np.float64]
@@ -37,6 +42,8 @@ def values(root: Path, score: str) -> dict[str, dict[str, Values]]:
             }
             for row in compared.rows
         }
+    if (root / multitask.STATE).exists():
+        return tasks_of(root)
     protocol = Generalisation.read(root)
     own = "source" if protocol.kind == "elsewhere" else "base"
     found: dict[str, dict[str, Values]] = {}
@@ -55,6 +62,20 @@ def values(root: Path, score: str) -> dict[str, dict[str, Values]]:
         if protocol.kind == "elsewhere":
             others = [each for place, each in found[row.name].items() if place != own]
             found[row.name][AVERAGE] = np.mean(others, axis=0)
+    return found
+
+
+def tasks_of(root: Path) -> dict[str, dict[str, Values]]:
+    """Row -> task, and their mean -> its headline (runs,)."""
+    protocol = multitask.Multitask.read(root)
+    found = {}
+    for row in protocol.rows:
+        records = protocol.records(root, row)
+        by_run = [headlines(record) for record in records]
+        found[row.name] = {
+            **{task: np.array([one[task] for one in by_run]) for task in by_run[0]},
+            AVERAGE_OF_TASKS: np.array([average(record) for record in records]),
+        }
     return found
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from importlib import import_module
@@ -103,6 +105,7 @@ def script(path: str) -> ModuleType:
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
+    sys.modules[module.__name__] = module  # dataclasses look there
     spec.loader.exec_module(module)
     return module
 
@@ -139,3 +142,33 @@ def test_what_a_costly_script_measured_is_kept_by_all_that_was_asked(tmp_path: P
         other = {**asked, name: "another"}
         assert module.kept(tmp_path, other, lambda name=name: {"right": [name]})["right"] == [name]
     assert module.kept(tmp_path, asked, dict) == {"right": [1, 0]}
+
+
+def test_the_tasks_of_words_share_no_word_and_no_sound_between_parts(tmp_path: Path) -> None:
+    module = script("bart_g2p/run.py")
+    letters = "____abdinst'-.ABDINSTo"
+    symbols = module.Symbols(letters, "____abdinstæɑ")
+    words = {a + b + c: a + "æ" + c for a in "bdnst" for b in "aio" for c in "bdnst"}
+    words |= {word.upper(): sound for word, sound in words.items()}  # spelt alike but for capitals
+    words |= {f"{a}{b}as": f"{a}ɑ{b}" for a in "bdnst" for b in "bdnst"}
+    for accent in ("us", "gb"):
+        said = {w: s if accent == "gb" else s.replace("ɑ", "ɑs") for w, s in words.items()}
+        (tmp_path / f"{accent}_gold.json").write_text(json.dumps(said))
+    say, accent, spell = module.tasks_of(tmp_path, symbols, 10)
+    seen: dict[str, str] = {}
+    for part, samples in say.parts.items():
+        keys = [sample.key for sample in samples]
+        assert keys
+        assert all(len(key) == 4 for key in keys)  # those that are spelt or said as another are out
+        for task in (accent, spell):
+            assert [sample.key for sample in task.parts[part]] == keys
+        for one in (
+            *keys,
+            *(s.text for s in accent.parts[part]),
+            *(s.text for s in spell.parts[part]),
+        ):
+            assert seen.setdefault(one, part) == part
+    assert len(say.parts["train"]) == 10
+    sample = spell.parts["train"][0]
+    assert symbols.decode(symbols(sample.key)) == sample.references[0]
+    assert len({task.task.prefix for task in (say, accent, spell)}) == 3

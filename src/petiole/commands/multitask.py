@@ -67,7 +67,8 @@ def multitask(
         features: stored features instead: VL-Adapter's datasets/ folder with .h5, .npz or .parquet files.
         visual_tokens: visual features an image, after pooling.
         methods: registered names (vl-...); the first is what the others are compared with.
-        table: instead of methods, a table of rows, e.g. vl-adapter/methods, or a TOML file of one's own.
+        table: instead of methods, a table of rows, e.g. vl-adapter/methods, or a TOML file of one's own. A row with a grid,
+            such as { lr = [1e-3, 3e-3, 1e-2] }, takes what is best on the part val; the grid grows where its end is.
         reference: name of another row to compare with.
         settings: applied to every method that has such a field; classifier=3129 chooses from the commonest answers
             by a head on the encoder instead of writing them.
@@ -91,7 +92,7 @@ def multitask(
     """
     from petiole.commands.announce import announce
     from petiole.engine.task import reopened
-    from petiole.protocols import domain_shift
+    from petiole.protocols import domain_shift, multitask_tuning
     from petiole.protocols import multitask as protocol
     from petiole.report.multitask import summarise
     from petiole.report.scores import table as table_of
@@ -130,7 +131,7 @@ def multitask(
     )
     study.check_free(root, resume=resume)
     jobs = protocol.jobs_of(study, task, root, pairs(settings), resume=resume)
-    announce(opened, jobs)
+    announce(opened, [*jobs, *multitask_tuning.stated_trials(study, jobs, root)])
     protocol.run_all(study, jobs, root, executor=executor, resume=resume, quiet=quiet)
     summary = summarise(root)
     write(table_of(summary), root)

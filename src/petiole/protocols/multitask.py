@@ -2,6 +2,7 @@
 
     multitask.json                 what was asked
     majority.json                  what the commonest training answer would score, by task
+    tuning/                        trials of rows with a grid (see ``petiole.protocols.multitask_tuning``)
     runs/<row>/seed-<i>/           one run folder each (see ``petiole.tasks.text.training``)
 
 This is Table 1 of VL-Adapter (Sung et al., CVPR 2022) for any model and any tasks. A seed is a start and an order of batches.
@@ -21,6 +22,7 @@ from petiole.engine.task import open_workspace
 from petiole.errors import RunError
 from petiole.files import read_sealed, write_sealed
 from petiole.protocols.jobs import Running, run_jobs
+from petiole.protocols.multitask_tuning import grid_of, tuned, tuned_rows
 from petiole.protocols.protocol import RowsProtocol
 from petiole.tasks.text.collator import TaskData
 from petiole.tasks.text.targets import majority
@@ -60,8 +62,10 @@ def jobs_of(
     """All runs, row by row; ``settings`` go to every method that has such a field.
 
     Raises:
-        ConfigError: an unknown method or setting, one for images, or a value out of range.
+        ConfigError: an unknown method or setting, one for images, a value out of range, or a grid that cannot be tried.
     """
+    for row in tuned_rows(protocol):
+        grid_of(row)
     options = TextOptions(protocol.mode, protocol.prefixes, protocol.fraction, protocol.scored)
     return protocol.jobs_of(task, root, settings, lambda *_: options, resume=resume)
 
@@ -72,7 +76,7 @@ def run_all(
     root: Path,
     **running: Unpack[Running],
 ) -> None:
-    """Do all runs and leave their records below ``root``.
+    """Do all runs, seed by seed, and leave their records below ``root``; rows with a grid are tuned first.
 
     Raises:
         RunError: the folder holds another measurement, or this one without ``resume``.
@@ -80,7 +84,8 @@ def run_all(
     protocol.claim(root, resume=running.get("resume", False))
     opened = open_workspace(jobs[0].task)
     commonest(opened.tasks, protocol.scored, root)
-    run_jobs(jobs, **running)
+    settled = tuned(protocol, jobs, root, **running)
+    run_jobs(sorted(settled, key=lambda job: job.seed), **running)
 
 
 def commonest(tasks: Sequence[TaskData], scored: str, root: Path) -> None:

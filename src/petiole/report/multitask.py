@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from petiole.metrics.statistics import t_interval
+from petiole.protocols import multitask_tuning
 from petiole.protocols.multitask import Multitask, majorities
 from petiole.report.scores import (
     ScoreRow,
@@ -23,7 +24,10 @@ def summarise(root: Path) -> ScoreSummary:
     """
     protocol = Multitask.read(root)
     found = summarise_records(
-        protocol, root, f"{', '.join(protocol.tasks)} in {protocol.model}", notes=notes(protocol)
+        protocol,
+        root,
+        f"{', '.join(protocol.tasks)} in {protocol.model}",
+        notes=[*notes(protocol), *multitask_tuning.notes(protocol, root)],
     )
     stated = majorities(root)
     majority = {task: stated[task][metric] / 100 for task, metric in found.metrics.items()}
