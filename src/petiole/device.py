@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from petiole.processes import world
 
@@ -53,7 +53,8 @@ def cuda_arithmetic() -> dict[str, str]:
 
     if not torch.cuda.is_available():
         return {}
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    matmul: Any = torch.backends.cuda.matmul
+    cudnn: Any = torch.backends.cudnn
     if hasattr(matmul, "fp32_precision"):
         tf32 = [matmul.fp32_precision == "tf32", cudnn.conv.fp32_precision == "tf32"]
     else:  # torch before 2.9
