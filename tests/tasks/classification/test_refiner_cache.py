@@ -17,6 +17,7 @@ from petiole.tasks.classification.refiner_cache import (
     mean_cosine,
     read_entropy,
 )
+from petiole.testing.random_weights import seeded
 
 
 def test_numbers_of_caches_that_are_understood() -> None:
@@ -78,7 +79,7 @@ def test_the_mean_read_changes_answers_where_classes_read_apart(
     )
     head = adapter.adapted.head
     assert isinstance(head, RefinedHead)
-    with torch.no_grad():  # a refinement that is nothing but what is read
+    with seeded(0), torch.no_grad():  # a refinement that is nothing but what is read
         torch.nn.init.normal_(head.refiner.map.weight)
         head.refiner.alpha = 50.0
         assert head.refiner.cache
