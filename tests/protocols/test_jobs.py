@@ -67,7 +67,9 @@ def test_features_are_stored_before_runs_and_not_for_what_is_done(
 
 SEQUENCE = continual.plan(["a", "b"], "ridge", {}, shots=3, memory=2, seeds=1)
 FEW = generalisation.few_shot("pets", rows_of(["coop"]), [1], reference="", seeds=1)
-MANY = multitask.Multitask.checked(rows=rows_of(["vl-lora"]), model="m", tasks=["vqa"], seeds=1)
+MANY = multitask.Multitask.checked(
+    rows=rows_of(["vl-lora", "vl-adapter"]), model="m", tasks=["vqa"], seeds=2
+)
 SWEEP = rank_sweep.RankSweep.checked(method="adaptertune", ranks=[1, 2], fractions=[1.0], seeds=2, validation=0.5)  # fmt: skip
 
 
@@ -135,12 +137,14 @@ def test_many_tasks_count_the_commonest_answers_before_they_run(tmp_path: Path, 
     monkeypatch.setattr(multitask, "open_workspace", lambda task: steps.append(task) or opened)
     monkeypatch.setattr(multitask, "commonest", lambda *given: steps.append(given))
     monkeypatch.setattr(multitask, "run_jobs", lambda specs, **more: steps.append((specs, more)))
-    specs = [
-        RunSpec(TASK, "vl-lora", tmp_path),
-        RunSpec(replace(TASK, backbone="c"), "x", tmp_path),
-    ]
-    multitask.run_all(MANY, specs, tmp_path, quiet=True)
-    assert steps == [TASK, (["vqa"], "test", tmp_path), (specs, {"quiet": True})]
+    first, *others = (
+        RunSpec(replace(TASK, backbone=str(seed)), row.name, tmp_path, seed=seed)
+        for row in MANY.rows
+        for seed in range(MANY.seeds)
+    )
+    multitask.run_all(MANY, [first, *others], tmp_path, quiet=True)
+    by_seed = sorted([first, *others], key=lambda spec: spec.seed)
+    assert steps == [first.task, (["vqa"], "test", tmp_path), (by_seed, {"quiet": True})]
 
 
 def test_bars_move_by_one_run(monkeypatch: pytest.MonkeyPatch) -> None:
