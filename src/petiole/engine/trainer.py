@@ -253,9 +253,9 @@ class Trainer:
 
         def gradient() -> Tensor:
             with autocast(device, self.precision):
-                loss: Tensor = model(*batch)
-            self.scaler.backward(loss.float())
-            return loss.detach().float()
+                loss: Tensor = model(*batch).float()
+            self.scaler.backward(loss)
+            return loss.detach()
 
         def update() -> None:
             used.after_backward()

@@ -19,9 +19,11 @@ from petiole.engine.record import Record
 from petiole.engine.run import RunSpec
 from petiole.errors import ConfigError, RunError
 from petiole.files import read_sealed, write_sealed
+from petiole.layers.grid import end_of_grid
 from petiole.methods.registry import create_stated
 from petiole.protocols.jobs import Running, average, run_jobs
 from petiole.protocols.protocol import ComparisonRow, RowsProtocol
+from petiole.protocols.tuning import settled
 
 FOLDER, CHOSEN = "tuning", "chosen.json"
 GROWTH = 6
@@ -126,13 +128,8 @@ def tuned(
         todo = {name: _next(scores[name], len(values)) for name, (_, values) in grids.items()}
     if grids:
         _keep(root, {name: setting for name, (setting, _) in grids.items()}, scores)
-    rows = [row.name for row in protocol.rows for _ in range(protocol.seeds)]
-    return [
-        replace(job, settings={**job.settings, grids[name][0]: best_of(scores[name])})
-        if name in grids
-        else job
-        for job, name in zip(jobs, rows, strict=True)
-    ]
+    chosen = {name: {setting: best_of(scores[name])} for name, (setting, _) in grids.items()}
+    return settled(protocol, jobs, chosen)
 
 
 def _keep(
@@ -175,7 +172,6 @@ def notes(protocol: RowsProtocol, root: Path) -> list[str]:
 
 def _said(row: ComparisonRow, one: Mapping[str, Any]) -> str:
     tried = ", ".join(f"{value:g}: {100 * score:.1f}" for value, score in one["scores"])
-    values = [value for value, _ in one["scores"]]
-    end = one["chosen"] in (values[0], values[-1])
-    beyond_it = ", an end of the grid: the best value may lie beyond" if end else ""
-    return f"{row.label}: {one['setting']}={one['chosen']:g} by validation ({tried}){beyond_it}."
+    told = end_of_grid([value for value, _ in one["scores"]], one["chosen"])
+    end = f", {told}" if told else ""
+    return f"{row.label}: {one['setting']}={one['chosen']:g} by validation ({tried}){end}."

@@ -22,7 +22,7 @@ from petiole.engine.run import RunSpec
 from petiole.layers.grid import end_of_grid
 from petiole.methods.registry import find
 from petiole.protocols.comparison import Comparison
-from petiole.protocols.protocol import ComparisonRow
+from petiole.protocols.protocol import ComparisonRow, RowsProtocol
 
 
 def with_rates(rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:
@@ -104,11 +104,11 @@ def _best(comparison: Comparison, row: ComparisonRow, folder: Path) -> int:
 
 
 def settled(
-    comparison: Comparison, jobs: Sequence[RunSpec], chosen: Mapping[str, Mapping[str, Any]]
+    protocol: RowsProtocol, jobs: Sequence[RunSpec], chosen: Mapping[str, Mapping[str, Any]]
 ) -> list[RunSpec]:
-    """The comparison's jobs with what was chosen for their row."""
-    each = comparison.split_seeds * comparison.seeds
-    rows = [row for row in comparison.rows for _ in range(each)]
+    """The protocol's jobs, as many of each row, with what was chosen for their row."""
+    each = len(jobs) // len(protocol.rows)
+    rows = [row for row in protocol.rows for _ in range(each)]
     return [
         replace(job, settings={**job.settings, **chosen.get(row.name, {})})
         for job, row in zip(jobs, rows, strict=True)
