@@ -22,7 +22,10 @@ from petiole.ledger import Ledger
 from petiole.ledger.counting import flop_counter
 from petiole.tasks.classification.task import ClassificationRun
 from petiole.tasks.classification.workspace import Classification, Subset
+from petiole.tasks.codebook.model import CodebookBatch, CodebookLoss
+from petiole.tasks.codebook.training import CodebookOptions
 from petiole.tasks.text.model import GenerationBatch, GenerationLoss
+from petiole.testing import codebook_lvlm
 from petiole.testing import encoder_decoder as tiny
 
 WIDTH, CLASSES = 1280, 3
@@ -175,3 +178,71 @@ def test_texts_are_counted_at_the_mean_size_of_their_batches(
             loss(batch).backward()
     assert computed(costs) == pytest.approx(counter.get_total_flops(), rel=0.02)
     assert product == [("cpu", torch.float32)]
+
+
+@pytest.mark.parametrize(
+    ("rule", "gradients", "terms"), [("plain", 1, {}), ("sam", 2, {"contrast": 0.0})]
+)
+def test_questions_over_a_codebook_are_counted_as_a_few_of_them(
+    tmp_path: Path,
+    product: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    rule: str,
+    gradients: int,
+    terms: dict[str, float],
+) -> None:
+    model, questions = codebook_lvlm.model(), codebook_lvlm.data(tmp_path / "sketch", train=9)
+    settings = {"steps": 2, "batch_size": 6, "step_rule": rule, **terms}
+    spec, workspace = codebook_lvlm.codebook_run(
+        tmp_path / "run", model, questions, "craft", settings, options=CodebookOptions()
+    )
+    trained: list[CodebookBatch] = []
+    real = CodebookLoss.forward
+
+    def forward(self: CodebookLoss, batch: CodebookBatch) -> torch.Tensor:
+        trained.append(batch)
+        return real(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CodebookLoss, "forward", forward)
+        costs = run(spec, workspace).costs
+    *steps, counted = trained
+    assert len(steps) == 2 * gradients
+    assert [len(batch.answers) for batch in steps[::gradients]] == [6, 3]
+    assert len(counted.answers) == 8
+    fresh = workspace.prepare(replace(spec, folder=tmp_path / "again"))
+    adapted = fresh.build()
+    loss = CodebookLoss(adapted, fresh.method.losses(model))
+    with sdpa_kernel(SDPBackend.MATH), flop_counter() as counter:
+        for batch in steps:
+            loss(batch).backward()
+    assert computed(costs) == pytest.approx(counter.get_total_flops(), rel=0.02)
+    assert product == [("cpu", torch.float32)]
+
+
+def test_processes_that_share_a_question_measure_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    questions = codebook_lvlm.data(tmp_path / "sketch", train=2)
+    spec, workspace = codebook_lvlm.codebook_run(
+        tmp_path / "run", codebook_lvlm.model(), questions, options=CodebookOptions()
+    )
+    prepared = workspace.prepare(spec)
+    adapted, taken = prepared.build(), Callbacks(samples=4)
+    one = prepared.training_flops(adapted, None, Callbacks(samples=1))  # type: ignore[arg-type]
+    assert one
+    assert prepared.training_flops(adapted, None, taken) == 4 * one  # type: ignore[arg-type]
+    assert all(p.grad is None for p in adapted.parameters())
+    assert prepared.training_flops(adapted, None, Callbacks()) is None  # type: ignore[arg-type]
+    monkeypatch.setattr("petiole.tasks.codebook.task.members", lambda: 2)
+    assert prepared.training_flops(adapted, None, taken) is None  # type: ignore[arg-type]
+
+
+def test_a_device_without_room_for_the_counting_costs_no_record(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full() -> float:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(utilisation, "product_rate", None)
+    assert utilisation.utilisation(full, 6.0, torch.device("cpu"), "fp32") == (None, None)

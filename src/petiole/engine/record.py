@@ -105,9 +105,9 @@ class Costs(FrozenModel):
         test_seconds: scoring the test set.
         peak_memory_mb: largest memory while training: allocated on a GPU, else resident.
         adapter_bytes: size of the adapter file's tensors.
-        flops_per_second: of a process in its optimizer steps: forward and backward as the ledger counts them, over
-            ``train_seconds``; ``None`` of a short training, of one that is solved, and where the ledger does not
-            know what a step computes.
+        flops_per_second: of a process in its optimizer steps: forward and backward as the ledger counts them, or over a
+            codebook a few samples themselves, over ``train_seconds``; ``None`` of a short training, of one that is solved,
+            and where it is not known what a step computes.
         utilisation: their share of what a product of large matrices reaches on that device at that precision (MFU).
     """
 

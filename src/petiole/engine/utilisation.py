@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -27,17 +28,18 @@ def utilisation(
         precision: of its matrix products.
 
     Returns:
-        Nothing of a short training, or of one that was solved; no share where the device has no room for the product.
+        Nothing of a short training, of one that was solved, or where the device has no room for the counting; no share where it
+        has none for the product.
     """
-    flops = count() if seconds >= LONG else None
-    if not flops:
+    if seconds < LONG:
         return None, None
-    rate = flops / seconds
-    dtype = AUTOCAST.get(precision, torch.float32)
-    try:
-        return rate, rate / product_rate(str(device), dtype)
-    except torch.OutOfMemoryError:  # a finished training must not be lost to it
-        return rate, None
+    rate = None
+    with suppress(torch.OutOfMemoryError):  # a finished training must not be lost to it
+        if flops := count():
+            rate = flops / seconds
+            dtype = AUTOCAST.get(precision, torch.float32)
+            return rate, rate / product_rate(str(device), dtype)
+    return rate, None
 
 
 @cache

@@ -243,10 +243,15 @@ def _planned(network: FrozenNetwork, method: Method, classes: int) -> Plan:
     return plan
 
 
-def repeated(counted: Ledger, method: Method) -> Ledger:
-    """A training step as often as the step rule of the method's recipe takes a gradient."""
+def gradient_evaluations(method: Method) -> int:
+    """Gradients that a training step takes, by the step rule of the method's recipe."""
     recipe = method.recipe
-    times = make_step_rule(recipe.step_rule, recipe.step_rule_settings).gradient_evaluations
+    return make_step_rule(recipe.step_rule, recipe.step_rule_settings).gradient_evaluations
+
+
+def repeated(counted: Ledger, method: Method) -> Ledger:
+    """A training step as often as it takes a gradient."""
+    times = gradient_evaluations(method)
     return counted.model_copy(
         update={
             "flops_training": times * counted.flops_training,

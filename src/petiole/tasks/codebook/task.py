@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from petiole.collective import members
 from petiole.engine.model_card import ModelCard
 from petiole.engine.progress import console
 from petiole.engine.record import DataCard, appender, count_test_evaluation
@@ -22,6 +23,7 @@ from petiole.engine.run import CHECKPOINT, RunSpec
 from petiole.engine.task import Scores, TaskRun
 from petiole.engine.trainer import Callbacks
 from petiole.errors import ConfigError, DataError
+from petiole.ledger.ledger import Ledger
 from petiole.methods.codebook.base import CodebookMethod
 from petiole.methods.registry import settings_of
 from petiole.tasks.codebook import training
@@ -143,6 +145,23 @@ class CodebookRun(TaskRun):
         end = self.diagnosis["end"] = probe.diagnosis()
         self._tell("after training", collapse(end, start))
         return seconds
+
+    def training_flops(
+        self,
+        adapted: AdaptedCodebookModel,
+        ledger: Ledger,  # noqa: ARG002 - of a question, not of a training step
+        callbacks: Callbacks,
+    ) -> float | None:
+        """As many samples as were taken, as a few of them count; nothing where processes compute parts of a sample or of a term."""
+        if members() > 1 or not callbacks.samples:
+            return None
+        return callbacks.samples * training.sample_flops(
+            adapted,
+            self.method,
+            self.image_folder,
+            self.workspace.data["train"],
+            general=self.workspace.general,
+        )
 
     def _tell(self, when: str, what: str) -> None:
         """Say a remark once, as soon as it holds, and keep it for the record."""

@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from petiole.data.task_batches import TaskBatches
 from petiole.data.text_dataset import TextDataset
@@ -17,15 +19,19 @@ from petiole.engine.optimizer import make_optimizer
 from petiole.engine.progress import progress
 from petiole.engine.trainer import Callbacks, Trainer, accelerate
 from petiole.layers.token_pruning import Pruning
+from petiole.ledger.counting import flop_counter, own_gradients, own_randomness
+from petiole.ledger.ledger import gradient_evaluations
 from petiole.methods.codebook.base import CodebookMethod
 from petiole.tasks.codebook.adapter import CodebookAdapter
 from petiole.tasks.codebook.batches import BatchLoader
 from petiole.tasks.codebook.images import ImageFolder, VisionOutputs
-from petiole.tasks.codebook.model import AdaptedCodebookModel, CodebookLoss
+from petiole.tasks.codebook.model import AdaptedCodebookModel, CodebookBatch, CodebookLoss
 from petiole.tasks.text.registry import find
 
 ROWS = 100
 """Samples that are answered at a time."""
+COUNTED = 8
+"""Samples whose FLOPs are counted for a training's utilisation."""
 
 
 @dataclass(frozen=True)
@@ -68,21 +74,57 @@ def train(
     accelerator = accelerate(adapted.model.module)
     loader = BatchLoader(adapted, method, image_folder, samples, seed, general)
     mine = (accelerator.process_index, accelerator.num_processes)
+    callbacks = callbacks or Callbacks()
+
+    def batch(step: int) -> tuple[CodebookBatch]:
+        made = loader(step, [int(i) for i in batches(step)[0][1]], *mine)
+        callbacks.samples += len(made.answers)
+        return (made,)
+
     loss_module = CodebookLoss(adapted, method.losses(adapted.model))
     if recipe.steps and any(p.requires_grad for p in loss_module.parameters()):
         Trainer(
             accelerator,
             loss_module,
             adapted,
-            lambda step: (loader(step, [int(i) for i in batches(step)[0][1]], *mine),),
+            batch,
             make_optimizer(loss_module, recipe),
             recipe,
             float(len(batches)),
             seed,
             precision=precision,
-        ).run(callbacks or Callbacks(), measure=measure)
+        ).run(callbacks, measure=measure)
     adapted.eval()
     return time.perf_counter() - start
+
+
+def sample_flops(
+    adapted: AdaptedCodebookModel,
+    method: CodebookMethod,
+    image_folder: ImageFolder,
+    samples: Sequence[TextSample],
+    *,
+    general: TextDataset | None = None,
+) -> float:
+    """FLOPs of a training step a sample, forward and backward; 0 where nothing is trained.
+
+    Counted by torch, in a batch of a few samples, with all terms of the loss.
+    """
+    few = samples[:: max(1, len(samples) // COUNTED)][:COUNTED]
+    loss_module = CodebookLoss(adapted, method.losses(adapted.model))
+    trained = [p for p in loss_module.parameters() if p.requires_grad]
+    if not trained:
+        return 0.0
+    batch = BatchLoader(adapted, method, image_folder, few, 0, general)(0, range(len(few)), 0, 1)
+    with (
+        sdpa_kernel(SDPBackend.MATH),  # fused attention is not counted on every device
+        own_randomness(adapted.model.device),
+        own_gradients(trained),
+        adapted.attached(),
+        flop_counter() as counter,
+    ):
+        torch.autograd.backward(loss_module(batch))
+    return gradient_evaluations(method) * counter.get_total_flops() / len(few)
 
 
 def answers(
