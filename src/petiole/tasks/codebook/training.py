@@ -124,7 +124,8 @@ def sample_flops(
         flop_counter() as counter,
     ):
         torch.autograd.backward(loss_module(batch))
-    return gradient_evaluations(method) * counter.get_total_flops() / len(few)
+    counted: int = counter.get_total_flops()
+    return gradient_evaluations(method) * counted / len(few)
 
 
 def answers(
