@@ -120,6 +120,7 @@ def test_what_is_left_open_is_announced_again_where_it_costs_something_else(fitt
 
         return replace(spec, method="lora-qkv"), Selection()
 
+    fitted.of("petiole.backbones.registry.load_backbone", None)
     assert names(same) == ["announce", "select"]
     assert names(other) == ["announce", "select", "announce"]
     assert names(same, method="ridge", backbone=["b", "c"]) == ["select", "announce"]

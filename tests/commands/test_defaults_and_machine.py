@@ -156,3 +156,22 @@ def test_a_list_of_labels_is_written(tmp_path: Path) -> None:
         "path,cluster,size,typicality\n./=a.png,3,7,0.5\nb.png,1,2,1.25\n"
     )
     assert json.loads(rows[1].model_dump_json())["typicality"] == 1.25
+
+
+@pytest.mark.parametrize(
+    ("slip", "said"),
+    [
+        ("petiole/tinyvit", r"'petiole/tinyvit'\. Did you mean petiole/tiny-vit"),
+        ("petiole/tiny-vit+petiole/tinyvit", r"'petiole/tinyvit'\. Did you mean petiole/tiny-vit"),
+        ("timm/resnet_18", r"'resnet_18'\. Did you mean resnet18"),
+        ("petiole/tiny-vl", r"petiole/tiny-vl is a language model"),
+    ],
+)
+def test_a_slip_in_one_of_several_backbones_is_told_before_any_is_judged(
+    slip: str, said: str
+) -> None:
+    known = ("petiole/tiny-vit", "petiole/tiny-clip")
+    assert defaults.candidates((*known, "petiole/tiny-vit")) == known
+    with pytest.raises(BackboneError, match=said):
+        defaults.candidates(("petiole/tiny-vit", slip))
+    assert defaults.candidates((slip,)) == (slip,)  # alone it is told when it is loaded

@@ -286,6 +286,7 @@ def test_attacks_and_corruptions() -> None:
 
 def test_what_is_left_open(monkeypatch) -> None:  # type: ignore[no-untyped-def]
     left = fitting._left_open
+    monkeypatch.setattr("petiole.backbones.registry.load_backbone", lambda name, device: None)  # noqa: ARG005
     assert left(ModelOptions(), "ridge", {"penalty": 1}, None) == Open((), False, 0.0)
     assert not left(ModelOptions(backbone="b"), "ridge", {}, None)
     assert left(ModelOptions(), "auto", {}, 2.5) == Open((), True, 2.5)
@@ -360,7 +361,7 @@ def test_auto_is_a_ridge_where_targets_are_no_classes(monkeypatch) -> None:  # t
 
 def test_several_processes_train_one_named_model(monkeypatch) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.setattr(fitting, "world", lambda: 2)
-    for given in ({}, {"method": "ridge", "backbone": ["b", "c"]}):
+    for given in ({}, {"method": "ridge", "backbone": ["petiole/tiny-vit", "auto"]}):
         with pytest.raises(ConfigError, match=r"2 processes train one model, and auto tries"):
             fitting.fit("photos", **given)
 

@@ -63,10 +63,19 @@ def backbone_for(methods: Sequence[str]) -> str:
 
 
 def candidates(backbones: Sequence[str]) -> tuple[str, ...]:
-    """The backbones that were named, ``auto`` standing for all that are at hand."""
+    """The backbones that were named, ``auto`` standing for all that are at hand.
+
+    Raises:
+        BackboneError: one of several is not known by name, or is no backbone of images: else it would be noticed after those
+            before it.
+    """
     from petiole.backbones.at_hand import at_hand
+    from petiole.backbones.registry import load_backbone
     from petiole.commands.options import AUTO
 
+    for given in backbones:
+        if len(backbones) > 1 and given != AUTO:
+            load_backbone(given, device="meta")
     found = (
         name
         for given in backbones
