@@ -17,6 +17,7 @@ import petiole
 from builders import images
 from builders.processes import petiole_process
 from petiole.cli import VERBS, main
+from petiole.data.splits import SPLIT, read_split
 
 FEW = ["--set", "steps=5", "--set", "views=0", "--image-size", "32", "--shots", "3"]
 QUICK = ["--method", "cls-residual-lora", *FEW]
@@ -127,6 +128,8 @@ def test_eval_scores_and_counts_its_test_evaluations(place: Path, say: Say) -> N
     assert np.trace(first["confusion"]) / 16 == pytest.approx(scores["accuracy"])
     _, text, _ = say("eval", place / "run", place / "photos")
     assert f"opened {first['test_evaluations'] + 1}x" in text
+    trained = read_split(place / "run" / SPLIT).parts["train"].domains.count("target")
+    assert f"{trained} of these 16 images are among those that" in " ".join(text.split())
     again = petiole.evaluate(place / "run", place / "photos")
     assert again.test_evaluations == first["test_evaluations"] + 2
     assert again.scores.keys() == {"test"}

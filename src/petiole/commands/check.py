@@ -11,6 +11,7 @@ from rich.text import Text
 
 from petiole.commands.options import CommandResult, Data, images_of
 from petiole.commands.options import device as device_of
+from petiole.commands.trained_on import training_notes
 from petiole.commands.verb import verb
 
 
@@ -96,5 +97,5 @@ def check(
         ok=all(line.ok for line in lines),
         test_evaluations=count,
         lines=[{**line.model_dump(), "ok": line.ok} for line in lines],
-        notes=list(images.notes),
+        notes=[*images.notes, *training_notes(Path(adapter), images.ids)],
     )

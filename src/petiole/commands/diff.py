@@ -11,6 +11,7 @@ from rich.text import Text
 
 from petiole.commands.options import CommandResult, Data, fact, images_of, plural
 from petiole.commands.options import device as device_of
+from petiole.commands.trained_on import training_notes
 from petiole.commands.verb import verb
 from petiole.errors import ConfigError
 
@@ -98,6 +99,7 @@ def diff(
         for path, title, adapter in zip((a, b), _titles(a, b), (first, second), strict=True)
     )
     domains = sorted(set(images.domains))
+    trained = [note for one in (a, b) for note in training_notes(Path(one), images.ids)]
     folder = Path(out) if out else Path("runs") / "-".join(["diff", *_titles(a, b)])
     return DiffResult(
         report=write_diff_page(folder, before, after, images),
@@ -113,7 +115,7 @@ def diff(
             title: [block.model_dump() for block in one.blocks]
             for title, one in zip(("a", "b"), (before, after), strict=True)
         },
-        notes=[*left_out, *images.notes],
+        notes=[*left_out, *images.notes, *trained],
     )
 
 

@@ -22,6 +22,7 @@ from petiole.commands.options import (
 from petiole.commands.options import device as device_of
 from petiole.commands.robustness import RobustnessOptions
 from petiole.commands.test_time import TestTimeOptions
+from petiole.commands.trained_on import training_notes
 from petiole.commands.verb import verb
 from petiole.errors import ConfigError, unknown
 
@@ -224,7 +225,7 @@ def _images(
         test_evaluations=count,
         classes=opened.classes,
         confusion=confusion(guesses, data.labels, len(opened.classes)).tolist(),
-        notes=list(data.notes),
+        notes=[*data.notes, *training_notes(adapter, data.ids)],
     )
 
 
@@ -245,7 +246,7 @@ def _served(
         samples=found.samples,
         test_evaluations=count,
         classes=opened.classes,
-        notes=list(found.notes),
+        notes=[*found.notes, *training_notes(adapter, found.images)],
     )
 
 

@@ -13,6 +13,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ import numpy as np
 from petiole.data.dataset import MEMORY, Dataset, Domain, Sample, bullets, listed
 from petiole.errors import DataError, boundary
 from petiole.files import SEAL, check_seal, sha256, text_digest, write_text
+
+SPLIT = "split.csv"
+"""What the file of a run is called."""
 
 _FORMAT = "petiole split 2"
 _COLUMNS = ["part", "class", "domain", "id", "path"]
@@ -171,19 +175,13 @@ def read_split(path: Path | str, *, root: Path | str | None = None, verify: bool
         DataError: no split file, or images that are missing or changed, listed by path.
     """
     path = Path(path)
-    with boundary(path, "Draw the split again.", what="not a readable split file"):
-        with path.open(encoding="utf-8", newline="") as file:
-            lines = file.readlines()
-        if lines[0].strip() != f"# {_FORMAT}":
-            raise ValueError(f"its first line is not '# {_FORMAT}'")
-        seal = lines.pop(4).removeprefix(f"# {SEAL}: ").strip()
-        check_seal(seal, text_digest("".join(lines)))
-        header = {k: json.loads(v) for k, v in (line[2:].split(": ", 1) for line in lines[1:4])}
+    with _readable(path):
+        header, rows = _parsed(path)
         classes: tuple[str, ...] = tuple(header["classes"])
         folder = Path(header["root"] if root is None else root)
         label = {name: i for i, name in enumerate(classes)}
         parts: dict[str, list[Sample]] = {}
-        for r in csv.DictReader(lines[4:]):
+        for r in rows:
             domain: Domain = "source" if r["domain"] == "source" else "target"
             parts.setdefault(r["part"], []).append(
                 Sample(folder / r["path"], label[r["class"]], r["id"], domain)
@@ -192,6 +190,32 @@ def read_split(path: Path | str, *, root: Path | str | None = None, verify: bool
     return Split(
         {p: Dataset(p, classes, tuple(samples)) for p, samples in parts.items()}, header["meta"]
     )
+
+
+def image_ids(path: Path | str, part: str) -> frozenset[str]:
+    """SHA-256 (hex) of the images of a part, which need not be there any more.
+
+    Raises:
+        DataError: no split file.
+    """
+    with _readable(Path(path)):
+        return frozenset(row["id"] for row in _parsed(Path(path))[1] if row["part"] == part)
+
+
+def _readable(path: Path) -> AbstractContextManager[None]:
+    return boundary(path, "Draw the split again.", what="not a readable split file")
+
+
+def _parsed(path: Path) -> tuple[dict[str, Any], list[dict[str, str]]]:
+    """Header and rows of a sealed file."""
+    with path.open(encoding="utf-8", newline="") as file:
+        lines = file.readlines()
+    if lines[0].strip() != f"# {_FORMAT}":
+        raise ValueError(f"its first line is not '# {_FORMAT}'")
+    seal = lines.pop(4).removeprefix(f"# {SEAL}: ").strip()
+    check_seal(seal, text_digest("".join(lines)))
+    header = {k: json.loads(v) for k, v in (line[2:].split(": ", 1) for line in lines[1:4])}
+    return header, list(csv.DictReader(lines[4:]))
 
 
 def _check_unchanged(path: Path, samples: list[Sample], verify: bool) -> None:

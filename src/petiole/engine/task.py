@@ -176,6 +176,7 @@ class ScoredSet:
         samples: how many were scored.
         digest: SHA-256 (hex) of the set.
         notes: on the data.
+        images: SHA-256 (hex) of each, so that those that were trained on can be told.
     """
 
     name: str
@@ -183,6 +184,7 @@ class ScoredSet:
     samples: int
     digest: str
     notes: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
 
 
 @runtime_checkable

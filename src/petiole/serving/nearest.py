@@ -15,12 +15,11 @@ from PIL import Image
 from petiole.backbones.base import Backbone
 from petiole.data.dataset import Dataset
 from petiole.data.image import load
-from petiole.data.splits import read_split
+from petiole.data.splits import SPLIT, read_split
 from petiole.engine.adapter import find
 from petiole.engine.feature_extractor import Features
 from petiole.engine.feature_store import FeatureCache
 from petiole.errors import ConfigError
-from petiole.tasks.classification.task import SPLIT
 
 MOST, SHOWN, SIDE = 5000, 4, 96
 

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from petiole.data.dataset import Dataset
+from petiole.data.splits import SPLIT
 from petiole.data.targets import TargetImages, open_targets
 from petiole.engine.feature_extractor import Features
 from petiole.engine.feature_table import Table
@@ -68,7 +69,7 @@ class TargetRun(ClassificationRun):
     Subclasses say what the targets are, the loss, how ridge is solved, and how predictions are scored.
     """
 
-    files: ClassVar[tuple[str, ...]] = ("split.csv", TABLE)
+    files: ClassVar[tuple[str, ...]] = (SPLIT, TABLE)
     workspace: TargetWorkspace
 
     def __init__(self, workspace: TargetWorkspace, spec: RunSpec) -> None:
@@ -339,4 +340,6 @@ class VectorAdapter(TargetAdapter):
         outputs = predict(self.adapted, table.batches(len(part.images))).logits
         scores = known(self.scores(outputs, task.matrix(part, self.classes)))
         notes = (*part.images.notes, *task.notes(part, self.classes))
-        return ScoredSet(part.images.name, scores, len(part.images), part.digest(), notes)
+        return ScoredSet(
+            part.images.name, scores, len(part.images), part.digest(), notes, part.images.ids
+        )

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from petiole.data.dataset import Dataset
-from petiole.data.splits import write_split
+from petiole.data.splits import SPLIT, write_split
 from petiole.engine.adapter import find, read_manifest
 from petiole.engine.model_card import ModelCard
 from petiole.engine.progress import console
@@ -46,7 +46,7 @@ from petiole.tasks.classification.predictions import (
 from petiole.tasks.classification.view_check import check_views, warning
 from petiole.tasks.classification.workspace import ClassificationWorkspace, Subset
 
-DRIFT, SPLIT, VECTORS = "drift.jsonl", "split.csv", "vectors.safetensors"
+DRIFT, VECTORS = "drift.jsonl", "vectors.safetensors"
 MOST_VECTORS = 2000
 
 

@@ -95,4 +95,4 @@ class SegmentationAdapter(TargetAdapter):
             counts += confusion(part.mask(sample.id, size, self.classes), found, k)
         notes = (*images.notes, *self.task.notes(part, self.classes))
         reached = known(mask_scores(counts, len(images)))
-        return ScoredSet(images.name, reached, len(images), part.digest(), notes)
+        return ScoredSet(images.name, reached, len(images), part.digest(), notes, images.ids)
