@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
+import numpy as np
 import pytest
 import torch
 from cyclopts import Parameter
 
+from petiole.commands.arguments import alternatives, fitting
 from petiole.commands.config_file import _plain, _text, read_config, write_config
 from petiole.commands.options import ModelOptions
 from petiole.commands.places import Places, _addresses, _is_image
-from petiole.commands.verb import _alternatives, _equal, differing, gathered, keywords, verb
+from petiole.commands.verb import _equal, differing, gathered, keywords, verb
 from petiole.errors import ConfigError
 
 
@@ -57,9 +60,56 @@ def test_only_what_differs_from_the_defaults_is_kept() -> None:
 
 
 def test_hints_are_seen_through() -> None:
-    assert _alternatives(Annotated[int | None, Parameter()]) == (int, type(None))
-    assert _alternatives(Annotated[Box, Parameter()] | None) == (Box, type(None))
-    assert _alternatives(str) == (str,)
+    assert alternatives(Annotated[int | None, Parameter()]) == (int, type(None))
+    assert alternatives(Annotated[Box, Parameter()] | None) == (Box, type(None))
+    assert alternatives(str) == (str,)
+
+
+NUMBERS, NAMES = Sequence[int], Sequence[str]
+EITHER, NAMED = Literal["a", "b"], list[str] | str | None
+TRAINED = object()
+
+
+@pytest.mark.parametrize(
+    ("hint", "value", "taken"),
+    [
+        (int, 3, 3), (int | None, None, None), (int, np.int64(3), 3), (float, 2, 2), (float | None, np.float32(0.5), 0.5),
+        (bool, True, True), (str, "x", "x"), (str, Path("x"), Path("x")), (EITHER, "b", "b"), (EITHER | None, None, None),
+        (NAMES, "ridge", ["ridge"]), (NAMES, ("ridge",), ("ridge",)), (NUMBERS, 3, [3]), (NUMBERS, [3], [3]),
+        (Sequence[Path], "a/b", ["a/b"]), (Sequence[Path], Path("a"), [Path("a")]), (NAMED, "x", "x"), (NAMED, ["x"], ["x"]),
+        (Path | None, TRAINED, TRAINED), (list[str], TRAINED, TRAINED), (list[str] | None, {"a": 1}, {"a": 1}),
+        (list[str] | dict[str, Any] | None, {"a": 1}, {"a": 1}), (str | float | None, 0.5, 0.5), (Any, TRAINED, TRAINED),
+    ],
+)  # fmt: skip
+def test_values_fit_their_options(hint: Any, value: Any, taken: Any) -> None:
+    assert fitting("x", value, hint) == taken
+
+
+@pytest.mark.parametrize(
+    ("hint", "value", "said"),
+    [
+        (int | None, "3", r"x is a whole number, not '3' (str). Write x=3."),
+        (int, 3.0, r"x is a whole number, not 3.0 (float)."),
+        (float, "0.5", r"x is a number, not '0.5' (str). Write x=0.5."),
+        (float, "half", r"x is a number, not 'half' (str)."),
+        (bool, "yes", r"x is True or False, not 'yes' (str)."),
+        (str | float, (1,), r"x is a text or a number, not (1,) (tuple)."),
+        (NAMED, 7, r"x is a text, not 7 (int)."),
+        (EITHER | None, "c", r"x is one of 'a', 'b', not 'c'."),
+        (EITHER, 1, r"x is one of 'a', 'b', not 1."),
+    ],
+)
+def test_a_value_of_another_kind_says_what_is_taken(hint: Any, value: Any, said: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        fitting("x", value, hint)
+    assert str(error.value) == said
+
+
+def test_values_are_judged_of_verbs_and_of_their_groups() -> None:
+    with pytest.raises(ConfigError, match=r"^seed is a whole number, not 'a' \(str\)\.$"):
+        verb(packed)("d", seed="a")
+    with pytest.raises(ConfigError, match=r"^width is a whole number, not '7' \(str\)\. Write width=7\.$"):  # fmt: skip
+        verb(packed)("d", width="7")
 
 
 def test_a_configuration_file_has_what_toml_can_say(tmp_path: Path) -> None:

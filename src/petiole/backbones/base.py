@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Literal, Self
 import torch
 from torch import Tensor, nn
 
+from petiole.backbones.image_errors import expecting_images
 from petiole.backbones.weights import fingerprint
 from petiole.data.preprocessing import Preprocessing, evaluate_transform
 from petiole.errors import BackboneError, ConfigError, unknown
@@ -214,8 +215,13 @@ class Backbone(FrozenNetwork):
         return evaluate_transform(self.preprocessing)(upright_rgb(image))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Image vectors (B, d) of preprocessed images (B, 3, H, W); gradients reach the images where these ask for them."""
-        return self.upper({IMAGES: images}, (self.vector,))[self.vector]
+        """Image vectors (B, d) of preprocessed images (B, 3, H, W); gradients reach the images where these ask for them.
+
+        Raises:
+            BackboneError: images of another shape, type or device.
+        """
+        with expecting_images(self, images):
+            return self.upper({IMAGES: images}, (self.vector,))[self.vector]
 
     def features(self, images: Tensor, roles: Sequence[str] = ()) -> State:
         """Values at roles, inside the network or final ones; without any all final ones.
@@ -225,13 +231,15 @@ class Backbone(FrozenNetwork):
             roles: of ``roles``.
 
         Raises:
+            BackboneError: images of another shape, type or device.
             ConfigError: no such role.
         """
         from petiole.backbones.hooks import observed
 
         wanted = tuple(roles) or self.finals
         final = [role for role in wanted if role in self.finals]
-        with observed(self, [role for role in wanted if role not in final]) as seen:
+        inside = [role for role in wanted if role not in final]
+        with expecting_images(self, images), observed(self, inside) as seen:
             values = self.upper({IMAGES: images}, final or (self.vector,))
             return {role: values[role] if role in final else seen[role] for role in wanted}
 

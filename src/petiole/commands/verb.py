@@ -7,13 +7,13 @@ they are keywords: ``petiole.fit("photos/", backbone="petiole/tiny-vit", shots=5
 from __future__ import annotations
 
 import inspect
-import types
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache, wraps
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, ParamSpec, TypeVar, get_type_hints
 
+from petiole.commands.arguments import alternatives, fitting
 from petiole.commands.places import placed
 from petiole.errors import ConfigError, unknown
 from petiole.processes import is_main
@@ -30,6 +30,7 @@ def verb(function: Callable[P, R]) -> Callable[..., R]:
         name = function.__name__.replace("_", "-")
         signature = inspect.signature(function)
         bound = signature.bind(*args, **gathered(function, given))
+        bound.arguments.update(_fitting(function, bound.arguments))
         stated = dict(bound.arguments)
         with placed(name, stated) as local:
             bound.arguments.update(local)
@@ -77,7 +78,7 @@ def gathered(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str
     """The keywords of a call with those of its groups put into them.
 
     Raises:
-        ConfigError: an unknown keyword, or a group together with one of its fields.
+        ConfigError: an unknown keyword, a group together with one of its fields, or a value of another kind than the option's.
     """
     groups, own = groups_of(function), inspect.signature(function).parameters
     whole = {name: value for name, value in given.items() if name in own}
@@ -88,10 +89,24 @@ def gathered(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str
             continue
         if whole.get(name) is not None:
             raise ConfigError(f"Give {name}=..., or {', '.join(sorted(inside))}, not both.")
-        whole[name] = kind(**{key: loose.pop(key) for key in inside})
+        whole[name] = kind(**_fitting(kind, {key: loose.pop(key) for key in inside}))
     if loose:
         raise unknown(f"option of {function.__name__}", next(iter(loose)), keywords(function))
     return whole
+
+
+def _fitting(owner: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Values as the options of a verb, or of a group, take them."""
+    hints = _hints(owner)
+    return {
+        name: fitting(name, value, hints[name]) if name in hints else value
+        for name, value in given.items()
+    }
+
+
+@cache
+def _hints(owner: Callable[..., Any]) -> dict[str, Any]:
+    return get_type_hints(inspect.unwrap(owner))
 
 
 def keywords(function: Callable[..., Any]) -> tuple[str, ...]:
@@ -106,16 +121,8 @@ def keywords(function: Callable[..., Any]) -> tuple[str, ...]:
 def groups_of(function: Callable[..., Any]) -> dict[str, Any]:
     """Parameters that are groups of options, and their dataclasses."""
     found = {}
-    for name, hint in get_type_hints(function).items():
-        for one in _alternatives(hint):
+    for name, hint in _hints(function).items():
+        for one in alternatives(hint):
             if name != "return" and isinstance(one, type) and is_dataclass(one):
                 found[name] = one
     return found
-
-
-def _alternatives(hint: Any) -> tuple[Any, ...]:
-    if get_origin(hint) is Annotated:
-        return _alternatives(get_args(hint)[0])
-    if get_origin(hint) in (Union, types.UnionType):
-        return tuple(one for arg in get_args(hint) for one in _alternatives(arg))
-    return (hint,)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from petiole.backbones.base import IMAGES, Backbone, FrozenNetwork
+from petiole.backbones.image_errors import expecting_images
 from petiole.data.inputs import as_dataset
 from petiole.errors import AdapterError, ConfigError
 from petiole.layers.solved import SolvedHead
@@ -64,7 +65,13 @@ class AdaptedBackbone(nn.Module):
         return self.backbone.preprocess(image)
 
     def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.adapted({IMAGES: images}).logits
+        """Preprocessed images (B, 3, H, W) -> logits (B, K).
+
+        Raises:
+            BackboneError: images of another shape, type or device.
+        """
+        with expecting_images(self.backbone, images):
+            logits: Tensor = self.adapted({IMAGES: images}).logits
         return logits
 
     def trainable_parameters(self) -> Iterator[nn.Parameter]:
