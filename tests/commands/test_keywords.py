@@ -95,6 +95,7 @@ def test_values_fit_their_options(hint: Any, value: Any, taken: Any) -> None:
         (bool, "yes", r"x is True or False, not 'yes' (str)."),
         (str | float, (1,), r"x is a text or a number, not (1,) (tuple)."),
         (NAMED, 7, r"x is a text, not 7 (int)."),
+        (NAMED, TRAINED, r"x is a text, not object."),
         (EITHER | None, "c", r"x is one of 'a', 'b', not 'c'."),
         (EITHER, 1, r"x is one of 'a', 'b', not 1."),
     ],

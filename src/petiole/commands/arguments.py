@@ -53,10 +53,10 @@ def fitting(name: str, value: Any, hint: Any) -> Any:
     if choices or not judged or _is(value, plain):
         return value
     said = " or ".join(KINDS[one][1] for one in plain)
-    given = " ".join(repr(value).split())[:100]
-    raise ConfigError(
-        f"{name} is {said}, not {given} ({type(value).__name__}).{_remedy(name, value, plain)}"
-    )
+    given = type(value).__name__
+    if isinstance(value, str | Real | Sequence):
+        given = f"{repr(value)[:100]} ({given})"
+    raise ConfigError(f"{name} is {said}, not {given}.{_remedy(name, value, plain)}")
 
 
 def _is(value: Any, hints: Sequence[Any]) -> bool:
