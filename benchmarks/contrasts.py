@@ -5,6 +5,7 @@ Verdicts stand Holm's correction over all that are judged; *better* is more of t
 
     python benchmarks/contrasts.py ROOT "carot - clip-lora" --score ece --places average
 
+Seeds that were added after a look at earlier ones are judged without them: --skip leaves the first runs of every row out.
 Of many tasks every place is a task with its own headline, or Avg, their mean; there is no --score.
 """
 
@@ -79,6 +80,21 @@ def tasks_of(root: Path) -> dict[str, dict[str, Values]]:
     return found
 
 
+def later(rows: dict[str, dict[str, Values]], skip: int) -> dict[str, dict[str, Values]]:
+    """The scores without those of the first runs of every row.
+
+    Raises:
+        SystemExit: fewer than two runs would be left.
+    """
+    found = {name: {place: v[skip:] for place, v in of.items()} for name, of in rows.items()}
+    if skip < 0 or any(len(v) < 2 for of in found.values() for v in of.values()):
+        most = min(len(v) for of in rows.values() for v in of.values())
+        raise SystemExit(
+            f"--skip {skip} of {most} runs: two or more must be left, so 0 to {most - 2}."
+        )
+    return found
+
+
 def contrast(rows: dict[str, dict[str, Values]], said: str, place: str) -> Values:
     """The sum that a contrast states, by run."""
     signed = f"+ {said}".split()
@@ -97,8 +113,9 @@ def main() -> None:
     parser.add_argument("contrasts", nargs="+")
     parser.add_argument("--score", default="accuracy")
     parser.add_argument("--places", nargs="+", help="that are judged; all by default")
+    parser.add_argument("--skip", type=int, default=0, help="runs of every row, the first ones")
     given = parser.parse_args()
-    rows = values(given.root, given.score)
+    rows = later(values(given.root, given.score), given.skip)
     places = list(next(iter(rows.values())))
     print("| Row |", " | ".join(places), "|\n|---|" + "---:|" * len(places))
     for name, found in rows.items():

@@ -16,6 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
 from petiole.cli import app
@@ -142,6 +143,17 @@ def test_what_a_costly_script_measured_is_kept_by_all_that_was_asked(tmp_path: P
         other = {**asked, name: "another"}
         assert module.kept(tmp_path, other, lambda name=name: {"right": [name]})["right"] == [name]
     assert module.kept(tmp_path, asked, dict) == {"right": [1, 0]}
+
+
+def test_contrasts_leave_the_first_runs_out_and_keep_two() -> None:
+    module = script("contrasts.py")
+    rows = {name: {"test": np.array(v)} for name, v in {"a": [9, 3, 5], "b": [0, 2, 1]}.items()}
+    later = module.later(rows, 1)
+    assert module.contrast(later, "a - b", "test").tolist() == [1, 4]
+    assert module.contrast(module.later(rows, 0), "a - b", "test").tolist() == [9, 1, 4]
+    for skip in (2, -1):
+        with pytest.raises(SystemExit, match="0 to 1"):
+            module.later(rows, skip)
 
 
 def test_the_tasks_of_words_share_no_word_and_no_sound_between_parts(tmp_path: Path) -> None:

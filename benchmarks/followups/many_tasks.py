@@ -2,7 +2,8 @@
 
 On petiole/tiny-clip with shapes and colours of the synthetic scenes, or with --sets on data sets of one's own (train/ and test/ each). Half of the
 classes of each are learned together, 16 pictures a class; tested are those classes of each set, its other classes by name, and a data set that nobody
-learned (--unseen; numbers of things). Three seeds, differences paired by seed.
+learned (--unseen; numbers of things). Differences are paired by seed. Seeds that were added after a look at earlier ones are judged without them:
+--skip leaves those out.
 
     OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python benchmarks/followups/many_tasks.py OUT
     ... python benchmarks/followups/many_tasks.py OUT --backbone PAIR --sets things=FOLDER clothes=FOLDER --unseen rest=FOLDER
@@ -19,8 +20,8 @@ import petiole
 from petiole.metrics.paired import judged
 from petiole.tasks.classification.transfer_eval import TRANSFER, read_transfer
 
-SEEDS, TESTED = 3, 30
-"""Runs of a row, and test images of a class at most."""
+TESTED = 30
+"""Test images of a class at most."""
 TABLE = Path(__file__).with_suffix(".toml")
 ALONE = "CoOp, on each set alone"
 
@@ -65,9 +66,9 @@ def laid_out(out: Path, sets: dict[str, Path], unseen: tuple[str, Path]) -> None
         copied(folder, out / unseen[0] / folder.name, TESTED)
 
 
-def accuracies(root: Path, row: str, place: str) -> list[float]:
+def accuracies(root: Path, row: str, place: str, seeds: range) -> list[float]:
     """Of a row at a place, by seed."""
-    folders = [root / "runs" / row / f"seed-{seed}" / TRANSFER for seed in range(SEEDS)]
+    folders = [root / "runs" / row / f"seed-{seed}" / TRANSFER for seed in seeds]
     return [read_transfer(folder / f"{place}.json").scores["accuracy"] for folder in folders]
 
 
@@ -77,7 +78,14 @@ def main() -> None:
     parser.add_argument("--backbone", default="petiole/tiny-clip")
     parser.add_argument("--sets", nargs=2, default=["shapes", "colours"])
     parser.add_argument("--unseen", default="counts")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of a row")
+    parser.add_argument("--skip", type=int, default=0, help="of the first seeds that do not count")
     given = parser.parse_args()
+    seeds = range(given.skip, given.seeds)
+    if len(seeds) < 2:
+        parser.error(
+            f"--skip {given.skip} leaves fewer than two of {given.seeds} seeds: raise --seeds."
+        )
     out = given.out
     sets = {name: at_hand(out, name, folder) for name, folder in map(named, given.sets)}
     unseen, folder = named(given.unseen)
@@ -86,7 +94,7 @@ def main() -> None:
     names = [
         [label for half in halves(source).values() for label in half] for source in sets.values()
     ]
-    shared = {"backbone": given.backbone, "seeds": SEEDS, "quiet": True}
+    shared = {"backbone": given.backbone, "seeds": given.seeds, "quiet": True}
     petiole.generalise(
         out / "both",
         to=[out / place for place in (*places, unseen)],
@@ -108,11 +116,14 @@ def main() -> None:
             **shared,
         )
     found = {
-        row["label"]: [accuracies(out / "together", name, place) for place in (*places, unseen)]
+        row["label"]: [
+            accuracies(out / "together", name, place, seeds) for place in (*places, unseen)
+        ]
         for name, row in rows.items()
     }
     found[ALONE] = [
-        accuracies(out / f"{place.rpartition('-')[0]}-only", "coop", place) for place in places
+        accuracies(out / f"{place.rpartition('-')[0]}-only", "coop", place, seeds)
+        for place in places
     ]
     print("| Method |", " | ".join((*places, unseen, "mean of the four")), "|")
     print("|---|" + "---:|" * (len(places) + 2))
@@ -121,7 +132,7 @@ def main() -> None:
         means[label] = [
             sum(each) / len(places) for each in zip(*columns[: len(places)], strict=True)
         ]
-        cells = [f"{100 * sum(each) / SEEDS:.1f}" for each in (*columns, means[label])]
+        cells = [f"{100 * sum(each) / len(seeds):.1f}" for each in (*columns, means[label])]
         if len(columns) == len(places):
             cells.insert(-1, "–")
         print(f"| {label} |", " | ".join(cells), "|")

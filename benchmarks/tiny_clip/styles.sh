@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Prompt learners on petiole/tiny-lit under a change of style: benchmarks/tiny_clip/styles.sh OUT
-# A quarter of an hour of one core; docs/tiny-lit.md.
+# A quarter of an hour of one core for CoOp, and another for MaPLe; docs/tiny-lit.md.
 set -euo pipefail
 out=${1:?usage: styles.sh OUT}
 here=$(dirname "$0")
@@ -14,4 +14,8 @@ done
 # shellcheck disable=SC2086  # several folders
 petiole generalise "$out/species" --to $others --backbone petiole/tiny-lit --table "$here/styles.toml" --seeds 8 \
   --set views=0 --precision bf16 --resume --quiet --out "$out/styles"
-python "$here/../contrasts.py" "$out/styles" "coop+textrefiner - coop" --places average
+python "$here/../contrasts.py" "$out/styles" "coop+textrefiner - coop" --places average --skip 3  # three had been looked at
+# shellcheck disable=SC2086
+petiole generalise "$out/species" --to $others --backbone petiole/tiny-lit --table "$here/styles_maple.toml" --shots 4 --seeds 5 \
+  --set views=0 --precision bf16 --resume --quiet --out "$out/styles_maple"
+python "$here/../contrasts.py" "$out/styles_maple" "maple+textrefiner - maple" --places average
