@@ -104,9 +104,9 @@ def number(text: str) -> float:
 
 def by_interval(low: float, high: float) -> str:
     """The verdict of a difference in points."""
-    if max(-low, high) <= MARGIN:
-        return "tie"
-    return "better" if low > 0 else "worse" if high < 0 else OPEN
+    if low > 0 or high < 0:
+        return "better" if low > 0 else "worse"
+    return "tie" if max(-low, high) <= MARGIN else OPEN
 
 
 def measured(bed: Mapping[str, Any], expects: str, words: Mapping[str, str]) -> Bed:
