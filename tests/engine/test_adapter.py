@@ -14,6 +14,7 @@ import petiole
 from builders.processes import start
 from petiole.backbones.registry import load
 from petiole.backbones.vision.cnn import ConvNet
+from petiole.engine.adapter import read_manifest
 from petiole.engine.run import RunSpec, run
 from petiole.engine.task import adapter_class, open_workspace
 from petiole.errors import AdapterError, ConfigError
@@ -292,6 +293,18 @@ def test_moved_weights_are_found_where_they_are_said_to_be(
     write_tensors(second, own)
     with pytest.raises(AdapterError, match="fingerprint"):
         ClassificationAdapter.load(tmp_path / "run", weights=second)
+
+
+@pytest.mark.parametrize(("most", "fits"), [(3, True), (2, False)])
+def test_so_many_classes_are_read(
+    saved: Path, most: int, fits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("petiole.engine.adapter.CLASSES", most)
+    if fits:
+        assert read_manifest(saved).classes == ["a", "b", "c"]
+    else:
+        with pytest.raises(AdapterError, match="names 3 classes; at most 2 are read"):
+            read_manifest(saved)
 
 
 def test_class_names_that_were_exchanged_or_occur_twice_are_refused(

@@ -18,6 +18,7 @@ from petiole.engine.model_card import FrozenModel, reason
 from petiole.engine.record import RECORD, count_test_evaluation, evaluations_of
 from petiole.engine.run_lock import locked
 from petiole.errors import CacheError, RunError
+from petiole.files import TEMPORARY
 
 CPU = torch.device("cpu")
 CUDA: Any = SimpleNamespace(type="cuda")
@@ -91,6 +92,75 @@ def test_a_cache_in_a_store_is_kept_equal_to_it(
     asked.clear()
     assert clean(tmp_path) == 1
     assert asked == [("pull", ""), ("drop", shard.with_suffix(".corrupt").name)]
+
+
+def test_a_key_keeps_its_digest() -> None:
+    """Else all that was ever stored would be computed again."""
+    key = Key("f", "p", ("a", "b"), "float16", "bf16", 2, "x")
+    assert key.digest.startswith("4a1c0dfad3226683fd4044efec5486f9")
+
+
+def test_what_this_process_wrote_is_not_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, checked = FeatureCache(tmp_path), list[str]()
+    verified = feature_store.verified
+
+    def counted(path: Path, cut: Any = None) -> Any:
+        checked.append(path.stem)
+        return verified(path, cut)
+
+    monkeypatch.setattr(feature_store, "verified", counted)
+    FeatureCache(tmp_path).write(KEY, ["a"], {"final": torch.ones(1, 2)})
+    for _ in range(2):
+        assert cache.missing(KEY, ["a", "b"]) == ["b"]
+    cache.write(KEY, ["b"], {"final": torch.zeros(1, 2)})
+    assert cache.missing(KEY, ["a", "b", "c"]) == ["c"]
+    assert cache.read(KEY, ["b"])["b"]["final"].tolist() == [0.0, 0.0]
+    assert len(checked) == 1
+
+
+def test_a_damaged_shard_is_told_to_who_asked_for_it(tmp_path: Path) -> None:
+    """The warning names the line that asked."""
+    (tmp_path / KEY.digest).mkdir()
+    (tmp_path / KEY.digest / "0.safetensors").write_bytes(b"damaged")
+    with pytest.warns(UserWarning, match="Set aside") as caught:
+        FeatureCache(tmp_path).missing(KEY, ["a"])
+    assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize(("age", "spared"), [(3600, True), (3601, False)])
+def test_what_a_living_writer_may_own_is_an_hour_old_at_most(
+    age: int, spared: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / KEY.digest).mkdir()
+    left = tmp_path / KEY.digest / f"{TEMPORARY}1-shard"
+    left.write_bytes(b"x")
+    now = left.stat().st_mtime + age
+    monkeypatch.setattr(feature_store, "time", SimpleNamespace(time=lambda: now))
+    assert clean(tmp_path) == (not spared)
+    assert left.exists() == spared
+
+
+def test_what_another_process_took_away_meanwhile_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / KEY.digest).mkdir()
+    gone = tmp_path / KEY.digest / f"{TEMPORARY}1-shard"
+    gone.symlink_to(tmp_path / "absent")
+    assert clean(tmp_path) == 0
+    gone.unlink()
+    cache = FeatureCache(tmp_path)
+    cache.write(KEY, ["a"], {"final": torch.ones(1, 2)})
+    [shard] = (tmp_path / KEY.digest).glob("*.safetensors")
+    monkeypatch.setattr(feature_store, "_shards", lambda _: [shard, shard.with_name("1")])
+    assert FeatureCache(tmp_path).missing(KEY, ["a", "b"]) == ["b"]
+    [found] = feature_store.entries(tmp_path)
+    assert (found.images, found.damaged) == (1, 0)
+    assert found.bytes == shard.stat().st_size
+    monkeypatch.setattr(feature_store, "_useless", lambda path: path.unlink() is None)
+    assert clean(tmp_path) == 2
+    assert not (tmp_path / KEY.digest).exists()
 
 
 class Fixed(Table):

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from petiole.backbones.base import Backbone
+from petiole.backbones.base import IMAGES, Backbone
 from petiole.engine.use_check import UseCheck
 from petiole.errors import RunError
 from petiole.layers.tasks import PerTask, routed
 from petiole.methods.registry import create
-from petiole.tasks.classification.model import AdaptedClassifier
+from petiole.tasks.classification.model import AdaptedClassifier, ClassificationLoss
 from petiole.tasks.classification.training import Callbacks, train
 from petiole.testing import backbones as tiny
 from petiole.testing import image_case as contract
@@ -115,6 +115,20 @@ def test_a_gradient_of_zero_is_a_gradient() -> None:
         module(*rows(0)).backward()
         assert not module.part.weight.grad.any()
         used.after_backward()
+
+
+def test_hooks_are_gone_when_all_was_used() -> None:
+    backbone = tiny.plain()
+    adapted = AdaptedClassifier(backbone, create("lora-qkv", contract.RECIPE).plan(backbone, 3))
+    adapted.name(contract.CLASSES)
+    layers = list(adapted.attach.values())
+    module = ClassificationLoss(adapted, 0.5, 0.0)
+    labels, target = torch.tensor([0, 1, 2]), torch.ones(3, dtype=torch.bool)
+    with UseCheck(module, 1) as used, adapted.attached():
+        assert all(layer._forward_hooks for layer in layers)
+        module({IMAGES: tiny.images(backbone)}, labels, target).backward()
+        used.after_backward()
+        assert not any(layer._forward_hooks for layer in layers)
 
 
 def test_the_patience_of_what_is_around_counts() -> None:
