@@ -295,6 +295,15 @@ def test_moved_weights_are_found_where_they_are_said_to_be(
         ClassificationAdapter.load(tmp_path / "run", weights=second)
 
 
+def test_what_a_kind_has_no_use_for_is_refused_and_what_says_nothing_is_left_out(
+    saved: Path, tiny: Tiny
+) -> None:
+    backbone = tiny()
+    ClassificationAdapter.load(saved, backbone=backbone, language_model=None, vision_backbone="")
+    with pytest.raises(ConfigError, match=r"kind classification, which has no use for language_model\. Leave"):  # fmt: skip
+        ClassificationAdapter.load(saved, backbone=backbone, language_model="bart")
+
+
 @pytest.mark.parametrize(("most", "fits"), [(3, True), (2, False)])
 def test_so_many_classes_are_read(
     saved: Path, most: int, fits: bool, monkeypatch: pytest.MonkeyPatch

@@ -4,12 +4,15 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from builders.processes import start
 from petiole.backbones.base import State
+from petiole.backbones.joined import JoinedBackbone
 from petiole.backbones.registry import load
 from petiole.backbones.vision.cnn import ConvNet
 from petiole.data.dataset import Sample
@@ -20,7 +23,7 @@ from petiole.device import Precision
 from petiole.engine import feature_table
 from petiole.engine.feature_extractor import Features, padded
 from petiole.engine.feature_store import FeatureCache
-from petiole.engine.feature_table import LiveTable, StoredTable
+from petiole.engine.feature_table import LiveTable, SideBySide, StoredTable
 from petiole.engine.share import Share
 from petiole.errors import ConfigError
 from petiole.methods.registry import create
@@ -154,7 +157,7 @@ def test_what_is_asked_for_again_is_read_twice_at_most(
     """While there is room: for five images here."""
     features, data = Features(tiny(), None, quiet=True), open_data(photos)
     size = features.views([(data.samples[0], 0)], Augmentation.none())[0].nbytes
-    monkeypatch.setattr(feature_table, "KEPT", 5 * size + 1)
+    monkeypatch.setattr(feature_table, "KEPT", 5 * size)
     table = features.table(data, CUTS[0])
     reads: Counter[str] = Counter()
     bare = Features.views
@@ -235,6 +238,46 @@ def test_shares_have_every_image_once_and_write_what_one_writer_writes(
     rows = torch.arange(len(data))
     one, other = (f.table(data, cut).fetch(rows, rows * 0) for f in (alone, reader))
     assert torch.equal(one[cut[0]], other[cut[0]])
+
+
+class Two(JoinedBackbone):
+    """Two backbones side by side, as far as features ask."""
+
+    finals = ("final.joined",)  # type: ignore[assignment]
+
+    def __init__(self) -> None: ...
+
+
+def test_each_of_joined_backbones_has_features_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Any] = []
+
+    def part(vector: str, missing: list[str]) -> Any:
+        return SimpleNamespace(
+            backbone=SimpleNamespace(vector=vector),
+            store=lambda *of, **how: told.append(("store", of, how)),
+            missing=lambda *of: (told.append(("missing", of)), missing)[1],
+            table=lambda *of: of[1],
+        )
+
+    parts = [part("a", ["x", "y"]), part("b", ["z", "x"])]
+    monkeypatch.setattr(Features, "_parts", lambda _: parts)
+    features, none, data = Features(Two()), Augmentation.none(), open_nothing()
+    features.store(data, ("final.joined",), 2, none, share=Share(2, 3), name="made")
+    how = {"share": Share(2, 3), "name": "made"}
+    assert told == [("store", (data, (v,), 2, none), how) for v in "ab"]
+    told.clear()
+    assert features.missing(("final.joined",), 1, none, ["x", "y", "z"]) == ["x", "y", "z"]
+    assert told == [("missing", ((v,), 1, none, ["x", "y", "z"])) for v in "ab"]
+    table = features.table(data, ("final.joined",), 2, none)
+    assert isinstance(table, SideBySide)
+    assert table.tables == [("a",), ("b",)]
+    told.clear()
+    features.store(data, ("images",))  # which are no features of any
+    assert told == []
+
+
+def open_nothing() -> Any:
+    return SimpleNamespace(samples=())
 
 
 @pytest.mark.parametrize("text", ["0/3", "4/3", "3", "a/b", "-1/3", "1/0"])

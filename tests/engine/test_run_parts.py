@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from torch import nn
 
-from petiole.engine import run, together
+from engine.test_group import Made, MadeRun, Opened
+from petiole.engine import run, task, together
+from petiole.engine.record import read_log
 from petiole.engine.share import Share
-from petiole.errors import RunError
+from petiole.errors import ConfigError, RunError
 
 
 def adapter(weight: float, opened: Any = None) -> Any:
@@ -36,6 +40,93 @@ def test_what_did_not_survive_saving_is_told(found: float, tmp_path: Path) -> No
     else:
         with pytest.raises(RunError, match=r"weight did not survive saving\. Please report this"):
             run._save(saved, tmp_path)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16", None])
+def test_what_a_precision_cannot_do_is_refused_before_anything_is_computed(
+    precision: str | None,
+) -> None:
+    options = {"precision": precision} if precision else {}
+    recipe = SimpleNamespace(step_rule="sam")
+    prepared = SimpleNamespace(method=SimpleNamespace(recipe=recipe), options=lambda: options)
+    opened: Any = SimpleNamespace(prepare=lambda spec: prepared if spec == "spec" else None)
+    spec: Any = "spec"
+    if precision == "fp16":
+        with pytest.raises(ConfigError, match="step_rule=sam reads gradients"):
+            run._prepared(spec, opened)
+    else:
+        assert run._prepared(spec, opened) is prepared
+
+
+def test_loggers_hear_a_run_from_its_request_to_its_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[Any] = []
+
+    def made(name: str, folder: Path) -> Any:
+        return SimpleNamespace(
+            start=lambda request: heard.append((name, folder, request["seed"])),
+            log=lambda step, values: heard.append((name, step, values)),
+            finish=lambda record: heard.append((name, record["id"])),
+        )
+
+    monkeypatch.setattr(run, "logger", made)
+    spec = run.RunSpec(Made(), "linear-probe", tmp_path / "run", seed=4, loggers=("a", "b"))
+    record = run.run(spec, Opened(MadeRun(lambda _: None, [])))
+    logged = {"loss": 0.5, "lr": 0.1}
+    assert heard == [
+        ("a", spec.folder, 4), ("b", spec.folder, 4), ("a", 0, logged), ("b", 0, logged),
+        ("a", record.id), ("b", record.id),
+    ]  # fmt: skip
+    [row] = read_log(spec.folder)
+    assert row == {"step": 0, **logged}
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_kind_s_adapter_is_imported_when_it_is_asked_for(
+    own: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Opened:
+        """An adapter of a kind."""
+
+    loaded: list[str] = []
+
+    def load(name: str = "boards") -> None:
+        loaded.append(name)
+        task.register("boards")(Opened)  # type: ignore[arg-type]
+
+    point = SimpleNamespace(name="boards", load=load)
+    monkeypatch.setattr(task, "_ADAPTERS", {})
+    monkeypatch.setattr(task, "kinds", lambda: ("photos", "boards"))
+    monkeypatch.setattr(task, "entry_points", lambda *, group: [] if own else [point] * (group == "petiole.tasks"))  # fmt: skip
+    monkeypatch.setattr(task, "import_module", load)
+    for _ in range(2):
+        assert task.adapter_class("boards") is Opened
+    assert loaded == ["petiole.tasks.boards.adapter" if own else "boards"]
+    with pytest.raises(ConfigError, match="Unknown kind of task 'board'"):
+        task.adapter_class("board")
+
+
+def test_a_task_is_opened_once_and_anew_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = lru_cache(maxsize=2)(task._opened.__wrapped__)
+    monkeypatch.setattr(task, "_opened", kept)  # what other tests have open stays so
+    opened: list[object] = []
+
+    @dataclass(frozen=True)
+    class Boards(task.Task[Any]):
+        """Counts how often it is opened."""
+
+        kind: ClassVar[str] = "boards"
+
+        def open(self) -> Any:
+            opened.append(object())
+            return opened[-1]
+
+    first = task.open_workspace(Boards())
+    assert task.open_workspace(Boards()) is first
+    assert task.reopened(Boards()) is not first
+    task.forget_workspaces()
+    assert task.open_workspace(Boards()) is opened[2]
 
 
 def test_a_share_is_said_in_words_and_decided_by_the_image_alone() -> None:

@@ -28,6 +28,7 @@ CUDA: Any = SimpleNamespace(type="cuda")
 def test_fewer_evaluations_than_the_record_knows_of_are_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert evaluations_of(tmp_path) == evaluations_of(tmp_path, "d") == 0
     (tmp_path / RECORD).touch()
     known = SimpleNamespace(test_evaluations=1)
     monkeypatch.setattr(record, "read_record", lambda _: known)
@@ -193,6 +194,19 @@ def test_all_parts_of_a_table_read_ahead(joined: bool) -> None:
         assert {name: value[0, 0].item() for name, value in found.items()} == {"vector": 1, "anchor vector": 2}  # fmt: skip
     else:
         assert found["all"][:, 0].tolist() == [1, 1, 1, 2, 2, 2]
+
+
+@pytest.mark.parametrize(("shape", "gathered"), [((2,), True), ((3, 2), False)])
+def test_vectors_are_gathered_and_token_maps_stay_where_they_are(
+    shape: tuple[int, ...], gathered: bool
+) -> None:
+    values = torch.arange(6 * torch.Size(shape).numel()).reshape(6, *shape)
+    rows = feature_store.Rows([{"a": values[:4]}, {"a": values[4:]}], [5, 0, 3, 4, 1, 2])
+    table = feature_table.StoredTable(rows, 3, CPU)
+    assert (table._dense is not None) == gathered
+    assert table.size == (Table.size if gathered else feature_table.chunk_size(CPU))
+    found = table.fetch(torch.tensor([1, 2]), torch.tensor([0, 1]))["a"]
+    assert torch.equal(found, values[[0, 2]].float())
 
 
 @pytest.mark.parametrize(("free", "moved"), [(800, True), (799, False)])

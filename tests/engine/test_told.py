@@ -218,6 +218,12 @@ def test_golden_values_may_differ_by_rounding(error: float, fits: bool) -> None:
     assert difference(want[:1], want) == float("inf")
 
 
+def test_the_tolerance_itself_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("petiole.engine.adapter.TOLERANCE", 0.5)
+    adapter: Any = SimpleNamespace(golden_values=lambda: torch.tensor([0.5]), manifest=SimpleNamespace(golden=[0.0]))  # fmt: skip
+    Adapter.replay(adapter, Path("a"))
+
+
 def test_files_of_adapters_are_regular_and_bounded(tmp_path: Path) -> None:
     file = tmp_path / "f"
     with pytest.raises(AdapterError, match="f is missing"):

@@ -106,6 +106,49 @@ def test_what_is_told_on_the_way_and_after_a_pause(
     assert {one[0] for one in bar.told if isinstance(one[-1], str)} == {1}
 
 
+@pytest.mark.parametrize(
+    ("kept", "judged"),
+    [({}, False), ({"average_decay": 0.5}, True), ({"average_decay": 0.5, "average_as": "teacher"}, False)],
+)  # fmt: skip
+def test_the_best_step_is_judged_after_each_by_an_average_that_replaces(
+    kept: dict[str, Any], judged: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[Any] = []
+
+    class Best(nn.Module):
+        """Is exhausted after four steps."""
+
+        def __init__(self, *given: object) -> None:
+            super().__init__()
+            heard.append(given)
+
+        exhausted = property(lambda _: len(heard) == 5)
+
+        def after(self, done: int, weights: Any) -> None:
+            heard.append((done, weights))
+
+        def finish(self) -> None:
+            heard.append("finish")
+
+        def words(self) -> str:
+            return "the fourth"
+
+    monkeypatch.setattr(trainer, "BestStep", Best)
+    module, callbacks = regression(), Callbacks(quiet=True)
+    terms: Any = (accelerate(module), module, Bare(), batches)
+    recipe = Recipe(steps=6, select="best", **kept)
+    validate = lambda: 0.0  # noqa: E731
+    one = Trainer(*terms, make_optimizer(module, recipe), recipe, 2.0, 3, validate)
+    one.run(callbacks)
+    assert heard[0] == (module, recipe, validate)
+    assert [done for done, _ in heard[1:5]] == [1, 2, 3, 4]
+    assert heard[5:] == ["finish"]
+    assert {weights == getattr(one.average, "weights", None) for _, weights in heard[1:5]} == {
+        judged
+    }
+    assert (callbacks.steps, callbacks.selection) == (4, "the fourth")
+
+
 def test_the_loss_of_a_step_holds_no_graph() -> None:
     one, used = made(regression()), SimpleNamespace(after_backward=lambda: None)
     loss, rate = one._step(one.loss_module, 0, used)  # type: ignore[arg-type]

@@ -9,9 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from petiole.backbones.base import IMAGES, Backbone
+from petiole.backbones.hooks import Attach
+from petiole.engine.adapted_model import AdaptedModel
 from petiole.engine.use_check import UseCheck
 from petiole.errors import RunError
+from petiole.layers.lowrank import LowRank
 from petiole.layers.tasks import PerTask, routed
+from petiole.methods.base import Changes
 from petiole.methods.registry import create
 from petiole.tasks.classification.model import AdaptedClassifier, ClassificationLoss
 from petiole.tasks.classification.training import Callbacks, train
@@ -129,6 +133,17 @@ def test_hooks_are_gone_when_all_was_used() -> None:
         module({IMAGES: tiny.images(backbone)}, labels, target).backward()
         used.after_backward()
         assert not any(layer._forward_hooks for layer in layers)
+
+
+def test_a_layer_at_two_places_is_watched_at_both() -> None:
+    backbone = tiny.plain()
+    layer = LowRank(backbone.width, 2)
+    roles = ("block.0.attn.q", "block.1.attn.q")
+    adapted = AdaptedModel(backbone, Changes(attach=tuple(Attach(role, layer) for role in roles)))
+    with UseCheck(adapted, 1) as used:
+        assert len(layer._forward_hooks) == 2
+        with pytest.raises(RunError, match=r"LowRank at role block\.0.*, LowRank at role block\.1"):
+            used.after_backward()
 
 
 def test_the_patience_of_what_is_around_counts() -> None:
