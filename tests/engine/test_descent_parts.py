@@ -59,6 +59,7 @@ def test_it_stops_after_so_many_judgements_that_are_no_better() -> None:
     best, _, asked = judged([3.0, 4.0, 2.0, 2.0, 5.0], 9, 2)
     assert asked == [1, 2, 3, 4, 5]
     assert best.words() == "step 3 of 9: lowest held-back log-loss 2.000, stopped early"
+    assert judged([3.0, 3.0], 9, 1)[2] == [1, 2], "of one"
 
 
 @pytest.mark.parametrize(

@@ -21,11 +21,12 @@ from petiole.data.preprocessing import Augmentation
 from petiole.data.sources import open_data
 from petiole.device import Precision
 from petiole.engine import feature_table
-from petiole.engine.feature_extractor import Features, padded
+from petiole.engine.feature_extractor import Features, padded, views_of
 from petiole.engine.feature_store import FeatureCache
 from petiole.engine.feature_table import LiveTable, SideBySide, StoredTable
 from petiole.engine.share import Share
 from petiole.errors import ConfigError
+from petiole.methods.recipe import Recipe
 from petiole.methods.registry import create
 from petiole.tasks.classification.adapter import logits_of
 from petiole.tasks.classification.model import AdaptedClassifier
@@ -132,6 +133,17 @@ def test_the_evaluation_view_does_not_depend_on_the_augmentation(tiny: Tiny) -> 
     assert features.key(CUTS[0], 0, a) == features.key(CUTS[0], 0, b)
     assert features.key(CUTS[0], 1, a) != features.key(CUTS[0], 1, b)
     assert features.key(CUTS[0], 1, Augmentation.none()) == features.key(CUTS[0], 0, a)
+    views = [features.key(CUTS[0], index, a) for index in range(3)]
+    assert [key.view for key in views] == [0, 1, 2]
+    assert [bool(key.augmentation) for key in views] == [False, True, True]
+
+
+def test_views_are_those_of_a_recipe_that_changes_images() -> None:
+    assert views_of(None) == (0, Augmentation.none())
+    assert views_of(Recipe(views=0)) == (0, Augmentation.none())
+    assert views_of(Recipe(views=3, augmentation="none")) == (0, Augmentation.none())
+    count, spec = views_of(Recipe(views=3))
+    assert (count, spec.identity) == (3, False)
 
 
 def test_bf16_has_its_own_key_and_is_close(photos: Path, tiny: Tiny) -> None:

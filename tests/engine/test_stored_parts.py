@@ -11,11 +11,12 @@ import torch
 
 from petiole.engine import feature_store, feature_table, record
 from petiole.engine.adapter_limits import _Allowance
+from petiole.engine.feature_extractor import Features
 from petiole.engine.feature_store import FeatureCache, Key, clean
 from petiole.engine.feature_table import JoinedTable, SideBySide, Table
 from petiole.engine.loggers import logger
 from petiole.engine.model_card import FrozenModel, reason
-from petiole.engine.record import RECORD, count_test_evaluation, evaluations_of
+from petiole.engine.record import LOG, RECORD, count_test_evaluation, evaluations_of
 from petiole.engine.run_lock import locked
 from petiole.errors import CacheError, RunError
 from petiole.files import TEMPORARY
@@ -36,6 +37,19 @@ def test_fewer_evaluations_than_the_record_knows_of_are_an_error(
     known.test_evaluations = 2
     with pytest.raises(RunError, match=r"notes 1 evaluation.*knows of 2"):
         evaluations_of(tmp_path, "d")
+
+
+def test_a_step_that_was_done_twice_is_left_once_in_the_log(tmp_path: Path) -> None:
+    log = record.appender(tmp_path / LOG, fresh=True)
+    for step, loss in ((0, 3.0), (10, 2.0), (10, 2.5), (20, 1.0)):
+        log(step, {"loss": loss})
+    record._settle(tmp_path / LOG)
+    rows = record.lines(tmp_path / LOG)
+    assert [(row["step"], row["loss"]) for row in rows] == [(0, 3.0), (10, 2.5), (20, 1.0)]
+    record.appender(tmp_path / LOG, fresh=False)
+    assert record.lines(tmp_path / LOG) == rows
+    record.appender(tmp_path / LOG, fresh=True)
+    assert record.lines(tmp_path / LOG) == []
 
 
 KEY = Key("f" * 64, "p" * 64, ("final",))
@@ -137,6 +151,8 @@ def test_what_a_living_writer_may_own_is_an_hour_old_at_most(
     (tmp_path / KEY.digest).mkdir()
     left = tmp_path / KEY.digest / f"{TEMPORARY}1-shard"
     left.write_bytes(b"x")
+    [entry] = feature_store.entries(tmp_path)
+    assert (entry.leftovers, entry.images) == (1, 0)
     now = left.stat().st_mtime + age
     monkeypatch.setattr(feature_store, "time", SimpleNamespace(time=lambda: now))
     assert clean(tmp_path) == (not spared)
@@ -207,6 +223,40 @@ def test_vectors_are_gathered_and_token_maps_stay_where_they_are(
     assert table.size == (Table.size if gathered else feature_table.chunk_size(CPU))
     found = table.fetch(torch.tensor([1, 2]), torch.tensor([0, 1]))["a"]
     assert torch.equal(found, values[[0, 2]].float())
+
+
+class Told:
+    """A tensor that notes where it is sent."""
+
+    device = "there"
+
+    def __init__(self, sent: list[Any]) -> None:
+        self.sent = sent
+
+    def __mul__(self, _: Any) -> Told:
+        return self
+
+    __add__ = __getitem__ = __mul__
+
+    def to(self, *of: Any, **how: Any) -> Told:
+        self.sent.append((of, how))
+        return self
+
+
+def test_nothing_waits_for_what_goes_to_the_device() -> None:
+    told = Told([])
+    table = object.__new__(feature_table.StoredTable)
+    table.device, table._images = CPU, 3
+    values, rows = told, SimpleNamespace(take=lambda chosen: {"a": chosen})
+    for dense in (None, {"a": values}):
+        table._dense, table._rows = dense, rows  # type: ignore[assignment]
+        table.fetch(told, told)  # type: ignore[arg-type]
+    sent = ((CPU, torch.float32), {"non_blocking": True})
+    assert told.sent == [sent, (("there",), {"non_blocking": True}), sent]
+    told.sent.clear()
+    network: Any = SimpleNamespace(module=torch.nn.Linear(1, 1))
+    assert Features(network).run(told, ("images",)) == {"images": told}  # type: ignore[arg-type]
+    assert told.sent == [((CPU,), {"non_blocking": True})]
 
 
 @pytest.mark.parametrize(("free", "moved"), [(800, True), (799, False)])
