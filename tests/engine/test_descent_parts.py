@@ -76,6 +76,7 @@ def test_nothing_is_put_back_where_no_loss_was_a_number() -> None:
     best, module, _ = judged([torch.nan, torch.inf], 2, 0)
     best.finish()
     assert module.weight.item() == 2.0
+    assert best.state.tolist() == [torch.inf, 0, 2]
 
 
 def test_an_average_is_judged_in_the_place_of_the_weights() -> None:

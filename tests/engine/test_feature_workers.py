@@ -166,6 +166,7 @@ def data(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     ("device", "cluster", "cores", "gpus", "copies"),
     [
         ("cpu", {"run_cpus": 2}, (2, 2), 0, 2),
+        ("cpu", {"run_cpus": 8}, (8, 8), 0, 1),
         ("cuda:0", {"run_cpus": 3}, (1, 0), 1, 6),
         ("cuda", {"run_gpus": 0.5}, (1, 0), 0.5, 12),
     ],

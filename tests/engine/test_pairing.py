@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -109,6 +110,43 @@ def test_numbers_that_mean_nothing_are_refused(
     image: Any = None
     with pytest.raises(ConfigError, match=said):
         pairing.make(image, Path(), ["a"] * texts, torch.ones(2, 3), penalty=penalty, scale=scale)
+
+
+@pytest.mark.parametrize("projection", [True, False])
+def test_what_a_pair_is_made_of(
+    projection: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, image = nn.Dropout(0.5), SimpleNamespace(width=3)
+    targets = torch.tensor([[1.0, 0.0, 0.0], [0.0, 2.0, 0.0]])
+    loaded: list[Any] = []
+
+    def vectors(text: nn.Module, tokenizer: Any, texts: list[str]) -> Tensor:
+        assert loaded, "the weights are there"
+        assert not text.training
+        assert (tokenizer, texts) == (("words of", tmp_path), ["a", "b"])
+        return torch.eye(2)
+
+    def build(folder: Path, *, meta: bool) -> nn.Module:
+        assert (folder, meta) == (tmp_path, False)
+        return network
+
+    monkeypatch.setattr(pairing.bert, "build", build)
+    monkeypatch.setattr(pairing.bert, "own_tensors", lambda tensors: ("own", tensors))
+    monkeypatch.setattr(pairing, "read_safetensors", lambda file: file.name)
+    monkeypatch.setattr(pairing, "load_strictly", lambda *of: loaded.append(of))
+    monkeypatch.setattr(pairing, "FolderTokenizer", lambda folder: ("words of", folder))
+    monkeypatch.setattr(pairing, "sentence_vectors", vectors)
+    monkeypatch.setattr(pairing, "join", lambda *of: of)
+    towers, tensors = pairing.make(
+        image, tmp_path, ["a", "b"], targets, penalty=1.0, scale=4.0, image_projection=projection  # type: ignore[arg-type]
+    )  # fmt: skip
+    file = str(tmp_path / "model.safetensors")
+    assert loaded == [(network, ("own", "model.safetensors"), file)]
+    assert towers == ("pair", image, network, tensors, ("words of", tmp_path))
+    torch.testing.assert_close(tensors["text.weight"], targets.T / 2)
+    assert float(tensors["logit_scale"]) == pytest.approx(math.log(4.0))
+    assert ("image.weight" in tensors) == projection
+    assert not projection or torch.equal(tensors["image.weight"], torch.eye(3))
 
 
 @pytest.mark.parametrize("weights", [None, Path("w.safetensors")])

@@ -156,6 +156,24 @@ def test_the_loss_of_a_step_holds_no_graph() -> None:
     assert rate == 0.05
 
 
+@pytest.mark.parametrize(("rule", "times"), [("plain", 0), ("sam", 1)])
+def test_a_batch_is_kept_for_rules_that_evaluate_it_again_alone(
+    rule: str, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It costs copies of the buffers and of the generator's state."""
+    kept: list[Any] = []
+
+    def repeatable(gradient: Callable[[], Any], *of: Any) -> Callable[[], Any]:
+        kept.append(of)
+        return gradient
+
+    monkeypatch.setattr(trainer, "Repeatable", repeatable)
+    one, used = made(regression(), step_rule=rule), SimpleNamespace(after_backward=lambda: None)
+    one._step(one.loss_module, 0, used)  # type: ignore[arg-type]
+    assert kept == [(one.loss_module, torch.device("cpu"))] * times
+    assert one.gradient_evaluations == times + 1
+
+
 def test_momentum_of_fp16_begins_at_zero() -> None:
     """Else that of a first step which overflows is whatever lay in memory."""
     for precision in ("fp16", "fp32"):

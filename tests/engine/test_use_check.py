@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from petiole.backbones.base import IMAGES, Backbone
 from petiole.backbones.hooks import Attach
 from petiole.engine.adapted_model import AdaptedModel
-from petiole.engine.use_check import UseCheck
+from petiole.engine.use_check import UseCheck, _declared
 from petiole.errors import RunError
 from petiole.layers.lowrank import LowRank
 from petiole.layers.tasks import PerTask, routed
@@ -133,6 +133,17 @@ def test_hooks_are_gone_when_all_was_used() -> None:
         module({IMAGES: tiny.images(backbone)}, labels, target).backward()
         used.after_backward()
         assert not any(layer._forward_hooks for layer in layers)
+
+
+def test_copies_of_one_network_are_one_and_other_parameters_are_their_own() -> None:
+    backbone = tiny.plain()
+    names = ("blocks.0.norm1.weight", "blocks.0.norm1.bias")
+    adapted = AdaptedModel(backbone, Changes(tune=names))
+    found = dict(_declared(nn.Sequential(adapted, nn.Linear(2, 2).requires_grad_(False), nn.Linear(2, 1))))  # fmt: skip
+    assert {name: len(parameters) for name, parameters in found.items()} == {
+        "0.tuned.*": 2, "2.weight": 1, "2.bias": 1
+    }  # fmt: skip
+    assert list(dict(_declared(adapted))) == ["tuned.*"]
 
 
 def test_a_layer_at_two_places_is_watched_at_both() -> None:

@@ -113,7 +113,8 @@ def test_places_and_nodes_are_those_on_which_a_job_fits(monkeypatch: pytest.Monk
     monkeypatch.setattr(ray_executor, "connected", lambda at: (asked.append(at), cluster)[1])
     assert [Ray(run_cpus=n).places for n in (1, 2, 3.5, 8)] == [7, 3, 2, 1]
     assert Ray("host:1").total("GPU") == 0
-    assert [Ray(run_cpus=n).nodes() for n in (2, 3, 0)] == [["a", "b"], ["a"], ["a", "b", "d"]]
+    assert [Ray(run_cpus=n).nodes() for n in (1, 2, 3)] == [["a", "b"], ["a", "b"], ["a"]]
+    assert Ray(run_cpus=0).nodes() == ["a", "b", "d"]
     assert asked[4] == "host:1"
     assert EXECUTORS.find("ray") is Ray
 
