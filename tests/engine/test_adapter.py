@@ -310,6 +310,18 @@ def test_what_a_kind_has_no_use_for_is_refused_and_what_says_nothing_is_left_out
         ClassificationAdapter.load(saved, backbone=backbone, language_model="bart")
 
 
+@pytest.mark.parametrize("kind", ["text", "boards", "classification"])
+def test_another_kind_than_is_wanted_is_refused(saved: Path, kind: str) -> None:
+    """Of one that is not known here, whoever opens it says so."""
+    edit(saved, kind=kind)
+    if kind == "text":
+        with pytest.raises(AdapterError, match="kind text, and an adapter of the kind classification is"):  # fmt: skip
+            read_manifest(saved, kind="classification")
+    else:
+        assert read_manifest(saved, kind="classification").kind == kind
+    assert read_manifest(saved).kind == kind
+
+
 @pytest.mark.parametrize(("most", "fits"), [(3, True), (2, False)])
 def test_so_many_classes_are_read(
     saved: Path, most: int, fits: bool, monkeypatch: pytest.MonkeyPatch

@@ -252,6 +252,27 @@ def test_shares_have_every_image_once_and_write_what_one_writer_writes(
     assert torch.equal(one[cut[0]], other[cut[0]])
 
 
+def test_each_view_is_stored_under_its_own_key_and_no_other(
+    tmp_path: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled: list[Any] = []
+
+    def fill(
+        cache: FeatureCache, key: Any, ids: list[str], *_: Any, label: str, quiet: bool
+    ) -> None:
+        filled.append((key, ids, label, quiet))
+
+    monkeypatch.setattr("petiole.engine.feature_extractor.fill", fill)
+    features, spec = Features(tiny(), FeatureCache(tmp_path), quiet=True), Augmentation()
+    samples: Any = [SimpleNamespace(id=name) for name in "ba"]
+    features.store(samples, CUTS[0], 2, spec, name="leaves")
+    labels = ["features of leaves", "features of leaves, view 1", "features of leaves, view 2"]
+    keys = [features.key(CUTS[0], index, spec) for index in range(3)]
+    assert filled == [
+        (key, ["a", "b"], label, True) for key, label in zip(keys, labels, strict=True)
+    ]
+
+
 class Two(JoinedBackbone):
     """Two backbones side by side, as far as features ask."""
 

@@ -169,6 +169,7 @@ def test_only_what_can_be_resumed_is() -> None:
         ("aaa", "xyz", [None] * 3),
         ("aab", "xy", ["x", "x", "y"]),
         ("aaaabb", "xyz", ["x", "z", "x", "z", "y", "y"]),
+        ("aaabb", "xyzw", ["x", "z", "x", "y", "w"]),
         ("aaabbc", "xy", ["x", "x", "x", "y", "y", "y"]),
         ("abcabc", "xyzw", ["x", "y", "z", "w", "y", "z"]),
     ],

@@ -14,7 +14,7 @@ from torch import nn
 
 from engine.test_group import Made, MadeRun, Opened
 from petiole.engine import run, task, together
-from petiole.engine.record import read_log
+from petiole.engine.record import LOG, read_log
 from petiole.engine.share import Share
 from petiole.errors import ConfigError, RunError
 
@@ -72,12 +72,14 @@ def test_loggers_hear_a_run_from_its_request_to_its_record(
 
     monkeypatch.setattr(run, "logger", made)
     spec = run.RunSpec(Made(), "linear-probe", tmp_path / "run", seed=4, loggers=("a", "b"))
-    record = run.run(spec, Opened(MadeRun(lambda _: None, [])))
+    opened = Opened(MadeRun(lambda callbacks: callbacks.log(0, 0.5, 0.1), []))
+    record = run.run(spec, opened)
+    assert opened.stored == [], "alone it has no share of its own"
     logged = {"loss": 0.5, "lr": 0.1}
-    assert heard == [
-        ("a", spec.folder, 4), ("b", spec.folder, 4), ("a", 0, logged), ("b", 0, logged),
-        ("a", record.id), ("b", record.id),
-    ]  # fmt: skip
+    steps = [("a", 0, logged), ("b", 0, logged)]
+    begun, done = [(name, spec.folder, 4) for name in "ab"], [(name, record.id) for name in "ab"]
+    assert heard == [*begun, *steps, *steps, *done]
+    assert len((spec.folder / LOG).read_text().splitlines()) == 1, "of a step that was repeated"
     [row] = read_log(spec.folder)
     assert row == {"step": 0, **logged}
 

@@ -142,6 +142,7 @@ def test_a_damaged_shard_is_told_to_who_asked_for_it(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="Set aside") as caught:
         FeatureCache(tmp_path).missing(KEY, ["a"])
     assert caught[0].filename == __file__
+    assert next(feature_store.entries(tmp_path)).leftovers == 1
 
 
 @pytest.mark.parametrize(("age", "spared"), [(3600, True), (3601, False)])
@@ -174,7 +175,7 @@ def test_what_another_process_took_away_meanwhile_is_no_error(
     assert FeatureCache(tmp_path).missing(KEY, ["a", "b"]) == ["b"]
     [found] = feature_store.entries(tmp_path)
     assert (found.images, found.damaged) == (1, 0)
-    assert found.bytes == shard.stat().st_size
+    assert (found.bytes, found.leftovers) == (shard.stat().st_size, 0)
     monkeypatch.setattr(feature_store, "_useless", lambda path: path.unlink() is None)
     assert clean(tmp_path) == 2
     assert not (tmp_path / KEY.digest).exists()

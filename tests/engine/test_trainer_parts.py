@@ -183,6 +183,14 @@ def test_momentum_of_fp16_begins_at_zero() -> None:
         assert not any(buffer.any() for buffer in known)
 
 
+def test_a_rule_is_prepared_for_what_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, seen = made(regression()), list[nn.Module]()
+    monkeypatch.setattr(type(one.rule), "prepare", lambda _, module: seen.append(module))
+    kept = one._kept()
+    assert seen == [one.loss_module]
+    assert set(kept) == {"loss_module", "step_rule"}
+
+
 def test_an_average_lies_on_the_device_of_the_training() -> None:
     one = made(regression(), average_decay=0.5)
     one.accelerator = SimpleNamespace(device=torch.device("meta"))  # type: ignore[assignment]

@@ -153,7 +153,10 @@ def test_a_layer_at_two_places_is_watched_at_both() -> None:
     adapted = AdaptedModel(backbone, Changes(attach=tuple(Attach(role, layer) for role in roles)))
     with UseCheck(adapted, 1) as used:
         assert len(layer._forward_hooks) == 2
-        with pytest.raises(RunError, match=r"LowRank at role block\.0.*, LowRank at role block\.1"):
+        with pytest.raises(
+            RunError,
+            match=r"used in the first step\. LowRank at role block\.0.*, LowRank at role block\.1",
+        ):
             used.after_backward()
 
 
