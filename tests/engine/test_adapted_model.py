@@ -9,6 +9,7 @@ from torch import nn
 from engine.test_use_check import hooks_of
 from petiole.backbones.hooks import Attach
 from petiole.engine.adapted_model import AdaptedModel, evaluating
+from petiole.errors import ConfigError
 from petiole.layers.lowrank import LowRank
 from petiole.methods.base import Changes
 from petiole.testing import backbones as tiny
@@ -44,6 +45,19 @@ def test_a_model_is_evaluated_without_gradients_and_left_in_its_mode(training: b
     with pytest.raises(KeyError), evaluating(model):
         raise KeyError
     assert model.training is training
+
+
+def test_integers_are_not_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = tiny.plain()
+    names = ("blocks.0.norm1.weight", "blocks.0.norm1.bias")
+    monkeypatch.setattr("petiole.engine.adapted_model.is_packed", lambda value: value is packed)
+    packed = backbone.module.blocks[0].norm1.bias
+    with pytest.raises(ConfigError, match=r"a copy of blocks\.0\.norm1\.bias.* have no gradient"):
+        AdaptedModel(backbone, Changes(tune=names))
+    copies = AdaptedModel(backbone, Changes(tune=names[:1], frozen_copies=names[1:])).copies
+    assert {name: copy.requires_grad for name, copy in copies.items()} == dict(zip(names, (True, False), strict=True))  # fmt: skip
+    assert torch.equal(copies[names[1]], packed)
+    assert copies[names[1]] is not packed
 
 
 def test_layers_that_share_a_role_are_counted() -> None:

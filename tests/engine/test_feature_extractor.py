@@ -257,9 +257,7 @@ def test_each_view_is_stored_under_its_own_key_and_no_other(
 ) -> None:
     filled: list[Any] = []
 
-    def fill(
-        cache: FeatureCache, key: Any, ids: list[str], *_: Any, label: str, quiet: bool
-    ) -> None:
+    def fill(_: FeatureCache, key: Any, ids: list[str], *__: Any, label: str, quiet: bool) -> None:
         filled.append((key, ids, label, quiet))
 
     monkeypatch.setattr("petiole.engine.feature_extractor.fill", fill)
