@@ -25,6 +25,7 @@ def test_changes_are_on_within_and_off_afterwards_however_often() -> None:
         with adapted.attached():
             on = hooks_of(backbone.module)
             assert sum(on) > sum(bare)
+            assert len(entered) == count
             with adapted.attached():
                 assert hooks_of(backbone.module) == on, "they are put on once"
             assert hooks_of(backbone.module) == on

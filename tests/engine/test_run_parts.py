@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
+import torch
 from torch import nn
 
 from engine.test_group import Made, MadeRun, Opened
@@ -72,8 +73,12 @@ def test_loggers_hear_a_run_from_its_request_to_its_record(
 
     monkeypatch.setattr(run, "logger", made)
     spec = run.RunSpec(Made(), "linear-probe", tmp_path / "run", seed=4, loggers=("a", "b"))
+    seeds: list[int] = []
+    build = MadeRun.build
+    monkeypatch.setattr(MadeRun, "build", lambda made: (seeds.append(torch.initial_seed()), build(made))[1])  # fmt: skip
     opened = Opened(MadeRun(lambda callbacks: callbacks.log(0, 0.5, 0.1), []))
     record = run.run(spec, opened)
+    assert seeds == [4]
     assert opened.stored == [], "alone it has no share of its own"
     logged = {"loss": 0.5, "lr": 0.1}
     steps = [("a", 0, logged), ("b", 0, logged)]

@@ -33,6 +33,8 @@ def test_fewer_evaluations_than_the_record_knows_of_are_an_error(
     (tmp_path / RECORD).touch()
     known = SimpleNamespace(test_evaluations=1)
     monkeypatch.setattr(record, "read_record", lambda _: known)
+    with pytest.raises(RunError, match=r"notes 0 evaluation.*knows of 1"):
+        evaluations_of(tmp_path)
     assert count_test_evaluation(tmp_path, "d", 3, "a") == 1
     known.test_evaluations = 2
     with pytest.raises(RunError, match=r"notes 1 evaluation.*knows of 2"):
