@@ -14,6 +14,7 @@ import petiole
 from builders.processes import start
 from petiole.backbones.registry import load
 from petiole.backbones.vision.cnn import ConvNet
+from petiole.engine.adapter import read_manifest
 from petiole.engine.run import RunSpec, run
 from petiole.engine.task import adapter_class, open_workspace
 from petiole.errors import AdapterError, ConfigError
@@ -190,19 +191,25 @@ def test_damaged_tensors_are_refused_by_checksum(saved: Path, tiny: Tiny) -> Non
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "said"),
     [
-        lambda t: t.update(extra=torch.zeros(1)),
-        lambda t: t.pop("head.weight"),
-        lambda t: t.update({"head.weight": torch.zeros(4, 8)}),
+        (
+            lambda t: t.update(extra=torch.zeros(1)),
+            "1 tensor.* one of the two alone, the first 'ex",
+        ),
+        (
+            lambda t: t.pop("head.weight"),
+            "1 tensor.* one of the two alone, the first 'head.weight'",
+        ),
+        (lambda t: t.update({"head.weight": torch.zeros(4, 8)}), r"adapter\.json.*size mismatch"),
     ],
     ids=["extra", "missing", "shape"],
 )
 def test_tensors_that_do_not_fit_are_refused(
-    saved: Path, tiny: Tiny, change: Callable[[dict[str, torch.Tensor]], object]
+    saved: Path, tiny: Tiny, change: Callable[[dict[str, torch.Tensor]], object], said: str
 ) -> None:
     retensor(saved, change)
-    with pytest.raises(AdapterError, match="does not fit its own"):
+    with pytest.raises(AdapterError, match=f"(?s)does not fit its own.*{said}"):
         ClassificationAdapter.load(saved, backbone=tiny())
 
 
@@ -292,6 +299,39 @@ def test_moved_weights_are_found_where_they_are_said_to_be(
     write_tensors(second, own)
     with pytest.raises(AdapterError, match="fingerprint"):
         ClassificationAdapter.load(tmp_path / "run", weights=second)
+
+
+def test_what_a_kind_has_no_use_for_is_refused_and_what_says_nothing_is_left_out(
+    saved: Path, tiny: Tiny
+) -> None:
+    backbone = tiny()
+    ClassificationAdapter.load(saved, backbone=backbone, language_model=None, vision_backbone="")
+    with pytest.raises(ConfigError, match=r"kind classification, which has no use for language_model\. Leave"):  # fmt: skip
+        ClassificationAdapter.load(saved, backbone=backbone, language_model="bart")
+
+
+@pytest.mark.parametrize("kind", ["text", "boards", "classification"])
+def test_another_kind_than_is_wanted_is_refused(saved: Path, kind: str) -> None:
+    """Of one that is not known here, whoever opens it says so."""
+    edit(saved, kind=kind)
+    if kind == "text":
+        with pytest.raises(AdapterError, match="kind text, and an adapter of the kind classification is"):  # fmt: skip
+            read_manifest(saved, kind="classification")
+    else:
+        assert read_manifest(saved, kind="classification").kind == kind
+    assert read_manifest(saved).kind == kind
+
+
+@pytest.mark.parametrize(("most", "fits"), [(3, True), (2, False)])
+def test_so_many_classes_are_read(
+    saved: Path, most: int, fits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("petiole.engine.adapter.CLASSES", most)
+    if fits:
+        assert read_manifest(saved).classes == ["a", "b", "c"]
+    else:
+        with pytest.raises(AdapterError, match="names 3 classes; at most 2 are read"):
+            read_manifest(saved)
 
 
 def test_class_names_that_were_exchanged_or_occur_twice_are_refused(

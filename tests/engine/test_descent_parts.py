@@ -59,6 +59,7 @@ def test_it_stops_after_so_many_judgements_that_are_no_better() -> None:
     best, _, asked = judged([3.0, 4.0, 2.0, 2.0, 5.0], 9, 2)
     assert asked == [1, 2, 3, 4, 5]
     assert best.words() == "step 3 of 9: lowest held-back log-loss 2.000, stopped early"
+    assert judged([3.0, 3.0], 9, 1)[2] == [1, 2], "of one"
 
 
 @pytest.mark.parametrize(
@@ -75,6 +76,7 @@ def test_nothing_is_put_back_where_no_loss_was_a_number() -> None:
     best, module, _ = judged([torch.nan, torch.inf], 2, 0)
     best.finish()
     assert module.weight.item() == 2.0
+    assert best.state.tolist() == [torch.inf, 0, 2]
 
 
 def test_an_average_is_judged_in_the_place_of_the_weights() -> None:
@@ -123,6 +125,26 @@ def test_a_batch_that_is_evaluated_again_counts_once() -> None:
     assert state["0.num_batches_tracked"] == 1
 
 
+def test_the_generator_of_the_device_is_left_as_after_the_first_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    state = [torch.tensor(5)]
+
+    def put(value: torch.Tensor, device: Any) -> None:
+        assert device is CUDA
+        state[0] = value
+
+    def gradient() -> torch.Tensor:
+        state[0] = state[0] + 1
+        return state[0]
+
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: state[0] if device is CUDA else None)  # fmt: skip
+    monkeypatch.setattr(torch.cuda, "set_rng_state", put)
+    once = Repeatable(gradient, nn.Linear(1, 1), CUDA)
+    assert [int(once()) for _ in range(3)] == [6, 6, 6]
+    assert int(state[0]) == 6
+
+
 @pytest.mark.parametrize("kept", [{"average_decay": 0.5}, {"average_window": 2}])
 @pytest.mark.parametrize("used", ["result", "teacher"])
 def test_an_average_replaces_the_weights_where_it_is_the_result(
@@ -146,8 +168,11 @@ def test_a_checkpoint_that_cannot_be_written_costs_the_checkpoint_alone(
         trainer = Trainer(*given)
         trainer._save(Callbacks(), 3, nn.Linear(1, 1))  # asked for none
         if main:
-            with pytest.warns(UserWarning, match=r"No checkpoint after step 3: No space left"):
+            with pytest.warns(
+                UserWarning, match=r"No checkpoint after step 3: No space left"
+            ) as told:
                 trainer._save(Callbacks(checkpoint=tmp_path / "c"), 3, nn.Linear(1, 1))
+            assert told[0].filename == __file__
         else:
             trainer._save(Callbacks(checkpoint=tmp_path / "c"), 3, nn.Linear(1, 1))
 

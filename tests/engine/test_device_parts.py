@@ -84,10 +84,10 @@ def test_the_rate_of_a_product_is_that_of_its_best_time(
 
     def ones(*shape: int, **how: Any) -> torch.Tensor:
         made.append((shape, how))
-        return torch.zeros(2, 2)
+        return torch.full((2, 2), 2.0)
 
     def best(work: Callable[[], torch.Tensor], on: str) -> float:
-        assert work().shape == (2, 2)
+        assert work().tolist() == [[8.0, 8.0], [8.0, 8.0]]
         return 0.5 if on == device else 0.0
 
     monkeypatch.setattr(torch, "ones", ones)

@@ -4,12 +4,15 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from builders.processes import start
 from petiole.backbones.base import State
+from petiole.backbones.joined import JoinedBackbone
 from petiole.backbones.registry import load
 from petiole.backbones.vision.cnn import ConvNet
 from petiole.data.dataset import Sample
@@ -18,11 +21,12 @@ from petiole.data.preprocessing import Augmentation
 from petiole.data.sources import open_data
 from petiole.device import Precision
 from petiole.engine import feature_table
-from petiole.engine.feature_extractor import Features, padded
+from petiole.engine.feature_extractor import Features, padded, views_of
 from petiole.engine.feature_store import FeatureCache
-from petiole.engine.feature_table import LiveTable, StoredTable
+from petiole.engine.feature_table import LiveTable, SideBySide, StoredTable
 from petiole.engine.share import Share
 from petiole.errors import ConfigError
+from petiole.methods.recipe import Recipe
 from petiole.methods.registry import create
 from petiole.tasks.classification.adapter import logits_of
 from petiole.tasks.classification.model import AdaptedClassifier
@@ -129,6 +133,17 @@ def test_the_evaluation_view_does_not_depend_on_the_augmentation(tiny: Tiny) -> 
     assert features.key(CUTS[0], 0, a) == features.key(CUTS[0], 0, b)
     assert features.key(CUTS[0], 1, a) != features.key(CUTS[0], 1, b)
     assert features.key(CUTS[0], 1, Augmentation.none()) == features.key(CUTS[0], 0, a)
+    views = [features.key(CUTS[0], index, a) for index in range(3)]
+    assert [key.view for key in views] == [0, 1, 2]
+    assert [bool(key.augmentation) for key in views] == [False, True, True]
+
+
+def test_views_are_those_of_a_recipe_that_changes_images() -> None:
+    assert views_of(None) == (0, Augmentation.none())
+    assert views_of(Recipe(views=0)) == (0, Augmentation.none())
+    assert views_of(Recipe(views=3, augmentation="none")) == (0, Augmentation.none())
+    count, spec = views_of(Recipe(views=3))
+    assert (count, spec.identity) == (3, False)
 
 
 def test_bf16_has_its_own_key_and_is_close(photos: Path, tiny: Tiny) -> None:
@@ -154,7 +169,7 @@ def test_what_is_asked_for_again_is_read_twice_at_most(
     """While there is room: for five images here."""
     features, data = Features(tiny(), None, quiet=True), open_data(photos)
     size = features.views([(data.samples[0], 0)], Augmentation.none())[0].nbytes
-    monkeypatch.setattr(feature_table, "KEPT", 5 * size + 1)
+    monkeypatch.setattr(feature_table, "KEPT", 5 * size)
     table = features.table(data, CUTS[0])
     reads: Counter[str] = Counter()
     bare = Features.views
@@ -235,6 +250,65 @@ def test_shares_have_every_image_once_and_write_what_one_writer_writes(
     rows = torch.arange(len(data))
     one, other = (f.table(data, cut).fetch(rows, rows * 0) for f in (alone, reader))
     assert torch.equal(one[cut[0]], other[cut[0]])
+
+
+def test_each_view_is_stored_under_its_own_key_and_no_other(
+    tmp_path: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled: list[Any] = []
+
+    def fill(_: FeatureCache, key: Any, ids: list[str], *__: Any, label: str, quiet: bool) -> None:
+        filled.append((key, ids, label, quiet))
+
+    monkeypatch.setattr("petiole.engine.feature_extractor.fill", fill)
+    features, spec = Features(tiny(), FeatureCache(tmp_path), quiet=True), Augmentation()
+    samples: Any = [SimpleNamespace(id=name) for name in "ba"]
+    features.store(samples, CUTS[0], 2, spec, name="leaves")
+    labels = ["features of leaves", "features of leaves, view 1", "features of leaves, view 2"]
+    keys = [features.key(CUTS[0], index, spec) for index in range(3)]
+    assert filled == [
+        (key, ["a", "b"], label, True) for key, label in zip(keys, labels, strict=True)
+    ]
+
+
+class Two(JoinedBackbone):
+    """Two backbones side by side, as far as features ask."""
+
+    finals = ("final.joined",)  # type: ignore[assignment]
+
+    def __init__(self) -> None: ...
+
+
+def test_each_of_joined_backbones_has_features_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Any] = []
+
+    def part(vector: str, missing: list[str]) -> Any:
+        return SimpleNamespace(
+            backbone=SimpleNamespace(vector=vector),
+            store=lambda *of, **how: told.append(("store", of, how)),
+            missing=lambda *of: (told.append(("missing", of)), missing)[1],
+            table=lambda *of: of[1],
+        )
+
+    parts = [part("a", ["x", "y"]), part("b", ["z", "x"])]
+    monkeypatch.setattr(Features, "_parts", lambda _: parts)
+    features, none, data = Features(Two()), Augmentation.none(), open_nothing()
+    features.store(data, ("final.joined",), 2, none, share=Share(2, 3), name="made")
+    how = {"share": Share(2, 3), "name": "made"}
+    assert told == [("store", (data, (v,), 2, none), how) for v in "ab"]
+    told.clear()
+    assert features.missing(("final.joined",), 1, none, ["x", "y", "z"]) == ["x", "y", "z"]
+    assert told == [("missing", ((v,), 1, none, ["x", "y", "z"])) for v in "ab"]
+    table = features.table(data, ("final.joined",), 2, none)
+    assert isinstance(table, SideBySide)
+    assert table.tables == [("a",), ("b",)]
+    told.clear()
+    features.store(data, ("images",))  # which are no features of any
+    assert told == []
+
+
+def open_nothing() -> Any:
+    return SimpleNamespace(samples=())
 
 
 @pytest.mark.parametrize("text", ["0/3", "4/3", "3", "a/b", "-1/3", "1/0"])

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +20,7 @@ from petiole.backbones.vision.cnn import ConvNet
 from petiole.data.dataset import Sample
 from petiole.data.preprocessing import Augmentation
 from petiole.data.sources import open_data
-from petiole.engine import feature_filling
+from petiole.engine import feature_filling, feature_store
 from petiole.engine.feature_extractor import Features
 from petiole.engine.feature_filling import fill, prefetched
 from petiole.engine.feature_store import FeatureCache, Key
@@ -28,11 +33,12 @@ KEY = Key("f" * 64, "p" * 64, ("final",))
 
 
 def test_inputs_come_in_order_and_at_most_so_many_wait() -> None:
-    made: list[int] = []
-    ready = prefetched(range(20), lambda i: made.append(i) or -i, ahead=3)
+    made, taken = list[int](), list[int]()
+    inputs = (taken.append(i) or i for i in range(20))
+    ready = prefetched(inputs, lambda i: made.append(i) or -i, ahead=3)
     for i in range(20):
         assert next(ready) == -i
-        assert len(made) <= i + 1 + 3
+        assert len(made) <= len(taken) == min(20, i + 1 + 3)
     assert next(ready, None) is None
     assert made == list(range(20))
 
@@ -59,6 +65,27 @@ def test_an_error_comes_where_its_input_would_have_and_the_rest_is_dropped() -> 
     with pytest.raises(DataError, match="the third"):
         next(ready)
     assert max(made) < 10
+
+
+def test_one_is_made_at_a_time_and_those_that_wait_are_dropped_at_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    threads: list[Any] = []
+
+    class Aside(ThreadPoolExecutor):
+        def __init__(self, count: int) -> None:
+            threads.append(count)
+            super().__init__(count)
+
+        def shutdown(self, **how: Any) -> None:  # type: ignore[override]
+            threads.append(how)
+            super().shutdown(**how)
+
+    monkeypatch.setattr(feature_filling, "ThreadPoolExecutor", Aside)
+    ready = prefetched("abc", str.upper)
+    assert next(ready) == "A"
+    ready.close()  # type: ignore[attr-defined]
+    assert threads == [1, {"cancel_futures": True}]
 
 
 @pytest.fixture
@@ -88,22 +115,43 @@ def test_every_image_gets_its_own_row_across_batches_and_shards(tmp_path: Path) 
 
 
 @pytest.mark.usefixtures("small_shards")
+def test_the_bar_moves_by_the_images_of_each_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved: list[Any] = []
+
+    @contextmanager
+    def progress(*of: Any, **how: Any) -> Iterator[Callable[[int], None]]:
+        moved.append((of, how))
+        yield moved.append
+
+    monkeypatch.setattr(feature_filling, "progress", progress)
+    cache = FeatureCache(tmp_path)
+    fill(cache, KEY, IDS[:7], lambda ids: ids, values, label="images", quiet=True)
+    assert moved == [(("images", 7), {"quiet": True}), 2, 2, 2, 1]
+    shards = (tmp_path / KEY.digest).glob("*.safetensors")
+    assert sorted(len(feature_store.load_shard(path)[0]) for path in shards) == [3, 4]
+
+
+@pytest.mark.usefixtures("small_shards")
 @pytest.mark.parametrize("at", [0, 1, 2])
 def test_a_shard_that_cannot_be_written_ends_it_with_its_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
-    cache, write, written = FeatureCache(tmp_path), FeatureCache.write, list[int]()
+    cache, write, tried = FeatureCache(tmp_path), FeatureCache.write, list[int]()
 
     def full(self: FeatureCache, key: Key, ids: Sequence[str], state: State) -> None:
-        if len(written) == at:
+        tried.append(len(ids))
+        if len(tried) == at + 1:  # and there is room again afterwards
             raise CacheError("the disk is full")
-        written.append(len(ids))
         write(self, key, ids, state)
 
     monkeypatch.setattr(FeatureCache, "write", full)
     with pytest.raises(CacheError, match="the disk is full"):
         fill(cache, KEY, IDS, lambda ids: ids, values, label="", quiet=True)
-    assert FeatureCache(tmp_path).missing(KEY, IDS) == IDS[4 * at :]
+    left = FeatureCache(tmp_path).missing(KEY, IDS)
+    assert left[:4] == IDS[4 * at : 4 * at + 4], "of one that waits behind it nothing is said"
+    assert len(tried) <= at + 2
 
 
 def test_what_was_expected_is_read_once_and_anything_else_anew(
@@ -131,6 +179,27 @@ def test_what_was_expected_is_read_once_and_anything_else_anew(
     table.expect(lambda: (rows[2], view))
     assert torch.equal(table.fetch(rows[1], view)["images"], plain[1]["images"])
     assert torch.equal(table.fetch(rows[2], view)["images"], plain[2]["images"])
+
+
+def test_one_batch_is_read_ahead_at_a_time() -> None:
+    """What is kept of them is counted without a lock."""
+    at_work, most = [0], [0]
+
+    def views(chosen: Sequence[tuple[Sample, int]], spec: Augmentation) -> list[Tensor]:  # noqa: ARG001
+        at_work[0] += 1
+        most[0] = max(most[0], at_work[0])
+        time.sleep(0.02)
+        at_work[0] -= 1
+        return [torch.full((1,), float(view)) for _, view in chosen]
+
+    features: Any = SimpleNamespace(
+        device=torch.device("cpu"), views=views, stack=torch.stack, run=lambda images, cut: {cut[0]: images}
+    )  # fmt: skip
+    table = LiveTable(features, ["image"], ("images",), Augmentation())  # type: ignore[list-item]
+    for view in (3, 4):
+        table.expect(lambda view=view: (torch.tensor([0]), torch.tensor([view])))  # type: ignore[misc]
+    assert table.fetch(torch.tensor([0]), torch.tensor([4]))["images"].tolist() == [[4.0]]
+    assert most == [1]
 
 
 def test_memory_is_given_back_when_all_is_stored(

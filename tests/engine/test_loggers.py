@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -69,6 +71,48 @@ def test_tensorboard_reads_what_was_written(tmp_path: Path) -> None:
     assert [e.value for e in read.Scalars("test/accuracy")] == [0.5]
 
 
+def test_tensorboard_has_the_request_and_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[Any] = []
+
+    class Writer:
+        def __init__(self, folder: str) -> None:
+            heard.append(folder)
+
+        def __getattr__(self, name: str) -> Any:
+            return lambda *given: heard.append((name, *given))
+
+    monkeypatch.setitem(
+        sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer)
+    )
+    one = logger("tensorboard", tmp_path)
+    one.start({"steps": 3})
+    one.log(4, {"lr": 0.5})
+    one.finish(RECORD)
+    assert heard == [
+        str(tmp_path / "tensorboard"), ("add_text", "request", '```json\n{\n  "steps": 3\n}\n```'),
+        ("add_scalar", "train/lr", 0.5, 4), ("add_scalar", "test/accuracy", 0.5), ("add_scalar", "test/ece", 0.1), ("close",),
+    ]  # fmt: skip
+
+
+def test_files_of_mlflow_are_beside_the_run_unless_a_server_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It refuses files unless it is told that they are meant."""
+    made: list[str] = []
+    monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace(MlflowClient=made.append))
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "")
+    monkeypatch.delenv("MLFLOW_ALLOW_FILE_STORE")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://there")
+    logger("mlflow", tmp_path / "run")
+    assert "MLFLOW_ALLOW_FILE_STORE" not in os.environ
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    logger("mlflow", tmp_path / "run")
+    assert os.environ["MLFLOW_ALLOW_FILE_STORE"] == "true"
+    assert made == ["http://there", (tmp_path.resolve() / "mlruns").as_uri()]
+
+
 def test_mlflow_keeps_one_run_of_an_interrupted_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -105,6 +149,15 @@ def test_calls_of_weights_and_biases(
     assert one == two  # so that the second goes on with the first
     assert (one["project"], one["resume"]) == ("petiole", "allow")
     assert one["config"]["settings.rank"] == 4
+    own = hashlib.sha256(str((tmp_path / "run").resolve()).encode()).hexdigest()
+    if name == "trackio":
+        assert one["name"] == f"run-{own[:6]}"
+    else:
+        assert (one["name"], one["id"], one["dir"]) == (
+            "run",
+            own[:16],
+            str((tmp_path / "run").resolve()),
+        )
 
 
 def test_a_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

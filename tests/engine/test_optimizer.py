@@ -128,6 +128,30 @@ def test_matrices_and_kernels_decay_and_vectors_do_not(
     assert sum(len(group["params"]) for group in groups) == 4
 
 
+def test_rates_rise_and_fall_by_hand() -> None:
+    """The top is reached by the last step of the rise and kept by the first after it."""
+    for schedule, falling in (
+        ("linear", [1.0, 0.75, 0.5, 0.25]),
+        ("steps", [1.0, 0.853553, 0.5, 0.146447]),
+    ):
+        recipe = Recipe(steps=6, warmup=0.34, lr=3.0, schedule=schedule)  # type: ignore[arg-type]
+        found = [learning_rate(step, recipe) / 3 for step in range(6)]
+        assert found == pytest.approx([0.5, 1.0, *falling], abs=1e-6)
+    all_rise = Recipe(steps=4, warmup=1.0, lr=4.0)
+    assert [learning_rate(step, all_rise) for step in range(4)] == [1.0, 2.0, 3.0, 4.0]
+    assert learning_rate(0, Recipe(steps=1, warmup=0.0, lr=0.5)) == 0.5
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_groups_have_their_own_factor_and_steps_are_fused(kind: Any) -> None:
+    """Fused optimisers alone look at an overflow on the device (see ``LossScaler``)."""
+    model = nn.Linear(2, 2)
+    optimizer = make_optimizer(model, Recipe(optimizer=kind, lr=0.1), {id(model.weight): 3.0})
+    assert optimizer.defaults["fused"] is True
+    assert [group["factor"] for group in optimizer.param_groups] == [3.0, 1.0]
+    assert [len(group["params"]) for group in optimizer.param_groups] == [1, 1]
+
+
 def test_weights_are_averaged_under_a_gaussian() -> None:
     """PromptSRC's published setting: mean 15, sd 1, 20 epochs."""
     model = loss_module()

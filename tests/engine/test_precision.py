@@ -74,6 +74,15 @@ def test_fp16_trains_to_what_fp32_does(recipe: dict[str, Any]) -> None:
         torch.testing.assert_close(narrow[name], value, rtol=0.02, atol=2e-3)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_clipped_gradients_are_those_of_the_loss(precision: Any) -> None:
+    """And not of the scaled loss: a step of SGD at a rate of 1 is as long as they may be."""
+    terms = {"optimizer": "sgd", "momentum": 0.0, "lr": 1.0, "steps": 1, "weight_decay": 0.0}
+    trained = descend(Quiet(), clip=1e-4, precision=precision, **terms)
+    moved = [value - Quiet().state_dict()[name] for name, value in trained.items()]
+    assert torch.cat([one.flatten() for one in moved]).norm() == pytest.approx(1e-4, rel=0.02)
+
+
 def test_gradients_too_small_for_fp16_are_not_lost() -> None:
     """The gradient of the product is 4e-8 / 2, less than the smallest fp16 (6e-8): without a scale it is 0."""
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -37,6 +39,11 @@ class Cluster:
         self.asked: list[dict[str, Any]] = []
         self.cancelled: list[int] = []
         self.awaited: list[Any] = []
+        self.given: list[Any] = []
+
+    def begin(self, work: Callable[[Any], Any], job: Any, *given: Any) -> Any:
+        self.given.append(given)
+        return work(job)
 
     def remote(self, begin: Callable[..., Any]) -> Any:
         def options(**given: Any) -> Any:
@@ -67,7 +74,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
     made = Cluster()
     monkeypatch.setattr(ray_executor, "find_spec", lambda _: "there")
     monkeypatch.setattr(ray_executor, "connected", lambda _: made)
-    monkeypatch.setattr(ray_executor, "_begin", lambda work, job, *_: work(job))
+    monkeypatch.setattr(ray_executor, "_begin", made.begin)
     monkeypatch.setattr(ray_executor, "_rather_at", lambda node: node)
     monkeypatch.setattr(Ray, "nodes", lambda _: ["x", "y"])
     return made
@@ -97,6 +104,7 @@ def test_results_come_in_order_and_a_lost_job_begins_again(cluster: Cluster) -> 
     assert list(Ray().map(work, jobs)) == ["a", "b", "c"]
     assert len(cluster.tasks) == 4
     assert cluster.cancelled == []
+    assert [how for _, how in cluster.awaited] == [{"num_returns": 1}] * 4, "of one at a time"
 
 
 @pytest.mark.parametrize("retries", [0, 2])
@@ -116,14 +124,36 @@ def test_an_error_of_the_work_keeps_its_type(cluster: Cluster) -> None:
     assert cluster.cancelled == []
 
 
+@dataclass(frozen=True)
+class On:
+    """As much of a task as says where it is trained."""
+
+    device: str
+
+
 def test_what_a_job_is_given(cluster: Cluster) -> None:
-    on = [SimpleNamespace(device=name) for name in ("cpu", "cuda:1")]
-    list(Ray(run_cpus=2).map(work, [Job(task="t"), *(Job(task=one.device) for one in on)]))
+    tasks = ("t", On("cpu"), On("cuda:1"))
+    list(Ray(run_cpus=2).map(work, [Job(task=one) for one in tasks]))
     assert [one["num_cpus"] for one in cluster.asked] == [2, 2, 2]
+    assert [one["num_gpus"] for one in cluster.asked] == [0, 0, 1]
     assert {one["max_retries"] for one in cluster.asked} == {0}
-    assert [one["scheduling_strategy"] for one in cluster.asked] == homes(["t", "cpu", "cuda:1"], "xy")  # fmt: skip
+    assert [one["scheduling_strategy"] for one in cluster.asked] == homes(tasks, "xy")
+    assert cluster.given == [(os.getcwd(), 2)] * 3
+    list(Ray(run_cpus=0.5).map(work, [Job()]))
+    assert cluster.given[3:] == [(os.getcwd(), 1)]
     assert [Ray().gpus_on(name) for name in ("cpu", "cpu:0", "cuda:1")] == [0, 0, 1]
     assert Ray(run_gpus=0.5).gpus_on("cpu") == 0.5
+
+
+def test_a_node_is_preferred_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Elsewhere a job runs where its node is lost or has no room."""
+    asked = ModuleType("ray.util.scheduling_strategies")
+    asked.NodeAffinitySchedulingStrategy = lambda *of, **how: (of, how)  # type: ignore[attr-defined]
+    for name, module in (("ray", ModuleType("ray")), ("ray.util", ModuleType("ray.util")), (asked.__name__, asked)):  # fmt: skip
+        monkeypatch.setitem(sys.modules, name, module)
+    wanted = (("x",), {"soft": True, "_spill_on_unavailable": True})
+    assert ray_executor._rather_at("x") == wanted
+    assert ray_executor._rather_at(None) is None
 
 
 def test_only_what_can_be_resumed_is() -> None:
@@ -139,6 +169,7 @@ def test_only_what_can_be_resumed_is() -> None:
         ("aaa", "xyz", [None] * 3),
         ("aab", "xy", ["x", "x", "y"]),
         ("aaaabb", "xyz", ["x", "z", "x", "z", "y", "y"]),
+        ("aaabb", "xyzw", ["x", "z", "x", "y", "w"]),
         ("aaabbc", "xy", ["x", "x", "x", "y", "y", "y"]),
         ("abcabc", "xyzw", ["x", "y", "z", "w", "y", "z"]),
     ],

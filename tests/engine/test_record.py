@@ -57,6 +57,7 @@ def test_the_record_comes_back_from_json(done: tuple[RunSpec, Record]) -> None:
     assert read_record(job.folder) == record
     assert Record.model_validate_json(record.model_dump_json()) == record
     assert record.selection == "last step"
+    assert record.id == record.request.digest[:16]
     assert record.request.data.samples == {"source": 18, "train": 18 + 9, "test": 15}
 
 
@@ -178,6 +179,9 @@ def test_the_digest_is_of_contents(
         place = place[name]
     assert field in place
     place[field] = value
+    changed["settings"] = dict(
+        reversed(changed["settings"].items())
+    )  # in whatever order they are said
     assert (RunRequest.model_validate(changed).digest != request.digest) == counts
 
 

@@ -234,7 +234,8 @@ def test_the_log_reads_each_step_once_and_passes_over_a_torn_line(tmp_path: Path
     ]
     text = "".join(json.dumps(sealed(r)) + "\n" for r in [*rows, {**rows[1], "loss": 2.5}])
     (tmp_path / LOG).write_text(text + '{"step": 20, "lo')
-    with pytest.warns(UserWarning, match="line 5: left unfinished"):
+    with pytest.warns(UserWarning, match="line 5: left unfinished") as caught:
         found = read_log(tmp_path)
+    assert caught[0].filename == __file__, "it names who asked"
     assert [(r["step"], r["loss"]) for r in found] == [(0, 3.0), (10, 2.5), (20, 1.5)]
     assert read_log(tmp_path / "absent") == []

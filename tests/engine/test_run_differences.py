@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,7 +11,8 @@ import pytest
 import torch
 
 from petiole.backbones.weights import fingerprint
-from petiole.engine.run_lock import _differences
+from petiole.engine import run_lock
+from petiole.engine.run_lock import _differences, locked
 from petiole.engine.trainer import Trainer
 from petiole.errors import ConfigError
 
@@ -35,6 +38,28 @@ def test_differences_are_named_one_level_deep_cut_and_counted() -> None:
         whole = f"m: '' -> '{fill}'"
         assert len(whole) == length
         assert said == (f"{whole[:117]}..." if wanted else whole)
+
+
+def test_a_lock_is_taken_at_once_or_not_at_all_and_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[Any] = []
+
+    class Lock:
+        def __init__(self, file: Path) -> None:
+            heard.append(file)
+
+        def acquire(self, timeout: float) -> None:
+            heard.append(timeout)
+
+        def release(self) -> None:
+            heard.append("released")
+
+    monkeypatch.setattr(run_lock, "FileLock", Lock)
+    with suppress(KeyError), locked(tmp_path):
+        assert heard == [tmp_path / ".lock", 0]
+        raise KeyError
+    assert heard[2:] == ["released"]
 
 
 def test_the_best_step_needs_images_that_judge() -> None:

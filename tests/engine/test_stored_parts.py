@@ -11,13 +11,15 @@ import torch
 
 from petiole.engine import feature_store, feature_table, record
 from petiole.engine.adapter_limits import _Allowance
+from petiole.engine.feature_extractor import Features
 from petiole.engine.feature_store import FeatureCache, Key, clean
 from petiole.engine.feature_table import JoinedTable, SideBySide, Table
 from petiole.engine.loggers import logger
 from petiole.engine.model_card import FrozenModel, reason
-from petiole.engine.record import RECORD, count_test_evaluation, evaluations_of
+from petiole.engine.record import LOG, RECORD, count_test_evaluation, evaluations_of
 from petiole.engine.run_lock import locked
 from petiole.errors import CacheError, RunError
+from petiole.files import TEMPORARY
 
 CPU = torch.device("cpu")
 CUDA: Any = SimpleNamespace(type="cuda")
@@ -27,13 +29,29 @@ CUDA: Any = SimpleNamespace(type="cuda")
 def test_fewer_evaluations_than_the_record_knows_of_are_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert evaluations_of(tmp_path) == evaluations_of(tmp_path, "d") == 0
     (tmp_path / RECORD).touch()
     known = SimpleNamespace(test_evaluations=1)
     monkeypatch.setattr(record, "read_record", lambda _: known)
+    with pytest.raises(RunError, match=r"notes 0 evaluation.*knows of 1"):
+        evaluations_of(tmp_path)
     assert count_test_evaluation(tmp_path, "d", 3, "a") == 1
     known.test_evaluations = 2
     with pytest.raises(RunError, match=r"notes 1 evaluation.*knows of 2"):
         evaluations_of(tmp_path, "d")
+
+
+def test_a_step_that_was_done_twice_is_left_once_in_the_log(tmp_path: Path) -> None:
+    log = record.appender(tmp_path / LOG, fresh=True)
+    for step, loss in ((0, 3.0), (10, 2.0), (10, 2.5), (20, 1.0)):
+        log(step, {"loss": loss})
+    record._settle(tmp_path / LOG)
+    rows = record.lines(tmp_path / LOG)
+    assert [(row["step"], row["loss"]) for row in rows] == [(0, 3.0), (10, 2.5), (20, 1.0)]
+    record.appender(tmp_path / LOG, fresh=False)
+    assert record.lines(tmp_path / LOG) == rows
+    record.appender(tmp_path / LOG, fresh=True)
+    assert record.lines(tmp_path / LOG) == []
 
 
 KEY = Key("f" * 64, "p" * 64, ("final",))
@@ -93,6 +111,78 @@ def test_a_cache_in_a_store_is_kept_equal_to_it(
     assert asked == [("pull", ""), ("drop", shard.with_suffix(".corrupt").name)]
 
 
+def test_a_key_keeps_its_digest() -> None:
+    """Else all that was ever stored would be computed again."""
+    key = Key("f", "p", ("a", "b"), "float16", "bf16", 2, "x")
+    assert key.digest.startswith("4a1c0dfad3226683fd4044efec5486f9")
+
+
+def test_what_this_process_wrote_is_not_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, checked = FeatureCache(tmp_path), list[str]()
+    verified = feature_store.verified
+
+    def counted(path: Path, cut: Any = None) -> Any:
+        checked.append(path.stem)
+        return verified(path, cut)
+
+    monkeypatch.setattr(feature_store, "verified", counted)
+    FeatureCache(tmp_path).write(KEY, ["a"], {"final": torch.ones(1, 2)})
+    for _ in range(2):
+        assert cache.missing(KEY, ["a", "b"]) == ["b"]
+    cache.write(KEY, ["b"], {"final": torch.zeros(1, 2)})
+    assert cache.missing(KEY, ["a", "b", "c"]) == ["c"]
+    assert cache.read(KEY, ["b"])["b"]["final"].tolist() == [0.0, 0.0]
+    assert len(checked) == 1
+
+
+def test_a_damaged_shard_is_told_to_who_asked_for_it(tmp_path: Path) -> None:
+    """The warning names the line that asked."""
+    (tmp_path / KEY.digest).mkdir()
+    (tmp_path / KEY.digest / "0.safetensors").write_bytes(b"damaged")
+    with pytest.warns(UserWarning, match="Set aside") as caught:
+        FeatureCache(tmp_path).missing(KEY, ["a"])
+    assert caught[0].filename == __file__
+    assert next(feature_store.entries(tmp_path)).leftovers == 1
+
+
+@pytest.mark.parametrize(("age", "spared"), [(3600, True), (3601, False)])
+def test_what_a_living_writer_may_own_is_an_hour_old_at_most(
+    age: int, spared: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / KEY.digest).mkdir()
+    left = tmp_path / KEY.digest / f"{TEMPORARY}1-shard"
+    left.write_bytes(b"x")
+    [entry] = feature_store.entries(tmp_path)
+    assert (entry.leftovers, entry.images) == (1, 0)
+    now = left.stat().st_mtime + age
+    monkeypatch.setattr(feature_store, "time", SimpleNamespace(time=lambda: now))
+    assert clean(tmp_path) == (not spared)
+    assert left.exists() == spared
+
+
+def test_what_another_process_took_away_meanwhile_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / KEY.digest).mkdir()
+    gone = tmp_path / KEY.digest / f"{TEMPORARY}1-shard"
+    gone.symlink_to(tmp_path / "absent")
+    assert clean(tmp_path) == 0
+    gone.unlink()
+    cache = FeatureCache(tmp_path)
+    cache.write(KEY, ["a"], {"final": torch.ones(1, 2)})
+    [shard] = (tmp_path / KEY.digest).glob("*.safetensors")
+    monkeypatch.setattr(feature_store, "_shards", lambda _: [shard, shard.with_name("1")])
+    assert FeatureCache(tmp_path).missing(KEY, ["a", "b"]) == ["b"]
+    [found] = feature_store.entries(tmp_path)
+    assert (found.images, found.damaged) == (1, 0)
+    assert (found.bytes, found.leftovers) == (shard.stat().st_size, 0)
+    monkeypatch.setattr(feature_store, "_useless", lambda path: path.unlink() is None)
+    assert clean(tmp_path) == 2
+    assert not (tmp_path / KEY.digest).exists()
+
+
 class Fixed(Table):
     """Rows that are there; notes what it is told to expect."""
 
@@ -123,6 +213,53 @@ def test_all_parts_of_a_table_read_ahead(joined: bool) -> None:
         assert {name: value[0, 0].item() for name, value in found.items()} == {"vector": 1, "anchor vector": 2}  # fmt: skip
     else:
         assert found["all"][:, 0].tolist() == [1, 1, 1, 2, 2, 2]
+
+
+@pytest.mark.parametrize(("shape", "gathered"), [((2,), True), ((3, 2), False)])
+def test_vectors_are_gathered_and_token_maps_stay_where_they_are(
+    shape: tuple[int, ...], gathered: bool
+) -> None:
+    values = torch.arange(6 * torch.Size(shape).numel()).reshape(6, *shape)
+    rows = feature_store.Rows([{"a": values[:4]}, {"a": values[4:]}], [5, 0, 3, 4, 1, 2])
+    table = feature_table.StoredTable(rows, 3, CPU)
+    assert (table._dense is not None) == gathered
+    assert table.size == (Table.size if gathered else feature_table.chunk_size(CPU))
+    found = table.fetch(torch.tensor([1, 2]), torch.tensor([0, 1]))["a"]
+    assert torch.equal(found, values[[0, 2]].float())
+
+
+class Told:
+    """A tensor that notes where it is sent."""
+
+    device = "there"
+
+    def __init__(self, sent: list[Any]) -> None:
+        self.sent = sent
+
+    def __mul__(self, _: Any) -> Told:
+        return self
+
+    __add__ = __getitem__ = __mul__
+
+    def to(self, *of: Any, **how: Any) -> Told:
+        self.sent.append((of, how))
+        return self
+
+
+def test_nothing_waits_for_what_goes_to_the_device() -> None:
+    told = Told([])
+    table = object.__new__(feature_table.StoredTable)
+    table.device, table._images = CPU, 3
+    values, rows = told, SimpleNamespace(take=lambda chosen: {"a": chosen})
+    for dense in (None, {"a": values}):
+        table._dense, table._rows = dense, rows  # type: ignore[assignment]
+        table.fetch(told, told)  # type: ignore[arg-type]
+    sent = ((CPU, torch.float32), {"non_blocking": True})
+    assert told.sent == [sent, (("there",), {"non_blocking": True}), sent]
+    told.sent.clear()
+    network: Any = SimpleNamespace(module=torch.nn.Linear(1, 1))
+    assert Features(network).run(told, ("images",)) == {"images": told}  # type: ignore[arg-type]
+    assert told.sent == [((CPU,), {"non_blocking": True})]
 
 
 @pytest.mark.parametrize(("free", "moved"), [(800, True), (799, False)])

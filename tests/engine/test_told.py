@@ -16,6 +16,8 @@ from petiole.engine.adapter import TOLERANCE, Adapter, Manifest, check_fingerpri
 from petiole.engine.adapter_limits import TENSOR_COUNT, Stored, check_fits, regular
 from petiole.engine.feature_store import _cannot_write
 from petiole.engine.loggers import params_of, scores_of
+from petiole.engine.model_card import ModelCard
+from petiole.engine.record import RECORD
 from petiole.engine.use_check import _few
 from petiole.errors import AdapterError, ConfigError
 
@@ -75,7 +77,9 @@ def test_a_card_tells_its_record_with_wilson_s_interval() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "first " + "x" * 300 + "\nsecond"])
-def test_what_the_hub_says_is_told_on_one_line(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_hub_says_is_told_on_one_line(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fails(*_: Any, **how: Any) -> str:
         assert how == {"revision": "v1", "allow_patterns": [*hub.FILES]}
         raise OSError(text)
@@ -90,6 +94,63 @@ def test_what_the_hub_says_is_told_on_one_line(text: str, monkeypatch: pytest.Mo
             hub.download(name)
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **_: f"/cache/{name}")
     assert hub.download("hf:ann/leaves@v1") == Path("/cache/ann/leaves")
+
+    monkeypatch.setattr("huggingface_hub.HfApi", lambda: SimpleNamespace(create_repo=refuse))
+    monkeypatch.setattr(hub, "_forget_places", lambda _: None)
+    monkeypatch.setattr(hub, "card", lambda *_: "")
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(text)
+
+    with pytest.raises(ConfigError) as refused:
+        hub.push(tmp_path, None, "ann/leaves")
+    assert f"did not take ann/leaves (OSError: {said}). Check the name" in str(refused.value)
+
+
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("place", ["/home/ann/w.safetensors", None])
+def test_a_signature_goes_with_what_it_signed(
+    signed: bool, place: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was of the manifest with the paths of this machine."""
+    seen = ModelCard(name="vit", fingerprint="0", weights=place, vision_backbone=ModelCard(name="t", fingerprint="1"))  # fmt: skip
+    stated = lambda update: SimpleNamespace(model_dump=lambda mode: {"b": update["backbone"].weights, "m": mode})  # noqa: E731  # fmt: skip
+    manifest = SimpleNamespace(backbone=seen, model_copy=stated)
+    monkeypatch.setattr(hub, "read_manifest", lambda _: manifest)
+    signature = tmp_path / (hub.MANIFEST + hub.SIGNATURE)
+    if signed:
+        signature.write_text("of what it was")
+    hub._forget_places(tmp_path)
+    assert signature.exists() == (signed and place is None)
+    assert (tmp_path / hub.MANIFEST).exists() == (place is not None)
+
+
+@pytest.mark.parametrize("kind", ["classification", "text"])
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_card_tells_its_manifest(
+    kind: str, recorded: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = SimpleNamespace(
+        kind=kind, method="lora", settings={"rank": 4, "recipe": {"lr": 1}, "on": "q|v"}, classes=["ash"],
+        ledger=SimpleNamespace(inference=1200, fixed=34), backbone=SimpleNamespace(name="vit", fingerprint="f0"), petiole="9.9",
+    )  # fmt: skip
+    monkeypatch.setattr(hub_card, "read_manifest", lambda _: manifest)
+    monkeypatch.setattr(hub_card, "read_record", lambda run: ("record of", run))
+    monkeypatch.setattr(hub_card, "_recorded", str)
+    monkeypatch.setattr(hub_card, "licence_of", lambda _: "Apache-2.0" if recorded else "")
+    if recorded:
+        (tmp_path / RECORD).touch()
+    told = hub_card.card(tmp_path / "adapter", tmp_path, "ann/leaves")
+    labels = kind == "classification"
+    for part, there in (
+        ("# leaves\n", True), (": 1,234 numbers on the frozen backbone `vit`", True),
+        ("| settings | rank=4, on=q\\|v |", True), ("| classes or tasks | ash |", True),
+        ("pipeline_tag: image-classification", labels), ("petiole predict hf:ann/leaves", labels),
+        ('petiole.load_adapter("hf:ann/leaves")', labels), ('petiole.Adapter.load("hf:ann/leaves")', not labels),
+        (f"('record of', {tmp_path!r})", recorded), ("without the record", not recorded),
+        ("license: apache-2.0", recorded), ("| Apache-2.0 |", recorded), ("not known here", not recorded),
+    ):  # fmt: skip
+        assert (part in told) == there, part
 
 
 @pytest.mark.parametrize("private", [True, False])
@@ -157,6 +218,12 @@ def test_golden_values_may_differ_by_rounding(error: float, fits: bool) -> None:
     assert difference(want[:1], want) == float("inf")
 
 
+def test_the_tolerance_itself_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("petiole.engine.adapter.TOLERANCE", 0.5)
+    adapter: Any = SimpleNamespace(golden_values=lambda: torch.tensor([0.5]), manifest=SimpleNamespace(golden=[0.0]))  # fmt: skip
+    Adapter.replay(adapter, Path("a"))
+
+
 def test_files_of_adapters_are_regular_and_bounded(tmp_path: Path) -> None:
     file = tmp_path / "f"
     with pytest.raises(AdapterError, match="f is missing"):
@@ -189,6 +256,8 @@ def test_what_could_not_be_stored_is_told_in_megabytes() -> None:
     assert said.startswith(
         "Could not store 3.0 MB of features in there: [Errno 13] Permission denied."
     )
+    many = torch.zeros(1).expand(2 * 10**12)  # as large as that: a millionth more would be told
+    assert "store 8000000.0 MB" in str(_cannot_write(OSError(13, ""), Path("there"), {"a": many}))
 
 
 @pytest.mark.parametrize(("changed", "told"), [("", "abc"), (" M file\n", "abc+")])

@@ -8,12 +8,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from petiole.backbones.base import Backbone
-from petiole.engine.use_check import UseCheck
+from petiole.backbones.base import IMAGES, Backbone
+from petiole.backbones.hooks import Attach
+from petiole.engine.adapted_model import AdaptedModel
+from petiole.engine.use_check import UseCheck, _declared
 from petiole.errors import RunError
+from petiole.layers.lowrank import LowRank
 from petiole.layers.tasks import PerTask, routed
+from petiole.methods.base import Changes
 from petiole.methods.registry import create
-from petiole.tasks.classification.model import AdaptedClassifier
+from petiole.tasks.classification.model import AdaptedClassifier, ClassificationLoss
 from petiole.tasks.classification.training import Callbacks, train
 from petiole.testing import backbones as tiny
 from petiole.testing import image_case as contract
@@ -115,6 +119,45 @@ def test_a_gradient_of_zero_is_a_gradient() -> None:
         module(*rows(0)).backward()
         assert not module.part.weight.grad.any()
         used.after_backward()
+
+
+def test_hooks_are_gone_when_all_was_used() -> None:
+    backbone = tiny.plain()
+    adapted = AdaptedClassifier(backbone, create("lora-qkv", contract.RECIPE).plan(backbone, 3))
+    adapted.name(contract.CLASSES)
+    layers = list(adapted.attach.values())
+    module = ClassificationLoss(adapted, 0.5, 0.0)
+    labels, target = torch.tensor([0, 1, 2]), torch.ones(3, dtype=torch.bool)
+    with UseCheck(module, 1) as used, adapted.attached():
+        assert all(layer._forward_hooks for layer in layers)
+        module({IMAGES: tiny.images(backbone)}, labels, target).backward()
+        used.after_backward()
+        assert not any(layer._forward_hooks for layer in layers)
+
+
+def test_copies_of_one_network_are_one_and_other_parameters_are_their_own() -> None:
+    backbone = tiny.plain()
+    names = ("blocks.0.norm1.weight", "blocks.0.norm1.bias")
+    adapted = AdaptedModel(backbone, Changes(tune=names))
+    found = dict(_declared(nn.Sequential(adapted, nn.Linear(2, 2).requires_grad_(False), nn.Linear(2, 1))))  # fmt: skip
+    assert {name: len(parameters) for name, parameters in found.items()} == {
+        "0.tuned.*": 2, "2.weight": 1, "2.bias": 1
+    }  # fmt: skip
+    assert list(dict(_declared(adapted))) == ["tuned.*"]
+
+
+def test_a_layer_at_two_places_is_watched_at_both() -> None:
+    backbone = tiny.plain()
+    layer = LowRank(backbone.width, 2)
+    roles = ("block.0.attn.q", "block.1.attn.q")
+    adapted = AdaptedModel(backbone, Changes(attach=tuple(Attach(role, layer) for role in roles)))
+    with UseCheck(adapted, 1) as used:
+        assert len(layer._forward_hooks) == 2
+        with pytest.raises(
+            RunError,
+            match=r"used in the first step\. LowRank at role block\.0.*, LowRank at role block\.1",
+        ):
+            used.after_backward()
 
 
 def test_the_patience_of_what_is_around_counts() -> None:

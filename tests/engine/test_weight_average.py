@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,13 @@ from torch import Tensor, nn
 
 from petiole.backbones.base import IMAGES
 from petiole.engine.best_step import BestStep
-from petiole.engine.weight_average import ExponentialAverage, Teacher, WindowedAverage
+from petiole.engine.weight_average import (
+    ExponentialAverage,
+    GaussianAverage,
+    Teacher,
+    WindowedAverage,
+    make_average,
+)
 from petiole.errors import ConfigError
 from petiole.methods.base import SelfTeacher
 from petiole.methods.recipe import Recipe
@@ -66,6 +73,38 @@ def test_the_window_grows_from_few_steps_to_all(steps: int, exact: bool) -> None
     assert average.window(1) == 1
     assert average.window(steps // 8) < steps // 16 + 4
     assert average.window(steps) == steps
+
+
+def test_windows_by_the_equation_and_how_many_sums_are_kept() -> None:
+    model = nn.Linear(1, 1, bias=False)
+    average = WindowedAverage(model, 3, 40)
+    grown = [math.ceil((1 - math.cos(math.pi * t / 40)) / 2 * 37) for t in range(1, 41)]
+    windows = [min(t, 3 + more) for t, more in enumerate(grown, 1)]
+    assert [average.window(t) for t in range(1, 41)] == windows
+    latest = max(t - m for t, m in enumerate(windows, 1))
+    assert (average.every, average.marks) == (1, latest + 1)
+    long = WindowedAverage(model, 3, 4000)
+    latest = max(t - long.window(t) for t in range(1, 4001))
+    assert long.every == -(-latest // 32) > 1
+    assert len(long.get_buffer("before_0")) == long.marks == latest // long.every + 1
+    for steps in (0, 1, 2):
+        short = WindowedAverage(model, 3, steps)
+        assert (short.first, short.every, short.marks) == (min(3, steps), 1, 1)
+
+
+def test_epochs_weigh_as_a_gaussian_says_and_no_others_do() -> None:
+    recipe = Recipe(batch_size=4, epochs=3.0, average_mean=2.5, average_sd=0.8)
+    average = GaussianAverage(nn.Linear(1, 1), recipe, 2)
+    heights = [math.exp(-(((epoch - 2.5) / 0.8) ** 2) / 2) for epoch in (1, 2, 3)]
+    assert average.of_epoch == pytest.approx([height / sum(heights) for height in heights])
+
+
+def test_a_recipe_says_how_the_decay_rises() -> None:
+    recipe = Recipe(steps=10, average_decay=0.9, average_from=0.5, average_rise=0.4)
+    average = make_average(nn.Linear(1, 1), recipe, 2)
+    assert isinstance(average, ExponentialAverage)
+    assert (average.decay, average.first, average.rise) == (0.9, 0.5, 4)
+    assert make_average(nn.Linear(1, 1), Recipe(steps=10), 2) is None
 
 
 class Taught(Regression):

@@ -56,7 +56,7 @@ class AdaptedModel(nn.Module):
         self.tuned = nn.ParameterDict(
             {
                 name.replace(".", "/"): nn.Parameter(
-                    own[name].detach().clone(), requires_grad=name in changes.tune
+                    own[name].clone(), requires_grad=name in changes.tune
                 )
                 for name in (*changes.tune, *changes.frozen_copies)
             }

@@ -35,8 +35,6 @@ from petiole.engine.task import adapter_class, kinds
 from petiole.errors import AdapterError, ConfigError, boundary
 from petiole.files import read_sealed, read_tensors, sha256, write_sealed, write_tensors
 from petiole.ledger import Ledger
-from petiole.methods.base import Method
-from petiole.methods.registry import create
 from petiole.printable import composed
 from petiole.signatures import check_signature
 from petiole.version import __version__
@@ -185,7 +183,7 @@ class Adapter(ABC):
         check_fits(file, read_header(file), wanted.state_dict())
         remedy, what = "Copy the adapter folder again, whole.", f"does not fit its own {MANIFEST}"
         with boundary(file, remedy, AdapterError, what=what):
-            wanted.load_state_dict(read_tensors(file)[0], strict=True)
+            wanted.load_state_dict(read_tensors(file)[0])
 
     def replay(self, folder: Path) -> None:
         """Raise AdapterError unless the golden input gives the golden values."""
@@ -221,18 +219,6 @@ def check_fingerprint(folder: Path, card: ModelCard, model: FrozenNetwork) -> No
         )
 
 
-def method_of(folder: Path, manifest: Manifest) -> Method:
-    """The method that a file asks for.
-
-    Raises:
-        AdapterError: this version does not have it.
-    """
-    try:
-        return create(manifest.method, manifest.settings)
-    except ConfigError as error:
-        raise cannot_build(folder, manifest, error) from error
-
-
 @contextmanager
 def building(folder: Path, manifest: Manifest) -> Iterator[None]:
     """Within it, what a file asks for is built: no larger than its tensors, and with torch's generator left as it was.
@@ -244,15 +230,10 @@ def building(folder: Path, manifest: Manifest) -> Iterator[None]:
         with bounded_build(folder, read_header(folder / TENSORS)):
             yield
     except ConfigError as error:
-        raise cannot_build(folder, manifest, error) from error
-
-
-def cannot_build(folder: Path, manifest: Manifest, error: ConfigError) -> AdapterError:
-    """The error of a file that asks for what is not there."""
-    return AdapterError(
-        f"{folder / MANIFEST} asks for what this petiole ({__version__}; the file is from "
-        f"{manifest.petiole}) cannot build: {error}"
-    )
+        raise AdapterError(
+            f"{folder / MANIFEST} asks for what this petiole ({__version__}; the file is from "
+            f"{manifest.petiole}) cannot build: {error}"
+        ) from error
 
 
 def find(path: str | Path) -> Path:

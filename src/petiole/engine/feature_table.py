@@ -72,7 +72,7 @@ class StoredTable(Table):
     def __init__(self, rows: Rows, images: int, device: torch.device) -> None:
         self.device, self._rows, self._images = device, rows, images
         # Vectors are gathered once, so that a batch is one index, on the device where they fit; token maps stay on disk.
-        small = all(value.ndim == 2 for block in rows.blocks[:1] for value in block.values())
+        small = all(value.ndim == 2 for block in rows.blocks for value in block.values())
         self._dense = _near(rows.take(torch.arange(len(rows))), device) if small else None
         if not small:
             self.size = chunk_size(device)

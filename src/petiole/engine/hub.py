@@ -42,9 +42,8 @@ def download(name: str) -> Path:
             snapshot_download(parts["repo"], revision=parts["revision"], allow_patterns=[*FILES])
         )
     except Exception as error:  # whatever network, disk or client may raise
-        said = str(error).splitlines()[0][:200] if str(error) else "no reason given"
         raise AdapterError(
-            f"{name} cannot be had from the hub ({type(error).__name__}: {said}). Check owner, name and revision, and the connection; "
+            f"{name} cannot be had from the hub ({_said(error)}). Check owner, name and revision, and the connection; "
             "a private one needs HF_TOKEN or `hf auth login`."
         ) from error
 
@@ -83,12 +82,17 @@ def push(folder: Path, run: Path | None, repo: str, *, private: bool = False) ->
                 repo_id=repo, folder_path=staging, commit_message="Adapter written by petiole"
             )
         except Exception as error:  # whatever network, disk or client may raise
-            said = str(error).splitlines()[0][:200] if str(error) else "no reason given"
             raise ConfigError(
-                f"The hub did not take {repo} ({type(error).__name__}: {said}). Check the name, the connection, and that HF_TOKEN or "
+                f"The hub did not take {repo} ({_said(error)}). Check the name, the connection, and that HF_TOKEN or "
                 "`hf auth login` gives a token that may write there."
             ) from error
     return str(made.commit_url)
+
+
+def _said(error: Exception) -> str:
+    """Kind and first line of what a client raised, of bounded length."""
+    first = next(iter(str(error).splitlines()), "no reason given")
+    return f"{type(error).__name__}: {first[:200]}"
 
 
 def _forget_places(folder: Path) -> None:

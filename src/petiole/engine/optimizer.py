@@ -39,7 +39,7 @@ def learning_rate(step: int, recipe: Recipe, a_pass: float = 1.0) -> float:
     rise = round(recipe.warmup * recipe.steps)
     if step < rise:
         return recipe.lr * (step + 1) / rise
-    phase = (step - rise) / max(1, recipe.steps - rise)
+    phase = (step - rise) / (recipe.steps - rise)
     return recipe.lr * (1 - phase) if recipe.schedule == "linear" else _cosine(recipe.lr, phase)
 
 

@@ -76,8 +76,7 @@ class LossScaler(nn.Module):
         self._scaler.step(optimizer)
         self._scaler.update()
 
-    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:  # noqa: ARG002
         for name in self._numbers():
             destination[prefix + name] = torch.tensor(float(self._scaler.state_dict()[name]))
 

@@ -24,8 +24,8 @@ class Repeatable:
         self, gradient: Callable[[], Tensor], module: nn.Module, device: torch.device
     ) -> None:
         self._gradient, self._module = gradient, module
-        self._cuda = device if device.type == "cuda" else None
-        self._random = self._generator()
+        self._cuda = [device] if device.type == "cuda" else []
+        self._random = self._generators()
         self._buffers = self._copies()
         self._calls = 0
 
@@ -33,7 +33,7 @@ class Repeatable:
         self._calls += 1
         if self._calls == 1:
             return self._gradient()
-        random, buffers = self._generator(), self._copies()
+        random, buffers = self._generators(), self._copies()
         self._restore(self._random, self._buffers)
         self._module.zero_grad()
         try:
@@ -44,14 +44,14 @@ class Repeatable:
     def _copies(self) -> list[Tensor]:
         return [buffer.clone() for buffer in self._module.buffers()]
 
-    def _generator(self) -> tuple[Tensor, Tensor | None]:
-        cuda = torch.cuda.get_rng_state(self._cuda) if self._cuda else None
-        return torch.get_rng_state(), cuda
+    def _generators(self) -> list[Tensor]:
+        return [torch.get_rng_state(), *map(torch.cuda.get_rng_state, self._cuda)]
 
-    def _restore(self, random: tuple[Tensor, Tensor | None], buffers: list[Tensor]) -> None:
-        torch.set_rng_state(random[0])
-        if self._cuda and random[1] is not None:
-            torch.cuda.set_rng_state(random[1], self._cuda)
+    def _restore(self, random: list[Tensor], buffers: list[Tensor]) -> None:
+        own, *cuda = random
+        torch.set_rng_state(own)
+        for device, state in zip(self._cuda, cuda, strict=True):
+            torch.cuda.set_rng_state(state, device)
         with torch.no_grad():
             for buffer, value in zip(self._module.buffers(), buffers, strict=True):
                 buffer.copy_(value)

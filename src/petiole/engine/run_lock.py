@@ -68,8 +68,7 @@ def locked(folder: Path) -> Iterator[None]:
     """One process a run folder; the operating system frees the lock of a killed one."""
     lock = FileLock(folder / ".lock")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=0)  # makes the folder
     except Timeout as error:
         raise RunError(
             f"Another process works in {folder}. Wait for it, or choose another --out."

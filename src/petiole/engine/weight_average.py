@@ -170,9 +170,9 @@ class WindowedAverage(WeightAverage):
     ) -> None:
         super().__init__(loss_module, replaces=replaces)
         self.first, self.steps = min(first, steps), steps
-        latest = max(t - self.window(t) for t in range(1, steps + 1)) if steps else 0
+        latest = max((t - self.window(t) for t in range(steps)), default=0)
         self.every = max(1, ceil(latest / self.MARKS))
-        self.marks = max(0, latest) // self.every + 1
+        self.marks = latest // self.every + 1
         for index, parameter in enumerate(self._trained()):
             zeros = torch.zeros_like(parameter, dtype=torch.float32)
             self.register_buffer(f"sum_{index}", zeros)
