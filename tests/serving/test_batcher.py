@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 pytest.importorskip("prometheus_client", reason="the extra serve is not installed")
+from petiole.serving import batcher as batcher_of
 from petiole.serving.batcher import AHEAD, Batcher, Busy, Row
 from petiole.serving.channel import Message
 from petiole.serving.limits import Limits
@@ -152,3 +153,37 @@ def test_what_nobody_waits_for_is_not_computed() -> None:
         assert batcher.bytes == 0
 
     play(scene)
+
+
+def test_a_stop_waits_for_what_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses, sleep = list[float](), asyncio.sleep
+
+    async def noted(seconds: float) -> None:
+        pauses.append(seconds)
+        await sleep(0)
+
+    async def scene(process: Process, batcher: Batcher, _: dict[str, str]) -> None:
+        asked = ask(batcher, "b", "b", "b")
+        await sleep(0.01)
+        monkeypatch.setattr(batcher_of.asyncio, "sleep", noted)
+        ending = asyncio.create_task(batcher.stop())
+        await sleep(0.01)
+        assert not ending.done()
+        process.go.set()
+        await ending
+        assert len(await asked) == 3
+        assert batcher.idle
+        assert max(pauses) < 0.1, "it ends soon after the last answer"
+
+    play(scene)
+
+
+def test_the_rows_of_a_late_request_are_not_computed() -> None:
+    async def scene(process: Process, batcher: Batcher, _: dict[str, str]) -> None:
+        with pytest.raises(TimeoutError):
+            await ask(batcher, "b", "b", "b", "b")
+        process.go.set()
+        await asyncio.sleep(0.03)
+        assert sum(map(len, process.batches)) == AHEAD
+
+    play(scene, seconds=0.02)

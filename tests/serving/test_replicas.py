@@ -272,3 +272,13 @@ def test_numbers_of_replicas(given: list[int], found: tuple[int, int]) -> None:
 def test_impossible_numbers_of_replicas(given: list[int]) -> None:
     with pytest.raises(ConfigError, match="--replicas takes"):
         on_ray("cluster", given)  # type: ignore[arg-type]
+
+
+def test_without_ray_it_is_said_what_to_install(
+    serve: Serve,  # noqa: ARG001 - the cluster is there
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = replicas()
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ConfigError, match=r"Ray Serve needs ray: pip install 'petiole\[ray\]'"):
+        made._deploy(SETUP)

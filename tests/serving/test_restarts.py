@@ -209,3 +209,61 @@ def test_a_head_on_more_than_the_image_vector_is_no_graph_of_its_own(tmp_path: P
     adapter: Any = SimpleNamespace(adapted=SimpleNamespace(plan=plan, backbone=backbone))
     with pytest.raises(AdapterError, match=r"reads final\.vector, final\.map, and an ONNX backbone gives final\.vector alone"):  # fmt: skip
         _write_head(adapter, tmp_path / "head.onnx")
+
+
+class Starting(Asked):
+    """An inference process that starts, or does not."""
+
+    error: Exception | None = None
+
+    async def start(self) -> Any:
+        if self.error:
+            raise self.error
+        return {"described": {name: {"engine_note": ""} for name in ("a", "b")}}
+
+    async def stop(self) -> None: ...
+
+    async def call(self, value: Any, blobs: Any = ()) -> Any:
+        if self.error:
+            raise self.error
+        await super().call(value, blobs)
+        return Message({"sha256": "s"}, [])
+
+
+@pytest.fixture
+def used(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Adapters whose graphs are to answer."""
+    found: list[str] = []
+
+    async def use(_: Service, name: str, __: Entry) -> None:
+        found.append(name)
+
+    monkeypatch.setattr(Service, "_use_graph", use)
+    return found
+
+
+def test_with_onnx_alone_every_graph_is_there_before_the_first_request(used: list[str], tmp_path: Path) -> None:  # fmt: skip
+    folders = {name: tmp_path / name for name in ("a", "b")}
+
+    async def main() -> None:
+        service = Service(folders, engine="onnx", store=tmp_path, processes=Starting)  # type: ignore[arg-type]
+        await service.start()
+        assert used == ["a", "b"]
+        assert service._exporter is None
+        told = await service.put("c", dict.fromkeys(FILES, b"x"))
+        assert (told["name"], told["sha256"]) == ("c", "s")
+        assert used == ["a", "b", "c"]
+        await service.stop()
+
+    asyncio.run(main())
+
+
+def test_a_process_that_goes_leaves_nothing_of_a_start_or_an_upload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    service = Service({}, store=tmp_path / "store", processes=Starting)  # type: ignore[arg-type]
+    monkeypatch.setattr(Starting, "error", OSError("no memory"))
+    with pytest.raises(OSError, match="^no memory$"):
+        asyncio.run(service.start())
+    with pytest.raises(OSError, match="^no memory$"):
+        asyncio.run(service.put("c", dict.fromkeys(FILES, b"x")))
+    assert not [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert service.entries == {}
