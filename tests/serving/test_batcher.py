@@ -74,6 +74,7 @@ def test_what_would_wait_too_long_is_refused_with_a_time() -> None:
         with pytest.raises(Busy) as told:
             batcher.check()
         assert told.value.after >= 1
+        assert "would wait too long" in str(told.value)
         process.go.set()
         assert {row[0]["label"] for row in await asyncio.gather(*asked)} == {"b"}
         batcher.check()
@@ -187,3 +188,15 @@ def test_the_rows_of_a_late_request_are_not_computed() -> None:
         assert sum(map(len, process.batches)) == AHEAD
 
     play(scene, seconds=0.02)
+
+
+def test_an_adapter_that_comes_anew_has_its_batches_measured_anew() -> None:
+    async def scene(process: Process, batcher: Batcher, _: dict[str, str]) -> None:
+        process.go.set()
+        await ask(batcher, "b")
+        await ask(batcher, "a1")
+        assert (set(batcher._groups), set(batcher._sizes)) == ({"a1", "b"}, {"a1", "b"})
+        batcher.forget("b")
+        assert (set(batcher._groups), set(batcher._sizes)) == ({"a1"}, {"a1"})
+
+    play(scene)

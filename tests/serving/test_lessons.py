@@ -222,3 +222,21 @@ def test_exactly_as_many_images_as_fit_are_mapped_by_their_neighbours(monkeypatc
     monkeypatch.setattr("petiole.serving.teach.teacher.MOST_TSNE", 200)
     projection(rng.standard_normal((120, 60)))
     assert (given[2]["perplexity"], given[3]) == (30.0, (120, 50))
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_all_that_the_labels_say(known: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, times = taught(4), iter([5.0, 5.25])
+    monkeypatch.setattr("petiole.serving.teach.teacher.perf_counter", lambda: next(times))
+    made.typical = []
+    made.log = SimpleNamespace(version=3)  # type: ignore[assignment]
+    p = np.array([[0.25, 0.75], [0.5, 0.5], [0.875, 0.125], [0.375, 0.625]], dtype=np.float32)
+    found = evidence.Evidence(p, evidence.Accuracy(0.5, 0.1, 0.9, 2), [2]) if known else evidence.Evidence()  # fmt: skip
+    monkeypatch.setattr(made, "_labelled", lambda: (["a", "b"], np.array([0, 2]), np.array([1, 0])))
+    monkeypatch.setattr(made, "_evidence", lambda *given: found if [one.tolist() for one in given] == [[0, 2], [1, 0]] else None)  # fmt: skip
+    assert made.state() == {
+        "version": 3, "classes": ["a", "b"], "labels": [1, -1, 0, -1],
+        "guesses": [1, 0, 0, 1] if known else [-1] * 4, "sure": [0.75, 0.5, 0.88, 0.62] if known else [0] * 4,
+        "accuracy": {"value": 0.5, "low": 0.1, "high": 0.9, "images": 2} if known else None,
+        "errors": [2] if known else [], "suggested": [1, 3] if known else [], "milliseconds": 250.0,
+    }  # fmt: skip

@@ -11,6 +11,7 @@ import petiole
 from petiole.backbones.base import Backbone
 from petiole.backbones.vision.vit import wrap
 from petiole.errors import AdapterError, ConfigError
+from petiole.serving import onnx_pool
 from petiole.serving.onnx_pool import OnnxPool
 from petiole.tasks.classification.adapter import ClassificationAdapter
 from petiole.testing import backbones
@@ -117,3 +118,23 @@ def test_what_fits_no_slot_says_why(pool: OnnxPool, vit: Backbone, tmp_path: Pat
     with pytest.raises(AdapterError, match=r"OnnxPool\.create"):
         OnnxPool(tmp_path)
     assert "new" not in pool.names
+
+
+def test_nothing_is_written_where_onnx_runtime_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    def fails() -> None:
+        raise ConfigError("no ONNX Runtime")
+
+    monkeypatch.setattr(onnx_pool, "onnxruntime", fails)
+    with pytest.raises(ConfigError, match="no ONNX Runtime"):
+        OnnxPool.create("backbone", tmp_path / "pool")  # type: ignore[arg-type]
+    assert not (tmp_path / "pool").exists()
+
+
+def test_an_adapter_of_a_pool_is_called_by_its_name() -> None:
+    empty = object.__new__(OnnxPool)
+    empty._members = {"birds": "member"}  # type: ignore[dict-item]
+    assert empty._member("birds") == "member"  # type: ignore[comparison-overlap]
+    with pytest.raises(AdapterError, match="Did you mean birds"):
+        empty._member("bird")
+    with pytest.raises(AdapterError, match=r"named by a string, not \['birds'\]"):
+        empty._member(["birds"])  # type: ignore[arg-type]

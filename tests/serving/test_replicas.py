@@ -92,7 +92,7 @@ def test_replicas_begin_with_one_adapter_of_each_model(serve: Serve, monkeypatch
 
     async def keep(_: RayReplicas) -> None:
         try:
-            await asyncio.sleep(60)
+            await asyncio.Event().wait()
         finally:
             kept.append("ended")
 
@@ -104,7 +104,8 @@ def test_replicas_begin_with_one_adapter_of_each_model(serve: Serve, monkeypatch
         assert await made.start() == {"described": described}
         assert made.ready.is_set()
         await asyncio.sleep(0)
-        await made.stop()
+        async with asyncio.timeout(5):
+            await made.stop()
 
     asyncio.run(main())
     assert kept == ["ended"]

@@ -178,6 +178,7 @@ def test_it_is_started_again_with_longer_and_longer_pauses(monkeypatch: pytest.M
         return next(told)
 
     async def how() -> str:
+        assert not process.ready.is_set(), "nothing is asked of it any more"
         return "ended"
 
     async def sleep(seconds: float) -> None:
@@ -261,9 +262,28 @@ def test_with_onnx_alone_every_graph_is_there_before_the_first_request(used: lis
 def test_a_process_that_goes_leaves_nothing_of_a_start_or_an_upload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     service = Service({}, store=tmp_path / "store", processes=Starting)  # type: ignore[arg-type]
     monkeypatch.setattr(Starting, "error", OSError("no memory"))
-    with pytest.raises(OSError, match="^no memory$"):
+    with pytest.raises(OSError, match=r"^no memory$"):
         asyncio.run(service.start())
-    with pytest.raises(OSError, match="^no memory$"):
+    with pytest.raises(OSError, match=r"^no memory$"):
         asyncio.run(service.put("c", dict.fromkeys(FILES, b"x")))
     assert not [file for file in tmp_path.rglob("*") if file.is_file()]
     assert service.entries == {}
+
+
+def test_what_comes_and_goes_is_logged(used: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    logged: list[Any] = []
+    monkeypatch.setattr(service_of, "log", lambda event, **facts: logged.append((event, facts)))
+
+    async def main() -> None:
+        service = Service({}, store=tmp_path, processes=Starting)  # type: ignore[arg-type]
+        for _ in range(2):
+            await service.put("c", dict.fromkeys(FILES, b"x"))
+        await service.delete("c")
+
+    asyncio.run(main())
+    assert used == []
+    added, replaced, removed = [facts for _, facts in logged]
+    assert {event for event, _ in logged} == {"adapter"}
+    assert added == {"name": "c", "what": "added", "sha256": "s"}
+    assert replaced == {**added, "what": "replaced"}
+    assert removed == {"name": "c", "what": "removed"}

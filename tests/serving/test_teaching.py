@@ -140,7 +140,7 @@ def test_every_route_of_the_tab_teach_asks_its_question() -> None:
     assert published == [("taught", dict(zip(FILES, (b"first", b"second"), strict=True)))]
 
 
-def test_the_teacher_knows_the_folder_its_labels_and_its_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+def test_the_teacher_knows_the_folder_its_labels_and_its_vectors(monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     made: list[Any] = []
 
     def noted(name: str, what: str) -> None:

@@ -170,6 +170,10 @@ def test_the_list_has_fixed_choices_and_then_the_commonest_answers() -> None:
     assert listed([asked], 100) == ["cat", "two", "red", "true"]
     assert listed([asked, pairs], 4) == ["true", "false", "cat", "two"]
     assert listed([asked, pairs], 1) == ["true", "false"]
+    doubted = TaskData(
+        TASKS["gqa"], {"train": (TextSample("0", targets={"cat": 0.0, "two": 0.1}),)}
+    )
+    assert listed([doubted], 9) == ["two"]
     half = listed([asked], 100, 0.5)
     assert set(half) == {next(iter(s.targets)) for s in asked.training(0.5)}
     with pytest.raises(ConfigError, match="caption"):

@@ -84,7 +84,7 @@ class Teacher:
             "classes": names,
             "labels": given.tolist(),
             "guesses": guesses.tolist(),
-            "sure": np.round(sure, 2).tolist(),
+            "sure": np.round(sure.astype(np.float64), 2).tolist(),
             "accuracy": vars(found.accuracy) if found.accuracy else None,
             "errors": found.errors,
             "suggested": self.suggested(given < 0, p),
