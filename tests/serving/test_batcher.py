@@ -200,3 +200,17 @@ def test_an_adapter_that_comes_anew_has_its_batches_measured_anew() -> None:
         assert (set(batcher._groups), set(batcher._sizes)) == ({"a1"}, {"a1"})
 
     play(scene)
+
+
+def test_nothing_is_sent_to_a_process_that_is_not_ready() -> None:
+    async def scene(process: Process, batcher: Batcher, _: dict[str, str]) -> None:
+        asked = ask(batcher, "b")
+        await asyncio.sleep(0)  # it has come, and is not sent yet
+        process.ready.clear()
+        await asyncio.sleep(0.01)
+        assert process.batches == []
+        process.ready.set()
+        process.go.set()
+        assert (await asked)[0]["label"] == "b"
+
+    play(scene)

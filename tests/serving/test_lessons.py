@@ -143,6 +143,8 @@ def test_images_alike_by_the_cosine() -> None:
     for row in (-1, 8):
         with pytest.raises(DataError, match=r"^There are 8 images; a row beyond them was named.$"):
             made.alike(row)
+        with pytest.raises(DataError, match=r"a row beyond them was named"):
+            made.thumbnail(row)
 
 
 def test_maps_of_few_images_are_points_in_the_middle(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,3 +242,14 @@ def test_all_that_the_labels_say(known: bool, monkeypatch: pytest.MonkeyPatch) -
         "accuracy": {"value": 0.5, "low": 0.1, "high": 0.9, "images": 2} if known else None,
         "errors": [2] if known else [], "suggested": [1, 3] if known else [], "milliseconds": 250.0,
     }  # fmt: skip
+
+
+def test_evidence_is_computed_once_for_each_version_of_the_labels(monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    made, computed = taught(4), list[Any]()
+    monkeypatch.setattr("petiole.serving.teach.teacher.evidence", lambda *given: computed.append(given) or len(computed))  # fmt: skip
+    made._seen, made.log = None, SimpleNamespace(version=1)  # type: ignore[assignment]
+    rows, labels = np.array([0, 2]), np.array([1, 0])
+    assert [made._evidence(rows, labels) for _ in range(3)] == [1, 1, 1]  # type: ignore[comparison-overlap]
+    made.log.version = 2
+    assert [made._evidence(rows, labels) for _ in range(2)] == [2, 2]  # type: ignore[comparison-overlap]
+    assert computed == [(made.vectors, rows, labels)] * 2

@@ -222,7 +222,8 @@ class Starting(Asked):
             raise self.error
         return {"described": {name: {"engine_note": ""} for name in ("a", "b")}}
 
-    async def stop(self) -> None: ...
+    async def stop(self) -> None:
+        self.asked.append("stop")
 
     async def call(self, value: Any, blobs: Any = ()) -> Any:
         if self.error:
@@ -255,6 +256,7 @@ def test_with_onnx_alone_every_graph_is_there_before_the_first_request(used: lis
         assert (told["name"], told["sha256"]) == ("c", "s")
         assert used == ["a", "b", "c"]
         await service.stop()
+        assert service.process.asked[-1] == "stop"  # type: ignore[attr-defined]
 
     asyncio.run(main())
 
@@ -287,3 +289,40 @@ def test_what_comes_and_goes_is_logged(used: list[str], tmp_path: Path, monkeypa
     assert added == {"name": "c", "what": "added", "sha256": "s"}
     assert replaced == {**added, "what": "replaced"}
     assert removed == {"name": "c", "what": "removed"}
+
+
+def test_a_process_that_is_stopped_is_asked_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    process, reaped = WorkerProcess(lambda *_: None, dict), list[bool]()
+
+    async def first(_: asyncio.Event) -> dict[str, Any]:
+        return {"described": {}}
+
+    async def reap() -> None:
+        reaped.append(process.ready.is_set())
+
+    monkeypatch.setattr(process, "_first", first)
+    monkeypatch.setattr(process, "_reap", reap)
+
+    async def main() -> None:
+        assert await process.start() == {"described": {}}
+        assert process.ready.is_set()
+        await process.stop()
+
+    asyncio.run(main())
+    assert reaped == [False]
+
+
+def test_it_has_seconds_to_end_and_says_how() -> None:
+    process, joined = WorkerProcess(lambda *_: None, dict), list[float]()
+    process._process = SimpleNamespace(join=joined.append, exitcode=-9)
+    assert asyncio.run(process._how_it_ended()).startswith("was ended by SIGKILL")
+    assert joined == [process_of.END_SECONDS]
+    assert str(WorkerGone()) == "The process is being started."
+
+
+def test_what_is_told_of_an_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service_of.time, "monotonic", lambda: 100.0)
+    entry = Entry(Path("f"), {"method": "m"}, requests=3)
+    assert entry.public("a") == {"name": "a", "method": "m", "requests": 3, "idle_seconds": None}
+    entry.used = 97.6543
+    assert entry.public("a")["idle_seconds"] == 2.3, "to a tenth of a second"

@@ -141,7 +141,9 @@ def test_training_images_by_the_cosine_of_their_vectors(tmp_path: Path, monkeypa
         nearest, "read_split", lambda _: SimpleNamespace(parts={"train": SizedData(data, 6)})
     )
     monkeypatch.setattr(
-        nearest, "Features", lambda *_, **__: SimpleNamespace(vectors=lambda _: vectors)
+        nearest,
+        "Features",
+        lambda *_, quiet: SimpleNamespace(vectors=lambda _: vectors if quiet else None),
     )
     monkeypatch.setattr(nearest, "_thumbnail", lambda _, row: f"t{row}")
     backbone: Any = type("Frozen", (), {

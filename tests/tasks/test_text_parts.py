@@ -29,6 +29,7 @@ from petiole.tasks.text import fold as text_fold
 from petiole.tasks.text import registry as text_registry
 from petiole.tasks.text import scoring, visual_backbone
 from petiole.tasks.text import training as text_training
+from petiole.tasks.text import workspace as text_workspace
 from petiole.tasks.text.adapter import TextAdapter
 from petiole.tasks.text.model import GenerationBatch, GenerationLoss
 from petiole.tasks.text.workspace import TextGeneration, TextWorkspace
@@ -298,3 +299,45 @@ def test_a_batch_has_so_many_samples_where_none_is_stated(
             options = text_training.TextOptions()
             module.train(adapted, SimpleNamespace(tasks=[task]), recipe, options, seed=4)
             assert made.pop() == ({"t": 3}, {"t": 2 * wanted}, 4, options.mode)
+
+
+class Asked(Exception):
+    """A model was asked for."""
+
+
+def test_the_shape_of_a_language_model_is_known_before_its_weights_are_read(monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    asked: list[Any] = []
+
+    def load(request: Any, device: str) -> Any:
+        asked.append((request.name, request.meta, device))
+        raise Asked
+
+    monkeypatch.setattr(text_workspace, "load_any", load)
+    with pytest.raises(Asked):
+        text_workspace.open_text(TextGeneration("bart", ()))
+    assert asked == [("bart", True, "meta")]
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_the_cost_of_features_is_told_in_one_line_by_a_few_images(quiet: bool, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    told: list[Any] = []
+    ran: list[int] = []
+    times = iter([5.0, 7.0])
+    made: Any = object.__new__(visual_backbone.BackboneVisuals)
+    made.backbone, made.cache = SimpleNamespace(name="vit"), SimpleNamespace(root="/cache")
+    made._features = SimpleNamespace(
+        read=lambda chosen, _: [one.path for one, _ in chosen], run=lambda images, roles: ran.append(len(images)) or roles
+    )  # fmt: skip
+    made._pooled, made._megabytes = lambda kind, state: state, lambda kind, count: 0.5 * count  # noqa: ARG005
+    monkeypatch.setattr(visual_backbone.time, "perf_counter", lambda: next(times))
+    monkeypatch.setattr(visual_backbone.console, "print", lambda *given, **how: told.append((given, how)))  # fmt: skip
+    monkeypatch.setattr(visual_backbone, "fill", lambda _, key, ids, read, __, **how: told.append((key, ids, read(ids[:1]), how)))  # fmt: skip
+    kind: Any = SimpleNamespace(what="pictures", role="patches", key="key")
+    made._store(kind, {}, quiet=quiet)
+    assert told == []
+    made._store(kind, {f"i{n}": Path(f"{n}.png") for n in (5, 3, 1, 2, 4)}, quiet=quiet)
+    filled = ("key", [f"i{n}" for n in range(1, 6)], [Path("1.png")], {"label": "features of pictures", "quiet": quiet})  # fmt: skip
+    line = "features 5 pictures through vit: about 2 s, 2.5 MB to store in /cache"
+    plain = {"highlight": False, "markup": False, "soft_wrap": True}
+    assert told == [filled] if quiet else [((line,), plain), filled]
+    assert ran == ([] if quiet else [1, 4]), "the first call is slower"

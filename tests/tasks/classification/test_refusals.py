@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,9 +19,18 @@ from petiole.backbones.hooks import Attach
 from petiole.engine.run import RunSpec
 from petiole.errors import AdapterError, ConfigError, DataError
 from petiole.layers.lowrank import LowRank
+from petiole.methods.prompt_learning.refined_head import RefinedByImage
 from petiole.methods.registry import create
-from petiole.tasks.classification import contract, cost_estimate, merge, module, peft_folder
+from petiole.tasks.classification import (
+    contract,
+    cost_estimate,
+    merge,
+    module,
+    peft_folder,
+    refiner_cache,
+)
 from petiole.tasks.classification import distillation_targets as targets
+from petiole.tasks.classification.export import session
 from petiole.tasks.classification.mixing import mixing
 from petiole.tasks.classification.model import ANCHOR, AdaptedClassifier
 from petiole.tasks.classification.refiner_cache import describe, read_entropy
@@ -254,3 +265,37 @@ def test_layers_of_peft_are_written_by_peft(tmp_path: Path) -> None:
     assert peft_folder.write(SimpleNamespace(plan=plan), tmp_path / "a/peft")  # type: ignore[arg-type]
     written = {file.name: file.read_text() for file in (tmp_path / "a/peft").iterdir()}
     assert written == {n: f"of {n}" for n in (peft_folder.WEIGHTS, peft_folder.CONFIG)}
+
+
+class Asked(Exception):
+    """Features were asked for."""
+
+
+def test_a_cache_is_looked_into_without_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def features(*given: Any, **more: Any) -> Any:
+        asked.append((given, more))
+        raise Asked
+
+    monkeypatch.setattr(refiner_cache, "Features", features)
+    monkeypatch.setattr(refiner_cache, "open_data", lambda _: images("p", [0, 1]))
+    backbone = SimpleNamespace(vector="vector", patches="patches")
+    head: Any = object.__new__(RefinedByImage)
+    adapted = SimpleNamespace(backbone=backbone, cut="cut", head=head, attached=nullcontext)
+    adapter: Any = SimpleNamespace(adapted=adapted)
+    cache: Any = SimpleNamespace(entries=torch.eye(2))
+    for look in (
+        lambda: refiner_cache._queries(adapter, Path("p")),
+        lambda: refiner_cache._changed(adapter, head, cache, Path("p")),
+        lambda: refiner_cache._among(adapter, nn.Identity(), cache, Path("p")),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(Asked):
+            look()
+        assert asked.pop() == ((backbone, None), {"quiet": True})
+
+
+def test_without_onnx_runtime_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ConfigError, match=r"^ONNX Runtime cannot be imported \(.*onnxruntime.*\)\. Install: pip"):  # fmt: skip
+        session.onnxruntime()

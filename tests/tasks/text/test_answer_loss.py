@@ -174,6 +174,7 @@ def test_the_list_has_fixed_choices_and_then_the_commonest_answers() -> None:
         TASKS["gqa"], {"train": (TextSample("0", targets={"cat": 0.0, "two": 0.1}),)}
     )
     assert listed([doubted], 9) == ["two"]
+    assert [len(asked.training(share)) for share in (0.01, 0.5, 0.99, 1.0)] == [1, 4, 7, 7]
     half = listed([asked], 100, 0.5)
     assert set(half) == {next(iter(s.targets)) for s in asked.training(0.5)}
     with pytest.raises(ConfigError, match="caption"):
