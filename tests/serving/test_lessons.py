@@ -151,6 +151,7 @@ def test_maps_of_few_images_are_points_in_the_middle(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("petiole.serving.teach.teacher.MOST_TSNE", 6)
     for n in (0, 1, 2):
         assert projection(np.zeros((n, 4))).tolist() == [[0.5, 0.5]] * n
+    assert len(np.unique(projection(np.eye(3)), axis=0)) == 3, "three have places of their own"
     rng = np.random.default_rng(0)
     wide = projection(rng.standard_normal((7, 3)) * [10, 3, 1])
     assert wide.shape == (7, 2)

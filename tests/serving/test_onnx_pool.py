@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,7 +14,7 @@ import petiole
 from petiole.backbones.base import Backbone
 from petiole.backbones.vision.vit import wrap
 from petiole.errors import AdapterError, ConfigError
-from petiole.serving import onnx_pool
+from petiole.serving import onnx_adapter, onnx_pool
 from petiole.serving.onnx_pool import OnnxPool
 from petiole.tasks.classification.adapter import ClassificationAdapter
 from petiole.testing import backbones
@@ -138,3 +141,51 @@ def test_an_adapter_of_a_pool_is_called_by_its_name() -> None:
         empty._member("bird")
     with pytest.raises(AdapterError, match=r"named by a string, not \['birds'\]"):
         empty._member(["birds"])  # type: ignore[arg-type]
+
+
+def test_what_was_written_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = onnx_adapter.onnxruntime()
+    given = {"b": np.arange(6, dtype=np.float32).reshape(2, 3).T, "a": np.ones((1, 2), np.float32)}
+    onnx_adapter._write_parameters(file := tmp_path / "x.onnx_adapter", given)
+    read = runtime.AdapterFormat.read_adapter(str(file))
+    assert (read.get_adapter_version(), read.get_model_version()) == (1, 1)
+    assert {name: one.numpy().tolist() for name, one in read.get_parameters().items()} == {
+        name: one.tolist() for name, one in given.items()
+    }
+
+    class Torn:
+        """Forgets what it is given."""
+
+        @staticmethod
+        def read_adapter(_: str) -> Any:
+            return SimpleNamespace(get_parameters=lambda: {n: SimpleNamespace(numpy=lambda: np.zeros((1, 2))) for n in given})  # fmt: skip
+
+        def __getattr__(self, name: str) -> Any:
+            return (lambda file: Path(file).write_text("")) if name == "export_adapter" else lambda _: None  # fmt: skip
+
+    monkeypatch.setattr(onnx_adapter, "onnxruntime", lambda: SimpleNamespace(AdapterFormat=Torn, OrtValue=runtime.OrtValue))  # fmt: skip
+    with pytest.raises(AdapterError, match=r"y\.onnx_adapter: b did not survive writing\."):
+        onnx_adapter._write_parameters(tmp_path / "y.onnx_adapter", given)
+    assert [one.name for one in tmp_path.iterdir()] == ["x.onnx_adapter"]
+
+
+def test_a_head_of_its_own_is_traced_for_batches_of_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    done: list[Any] = []
+
+    def export(top: Any, given: Any, **how: Any) -> str:
+        done.append((top(torch.ones(1, 3)).tolist(), [tuple(one.shape) for one in given], how["strict"]))  # fmt: skip
+        assert not any(part.training for part in top.modules())
+        assert not torch.is_grad_enabled()
+        ((sizes,),) = (how["dynamic_shapes"],)
+        assert (list(sizes), sizes[0].__name__) == ([0], "batch")
+        return "program"
+
+    monkeypatch.setattr(onnx_adapter.torch.export, "export", export)
+    monkeypatch.setattr(onnx_adapter, "save", lambda *given, **how: done.append((*given, how)))
+    plan = SimpleNamespace(reads=("v",), pool=torch.nn.Identity(), refine=torch.nn.Dropout(0.9), head=torch.nn.Flatten())  # fmt: skip
+    adapter: Any = SimpleNamespace(adapted=SimpleNamespace(plan=plan, backbone=SimpleNamespace(vector="v", width=3)))  # fmt: skip
+    for _ in range(2):
+        onnx_adapter._write_head(adapter, file := tmp_path / "a/b/x.head.onnx")
+        assert file.parent.is_dir()
+        assert done == [([[1, 1, 1]], [(2, 3)], False), ("program", file, {"inputs": ("vector",)})]
+        done.clear()

@@ -158,9 +158,11 @@ def test_classes_have_colours_that_are_told_apart() -> None:
 def test_masks_are_shown_in_the_colours_of_their_classes(tmp_path: Path) -> None:
     """The colours by hand, in a file whose folders are made for it; an overlay has them over the image, 6 to 4."""
     colours = overlays.palette()
-    hand = [colorsys.hsv_to_rgb(0.618034 * i % 1, 0.85, 1 - 0.35 * (i // 8 % 2)) for i in (1, 9)]
+    hand = [
+        colorsys.hsv_to_rgb(0.618034 * i % 1, 0.85, 1 - 0.35 * (i // 8 % 2)) for i in (1, 9, 17)
+    ]
     wanted = [[89] * 3, *np.round(255 * np.array(hand)).astype(int).tolist(), [255] * 3]
-    assert colours[[0, 1, 9, overlays.UNKNOWN]].tolist() == wanted
+    assert colours[[0, 1, 9, 17, overlays.UNKNOWN]].tolist() == wanted
     for name in ("a.png", "b.png"):
         file = tmp_path / "over" / "lays" / name
         overlays.write_mask(file, np.array([[0, 9]], dtype=np.uint8))

@@ -30,7 +30,7 @@ from petiole.tasks.classification import (
     refiner_cache,
 )
 from petiole.tasks.classification import distillation_targets as targets
-from petiole.tasks.classification.export import session
+from petiole.tasks.classification.export import plain, session
 from petiole.tasks.classification.mixing import mixing
 from petiole.tasks.classification.model import ANCHOR, AdaptedClassifier
 from petiole.tasks.classification.refiner_cache import describe, read_entropy
@@ -299,3 +299,17 @@ def test_without_onnx_runtime_it_is_said_what_to_install(monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ConfigError, match=r"^ONNX Runtime cannot be imported \(.*onnxruntime.*\)\. Install: pip"):  # fmt: skip
         session.onnxruntime()
+
+
+@pytest.mark.parametrize(("curved", "refused"), [(0.1, False), (10.0, True)])
+def test_a_head_is_linear_up_to_rounding_of_its_own_logits(curved: float, refused: bool) -> None:
+    class Head(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 1e4 * x[:, :2] + 1e4 * curved * plain.CLOSE * (x[:, 2:4] ** 2).clamp(max=1)
+
+    plan = SimpleNamespace(reads=("v",), pool=nn.Identity(), refine=nn.Identity(), head=Head())
+    adapted: Any = SimpleNamespace(plan=plan, backbone=SimpleNamespace(vector="v", width=5))
+    with pytest.raises(AdapterError, match="is no linear map") if refused else nullcontext():
+        weight, bias = plain.linear_head(adapted)
+        assert torch.allclose(weight, 1e4 * torch.eye(5)[:2], atol=1.0)
+        assert bias.tolist() == [0, 0]
