@@ -220,7 +220,8 @@ def test_exactly_as_many_images_as_fit_are_mapped_by_their_neighbours(monkeypatc
     assert given == [{"perplexity": 2.0, "init": "pca", "random_state": 0, "max_iter": 500}, (7, 3)]
     assert np.allclose(found[:, 0], 1 - found[:, 1])
     assert np.allclose(found[1:-1, 0], (np.arange(1, 6) - 0.03) / 5.94)
-    projection(rng.standard_normal((8, 3)))
+    few = projection(1e-3 * rng.standard_normal((8, 3)))
+    assert (few.min(0).tolist(), few.max(0).tolist()) == ([0, 0], [1, 1]), "in any unit"
     assert len(given) == 2, "more are not"
     monkeypatch.setattr("petiole.serving.teach.teacher.MOST_TSNE", 200)
     projection(rng.standard_normal((120, 60)))

@@ -286,3 +286,12 @@ def test_an_upload_for_a_model_that_is_not_here_is_refused(monkeypatch: pytest.M
     made._cards |= {str(i): SimpleNamespace(name=name) for i, name in enumerate(("y", "x", "y"))}  # type: ignore[misc]
     with pytest.raises(AdapterError, match=told + r"x, y\)"):
         made.admit(Path("/a"))
+
+
+def test_what_is_let_go_is_read_again_and_its_graph_unknown() -> None:
+    made = library.AdapterLibrary("cpu", 3, 100, "torch")
+    for known in (made._opened, made._graphs, made._places):
+        known.update({"/a": object(), "/b": object()})  # type: ignore[call-overload]
+    made.forget("/a")
+    made.forget("/none")
+    assert [list(known) for known in (made._opened, made._graphs, made._places)] == [["/b"]] * 3  # type: ignore[call-overload]

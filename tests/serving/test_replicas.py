@@ -104,8 +104,10 @@ def test_replicas_begin_with_one_adapter_of_each_model(serve: Serve, monkeypatch
         assert await made.start() == {"described": described}
         assert made.ready.is_set()
         await asyncio.sleep(0)
+        begun = asyncio.get_running_loop().time()
         async with asyncio.timeout(5):
             await made.stop()
+        assert asyncio.get_running_loop().time() - begun < 4
 
     asyncio.run(main())
     assert kept == ["ended"]

@@ -326,3 +326,29 @@ def test_what_is_told_of_an_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
     assert entry.public("a") == {"name": "a", "method": "m", "requests": 3, "idle_seconds": None}
     entry.used = 97.6543
     assert entry.public("a")["idle_seconds"] == 2.3, "to a tenth of a second"
+
+
+def test_a_fresh_process_computes_one_batch_and_what_is_stopped_sends_nothing() -> None:
+    process = WorkerProcess(lambda *_: None, dict)
+    assert (process.places, process.starts) == (1, 0)
+    asyncio.run(process.stop())
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        process._sender.submit(print)
+
+
+def test_graphs_are_made_aside_of_all_adapters_that_are_known_and_that_come(used: list[str], tmp_path: Path) -> None:  # fmt: skip
+    async def main() -> None:
+        folders = {name: tmp_path / name for name in ("a", "b")}
+        service = Service(folders, engine="auto", store=tmp_path, processes=Starting)  # type: ignore[arg-type]
+        await service.start()
+        service.process.call = called  # type: ignore[method-assign]
+        await service.put("c", dict.fromkeys(FILES, b"x"))
+        for _ in range(9):
+            await asyncio.sleep(0)
+        assert used == ["a", "b", "c"]
+        await service.stop()
+
+    async def called(*_: Any) -> Any:
+        return Message({"sha256": "s", "engine_note": ""}, [])
+
+    asyncio.run(main())

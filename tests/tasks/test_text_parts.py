@@ -339,5 +339,5 @@ def test_the_cost_of_features_is_told_in_one_line_by_a_few_images(quiet: bool, m
     filled = ("key", [f"i{n}" for n in range(1, 6)], [Path("1.png")], {"label": "features of pictures", "quiet": quiet})  # fmt: skip
     line = "features 5 pictures through vit: about 2 s, 2.5 MB to store in /cache"
     plain = {"highlight": False, "markup": False, "soft_wrap": True}
-    assert told == [filled] if quiet else [((line,), plain), filled]
+    assert told == ([filled] if quiet else [((line,), plain), filled])
     assert ran == ([] if quiet else [1, 4]), "the first call is slower"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -165,3 +166,31 @@ def test_copies_of_a_classifier_that_rests_get_no_gradient() -> None:
     resting = FrozenClassifier(network, plan, copies)
     assert resting.copies.keys() == copies.keys()
     assert not any(copy.requires_grad for copy in resting.copies.values())
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_batch_again_leaves_no_class_vectors_behind(fails: bool) -> None:
+    done: list[Any] = []
+
+    class Adapted:
+        training = True
+
+        def eval(self) -> None:
+            done.append("eval")
+
+        def train(self, mode: bool) -> None:
+            done.append(mode)
+
+        def _enter(self) -> None:
+            done.append("forget")
+
+        def __call__(self, state: str) -> str:
+            done.append(state)
+            if fails:
+                raise KeyError
+            return "output"
+
+    loss: Any = SimpleNamespace(adapted=Adapted())
+    with pytest.raises(KeyError) if fails else nullcontext():
+        assert ClassificationLoss._again(loss, "state") == "output"  # type: ignore[arg-type,comparison-overlap]
+    assert done == ["eval", "forget", "state", "forget", True]

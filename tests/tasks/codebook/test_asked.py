@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from petiole.tasks.codebook import images as looks
 from petiole.tasks.codebook import task as run_of
 from petiole.tasks.codebook import training, workspace
 from petiole.tasks.codebook.task import CodebookRun
 from petiole.tasks.codebook.workspace import CodebookQuestions
+from petiole.tasks.text import training as texts
 
 
 class Folder:
@@ -80,7 +84,7 @@ def test_a_remark_is_told_once_as_it_is_written(quiet: bool, monkeypatch: pytest
         CodebookRun._tell(run, when, what)
     assert run.remarks == ["at step 10: [1] code"]
     plain = {"style": "yellow", "highlight": False, "markup": False}
-    assert told == [] if quiet else [(("note     at step 10: [1] code",), plain)]
+    assert told == ([] if quiet else [(("note     at step 10: [1] code",), plain)])
 
 
 @pytest.mark.parametrize(("fsdp", "loaded"), [(False, {"device": "d"}), (True, {})])
@@ -93,3 +97,68 @@ def test_a_language_model_that_is_spread_is_loaded_on_the_machine_first(
     task = CodebookQuestions("boards", Path("q"), device="d", fsdp=fsdp)
     assert task._loaded("boards") == "m"
     assert done == [("boards", loaded), *([("m", "d")] * fsdp)]
+
+
+def test_codes_are_looked_at_before_while_and_after_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:  # fmt: skip
+    told: list[Any] = []
+    noted: list[Any] = []
+    seen = iter(range(9))
+    probe = SimpleNamespace(diagnosis=lambda: {"n": next(seen)})
+    monkeypatch.setattr(run_of, "CodeProbe", lambda *given: probe if given == ("adapted", "folder", "samples") else None)  # fmt: skip
+    monkeypatch.setattr(run_of, "collapse", lambda now, start: (now["n"], start["n"]))
+    monkeypatch.setattr(run_of, "appender", lambda file, fresh: lambda *given: noted.append((file.name, fresh, *given)))  # fmt: skip
+
+    def train(*given: Any, measure: Any, **more: Any) -> float:
+        assert given == ("adapted", "method", "folder", "samples")
+        assert more == {"seed": 5, "general": "general", "precision": "fp32", "callbacks": "callbacks"}  # fmt: skip
+        for step in (0, 1, run_of.EVERY):
+            measure(step)
+        return 2.5
+
+    monkeypatch.setattr(run_of.training, "train", train)
+    task = SimpleNamespace(precision="fp32")
+    run: Any = SimpleNamespace(
+        workspace=SimpleNamespace(data={"train": "samples"}, general="general", task=task),
+        spec=SimpleNamespace(folder=tmp_path, seed=5), image_folder="folder", method="method", diagnosis={},
+        _tell=lambda *given: told.append(given),
+    )  # fmt: skip
+    assert CodebookRun.train(run, "adapted", "callbacks") == 2.5  # type: ignore[arg-type]
+    every = run_of.EVERY
+    assert told == [("before training", (0, 0)), ("at step 0", (1, 0)), (f"at step {every}", (2, 0)), ("after training", (3, 0))]  # fmt: skip
+    assert noted == [(run_of.DIAGNOSTICS, True, 0, {"n": 1}), (run_of.DIAGNOSTICS, True, every, {"n": 2})]  # fmt: skip
+    assert run.diagnosis == {"start": {"n": 0}, "end": {"n": 3}}
+
+
+def test_a_bar_moves_by_what_is_answered_and_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    moved: list[Any] = []
+
+    @contextmanager
+    def bar(label: str, total: int, *, quiet: bool) -> Iterator[Any]:
+        moved.append((label, total, quiet))
+        yield moved.append
+
+    asked: list[Any] = []
+    for module in (training, texts, looks):
+        monkeypatch.setattr(module, "progress", bar)
+        monkeypatch.setattr(module, "ROWS", 2)
+    samples: Any = [SimpleNamespace(images=(f"{i}.png",), text=f"q{i}") for i in range(5)]
+    adapted: Any = SimpleNamespace(model=SimpleNamespace(name="m"))
+    adapted.answer = lambda seen, questions, **_: asked.append((seen, questions)) or questions
+    said = training.answers(adapted, lambda names: names, samples, quiet=False)  # type: ignore[arg-type]
+    assert said == [f"q{i}" for i in range(5)]
+    assert asked[0] == (["0.png", "1.png"], ["q0", "q1"])
+    assert moved == [("answers m", 5, False), 2, 2, 1]
+    moved.clear()
+    collator: Any = SimpleNamespace(tasks=[SimpleNamespace(name="t", task="task")], inputs=lambda owners, rows: (len(owners), rows))  # fmt: skip
+    adapted.answer = lambda inputs, task, number: [one.text for one in inputs[1]] if (inputs[0], task, number) == (len(inputs[1]), "task", 0) else []  # fmt: skip
+    assert texts.answers(adapted, collator, 0, samples) == said
+    assert moved == [("answers t", 5, True), 2, 2, 1]
+    moved.clear()
+    folder: Any = object.__new__(looks.ImageFolder)
+    monkeypatch.setattr(looks.ImageFolder, "__call__", lambda _, names: names)
+    monkeypatch.setattr(looks, "evaluating", lambda _: nullcontext())
+    monkeypatch.setattr(looks, "joined", lambda parts: parts)
+    adapted.encode_images = lambda names: names
+    found = folder.vision_outputs(adapted, ["a", "b", "a", "c"])
+    assert (found.all, found.places) == ([["a", "b"], ["c"]], {"a": 0, "b": 1, "c": 2})
+    assert moved == [("looking", 3, True), 2, 1]
