@@ -214,3 +214,17 @@ def test_nothing_is_sent_to_a_process_that_is_not_ready() -> None:
         assert (await asked)[0]["label"] == "b"
 
     play(scene)
+
+
+def test_a_batch_under_way_takes_as_long_as_its_rows() -> None:
+    async def scene(process: Process, batcher: Batcher, _: dict[str, str]) -> None:
+        batcher._size("b").learn(4, 0.4)
+        batcher._size("b").learn(1, 0.2)
+        asked = ask(batcher, "b", "b", "b", "b")
+        await asyncio.sleep(0.01)
+        assert process.batches == [["b"] * 4]
+        assert batcher.expected_wait() == pytest.approx(4 * batcher._size("b").seconds)
+        process.go.set()
+        await asked
+
+    play(scene)

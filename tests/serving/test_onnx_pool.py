@@ -14,7 +14,7 @@ import petiole
 from petiole.backbones.base import Backbone
 from petiole.backbones.vision.vit import wrap
 from petiole.errors import AdapterError, ConfigError
-from petiole.serving import onnx_adapter, onnx_pool
+from petiole.serving import onnx_adapter, onnx_backbone, onnx_pool
 from petiole.serving.onnx_pool import OnnxPool
 from petiole.tasks.classification.adapter import ClassificationAdapter
 from petiole.testing import backbones
@@ -189,3 +189,87 @@ def test_a_head_of_its_own_is_traced_for_batches_of_vectors(tmp_path: Path, monk
         assert file.parent.is_dir()
         assert done == [([[1, 1, 1]], [(2, 3)], False), ("program", file, {"inputs": ("vector",)})]
         done.clear()
+
+
+@pytest.mark.parametrize("linear", [True, False])
+def test_an_adapter_of_a_pool_is_its_factors_its_head_and_their_digests(
+    linear: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def head(_: Any) -> Any:
+        if linear:
+            return torch.ones(2, 3), torch.zeros(2)
+        raise AdapterError("it is curved")
+
+    def parameters(file: Path, values: Any) -> None:
+        file.write_text(" ".join(values))
+
+    monkeypatch.setattr(onnx_adapter, "low_rank", lambda _: {"q.a": torch.ones(1)})
+    monkeypatch.setattr(onnx_adapter, "linear_head", head)
+    monkeypatch.setattr(onnx_adapter, "_write_parameters", parameters)
+    monkeypatch.setattr(onnx_adapter, "_write_head", lambda _, file: file.write_text("graph"))
+    adapted = SimpleNamespace(head=None, backbone=SimpleNamespace(fingerprint="f"))
+    adapter: Any = SimpleNamespace(adapted=adapted, classes=["x"], calibration=None, manifest=SimpleNamespace(method="m"))  # fmt: skip
+    folder = tmp_path / "a/b"
+    if not linear:
+        folder.mkdir(parents=True)
+    for _ in range(2):
+        place = onnx_adapter.write_adapter(adapter, folder, "n")
+    assert place == folder / "n.json"
+    entry = onnx_pool.read_kept(place, onnx_adapter.PoolEntry, "")
+    assert (entry.classes, entry.method, entry.fingerprint) == (["x"], "m", "f")
+    written = {"n.onnx_adapter": "q.a head.weight head.bias" if linear else "q.a"}
+    written |= {} if linear else {"n.head.onnx": "graph"}
+    assert {name: (folder / name).read_text() for name in entry.files} == written
+    assert entry.files == {name: onnx_pool.sha256(folder / name) for name in written}
+
+
+def test_a_pool_is_its_graph_and_what_is_known_of_it(
+    vit: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Any] = []
+    monkeypatch.setattr(onnx_pool, "write_backbone", lambda _, file: file.write_text("graph"))
+    monkeypatch.setattr(OnnxPool, "__init__", lambda _, place, *, threads: opened.append((place, threads)))  # fmt: skip
+    for place in (tmp_path / "a/b", tmp_path):
+        OnnxPool.create(vit, place, threads=3)
+        assert opened.pop() == (place, 3)
+        about = onnx_pool.read_kept(place / onnx_pool.ABOUT, onnx_pool.PoolBackbone, "")
+        assert (about.name, about.fingerprint, about.preprocessing) == (vit.name, vit.fingerprint, vit.preprocessing)  # fmt: skip
+        assert about.graph_sha256 == onnx_pool.sha256(place / onnx_pool.GRAPH)
+        with pytest.raises(ConfigError, match="exists already"):
+            OnnxPool.create(vit, place)
+
+
+def test_a_graph_takes_its_inputs_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The head is last, the slots before it; all have values that change nothing."""
+    from onnx import helper, load, numpy_helper, save
+
+    given: dict[str, torch.Tensor] = {}
+    slot = onnx_backbone._Slot(given, "q")
+    backbone: Any = SimpleNamespace(
+        module=torch.nn.Identity(), vector="v", depth=1, width=3, site=lambda _: SimpleNamespace(width=3),
+        upper=lambda state, roles: {roles[0]: slot(state["images"])},
+    )  # fmt: skip
+    names = ["q.a", "q.b", onnx_backbone.WEIGHT, onnx_backbone.BIAS]
+    values = [torch.tensor([[1.0, 2.0, 0.0]]), torch.tensor([[1.0], [0.0], [3.0]]), torch.tensor([[1.0, 1.0, 2.0]]), torch.tensor([0.5])]  # fmt: skip
+    model = onnx_backbone._Slotted(backbone, given, names)
+    logits, vector = model(torch.tensor([[1.0, 1.0, 9.0]]), *values)
+    assert (vector.tolist(), logits.tolist()) == ([[3.0, 0.0, 9.0]], [[21.5]])
+    asked: list[Any] = []
+
+    def export(program: str, **how: Any) -> Any:
+        asked.append((program, how))
+        graph = helper.make_graph([], "g", [], [])
+        return SimpleNamespace(save=lambda file: save(helper.make_model(graph), file))
+
+    monkeypatch.setattr(onnx_backbone, "_traced", lambda *_: "program")
+    monkeypatch.setattr(onnx_backbone.torch.onnx, "export", export)
+    onnx_backbone.write_backbone(backbone, tmp_path / "g.onnx")
+    slots = [f"block.0.attn.{part}.{half}" for part in "qkv" for half in "ab"]
+    inputs = [*slots, onnx_backbone.WEIGHT, onnx_backbone.BIAS]
+    [(program, how)] = asked
+    assert program == "program"
+    assert how == {"dynamo": True, "input_names": ["pixels", *inputs], "output_names": ["logits", "vector"], "verbose": False}  # fmt: skip
+    stored = {one.name: numpy_helper.to_array(one) for one in load(tmp_path / "g.onnx").graph.initializer}  # fmt: skip
+    assert list(stored) == inputs
+    assert [one.shape for one in stored.values()] == [*[(1, 3), (3, 1)] * 3, (1, 3), (1,)]
+    assert not any(one.any() for one in stored.values())

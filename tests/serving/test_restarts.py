@@ -278,6 +278,9 @@ def test_what_comes_and_goes_is_logged(used: list[str], tmp_path: Path, monkeypa
 
     async def main() -> None:
         service = Service({}, store=tmp_path, processes=Starting)  # type: ignore[arg-type]
+        for starts, again in ((0, 0.0), (1, 0.0), (4, 3.0)):
+            service.process.starts = starts
+            assert f"petiole_worker_restarts {again}" in service.measure().decode()
         for _ in range(2):
             await service.put("c", dict.fromkeys(FILES, b"x"))
         await service.delete("c")
