@@ -355,3 +355,32 @@ def test_graphs_are_made_aside_of_all_adapters_that_are_known_and_that_come(used
         return Message({"sha256": "s", "engine_note": ""}, [])
 
     asyncio.run(main())
+
+
+def test_a_process_is_spawned_with_its_end_of_a_pipe_and_listened_to(monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    done: list[Any] = []
+
+    def started(name: str) -> Any:
+        def made(**how: Any) -> Any:
+            return SimpleNamespace(how=how, start=lambda: done.append((name, how)))
+
+        return made
+
+    ends = ("mine", SimpleNamespace(close=lambda: done.append("closed")))
+    context = SimpleNamespace(Pipe=lambda: ends, Process=started("process"))
+    monkeypatch.setattr(process_of.multiprocessing, "get_context", lambda kind: {"spawn": context}[kind])  # fmt: skip
+    monkeypatch.setattr(process_of, "Thread", started("thread"))
+    process = WorkerProcess(print, lambda: {"x": 1})
+
+    async def main() -> Any:
+        ended = asyncio.Event()
+        process._spawn(ended)
+        assert not process._hello.done()
+        return ("mine", asyncio.get_running_loop(), ended)
+
+    listened = asyncio.run(main())
+    assert done == [
+        ("process", {"target": print, "args": (ends[1], {"x": 1}), "daemon": True}), "closed",
+        ("thread", {"target": process._listen, "args": listened, "daemon": True}),
+    ]  # fmt: skip
+    assert (process._connection, process._process.how) == ("mine", done[0][1])  # type: ignore[comparison-overlap]
