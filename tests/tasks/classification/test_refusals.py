@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -168,6 +169,11 @@ def test_peft_has_one_rank_for_all(ranks: tuple[int, int], written: bool, tmp_pa
     assert {file.name for file in tmp_path.iterdir()} == (
         {peft_folder.CONFIG, peft_folder.WEIGHTS} if written else set()
     )
+    if written:
+        assert json.loads((tmp_path / peft_folder.CONFIG).read_text()) == {
+            "peft_type": "LORA", "base_model_name_or_path": network.name, "target_modules": ["blocks.0.attn.qkv", "blocks.1.attn.qkv"],
+            "r": 2, "lora_alpha": 2.0, "use_dora": False, "inference_mode": True,
+        }  # fmt: skip
 
 
 def test_only_what_refines_has_a_cache_and_one_entry_is_read_by_all() -> None:
