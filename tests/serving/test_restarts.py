@@ -269,6 +269,7 @@ def test_a_process_that_goes_leaves_nothing_of_a_start_or_an_upload(tmp_path: Pa
     with pytest.raises(OSError, match=r"^no memory$"):
         asyncio.run(service.put("c", dict.fromkeys(FILES, b"x")))
     assert not [file for file in tmp_path.rglob("*") if file.is_file()]
+    service_of._delete(tmp_path / "not/there")
     assert service.entries == {}
 
 

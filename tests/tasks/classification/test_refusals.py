@@ -20,6 +20,7 @@ from petiole.backbones.hooks import Attach
 from petiole.engine.run import RunSpec
 from petiole.errors import AdapterError, ConfigError, DataError
 from petiole.layers.lowrank import LowRank
+from petiole.methods.prompt_learning.class_vectors import ClassVectors
 from petiole.methods.prompt_learning.refined_head import RefinedByImage
 from petiole.methods.registry import create
 from petiole.tasks.classification import (
@@ -319,3 +320,52 @@ def test_a_head_is_linear_up_to_rounding_of_its_own_logits(curved: float, refuse
         weight, bias = plain.linear_head(adapted)
         assert torch.allclose(weight, 1e4 * torch.eye(5)[:2], atol=1.0)
         assert bias.tolist() == [0, 0]
+
+
+def test_a_teacher_answers_every_view(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    teacher = SimpleNamespace(head=object.__new__(ClassVectors), name=lambda *given: asked.append(given), backbone="theirs", cut="cut")  # fmt: skip
+    table = lambda *given: asked.append(given) or "table"  # noqa: E731
+    monkeypatch.setattr(targets.ClassificationAdapter, "load", lambda *_, **__: SimpleNamespace(adapted=teacher))  # fmt: skip
+    monkeypatch.setattr(targets, "Features", lambda *given: asked.append(given) or SimpleNamespace(table=table))  # fmt: skip
+    monkeypatch.setattr(targets, "views_of", lambda _: (2, "crops"))
+    monkeypatch.setattr(targets, "_logits", lambda by, given, rows, index: torch.stack([10.0 * index + rows] * 2, 1) if (by, given) == (teacher, "table") else None)  # fmt: skip
+    features: Any = SimpleNamespace(device=torch.device("cpu"), cache="c", precision="p", dtype="d")
+    adapted: Any = SimpleNamespace(plan=SimpleNamespace(teacher="t"), head=nn.Identity())
+    data = images("t", [0, 1, 0])
+    made = targets.distillation_targets(features, adapted, data, "recipe")  # type: ignore[arg-type]
+    assert asked == [(data.classes, "t"), ("theirs", "c", "p", "d"), (data, "cut", 2, "crops")]
+    rows, views = torch.tensor([2, 0, 1]), torch.tensor([0, 1, 2])
+    assert made.fetch(rows, views)["logits"].tolist() == [[2, 2], [10, 10], [21, 21]]
+
+
+def test_a_drop_from_zero_shot_is_of_both_on_the_other_classes(monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    named: list[Any] = []
+
+    class Model:
+        def __init__(self, *right: int) -> None:
+            self.right = right
+
+        def to(self, device: str) -> Model:
+            assert device == "cpu"
+            return self
+
+        def name(self, classes: Any) -> None:
+            named.append((self.right, tuple(classes)))
+
+    novel = images("n", [0, 1, 1, 0])
+    bare = Model(0, 1, 1, 0)
+    monkeypatch.setattr(contract, "as_dataset", lambda given: novel if given == Path("n") else None)
+    monkeypatch.setattr(contract, "create", lambda name: SimpleNamespace(plan=lambda *given: (name, *given)))  # fmt: skip
+    monkeypatch.setattr(contract, "AdaptedClassifier", lambda network, plan: bare if plan == ("zero-shot", network, 2) else None)  # fmt: skip
+    monkeypatch.setattr(contract, "logits_of", lambda model, samples: torch.eye(2)[list(model.right[: len(samples)])])  # fmt: skip
+    adapted: Any = Model(1, 1, 0, 0)
+    adapted.backbone = SimpleNamespace(device="cpu")
+    judged: Any = SimpleNamespace(adapter=SimpleNamespace(adapted=adapted, classes=["a", "b"]))
+    clause: Any = SimpleNamespace(images=Path("n"), max_drop=0.1)
+    line = contract.ContractTest._zero_shot(judged, clause)
+    share = float((torch.tensor([1, 1, 0, 0]).numpy() == novel.labels).mean())
+    whole = float((torch.tensor([0, 1, 1, 0]).numpy() == novel.labels).mean())
+    assert (line.name, line.value, line.bound, line.at_least, line.images) == ("drop from zero-shot on n", whole - share, 0.1, False, 4)  # fmt: skip
+    assert whole != share
+    assert named == [(bare.right, ("x", "y")), (adapted.right, ("x", "y")), (adapted.right, ("a", "b"))]  # fmt: skip
