@@ -217,7 +217,7 @@ def test_a_graph_is_opened_where_it_answers_as_it_did(tmp_path: Path, monkeypatc
     assert onnx_graph.open_graph(tmp_path, threads=1) is session
     said[0, 1] += 3.9e-3  # of 1 + 3
     assert onnx_graph.open_graph(tmp_path, threads=1) is session
-    for other in (said + 4.2e-3, -logits):
+    for other in (logits + 4.2e-3, -logits):
         session.predict = lambda _, other=other: other
         with pytest.raises(AdapterError, match=r"gives other logits on this machine"):
             onnx_graph.open_graph(tmp_path, threads=1)

@@ -167,6 +167,9 @@ def test_what_is_taught_becomes_an_adapter(teacher: Teacher, tmp_path: Path) -> 
     teacher.save(tmp_path / "adapter")
     adapter = petiole.Adapter.load(tmp_path / "adapter")
     assert adapter.classes == list(CLASSES)
+    assert not any(part.training for part in adapter.adapted.modules())
+    assert adapter.calibration is not None
+    assert (adapter.calibration.images, adapter.calibration.folds) == (18, 5)
     logits = adapter.adapted.head(teacher.vectors)
     assert logits.argmax(-1).tolist() == state["guesses"]
     teacher.log.undo()

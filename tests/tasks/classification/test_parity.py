@@ -105,6 +105,10 @@ def test_given_images_are_scored_by_both(
     right = (labels.numpy() == data.labels).mean()
     assert found.accuracy == found.adapter_accuracy == pytest.approx(right)
     assert 0 < right < 1
+    exported = Comparison(SimpleNamespace(adapted=adapted), lambda part: Predictions(torch.zeros(len(part), 1), torch.eye(3)[[0] * len(part)]), False)  # type: ignore[arg-type]  # fmt: skip
+    found = exported.parity(data)
+    assert found.accuracy == (data.labels == 0).mean() != found.adapter_accuracy
+    assert found.adapter_accuracy == pytest.approx(right)
 
 
 # --- the folder --------------------------------------------------------------------------------------
