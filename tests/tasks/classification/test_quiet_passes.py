@@ -194,3 +194,15 @@ def test_a_batch_again_leaves_no_class_vectors_behind(fails: bool) -> None:
     with pytest.raises(KeyError) if fails else nullcontext():
         assert ClassificationLoss._again(loss, "state") == "output"  # type: ignore[arg-type,comparison-overlap]
     assert done == ["eval", "forget", "state", "forget", True]
+
+
+def test_seconds_of_the_frozen_half_are_added_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    times, asked = iter([5.0, 7.0, 10.0, 13.0]), list[Any]()
+    monkeypatch.setattr(workspace, "time", SimpleNamespace(perf_counter=lambda: next(times)))
+    store = lambda samples, cut: asked.append(([one.id for one in samples], cut))  # noqa: E731
+    bench = opened(feature_seconds=1.0, backbone=SimpleNamespace(vector="v"), features=SimpleNamespace(store=store))  # fmt: skip
+    bench._store_vectors(images("t", [0, 1]), images("u", [0]))
+    assert bench.feature_seconds == 3.0
+    assert bench._timed(lambda: "table") == "table"
+    assert bench.feature_seconds == 6.0
+    assert asked == [(["t0", "t1", "u0"], ("v",))]
