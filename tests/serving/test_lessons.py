@@ -249,9 +249,9 @@ def test_all_that_the_labels_say(known: bool, monkeypatch: pytest.MonkeyPatch) -
 def test_evidence_is_computed_once_for_each_version_of_the_labels(monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     made, computed = taught(4), list[Any]()
     monkeypatch.setattr("petiole.serving.teach.teacher.evidence", lambda *given: computed.append(given) or len(computed))  # fmt: skip
-    made._seen, made.log = None, SimpleNamespace(version=1)  # type: ignore[assignment]
+    made._seen, made.log = None, SimpleNamespace(version=7)  # type: ignore[assignment]
     rows, labels = np.array([0, 2]), np.array([1, 0])
     assert [made._evidence(rows, labels) for _ in range(3)] == [1, 1, 1]  # type: ignore[comparison-overlap]
-    made.log.version = 2
+    made.log.version = 8
     assert [made._evidence(rows, labels) for _ in range(2)] == [2, 2]  # type: ignore[comparison-overlap]
     assert computed == [(made.vectors, rows, labels)] * 2

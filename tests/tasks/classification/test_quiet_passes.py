@@ -21,6 +21,7 @@ from petiole.methods.registry import create
 from petiole.methods.test_time.base import FrozenClassifier
 from petiole.tasks.classification import distillation_targets as targets
 from petiole.tasks.classification import spectrum, workspace
+from petiole.tasks.classification.export import network as network_of
 from petiole.tasks.classification.export.network import traced
 from petiole.tasks.classification.export.plain import linear_head
 from petiole.tasks.classification.model import AdaptedClassifier, ClassificationLoss
@@ -58,7 +59,13 @@ def test_what_is_exported_is_as_in_prediction(monkeypatch: pytest.MonkeyPatch) -
     assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
     modes: list[bool] = []
 
+    calls: list[Any] = []
+    monkeypatch.setattr(network_of.Classifier, "forward", lambda _, pixels: calls.append(tuple(pixels.shape)))  # fmt: skip
+
     def export(given: nn.Module, *_: object, **__: object) -> None:
+        assert calls == [(2, 3, 28, 28)], "class vectors are known before"
+        assert not torch.is_grad_enabled()
+        assert network.carries, "the adapter is at work"
         modes.extend(part.training for part in given.modules())
         raise RuntimeError("enough")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ from builders.comparisons import images
 from petiole.methods.prompt_learning.refined_head import RefinedHead
 from petiole.tasks.classification import refiner_cache
 from petiole.tasks.classification.adapter import ClassificationAdapter
+from petiole.tasks.classification.model import Predictions
 from petiole.tasks.classification.refiner_cache import (
     describe,
     effective_rank,
@@ -147,3 +149,26 @@ def test_the_patches_most_like_an_entry_by_hand(monkeypatch: pytest.MonkeyPatch)
     ]
     for one, cosines in zip(nearest, ([1, 0.9, 0], [1, 0.5268, 0], [1, 0.9, 0.6614]), strict=True):
         assert [share for *_, share in one] == pytest.approx(cosines, abs=1e-4)
+
+
+def test_answers_that_change_with_the_mean_read_are_counted_batch_by_batch(monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    data, read = images("p", [0] * 5), torch.tensor([[1.0], [3.0]])
+    vectors = torch.tensor([[3.0, 1], [1, 3], [3, 1], [1, 3], [1, 3]])
+    logits = torch.tensor(
+        [[1.0, 0], [1, 0], [1, 0], [0, 1], [1, 0]]
+    )  # the second and the last differ
+    asked: list[Any] = []
+    table = SimpleNamespace(batches=lambda count: count)
+    monkeypatch.setattr(refiner_cache, "READERS", 2)
+    monkeypatch.setattr(refiner_cache, "open_data", lambda _: data)
+    monkeypatch.setattr(refiner_cache, "Features", lambda *_, **__: SimpleNamespace(table=lambda *given: asked.append(given) or table))  # fmt: skip
+    monkeypatch.setattr(refiner_cache, "predict", lambda adapted, count: asked.append(count) or Predictions(vectors, logits))  # noqa: ARG005  # fmt: skip
+    head: Any = SimpleNamespace(
+        pair=lambda vector: (len(vector), None), met=lambda alike: torch.eye(2).expand(alike, 2, 2),
+        refiner=SimpleNamespace(blend=lambda own, mean: asked.append(mean.tolist()) or own),
+    )  # fmt: skip
+    cache: Any = SimpleNamespace(entries=read, read=lambda _: read)
+    adapted = SimpleNamespace(backbone="network", cut="cut", attached=nullcontext)
+    adapter: Any = SimpleNamespace(adapted=adapted)
+    assert refiner_cache._changed(adapter, head, cache, Path("p")) == (2, 5)
+    assert asked == [(data, "cut"), 5, *[[[2.0], [2.0]]] * 3]
