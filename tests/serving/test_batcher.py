@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 pytest.importorskip("prometheus_client", reason="the extra serve is not installed")
+from petiole.serving import batcher as batcher_of
 from petiole.serving.batcher import AHEAD, Batcher, Busy, Row
 from petiole.serving.channel import Message
 from petiole.serving.limits import Limits
@@ -73,6 +74,7 @@ def test_what_would_wait_too_long_is_refused_with_a_time() -> None:
         with pytest.raises(Busy) as told:
             batcher.check()
         assert told.value.after >= 1
+        assert "would wait too long" in str(told.value)
         process.go.set()
         assert {row[0]["label"] for row in await asyncio.gather(*asked)} == {"b"}
         batcher.check()
@@ -150,5 +152,79 @@ def test_what_nobody_waits_for_is_not_computed() -> None:
         await asyncio.sleep(0.05)
         assert sum(map(len, process.batches)) == AHEAD
         assert batcher.bytes == 0
+
+    play(scene)
+
+
+def test_a_stop_waits_for_what_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses, sleep = list[float](), asyncio.sleep
+
+    async def noted(seconds: float) -> None:
+        pauses.append(seconds)
+        await sleep(0)
+
+    async def scene(process: Process, batcher: Batcher, _: dict[str, str]) -> None:
+        asked = ask(batcher, "b", "b", "b")
+        await sleep(0.01)
+        monkeypatch.setattr(batcher_of.asyncio, "sleep", noted)
+        ending = asyncio.create_task(batcher.stop())
+        await sleep(0.01)
+        assert not ending.done()
+        process.go.set()
+        await ending
+        assert len(await asked) == 3
+        assert batcher.idle
+        assert max(pauses) < 0.1, "it ends soon after the last answer"
+
+    play(scene)
+
+
+def test_the_rows_of_a_late_request_are_not_computed() -> None:
+    async def scene(process: Process, batcher: Batcher, _: dict[str, str]) -> None:
+        with pytest.raises(TimeoutError):
+            await ask(batcher, "b", "b", "b", "b")
+        process.go.set()
+        await asyncio.sleep(0.03)
+        assert sum(map(len, process.batches)) == AHEAD
+
+    play(scene, seconds=0.02)
+
+
+def test_an_adapter_that_comes_anew_has_its_batches_measured_anew() -> None:
+    async def scene(process: Process, batcher: Batcher, _: dict[str, str]) -> None:
+        process.go.set()
+        await ask(batcher, "b")
+        await ask(batcher, "a1")
+        assert (set(batcher._groups), set(batcher._sizes)) == ({"a1", "b"}, {"a1", "b"})
+        batcher.forget("b")
+        assert (set(batcher._groups), set(batcher._sizes)) == ({"a1"}, {"a1"})
+
+    play(scene)
+
+
+def test_nothing_is_sent_to_a_process_that_is_not_ready() -> None:
+    async def scene(process: Process, batcher: Batcher, _: dict[str, str]) -> None:
+        asked = ask(batcher, "b")
+        await asyncio.sleep(0)  # it has come, and is not sent yet
+        process.ready.clear()
+        await asyncio.sleep(0.01)
+        assert process.batches == []
+        process.ready.set()
+        process.go.set()
+        assert (await asked)[0]["label"] == "b"
+
+    play(scene)
+
+
+def test_a_batch_under_way_takes_as_long_as_its_rows() -> None:
+    async def scene(process: Process, batcher: Batcher, _: dict[str, str]) -> None:
+        batcher._size("b").learn(4, 0.4)
+        batcher._size("b").learn(1, 0.2)
+        asked = ask(batcher, "b", "b", "b", "b")
+        await asyncio.sleep(0.01)
+        assert process.batches == [["b"] * 4]
+        assert batcher.expected_wait() == pytest.approx(4 * batcher._size("b").seconds)
+        process.go.set()
+        await asked
 
     play(scene)

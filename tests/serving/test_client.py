@@ -87,3 +87,18 @@ def test_a_server_that_is_not_there_is_named(pauses: list[float]) -> None:
     with pytest.raises(ServerError, match=r"127\.0\.0\.1:9.*cannot be reached"):
         client.adapters()
     assert len(pauses) == 1
+
+
+def test_connections_are_closed_at_the_end_of_a_block() -> None:
+    handle, _ = refusing(0)
+    with petiole.Client(transport=httpx.MockTransport(handle)) as client:
+        assert client.adapters() == []
+        assert not client._http.is_closed
+    assert client._http.is_closed
+
+    async def main() -> None:
+        async with petiole.AsyncClient(transport=httpx.MockTransport(handle)) as client:
+            assert await client.adapters() == []
+        assert client._http.is_closed
+
+    asyncio.run(main())

@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -147,3 +148,12 @@ def test_lines_of_the_log_are_json(caplog: pytest.LogCaptureFixture) -> None:
     bounds = {name: re.findall(rf'petiole_{name}_bucket\{{.*?le="([^"]+)"', text) for name in ("batch_rows", "batch_seconds")}  # fmt: skip
     assert bounds["batch_rows"] == ["1.0", "2.0", "4.0", "8.0", "16.0", "32.0", "+Inf"]
     assert bounds["batch_seconds"] == [*map(str, map(float, SECONDS)), "+Inf"]
+
+
+def test_a_request_is_timed_in_milliseconds(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    times = iter([5.0, 5.25])
+    monkeypatch.setattr("petiole.serving.gate.time", SimpleNamespace(perf_counter=lambda: next(times)))  # fmt: skip
+    with caplog.at_level("INFO", logger="petiole.serving"):
+        passed([part(b"", False), {"type": "http.disconnect"}], Limits())
+    (line,) = [json.loads(r.message) for r in caplog.records if r.message.startswith("{")]
+    assert (line["ms"], line["status"]) == (250.0, 200)

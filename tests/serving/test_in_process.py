@@ -215,6 +215,10 @@ def test_what_cannot_be_answered_says_why(place: Path) -> None:
         assert "pixels" in await post(422, "image", adapter="trees", images=[text_of(picture(side=51))])  # fmt: skip
         assert "answers no questions" in await post(422, "value", "ask", adapter="trees", question="?")  # fmt: skip
         assert "Unknown class of this adapter 'oak'" in await post(422, "value", "look", adapter="trees", image=image["images"][0], label="oak")  # fmt: skip
+        two = await http.post(
+            "/v1/look", data={"adapter": "trees"}, files=[("image", picture())] * 2
+        )
+        assert fault(two, 422, "images") == "A request has at most 1 image here."
         broken = await http.post("/v1/predict", content=b"{", headers={"content-type": "application/json"})  # fmt: skip
         assert fault(broken, 422, "value").startswith("the body: ")
         assert "Send multipart" in fault(await http.post("/v1/predict", content=b"x"), 415, "type")

@@ -143,12 +143,15 @@ def test_images_alike_by_the_cosine() -> None:
     for row in (-1, 8):
         with pytest.raises(DataError, match=r"^There are 8 images; a row beyond them was named.$"):
             made.alike(row)
+        with pytest.raises(DataError, match=r"a row beyond them was named"):
+            made.thumbnail(row)
 
 
 def test_maps_of_few_images_are_points_in_the_middle(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("petiole.serving.teach.teacher.MOST_TSNE", 6)
     for n in (0, 1, 2):
         assert projection(np.zeros((n, 4))).tolist() == [[0.5, 0.5]] * n
+    assert len(np.unique(projection(np.eye(3)), axis=0)) == 3, "three have places of their own"
     rng = np.random.default_rng(0)
     wide = projection(rng.standard_normal((7, 3)) * [10, 3, 1])
     assert wide.shape == (7, 2)
@@ -217,8 +220,38 @@ def test_exactly_as_many_images_as_fit_are_mapped_by_their_neighbours(monkeypatc
     assert given == [{"perplexity": 2.0, "init": "pca", "random_state": 0, "max_iter": 500}, (7, 3)]
     assert np.allclose(found[:, 0], 1 - found[:, 1])
     assert np.allclose(found[1:-1, 0], (np.arange(1, 6) - 0.03) / 5.94)
-    projection(rng.standard_normal((8, 3)))
+    few = projection(1e-3 * rng.standard_normal((8, 3)))
+    assert (few.min(0).tolist(), few.max(0).tolist()) == ([0, 0], [1, 1]), "in any unit"
     assert len(given) == 2, "more are not"
     monkeypatch.setattr("petiole.serving.teach.teacher.MOST_TSNE", 200)
     projection(rng.standard_normal((120, 60)))
     assert (given[2]["perplexity"], given[3]) == (30.0, (120, 50))
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_all_that_the_labels_say(known: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, times = taught(4), iter([5.0, 5.25])
+    monkeypatch.setattr("petiole.serving.teach.teacher.perf_counter", lambda: next(times))
+    made.typical = []
+    made.log = SimpleNamespace(version=3)  # type: ignore[assignment]
+    p = np.array([[0.25, 0.75], [0.5, 0.5], [0.875, 0.125], [0.375, 0.625]], dtype=np.float32)
+    found = evidence.Evidence(p, evidence.Accuracy(0.5, 0.1, 0.9, 2), [2]) if known else evidence.Evidence()  # fmt: skip
+    monkeypatch.setattr(made, "_labelled", lambda: (["a", "b"], np.array([0, 2]), np.array([1, 0])))
+    monkeypatch.setattr(made, "_evidence", lambda *given: found if [one.tolist() for one in given] == [[0, 2], [1, 0]] else None)  # fmt: skip
+    assert made.state() == {
+        "version": 3, "classes": ["a", "b"], "labels": [1, -1, 0, -1],
+        "guesses": [1, 0, 0, 1] if known else [-1] * 4, "sure": [0.75, 0.5, 0.88, 0.62] if known else [0] * 4,
+        "accuracy": {"value": 0.5, "low": 0.1, "high": 0.9, "images": 2} if known else None,
+        "errors": [2] if known else [], "suggested": [1, 3] if known else [], "milliseconds": 250.0,
+    }  # fmt: skip
+
+
+def test_evidence_is_computed_once_for_each_version_of_the_labels(monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    made, computed = taught(4), list[Any]()
+    monkeypatch.setattr("petiole.serving.teach.teacher.evidence", lambda *given: computed.append(given) or len(computed))  # fmt: skip
+    made._seen, made.log = None, SimpleNamespace(version=7)  # type: ignore[assignment]
+    rows, labels = np.array([0, 2]), np.array([1, 0])
+    assert [made._evidence(rows, labels) for _ in range(3)] == [1, 1, 1]  # type: ignore[comparison-overlap]
+    made.log.version = 8
+    assert [made._evidence(rows, labels) for _ in range(2)] == [2, 2]  # type: ignore[comparison-overlap]
+    assert computed == [(made.vectors, rows, labels)] * 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
@@ -216,10 +217,81 @@ def test_a_graph_is_opened_where_it_answers_as_it_did(tmp_path: Path, monkeypatc
     assert onnx_graph.open_graph(tmp_path, threads=1) is session
     said[0, 1] += 3.9e-3  # of 1 + 3
     assert onnx_graph.open_graph(tmp_path, threads=1) is session
-    for other in (said + 4.2e-3, -logits):
+    for other in (logits + 4.2e-3, -logits):
         session.predict = lambda _, other=other: other
         with pytest.raises(AdapterError, match=r"gives other logits on this machine"):
             onnx_graph.open_graph(tmp_path, threads=1)
     files["model.onnx"] = "0"
     with pytest.raises(AdapterError, match=r"model.onnx is missing or damaged"):
         onnx_graph.open_graph(tmp_path, threads=1)
+
+
+def test_an_export_that_is_given_up_is_ended_in_peace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    done: list[Any] = []
+
+    class Process:
+        pid, returncode = 7, None
+
+        async def communicate(self) -> Any:
+            await asyncio.Event().wait()
+
+        def send_signal(self, which: int) -> None:
+            done.append(which)
+
+        async def wait(self) -> None:
+            done.append("waited")
+
+    async def made(*_: Any, **__: Any) -> Process:
+        return Process()
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", made)
+
+    async def main() -> None:
+        task = asyncio.create_task(exports.export(Path("a"), tmp_path / "o", aside=False))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+    assert done == [signal.SIGINT, "waited"]
+
+
+@pytest.mark.parametrize("torn", [False, True])
+def test_an_adapter_is_read_once_and_its_graph_used_where_one_is_known(torn: bool, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    made, used = library.AdapterLibrary("cpu", 3, 100, "torch"), list[Any]()
+
+    def use(*given: Any) -> None:
+        used.append(given)
+        if torn:
+            raise AdapterError("it is torn")
+
+    monkeypatch.setattr(made, "_load", lambda folder: f"adapter of {folder}")
+    monkeypatch.setattr(made, "use", use)
+    made._places["/b"] = Path("g")
+    assert [made.open(one) for one in ("/a", "/b", "/a")] == ["adapter of /a", "adapter of /b", "adapter of /a"]  # fmt: skip
+    assert used == [("/b", Path("g"))]
+    assert list(made._opened) == ["/b", "/a"], "the least lately used is the first"
+
+
+def test_an_upload_for_a_model_that_is_not_here_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    made, asked = library.AdapterLibrary("cpu", 3, 100, "torch"), list[Any]()
+    card: Any = SimpleNamespace(name="vit", fingerprint="0123456789abcdef", preprocessing=None, image_size=None)  # fmt: skip
+    monkeypatch.setattr(library, "find", lambda folder: folder / "found")
+    monkeypatch.setattr(library, "read_manifest", lambda *given, **more: asked.append((given, more)) or SimpleNamespace(backbone=card))  # fmt: skip
+    told = r"^The adapter is for vit with fingerprint 0123456789ab, which is not served here \(served: "
+    with pytest.raises(AdapterError, match=told + r"none\)"):
+        made.admit(Path("/a"))
+    assert asked == [((Path("/a/found"),), {"kind": "classification"})]
+    made._cards |= {str(i): SimpleNamespace(name=name) for i, name in enumerate(("y", "x", "y"))}  # type: ignore[misc]
+    with pytest.raises(AdapterError, match=told + r"x, y\)"):
+        made.admit(Path("/a"))
+
+
+def test_what_is_let_go_is_read_again_and_its_graph_unknown() -> None:
+    made = library.AdapterLibrary("cpu", 3, 100, "torch")
+    for known in (made._opened, made._graphs, made._places):
+        known.update({"/a": object(), "/b": object()})  # type: ignore[call-overload]
+    made.forget("/a")
+    made.forget("/none")
+    assert [list(known) for known in (made._opened, made._graphs, made._places)] == [["/b"]] * 3  # type: ignore[call-overload]

@@ -34,7 +34,7 @@ from petiole.serving.refusals import HANDLERS, START_SECONDS
 @pytest.mark.parametrize(
     ("error", "status", "code", "said", "headers"),
     [
-        (Busy(6.2), 429, "busy", "", {"retry-after": "7"}),
+        (Busy(6.2), 429, "busy", "would wait too long", {"retry-after": "7"}),
         (WorkerGone(), 503, "starting", "is being started", {"retry-after": str(START_SECONDS)}),
         (TimeoutError(), 504, "late", "took too long", {}),
         (AdapterError("no such"), 404, "adapter", "no such", {}),

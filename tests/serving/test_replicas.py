@@ -92,7 +92,7 @@ def test_replicas_begin_with_one_adapter_of_each_model(serve: Serve, monkeypatch
 
     async def keep(_: RayReplicas) -> None:
         try:
-            await asyncio.sleep(60)
+            await asyncio.Event().wait()
         finally:
             kept.append("ended")
 
@@ -104,7 +104,10 @@ def test_replicas_begin_with_one_adapter_of_each_model(serve: Serve, monkeypatch
         assert await made.start() == {"described": described}
         assert made.ready.is_set()
         await asyncio.sleep(0)
-        await made.stop()
+        begun = asyncio.get_running_loop().time()
+        async with asyncio.timeout(5):
+            await made.stop()
+        assert asyncio.get_running_loop().time() - begun < 4
 
     asyncio.run(main())
     assert kept == ["ended"]
@@ -272,3 +275,13 @@ def test_numbers_of_replicas(given: list[int], found: tuple[int, int]) -> None:
 def test_impossible_numbers_of_replicas(given: list[int]) -> None:
     with pytest.raises(ConfigError, match="--replicas takes"):
         on_ray("cluster", given)  # type: ignore[arg-type]
+
+
+def test_without_ray_it_is_said_what_to_install(
+    serve: Serve,  # noqa: ARG001 - the cluster is there
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = replicas()
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ConfigError, match=r"Ray Serve needs ray: pip install 'petiole\[ray\]'"):
+        made._deploy(SETUP)

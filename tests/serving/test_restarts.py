@@ -178,6 +178,7 @@ def test_it_is_started_again_with_longer_and_longer_pauses(monkeypatch: pytest.M
         return next(told)
 
     async def how() -> str:
+        assert not process.ready.is_set(), "nothing is asked of it any more"
         return "ended"
 
     async def sleep(seconds: float) -> None:
@@ -209,3 +210,178 @@ def test_a_head_on_more_than_the_image_vector_is_no_graph_of_its_own(tmp_path: P
     adapter: Any = SimpleNamespace(adapted=SimpleNamespace(plan=plan, backbone=backbone))
     with pytest.raises(AdapterError, match=r"reads final\.vector, final\.map, and an ONNX backbone gives final\.vector alone"):  # fmt: skip
         _write_head(adapter, tmp_path / "head.onnx")
+
+
+class Starting(Asked):
+    """An inference process that starts, or does not."""
+
+    error: Exception | None = None
+
+    async def start(self) -> Any:
+        if self.error:
+            raise self.error
+        return {"described": {name: {"engine_note": ""} for name in ("a", "b")}}
+
+    async def stop(self) -> None:
+        self.asked.append("stop")
+
+    async def call(self, value: Any, blobs: Any = ()) -> Any:
+        if self.error:
+            raise self.error
+        await super().call(value, blobs)
+        return Message({"sha256": "s"}, [])
+
+
+@pytest.fixture
+def used(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Adapters whose graphs are to answer."""
+    found: list[str] = []
+
+    async def use(_: Service, name: str, __: Entry) -> None:
+        found.append(name)
+
+    monkeypatch.setattr(Service, "_use_graph", use)
+    return found
+
+
+def test_with_onnx_alone_every_graph_is_there_before_the_first_request(used: list[str], tmp_path: Path) -> None:  # fmt: skip
+    folders = {name: tmp_path / name for name in ("a", "b")}
+
+    async def main() -> None:
+        service = Service(folders, engine="onnx", store=tmp_path, processes=Starting)  # type: ignore[arg-type]
+        await service.start()
+        assert used == ["a", "b"]
+        assert service._exporter is None
+        told = await service.put("c", dict.fromkeys(FILES, b"x"))
+        assert (told["name"], told["sha256"]) == ("c", "s")
+        assert used == ["a", "b", "c"]
+        await service.stop()
+        assert service.process.asked[-1] == "stop"  # type: ignore[attr-defined]
+
+    asyncio.run(main())
+
+
+def test_a_process_that_goes_leaves_nothing_of_a_start_or_an_upload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    service = Service({}, store=tmp_path / "store", processes=Starting)  # type: ignore[arg-type]
+    monkeypatch.setattr(Starting, "error", OSError("no memory"))
+    with pytest.raises(OSError, match=r"^no memory$"):
+        asyncio.run(service.start())
+    with pytest.raises(OSError, match=r"^no memory$"):
+        asyncio.run(service.put("c", dict.fromkeys(FILES, b"x")))
+    assert not [file for file in tmp_path.rglob("*") if file.is_file()]
+    service_of._delete(tmp_path / "not/there")
+    assert service.entries == {}
+
+
+def test_what_comes_and_goes_is_logged(used: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    logged: list[Any] = []
+    monkeypatch.setattr(service_of, "log", lambda event, **facts: logged.append((event, facts)))
+
+    async def main() -> None:
+        service = Service({}, store=tmp_path, processes=Starting)  # type: ignore[arg-type]
+        for starts, again in ((0, 0.0), (1, 0.0), (4, 3.0)):
+            service.process.starts = starts
+            assert f"petiole_worker_restarts {again}" in service.measure().decode()
+        for _ in range(2):
+            await service.put("c", dict.fromkeys(FILES, b"x"))
+        await service.delete("c")
+
+    asyncio.run(main())
+    assert used == []
+    added, replaced, removed = [facts for _, facts in logged]
+    assert {event for event, _ in logged} == {"adapter"}
+    assert added == {"name": "c", "what": "added", "sha256": "s"}
+    assert replaced == {**added, "what": "replaced"}
+    assert removed == {"name": "c", "what": "removed"}
+
+
+def test_a_process_that_is_stopped_is_asked_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    process, reaped = WorkerProcess(lambda *_: None, dict), list[bool]()
+
+    async def first(_: asyncio.Event) -> dict[str, Any]:
+        return {"described": {}}
+
+    async def reap() -> None:
+        reaped.append(process.ready.is_set())
+
+    monkeypatch.setattr(process, "_first", first)
+    monkeypatch.setattr(process, "_reap", reap)
+
+    async def main() -> None:
+        assert await process.start() == {"described": {}}
+        assert process.ready.is_set()
+        await process.stop()
+
+    asyncio.run(main())
+    assert reaped == [False]
+
+
+def test_it_has_seconds_to_end_and_says_how() -> None:
+    process, joined = WorkerProcess(lambda *_: None, dict), list[float]()
+    process._process = SimpleNamespace(join=joined.append, exitcode=-9)
+    assert asyncio.run(process._how_it_ended()).startswith("was ended by SIGKILL")
+    assert joined == [process_of.END_SECONDS]
+    assert str(WorkerGone()) == "The process is being started."
+
+
+def test_what_is_told_of_an_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service_of.time, "monotonic", lambda: 100.0)
+    entry = Entry(Path("f"), {"method": "m"}, requests=3)
+    assert entry.public("a") == {"name": "a", "method": "m", "requests": 3, "idle_seconds": None}
+    entry.used = 97.6543
+    assert entry.public("a")["idle_seconds"] == 2.3, "to a tenth of a second"
+
+
+def test_a_fresh_process_computes_one_batch_and_what_is_stopped_sends_nothing() -> None:
+    process = WorkerProcess(lambda *_: None, dict)
+    assert (process.places, process.starts) == (1, 0)
+    asyncio.run(process.stop())
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        process._sender.submit(print)
+
+
+def test_graphs_are_made_aside_of_all_adapters_that_are_known_and_that_come(used: list[str], tmp_path: Path) -> None:  # fmt: skip
+    async def main() -> None:
+        folders = {name: tmp_path / name for name in ("a", "b")}
+        service = Service(folders, engine="auto", store=tmp_path, processes=Starting)  # type: ignore[arg-type]
+        await service.start()
+        service.process.call = called  # type: ignore[method-assign]
+        await service.put("c", dict.fromkeys(FILES, b"x"))
+        for _ in range(9):
+            await asyncio.sleep(0)
+        assert used == ["a", "b", "c"]
+        await service.stop()
+
+    async def called(*_: Any) -> Any:
+        return Message({"sha256": "s", "engine_note": ""}, [])
+
+    asyncio.run(main())
+
+
+def test_a_process_is_spawned_with_its_end_of_a_pipe_and_listened_to(monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    done: list[Any] = []
+
+    def started(name: str) -> Any:
+        def made(**how: Any) -> Any:
+            return SimpleNamespace(how=how, start=lambda: done.append((name, how)))
+
+        return made
+
+    ends = ("mine", SimpleNamespace(close=lambda: done.append("closed")))
+    context = SimpleNamespace(Pipe=lambda: ends, Process=started("process"))
+    monkeypatch.setattr(process_of.multiprocessing, "get_context", lambda kind: {"spawn": context}[kind])  # fmt: skip
+    monkeypatch.setattr(process_of, "Thread", started("thread"))
+    process = WorkerProcess(print, lambda: {"x": 1})
+
+    async def main() -> Any:
+        ended = asyncio.Event()
+        process._spawn(ended)
+        assert not process._hello.done()
+        return ("mine", asyncio.get_running_loop(), ended)
+
+    listened = asyncio.run(main())
+    assert done == [
+        ("process", {"target": print, "args": (ends[1], {"x": 1}), "daemon": True}), "closed",
+        ("thread", {"target": process._listen, "args": listened, "daemon": True}),
+    ]  # fmt: skip
+    assert (process._connection, process._process.how) == ("mine", done[0][1])  # type: ignore[comparison-overlap]

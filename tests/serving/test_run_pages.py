@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import time
@@ -18,7 +19,7 @@ from builders.sized_data import SizedData
 pytest.importorskip("httpx2", reason="the extra serve is not installed")
 pytest.importorskip("fastapi", reason="the extra serve is not installed")
 from petiole.errors import ConfigError, RunError
-from petiole.serving import nearest, runs
+from petiole.serving import nearest, pages, runs
 from petiole.serving.run_files import file_below
 
 
@@ -140,7 +141,9 @@ def test_training_images_by_the_cosine_of_their_vectors(tmp_path: Path, monkeypa
         nearest, "read_split", lambda _: SimpleNamespace(parts={"train": SizedData(data, 6)})
     )
     monkeypatch.setattr(
-        nearest, "Features", lambda *_, **__: SimpleNamespace(vectors=lambda _: vectors)
+        nearest,
+        "Features",
+        lambda *_, quiet: SimpleNamespace(vectors=lambda _: vectors if quiet else None),
     )
     monkeypatch.setattr(nearest, "_thumbnail", lambda _, row: f"t{row}")
     backbone: Any = type("Frozen", (), {
@@ -162,3 +165,22 @@ def test_training_images_by_the_cosine_of_their_vectors(tmp_path: Path, monkeypa
     with pytest.raises(ConfigError, match=r"^6 training images are too many"):
         nearest.TrainingImages(tmp_path / "cache").nearest(tmp_path / "run/adapter", backbone, torch.tensor([1.0, 0, 0]))  # type: ignore[arg-type]  # fmt: skip
     assert adapter == tmp_path / "run/adapter"
+
+
+def test_the_page_asks_for_training_images_of_the_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    async def read(request: Any, service: Any, model: Any) -> Any:  # noqa: ARG001
+        return SimpleNamespace(adapter="mine"), [("image 0", b"first"), ("image 1", b"second")]
+
+    async def call(*given: Any) -> Any:
+        asked.append(given)
+        return SimpleNamespace(value={"images": ["n"]})
+
+    monkeypatch.setattr(pages, "read_request", read)
+    entry = lambda name: (name, SimpleNamespace(folder=Path("of", name)))  # noqa: E731
+    service: Any = SimpleNamespace(entry=entry, process=SimpleNamespace(call=call))
+    router = pages.page_router(service, runs=None, teaches=False, training=True)
+    (route,) = [one for one in router.routes if one.path == "/v1/nearest"]  # type: ignore[attr-defined]
+    assert asyncio.run(route.endpoint(None)) == {"images": ["n"]}  # type: ignore[attr-defined]
+    assert asked == [({"do": "nearest", "folder": "of/mine"}, [b"first"])]

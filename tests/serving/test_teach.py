@@ -88,7 +88,10 @@ def test_without_two_classes_nothing_is_claimed() -> None:
     nothing = np.array([], dtype=np.int64)
     assert evidence(vectors, nothing, nothing).probabilities is None
     assert evidence(vectors, np.arange(3), truth[:3]).probabilities is None
-    assert evidence(vectors, np.array([0, 5]), np.array([0, 1])).accuracy is None
+    two = evidence(vectors, np.array([0, 5]), np.array([0, 1]))
+    assert two.accuracy is None
+    assert two.probabilities is not None
+    assert two.probabilities.shape == (len(vectors), 2)
 
 
 def test_a_wrong_label_is_found() -> None:
@@ -164,6 +167,9 @@ def test_what_is_taught_becomes_an_adapter(teacher: Teacher, tmp_path: Path) -> 
     teacher.save(tmp_path / "adapter")
     adapter = petiole.Adapter.load(tmp_path / "adapter")
     assert adapter.classes == list(CLASSES)
+    assert not any(part.training for part in adapter.adapted.modules())
+    assert adapter.calibration is not None
+    assert (adapter.calibration.images, adapter.calibration.folds) == (18, 5)
     logits = adapter.adapted.head(teacher.vectors)
     assert logits.argmax(-1).tolist() == state["guesses"]
     teacher.log.undo()
@@ -178,6 +184,10 @@ def test_labels_leave_in_the_forms_of_others(tmp_path: Path) -> None:
     assert read[1] == {"path": "./=b.png", "label": "'-birch"}, "no formula for a spreadsheet"
     task = json.loads(as_label_studio(rows))[0]
     assert task["annotations"][0]["result"][0]["value"] == {"choices": ["ash"]}
+    for form in (as_csv, as_label_studio, as_fiftyone):
+        assert "bär" in form([(tmp_path / "a.png", "bär")]), "as people write it"
+    assert as_label_studio(rows).startswith('[\n {\n  "data": {')
+    assert as_fiftyone(rows).startswith('{\n "classes": [\n  "-birch"')
     fiftyone = json.loads(as_fiftyone(rows))
     assert fiftyone["classes"][fiftyone["labels"][str(tmp_path / "a.png")]] == "ash"
 

@@ -138,3 +138,25 @@ def test_every_route_of_the_tab_teach_asks_its_question() -> None:
 
     asyncio.run(main(scene))
     assert published == [("taught", dict(zip(FILES, (b"first", b"second"), strict=True)))]
+
+
+def test_the_teacher_knows_the_folder_its_labels_and_its_vectors(monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    made: list[Any] = []
+
+    def noted(name: str, what: str) -> None:
+        monkeypatch.setattr(f"petiole.{name}", lambda *given, **more: made.append((what, given, more)) or what)  # fmt: skip
+
+    for name, what in (
+        ("serving.teach.label_log.LabelLog", "log"), ("data.unlabelled.unlabelled", "data"), ("device.device", "cpu"),
+        ("backbones.registry.load_backbone", "backbone"), ("engine.feature_store.FeatureCache", "cache"),
+        ("serving.teach.teacher.Teacher", "teacher"),
+    ):  # fmt: skip
+        noted(name, what)
+    monkeypatch.setattr("petiole.engine.feature_extractor.Features", lambda *given, **more: SimpleNamespace(vectors=lambda data: ("vectors", data, given, more)))  # fmt: skip
+    setup = {"state": "s", "images": "i", "name": "n", "skip_bad": True, "backbone": "b", "device": "d", "cache": "c"}  # fmt: skip
+    assert teaching._teacher(setup) == "teacher"
+    assert made == [
+        ("log", (Path("s"),), {}), ("data", (Path("i"), "n"), {"skip_bad": True}), ("cpu", ("d",), {}),
+        ("backbone", ("b",), {"device": "cpu"}), ("cache", (Path("c"),), {}),
+        ("teacher", ("data", ("vectors", "data", ("backbone", "cache"), {"quiet": True}), "backbone", "log"), {}),
+    ]  # fmt: skip

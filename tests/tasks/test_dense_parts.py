@@ -26,6 +26,7 @@ from petiole.tasks import image_targets
 from petiole.tasks.codebook import adapter as codebook
 from petiole.tasks.codebook import training as codebook_training
 from petiole.tasks.image_targets import TargetRun
+from petiole.tasks.segmentation import adapter as segmented
 from petiole.tasks.segmentation import overlays
 from petiole.tasks.segmentation import task as segmentation
 from petiole.tasks.segmentation.task import SegmentationRun, of_shares
@@ -157,9 +158,11 @@ def test_classes_have_colours_that_are_told_apart() -> None:
 def test_masks_are_shown_in_the_colours_of_their_classes(tmp_path: Path) -> None:
     """The colours by hand, in a file whose folders are made for it; an overlay has them over the image, 6 to 4."""
     colours = overlays.palette()
-    hand = [colorsys.hsv_to_rgb(0.618034 * i % 1, 0.85, 1 - 0.35 * (i // 8 % 2)) for i in (1, 9)]
+    hand = [
+        colorsys.hsv_to_rgb(0.618034 * i % 1, 0.85, 1 - 0.35 * (i // 8 % 2)) for i in (1, 9, 17)
+    ]
     wanted = [[89] * 3, *np.round(255 * np.array(hand)).astype(int).tolist(), [255] * 3]
-    assert colours[[0, 1, 9, overlays.UNKNOWN]].tolist() == wanted
+    assert colours[[0, 1, 9, 17, overlays.UNKNOWN]].tolist() == wanted
     for name in ("a.png", "b.png"):
         file = tmp_path / "over" / "lays" / name
         overlays.write_mask(file, np.array([[0, 9]], dtype=np.uint8))
@@ -357,3 +360,37 @@ def test_what_was_trained_is_as_in_prediction(
     assert seconds >= 0
     assert run == [steps] * bool(steps)
     assert not any(part.training for part in adapted.modules())
+
+
+def test_a_thin_image_is_shown_a_pixel_wide(tmp_path: Path) -> None:
+    truth = np.zeros((400, 1), dtype=np.uint8)
+    for size, mask, wanted in (((1, 400), truth, (3, 160)), ((400, 1), truth.T, (480, 1))):
+        overlays.write_overlay(tmp_path / "thin.webp", Image.new("RGB", size), mask, mask)
+        with Image.open(tmp_path / "thin.webp") as shown:
+            assert shown.size == wanted
+
+
+def test_classes_that_an_image_lacks_are_left_out_and_masks_of_one_name_are_told_apart(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    found = np.array([[2, 2], [0, 2]], dtype=np.uint8)
+    written: list[Any] = []
+    monkeypatch.setattr(segmented, "logits_of", lambda adapted, refs, batch: [f"scores of {refs[0].path} by {batch}"])  # noqa: ARG005  # fmt: skip
+    monkeypatch.setattr(segmented, "load", lambda _: SimpleNamespace(size=(2, 2)))
+    monkeypatch.setattr(segmented, "pixels_of", lambda scores, size, how, grid: written.append((scores, size, how, grid)) or found)  # fmt: skip
+    monkeypatch.setattr(segmented, "write_mask", lambda path, mask: written.append((path, mask.tolist())))  # fmt: skip
+    monkeypatch.setattr("petiole.data.inputs.as_images", lambda given: [SimpleNamespace(path=Path(one)) for one in given])  # fmt: skip
+    backbone = SimpleNamespace(preprocessing="how", grid=(7, 7))
+    adapter: Any = SimpleNamespace(adapted=SimpleNamespace(backbone=backbone), classes=["sky", "sea", "sand"])  # fmt: skip
+    rows = segmented.SegmentationAdapter.predict_rows(adapter, ["a/x.png"], 5)
+    shares = {"sand": 0.75, "sky": 0.25}
+    row = {"path": "a/x.png", "label": "sand 75.0 %, sky 25.0 %", "shares": shares}
+    assert rows == [row]
+    assert list(rows[0]["shares"]) == ["sand", "sky"]
+    assert written == [("scores of a/x.png by 5", (2, 2), "how", (7, 7))]
+    written.clear()
+    images = ["a/x.png", "b/x.png", "y.png", "c/x.jpg"]
+    rows = segmented.SegmentationAdapter.predict_rows(adapter, images, masks=tmp_path)
+    places = [tmp_path / f"{name}.png" for name in ("x", "x-2", "y", "x-3")]
+    assert [row["mask"] for row in rows] == [str(place) for place in places]
+    assert written[1::2] == [(place, found.tolist()) for place in places]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from sklearn.metrics import jaccard_score
 
 from builders.cli import say
 from builders.known import check_run
+from builders.sized_data import SizedData
 from petiole.backbones.registry import load_backbone
 from petiole.data.masks import fineness, finer, open_masked, pixels_of, shares
 from petiole.data.preprocessing import Preprocessing
@@ -29,6 +32,7 @@ from petiole.methods.registry import create
 from petiole.metrics.segmentation import confusion, ious, mask_scores
 from petiole.tasks.classification.model import AdaptedClassifier
 from petiole.tasks.classification.workspace import Subset
+from petiole.tasks.segmentation import task as segmentation
 from petiole.tasks.segmentation.adapter import SegmentationAdapter
 from petiole.tasks.segmentation.dense import dense
 from petiole.tasks.segmentation.task import of_shares
@@ -321,3 +325,44 @@ def test_a_plan_reads_patches_and_keeps_what_is_inside() -> None:
     adapted = AdaptedClassifier(backbone, plan).to("meta")
     image = torch.zeros(2, 3, *backbone.preprocessing.size, device="meta")
     assert adapted({"images": image}).logits.shape == (2, backbone.local_tokens, 3)
+
+
+def test_every_scored_image_has_a_row_and_the_first_are_shown(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    samples = [SimpleNamespace(path=Path(f"{n}.png"), id=f"i{n}") for n in range(10)]
+    truth, found = np.array([[0, 1]]), np.array([[0, 0]])
+    shown: list[Any] = []
+    counted: list[Any] = []
+    patch = lambda name, what: monkeypatch.setattr(segmentation, name, what)  # noqa: E731
+    patch("masked", lambda part: part)
+    patch("count_test_evaluation", lambda *given, **how: counted.append((*given, how)))
+    patch("load", lambda sample: SimpleNamespace(size=(2, 1), of=sample.id))
+    patch("patch_scores", lambda adapted, table, count: [f"{adapted} {table}"] * count)
+    patch("pixels_of", lambda *given: found if given == ("adapted table", (2, 1), "how", (7, 7)) else None)  # fmt: skip
+    patch("write_overlay", lambda file, image, *masks: shown.append((file, image.of, masks)))
+    test = SimpleNamespace(
+        mask=lambda one, size, names: truth if (one in said, size, names) == (True, (2, 1), ["a", "b"]) else None,
+        digest=lambda: "digest", said=(said := {f"i{n}": f"m{n}" for n in range(10)}), masks={f"m{n}": f"masks/{n}.png" for n in range(10)},
+    )  # fmt: skip
+    workspace = SimpleNamespace(
+        targets={"test": test}, table=lambda scored, cut: "table" if (scored, cut) == (run.scored, "cut") else None,
+        backbone=SimpleNamespace(preprocessing="how", grid=(7, 7)),
+    )  # fmt: skip
+    run: Any = SimpleNamespace(
+        workspace=workspace, scored=SizedData(SimpleNamespace(samples=samples, classes=[]), 10), names=["a", "b"],
+        subset=SimpleNamespace(scored="test"),
+    )  # fmt: skip
+
+    class Adapted(SimpleNamespace):
+        def __str__(self) -> str:
+            return "adapted"
+
+    scores = segmentation.SegmentationRun.evaluate(run, Adapted(cut="cut"), tmp_path)  # type: ignore[arg-type]
+    assert counted == [(tmp_path, "digest", 10, "end of training", {"once": True})]
+    assert run.counts.tolist() == [[10, 0], [10, 0]]
+    assert scores["test"]["pixel_accuracy"] == 0.5
+    head, *rows = (tmp_path / segmentation.TABLE).read_text().splitlines()
+    assert head == "path,sha256,mask,miou,pixel_accuracy"
+    assert rows == [f"{n}.png,i{n},masks/{n}.png,0.250000,0.500000" for n in range(10)]
+    assert shown == [(tmp_path / f"overlays/{n}.webp", f"i{n}", (truth, found)) for n in range(segmentation.SHOWN)]  # fmt: skip

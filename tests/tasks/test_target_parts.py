@@ -24,6 +24,7 @@ from petiole.methods.recipe import Recipe
 from petiole.methods.registry import create
 from petiole.tasks import image_targets, target_workspace
 from petiole.tasks.image_targets import TargetRun, VectorRun
+from petiole.tasks.multilabel import workspace as labels_of
 from petiole.tasks.multilabel.task import MultiLabelRun
 from petiole.tasks.regression.adapter import Scale
 from petiole.tasks.regression.task import RegressionRun
@@ -331,3 +332,26 @@ def test_targets_are_learned_in_shuffled_batches_of_the_images_own_numbers(
     TargetRun._descend(run, adapted, table, wanted, Callbacks())
     assert len(made) == 1
     assert not any(part.training for part in adapted.modules())
+
+
+def test_numbers_have_no_head_of_class_names() -> None:
+    run = regression(np.array([[1.0], [3.0]]), ("age",))
+    run.spec = SimpleNamespace(method="coop")
+    run.workspace = SimpleNamespace(task=SimpleNamespace(kind="regression"))
+    plan = SimpleNamespace(losses=(), teacher="", search=None, head=nn.Linear(1, 1))
+    run.check(plan)
+    plan.head = SimpleNamespace(rename=print, forget=print)
+    with pytest.raises(ConfigError, match=r"^The head of coop is made of class names"):
+        run.check(plan)
+    run.truth = np.array([[1.0], [1.0]])
+    with pytest.raises(DataError, match="there is nothing to learn"):
+        run.check(plan)
+
+
+def test_labels_have_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts: Any = [SimpleNamespace(images=SimpleNamespace(name="photos"))]
+    monkeypatch.setattr(labels_of, "names_in", lambda given: given is parts and ("a", "b"))
+    assert labels_of.MultiLabel.names(parts) == ("a", "b")
+    monkeypatch.setattr(labels_of, "names_in", lambda _: ())
+    with pytest.raises(DataError, match=r"^photos: no image has a label\."):
+        labels_of.MultiLabel.names(parts)

@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
+import torch
+from torch import Tensor, nn
 
+from petiole.backbones.encoder_decoder import Inputs
+from petiole.backbones.encoder_decoder.tokens import IGNORED
+from petiole.engine.feature_job import FeatureReport
 from petiole.engine.run import RunSpec
 from petiole.engine.trainer import Callbacks
 from petiole.errors import AdapterError, ConfigError
+from petiole.layers.tasks import PerTask
+from petiole.methods.recipe import Recipe
 from petiole.methods.registry import create
+from petiole.tasks.codebook import training as codebook_training
 from petiole.tasks.codebook.task import CodebookRun
 from petiole.tasks.codebook.workspace import CodebookQuestions, CodebookWorkspace
 from petiole.tasks.text import adapter as text_adapter
+from petiole.tasks.text import fold as text_fold
 from petiole.tasks.text import registry as text_registry
-from petiole.tasks.text import scoring
+from petiole.tasks.text import scoring, visual_backbone
+from petiole.tasks.text import training as text_training
+from petiole.tasks.text import workspace as text_workspace
 from petiole.tasks.text.adapter import TextAdapter
+from petiole.tasks.text.model import GenerationBatch, GenerationLoss
 from petiole.tasks.text.workspace import TextGeneration, TextWorkspace
 
 
@@ -104,7 +117,7 @@ def test_questions_over_a_codebook_are_announced(monkeypatch: pytest.MonkeyPatch
     ]  # fmt: skip
     assert asked == [(("folder", TRAIN["train"]), 5, True)] * 2
     steps = replace(first, settings={"steps": 500, "batch_size": 0})
-    assert workspace.describe([steps])[3] == "training craft before m, 500 steps of 0 questions"
+    assert workspace.describe([steps])[3] == "training craft before m, 500 steps of 64 questions"
     monkeypatch.setattr("petiole.engine.timing.step_seconds", lambda _: 0.0)
     assert len(workspace.describe([steps])) == 6
 
@@ -162,3 +175,169 @@ def test_how_pictures_were_shown_in_training(monkeypatch: pytest.MonkeyPatch) ->
     card.vision_width = 0
     with pytest.raises(AdapterError, match="was trained on text alone"):
         TextAdapter.visuals(adapter, root)
+
+
+@pytest.mark.parametrize(("change", "refused"), [(0.9e-4, False), (1.2e-4, True)])
+def test_folding_may_change_scores_by_rounding_alone(change: float, refused: bool) -> None:
+    """Scores of 3, relative to 1 + 3."""
+    asked: list[Any] = []
+
+    class Said(nn.Module):
+        def __init__(self, value: float) -> None:
+            super().__init__()
+            self.value = value
+            self.model = SimpleNamespace(
+                device="cpu", config=SimpleNamespace(vocab_size=9),
+                module=SimpleNamespace(visual=SimpleNamespace(width=5, options=SimpleNamespace(boxes="none"))),
+            )  # fmt: skip
+            self.vision_tower = None
+
+        def forward(self, *given: Any) -> Tensor:
+            asked.append(given)
+            return torch.full((2, 3), self.value)
+
+    adapted, folded = Said(3.0), Said(3.0 + 4 * change)
+    folded.tasks = PerTask([nn.Identity() for _ in range(3)])
+    with pytest.raises(AdapterError, match="Static weights would give scores that differ") if refused else nullcontext():  # fmt: skip
+        text_fold._check(adapted, folded)  # type: ignore[arg-type]
+    assert len(asked) == 2
+    for inputs, labels, tasks in asked:
+        assert tasks == range(3)
+        assert (inputs.ids.shape, labels.shape, inputs.visual.shape) == ((3, 8), (3, 8), (3, 4, 5))
+        assert inputs.mask.all()
+
+
+def test_losses_of_a_method_are_added_with_their_weights() -> None:
+    logits = torch.tensor([[[2.0, 0.0, 1.0]] * 2] * 3)
+    labels = torch.tensor([[0, IGNORED], [1, 2], [0, 0]])
+    batch: Any = SimpleNamespace(inputs=None, labels=labels, tasks=(0, 0, 0), weights=torch.tensor([0.5, 0.25, 1.0]))  # fmt: skip
+
+    class Loss(nn.Module):
+        def __init__(self, weight: float) -> None:
+            super().__init__()
+            self.weight = weight
+
+        def forward(self, inputs: Any) -> Tensor:
+            assert (inputs.batch, inputs.model) == (batch, "model")
+            return 10 * inputs.logits[0, 0, 0]
+
+    adapted: Any = nn.Module()
+    adapted.forward = lambda *_: logits
+    adapted.model, adapted.plan = "model", SimpleNamespace(losses=())
+    plain = float(GenerationLoss(adapted)(batch))
+    p = torch.tensor([2.0, 0.0, 1.0]).softmax(0).log()
+    assert plain == pytest.approx(float(-(0.5 * p[0] + 0.25 * (p[1] + p[2]) + 2 * p[0])))
+    adapted.plan.losses = (Loss(0.5), Loss(2.0))
+    assert float(GenerationLoss(adapted)(batch)) == pytest.approx(plain + 50.0)
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_an_extractor_tells_which_images_files_hold(skip: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:  # fmt: skip
+    """A file may hold many images; a video is a folder of them."""
+    (tmp_path / "clip").mkdir()
+    asked: list[Any] = []
+    ids = {tmp_path / "all.parquet/1": "one", tmp_path / "all.parquet/2": "two", tmp_path / "z.png": "one"}  # fmt: skip
+    found = [
+        FeatureReport(ids, {tmp_path / "torn.png": "it is torn"} if skip else {}, 2),
+        FeatureReport({tmp_path / "clip/f1.png": "three"}, {}, 1),
+    ]
+    made: Any = object.__new__(visual_backbone.BackboneVisuals)
+    made.images_root, made._ids = tmp_path, {}
+    made._picture, made._frame = SimpleNamespace(key="pictures"), SimpleNamespace(key="frames")
+    made._files = lambda name: [tmp_path / name / "f1.png"] if name == "clip" else [tmp_path / name]
+    made._check_video = lambda *_, **__: None
+    made._megabytes = lambda kind, count: {"pictures": 10.0, "frames": 1.0}[kind.key] * count
+    made._digest_of = lambda files: sorted(files)
+    monkeypatch.setattr(visual_backbone, "left_out", lambda bad, count, skip_bad: [f"{len(bad)} of {count}"] * (skip_bad and bool(bad)))  # fmt: skip
+
+    def extract(paths: Any, key: str) -> Any:
+        asked.append((paths, key))
+        return found[len(asked) - 1]
+
+    told = made.prepare(["z.png", "all.parquet", "clip"], skip_bad=skip, extractor=extract)
+    assert asked == [
+        ([tmp_path / "all.parquet", tmp_path / "z.png"], "pictures"),
+        ([tmp_path / "clip/f1.png"], "frames"),
+    ]
+    assert made._ids == {**ids, tmp_path / "clip/f1.png": "three"}
+    assert (told.images, told.computed, told.megabytes) == (3, 3, 21.0)
+    assert told.notes == (("1 of 4",) if skip else ())
+    torn = ["torn.png"] * skip
+    assert told.digest == ["all.parquet/1", "all.parquet/2", "clip", *torn, "z.png"]
+    assert told.left_out == tuple(torn)
+
+
+def test_tokens_that_a_batch_computes() -> None:
+    ids, labels = torch.zeros(3, 5, dtype=torch.long), torch.zeros(3, 2, dtype=torch.long)
+    mask = torch.ones(3, 5, dtype=torch.bool)
+    for visual, count in ((None, 0), (torch.zeros(3, 4, 7), 12)):
+        batch = GenerationBatch(Inputs(ids, mask, visual), labels, torch.ones(3), (0,) * 3)
+        assert batch.token_counts == {"text_tokens": 15, "visual_tokens": count, "answer_tokens": 6}
+
+
+@pytest.mark.parametrize(("kind", "size"), [("text", 32), ("codebook", 64)])
+def test_a_batch_has_so_many_samples_where_none_is_stated(
+    kind: str, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module: Any = {"text": text_training, "codebook": codebook_training}[kind]
+    made: list[Any] = []
+    monkeypatch.setattr(module, "TaskBatches", lambda counts, sizes, *rest: made.append((counts, sizes, *rest)) or [1])  # fmt: skip
+    monkeypatch.setattr(module, "accelerate", lambda *_: SimpleNamespace(process_index=0, num_processes=1))  # fmt: skip
+    adapted: Any = nn.Linear(1, 1)
+    adapted.model, adapted.head = SimpleNamespace(module=None), None
+    for batch, wanted in ((0, size), (7, 7)):
+        recipe = Recipe(steps=0, batch_size=batch)
+        if kind == "codebook":
+            monkeypatch.setattr(module, "BatchLoader", lambda *_: None)
+            monkeypatch.setattr(module, "CodebookLoss", lambda *_: adapted)
+            method: Any = SimpleNamespace(recipe=recipe, losses=lambda _: ())
+            module.train(adapted, method, None, [1, 2, 3], seed=4)
+            assert made.pop() == ({"all": 3}, {"all": wanted}, 4)
+        else:
+            monkeypatch.setattr(module, "GenerationLoss", lambda *_: adapted)
+            task = SimpleNamespace(name="t", training=lambda _: [1, 2, 3], task=SimpleNamespace(batch_size=lambda base: 2 * base))  # fmt: skip
+            options = text_training.TextOptions()
+            module.train(adapted, SimpleNamespace(tasks=[task]), recipe, options, seed=4)
+            assert made.pop() == ({"t": 3}, {"t": 2 * wanted}, 4, options.mode)
+
+
+class Asked(Exception):
+    """A model was asked for."""
+
+
+def test_the_shape_of_a_language_model_is_known_before_its_weights_are_read(monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    asked: list[Any] = []
+
+    def load(request: Any, device: str) -> Any:
+        asked.append((request.name, request.meta, device))
+        raise Asked
+
+    monkeypatch.setattr(text_workspace, "load_any", load)
+    with pytest.raises(Asked):
+        text_workspace.open_text(TextGeneration("bart", ()))
+    assert asked == [("bart", True, "meta")]
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_the_cost_of_features_is_told_in_one_line_by_a_few_images(quiet: bool, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    told: list[Any] = []
+    ran: list[int] = []
+    times = iter([5.0, 7.0])
+    made: Any = object.__new__(visual_backbone.BackboneVisuals)
+    made.backbone, made.cache = SimpleNamespace(name="vit"), SimpleNamespace(root="/cache")
+    made._features = SimpleNamespace(
+        read=lambda chosen, _: [one.path for one, _ in chosen], run=lambda images, roles: ran.append(len(images)) or roles
+    )  # fmt: skip
+    made._pooled, made._megabytes = lambda kind, state: state, lambda kind, count: 0.5 * count  # noqa: ARG005
+    monkeypatch.setattr(visual_backbone.time, "perf_counter", lambda: next(times))
+    monkeypatch.setattr(visual_backbone.console, "print", lambda *given, **how: told.append((given, how)))  # fmt: skip
+    monkeypatch.setattr(visual_backbone, "fill", lambda _, key, ids, read, __, **how: told.append((key, ids, read(ids[:1]), how)))  # fmt: skip
+    kind: Any = SimpleNamespace(what="pictures", role="patches", key="key")
+    made._store(kind, {}, quiet=quiet)
+    assert told == []
+    made._store(kind, {f"i{n}": Path(f"{n}.png") for n in (5, 3, 1, 2, 4)}, quiet=quiet)
+    filled = ("key", [f"i{n}" for n in range(1, 6)], [Path("1.png")], {"label": "features of pictures", "quiet": quiet})  # fmt: skip
+    line = "features 5 pictures through vit: about 2 s, 2.5 MB to store in /cache"
+    plain = {"highlight": False, "markup": False, "soft_wrap": True}
+    assert told == ([filled] if quiet else [((line,), plain), filled])
+    assert ran == ([] if quiet else [1, 4]), "the first call is slower"

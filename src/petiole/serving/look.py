@@ -17,6 +17,9 @@ from petiole.errors import unknown
 from petiole.tasks.classification.adapter import ClassificationAdapter
 from petiole.tasks.classification.model import AdaptedClassifier
 
+QUALITY = 90
+"""Of the JPEG that is shown."""
+
 
 def look(adapter: Adapter, pixels: Tensor, label: str | None) -> dict[str, Any]:
     """Patches that speak for a class, by default the most probable one; the answer of ``/v1/look``.
@@ -78,5 +81,5 @@ def seen(pixels: Tensor, preprocessing: Preprocessing) -> str:
     mean, std = (torch.tensor(v)[:, None, None] for v in (preprocessing.mean, preprocessing.std))
     values = ((pixels * std + mean).clamp(0, 1) * 255).round().byte()
     content = io.BytesIO()
-    Image.fromarray(values.permute(1, 2, 0).numpy()).save(content, "JPEG", quality=90)
+    Image.fromarray(values.permute(1, 2, 0).numpy()).save(content, "JPEG", quality=QUALITY)
     return base64.b64encode(content.getvalue()).decode()

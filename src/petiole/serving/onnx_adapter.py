@@ -110,7 +110,6 @@ def _write_parameters(file: Path, values: Mapping[str, NDArray[Any]]) -> None:
                 )
 
 
-@torch.no_grad()
 def low_rank(adapter: ClassificationAdapter) -> dict[str, Tensor]:
     """A and s B of every slot that an adapter changes.
 

@@ -19,6 +19,8 @@ from petiole.serving.telemetry import log
 
 Main = Callable[[Connection, Mapping[str, Any]], None]
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 30.0
+END_SECONDS = 5.0
+"""That a process gets to end by itself."""
 
 
 class WorkerGone(Exception):
@@ -200,7 +202,7 @@ class WorkerProcess:
         return {"error": f"The process {how} before it was ready.", "kind": "WorkerGone"}
 
     async def _how_it_ended(self) -> str:
-        await asyncio.to_thread(self._process.join, 5)
+        await asyncio.to_thread(self._process.join, END_SECONDS)
         return how_it_ended(self._process.exitcode)
 
     def _listen(
@@ -231,7 +233,7 @@ class WorkerProcess:
         self.on_end()
         if self._process:
             self._process.terminate()
-            await asyncio.to_thread(self._process.join, 5)
+            await asyncio.to_thread(self._process.join, END_SECONDS)
             self._process.kill()
         if self._connection:
             self._connection.close()

@@ -16,6 +16,8 @@ from petiole.serving.gate import Turned
 from petiole.serving.service import Service
 
 R = TypeVar("R", bound=schemas.Request)
+MOST_FILES, MOST_FIELDS = 1000, 100
+"""Of a form that is read at all."""
 
 
 async def read_request(
@@ -71,7 +73,7 @@ async def read_form(request: Request) -> list[tuple[str, str | bytes]]:
     if _type(request) != "multipart/form-data":
         raise Turned(415, "type", "Send multipart/form-data or application/json.")
     try:
-        async with request.form(max_files=1000, max_fields=100) as form:
+        async with request.form(max_files=MOST_FILES, max_fields=MOST_FIELDS) as form:
             return [
                 (name, await value.read() if isinstance(value, UploadFile) else value)
                 for name, value in form.multi_items()
@@ -96,6 +98,6 @@ def _decoded(text: str, index: int) -> bytes:
 
 
 def _invalid(error: ValidationError) -> Turned:
-    first = error.errors(include_input=False, include_url=False)[0]
+    first = error.errors()[0]
     place = ".".join(map(str, first["loc"])) or "the body"
     return Turned(422, "value", f"{place}: {first['msg']}")

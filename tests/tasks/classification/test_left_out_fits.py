@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -40,3 +41,29 @@ def test_a_part_is_judged_by_a_fit_that_has_not_seen_it(
     one, others = (left_out._output(run, bare, part).vectors for part in (held, seen))
     means = class_means(others, torch.from_numpy(data.labels[seen]))
     np.testing.assert_allclose(similarity, nearest(one, means).numpy(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("fitted", ["solving", "steps", "nothing"])
+def test_images_of_classes_with_two_or_more_are_judged(fitted: str, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    """One class has one target image, one two and one three; a source image counts for nothing."""
+    labels, domains = [0, 1, 1, 2, 2, 2, 0], ["target"] * 6 + ["source"]
+    data = SimpleNamespace(labels=np.array(labels), classes=["a", "b", "c"], domains=domains)
+    run: Any = SimpleNamespace(train_images=data)
+    asked: list[Any] = []
+    logits = torch.arange(18.0).reshape(6, 3)
+    monkeypatch.setattr(left_out, "fitted_by", lambda *_: fitted)
+    monkeypatch.setattr(left_out, "_solved", lambda *given: asked.append(given) or logits)
+    monkeypatch.setattr(left_out, "_output", lambda *given: asked.append(given) or SimpleNamespace(logits=logits))  # fmt: skip
+    monkeypatch.setattr(left_out, "_trained", lambda *given: asked.append(given) or (logits, logits[:, 0]))  # fmt: skip
+    found = left_out.left_out(run, "adapted", 4)  # type: ignore[arg-type]
+    assert found is not None
+    assert found.several.tolist() == [False, *[True] * 5]
+    assert found.labels.tolist() == labels[1:6]
+    assert torch.equal(found.logits, logits[1:])
+    trained = None if found.similarity is None else found.similarity.tolist()
+    assert trained == (logits[1:, 0].tolist() if fitted == "steps" else None)
+    [given] = asked
+    assert given[:2] == (run, "adapted")
+    assert given[2] == 4 if fitted == "solving" else given[2].tolist() == list(range(6))
+    data.labels, data.domains = np.array([0, 1, 2, 2]), ["target"] * 3 + ["source"]
+    assert left_out.left_out(run, "adapted") is None  # type: ignore[arg-type]

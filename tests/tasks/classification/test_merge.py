@@ -265,6 +265,7 @@ def test_written_files_open_by_themselves(tmp_path: Path) -> None:
         "merged.safetensors",
     ]
     again = ClassificationAdapter.load(folder)
+    assert not any(part.training for part in again.adapted.modules())
     assert again.manifest.method == "linear-probe"
     assert again.manifest.golden == original.manifest.golden
     assert again.classes == original.classes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -104,6 +105,10 @@ def test_given_images_are_scored_by_both(
     right = (labels.numpy() == data.labels).mean()
     assert found.accuracy == found.adapter_accuracy == pytest.approx(right)
     assert 0 < right < 1
+    exported = Comparison(SimpleNamespace(adapted=adapted), lambda part: Predictions(torch.zeros(len(part), 1), torch.eye(3)[[0] * len(part)]), False)  # type: ignore[arg-type]  # fmt: skip
+    found = exported.parity(data)
+    assert found.accuracy == (data.labels == 0).mean() != found.adapter_accuracy
+    assert found.adapter_accuracy == pytest.approx(right)
 
 
 # --- the folder --------------------------------------------------------------------------------------
@@ -180,3 +185,42 @@ def test_what_no_format_has_a_form_for_is_refused_before_anything_is_written(
     backbone.preprocessing.patch = 0
     assert "exists already" in refused()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_libraries_that_a_format_needs_are_named_before_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    class Needs(Written):
+        needs, writes_with = ("json", "no_such_a"), ("no_such_b",)
+
+    with pytest.raises(ConfigError, match=r"^This format needs no_such_a, no_such_b\. Install: pip install no_such_a no_such_b$"):  # fmt: skip
+        Needs().check()
+    Written().check()
+    monkeypatch.setattr(
+        folder, "FORMATS", SimpleNamespace(find=lambda _: dataclass(frozen=True)(Needs))
+    )
+    with pytest.raises(ConfigError, match=r"^This format needs no_such_a"):
+        folder.make_format("needs", {})
+
+
+@pytest.mark.parametrize("scripted", [False, True])
+def test_an_export_appears_whole(scripted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    asked: list[Any] = []
+    told = SimpleNamespace(model_dump=lambda mode: {"mode": mode})
+    monkeypatch.setattr(folder, "make_format", lambda *given: asked.append(given) or Written())
+    monkeypatch.setattr(folder, "_compared", lambda *given: asked.append(given[2:]) or "parity")
+    monkeypatch.setattr(folder, "_manifest", lambda *given: asked.append(given[2:]) or told)
+    monkeypatch.setattr(folder, "script", lambda _: "use it" if scripted else "")
+    backbone = SimpleNamespace(name="vit", quantized=None, preprocessing=SimpleNamespace(patch=0))
+    adapter: Any = SimpleNamespace(adapted=SimpleNamespace(backbone=backbone))
+    out = tmp_path / "a/b/out"
+    assert folder.export(adapter, out, "made", {"x": 1}, "data") is told  # type: ignore[arg-type,comparison-overlap]
+    (chosen, compared, described) = asked
+    assert chosen == ("made", {"x": 1})
+    (name, staging, data), (same, parity, again) = compared, described
+    assert (name, data, same, parity, staging) == ("made", "data", "made", "parity", again)
+    assert (staging.name, staging.parent.parent) == ("out", out.parent)
+    files = {"model", folder.MANIFEST, *([folder.USAGE] * scripted)}
+    assert {file.name for file in out.iterdir()} == files
+    assert not scripted or (out / folder.USAGE).read_text() == "use it"
+    assert list(out.parent.iterdir()) == [out]
+    folder.export(adapter, out.parent / "other", "made")
+    assert asked[3:5] == [("made", {}), ("made", asked[4][1], None)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,7 @@ from petiole.methods.registry import create
 from petiole.methods.test_time.base import FrozenClassifier
 from petiole.tasks.classification import distillation_targets as targets
 from petiole.tasks.classification import spectrum, workspace
+from petiole.tasks.classification.export import network as network_of
 from petiole.tasks.classification.export.network import traced
 from petiole.tasks.classification.export.plain import linear_head
 from petiole.tasks.classification.model import AdaptedClassifier, ClassificationLoss
@@ -57,7 +59,13 @@ def test_what_is_exported_is_as_in_prediction(monkeypatch: pytest.MonkeyPatch) -
     assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
     modes: list[bool] = []
 
+    calls: list[Any] = []
+    monkeypatch.setattr(network_of.Classifier, "forward", lambda _, pixels: calls.append(tuple(pixels.shape)))  # fmt: skip
+
     def export(given: nn.Module, *_: object, **__: object) -> None:
+        assert calls == [(2, 3, 28, 28)], "class vectors are known before"
+        assert not torch.is_grad_enabled()
+        assert network.carries, "the adapter is at work"
         modes.extend(part.training for part in given.modules())
         raise RuntimeError("enough")
 
@@ -165,3 +173,43 @@ def test_copies_of_a_classifier_that_rests_get_no_gradient() -> None:
     resting = FrozenClassifier(network, plan, copies)
     assert resting.copies.keys() == copies.keys()
     assert not any(copy.requires_grad for copy in resting.copies.values())
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_batch_again_leaves_no_class_vectors_behind(fails: bool) -> None:
+    done: list[Any] = []
+
+    class Adapted:
+        training = True
+
+        def eval(self) -> None:
+            done.append("eval")
+
+        def train(self, mode: bool) -> None:
+            done.append(mode)
+
+        def _enter(self) -> None:
+            done.append("forget")
+
+        def __call__(self, state: str) -> str:
+            done.append(state)
+            if fails:
+                raise KeyError
+            return "output"
+
+    loss: Any = SimpleNamespace(adapted=Adapted())
+    with pytest.raises(KeyError) if fails else nullcontext():
+        assert ClassificationLoss._again(loss, "state") == "output"  # type: ignore[arg-type,comparison-overlap]
+    assert done == ["eval", "forget", "state", "forget", True]
+
+
+def test_seconds_of_the_frozen_half_are_added_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    times, asked = iter([5.0, 7.0, 10.0, 13.0]), list[Any]()
+    monkeypatch.setattr(workspace, "time", SimpleNamespace(perf_counter=lambda: next(times)))
+    store = lambda samples, cut: asked.append(([one.id for one in samples], cut))  # noqa: E731
+    bench = opened(feature_seconds=1.0, backbone=SimpleNamespace(vector="v"), features=SimpleNamespace(store=store))  # fmt: skip
+    bench._store_vectors(images("t", [0, 1]), images("u", [0]))
+    assert bench.feature_seconds == 3.0
+    assert bench._timed(lambda: "table") == "table"
+    assert bench.feature_seconds == 6.0
+    assert asked == [(["t0", "t1", "u0"], ("v",))]

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from builders.cli import run
+from builders.comparisons import images
 from petiole.methods.prompt_learning.refined_head import RefinedHead
+from petiole.tasks.classification import refiner_cache
 from petiole.tasks.classification.adapter import ClassificationAdapter
+from petiole.tasks.classification.model import Predictions
 from petiole.tasks.classification.refiner_cache import (
     describe,
     effective_rank,
@@ -26,6 +32,7 @@ def test_numbers_of_caches_that_are_understood() -> None:
     assert mean_cosine(torch.eye(4)) == pytest.approx(0.0)
     assert mean_cosine(torch.ones(4, 2)) == pytest.approx(1.0)
     assert mean_cosine(torch.ones(1, 2)) == 1.0
+    assert mean_cosine(torch.eye(2)) == pytest.approx(0.0)
     assert read_entropy(torch.full((3, 8), 1 / 8)) == pytest.approx(1.0)
     assert read_entropy(torch.eye(4)) == pytest.approx(0.0)
 
@@ -104,3 +111,64 @@ def test_class_vectors_that_depend_on_the_image_read_by_images_and_are_not_folde
     said = " ".join(capsys.readouterr().err.split())
     assert "their vectors depend on the image (CoCoOp)" in said
     assert not (tmp_path / "folded").exists()
+
+
+def test_the_patches_most_like_an_entry_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two images of two by two patches, each an entry's direction at some cosine; their vectors are tokens too."""
+    data = images("p", [0, 0, 0])
+    entries = torch.tensor([[1.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 1.0]])
+
+    def token(entry: int, share: float) -> torch.Tensor:
+        found = torch.zeros(3)
+        found[entry], found[(entry + 1) % 3] = share, (1 - share**2) ** 0.5
+        return 3 * found
+
+    shown = [(2, [(0, 0.8), (0, 0.9), (1, 1.0), (1, 0.75)]), (1, [(0, 1.0), (0, 0.85), (0, 0.95), (2, 0.9)]), (0, [(2, 1.0)] * 4)]  # fmt: skip
+    states = [
+        {"vector": token(entry, 1.0)[None], "patches": torch.stack([token(*one) for one in patches])[None]}
+        for entry, patches in shown
+    ]  # fmt: skip
+    batches = [{role: torch.cat([one[role] for one in some]) for role in states[0]} for some in (states[:2], states[2:])]  # fmt: skip
+    asked: list[Any] = []
+    table = SimpleNamespace(batches=lambda count: asked.append(count) or iter(batches))
+    monkeypatch.setattr(refiner_cache, "open_data", lambda _: data)
+    monkeypatch.setattr(refiner_cache, "Features", lambda *_, **__: SimpleNamespace(table=lambda *given: asked.append(given) or table))  # fmt: skip
+    backbone = SimpleNamespace(vector="vector", patches="patches")
+    adapter: Any = SimpleNamespace(adapted=SimpleNamespace(backbone=backbone))
+    cache: Any = SimpleNamespace(
+        entries=entries, assign=lambda x: (x @ torch.nn.functional.normalize(entries).T).argmax(-1)
+    )
+    usage, nearest = refiner_cache._among(adapter, lambda x: x, cache, Path("p"))  # type: ignore[arg-type]
+    assert asked == [(data, ("vector", "patches")), 3]
+    assert usage == pytest.approx((6 / 15, 3 / 15, 6 / 15))
+    found = [[(path.name, row, column) for path, row, column, _ in one] for one in nearest]
+    assert found == [
+        [("p1.png", 0, 0), ("p0.png", 0, 1), ("p2.png", 0, 0)],
+        [("p0.png", 1, 0), ("p1.png", 0, 1), ("p2.png", 0, 0)],
+        [("p2.png", 0, 0), ("p1.png", 1, 1), ("p0.png", 1, 1)],
+    ]
+    for one, cosines in zip(nearest, ([1, 0.9, 0], [1, 0.5268, 0], [1, 0.9, 0.6614]), strict=True):
+        assert [share for *_, share in one] == pytest.approx(cosines, abs=1e-4)
+
+
+def test_answers_that_change_with_the_mean_read_are_counted_batch_by_batch(monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    data, read = images("p", [0] * 5), torch.tensor([[1.0], [3.0]])
+    vectors = torch.tensor([[3.0, 1], [1, 3], [3, 1], [1, 3], [1, 3]])
+    logits = torch.tensor(
+        [[1.0, 0], [1, 0], [1, 0], [0, 1], [1, 0]]
+    )  # the second and the last differ
+    asked: list[Any] = []
+    table = SimpleNamespace(batches=lambda count: count)
+    monkeypatch.setattr(refiner_cache, "READERS", 2)
+    monkeypatch.setattr(refiner_cache, "open_data", lambda _: data)
+    monkeypatch.setattr(refiner_cache, "Features", lambda *_, **__: SimpleNamespace(table=lambda *given: asked.append(given) or table))  # fmt: skip
+    monkeypatch.setattr(refiner_cache, "predict", lambda adapted, count: asked.append(count) or Predictions(vectors, logits))  # noqa: ARG005  # fmt: skip
+    head: Any = SimpleNamespace(
+        pair=lambda vector: (len(vector), None), met=lambda alike: torch.eye(2).expand(alike, 2, 2),
+        refiner=SimpleNamespace(blend=lambda own, mean: asked.append(mean.tolist()) or own),
+    )  # fmt: skip
+    cache: Any = SimpleNamespace(entries=read, read=lambda _: read)
+    adapted = SimpleNamespace(backbone="network", cut="cut", attached=nullcontext)
+    adapter: Any = SimpleNamespace(adapted=adapted)
+    assert refiner_cache._changed(adapter, head, cache, Path("p")) == (2, 5)
+    assert asked == [(data, "cut"), 5, *[[[2.0], [2.0]]] * 3]

@@ -334,6 +334,9 @@ def test_predictions_are_joined_and_must_be_numbers() -> None:
     assert model.training
     with pytest.raises(Exception, match="logits that are NaN or infinite"):
         predict(model, [torch.full((1, 1), torch.nan)])  # type: ignore[list-item]
+    predict(model, [torch.tensor([[0.0, -torch.inf], [1.0, -torch.inf]])])  # type: ignore[list-item]
+    with pytest.raises(Exception, match="logits that are NaN or infinite"):
+        predict(model, [torch.tensor([[-torch.inf, -torch.inf], [0.0, 1.0]])])  # type: ignore[list-item]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])

@@ -175,3 +175,16 @@ def test_the_probe_is_spread_over_the_classes(
     assert len(probe) == 8  # 192 tokens of 25 patches
     assert set(probe.counts().values()) <= {2, 3}
     assert set(probe.ids) <= set(workspace.parts(teacher.options)[0].ids)
+
+
+def test_a_spectrum_has_no_unit() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(40, D, generator=generator, dtype=torch.float64) for _ in range(2))
+    found = []
+    for unit in (1.0, 1e-3, 1e3):
+        moments = Moments(D)
+        moments.add(unit * x, unit * y)
+        found.append(moments.spectrum())
+    for values, noise in found[1:]:
+        assert values == pytest.approx(found[0][0], rel=1e-6)
+        assert noise == pytest.approx(found[0][1], rel=1e-6)

@@ -200,4 +200,6 @@ def test_bad_settings_are_refused(way: str, settings: dict[str, object]) -> None
 
 
 def test_one_view_and_one_image_at_once_are_enough() -> None:
+    none = adapted_outputs(adapter(), [], make_test_time("affine", {}), quiet=True)
+    assert [len(one) for one in none] == [0, 0]
     assert make_test_time("affine", {"views": 1, "images_at_once": 1, "kept": 1.0})

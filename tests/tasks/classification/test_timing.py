@@ -76,6 +76,7 @@ def test_times_are_told_in_words() -> None:
     [
         (90, "fp32", ("bf16", "amx_bf16"), True), (90, "fp32", ("fp16", "this GPU"), True), (59, "fp32", ("bf16", "amx_bf16"), False),
         (90, "bf16", ("bf16", "amx_bf16"), False), (90, "fp32", None, False),
+        (60, "fp32", ("bf16", "amx_bf16"), True),
     ],
 )  # fmt: skip
 def test_what_a_narrower_precision_would_save_is_said_where_it_would(

@@ -230,3 +230,53 @@ def test_an_adapter_is_scored_once_on_other_images(
     else:
         with pytest.raises(ConfigError, match="m has a fixed set of classes"):
             transfer_eval.score_transfer(tmp_path, "z", workspace, others)
+
+
+def test_a_machine_without_a_compiler_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[Any] = []
+
+    def works(work: Any) -> Any:
+        def run(x: Any) -> None:
+            compiled.append(work(x).tolist())
+
+        return run
+
+    def fails(_: Any) -> Any:
+        raise RuntimeError("no C++ compiler\nmore")
+
+    check = training.check_compiler.__wrapped__
+    monkeypatch.setattr(torch, "compile", works)
+    check()
+    assert compiled == [[2.0, 2.0]], "one addition"
+    monkeypatch.setattr(torch, "compile", fails)
+    with pytest.raises(ConfigError, match=r"\(no C\+\+ compiler\)\. Leave out --compile\.$"):
+        check()
+
+
+@pytest.mark.parametrize(("error", "said"), [("torn\nmore", "torn"), ("", "ImportError")])
+def test_a_compiler_that_fails_says_where_its_cache_lies(error: str, said: str) -> None:
+    done: list[str] = []
+    with training.compiling():
+        done.append("trained")
+    assert done
+    told = rf"^torch\.compile failed \({said}\)\. Its cache may be damaged: delete /"
+    with pytest.raises(ConfigError, match=told), training.compiling():
+        raise ImportError(error)
+    with pytest.raises(KeyError), training.compiling():
+        raise KeyError
+
+
+def test_a_head_is_solved_of_vectors_as_in_prediction() -> None:
+    seen: list[bool] = []
+
+    class Adapted(nn.Module):
+        def pooled(self, state: Any) -> Any:
+            seen.append(self.training)
+            return state
+
+    adapted: Any = Adapted().train()
+    table: Any = SimpleNamespace(batches=lambda _: [torch.eye(3)[:2], torch.eye(3)[2:]])
+    data = images("t", [1, 0, 1])
+    x, y, is_target = training._vectors(adapted, data, table, Recipe())
+    assert seen == [False, False]
+    assert (x.tolist(), y.tolist(), is_target.tolist()) == (torch.eye(3).tolist(), data.labels.tolist(), [True] * 3)  # fmt: skip

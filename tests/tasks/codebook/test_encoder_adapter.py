@@ -54,6 +54,7 @@ def test_a_file_opens_bit_for_bit_before_a_fresh_model(name: str, tmp_path: Path
     adapted = made(tmp_path, name)
     fresh = tiny.model(discrete=adapted.model.discrete)
     opened = CodebookAdapter.load(tmp_path, backbone=fresh)
+    assert not any(part.training for part in opened.adapted.modules())
     theirs = opened.adapted.state_dict()
     assert theirs.keys() == adapted.state_dict().keys()
     assert all(torch.equal(value, theirs[n]) for n, value in adapted.state_dict().items())

@@ -70,3 +70,9 @@ def test_plain_lines_are_questions(tmp_path: Path, field: dict[str, object]) -> 
         open_questions(tmp_path)
     (tmp_path / "task.json").write_text('{"task": "vqa"}')
     assert open_questions(tmp_path, task="question").task == "vqa"
+
+
+@pytest.mark.parametrize(("perplexity", "residual", "amiss"), [(1.5, 20.0, False), (1.49, 2.0, True), (1.5, 20.1, True)])  # fmt: skip
+def test_codes_at_the_bounds_are_fine(perplexity: float, residual: float, amiss: bool) -> None:
+    start = {"perplexity": 4.0, "residual": 2.0}
+    assert bool(collapse({"perplexity": perplexity, "residual": residual}, start)) == amiss

@@ -7,6 +7,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -170,6 +171,13 @@ def test_the_list_has_fixed_choices_and_then_the_commonest_answers() -> None:
     assert listed([asked], 100) == ["cat", "two", "red", "true"]
     assert listed([asked, pairs], 4) == ["true", "false", "cat", "two"]
     assert listed([asked, pairs], 1) == ["true", "false"]
+    doubted = TaskData(
+        TASKS["gqa"], {"train": (TextSample("0", targets={"cat": 0.0, "two": 0.1}),)}
+    )
+    assert listed([doubted], 9) == ["two"]
+    assert [len(asked.training(share)) for share in (0.01, 0.5, 0.99, 1.0)] == [1, 4, 7, 7]
+    order = np.random.default_rng(0).permutation(7)
+    assert asked.training(0.5) == tuple(asked.parts["train"][i] for i in order[:4])
     half = listed([asked], 100, 0.5)
     assert set(half) == {next(iter(s.targets)) for s in asked.training(0.5)}
     with pytest.raises(ConfigError, match="caption"):

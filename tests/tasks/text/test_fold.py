@@ -203,6 +203,7 @@ def test_a_folded_file_gives_the_same_scores_for_every_task(
     assert command("fold", adapter, "--out", tmp_path / "folded") == 0
     before = TextAdapter.load(adapter, backbone=stored_model)
     after = TextAdapter.load(tmp_path / "folded", backbone=stored_model)
+    assert not any(p.training for one in (before, after) for p in one.adapted.modules())
     torch.testing.assert_close(scores(after.adapted), scores(before.adapted), rtol=1e-4, atol=1e-4)
     assert not [m for m in after.adapted.modules() if isinstance(m, LEFT)]
     assert after.manifest.tasks == before.manifest.tasks

@@ -30,7 +30,8 @@ METHOD = "averaged-ridge"
 SUGGESTED, TYPICAL = 12, 60
 """Suggestions at a time; images that are chosen before there are labels."""
 MOST_TSNE = 2000
-THUMBNAIL = 128
+THUMBNAIL, QUALITY = 128, 85
+"""Pixels of the longer side of a small image, and quality of its JPEG."""
 
 
 class Teacher:
@@ -84,7 +85,7 @@ class Teacher:
             "classes": names,
             "labels": given.tolist(),
             "guesses": guesses.tolist(),
-            "sure": np.round(sure, 2).tolist(),
+            "sure": np.round(sure.astype(np.float64), 2).tolist(),
             "accuracy": vars(found.accuracy) if found.accuracy else None,
             "errors": found.errors,
             "suggested": self.suggested(given < 0, p),
@@ -156,7 +157,7 @@ class Teacher:
             raise DataError("An adapter needs images of at least two classes. Label some more.")
         plan = create(METHOD).plan(self.backbone, len(names))
         plan.head.load_state_dict(found.head.state_dict())
-        adapted = AdaptedClassifier(self.backbone, plan).to(self.backbone.device).eval()
+        adapted = AdaptedClassifier(self.backbone, plan).to(self.backbone.device)
         known = None
         if found.left_out is not None:
             vectors, y = self.vectors[rows], torch.from_numpy(labels)
@@ -184,7 +185,7 @@ class Teacher:
         image = load(self.data.samples[row])
         image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
         content = io.BytesIO()
-        image.save(content, "JPEG", quality=85)
+        image.save(content, "JPEG", quality=QUALITY)
         return content.getvalue()
 
     def _labelled(self) -> tuple[list[str], NDArray[np.int64], NDArray[np.int64]]:

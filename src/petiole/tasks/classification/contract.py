@@ -263,7 +263,7 @@ class ContractTest:
         """Both models get the other class names; the adapter's own come back afterwards."""
         adapted, novel = self.adapter.adapted, as_dataset(clause.images)
         plan = create("zero-shot").plan(adapted.backbone, len(novel.classes))
-        bare = AdaptedClassifier(adapted.backbone, plan).to(adapted.backbone.device).eval()
+        bare = AdaptedClassifier(adapted.backbone, plan).to(adapted.backbone.device)
         shares = []
         for model in (bare, adapted):
             model.name(novel.classes)

@@ -55,8 +55,8 @@ def merge(adapted: AdaptedClassifier) -> Weights:
             "rounded to their few bits. Use the adapter as it is, or train one without --quantize and merge that."
         )
     with torch.no_grad(), backbone.lock:
-        weights = {name: value.detach().clone() for name, value in _start(backbone, plan).items()}
-        weights |= {name: value.detach().clone() for name, value in adapted.copies.items()}
+        own = {**_start(backbone, plan), **adapted.copies}
+        weights = {name: value.clone() for name, value in own.items()}
         fold(backbone, plan.attach, weights)
         _check(adapted, weights)
     return weights
@@ -168,7 +168,7 @@ def _check(adapted: AdaptedClassifier, weights: Weights) -> None:
     own = dict(adapted.backbone.module.named_parameters())
     changed = tuple(name for name, p in own.items() if not torch.equal(p, weights[name]))
     plan = replace(adapted.plan, attach=(), injected=None, tune=changed)
-    merged = AdaptedClassifier(adapted.backbone, plan).eval()
+    merged = AdaptedClassifier(adapted.backbone, plan)
     for name, value in merged.copies.items():
         value.copy_(weights[name])
     got, want = golden_logits(merged), golden_logits(adapted)

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-import torch
 from torch import Tensor, nn
 
 from petiole.backbones.base import IMAGES, Backbone, FrozenNetwork
@@ -180,9 +179,6 @@ def load_adapter(path: str | Path, **options: Any) -> AdaptedBackbone:
     manifest = opened.manifest
     if not isinstance(opened.adapted, AdaptedClassifier):  # a kind of another package
         raise AdapterError(f"{path} holds no classifier of images.")
-    with torch.no_grad():
-        model = AdaptedBackbone(
-            opened.adapted, manifest.method, manifest.settings, manifest.classes
-        )
+    model = AdaptedBackbone(opened.adapted, manifest.method, manifest.settings, manifest.classes)
     model.calibration = opened.calibration
     return model.eval()

@@ -98,7 +98,7 @@ class CodebookWorkspace(Workspace):
         return [
             f"data     {self.data.root}: {counts(self.data.parts)}",
             *(f"note     {note}" for note in self.notes),
-            f"training {specs[0].method} before {self.model.name}, {length} of {recipe.batch_size} questions",
+            f"training {specs[0].method} before {self.model.name}, {length} of {recipe.batch_size or 64} questions",
             f"scoring  {scored}",
             *(f"sharding {line}" for line in map(held, (self.model, *self.others)) if line),
             *self._time(specs),

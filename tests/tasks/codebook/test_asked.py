@@ -1,0 +1,164 @@
+"""What a tuned encoder is asked, which images are routed, what is told of its codes, how language models are loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from petiole.tasks.codebook import images as looks
+from petiole.tasks.codebook import task as run_of
+from petiole.tasks.codebook import training, workspace
+from petiole.tasks.codebook.task import CodebookRun
+from petiole.tasks.codebook.workspace import CodebookQuestions
+from petiole.tasks.text import training as texts
+
+
+class Folder:
+    """Looks at images by name."""
+
+    def __init__(self, root: Path, tower: str) -> None:
+        assert tower == "tower"
+        self.root = root
+
+    def vision_outputs(self, adapted: Any, names: Any) -> Any:
+        return lambda some: (self.root, adapted.name, tuple(names), tuple(some))
+
+    def routed(self, seen: Any, *given: Any) -> Any:
+        return (lambda some: ("routed", given, seen(some))), 0.25
+
+
+@pytest.fixture
+def adapter(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A tuned encoder that answers with what it is asked."""
+    monkeypatch.setattr(training, "ImageFolder", Folder)
+    adapted = SimpleNamespace(name="adapted", model=SimpleNamespace(tower="tower"))
+    adapted.answer = lambda *given, **more: ["first", "second"] if more == {"pruning": "p", "frequencies": "tuned"} else [given]  # fmt: skip
+    return SimpleNamespace(adapted=adapted, frequencies=SimpleNamespace(tuned="tuned"))
+
+
+@pytest.mark.parametrize("route", [False, True])
+def test_one_question_is_put_to_what_its_image_looks_like(adapter: Any, route: bool) -> None:
+    image = Path("/a.png")
+    assert training.ask(adapter, image, "?", "p", route=route) == "first"  # type: ignore[arg-type]
+    ((seen, questions),) = [training.ask(adapter, image, "?", route=route)]  # type: ignore[misc]
+    plain = (Path(), "adapted", ("/a.png",), ("/a.png",))
+    assert questions == ["?"]  # type: ignore[comparison-overlap]
+    routed = ("routed", (adapter.adapted, adapter.frequencies, ["/a.png"]), plain)
+    assert seen == (routed if route else plain)  # type: ignore[comparison-overlap]
+
+
+@pytest.mark.parametrize(("route", "share"), [(False, 1.0), (True, 0.25)])
+def test_questions_are_scored_with_the_share_of_images_that_are_like_the_domain(
+    adapter: Any, route: bool, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = [SimpleNamespace(images=(f"{i}.png", "other")) for i in range(2)]
+    given: list[Any] = []
+
+    class Data(dict):  # type: ignore[type-arg]
+        root, task = Path("/data"), "vqa"
+
+    monkeypatch.setattr(training, "answers", lambda adapted, seen, *rest: given.append((adapted, seen([]), *rest)) or ["x"])  # fmt: skip
+    monkeypatch.setattr(training, "find", lambda task: SimpleNamespace(score=lambda *of: {"m": (task, *of)}))  # fmt: skip
+    data: Any = Data(test=samples)
+    found = training.evaluate(adapter, data, "p", route=route)  # type: ignore[arg-type]
+    assert found == ({"m": ("vqa", samples, ["x"])}, share)
+    [(adapted, seen, *rest)] = given
+    assert (adapted, rest) == (adapter.adapted, [samples, "p", "tuned"])
+    looked = (Path("/data"), "adapted", ("0.png", "1.png"), ())
+    assert (seen[2] if route else seen) == looked
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_a_remark_is_told_once_as_it_is_written(quiet: bool, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    told: list[Any] = []
+    monkeypatch.setattr(run_of.console, "print", lambda *given, **how: told.append((given, how)))
+    run: Any = SimpleNamespace(
+        remarks=[], workspace=SimpleNamespace(task=SimpleNamespace(quiet=quiet))
+    )
+    for when, what in (("at step 5", ""), ("at step 10", "[1] code"), ("after training", "[1] code")):  # fmt: skip
+        CodebookRun._tell(run, when, what)
+    assert run.remarks == ["at step 10: [1] code"]
+    plain = {"style": "yellow", "highlight": False, "markup": False}
+    assert told == ([] if quiet else [(("note     at step 10: [1] code",), plain)])
+
+
+@pytest.mark.parametrize(("fsdp", "loaded"), [(False, {"device": "d"}), (True, {})])
+def test_a_language_model_that_is_spread_is_loaded_on_the_machine_first(
+    fsdp: bool, loaded: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[Any] = []
+    monkeypatch.setattr(workspace, "load_lvlm", lambda name, **more: done.append((name, more)) or "m")  # fmt: skip
+    monkeypatch.setattr(workspace, "shard", lambda *given: done.append(given))
+    task = CodebookQuestions("boards", Path("q"), device="d", fsdp=fsdp)
+    assert task._loaded("boards") == "m"
+    assert done == [("boards", loaded), *([("m", "d")] * fsdp)]
+
+
+def test_codes_are_looked_at_before_while_and_after_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:  # fmt: skip
+    told: list[Any] = []
+    noted: list[Any] = []
+    seen = iter(range(9))
+    probe = SimpleNamespace(diagnosis=lambda: {"n": next(seen)})
+    monkeypatch.setattr(run_of, "CodeProbe", lambda *given: probe if given == ("adapted", "folder", "samples") else None)  # fmt: skip
+    monkeypatch.setattr(run_of, "collapse", lambda now, start: (now["n"], start["n"]))
+    monkeypatch.setattr(run_of, "appender", lambda file, fresh: lambda *given: noted.append((file.name, fresh, *given)))  # fmt: skip
+
+    def train(*given: Any, measure: Any, **more: Any) -> float:
+        assert given == ("adapted", "method", "folder", "samples")
+        assert more == {"seed": 5, "general": "general", "precision": "fp32", "callbacks": "callbacks"}  # fmt: skip
+        for step in (0, 1, run_of.EVERY):
+            measure(step)
+        return 2.5
+
+    monkeypatch.setattr(run_of.training, "train", train)
+    task = SimpleNamespace(precision="fp32")
+    run: Any = SimpleNamespace(
+        workspace=SimpleNamespace(data={"train": "samples"}, general="general", task=task),
+        spec=SimpleNamespace(folder=tmp_path, seed=5), image_folder="folder", method="method", diagnosis={},
+        _tell=lambda *given: told.append(given),
+    )  # fmt: skip
+    assert CodebookRun.train(run, "adapted", "callbacks") == 2.5  # type: ignore[arg-type]
+    every = run_of.EVERY
+    assert told == [("before training", (0, 0)), ("at step 0", (1, 0)), (f"at step {every}", (2, 0)), ("after training", (3, 0))]  # fmt: skip
+    assert noted == [(run_of.DIAGNOSTICS, True, 0, {"n": 1}), (run_of.DIAGNOSTICS, True, every, {"n": 2})]  # fmt: skip
+    assert run.diagnosis == {"start": {"n": 0}, "end": {"n": 3}}
+
+
+def test_a_bar_moves_by_what_is_answered_and_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    moved: list[Any] = []
+
+    @contextmanager
+    def bar(label: str, total: int, *, quiet: bool) -> Iterator[Any]:
+        moved.append((label, total, quiet))
+        yield moved.append
+
+    asked: list[Any] = []
+    for module in (training, texts, looks):
+        monkeypatch.setattr(module, "progress", bar)
+        monkeypatch.setattr(module, "ROWS", 2)
+    samples: Any = [SimpleNamespace(images=(f"{i}.png",), text=f"q{i}") for i in range(5)]
+    adapted: Any = SimpleNamespace(model=SimpleNamespace(name="m"))
+    adapted.answer = lambda seen, questions, **_: asked.append((seen, questions)) or questions
+    said = training.answers(adapted, lambda names: names, samples, quiet=False)  # type: ignore[arg-type]
+    assert said == [f"q{i}" for i in range(5)]
+    assert asked[0] == (["0.png", "1.png"], ["q0", "q1"])
+    assert moved == [("answers m", 5, False), 2, 2, 1]
+    moved.clear()
+    collator: Any = SimpleNamespace(tasks=[SimpleNamespace(name="t", task="task")], inputs=lambda owners, rows: (len(owners), rows))  # fmt: skip
+    adapted.answer = lambda inputs, task, number: [one.text for one in inputs[1]] if (inputs[0], task, number) == (len(inputs[1]), "task", 0) else []  # fmt: skip
+    assert texts.answers(adapted, collator, 0, samples) == said
+    assert moved == [("answers t", 5, True), 2, 2, 1]
+    moved.clear()
+    folder: Any = object.__new__(looks.ImageFolder)
+    monkeypatch.setattr(looks.ImageFolder, "__call__", lambda _, names: names)
+    monkeypatch.setattr(looks, "evaluating", lambda _: nullcontext())
+    monkeypatch.setattr(looks, "joined", lambda parts: parts)
+    adapted.encode_images = lambda names: names
+    found = folder.vision_outputs(adapted, ["a", "b", "a", "c"])
+    assert (found.all, found.places) == ([["a", "b"], ["c"]], {"a": 0, "b": 1, "c": 2})
+    assert moved == [("looking", 3, True), 2, 1]
