@@ -13,7 +13,6 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ SPLIT = "split.csv"
 """What the file of a run is called."""
 
 _FORMAT = "petiole split 2"
+_REMEDY, _WRONG = "Draw the split again.", "not a readable split file"
 _COLUMNS = ["part", "class", "domain", "id", "path"]
 
 
@@ -175,7 +175,7 @@ def read_split(path: Path | str, *, root: Path | str | None = None, verify: bool
         DataError: no split file, or images that are missing or changed, listed by path.
     """
     path = Path(path)
-    with _readable(path):
+    with boundary(path, _REMEDY, what=_WRONG):
         header, rows = _parsed(path)
         classes: tuple[str, ...] = tuple(header["classes"])
         folder = Path(header["root"] if root is None else root)
@@ -198,24 +198,20 @@ def image_ids(path: Path | str, part: str) -> frozenset[str]:
     Raises:
         DataError: no split file.
     """
-    with _readable(Path(path)):
-        return frozenset(row["id"] for row in _parsed(Path(path))[1] if row["part"] == part)
-
-
-def _readable(path: Path) -> AbstractContextManager[None]:
-    return boundary(path, "Draw the split again.", what="not a readable split file")
+    return frozenset(row["id"] for row in _parsed(Path(path))[1] if row["part"] == part)
 
 
 def _parsed(path: Path) -> tuple[dict[str, Any], list[dict[str, str]]]:
     """Header and rows of a sealed file."""
-    with path.open(encoding="utf-8", newline="") as file:
-        lines = file.readlines()
-    if lines[0].strip() != f"# {_FORMAT}":
-        raise ValueError(f"its first line is not '# {_FORMAT}'")
-    seal = lines.pop(4).removeprefix(f"# {SEAL}: ").strip()
-    check_seal(seal, text_digest("".join(lines)))
-    header = {k: json.loads(v) for k, v in (line[2:].split(": ", 1) for line in lines[1:4])}
-    return header, list(csv.DictReader(lines[4:]))
+    with boundary(path, _REMEDY, what=_WRONG):
+        with path.open(encoding="utf-8", newline="") as file:
+            lines = file.readlines()
+        if lines[0].strip() != f"# {_FORMAT}":
+            raise ValueError(f"its first line is not '# {_FORMAT}'")
+        seal = lines.pop(4).removeprefix(f"# {SEAL}: ").strip()
+        check_seal(seal, text_digest("".join(lines)))
+        header = {k: json.loads(v) for k, v in (line[2:].split(": ", 1) for line in lines[1:4])}
+        return header, list(csv.DictReader(lines[4:]))
 
 
 def _check_unchanged(path: Path, samples: list[Sample], verify: bool) -> None:
