@@ -78,6 +78,11 @@ def boundary(
         raise error(f"{where}: {what} ({said}). {remedy}") from cause
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what another library said; many say more than a person reads, and some nothing."""
+    return next(iter(str(error).strip().splitlines()), "no reason given")
+
+
 def unknown(
     kind: str, name: str, known: Iterable[str], error: type[PetioleError] = ConfigError
 ) -> PetioleError:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from petiole.data.dataset import Dataset, Sample
 from petiole.data.sources import open_folder
-from petiole.data.splits import draw_shots, holdout, read_split, write_split
+from petiole.data.splits import draw_shots, holdout, image_ids, read_split, write_split
 from petiole.errors import DataError
 
 MakeFolder = Callable[..., Path]
@@ -191,6 +191,17 @@ def test_wrong_split_files(make_folder: MakeFolder, tmp_path: Path) -> None:
         write_split(path, {})
     with pytest.raises(DataError, match="JSON"):
         write_split(path, {"all": open_folder(make_folder("real"))}, meta={"x": {1, 2}})
+
+
+def test_a_sealed_file_of_other_columns_is_refused(make_folder: MakeFolder, tmp_path: Path) -> None:
+    good = write_split(tmp_path / "split.csv", {"all": open_folder(make_folder("real"))})
+    head, _, body = good.read_text().partition("# sha256: ")
+    forged = body.partition("\n")[2].replace(",id,", ",name,", 1)
+    seal = hashlib.sha256((head + forged).encode()).hexdigest()
+    good.write_text(f"{head}# sha256: {seal}\n{forged}")
+    for read in (read_split, lambda path: image_ids(path, "all")):
+        with pytest.raises(DataError, match="its columns are not part, class, domain, id, path"):
+            read(good)
 
 
 def test_a_failed_write_leaves_the_old_file(

@@ -19,7 +19,7 @@ from torch import nn
 
 from petiole.backbones.base import IMAGES, Backbone, FrozenNetwork
 from petiole.backbones.joined import JoinedBackbone
-from petiole.errors import BackboneError, unknown
+from petiole.errors import BackboneError, first_line, unknown
 
 Quantization = Literal["int8", "bnb-int8", "bnb-nf4"]
 Layers = list[nn.Linear]
@@ -76,7 +76,7 @@ def check_runs(network: FrozenNetwork) -> None:
             network(image)
     except (RuntimeError, NotImplementedError, TypeError) as error:
         raise BackboneError(
-            f"{network.name} cannot compute with {network.quantized} weights ({str(error).splitlines()[0]}). Take int8, or leave "
+            f"{network.name} cannot compute with {network.quantized} weights ({first_line(error)}). Take int8, or leave "
             "quantize out."
         ) from error
 

@@ -11,7 +11,7 @@ from petiole.backbones.base import Backbone, FrozenNetwork
 from petiole.backbones.joined import MARK, JoinedBackbone, names_of
 from petiole.backbones.weights import read_json
 from petiole.deferred import without_compiler
-from petiole.errors import BackboneError, PetioleError, unknown
+from petiole.errors import BackboneError, PetioleError, first_line, unknown
 from petiole.registry import Registry
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -205,9 +205,8 @@ def resolve(request: LoadRequest) -> FrozenNetwork:
     except PetioleError:
         raise
     except Exception as error:  # files of all ages meet libraries of all versions
-        reason = str(error).splitlines()[0] if str(error) else "no reason given"
         raise BackboneError(
-            f"{request.name} cannot be loaded ({type(error).__name__}: {reason}). Check that its files are those of the "
+            f"{request.name} cannot be loaded ({type(error).__name__}: {first_line(error)}). Check that its files are those of the "
             "model that they name, and that this version of its library knows it."
         ) from error
 

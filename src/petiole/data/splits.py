@@ -211,7 +211,10 @@ def _parsed(path: Path) -> tuple[dict[str, Any], list[dict[str, str]]]:
         seal = lines.pop(4).removeprefix(f"# {SEAL}: ").strip()
         check_seal(seal, text_digest("".join(lines)))
         header = {k: json.loads(v) for k, v in (line[2:].split(": ", 1) for line in lines[1:4])}
-        return header, list(csv.DictReader(lines[4:]))
+        rows = csv.DictReader(lines[4:])
+        if rows.fieldnames != _COLUMNS:
+            raise ValueError(f"its columns are not {', '.join(_COLUMNS)}")
+        return header, list(rows)
 
 
 def _check_unchanged(path: Path, samples: list[Sample], verify: bool) -> None:

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 from petiole.engine.adapter import MANIFEST, TENSORS, read_manifest
 from petiole.engine.hub_card import card
-from petiole.errors import AdapterError, ConfigError
+from petiole.errors import AdapterError, ConfigError, first_line
 from petiole.files import write_sealed, write_text
 from petiole.signatures import SIGNATURE
 
@@ -91,8 +91,7 @@ def push(folder: Path, run: Path | None, repo: str, *, private: bool = False) ->
 
 def _said(error: Exception) -> str:
     """Kind and first line of what a client raised, of bounded length."""
-    first = next(iter(str(error).splitlines()), "no reason given")
-    return f"{type(error).__name__}: {first[:200]}"
+    return f"{type(error).__name__}: {first_line(error)[:200]}"
 
 
 def _forget_places(folder: Path) -> None:

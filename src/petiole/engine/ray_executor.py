@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from petiole.allocator import tune_allocator
 from petiole.engine.executor import EXECUTORS
-from petiole.errors import ConfigError, RunError
+from petiole.errors import ConfigError, RunError, first_line
 
 J = TypeVar("J")
 R = TypeVar("R")
@@ -95,7 +95,7 @@ class Ray:
                         lost[which] += 1
                         if lost[which] > self.retries:
                             raise RunError(
-                                f"A job lost its worker or node {lost[which]} times: {str(error).strip().splitlines()[0]} "
+                                f"A job lost its worker or node {lost[which]} times: {first_line(error)} "
                                 "Look into the cluster's logs (ray status, /tmp/ray); --resume keeps what is finished."
                             ) from error
                         running[submit(resumed(jobs[which]), which)] = which
@@ -173,7 +173,7 @@ def connected(address: str | None) -> Any:
             ray.init(address or "local", **alone, **quiet)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise ConfigError(
-                f"No Ray cluster answers at {address or 'this machine'}: {str(error).strip().splitlines()[0]} Start one (ray "
+                f"No Ray cluster answers at {address or 'this machine'}: {first_line(error)} Start one (ray "
                 "start --head), and name it as ray://HOST:6379 from one of its nodes."
             ) from error
     return ray

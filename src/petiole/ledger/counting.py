@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from petiole.backbones.base import FrozenNetwork
-from petiole.errors import ConfigError
+from petiole.errors import ConfigError, first_line
 from petiole.layers.solved import SolvedHead
 from petiole.methods.base import Method
 
@@ -106,5 +106,5 @@ def by_shape(frozen: FrozenNetwork, method: Method) -> Iterator[None]:
             raise
         raise ConfigError(
             f"{type(method).__name__} computes with the weights, so it cannot be counted on the shape "
-            f"of {frozen.name} alone ({str(error).splitlines()[0]})."
+            f"of {frozen.name} alone ({first_line(error)})."
         ) from error

@@ -26,7 +26,7 @@ from petiole.backbones.codebook_lvlm.model import LVLM, LVLMModule, PromptTempla
 from petiole.backbones.codebook_lvlm.tower import Tower
 from petiole.backbones.registry import LoadRequest, folder_loader, loader
 from petiole.backbones.weights import load_strictly, read_json, read_safetensors
-from petiole.errors import BackboneError
+from petiole.errors import BackboneError, first_line
 from petiole.files import write_json, write_tensors
 from petiole.layers.residual_quantiser import ResidualQuantiser
 
@@ -194,7 +194,7 @@ def _stated(config: Mapping[str, Any], folder: Path) -> CodebookSpec:
         return CodebookSpec.model_validate(config["codebook"])
     except (KeyError, ValidationError) as error:
         raise BackboneError(
-            f"{folder} states no codebook that can be read ({str(error).splitlines()[0]}). Copy its JSON file again."
+            f"{folder} states no codebook that can be read ({first_line(error)}). Copy its JSON file again."
         ) from error
 
 

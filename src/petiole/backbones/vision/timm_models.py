@@ -22,7 +22,7 @@ from petiole.backbones.vision.timm_families import family_of
 from petiole.backbones.vision.trace import run_timm, traced
 from petiole.backbones.weights import load_strictly, read_json, read_safetensors, without_prefix
 from petiole.data.preprocessing import Preprocessing
-from petiole.errors import BackboneError, unknown
+from petiole.errors import BackboneError, first_line, unknown
 
 
 @loader("timm/")
@@ -144,7 +144,7 @@ def _create(
         with torch.device(device):
             module: nn.Module = timm.create_model(architecture, **options)
     except Exception as error:  # whatever network, disk or timm may raise
-        reason = str(error).splitlines()[0] if str(error) else "no reason given"
+        reason = first_line(error)
         if options.get("pretrained"):
             raise BackboneError(
                 f"The weights of {request.name} could not be had ({type(error).__name__}: {reason}). "

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from petiole.backbones.base import BLOCK_ROLES, IMAGES
 from petiole.deferred import without_compiler
-from petiole.errors import BackboneError
+from petiole.errors import BackboneError, first_line
 
 Run = Callable[[Any, Tensor], tuple[Tensor, Tensor]]
 """Module and images (B, 3, H, W) -> last features, tokens (B, N, d) or a map, and the image vector (B, d)."""
@@ -166,10 +166,9 @@ def traced(name: str, module: nn.Module, run: Run, size: tuple[int, int]) -> Tra
     try:
         return _traced(module, run, size)
     except Exception as error:  # another library's forward can fail in any way
-        reason = str(error).splitlines()[0] if str(error) else "no reason given"
         raise BackboneError(
             f"{name} ({type(module).__name__}) does not take images of {size[0]} x {size[1]} px, or is no network that "
-            f"maps images to features and a vector ({type(error).__name__}: {reason}). Leave image_size out, or choose "
+            f"maps images to features and a vector ({type(error).__name__}: {first_line(error)}). Leave image_size out, or choose "
             "another model of docs/backbones.md."
         ) from error
 

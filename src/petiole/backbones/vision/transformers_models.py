@@ -19,7 +19,7 @@ from petiole.backbones.registry import LoadRequest, folder_loader
 from petiole.backbones.vision.block_network import BlockNetwork
 from petiole.backbones.vision.trace import traced
 from petiole.backbones.weights import remedy
-from petiole.errors import BackboneError
+from petiole.errors import BackboneError, first_line
 
 HEADS = (
     "classifier",
@@ -116,7 +116,7 @@ def model(request: LoadRequest, config: dict[str, Any], folder: Path) -> nn.Modu
             )
     except (RuntimeError, ValueError, KeyError) as error:
         raise BackboneError(
-            f"The weights in {origin} do not fit the architecture ({str(error).splitlines()[0]}). "
+            f"The weights in {origin} do not fit the architecture ({first_line(error)}). "
             f"{remedy(shape.state_dict(), tensors)}"
         ) from error
     rows = [

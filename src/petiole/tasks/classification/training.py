@@ -22,7 +22,7 @@ from petiole.device import Precision
 from petiole.engine.feature_table import Table
 from petiole.engine.optimizer import make_optimizer
 from petiole.engine.trainer import Callbacks, Trainer, accelerate, seed_device
-from petiole.errors import ConfigError
+from petiole.errors import ConfigError, first_line
 from petiole.layers.solved import SolvedHead, balanced
 from petiole.methods.recipe import Recipe
 from petiole.tasks.classification.aligned import AlignedTable
@@ -249,9 +249,8 @@ def check_compiler() -> None:
     try:
         torch.compile(lambda x: x + 1)(torch.ones(2))
     except Exception as error:  # a missing C++ compiler, Python version or system: no common base
-        reason = str(error).strip().splitlines()[0]
         raise ConfigError(
-            f"torch.compile does not work on this machine ({reason}). Leave out --compile."
+            f"torch.compile does not work on this machine ({first_line(error)}). Leave out --compile."
         ) from error
 
 
@@ -268,9 +267,8 @@ def compiling() -> Iterator[None]:
     try:
         yield
     except (ImportError, TorchDynamoException) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigError(
-            f"torch.compile failed ({reason}). Its cache may be damaged: delete {cache_dir()}, or leave out --compile."
+            f"torch.compile failed ({first_line(error)}). Its cache may be damaged: delete {cache_dir()}, or leave out --compile."
         ) from error
 
 

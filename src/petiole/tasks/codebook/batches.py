@@ -16,6 +16,9 @@ from petiole.tasks.codebook.model import AdaptedCodebookModel, CodebookBatch
 from petiole.tasks.text.collator import part_of
 from petiole.tasks.text.targets import drawn_target
 
+BATCH = 64
+"""Questions a step, where the recipe states none."""
+
 
 class BatchLoader:
     """A pure function of (seed, step).

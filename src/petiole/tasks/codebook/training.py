@@ -23,7 +23,7 @@ from petiole.ledger.counting import flop_counter, own_gradients, own_randomness
 from petiole.ledger.ledger import gradient_evaluations
 from petiole.methods.codebook.base import CodebookMethod
 from petiole.tasks.codebook.adapter import CodebookAdapter
-from petiole.tasks.codebook.batches import BatchLoader
+from petiole.tasks.codebook.batches import BATCH, BatchLoader
 from petiole.tasks.codebook.images import ImageFolder, VisionOutputs
 from petiole.tasks.codebook.model import AdaptedCodebookModel, CodebookBatch, CodebookLoss
 from petiole.tasks.text.registry import find
@@ -69,7 +69,7 @@ def train(
     """
     start = time.perf_counter()
     recipe = method.recipe
-    batches = TaskBatches({"all": len(samples)}, {"all": recipe.batch_size or 64}, seed)
+    batches = TaskBatches({"all": len(samples)}, {"all": recipe.batch_size or BATCH}, seed)
     recipe = replace(recipe, steps=recipe.length(len(batches)))
     accelerator = accelerate(adapted.model.module)
     loader = BatchLoader(adapted, method, image_folder, samples, seed, general)

@@ -16,6 +16,7 @@ from petiole.data.readers.registry import open_questions
 from petiole.data.text_dataset import TextDataset
 from petiole.device import Precision
 from petiole.engine.task import Task, TaskRun, Workspace
+from petiole.tasks.codebook.batches import BATCH
 from petiole.tasks.codebook.words import word_notes
 from petiole.tasks.text.workspace import counts
 
@@ -98,7 +99,7 @@ class CodebookWorkspace(Workspace):
         return [
             f"data     {self.data.root}: {counts(self.data.parts)}",
             *(f"note     {note}" for note in self.notes),
-            f"training {specs[0].method} before {self.model.name}, {length} of {recipe.batch_size or 64} questions",
+            f"training {specs[0].method} before {self.model.name}, {length} of {recipe.batch_size or BATCH} questions",
             f"scoring  {scored}",
             *(f"sharding {line}" for line in map(held, (self.model, *self.others)) if line),
             *self._time(specs),
@@ -127,7 +128,7 @@ class CodebookWorkspace(Workspace):
             )
 
         recipe = CodebookRun(self, spec).method.recipe
-        steps = recipe.length(len(samples) / (recipe.batch_size or 64))
+        steps = recipe.length(len(samples) / (recipe.batch_size or BATCH))
         total = len(specs) * steps * step_seconds(train)
         words = f"time     {in_words(total)} of training, by three steps timed here; scoring not counted"
         return [words] if total else []

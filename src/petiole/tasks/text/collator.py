@@ -29,6 +29,9 @@ from petiole.tasks.text.targets import drawn_target
 from petiole.tasks.text.text_task import TextTask
 from petiole.tasks.text.visual import VisualSource
 
+BATCH = 32
+"""Samples a step, where the recipe states none."""
+
 
 @dataclass(frozen=True)
 class TaskData:

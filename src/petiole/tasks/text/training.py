@@ -20,7 +20,7 @@ from petiole.errors import unknown
 from petiole.methods.recipe import Recipe
 from petiole.tasks.text.adapter import TextAdapter
 from petiole.tasks.text.answer_loss import AnswerBatch, AnswerLoss, answer_batch
-from petiole.tasks.text.collator import Collator, TaskData
+from petiole.tasks.text.collator import BATCH, Collator, TaskData
 from petiole.tasks.text.model import AdaptedTextModel, GenerationBatch, GenerationLoss
 from petiole.tasks.text.registry import find
 
@@ -65,7 +65,7 @@ def train(
     start = time.perf_counter()
     parts = [data.training(options.fraction) for data in collator.tasks]
     names = [data.name for data in collator.tasks]
-    base = recipe.batch_size or 32
+    base = recipe.batch_size or BATCH
     batches = TaskBatches(
         {name: len(part) for name, part in zip(names, parts, strict=True)},
         {data.name: data.task.batch_size(base) for data in collator.tasks},

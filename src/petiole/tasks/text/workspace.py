@@ -19,7 +19,7 @@ from petiole.engine.task import Task, TaskRun, Workspace
 from petiole.errors import ConfigError
 from petiole.files import text_digest
 from petiole.methods.text import encoder_decoder_of
-from petiole.tasks.text.collator import TaskData
+from petiole.tasks.text.collator import BATCH, TaskData
 from petiole.tasks.text.model import VisionTower
 from petiole.tasks.text.registry import find
 from petiole.tasks.text.text_task import TextTask
@@ -108,7 +108,7 @@ class TextWorkspace(Workspace):
         return [
             *(f"task     {data.name}: {counts(data.parts)}" for data in self.tasks),
             *(f"note     {data.name}: {note}" for data in self.tasks for note in data.notes),
-            f"training {len(specs)} x {self.model.name}, {length} of {recipe.batch_size or 32} samples, "
+            f"training {len(specs)} x {self.model.name}, {length} of {recipe.batch_size or BATCH} samples, "
             f"{self.task.precision} on {self.task.device}",
             *self._time(specs),
         ]
@@ -132,7 +132,7 @@ class TextWorkspace(Workspace):
                 speeds[name] = step_seconds(train)
             recipe = self.prepare(spec).method.recipe
             samples = sum(len(data.parts["train"]) for data in self.tasks)
-            total += speeds[name] * recipe.length(samples / (recipe.batch_size or 32))
+            total += speeds[name] * recipe.length(samples / (recipe.batch_size or BATCH))
         words = f"time     {in_words(total)} of training, by three steps timed here; scoring not counted"
         return [words] if total else []
 
