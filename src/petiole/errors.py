@@ -78,9 +78,9 @@ def boundary(
         raise error(f"{where}: {what} ({said}). {remedy}") from cause
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of what another library said; many say more than a person reads, and some nothing."""
-    return next(iter(str(error).strip().splitlines()), "no reason given")
+def first_line(error: BaseException, silent: str = "no reason given") -> str:
+    """The first line of what another library said, or ``silent``: many say more than a person reads, and some nothing."""
+    return next(iter(str(error).strip().splitlines()), silent)
 
 
 def unknown(

@@ -268,7 +268,7 @@ def compiling() -> Iterator[None]:
         yield
     except (ImportError, TorchDynamoException) as error:
         raise ConfigError(
-            f"torch.compile failed ({first_line(error)}). Its cache may be damaged: delete {cache_dir()}, or leave out --compile."
+            f"torch.compile failed ({first_line(error, type(error).__name__)}). Its cache may be damaged: delete {cache_dir()}, or leave out --compile."
         ) from error
 
 
