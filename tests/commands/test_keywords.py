@@ -111,6 +111,14 @@ def test_values_are_judged_of_verbs_and_of_their_groups() -> None:
         verb(packed)("d", seed="a")
     with pytest.raises(ConfigError, match=r"^width is a whole number, not '7' \(str\)\. Write width=7\.$"):  # fmt: skip
         verb(packed)("d", width="7")
+    with pytest.raises(ConfigError, match=r"^width is a whole number, not '7' \(str\)\. Write width=7\.$"):  # fmt: skip
+        verb(packed)("d", box=Box(width="7"))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError) as error:
+        verb(packed)("d", box="big")
+    assert str(error.value) == (
+        "box is Box(...), not 'big' (str). Its fields are keywords too: width, name, ..."
+    )
+    assert verb(packed)("d", box=None) == ("d", 0, None, ())
 
 
 def test_a_configuration_file_has_what_toml_can_say(tmp_path: Path) -> None:

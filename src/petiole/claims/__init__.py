@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tomllib
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +16,13 @@ FOLDER = Path(__file__).parent
 def names(kind: str = "comparison") -> tuple[str, ...]:
     """All tables of a kind (``comparison``, ``params``, ``base-to-novel``, ...), as ``<paper>/<table>``."""
     return tuple(
-        f"{file.stem}/{name}"
-        for file in sorted(FOLDER.glob("*.toml"))
-        for name, table in _read(file).items()
-        if table.get("kind", "comparison") == kind
+        name for name, stated in _packaged().items() if stated.get("kind", "comparison") == kind
     )
 
 
 def titles() -> dict[str, str]:
     """Titles of all tables of every kind, by name."""
-    return {
-        f"{file.stem}/{name}": str(stated.get("title", ""))
-        for file in sorted(FOLDER.glob("*.toml"))
-        for name, stated in _read(file).items()
-    }
+    return {name: str(stated.get("title", "")) for name, stated in _packaged().items()}
 
 
 def table(name: str, kind: str = "comparison") -> dict[str, Any]:
@@ -44,11 +39,18 @@ def table(name: str, kind: str = "comparison") -> dict[str, Any]:
     """
     if name.endswith(".toml"):
         return _own(Path(name))
-    paper, _, part = name.partition("/")
     if name not in names(kind):
         raise unknown("table", name, names(kind))
-    found: dict[str, Any] = _read(FOLDER / f"{paper}.toml")[part]
-    return found
+    return deepcopy(_packaged()[name])
+
+
+@cache
+def _packaged() -> dict[str, dict[str, Any]]:
+    return {
+        f"{file.stem}/{name}": stated
+        for file in sorted(FOLDER.glob("*.toml"))
+        for name, stated in _read(file).items()
+    }
 
 
 def _own(file: Path) -> dict[str, Any]:

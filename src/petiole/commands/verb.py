@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from functools import cache, wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, get_type_hints
@@ -78,7 +78,7 @@ def gathered(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str
     """The keywords of a call with those of its groups put into them.
 
     Raises:
-        ConfigError: an unknown keyword, a group together with one of its fields, or a value of another kind than the option's.
+        ConfigError: an unknown keyword, or a group together with one of its fields.
     """
     groups, own = groups_of(function), inspect.signature(function).parameters
     whole = {name: value for name, value in given.items() if name in own}
@@ -89,19 +89,38 @@ def gathered(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str
             continue
         if whole.get(name) is not None:
             raise ConfigError(f"Give {name}=..., or {', '.join(sorted(inside))}, not both.")
-        whole[name] = kind(**_fitting(kind, {key: loose.pop(key) for key in inside}))
+        whole[name] = kind(**{key: loose.pop(key) for key in inside})
     if loose:
         raise unknown(f"option of {function.__name__}", next(iter(loose)), keywords(function))
     return whole
 
 
 def _fitting(owner: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Values as the options of a verb, or of a group, take them."""
-    hints = _hints(owner)
-    return {
-        name: fitting(name, value, hints[name]) if name in hints else value
-        for name, value in given.items()
-    }
+    """Values as the options of a verb, or of a group, take them.
+
+    Raises:
+        ConfigError: a value of another kind than the option's.
+    """
+    hints, groups, found = _hints(owner), groups_of(owner), dict(given)
+    for name, value in given.items():
+        if name in groups:
+            found[name] = _group(name, value, groups[name])
+        elif name in hints:
+            found[name] = fitting(name, value, hints[name])
+    return found
+
+
+def _group(name: str, value: Any, kind: type[Any]) -> Any:
+    """A group that was built in Python, its fields judged as keywords are."""
+    if value is None:
+        return None
+    if not isinstance(value, kind):
+        few = ", ".join(f.name for f in fields(kind)[:3])
+        raise ConfigError(
+            f"{name} is {kind.__name__}(...), not {repr(value)[:100]} ({type(value).__name__}). Its fields are keywords "
+            f"too: {few}, ..."
+        )
+    return replace(value, **_fitting(kind, vars(value)))
 
 
 @cache
