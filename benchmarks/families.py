@@ -16,7 +16,8 @@ from typing import Any
 
 import timm
 
-from petiole.backbones.base import BLOCK_ROLES, Backbone
+from petiole.backbones.base import Backbone
+from petiole.backbones.frozen_network import BLOCK_ROLES
 from petiole.backbones.registry import load_backbone
 from petiole.errors import PetioleError
 

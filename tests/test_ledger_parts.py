@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from petiole.backbones.base import FrozenNetwork
+from petiole.backbones.frozen_network import FrozenNetwork
 from petiole.backbones.vision.cnn import ConvNet
 from petiole.layers.solved import SolvedHead
 from petiole.ledger.counting import _convolution_backward, fixed_of, own_gradients, size_of

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout
 
-from petiole.backbones.base import IMAGES, FrozenNetwork
+from petiole.backbones.frozen_network import IMAGES, FrozenNetwork
 from petiole.engine.adapted_model import AdaptedModel
 from petiole.methods.registry import create, settings_of
 from petiole.serving.pool import AdapterPool

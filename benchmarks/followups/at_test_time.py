@@ -24,7 +24,8 @@ from PIL.Image import Image
 from torch import Tensor
 
 import petiole
-from petiole.backbones.base import IMAGES, Backbone, State
+from petiole.backbones.base import Backbone, State
+from petiole.backbones.frozen_network import IMAGES
 from petiole.data.corruptions import corruption
 from petiole.data.dataset import Dataset, Sample
 from petiole.data.inputs import as_dataset

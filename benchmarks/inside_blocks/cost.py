@@ -28,7 +28,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import Dinov2Config, Dinov2Model
 
-from petiole.backbones.base import IMAGES, Backbone
+from petiole.backbones.base import Backbone
+from petiole.backbones.frozen_network import IMAGES
 from petiole.backbones.vision import dinov2, vit
 from petiole.data.preprocessing import Preprocessing
 from petiole.device import Precision

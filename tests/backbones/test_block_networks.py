@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from builders import networks
-from petiole.backbones.base import IMAGES
+from petiole.backbones.frozen_network import IMAGES
 from petiole.backbones.hooks import Attach, attached
 from petiole.backbones.vision.block_network import BlockNetwork
 from petiole.backbones.vision.timm_families import family_of

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import Dinov2Config, Dinov2Model
 
-from petiole.backbones.base import IMAGES
+from petiole.backbones.frozen_network import IMAGES
 from petiole.backbones.registry import load
 from petiole.backbones.weights import fingerprint
 from petiole.errors import BackboneError, ConfigError

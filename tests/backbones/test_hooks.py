@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from petiole.backbones.base import IMAGES, Backbone
+from petiole.backbones.base import Backbone
+from petiole.backbones.frozen_network import IMAGES
 from petiole.backbones.hooks import Attach, attached
 from petiole.backbones.weights import fingerprint
 from petiole.errors import BackboneError, ConfigError

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from petiole.backbones.base import IMAGES
+from petiole.backbones.frozen_network import IMAGES
 from petiole.backbones.registry import load
 from petiole.backbones.weights import fingerprint, load_strictly, read_safetensors
 from petiole.errors import BackboneError

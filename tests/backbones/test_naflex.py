@@ -22,7 +22,8 @@ from transformers import (
 )
 
 import petiole
-from petiole.backbones.base import IMAGES, Backbone
+from petiole.backbones.base import Backbone
+from petiole.backbones.frozen_network import IMAGES
 from petiole.backbones.registry import load
 from petiole.backbones.vision import naflex
 from petiole.backbones.vision.timm_models import preprocessing_of

@@ -12,10 +12,10 @@ from torch import Tensor
 from transformers import SiglipConfig, SiglipModel
 
 from builders import vila_u as tiny
-from petiole.backbones.base import IMAGES
 from petiole.backbones.codebook_lvlm import LVLM
 from petiole.backbones.codebook_lvlm.model import IMAGE
 from petiole.backbones.codebook_lvlm.vila_u import SIGLIP, Heads
+from petiole.backbones.frozen_network import IMAGES
 from petiole.backbones.registry import LoadRequest, load_any
 from petiole.errors import BackboneError
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from petiole.backbones.base import IMAGES, Backbone
+from petiole.backbones.base import Backbone
+from petiole.backbones.frozen_network import IMAGES
 from petiole.backbones.hooks import Attach
 from petiole.engine.adapted_model import AdaptedModel
 from petiole.engine.use_check import UseCheck, _declared

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from petiole.backbones.base import IMAGES
+from petiole.backbones.frozen_network import IMAGES
 from petiole.engine.best_step import BestStep
 from petiole.engine.weight_average import (
     ExponentialAverage,

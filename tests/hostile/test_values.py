@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import petiole
-from petiole.backbones.base import IMAGES, State
+from petiole.backbones.base import State
+from petiole.backbones.frozen_network import IMAGES
 from petiole.backbones.vision.cnn import ConvNet
 from petiole.data.sources import open_data
 from petiole.engine.feature_extractor import Features

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, layer_norm, linear, relu
 
-from petiole.backbones.base import IMAGES, Backbone
+from petiole.backbones.base import Backbone
+from petiole.backbones.frozen_network import IMAGES
 from petiole.backbones.registry import load
 from petiole.backbones.vision import vit
 from petiole.backbones.weights import fingerprint

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from petiole.backbones.base import IMAGES
+from petiole.backbones.frozen_network import IMAGES
 from petiole.errors import ConfigError
 from petiole.ledger import ledger
 from petiole.methods.adversary import PGD, perturb

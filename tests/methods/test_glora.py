@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from builders.processes import start, two_ranks
-from petiole.backbones.base import IMAGES
+from petiole.backbones.frozen_network import IMAGES
 from petiole.engine.trainer import Callbacks
 from petiole.errors import ConfigError
 from petiole.files import read_lines

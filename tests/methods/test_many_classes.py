@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from methods.test_prompts import adapted, batch, shaken
-from petiole.backbones.base import IMAGES
+from petiole.backbones.frozen_network import IMAGES
 from petiole.errors import ConfigError
 from petiole.methods.prompt_learning.class_names import NamedTexts
 from petiole.tasks.classification.model import AdaptedClassifier, ClassificationLoss

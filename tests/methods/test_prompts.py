@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from builders.prompts import adapted as on_clip
-from petiole.backbones.base import IMAGES
+from petiole.backbones.frozen_network import IMAGES
 from petiole.errors import ConfigError
 from petiole.methods.prompt_learning.templates import SIXTY
 from petiole.methods.prompt_learning.textrefiner import Semantics

@@ -16,7 +16,7 @@ import torch
 
 import petiole
 from builders.serving import picture, text_of, write_adapter
-from petiole.backbones.base import IMAGES
+from petiole.backbones.frozen_network import IMAGES
 from petiole.data.image import decode
 from petiole.errors import AdapterError, ConfigError
 

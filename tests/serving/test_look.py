@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 import petiole
-from petiole.backbones.base import IMAGES, Backbone
+from petiole.backbones.base import Backbone
+from petiole.backbones.frozen_network import IMAGES
 from petiole.errors import ConfigError
 from petiole.methods.registry import create
 from petiole.serving.look import attribution, look

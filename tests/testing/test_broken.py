@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from petiole.backbones.base import Backbone, Site
+from petiole.backbones.base import Backbone
+from petiole.backbones.frozen_network import Site
 from petiole.backbones.hooks import Attach
 from petiole.errors import ConfigError
 from petiole.layers.heads import LinearHead

@@ -21,7 +21,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from petiole.backbones.base import FrozenNetwork, Site
+from petiole.backbones.frozen_network import FrozenNetwork, Site
 from petiole.errors import BackboneError, ConfigError
 
 

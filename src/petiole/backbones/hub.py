@@ -8,7 +8,7 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 
-from petiole.backbones.base import FrozenNetwork
+from petiole.backbones.frozen_network import FrozenNetwork
 from petiole.backbones.registry import LoadRequest, from_config, from_folder, loader
 from petiole.errors import BackboneError, unknown
 

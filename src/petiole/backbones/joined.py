@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from petiole.backbones.base import Backbone, Site, State
+from petiole.backbones.base import Backbone, State
+from petiole.backbones.frozen_network import Site
 from petiole.data.preprocessing import Preprocessing
 from petiole.errors import BackboneError, ConfigError
 

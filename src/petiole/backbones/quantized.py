@@ -17,7 +17,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
-from petiole.backbones.base import IMAGES, Backbone, FrozenNetwork
+from petiole.backbones.base import Backbone
+from petiole.backbones.frozen_network import IMAGES, FrozenNetwork
 from petiole.backbones.joined import JoinedBackbone
 from petiole.errors import BackboneError, first_line, unknown
 

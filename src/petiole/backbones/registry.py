@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from petiole.backbones.base import Backbone, FrozenNetwork
+from petiole.backbones.base import Backbone
+from petiole.backbones.frozen_network import FrozenNetwork
 from petiole.backbones.joined import MARK, JoinedBackbone, names_of
 from petiole.backbones.weights import read_json
 from petiole.deferred import without_compiler

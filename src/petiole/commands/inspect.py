@@ -13,7 +13,7 @@ from petiole.commands.options import CommandResult
 from petiole.commands.verb import verb
 
 if TYPE_CHECKING:
-    from petiole.backbones.base import FrozenNetwork
+    from petiole.backbones.frozen_network import FrozenNetwork
     from petiole.engine.model_card import ModelCard
     from petiole.engine.record import Record
 

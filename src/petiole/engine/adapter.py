@@ -21,7 +21,7 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from petiole.backbones.base import FrozenNetwork
+from petiole.backbones.frozen_network import FrozenNetwork
 from petiole.engine.adapter_limits import (
     CLASSES,
     MANIFEST_BYTES,

@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from petiole.backbones.base import IMAGES, Backbone, State
+from petiole.backbones.base import Backbone, State
+from petiole.backbones.frozen_network import IMAGES
 from petiole.backbones.joined import JoinedBackbone
 from petiole.data.dataset import Dataset, Sample
 from petiole.data.image import load

@@ -22,7 +22,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from petiole.backbones.base import IMAGES, Backbone
+from petiole.backbones.base import Backbone
+from petiole.backbones.frozen_network import IMAGES
 from petiole.backbones.hooks import Attach, observed
 from petiole.errors import AdapterError
 from petiole.layers.affine import Affine

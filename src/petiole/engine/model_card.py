@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from petiole.backbones.base import Backbone, FrozenNetwork
+from petiole.backbones.base import Backbone
+from petiole.backbones.frozen_network import FrozenNetwork
 from petiole.data.preprocessing import Preprocessing
 from petiole.errors import RunError
 from petiole.files import read_sealed

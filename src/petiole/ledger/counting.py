@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from petiole.backbones.base import FrozenNetwork
+from petiole.backbones.frozen_network import FrozenNetwork
 from petiole.errors import ConfigError, first_line
 from petiole.layers.solved import SolvedHead
 from petiole.methods.base import Method

@@ -11,7 +11,8 @@ from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar, runtime_c
 
 from torch import Tensor, nn
 
-from petiole.backbones.base import IMAGES, Backbone, FrozenNetwork
+from petiole.backbones.base import Backbone
+from petiole.backbones.frozen_network import IMAGES, FrozenNetwork
 from petiole.backbones.hooks import Attach
 from petiole.layers.injected import Injected
 from petiole.layers.pool import First

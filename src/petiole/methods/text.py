@@ -15,8 +15,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from petiole.backbones.base import FrozenNetwork
 from petiole.backbones.encoder_decoder import Seq2Seq
+from petiole.backbones.frozen_network import FrozenNetwork
 from petiole.errors import ConfigError
 from petiole.layers.tasks import Sharing, shared
 from petiole.methods.base import Changes, Loss, Method, Plan

@@ -14,7 +14,7 @@ from typing import Any, Unpack
 
 import torch
 
-from petiole.backbones.base import IMAGES
+from petiole.backbones.frozen_network import IMAGES
 from petiole.claims import table as claimed_table
 from petiole.data.dataset import Dataset
 from petiole.engine.run import RunSpec

@@ -16,7 +16,8 @@ from typing import Any, Literal, Unpack
 
 import torch
 
-from petiole.backbones.base import Backbone, FrozenNetwork
+from petiole.backbones.base import Backbone
+from petiole.backbones.frozen_network import FrozenNetwork
 from petiole.backbones.registry import load_backbone
 from petiole.data.readers import coop
 from petiole.errors import ConfigError, DataError

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from petiole.backbones.base import IMAGES
+from petiole.backbones.frozen_network import IMAGES
 from petiole.data.preprocessing import Preprocessing
 from petiole.engine.adapter import Adapter
 from petiole.errors import unknown

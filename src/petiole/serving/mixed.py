@@ -18,7 +18,8 @@ from collections.abc import Hashable, Sequence
 import torch
 from torch import Tensor, nn
 
-from petiole.backbones.base import IMAGES, Backbone
+from petiole.backbones.base import Backbone
+from petiole.backbones.frozen_network import IMAGES
 from petiole.backbones.hooks import Attach, attached
 from petiole.methods.base import Plan
 from petiole.tasks.classification.model import AdaptedClassifier, ClassifierOutput, ClassNameHead

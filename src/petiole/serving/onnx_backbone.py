@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from petiole.backbones.base import IMAGES, Backbone
+from petiole.backbones.base import Backbone
+from petiole.backbones.frozen_network import IMAGES
 from petiole.backbones.hooks import Attach, attached
 from petiole.tasks.classification.export.network import quiet
 

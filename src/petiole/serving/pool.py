@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from petiole.backbones.base import IMAGES, Backbone, State
+from petiole.backbones.base import Backbone, State
+from petiole.backbones.frozen_network import IMAGES
 from petiole.errors import AdapterError, ConfigError, unknown
 from petiole.methods.base import Plan
 from petiole.serving.mixed import compatible, forward

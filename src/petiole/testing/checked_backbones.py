@@ -7,9 +7,10 @@ from functools import partial
 
 import torch
 
-from petiole.backbones.base import Backbone, FrozenNetwork
+from petiole.backbones.base import Backbone
 from petiole.backbones.codebook_lvlm import LVLM
 from petiole.backbones.encoder_decoder import Inputs, Seq2Seq
+from petiole.backbones.frozen_network import FrozenNetwork
 from petiole.backbones.registry import LoadRequest, load_any
 from petiole.errors import BackboneError
 from petiole.testing import frozen_networks, image_backbones

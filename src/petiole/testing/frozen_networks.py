@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from petiole.backbones.base import FrozenNetwork, Site
+from petiole.backbones.frozen_network import FrozenNetwork, Site
 from petiole.backbones.hooks import Attach, attached
 from petiole.backbones.weights import fingerprint
 from petiole.errors import BackboneError, ConfigError

@@ -9,9 +9,10 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from petiole.backbones.base import IMAGES, Backbone
+from petiole.backbones.base import Backbone
 from petiole.backbones.dual_encoder.text_tower import TEXT
 from petiole.backbones.dual_encoder.towers import TwoTowers
+from petiole.backbones.frozen_network import IMAGES
 from petiole.backbones.hooks import attached
 from petiole.data.preprocessing import Preprocessing
 from petiole.errors import ConfigError

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from petiole.backbones.base import IMAGES, Backbone, State
+from petiole.backbones.base import Backbone, State
+from petiole.backbones.frozen_network import IMAGES
 from petiole.data.dataset import Dataset, Sample
 from petiole.engine.feature_table import Table
 from petiole.engine.trainer import Callbacks

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from petiole.backbones.base import IMAGES
+from petiole.backbones.frozen_network import IMAGES
 from petiole.engine.adapter import TENSORS
 from petiole.layers.bottleneck import Bottleneck
 from petiole.layers.lowrank import LowRank

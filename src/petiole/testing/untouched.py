@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from petiole.backbones.base import FrozenNetwork
+from petiole.backbones.frozen_network import FrozenNetwork
 from petiole.backbones.weights import fingerprint
 from petiole.testing.contract import require, require_equal
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from builders.cli import run
 from methods.test_prompts import NAMES, adapted, shaken
-from petiole.backbones.base import IMAGES
+from petiole.backbones.frozen_network import IMAGES
 from petiole.errors import AdapterError, BackboneError
 from petiole.tasks.classification.adapter import ClassificationAdapter
 from petiole.tasks.classification.dassl import import_dassl

@@ -22,7 +22,8 @@ from PIL import Image
 import petiole
 from builders.cli import say
 from builders.images import write_images
-from petiole.backbones.base import IMAGES, Backbone
+from petiole.backbones.base import Backbone
+from petiole.backbones.frozen_network import IMAGES
 from petiole.backbones.vision.vit import wrap
 from petiole.data.preprocessing import Preprocessing, evaluate_transform
 from petiole.errors import AdapterError, ConfigError

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from builders.comparisons import QUIET, TASK, images, opened
-from petiole.backbones.base import IMAGES
+from petiole.backbones.frozen_network import IMAGES
 from petiole.engine.feature_extractor import Features
 from petiole.engine.feature_store import FeatureCache
 from petiole.engine.run import RunSpec

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from builders.comparisons import images
-from petiole.backbones.base import IMAGES
+from petiole.backbones.frozen_network import IMAGES
 from petiole.engine.run import CHECKPOINT, RunSpec
 from petiole.errors import ConfigError
 from petiole.layers.solved import SolvedHead

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from petiole.backbones.base import IMAGES
+from petiole.backbones.frozen_network import IMAGES
 from petiole.data.dataset import Dataset
 from petiole.errors import ConfigError, DataError
 from petiole.methods.registry import create

@@ -9,7 +9,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from petiole.backbones.base import IMAGES, Backbone
+from petiole.backbones.base import Backbone
+from petiole.backbones.frozen_network import IMAGES
 from petiole.backbones.hooks import Attach, attached
 from petiole.data.inputs import as_images
 from petiole.errors import ConfigError

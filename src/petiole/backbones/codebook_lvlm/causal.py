@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from petiole.backbones.base import Site
+from petiole.backbones.frozen_network import Site
 from petiole.errors import BackboneError
 
 PROJECTORS = ("linear", "mlp2x_gelu")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from petiole.backbones.base import FrozenNetwork
 from petiole.backbones.codebook_lvlm.model import LVLM
+from petiole.backbones.frozen_network import FrozenNetwork
 from petiole.backbones.registry import load
 from petiole.errors import ConfigError
 

@@ -16,10 +16,10 @@ from typing import Any, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from petiole.backbones.base import FrozenNetwork, Site
 from petiole.backbones.codebook_lvlm import causal
 from petiole.backbones.codebook_lvlm.codebook import CodebookSpec
 from petiole.backbones.codebook_lvlm.tower import Tower
+from petiole.backbones.frozen_network import FrozenNetwork, Site
 
 IGNORED = -100
 """Label of a place that no loss sees."""

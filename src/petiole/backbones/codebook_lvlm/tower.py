@@ -8,8 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from petiole.backbones.base import IMAGES, Backbone
+from petiole.backbones.base import Backbone
 from petiole.backbones.codebook_lvlm.codebook import CodebookSpec
+from petiole.backbones.frozen_network import IMAGES
 from petiole.errors import BackboneError
 from petiole.layers.residual_quantiser import ResidualQuantiser
 

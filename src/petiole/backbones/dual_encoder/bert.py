@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from petiole.backbones.base import Site
 from petiole.backbones.dual_encoder.text_tower import MeanTower
 from petiole.backbones.dual_encoder.tokenizers import FolderTokenizer
+from petiole.backbones.frozen_network import Site
 from petiole.backbones.vision.transformer import Branches
 from petiole.backbones.weights import read_json
 from petiole.errors import BackboneError, unknown

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from petiole.backbones.base import Backbone, Site
+from petiole.backbones.base import Backbone
 from petiole.backbones.dual_encoder.text_tower import CausalTower, Tokenizer
 from petiole.backbones.dual_encoder.tokenizers import FolderTokenizer
 from petiole.backbones.dual_encoder.towers import ImageTower, TwoTowers
 from petiole.backbones.folders import read_weights
+from petiole.backbones.frozen_network import Site
 from petiole.backbones.preprocessor import CLIP_COLOURS, read_preprocessor
 from petiole.backbones.registry import LoadRequest, folder_loader
 from petiole.backbones.vision.attention import patch_attention

@@ -22,7 +22,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from petiole.backbones.base import Site
+from petiole.backbones.frozen_network import Site
 from petiole.backbones.vision.transformer import Branches, block_sites
 from petiole.errors import ConfigError
 

@@ -15,8 +15,9 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from petiole.backbones.base import IMAGES, Backbone, Site, State
+from petiole.backbones.base import Backbone, State
 from petiole.backbones.dual_encoder.text_tower import TEXT, TextTower
+from petiole.backbones.frozen_network import IMAGES, Site
 from petiole.backbones.hooks import observed
 from petiole.backbones.vision.attention import PatchAttention
 from petiole.backbones.vision.transformer import Transformer

@@ -6,7 +6,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from petiole.backbones.base import Site
 from petiole.backbones.encoder_decoder.model import (
     Family,
     attention_sites,
@@ -15,6 +14,7 @@ from petiole.backbones.encoder_decoder.model import (
     joined,
     mlp_sites,
 )
+from petiole.backbones.frozen_network import Site
 
 
 class Bart(Family):

@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from petiole.backbones.base import Site
 from petiole.backbones.encoder_decoder.model import (
     Family,
     attention_sites,
@@ -20,6 +19,7 @@ from petiole.backbones.encoder_decoder.model import (
     joined,
     mlp_sites,
 )
+from petiole.backbones.frozen_network import Site
 
 
 @cache

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout
 
-from petiole.backbones.base import FrozenNetwork, Site
 from petiole.backbones.encoder_decoder.tokens import IGNORED, LanguageTokenizer
 from petiole.backbones.encoder_decoder.visual import VisualEmbedding
+from petiole.backbones.frozen_network import FrozenNetwork, Site
 
 VISUAL = "visual"
 """Role of the visual tokens, and of the V->L block's parameters."""

@@ -7,7 +7,6 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from petiole.backbones.base import Site
 from petiole.backbones.encoder_decoder.model import (
     Family,
     attention_sites,
@@ -16,6 +15,7 @@ from petiole.backbones.encoder_decoder.model import (
     joined,
     mlp_sites,
 )
+from petiole.backbones.frozen_network import Site
 
 
 class T5(Family):

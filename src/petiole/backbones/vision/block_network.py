@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 from torch.utils.checkpoint import checkpoint as recompute
 
-from petiole.backbones.base import IMAGES, Backbone, Site, State
+from petiole.backbones.base import Backbone, State
+from petiole.backbones.frozen_network import IMAGES, Site
 from petiole.backbones.vision.trace import Run, Trace
 from petiole.backbones.vision.transformer import first_cut
 from petiole.data.preprocessing import Preprocessing

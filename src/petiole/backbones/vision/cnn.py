@@ -8,7 +8,8 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from petiole.backbones.base import IMAGES, Backbone, Site, State
+from petiole.backbones.base import Backbone, State
+from petiole.backbones.frozen_network import IMAGES, Site
 from petiole.backbones.vision.trace import Trace, run_timm, traced
 from petiole.data.preprocessing import Preprocessing
 from petiole.errors import BackboneError

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from petiole.backbones.base import Backbone, Site
+from petiole.backbones.base import Backbone
+from petiole.backbones.frozen_network import Site
 from petiole.backbones.preprocessor import read_preprocessor
 from petiole.backbones.registry import LoadRequest, folder_loader
 from petiole.backbones.vision.transformer import (

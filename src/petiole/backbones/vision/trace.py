@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from petiole.backbones.base import BLOCK_ROLES, IMAGES
+from petiole.backbones.frozen_network import BLOCK_ROLES, IMAGES
 from petiole.deferred import without_compiler
 from petiole.errors import BackboneError, first_line
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
-from petiole.backbones.base import IMAGES, Backbone, Site, State
+from petiole.backbones.base import Backbone, State
+from petiole.backbones.frozen_network import IMAGES, Site
 from petiole.data.preprocessing import Preprocessing
 from petiole.errors import BackboneError
 

@@ -9,7 +9,8 @@ from timm.layers.attention import Attention
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
-from petiole.backbones.base import Backbone, Site
+from petiole.backbones.base import Backbone
+from petiole.backbones.frozen_network import Site
 from petiole.backbones.vision import timm_blocks
 from petiole.backbones.vision.timm_families import timm_family
 from petiole.backbones.vision.transformer import (

@@ -12,9 +12,9 @@ from abc import abstractmethod
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
-from petiole.backbones.base import FrozenNetwork
 from petiole.backbones.codebook_lvlm import LVLM
 from petiole.backbones.codebook_lvlm.loading import lvlm_of
+from petiole.backbones.frozen_network import FrozenNetwork
 from petiole.data.text_sample import TextSample
 from petiole.errors import ConfigError
 from petiole.methods.base import Changes, Loss, Method, Plan

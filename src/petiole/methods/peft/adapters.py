@@ -29,8 +29,9 @@ from typing import ClassVar, Literal, get_args
 
 from torch import nn
 
-from petiole.backbones.base import Backbone, FrozenNetwork
+from petiole.backbones.base import Backbone
 from petiole.backbones.encoder_decoder import Seq2Seq
+from petiole.backbones.frozen_network import FrozenNetwork
 from petiole.backbones.hooks import Attach
 from petiole.errors import ConfigError, unknown
 from petiole.layers.bottleneck import Activation, Bottleneck

@@ -19,10 +19,11 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from petiole.backbones.base import Backbone, FrozenNetwork, Site
+from petiole.backbones.base import Backbone
 from petiole.backbones.codebook_lvlm import LVLM
 from petiole.backbones.codebook_lvlm.causal import attention_layers
 from petiole.backbones.encoder_decoder import Seq2Seq
+from petiole.backbones.frozen_network import FrozenNetwork, Site
 from petiole.backbones.hooks import Attach
 from petiole.errors import ConfigError, unknown
 from petiole.layers.checks import positive

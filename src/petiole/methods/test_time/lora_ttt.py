@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from petiole.backbones.base import IMAGES
+from petiole.backbones.frozen_network import IMAGES
 from petiole.backbones.hooks import Attach
 from petiole.errors import ConfigError
 from petiole.methods.blocks import select

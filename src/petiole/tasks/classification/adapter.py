@@ -19,7 +19,8 @@ from PIL.Image import Image
 from pydantic import ValidationError
 from torch import Tensor
 
-from petiole.backbones.base import IMAGES, Backbone
+from petiole.backbones.base import Backbone
+from petiole.backbones.frozen_network import IMAGES
 from petiole.backbones.registry import load_backbone
 from petiole.data.image import ImageRef
 from petiole.data.image import load as load_image

@@ -8,7 +8,8 @@ from functools import cached_property
 
 import torch
 
-from petiole.backbones.base import IMAGES, Backbone
+from petiole.backbones.base import Backbone
+from petiole.backbones.frozen_network import IMAGES
 from petiole.data.dataset import Dataset
 from petiole.data.preprocessing import augmentation
 from petiole.device import narrow_unit

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from petiole.backbones.base import IMAGES, Backbone
+from petiole.backbones.base import Backbone
+from petiole.backbones.frozen_network import IMAGES
 from petiole.methods.recipe import Recipe
 from petiole.tasks.classification.model import AdaptedClassifier
 

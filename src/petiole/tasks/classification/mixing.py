@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from petiole.backbones.base import IMAGES, State
+from petiole.backbones.base import State
+from petiole.backbones.frozen_network import IMAGES
 from petiole.errors import ConfigError
 from petiole.methods.recipe import Recipe
 from petiole.tasks.classification.model import AdaptedClassifier

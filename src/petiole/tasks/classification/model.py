@@ -8,7 +8,8 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from petiole.backbones.base import IMAGES, Backbone, State
+from petiole.backbones.base import Backbone, State
+from petiole.backbones.frozen_network import IMAGES
 from petiole.engine.adapted_model import AdaptedModel, evaluating
 from petiole.errors import ConfigError, RunError
 from petiole.losses.classification import domain_cross_entropy

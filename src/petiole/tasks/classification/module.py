@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from torch import Tensor, nn
 
-from petiole.backbones.base import IMAGES, Backbone, FrozenNetwork
+from petiole.backbones.base import Backbone
+from petiole.backbones.frozen_network import IMAGES, FrozenNetwork
 from petiole.backbones.image_errors import expecting_images
 from petiole.data.inputs import as_dataset
 from petiole.errors import AdapterError, ConfigError

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from petiole.backbones.base import IMAGES
+from petiole.backbones.frozen_network import IMAGES
 from petiole.data.corruptions import corruption
 from petiole.data.dataset import Dataset, Sample
 from petiole.data.image import load

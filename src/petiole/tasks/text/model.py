@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from petiole.backbones.base import IMAGES, Backbone
+from petiole.backbones.base import Backbone
 from petiole.backbones.encoder_decoder import Inputs, Seq2Seq
 from petiole.backbones.encoder_decoder.tokens import IGNORED, padded
+from petiole.backbones.frozen_network import IMAGES
 from petiole.engine.adapted_model import AdaptedModel, evaluating
 from petiole.errors import ConfigError
 from petiole.layers.answer_head import AnswerHead

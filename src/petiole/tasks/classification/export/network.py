@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from petiole.backbones.base import IMAGES
+from petiole.backbones.frozen_network import IMAGES
 from petiole.errors import AdapterError
 from petiole.methods.prompt_learning.class_vectors import ImageClassVectors
 from petiole.methods.prompt_learning.refined_head import RefinedByImage

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from petiole.backbones.base import IMAGES
+from petiole.backbones.frozen_network import IMAGES
 from petiole.files import read_tensors, write_tensors
 from petiole.methods.base import Plan
 from petiole.tasks.classification.adapter import ClassificationAdapter
