@@ -1,4 +1,4 @@
-"""The nine known data sets in miniature, each in its exact published layout.
+"""The known data sets of torchvision's layouts in miniature, each in its exact published layout.
 
 ``WRITERS[name](root)`` writes one and returns the class of every image by part; ``shrunk`` tells the
 registry that this is how many images the published set has.
@@ -6,6 +6,7 @@ registry that this is how many images the published set has.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import pickle
@@ -19,7 +20,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.io import savemat
-from torchvision.datasets import CIFAR10, CIFAR100, SVHN, Flowers102
+from torchvision.datasets import CIFAR10, CIFAR100, KMNIST, MNIST, SVHN, FashionMNIST, Flowers102
 
 from petiole.data.readers.public import find, registry
 
@@ -67,6 +68,21 @@ def svhn(root: Path) -> Labels:
         savemat(root / f"{part}_32x32.mat", {"X": x, "y": y})
     digits = [str(d) for d in range(10)]
     return {"train": sorted(digits * 2), "test": digits}
+
+
+def idx(root: Path, kind: type[MNIST], names: list[str]) -> Labels:
+    """Four gzipped files; sizes are big-endian."""
+    folder, found = root / kind.__name__ / "raw", {}
+    folder.mkdir(parents=True)
+    for part, stem, repeats in (("train", "train", 2), ("test", "t10k", 1)):
+        y = np.array(list(range(10)) * repeats, np.uint8)
+        x = np.stack([pixels(6)[:5, :, 0] for _ in y])  # no square
+        for kept, array in (("images", x), ("labels", y)):
+            head = bytes((0, 0, 8, array.ndim)) + np.array(array.shape, ">u4").tobytes()
+            file = folder / f"{stem}-{kept}-idx{array.ndim}-ubyte.gz"
+            file.write_bytes(gzip.compress(head + array.tobytes()))
+        found[part] = sorted(names * repeats)
+    return found
 
 
 def pets(root: Path) -> Labels:
@@ -158,6 +174,11 @@ WRITERS: dict[str, Callable[[Path], Labels]] = {
     "cifar10": lambda root: cifar(root, CIFAR10, ["airplane", "cat"], "labels"),
     "cifar100": lambda root: cifar(root, CIFAR100, ["aquarium_fish", "worm"], "fine_labels"),
     "svhn": svhn,
+    "mnist": lambda root: idx(root, MNIST, [str(digit) for digit in range(10)]),
+    "fashion-mnist": lambda root: idx(
+        root, FashionMNIST, ["T-shirt-top", *FashionMNIST.classes[1:]]
+    ),
+    "kmnist": lambda root: idx(root, KMNIST, KMNIST.classes),
     "oxford-iiit-pets": pets,
     "food101": food,
     "flowers102": flowers,

@@ -1,7 +1,8 @@
-"""The nine known data sets by name: every published layout, and all that can be wrong with one."""
+"""The known data sets of torchvision's layouts by name: every published layout, and all that can be wrong with one."""
 
 from __future__ import annotations
 
+import gzip
 import shutil
 import socket
 from dataclasses import replace
@@ -11,22 +12,26 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy.io import loadmat
-from torchvision.datasets import CIFAR10, CIFAR100, SVHN
+from torchvision.datasets import CIFAR10, CIFAR100, SVHN, FashionMNIST
 
 from builders import public_sets as fake
 from petiole.data.image import read_image
 from petiole.data.readers.public import arrays, find, names, registry, write_table
+from petiole.data.readers.public.idx import read_idx
 from petiole.data.readers.public.registry import files_of
 from petiole.data.sources import open_shift
 from petiole.errors import DataError
 
-NINE = sorted(fake.WRITERS)
+KNOWN = sorted(fake.WRITERS)
 
 # Name, classes, images: as their authors state them.
 PUBLISHED = {
     "cifar10": (10, 50_000 + 10_000),
     "cifar100": (100, 50_000 + 10_000),
     "svhn": (10, 73_257 + 26_032),
+    "mnist": (10, 60_000 + 10_000),
+    "fashion-mnist": (10, 60_000 + 10_000),
+    "kmnist": (10, 60_000 + 10_000),
     "oxford-iiit-pets": (37, 3_680 + 3_669),
     "food101": (101, 75_750 + 25_250),
     "flowers102": (102, 1_020 + 1_020 + 6_149),
@@ -64,7 +69,7 @@ def labels_of(parts: registry.Parts) -> fake.Labels:
     return {part: sorted(entry.label for entry in entries) for part, entries in parts.items()}
 
 
-def test_the_nine_are_known_with_their_published_counts() -> None:
+def test_they_are_known_with_their_published_counts() -> None:
     stated = {name: (one.classes, one.images) for name, one in names().items()}
     assert {name: stated[name] for name in PUBLISHED} == PUBLISHED
     assert find("pets") is find("oxford-iiit-pets")
@@ -72,7 +77,7 @@ def test_the_nine_are_known_with_their_published_counts() -> None:
         find("cifar-10")
 
 
-@pytest.mark.parametrize("name", NINE)
+@pytest.mark.parametrize("name", KNOWN)
 def test_each_is_read_from_its_published_layout(
     name: str, root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, offline: list[object]
 ) -> None:
@@ -93,7 +98,7 @@ def test_each_is_read_from_its_published_layout(
     assert offline == []
 
 
-@pytest.mark.parametrize("name", NINE)
+@pytest.mark.parametrize("name", KNOWN)
 def test_fewer_images_than_published_are_refused(name: str, root: Path, cache: Path) -> None:
     labels = fake.WRITERS[name](root)
     with pytest.MonkeyPatch.context() as patch:
@@ -104,7 +109,7 @@ def test_fewer_images_than_published_are_refused(name: str, root: Path, cache: P
             files_of(name, root, cache=cache)
 
 
-@pytest.mark.parametrize("name", NINE)
+@pytest.mark.parametrize("name", KNOWN)
 def test_a_missing_set_is_named_with_its_origin_and_nobody_is_asked(
     name: str, root: Path, cache: Path, offline: list[object]
 ) -> None:
@@ -120,7 +125,7 @@ def test_a_missing_set_is_named_with_its_origin_and_nobody_is_asked(
     assert not cache.exists()
 
 
-@pytest.mark.parametrize("name", [n for n in NINE if len(find(n).needs) > 1])
+@pytest.mark.parametrize("name", [n for n in KNOWN if len(find(n).needs) > 1])
 def test_every_missing_piece_is_named_alone(name: str, root: Path, cache: Path) -> None:
     fake.WRITERS[name](root)
     for need in find(name).needs:
@@ -220,6 +225,59 @@ def test_pixels_and_labels_of_svhn_are_those_of_torchvision(
             assert np.array_equal(read_image(entry.path), image)
             assert entry.label == str(label)
     assert 10 in loadmat(root / "test_32x32.mat")["y"]  # what torchvision, too, reads as 0
+
+
+def test_pixels_and_labels_of_an_idx_file_are_those_of_torchvision(
+    root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.shrunk("fashion-mnist", root, fake.WRITERS["fashion-mnist"](root), monkeypatch)
+    parts = files_of("fashion-mnist", root, cache=cache)
+    for file in (
+        root / "FashionMNIST" / "raw"
+    ).iterdir():  # which torchvision unpacks as it fetches
+        file.with_suffix("").write_bytes(gzip.decompress(file.read_bytes()))
+    for part in ("train", "test"):
+        theirs = FashionMNIST(str(root), train=part == "train")
+        files = sorted(parts[part], key=lambda entry: entry.path.name)
+        for entry, (image, label) in zip(files, theirs, strict=True):
+            assert np.array_equal(read_image(entry.path), image.convert("RGB"))
+            assert entry.label == theirs.classes[label].replace("/", "-")
+
+
+@pytest.mark.parametrize(
+    ("kind", "axes", "size", "count", "said"),
+    [
+        (13, 1, 1, 1, "no IDX file of bytes with 1 axes"),
+        (8, 3, 1, 1, "no IDX file of bytes with 1 axes"),
+        (8, 1, 2, 1, "not the 2 bytes that it states"),
+        (8, 1, 1, 2, "not the 1 bytes that it states"),
+        (8, 1, 2**32 - 1, 1, "states 4,294,967,295 bytes"),
+    ],
+)
+def test_an_idx_file_that_is_none_is_named(
+    tmp_path: Path, kind: int, axes: int, size: int, count: int, said: str
+) -> None:
+    file = tmp_path / "labels.gz"
+    file.write_bytes(gzip.compress(bytes((0, 0, kind, axes, *size.to_bytes(4), *bytes(count)))))
+    with pytest.raises(DataError, match=rf"labels\.gz: not readable .*{said}"):
+        read_idx(file, axes=1)
+
+
+def test_a_damaged_archive_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "labels.gz"
+    whole = gzip.compress(bytes((0, 0, 8, 1, 0, 0, 1, 0, *range(256))))
+    for content, said in ((whole[:100], "end-of-stream"), (whole[1:], "Not a gzipped file")):
+        file.write_bytes(content)
+        with pytest.raises(DataError, match=rf"labels\.gz: not readable .*{said}"):
+            read_idx(file, axes=1)
+
+
+def test_labels_beyond_the_classes_are_no_labels(root: Path, cache: Path) -> None:
+    fake.WRITERS["mnist"](root)
+    labels = bytes((0, 0, 8, 1, 0, 0, 0, 20, *([10] * 20)))
+    (root / "MNIST/raw/train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(labels))
+    with pytest.raises(DataError, match=r"train-labels-idx1-ubyte\.gz: not readable"):
+        files_of("mnist", root, cache=cache)
 
 
 def test_an_unpacked_file_is_a_header_and_the_pixels(
@@ -323,7 +381,7 @@ def test_the_split_of_imagenet_r_hangs_on_content_alone(
 # --- fetching --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [n for n in NINE if find(n).fetch])
+@pytest.mark.parametrize("name", [n for n in KNOWN if find(n).fetch])
 def test_download_fetches_what_is_missing_and_nothing_else(
     name: str, root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -341,11 +399,11 @@ def test_download_fetches_what_is_missing_and_nothing_else(
     assert fetched == [root]
 
 
-@pytest.mark.parametrize("name", [n for n in NINE if find(n).fetch])
+@pytest.mark.parametrize("name", [n for n in KNOWN if find(n).fetch])
 def test_a_fetch_that_fails_says_where_to_get_it(
     name: str, root: Path, cache: Path, offline: list[object]
 ) -> None:
-    with pytest.raises(DataError, match=rf"{name} could not be fetched .*by hand from http"):
+    with pytest.raises(DataError, match=rf"(?s)^{name} could not be fetched .*by hand from http"):
         files_of(name, root, cache=cache, download=True)
     assert offline, "it did ask"
 

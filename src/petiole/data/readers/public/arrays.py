@@ -31,7 +31,7 @@ from petiole.printable import SafeConsole
 Labelled = Iterator[tuple[NDArray[np.uint8], str]]
 """Images (H, W, 3) with their class names."""
 
-_PARTS = ("train", "test")
+PARTS = ("train", "test")
 
 
 def _cifar_files(kind: type[CIFAR10]) -> list[str]:
@@ -45,7 +45,7 @@ def _fetch_cifar(kind: type[CIFAR10], root: Path) -> None:
 
 
 def _fetch_svhn(root: Path) -> None:
-    for part in _PARTS:
+    for part in PARTS:
         url, name, md5 = SVHN.split_list[part]
         download_url(url, str(root), name, md5)
 
@@ -62,7 +62,7 @@ def _register_cifar(name: str, kind: type[CIFAR10], classes: int, labels: str) -
         fetch=lambda root: _fetch_cifar(kind, root),
     )
     def cifar(place: Place) -> Parts:
-        return _unpacked(place, lambda part: _cifar(place, kind, part, labels))
+        return unpacked(place, lambda part: _cifar(place, kind, part, labels))
 
 
 _register_cifar("cifar10", CIFAR10, 10, "labels")
@@ -74,12 +74,12 @@ _register_cifar("cifar100", CIFAR100, 100, "fine_labels")
     classes=10,
     images=99_289,
     url="http://ufldl.stanford.edu/housenumbers",
-    needs=[SVHN.split_list[part][1] for part in _PARTS],
+    needs=[SVHN.split_list[part][1] for part in PARTS],
     fetch=_fetch_svhn,
 )
 def svhn(place: Place) -> Parts:
     """Cropped digits, without the extra part; the label 10 means the digit 0."""
-    return _unpacked(place, lambda part: _svhn(place, part))
+    return unpacked(place, lambda part: _svhn(place, part))
 
 
 def _cifar(place: Place, kind: type[CIFAR10], part: str, labels: str) -> Labelled:
@@ -101,7 +101,7 @@ def _svhn(place: Place, part: str) -> Labelled:
         yield image, str(int(label) % 10)
 
 
-def _unpacked(place: Place, pixels: Callable[[str], Labelled]) -> Parts:
+def unpacked(place: Place, pixels: Callable[[str], Labelled]) -> Parts:
     """The parts as files, written first where that was not done before."""
     if not place.unpacked.is_dir():
         place.need()
@@ -112,7 +112,7 @@ def _unpacked(place: Place, pixels: Callable[[str], Labelled]) -> Parts:
             for folder in class_folders(place.unpacked / part)
             for file in visible_files(folder)
         ]
-        for part in _PARTS
+        for part in PARTS
     }
 
 
@@ -120,7 +120,7 @@ def _unpack(place: Place, pixels: Callable[[str], Labelled]) -> None:
     """Write every image below a temporary folder, which takes its place when it is complete."""
     place.unpacked.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(mkdtemp(prefix=".tmp-", dir=place.unpacked.parent))
-    images = ((part, image, label) for part in _PARTS for image, label in pixels(part))
+    images = ((part, image, label) for part in PARTS for image, label in pixels(part))
     shown = track(
         images,
         f"Unpacking {place.known.name}",
