@@ -1,4 +1,4 @@
-"""A part of Fashion-MNIST as a folder: the first 320 training and 40 test images of each class in the published order.
+"""A part of Fashion-MNIST as a folder: the first 320 training and 200 test images of each class in the published order.
 
     python benchmarks/inside_blocks/fashion_mnist.py ROOT OUT
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from petiole.cache_folder import default_cache
 from petiole.data.readers.public.registry import files_of
 
-KEPT = {"train": 320, "test": 40}
+KEPT = {"train": 320, "test": 200}
 
 
 def main() -> None:

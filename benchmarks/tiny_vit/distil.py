@@ -8,7 +8,7 @@ projected on its first 192 principal components U (half whitened), and three thi
 so that the CLS token becomes the teacher's principal components, and each patch token knows the teacher's
 map at its own place. W_p and W_c are dropped afterwards.
 
-    python benchmarks/tiny_vit/distil.py CACHE OUT [--minutes 60]
+    python benchmarks/tiny_vit/distil.py CACHE OUT --model tiny-vit-long [--minutes 60]
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from cache import ROOT, settings, teacher
+from cache import ROOT, models, settings, teacher
 from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -46,9 +46,13 @@ class Cache:
         return len(self.stem)
 
 
-def read(folder: Path, model: nn.Module) -> Cache:
-    """Read complete shards and finish the teacher's forward pass."""
-    shards = sorted(p for p in folder.iterdir() if p.name.isdigit())
+def read(folder: Path, model: nn.Module, count: int) -> Cache:
+    """Read the first shards and finish the teacher's forward pass."""
+    shards = [folder / f"{index:04d}" for index in range(count)]
+    if missing := [shard.name for shard in shards if not shard.is_dir()]:
+        raise SystemExit(
+            f"{folder} lacks {len(missing)} of {count} shards: run cache.py to its end"
+        )
     stem, target = (
         torch.cat([torch.from_numpy(np.load(s / f"{k}.npy")) for s in shards])
         for k in ("stem", "target")
@@ -212,7 +216,7 @@ def save(vit: VisionTransformer, out: Path) -> None:
         for k, v in vit.state_dict().items()
     }
     save_file(state, out / "partial")
-    os.replace(out / "partial", out / "tiny_vit.safetensors")
+    os.replace(out / "partial", out / "model.safetensors")
 
 
 def copy_stem(vit: VisionTransformer, model: nn.Module) -> None:
@@ -227,15 +231,16 @@ def copy_stem(vit: VisionTransformer, model: nn.Module) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("cache", type=Path, help="what cache.py filled; read into memory")
-    parser.add_argument("out", type=Path, help="folder for tiny_vit.safetensors and log.jsonl")
+    parser.add_argument("out", type=Path, help="folder for model.safetensors and log.jsonl")
+    parser.add_argument("--model", choices=models(), default="tiny-vit-long")
     parser.add_argument("--minutes", type=float, help="end by the clock instead of after `steps`")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    config = settings() | settings()["distil"]
+    config = settings() | settings()["distil"] | models()[args.model]
     torch.set_num_threads(1)
     torch.manual_seed(config["seed"])
     model = teacher(ROOT / config["teacher"]).requires_grad_(False)
-    data = read(args.cache, model)
+    data = read(args.cache, model, config["crops"] // config["cache"]["shard"])
     vit = architecture().train()
     copy_stem(vit, model)
     student = Student(vit, data, model)

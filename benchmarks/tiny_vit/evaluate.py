@@ -1,17 +1,19 @@
 """How good is tiny-vit? kNN and linear accuracy on images that it never saw.
 
-Five feature extractors on the same pixels (160 px), from nothing to the teacher:
+Six feature extractors on the same pixels (160 px), from nothing to the teacher:
 
     random                   tiny-vit's architecture, all of it untrained
     stem + random blocks     the pretrained stem, everything above it untrained
     stem alone               mean of the stem's map (112 channels)
-    tiny-vit                 the packaged weights: CLS, and mean of the patch tokens
+    tiny-vit, tiny-vit-long  the packaged weights: CLS, and mean of the patch tokens
     teacher                  EfficientNet-Lite0, pooled
 
 kNN: k = 20, cosine, votes weighted by exp(similarity / 0.07). Linear: logistic regression, its C chosen on
 30 % of the training part. No test image takes part in any choice.
 
-    python benchmarks/tiny_vit/evaluate.py CACHE [--weights FILE] > benchmarks/tiny_vit/results.jsonl
+    python benchmarks/tiny_vit/evaluate.py CACHE FASHION > benchmarks/tiny_vit/results.jsonl
+
+FASHION is the folder that benchmarks/inside_blocks/fashion_mnist.py wrote.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from cache import ROOT, settings, teacher
+from cache import ROOT, models, settings, teacher
 from PIL import Image
 from safetensors.torch import load_file
 from sklearn.datasets import load_digits
@@ -32,7 +34,7 @@ from sklearn.model_selection import train_test_split
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from petiole.backbones.bundled.tiny_vit import WEIGHTS, architecture
+from petiole.backbones.bundled.tiny_vit import architecture, weights_of
 from petiole.data.preprocessing import Preprocessing, evaluate_transform
 
 FOLDERS = {
@@ -46,16 +48,18 @@ FOLDERS = {
 HALF = Preprocessing(
     size=(160, 160), crop=1.0, interpolation="bicubic", mean=(0.5,) * 3, std=(0.5,) * 3
 )
+NAMES = ("digits", *FOLDERS, "fashion-train", "fashion-test")
 Features = dict[str, np.ndarray]
 Draw = tuple[np.ndarray, np.ndarray]
 
 
-def pictures(name: str) -> tuple[list[Image.Image], np.ndarray]:
+def pictures(name: str, fashion: Path) -> tuple[list[Image.Image], np.ndarray]:
     if name == "digits":
         digits = load_digits()
         pixels = np.round(digits.images * 255 / 16).astype(np.uint8)
         return [Image.fromarray(p).convert("RGB") for p in pixels], digits.target
-    folder = ROOT / "../shared/data" / FOLDERS[name]
+    kind, _, part = name.partition("-")
+    folder = fashion / part if kind == "fashion" else ROOT / "../shared/data" / FOLDERS[name]
     files = sorted(folder.glob("*/*"))
     if not files:
         raise SystemExit(f"no images in {folder}")
@@ -65,12 +69,12 @@ def pictures(name: str) -> tuple[list[Image.Image], np.ndarray]:
 
 
 @torch.inference_mode()
-def frozen(name: str, cache: Path, weights: dict[str, Tensor]) -> Features:
+def frozen(name: str, cache: Path, fashion: Path) -> Features:
     """What does not depend on the trained blocks: stem maps, teacher, random twin. Kept in `cache`."""
     file = cache / f"{name}.npz"
     if not file.exists():
-        images, labels = pictures(name)
-        vit, model = loaded(weights), teacher(ROOT / settings()["teacher"])
+        images, labels = pictures(name, fashion)
+        vit, model = packaged(next(iter(models()))), teacher(ROOT / settings()["teacher"])
         model.reset_classifier(0)
         twin, parts = untrained(), {"maps": [], "teacher": [], "random": []}
         transform = evaluate_transform(HALF)
@@ -87,9 +91,9 @@ def frozen(name: str, cache: Path, weights: dict[str, Tensor]) -> Features:
         return dict(stored)
 
 
-def loaded(weights: dict[str, Tensor]) -> VisionTransformer:
+def packaged(model: str) -> VisionTransformer:
     vit = architecture().eval()
-    vit.load_state_dict(weights, strict=True)
+    vit.load_state_dict(load_file(weights_of(f"petiole/{model}")), strict=True)
     return vit
 
 
@@ -99,20 +103,20 @@ def untrained() -> VisionTransformer:
 
 
 @torch.inference_mode()
-def features(name: str, cache: Path, weights: dict[str, Tensor]) -> tuple[Features, np.ndarray]:
+def features(name: str, cache: Path, fashion: Path) -> tuple[Features, np.ndarray]:
     """All extractors on one set of images: {extractor: (N, D)}, labels (N,)."""
-    known = frozen(name, cache, weights)
-    vit, twin = loaded(weights), untrained()
+    known = frozen(name, cache, fashion)
+    trained, twin = {model: packaged(model) for model in models()}, untrained()
     found: dict[str, list[np.ndarray]] = {}
     for rows in torch.from_numpy(known["maps"]).split(256):
         maps = rows.float()
-        trained, random = above_stem(vit, maps), above_stem(twin, maps)
         part = {
-            "stem + random blocks": random[:, 0],
+            "stem + random blocks": above_stem(twin, maps)[:, 0],
             "stem alone": maps.mean((2, 3)),
-            "tiny-vit, CLS": trained[:, 0],
-            "tiny-vit, patch mean": trained[:, 1:].mean(1),
         }
+        for model, vit in trained.items():
+            tokens = above_stem(vit, maps)
+            part |= {f"{model}, CLS": tokens[:, 0], f"{model}, patch mean": tokens[:, 1:].mean(1)}
         for key, value in part.items():
             found.setdefault(key, []).append(value.numpy())
     joined = {key: np.concatenate(value) for key, value in found.items()}
@@ -172,12 +176,17 @@ def tasks(sets: dict[str, tuple[Features, np.ndarray]], model: str) -> dict[str,
         return [(sets[a][0][model], sets[a][1], sets[b][0][model], sets[b][1])]
 
     digits, photo = sets["digits"], sets["photo"]
+    fashion, held = sets["fashion-train"], sets["fashion-test"]
     few = [shots(digits[1], 10, s) for s in range(5)]
     half = [halves(digits[1], s) for s in range(5)]
     photos = [halves(photo[1], s) for s in range(5)]
     return {
         "digits, 10 shots": list(within(digits[0][model], digits[1], few)),
         "digits, half": list(within(digits[0][model], digits[1], half)),
+        "Fashion-MNIST, 10 shots": [
+            (fashion[0][model][train], fashion[1][train], held[0][model], held[1])
+            for train, _ in (shots(fashion[1], 10, s) for s in range(5))
+        ],
         "Caltech-101": pair("caltech-train", "caltech-test"),
         "clothing": pair("clothing-train", "clothing-test"),
         "PACS photo, half": list(within(photo[0][model], photo[1], photos)),
@@ -188,16 +197,15 @@ def tasks(sets: dict[str, tuple[Features, np.ndarray]], model: str) -> dict[str,
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("cache", type=Path, help="folder for features (about 400 MB)")
-    parser.add_argument("--weights", type=Path, default=WEIGHTS)
+    parser.add_argument("fashion", type=Path, help="folder that fashion_mnist.py wrote")
     parser.add_argument("--only-frozen", action="store_true", help="fill the cache and stop")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    weights = load_file(args.weights)
     if args.only_frozen:
-        for name in ("digits", *FOLDERS):
-            frozen(name, args.cache, weights)
+        for name in NAMES:
+            frozen(name, args.cache, args.fashion)
         return
-    sets = {name: features(name, args.cache, weights) for name in ("digits", *FOLDERS)}
+    sets = {name: features(name, args.cache, args.fashion) for name in NAMES}
     for model in sets["digits"][0]:
         for task, draws in tasks(sets, model).items():
             for measure in (knn, linear):
