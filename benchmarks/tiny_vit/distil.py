@@ -62,11 +62,12 @@ def read(folder: Path, model: nn.Module, count: int) -> Cache:
 
 @torch.inference_mode()
 def pool(model: nn.Module, target: Tensor) -> Tensor:
+    # Kept apart from what each pass frees: between its large maps small results would hold the memory, 20 GB of it.
+    pooled = torch.empty(len(target), model.bn2.num_features, dtype=torch.half)
     with torch.autocast("cpu", torch.bfloat16):
-        parts = [
-            model.bn2(model.conv_head(t.float())).float().mean((2, 3)) for t in target.split(256)
-        ]
-    return torch.cat(parts).half()
+        for kept, maps in zip(pooled.split(256), target.split(256), strict=True):
+            kept.copy_(model.bn2(model.conv_head(maps.float())).float().mean((2, 3)))
+    return pooled
 
 
 class Student(nn.Module):
