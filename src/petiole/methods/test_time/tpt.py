@@ -60,7 +60,7 @@ class TPT(Descent):
         if own:
             (context,) = own
             assert isinstance(context, Context)
-            start, sentence = context.value.detach(), head.sentence
+            start, sentence = context.value, head.sentence
         else:
             start = words(towers, PHRASE, self.context)
             sentence = SentenceTemplate(context=len(start))
