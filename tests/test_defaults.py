@@ -108,6 +108,8 @@ def of_class(own: Mapping[str, Any]) -> dict[str, Any]:
         stated = "ClassVar" in str(fields[name].type) if name in fields else name[0] != "_"
         if stated and isinstance(value, bool | int | float | tuple):
             found[f".{name}"] = numbers(value)
+    for name, value in own.get("_field_defaults", {}).items():  # of a named tuple
+        found[f".{name}"] = numbers(value)
     if "frozen" in own.get("model_config", {}):
         found[" (frozen)"] = own["model_config"]["frozen"]
     for name, field in own.get("__pydantic_fields__", {}).items():
@@ -128,7 +130,10 @@ def of_room(room: str, told: Container[Any]) -> dict[str, Any]:
                 continue
             own = vars(value) if isinstance(value, type) else {}
             found |= {f"{info.name}.{name}{k}": v for k, v in of_class(own).items()}
-            functions = {f"{name}.{k}": f for k, f in own.items() if isinstance(f, FunctionType)}
+            plainly = {k: getattr(f, "__func__", f) for k, f in own.items()}  # class methods, too
+            functions = {
+                f"{name}.{k}": f for k, f in plainly.items() if isinstance(f, FunctionType)
+            }
             functions = {k.removesuffix(".__init__"): f for k, f in functions.items()}
             if isinstance(value, FunctionType):
                 functions = {name: value}
