@@ -108,8 +108,6 @@ def of_class(own: Mapping[str, Any]) -> dict[str, Any]:
         stated = "ClassVar" in str(fields[name].type) if name in fields else name[0] != "_"
         if stated and isinstance(value, bool | int | float | tuple):
             found[f".{name}"] = numbers(value)
-    for name, value in own.get("_field_defaults", {}).items():  # of a named tuple
-        found[f".{name}"] = numbers(value)
     if "frozen" in own.get("model_config", {}):
         found[" (frozen)"] = own["model_config"]["frozen"]
     for name, field in own.get("__pydantic_fields__", {}).items():
