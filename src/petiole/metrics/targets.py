@@ -29,9 +29,7 @@ def label_scores(probabilities: ArrayLike, truth: ArrayLike) -> dict[str, float]
     p, t = _matrices(probabilities, truth)
     given, seen = p >= THRESHOLD, t.any(axis=0)
     means = {
-        f"f1_{how}": float(f1_score(t[:, seen], given[:, seen], average=how, zero_division=0.0))
-        if seen.any()
-        else 0.0
+        f"f1_{how}": float(f1_score(t[:, seen], given[:, seen], average=how)) if seen.any() else 0.0
         for how in ("macro", "micro")
     }
     found = [ap for ap in average_precisions(p, t) if not np.isnan(ap)]
