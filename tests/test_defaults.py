@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from importlib import import_module
 from pathlib import Path
 from pkgutil import walk_packages
@@ -25,6 +25,7 @@ from petiole.commands import options
 from petiole.commands.verb import groups_of
 from petiole.data.corruptions import ON_PIXELS
 from petiole.data.preprocessing import AUGMENTATIONS
+from petiole.data.readers.base import Reader, readers
 from petiole.data.readers.public.registry import names
 from petiole.methods.recipe import Recipe
 from petiole.methods.registry import create, methods, settings_of
@@ -73,21 +74,36 @@ def of_corruption(name: str) -> dict[str, Any]:
 
 
 def numbers(value: Any) -> Any:
-    """What of a value are numbers; nothing where none is."""
+    """What of a value are numbers, a mapping's keys among them; nothing where none is."""
     if isinstance(value, Mapping):
         rows = {str(k): n for k, v in value.items() if (n := numbers(v)) is not None}
-        return rows or None
+        return rows or numbers(list(value))
     if isinstance(value, list | tuple | set | frozenset):
         each = sorted(value) if isinstance(value, set | frozenset) else value
         return [n for v in each if (n := numbers(v)) is not None] or None
+    if isinstance(value, np.ndarray):
+        return [round(float(n), 6) for n in (value.mean(), value.std(), value.ravel()[-1])]
+    if hasattr(value, "__metadata__"):  # bounds beside an annotated type
+        return numbers([getattr(one, "metadata", one) for one in value.__metadata__])
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return numbers(
+            {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        )
     return value if isinstance(value, bool | int | float) else None
 
 
 def of_class(own: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a class whether it is frozen, its own numbers, and defaults and bounds of a model's fields."""
+    """Of a class how it is compared, its own numbers, and defaults and bounds of a model's fields."""
     found, fields = {}, own.get("__dataclass_fields__", {})
     if "__dataclass_params__" in own:
         found[" (frozen)"] = own["__dataclass_params__"].frozen
+        here = [fields[name] for name in own.get("__annotations__", ()) if name in fields]
+        apart = [sum(f.kw_only is True for f in here), sum(not f.compare for f in here)]
+        apart += [sum(f.hash is False for f in here), sum(not f.repr for f in here)]
+        if any(apart):
+            found[" (keyword-only, not compared, not hashed, not shown)"] = apart
+        if not own["__dataclass_params__"].eq:
+            found[" (equal to itself alone)"] = True
     for name, value in own.items():
         stated = "ClassVar" in str(fields[name].type) if name in fields else name[0] != "_"
         if stated and isinstance(value, bool | int | float | tuple):
@@ -101,27 +117,31 @@ def of_class(own: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def of_room(room: str) -> dict[str, Any]:
-    """Numbers among the constants of its modules and the defaults of their functions and classes; those of methods stand elsewhere."""
+def of_room(room: str, told: Container[Any]) -> dict[str, Any]:
+    """Numbers among the constants of its modules and the defaults of their functions and classes, but for fields that are ``told`` elsewhere."""
     package = import_module(f"petiole.{room}")
     found, seen = {}, set()
     for info in walk_packages(package.__path__, f"petiole.{room}."):
-        for name, value in vars(module := import_module(info.name)).items():
-            if getattr(value, "__module__", module.__name__) != module.__name__:
+        for name, value in vars(import_module(info.name)).items():
+            bounded = hasattr(value, "__metadata__")  # a type of another module, with bounds
+            if getattr(value, "__module__", info.name) != info.name and not bounded:
                 continue
             own = vars(value) if isinstance(value, type) else {}
             found |= {f"{info.name}.{name}{k}": v for k, v in of_class(own).items()}
-            functions = {f"{name}.{k}": f for k, f in own.items() if isinstance(f, FunctionType)}
+            plainly = {k: getattr(f, "__func__", f) for k, f in own.items()}  # class methods, too
+            functions = {
+                f"{name}.{k}": f for k, f in plainly.items() if isinstance(f, FunctionType)
+            }
             functions = {k.removesuffix(".__init__"): f for k, f in functions.items()}
             if isinstance(value, FunctionType):
                 functions = {name: value}
-            if name.isupper() and name != "TYPE_CHECKING":
+            elif not own and (name.isupper() or bounded) and name != "TYPE_CHECKING":
                 row = plain(numbers(value))
                 if (name, str(row)) not in seen:  # not where it is imported, too
                     seen.add((name, str(row)))
                     found[f"{info.name}.{name}"] = row
-            elif room != "methods":
-                for known, function in functions.items():
+            for known, function in functions.items():
+                if known != name or value not in told:
                     for parameter in inspect.signature(function).parameters.values():
                         key = f"{info.name}.{known}({parameter.name})"
                         found[key] = numbers(parameter.default)
@@ -132,15 +152,19 @@ def found() -> dict[str, Mapping[str, Any]]:
     """Of methods, only what differs from the recipe that all start from."""
     recipe = plain(dataclasses.asdict(Recipe()))
     result: dict[str, Mapping[str, Any]] = {"recipe": recipe}
-    own = (name for name, entry in methods().items() if entry.cls.__module__.startswith("petiole."))
-    for name in own:
+    known = {n: e for n, e in methods().items() if e.cls.__module__.startswith("petiole.")}
+    told = {parent for entry in known.values() for parent in entry.cls.__mro__}
+    for name, entry in known.items():
         settings = plain(settings_of(create(name)))
         result[f"method {name}"] = {
             k: v for k, v in settings.items() if k not in recipe or recipe[k] != v
-        }
+        } | {f"paper: {k}": v for k, v in plain(entry.paper).items()}
     result |= {f"augmentation {name}": plain(vars(a)) for name, a in AUGMENTATIONS.items()}
     result |= {f"corruption {name}": of_corruption(name) for name in ON_PIXELS}
-    result |= {f"constants {room}": of_room(room) for room in ROOMS}
+    result |= {f"constants {room}": of_room(room, told) for room in ROOMS}
+    result["readers"] = {
+        r.name: r.rank for r in readers(Reader) if r.open.__module__.startswith("petiole.")
+    }
     result["public sets"] = {name: [one.classes, one.images] for name, one in names().items()}
     groups = [value for value in vars(options).values() if dataclasses.is_dataclass(value)]
     result |= {f"options {group.__name__}": of_group(group) for group in groups}  # type: ignore[union-attr,arg-type]

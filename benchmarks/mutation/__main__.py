@@ -298,6 +298,9 @@ def main() -> None:
     parser.add_argument("--rooms", nargs="*", default=[], help="of the source; all of them else")
     parser.add_argument("--kinds", nargs="*", default=[], choices=KINDS)
     parser.add_argument(
+        "--acts", choices=("inside", "loading"), help="inside functions, or when a module is loaded"
+    )
+    parser.add_argument(
         "--tests", nargs="*", default=["tests"], help="files or folders of tests that may notice"
     )
     parser.add_argument(
@@ -321,7 +324,8 @@ def main() -> None:
     _warm()
     seen = {row["mutant"] for file in args.without for row in rows_of(file)}
     drawn = sample(args.seed, args.rooms, args.kinds)
-    chosen = [mutant for mutant in drawn if mutant.name not in seen][: args.mutants]
+    acting = [one for one in drawn if args.acts in (None, "inside" if one.inside else "loading")]
+    chosen = [mutant for mutant in acting if mutant.name not in seen][: args.mutants]
     inside = [mutant for mutant in chosen if mutant.inside]
 
     def apart(work: Any) -> None:  # so that this process stays without the library

@@ -65,6 +65,7 @@ def test_it_is_another_backbone_of_as_many_parameters_and_fewer_bytes(
     assert int8.fingerprint != floats.fingerprint
     assert int8.fingerprint == load_backbone(NAME, quantize="int8").fingerprint
     assert int8.parameter_count == floats.parameter_count
+    assert not any(p.requires_grad for p in int8.module.parameters())
     packed = [m for m in int8.module.modules() if type(m) is torch.nn.Linear]
     numbers = sum(m.weight.numel() for m in packed)
     rows = sum(m.out_features for m in packed)
@@ -105,6 +106,10 @@ def test_methods_train_beside_it_and_come_back(
             Adapter.load(tmp_path / "adapter", backbone=load_backbone(NAME))
 
 
+def past_its_layers(_: object) -> None:
+    raise BackboneError("multiplies past its layers")
+
+
 def test_what_cannot_be_is_refused(int8: petiole.Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="integers have no gradient"):
         petiole.adapt(int8, "full", classes=3)
@@ -116,6 +121,11 @@ def test_what_cannot_be_is_refused(int8: petiole.Backbone, monkeypatch: pytest.M
         load(NAME, quantize="int7")
     with pytest.raises(BackboneError, match="no linear layers"):
         load("timm/resnet18", quantize="int8", device="meta")
+    with monkeypatch.context() as patched:
+        patched.setattr(quantized, "quantize", lambda *_: None)
+        patched.setattr(quantized, "check_runs", past_its_layers)
+        with pytest.raises(BackboneError, match="past its layers"):
+            load(NAME, quantize="int8")
     monkeypatch.setattr(quantized, "find_spec", lambda _: None)
     with pytest.raises(BackboneError, match=r"needs torchao\. Install: .*petiole\[quantized\]"):
         load(NAME, quantize="int8")

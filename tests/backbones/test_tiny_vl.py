@@ -141,6 +141,14 @@ def pictures(label: int, part: str, held: bool, count: int) -> Tensor:
     return torch.stack(rows)
 
 
+def test_a_grid_gives_the_numbers_that_its_features_were_stored_with() -> None:
+    ramp = torch.linspace(-1, 1, 3 * 64 * 64).reshape(1, 3, 64, 64)
+    with torch.no_grad():
+        seen = petiole.load("petiole/tiny-grid")(ramp)
+    told = (seen.mean(), seen.std(), seen[0, 0], seen[0, -1])
+    assert [float(value) for value in told] == pytest.approx([1.4861, 1.8114, 0.0064, 1.689], abs=2e-3)  # fmt: skip
+
+
 @pytest.mark.parametrize(("part", "classes"), [("colour", 10), ("shape", 12)])
 def test_the_vision_tell_colours_and_shapes_of_unseen_compositions(part: str, classes: int) -> None:
     """By ridge regression from the largest value of each channel, learned on 20 pictures a class of seen compositions."""

@@ -216,6 +216,8 @@ def test_what_two_sets_of_names_tell() -> None:
     assert "2 blocks and this architecture 3" in remedy(own, keys("vit", depth=2))
     assert "file has register tokens" in remedy(own, keys("vit", reg_tokens=4))
     assert "up to 144 wide" in remedy(own, keys("vit", embed_dim=36))
+    flat = [keys("vit", embed_dim=width, mlp_ratio=1) for width in (36, 48)]
+    assert "up to 144 wide and this architecture's 108" in remedy(*flat)
     table = remedy(own, {**own, "pos_embed": torch.zeros(1, 10, tiny.WIDTH)})
     assert "position table is for 10 tokens, not for 5" in table
     foreign = {"encoder.layer.0.norm1.weight": torch.zeros(3)}

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from petiole.backbones.at_hand import packaged
 from petiole.commands import defaults, doctor, features
 from petiole.commands.simulate import _check, _units
 from petiole.errors import BackboneError, ConfigError
@@ -133,6 +134,12 @@ def test_what_a_shape_cannot_tell_is_tried(error: type, fits: bool, monkeypatch)
     monkeypatch.setattr("petiole.methods.registry.create", create)
     monkeypatch.setattr("petiole.backbones.registry.load_backbone", lambda *_, **__: None)
     assert defaults._fits.__wrapped__("b", "m") is fits
+
+
+def test_the_best_packaged_backbone_that_all_methods_fit() -> None:
+    names = packaged()
+    assert defaults.backbone_for(["ridge"]) == names[0]
+    assert defaults.backbone_for(["ridge", "zero-shot"]) == "petiole/tiny-clip"
 
 
 def test_methods_of_one_kind_are_compared() -> None:

@@ -149,6 +149,8 @@ def test_the_ledger_of_a_question() -> None:
         ["image tokens, % of language", "33.3", "25.0", ""],
     ):
         assert row in rows, (row, text)
+    assert "│ unit: images " in text
+    assert "│      2 │" in text, "numbers end below each other"
     assert "VL-Adapter's tables" in text
     assert "An image is seen once" in text
     assert result.model_dump() == {"of_backbone": "vlm", "of_method": "craft", "text_tokens": 32, "answer_tokens": 8, **counts}  # fmt: skip

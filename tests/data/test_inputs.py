@@ -193,7 +193,7 @@ def test_grey_and_half_precision() -> None:
     for value in (grey, torch.from_numpy(grey).permute(2, 0, 1)):
         (ref,) = as_images(value)
         np.testing.assert_array_equal(np.asarray(load(ref)), np.repeat(grey, 3, axis=2))
-    (ref,) = as_images(torch.ones(3, 2, 2, dtype=torch.bfloat16))
+    (ref,) = as_images(torch.ones(3, 2, 2, dtype=torch.bfloat16, requires_grad=True))
     assert np.asarray(load(ref)).min() == 255
 
 

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from petiole.errors import ConfigError
 from petiole.losses.contrastive import (
@@ -333,6 +334,14 @@ def test_contrastive_moves_prototypes_by_source_rows_in_training_only() -> None:
     assert module.seen.tolist() == [bool(((y == c) & ~t).any()) for c in range(4)]
 
 
+def test_the_mean_over_one_anchor_is_its_own_loss() -> None:
+    u, y = torch.eye(3)[:2], torch.tensor([0, 1])
+    seen = Prototypes(2, 3)
+    seen.update(u, y)
+    expected = cross_entropy(torch.tensor([[1 / T, 0.0]]), torch.tensor([1]))
+    torch.testing.assert_close(prototype_info_nce(u[:1], y[1:], seen, T), expected)
+
+
 def test_unusable_arguments_say_what_to_do() -> None:
     u, y, t = batch()
     with pytest.raises(ConfigError, match="positive"):
@@ -345,6 +354,8 @@ def test_unusable_arguments_say_what_to_do() -> None:
         Prototypes(3, 4, momentum=1.0)
     with pytest.raises(ValueError, match="a label and a domain a row"):
         cross_domain_sup_con(u, y[:-1], t)
+    with pytest.raises(ValueError, match="a label and a domain a row"):
+        contrastive("c1", u, y, t[:-1])
     for wrong in ((u, y[:-1]), (u[0], y)):
         with pytest.raises(ValueError):  # noqa: PT011 - each by the words of its own check
             Prototypes(4, 5).double().update(*wrong)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from petiole.errors import ConfigError
 from petiole.losses.distillation import distillation
 
 
@@ -26,3 +27,14 @@ def test_the_teacher_learns_nothing() -> None:
     assert teacher.grad is None
     assert student.grad is not None
     assert student.grad.abs().max() > 0
+
+
+def test_what_cannot_be_compared_is_refused() -> None:
+    z = torch.zeros(2, 3)
+    for temperature in (0.0, -1.0, float("nan")):
+        with pytest.raises(ConfigError, match="must be positive"):
+            distillation(z, z, temperature)
+    with pytest.raises(
+        ValueError, match=r"\(2, 3\) and \(1, 3\)"
+    ):  # which would be spread over the batch
+        distillation(z, z[:1])

@@ -77,3 +77,15 @@ def test_one_image_of_a_domain_is_a_domain(targets: int, sources: int) -> None:
         assert got.item() == pytest.approx(wanted), (
             "shares of a domain, whatever its weights sum to"
         )
+
+
+@pytest.mark.parametrize("weighed", [True, False])
+def test_a_domain_whose_classes_weigh_nothing_adds_nothing(weighed: bool) -> None:
+    logits = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    labels, first = torch.tensor([0, 0, 1, 1]), torch.tensor([True, True, False, False])
+    is_target = first if weighed else ~first
+    got = domain_cross_entropy(
+        logits, labels, is_target, 0.3, class_weights=torch.tensor([1.0, 0.0, 1.0])
+    )
+    share = 0.3 if weighed else 0.7
+    torch.testing.assert_close(got, share * torch.nn.functional.cross_entropy(logits[:2], labels[:2]))  # fmt: skip

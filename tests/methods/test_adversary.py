@@ -10,7 +10,7 @@ from torch import Tensor
 
 from petiole.data.preprocessing import Preprocessing
 from petiole.errors import ConfigError
-from petiole.methods.adversary import PGD, perturb
+from petiole.methods.adversary import PGD, perturb, pixel_gradient
 
 SPEC = Preprocessing(
     size=(6, 6),
@@ -40,6 +40,12 @@ def test_it_stays_in_the_ball_and_in_valid_pixels(epsilon: float, seed: int) -> 
     after = perturb(loss, before, SPEC, epsilon) * STD + MEAN
     assert float((after - (before * STD + MEAN)).abs().max()) <= epsilon + 1e-6
     assert -1e-6 <= float(after.min()) <= float(after.max()) <= 1 + 1e-6
+
+
+def test_a_change_is_left_without_a_graph() -> None:
+    delta = torch.zeros_like(images())
+    assert pixel_gradient(lambda d: loss(images() + d), delta).abs().max() > 0
+    assert not delta.requires_grad
 
 
 def test_no_radius_is_no_change_to_the_bit() -> None:

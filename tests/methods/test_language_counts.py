@@ -304,3 +304,10 @@ def test_what_cannot_be_counted_says_why(
     with pytest.raises(ConfigError) as caught:
         params(backbone=backbone, method=name, settings=settings)
     assert words in str(caught.value)
+
+
+def test_a_sample_is_of_the_first_task_however_many_there_are() -> None:
+    model = tiny.model(seen=0)
+    one, many = (ledger(model, method("vl-adapters", tasks=tasks)) for tasks in (1, 3))
+    assert one.flops_training == many.flops_training > one.flops_forward
+    assert one.trained_parts["layers"] < many.trained_parts["layers"]

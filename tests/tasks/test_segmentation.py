@@ -194,6 +194,8 @@ def test_scores_are_scikit_learns() -> None:
     np.testing.assert_allclose(ious(counts)[:4], want)
     assert np.isnan(ious(counts)[4])
     assert mask_scores(counts, 1)["miou"] == pytest.approx(want.mean())
+    one = np.zeros(1, np.uint8)
+    assert mask_scores(confusion(one, one, 2), 1)["pixel_accuracy"] == 1
     truth[:100] = UNKNOWN
     assert confusion(truth, found, 4).sum() == 400
 

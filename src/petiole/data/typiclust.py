@@ -19,6 +19,9 @@ NEIGHBOURS = 20
 SMALLEST = 5
 """Images of a cluster that is worth a label; smaller ones are taken when no other is left."""
 
+STARTS = 1
+"""Of k-means, of which the best clusters are kept."""
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -66,7 +69,7 @@ def typiclust(
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
     unit = np.asarray(vectors / np.maximum(length, 1e-12), dtype=np.float32)
     count = min(int(labelled.sum()) + budget, len(np.unique(unit, axis=0)))
-    cluster = KMeans(count, n_init=1, random_state=seed).fit_predict(unit)
+    cluster = KMeans(count, n_init=STARTS, random_state=seed).fit_predict(unit)
     size = np.bincount(cluster, minlength=count)
     covered = np.bincount(cluster[labelled], minlength=count)
     typical = np.zeros(len(unit))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from inspect import signature
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -43,7 +43,19 @@ def validated(cls: type[T], values: Mapping[str, Any], what: str) -> T:
             for e in error.errors()
         ]
         raise ConfigError(f"Bad settings for {what}: {'; '.join(rows)}.") from error
+    for name, value in _taken_for_numbers(values, made):
+        raise ConfigError(f"Bad settings for {what}: {name}={value}: a number is expected.")
     return made
+
+
+def _taken_for_numbers(values: Mapping[str, Any], made: object) -> Iterator[tuple[str, bool]]:
+    """Truth values, which pydantic takes for 1 and 0."""
+    for name, value in values.items():
+        taken = getattr(made, name, None)
+        if isinstance(value, Mapping):
+            yield from _taken_for_numbers(value, taken)
+        elif isinstance(value, bool) and type(taken) in (int, float):
+            yield name, value
 
 
 @cache

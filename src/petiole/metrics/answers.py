@@ -15,7 +15,7 @@ def matches(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> 
     Nothing is normalised: that is GQA's exact match, and accuracy of NLVR2 and of video questions.
 
     Raises:
-        ValueError: another number of predictions than of references, or a sample without any.
+        ValueError: another number of predictions than of references, or a sample without a list of them.
     """
     _one_each(predictions, references)
     return [
@@ -34,7 +34,7 @@ def consistency(right: Sequence[float], groups: Sequence[Hashable]) -> float:
     Raises:
         ValueError: different lengths, or no samples.
     """
-    _one_each(right, groups)
+    _one_each(right, groups, listed=False)
     together: dict[Hashable, list[float]] = defaultdict(list)
     for score, group in zip(right, groups, strict=True):
         together[group].append(score)
@@ -84,7 +84,9 @@ def error_rate(
     return sum(distance for distance, _ in nearest) / length
 
 
-def _one_each(predictions: Sequence[object], references: Sequence[object]) -> None:
+def _one_each(
+    predictions: Sequence[object], references: Sequence[object], *, listed: bool = True
+) -> None:
     if len(predictions) != len(references) or not predictions:
         raise ValueError(
             f"{len(predictions)} predictions for {len(references)} samples; pass one each, at least one."
@@ -92,3 +94,5 @@ def _one_each(predictions: Sequence[object], references: Sequence[object]) -> No
     for i, known in enumerate(references):
         if isinstance(known, list | tuple) and not known:
             raise ValueError(f"Sample {i} has no reference to score against.")
+        if listed and isinstance(known, str):
+            raise ValueError(f"Sample {i} needs a list of references, not {known!r}.")

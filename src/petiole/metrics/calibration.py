@@ -8,6 +8,8 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from petiole.metrics.classification import labelled_rows
+
 Floats = NDArray[np.float64]
 PRIOR_SD = 1.0
 """Of ln T around 0: a factor of e either way, outweighed by a dozen images."""
@@ -20,11 +22,16 @@ def temperature(logits: ArrayLike, labels: ArrayLike, prior_sd: float = PRIOR_SD
 
     Source: Guo et al., "On Calibration of Modern Neural Networks" (ICML 2017), section 4.2; the prior keeps T
     finite where few images are all classified correctly.
+
+    Raises:
+        ValueError: wrong shapes, no images, NaN or infinity, labels outside ``0 … K-1``, or a prior of no width.
     """
     from scipy.optimize import minimize_scalar
     from scipy.special import logsumexp
 
-    z, y = np.asarray(logits, dtype=np.float64), np.asarray(labels)
+    if not prior_sd > 0:
+        raise ValueError(f"The prior's standard deviation must be above 0, not {prior_sd}.")
+    z, y = labelled_rows("logits", logits, labels)
     rows = np.arange(len(y))
 
     def loss(log_t: float) -> float:
@@ -56,21 +63,32 @@ def conformal_bound(scores: ArrayLike, coverage: float) -> float:
     distribution (Vovk, Gammerman and Shafer, 2005; Lei et al., 2018). Scores of images left out by folds come from
     slightly different fits than the new one: then the guarantee proven is 2 · coverage − 1 for the related CV+, and
     close to coverage in practice (Barber et al., "Predictive inference with the jackknife+", 2021).
+
+    Raises:
+        ValueError: a score that is NaN, or a coverage outside (0, 1).
     """
-    known = np.sort(np.asarray(scores, dtype=np.float64))
+    known = _sorted(scores)
     rank = conformal_rank(len(known), coverage)
     return float(known[rank - 1]) if rank <= len(known) else math.inf
 
 
 def label_scores(probabilities: ArrayLike, labels: ArrayLike) -> Floats:
-    """Return 1 − p of the true class, (n,): the score of least ambiguous sets (Sadinle, Lei and Wasserman, 2019)."""
-    p, y = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
+    """Return 1 − p of the true class, (n,): the score of least ambiguous sets (Sadinle, Lei and Wasserman, 2019).
+
+    Raises:
+        ValueError: wrong shapes, no images, NaN, or labels outside ``0 … K-1``.
+    """
+    p, y = labelled_rows("probabilities", probabilities, labels)
     return np.asarray(1 - p[np.arange(len(y)), y])
 
 
 def thinned(scores: ArrayLike, most: int) -> Floats:
-    """Return at most ``most`` of the sorted scores, at ranks that keep every conformal bound at or above its own."""
-    known = np.sort(np.asarray(scores, dtype=np.float64))
+    """Return at most ``most`` of the sorted scores, at ranks that keep every conformal bound at or above its own.
+
+    Raises:
+        ValueError: a score that is NaN.
+    """
+    known = _sorted(scores)
     n = len(known)
     if n <= most:
         return known
@@ -82,8 +100,21 @@ def risk_coverage(confidence: ArrayLike, correct: ArrayLike) -> tuple[Floats, Fl
     """Return the shares of images answered, surest first, and the error among them, (n,) each.
 
     Source: El-Yaniv and Wiener, "On the foundations of noise-free selective classification" (2010).
+
+    Raises:
+        ValueError: another number of confidences than of answers, or a confidence that is NaN.
     """
-    order = np.argsort(-np.asarray(confidence, dtype=np.float64), kind="stable")
-    wrong = 1 - np.asarray(correct, dtype=np.float64)[order]
+    sure, right = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=np.float64)
+    if sure.shape != right.shape or np.isnan(sure).any():
+        raise ValueError(f"{len(right)} answers need as many confidences, none of them NaN.")
+    order = np.argsort(-sure, kind="stable")
+    wrong = 1 - right[order]
     answered = np.arange(1, len(wrong) + 1)
     return answered / len(wrong), np.cumsum(wrong) / answered
+
+
+def _sorted(scores: ArrayLike) -> Floats:
+    known = np.sort(np.asarray(scores, dtype=np.float64))
+    if np.isnan(known).any():
+        raise ValueError(f"{int(np.isnan(known).sum())} of {len(known)} scores are NaN.")
+    return known

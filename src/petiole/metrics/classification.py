@@ -106,19 +106,7 @@ def confusion(predictions: ArrayLike, labels: ArrayLike, classes: int) -> NDArra
 def _checked(
     probabilities: ArrayLike, labels: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    p = np.asarray(probabilities, dtype=np.float64)
-    if p.ndim != 2 or 0 in p.shape:
-        raise ValueError(
-            f"Probabilities must have shape (samples, classes), not empty, got {p.shape}."
-        )
-    y = _integers("labels", labels, classes=p.shape[1])
-    if len(y) != len(p):
-        raise ValueError(
-            f"{len(p)} rows of probabilities for {len(y)} labels; pass one label a row."
-        )
-    if not np.isfinite(p).all():
-        row = int(np.flatnonzero(~np.isfinite(p).all(axis=1))[0])
-        raise ValueError(f"Probabilities contain NaN or infinity, first in row {row}.")
+    p, y = labelled_rows("probabilities", probabilities, labels)
     total = p.sum(axis=1)
     wrong = (np.abs(total - 1) > SUM_TOLERANCE) | (p < 0).any(axis=1)
     if wrong.any():
@@ -128,6 +116,28 @@ def _checked(
             f"minimum {p[row].min():.6g}); are these logits? Apply softmax first."
         )
     return p / total[:, None], y
+
+
+def labelled_rows(
+    name: str, values: ArrayLike, labels: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return ``values`` (n, K) and their integer ``labels`` (n,), or say why they are none.
+
+    Raises:
+        ValueError: wrong shapes, no samples, NaN or infinity, or labels outside ``0 … K-1``.
+    """
+    x = np.asarray(values, dtype=np.float64)
+    if x.ndim != 2 or 0 in x.shape:
+        raise ValueError(
+            f"The {name} must have shape (samples, classes), not empty, got {x.shape}."
+        )
+    y = _integers("labels", labels, classes=x.shape[1])
+    if len(y) != len(x):
+        raise ValueError(f"{len(x)} rows of {name} for {len(y)} labels; pass one label a row.")
+    if not np.isfinite(x).all():
+        row = int(np.flatnonzero(~np.isfinite(x).all(axis=1))[0])
+        raise ValueError(f"The {name} contain NaN or infinity, first in row {row}.")
+    return x, y
 
 
 def _integers(name: str, values: ArrayLike, classes: int) -> NDArray[np.int64]:

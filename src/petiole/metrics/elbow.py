@@ -252,8 +252,14 @@ def growth(elbows: NDArray[np.int64], largest: int, level: float = 0.95) -> tupl
 
 
 def energy_rank(spectrum: ArrayLike, share: float = ENERGY) -> int:
-    """The least r whose leading singular values hold that share of the energy; 0 where there is none."""
-    energy = np.sort(np.asarray(spectrum, dtype=np.float64) ** 2)[::-1]
+    """The least r whose leading singular values hold that share of the energy; 0 where there is none.
+
+    Raises:
+        ValueError: singular values that are no numbers, or a share outside (0, 1].
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"The share of the energy must lie in (0, 1], not {share}.")
+    energy = _energy(spectrum)
     total = energy.sum()
     # The last of the partial sums may miss the total by rounding.
     return int((energy.cumsum() < share * total * (1 - 1e-12)).sum()) + 1 if total > 0 else 0
@@ -267,8 +273,11 @@ def threshold_rank(spectrum: ArrayLike, width: int, noise: float, samples: float
         width: d.
         noise: tau^2.
         samples: n.
+
+    Raises:
+        ValueError: singular values that are no numbers.
     """
-    energy = np.asarray(spectrum, dtype=np.float64) ** 2
+    energy = _energy(spectrum)
     return int((energy > 2 * width * noise / samples).sum())
 
 
@@ -288,9 +297,21 @@ class Bound:
 def excess_risk(
     spectrum: ArrayLike, width: int, noise: float, samples: float, ranks: Sequence[int]
 ) -> Bound:
-    """sum_{j>r} sigma_j^2 and tau^2 r (2d - r) / n for every r; ranks beyond d count as d."""
-    energy = np.sort(np.asarray(spectrum, dtype=np.float64) ** 2)[::-1]
+    """sum_{j>r} sigma_j^2 and tau^2 r (2d - r) / n for every r; ranks beyond d count as d.
+
+    Raises:
+        ValueError: singular values that are no numbers.
+    """
+    energy = _energy(spectrum)
     r = np.minimum(ranks, width)
     tails = np.append(energy[::-1].cumsum()[::-1], 0.0)
     approximation = tails[np.minimum(r, len(energy))]
     return Bound(approximation, noise * r * (2 * width - r) / samples)
+
+
+def _energy(spectrum: ArrayLike) -> Floats:
+    """Squares, the largest first."""
+    energy = np.sort(np.asarray(spectrum, dtype=np.float64) ** 2)[::-1]
+    if not np.isfinite(energy).all():
+        raise ValueError("Singular values must be finite numbers.")
+    return energy

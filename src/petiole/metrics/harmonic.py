@@ -7,7 +7,13 @@ from statistics import fmean
 
 
 def harmonic_mean(base: float, novel: float) -> float:
-    """HM = 2 b n / (b + n); 0 where both are 0."""
+    """HM = 2 b n / (b + n); 0 where both are 0.
+
+    Raises:
+        ValueError: an accuracy that is negative, or no number.
+    """
+    if not (base >= 0 and novel >= 0):
+        raise ValueError(f"Accuracies must be numbers from 0 up, not {base} and {novel}.")
     return 2 * base * novel / (base + novel) if base + novel else 0.0
 
 
@@ -18,4 +24,4 @@ def hm_of_means(base: Sequence[float], novel: Sequence[float]) -> float:
 
 def mean_of_hms(base: Sequence[float], novel: Sequence[float]) -> float:
     """The average of the single HMs, by run or data set; never above ``hm_of_means``."""
-    return fmean(map(harmonic_mean, base, novel))
+    return fmean(harmonic_mean(b, n) for b, n in zip(base, novel, strict=True))

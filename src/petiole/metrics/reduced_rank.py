@@ -28,8 +28,14 @@ SPECTRUM = 1 / np.arange(1.0, WIDTH + 1)
 
 
 def effective_rank(values: Sequence[float] | NDArray[np.float64]) -> float:
-    """exp(H(p)),  p_i = s_i / Σ s, of singular values s (Roy and Vetterli, 2007); 0 where all are 0."""
+    """exp(H(p)),  p_i = s_i / Σ s, of singular values s (Roy and Vetterli, 2007); 0 where all are 0.
+
+    Raises:
+        ValueError: values that are negative or no numbers.
+    """
     s = np.asarray(values, dtype=np.float64)
+    if not (np.isfinite(s) & (s >= 0)).all():
+        raise ValueError("Singular values must be finite numbers from 0 up.")
     p = s[s > 0] / s.sum() if s.any() else s[:0]
     return float(np.exp(-(p * np.log(p)).sum())) if len(p) else 0.0
 

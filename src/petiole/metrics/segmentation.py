@@ -12,8 +12,16 @@ Counts = NDArray[np.int64]
 
 
 def confusion(truth: NDArray[np.uint8], found: NDArray[np.uint8], classes: int) -> Counts:
-    """Pixels by true and predicted class (K, K); true pixels of no class (>= K) do not count."""
+    """Pixels by true and predicted class (K, K); true pixels of no class (>= K) do not count.
+
+    Raises:
+        ValueError: masks of two sizes, or a predicted class that there is none of.
+    """
+    if truth.shape != found.shape:
+        raise ValueError(f"Masks of one size are compared, not {truth.shape} and {found.shape}.")
     known = truth < classes
+    if (found[known] >= classes).any():
+        raise ValueError(f"Predicted classes must lie in 0 … {classes - 1}, not {found.max()}.")
     pairs = truth[known].astype(np.int64) * classes + found[known]
     return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 

@@ -152,6 +152,8 @@ def _off_diagonal_mean(kernel: Features) -> float:
 
 
 def _subsample(x: Features, size: int, rng: np.random.Generator) -> Features:
+    if size < 2:
+        raise ValueError(f"A domain needs two samples or more, not {size}.")
     return x if len(x) <= size else x[np.sort(rng.choice(len(x), size, replace=False))]
 
 

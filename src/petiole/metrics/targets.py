@@ -20,7 +20,7 @@ def label_scores(probabilities: ArrayLike, truth: ArrayLike) -> dict[str, float]
         right; ``n``. Labels without an image among ``truth`` have no AP and no part in the means; without any label, mAP is nan.
 
     Raises:
-        ValueError: different shapes, or no images.
+        ValueError: different shapes, no images, truth other than 0 and 1, or probabilities outside [0, 1].
 
     Source: scikit-learn's ``average_precision_score`` and ``f1_score``.
     """
@@ -29,9 +29,7 @@ def label_scores(probabilities: ArrayLike, truth: ArrayLike) -> dict[str, float]
     p, t = _matrices(probabilities, truth)
     given, seen = p >= THRESHOLD, t.any(axis=0)
     means = {
-        f"f1_{how}": float(f1_score(t[:, seen], given[:, seen], average=how, zero_division=0.0))
-        if seen.any()
-        else 0.0
+        f"f1_{how}": float(f1_score(t[:, seen], given[:, seen], average=how)) if seen.any() else 0.0
         for how in ("macro", "micro")
     }
     found = [ap for ap in average_precisions(p, t) if not np.isnan(ap)]
@@ -91,10 +89,16 @@ def value_scores(predictions: ArrayLike, truth: ArrayLike) -> dict[str, float]:
 def _matrices(
     probabilities: ArrayLike, truth: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    p, t = np.asarray(probabilities, dtype=np.float64), np.asarray(truth).astype(bool)
+    p, t = np.asarray(probabilities, dtype=np.float64), np.asarray(truth)
     if p.shape != t.shape or p.ndim != 2 or 0 in p.shape:
         raise ValueError(f"Expected (n, K) of one shape, not empty, got {p.shape} and {t.shape}.")
-    return p, t
+    if not ((t == 0) | (t == 1)).all():
+        raise ValueError("A label is true, 1, or not, 0; other numbers were given.")
+    if not ((p >= 0) & (p <= 1)).all():
+        raise ValueError(
+            "Probabilities must lie in [0, 1]; are these logits? Apply a sigmoid first."
+        )
+    return p, t.astype(bool)
 
 
 def names_given(probabilities: Sequence[float], names: Sequence[str]) -> list[str]:

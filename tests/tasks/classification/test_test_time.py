@@ -148,6 +148,7 @@ def test_tpt_starts_from_the_context_of_the_adapter() -> None:
 
 
 def test_mta_is_its_equations() -> None:
+    assert MTA(views=2).views == 2, "the fewest that can be compared"
     """A view at a time."""
     with seeded(4):
         vectors = normalize(torch.randn(12, 6, dtype=torch.float64) + 1, dim=-1)

@@ -101,7 +101,7 @@ class EFlatLoRA(LowRankRule):
     def prepare(self, loss_module: nn.Module) -> None:
         super().prepare(loss_module)
         for index, pair in enumerate(self.pairs):
-            self.register_buffer(f"mean_{index}", torch.zeros_like(pair.b.detach()))
+            self.register_buffer(f"mean_{index}", torch.zeros_like(pair.b))
 
     def step(self, context: StepContext) -> Tensor:
         means = list(self.buffers())

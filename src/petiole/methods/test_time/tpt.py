@@ -60,7 +60,8 @@ class TPT(Descent):
         if own:
             (context,) = own
             assert isinstance(context, Context)
-            start, sentence = context.value.detach(), head.sentence
+            sentence = head.sentence
+            start: Tensor = context.value
         else:
             start = words(towers, PHRASE, self.context)
             sentence = SentenceTemplate(context=len(start))

@@ -8,7 +8,8 @@ model.save("adapters/pets"); model = petiole.load_adapter("adapters/pets")
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -148,13 +149,7 @@ def adapt(
             f"petiole.adapt takes a backbone of images, not {type(backbone).__name__}. Load one by petiole.load, or train "
             "language models by petiole.fit."
         )
-    names = (
-        tuple(map(str, range(classes)))
-        if isinstance(classes, int)
-        else tuple(map(composed, classes))
-    )
-    if not names or len(set(names)) < len(names):
-        raise ConfigError(f"classes must be at least one name, each once, not {classes!r}.")
+    names = _names(classes)
     chosen = create(method, settings)
     plan = chosen.plan(backbone, len(names))
     if isinstance(plan.head, SolvedHead):
@@ -164,6 +159,22 @@ def adapt(
     adapted = AdaptedClassifier(backbone, plan).to(backbone.device, backbone.dtype)
     adapted.name(names)
     return AdaptedBackbone(adapted, method, settings_of(chosen), names)
+
+
+def _names(classes: int | Sequence[str]) -> tuple[str, ...]:
+    if isinstance(classes, Integral) and not isinstance(classes, bool):
+        names = tuple(map(str, range(int(classes))))
+    elif isinstance(classes, Iterable) and not isinstance(classes, str):
+        given = tuple(classes)
+        words = all(isinstance(name, str) and name.strip() for name in given)
+        names = tuple(map(composed, given)) if words else ()
+    else:
+        names = ()
+    if not names or len(set(names)) < len(names):
+        raise ConfigError(
+            f"classes must be how many, or a list of at least one name, each once, not {classes!r}."
+        )
+    return names
 
 
 def load_adapter(path: str | Path, **options: Any) -> AdaptedBackbone:
