@@ -29,7 +29,7 @@ def test_a_graph_is_rounded_and_then_prepares_images(
     made: onnx.Onnx, rounded: str | None, said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     done: list[Any] = []
-    monkeypatch.setattr(onnx, "traced", lambda adapted, *, vector: f"{adapted} {vector}")
+    monkeypatch.setattr(onnx, "traced", lambda adapted: f"traced {adapted}")
     monkeypatch.setattr(onnx, "save", lambda *given, **how: done.append(("save", given, how)))
     monkeypatch.setattr(int8, "quantise", lambda *given: done.append(("round", given)))
     monkeypatch.setattr("petiole.tasks.classification.export.pixels.prepend", lambda *given: done.append(("prepend", given)))  # fmt: skip
@@ -41,7 +41,7 @@ def test_a_graph_is_rounded_and_then_prepares_images(
     adapted = Adapted(backbone=SimpleNamespace(preprocessing="how"))
     made.write(SimpleNamespace(adapted=adapted), tmp_path)  # type: ignore[arg-type]
     file = tmp_path / onnx.FILE
-    wanted: list[Any] = [("save", ("adapted True", file), {"outputs": ("logits", "vector")})]
+    wanted: list[Any] = [("save", ("traced adapted", file), {"outputs": ("logits", "vector")})]
     wanted += [("round", (file, rounded))] * bool(rounded)
     wanted += [("prepend", (file, "how"))] * made.preprocess
     assert done == wanted
@@ -135,11 +135,11 @@ def test_a_program_gives_logits_and_vectors(monkeypatch: pytest.MonkeyPatch, tmp
     found = torch_export.TorchExport().open(tmp_path, ADAPTER)(torch.ones(1, 2))
     assert torch.equal(found.vectors, 3 * found.logits)
     assert not found.logits.requires_grad
-    monkeypatch.setattr(torch_export, "traced", lambda adapted, *, vector: written.append((adapted, vector)) or "program")  # fmt: skip
+    monkeypatch.setattr(torch_export, "traced", lambda adapted: written.append(adapted) or "program")  # fmt: skip
     monkeypatch.setattr(torch.export, "save", lambda program, file: file.write(program.encode()))
     torch_export.TorchExport().write(ADAPTER, tmp_path)
     assert (tmp_path / torch_export.FILE).read_text() == "program"
-    assert written == [(ADAPTER.adapted, True)]
+    assert written == [ADAPTER.adapted]
 
 
 def test_a_session_is_over_a_graph_that_is_written_for_it(monkeypatch: pytest.MonkeyPatch) -> None:

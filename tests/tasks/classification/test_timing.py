@@ -2,10 +2,13 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
+from builders.comparisons import TASK, images, opened
 from petiole.engine.run import RunSpec
 from petiole.engine.timing import in_words, step_seconds
 from petiole.errors import ConfigError
@@ -179,3 +182,50 @@ def test_what_is_timed_are_three_steps_on_few_images_and_the_whole_batch_is_told
     assert time(steps=0) is None
     monkeypatch.setattr(timing.training, "train", lambda *_, **__: None)
     assert time(**kept) is None, "nothing in it is trained"
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_is_announced_of_jobs(whole: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several jobs on both domains with a cache; one job on the target alone without one."""
+    asked: list[Any] = []
+    target, test = images("t", [0, 1] * 600), images("e", [0] * 1500)
+    source = images("s", [0], domain="source") if whole else None
+    task = replace(TASK, cache=Path("kept") if whole else None, precision="bf16", device="cuda")
+    bench = opened(
+        task=task, backbone=SimpleNamespace(name="vit"), notes_with=lambda subset: asked.append(subset) or ("n1", "n2"),
+        shift=SimpleNamespace(source=source, classes=("x", "y"), train=target, test=test), parts=lambda subset: (images("t", [subset.split_seed]), None),
+    )  # fmt: skip
+    counted = CostEstimate(12_345, 2.5e12, 1234.4, 4000, 7.125e13, 90.0, 30.0)
+    monkeypatch.setattr(cost_estimate, "estimate_cost", lambda *given, timed: asked.append((*given, timed)) or counted)  # fmt: skip
+    subset = Subset(3) if whole else None
+    jobs = [RunSpec(task, "ridge", Path(str(n)), {}, subset) for n in range(3 if whole else 1)]
+    told = describe(bench, jobs)
+    assert asked == [(bench, jobs, True), subset or Subset()]
+    data, cache, runs = (
+        ("1 source image, 2 classes, 1,200 target images to draw from (up to 3 a class)", "kept", "3 runs")
+        if whole else ("2 classes, 1,200 target images to draw from (up to 10 a class)", "no cache: repeated in every epoch", "1 run")
+    )  # fmt: skip
+    assert told == [
+        f"data     {data}, 1,500 held back", "note     n1", "note     n2",
+        f"frozen   vit, 12,345 images through the frozen half (2.50 TFLOPs), 1,234 MB to store in {cache}",
+        f"training {runs}, 4,000 steps, 71.25 TFLOPs above the cut, bf16 on cuda",
+        "time     about 2 minutes, about 2 minutes of it the frozen half, by a batch timed here; scoring not counted",
+    ]  # fmt: skip
+    few = replace(jobs[0], options=Subset(None))
+    assert "to draw from (all), " in describe(bench, [few])[0]
+    monkeypatch.setattr(cost_estimate, "estimate_cost", lambda *_, **__: replace(counted, images=0, train_seconds=3600.0))  # fmt: skip
+    assert describe(bench, jobs)[-1] == "time     about 62 minutes, by a batch timed here; scoring not counted"  # fmt: skip
+
+
+def test_draws_of_one_split_seed_are_one_draw() -> None:
+    drawn = lambda subset: (images("t", [0] * (1 + subset.fold)), None)  # noqa: E731
+    bench = opened(parts=drawn)
+
+    def told(*subsets: Subset | None) -> list[str]:
+        jobs = [RunSpec(TASK, "ridge", Path("f"), {}, one) for one in subsets]
+        return cost_estimate._equal_draws(bench, jobs)
+
+    same = "note     all 2 draws take the same images, because no class has more than 4: their spread says nothing of other images. Use fewer --shots, or one draw"  # fmt: skip
+    assert told(Subset(4), Subset(4, 1)) == told(None, Subset(4), Subset(4, 1)) == [same]
+    assert told(Subset(4), Subset(4)) == told(Subset(None), Subset(None, 1)) == []
+    assert told(Subset(4), Subset(4, 1, fold=1)) == told() == []
