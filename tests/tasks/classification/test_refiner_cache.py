@@ -54,10 +54,14 @@ def fitted(world: Path, out: Path, *settings: str, host: str = "coop") -> Path:
     return out
 
 
+@pytest.fixture(scope="module")
+def kept(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fitted(world, tmp_path_factory.mktemp("runs") / "kept", "keep_alignment=true")
+
+
 def test_an_adapters_cache_can_be_looked_into(
-    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    world: Path, kept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kept = fitted(world, tmp_path / "kept", "keep_alignment=true")
     capsys.readouterr()
     assert run("inspect", kept / "adapter", "--images", world / "test", "--json") == 0
     facts = json.loads(capsys.readouterr().out)["facts"]
@@ -78,18 +82,15 @@ def test_an_adapters_cache_can_be_looked_into(
     assert same["with the mean read"] == facts["with the mean read"] == "0 of 20 answers change"
 
 
-def test_the_mean_read_changes_answers_where_classes_read_apart(
-    world: Path, tmp_path: Path
-) -> None:
-    adapter = ClassificationAdapter.load(
-        fitted(world, tmp_path / "apart", "read_temperature=0.001")
-    )
+def test_the_mean_read_changes_answers_where_classes_read_apart(world: Path, kept: Path) -> None:
+    adapter = ClassificationAdapter.load(kept)
     head = adapter.adapted.head
     assert isinstance(head, RefinedHead)
     with seeded(0), torch.no_grad():  # a refinement that is nothing but what is read
         torch.nn.init.normal_(head.refiner.map.weight)
         head.refiner.alpha = 50.0
         assert head.refiner.cache
+        head.refiner.cache.temperature = 0.001
         torch.nn.init.normal_(head.refiner.cache.entries)
     head.forget()
     changed = describe(adapter, world / "test").changed
