@@ -229,3 +229,42 @@ def test_draws_of_one_split_seed_are_one_draw() -> None:
     assert told(Subset(4), Subset(4, 1)) == told(None, Subset(4), Subset(4, 1)) == [same]
     assert told(Subset(4), Subset(4)) == told(Subset(None), Subset(None, 1)) == []
     assert told(Subset(4), Subset(4, 1, fold=1)) == told() == []
+
+
+def test_what_several_jobs_cost_is_added_up(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Two methods, of which one is run twice, and a job that is complete; each method is counted and timed once."""
+    asked: list[Any] = []
+    (tmp_path / "record.json").touch()
+
+    def cost(workspace: Any, job: RunSpec) -> Any:
+        asked.append(("counted", workspace, job.method))
+        scale = {"a": 1, "b": 10}[job.method]
+        counted = SimpleNamespace(
+            flops_training=3 * scale, flops_classes_training=5, flops_forward=40, flops_above_cut=7,
+        )  # fmt: skip
+        return SimpleNamespace(
+            steps=lambda data: len(data) * scale, ledger=counted, batch=2, bytes=1e6,
+            train_seconds=lambda space, length, speed: (space, length * speed.step)[1],
+        )  # fmt: skip
+
+    def fresh(_: Any, job: RunSpec, made: Any, seen: set[Any]) -> int:
+        seen.add((job.folder, "image"))
+        return 6 if made.steps([0]) == 1 and len(seen) == 1 else 4
+
+    monkeypatch.setattr(cost_estimate, "_cost", cost)
+    monkeypatch.setattr(cost_estimate, "_fresh", fresh)
+    monkeypatch.setattr(cost_estimate, "time_job", lambda _, job: asked.append(("timed", job.method)) or (Seconds(0.5, 2.0) if job.method == "a" else None))  # fmt: skip
+    bench = opened(parts=lambda subset: (range(subset.shots), None))
+    jobs = [RunSpec(TASK, name, tmp_path / str(n), {}, Subset(3 + n)) for n, name in enumerate("aab")]  # fmt: skip
+    done = RunSpec(TASK, "b", tmp_path, {}, None, resume=True)
+    found = estimate_cost(bench, [*jobs, done, replace(done, folder=tmp_path / "z")], timed=True)
+    assert (found.images, found.flops, found.megabytes) == (6 + 4 * 3, 18 * 33, 18.0)
+    assert found.steps == 3 + 4 + 50 + 100, "ten shots where nothing is chosen"
+    assert found.train_flops == 7 * (3 * 2 + 5) + 150 * (30 * 2 + 5)
+    assert (found.frozen_seconds, found.train_seconds) == (10 * 0.5, 7 * 2.0)
+    assert asked == [("counted", bench, "a"), ("timed", "a"), ("counted", bench, "b"), ("timed", "b")]  # fmt: skip
+    untimed = estimate_cost(bench, jobs)
+    assert (untimed.frozen_seconds, untimed.train_seconds) == (0, 0)
+    assert len(asked) == 6

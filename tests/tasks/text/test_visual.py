@@ -255,8 +255,9 @@ def test_few_files_are_read_without_a_bar(
     @contextmanager
     def bar(_: str, total: int, *, quiet: bool) -> Iterator[Callable[[], None]]:
         shown.append((total, not quiet))
-        yield lambda: None
+        yield lambda: moved.append(total)
 
+    moved: list[int] = []
     monkeypatch.setattr(visual_backbone, "progress", bar)
     monkeypatch.setattr(visual_backbone, "WORTH_A_BAR", 2)
     paths = [root / "a.png", root / "sub/b.png"]
@@ -267,6 +268,7 @@ def test_few_files_are_read_without_a_bar(
     few._read(paths, quiet=False)
     few._read(paths, quiet=False)
     assert shown == [(2, True), (2, False), (1, False), (1, False)]
+    assert moved == [2, 2, 2, 2, 1, 1]
 
 
 # --- bad images -------------------------------------------------------------------------------------

@@ -42,9 +42,7 @@ class SegmentationAdapter(TargetAdapter):
     def plan(cls, method: Method, backbone: Backbone, classes: int, name: str) -> Plan:
         return dense(method, backbone, classes, name)
 
-    def predict_rows(
-        self, images: object, masks: Path | None = None
-    ) -> list[dict[str, Any]]:
+    def predict_rows(self, images: object, masks: Path | None = None) -> list[dict[str, Any]]:
         """Of each image the share of pixels of each class, largest first.
 
         Args:
