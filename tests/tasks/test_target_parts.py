@@ -357,3 +357,55 @@ def test_labels_have_names(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(labels_of, "names_in", lambda _: ())
     with pytest.raises(DataError, match=r"^photos: no image has a label\."):
         labels_of.MultiLabel.names(parts)
+
+
+@pytest.mark.parametrize("solved", [True, False])
+def test_a_model_of_targets_is_on_its_device_and_knows_their_names(solved: bool, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    done: list[Any] = []
+
+    class Model:
+        head = object.__new__(RidgeHead) if solved else nn.Linear(1, 1)
+
+        def __init__(self, *given: Any, **more: Any) -> None:
+            done.append((given, more))
+
+        def to(self, device: Any) -> Model:
+            done.append(device)
+            return self
+
+        def name(self, names: Any) -> None:
+            done.append(names)
+
+    monkeypatch.setattr(image_targets, "AdaptedClassifier", Model)
+    run = object.__new__(MultiLabelRun)
+    run.names, run.selection = ("a", "b"), "last step"
+    task = SimpleNamespace(checkpointing="again", compiled="quick")
+    run.workspace = SimpleNamespace(backbone="vit", task=task, features=SimpleNamespace(device="d"))  # type: ignore[assignment]
+    run.plan = lambda: "plan"  # type: ignore[method-assign,assignment,return-value]
+    assert isinstance(run.build(), Model)
+    assert done == [(("vit", "plan"), {"checkpoint": "again", "compiled": "quick"}), "d", ("a", "b")]  # fmt: skip
+    assert run.selection == ("solved" if solved else "last step")
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_what_a_record_says_of_targets(named: bool) -> None:
+    """The source is named where there is one, and the scored part as it is called."""
+
+    def part(name: str, count: int) -> Any:
+        return SimpleNamespace(images=[0] * count, digest=lambda: f"of {name}", select=lambda rows: part(f"{name} {rows}", count - 1))  # fmt: skip
+
+    run = object.__new__(MultiLabelRun)
+    run.names, run.train_images, run.scored = ("a",), "rows", "scored"  # type: ignore[assignment]
+    run.subset = SimpleNamespace(scored="test", shots=3, split_seed=4)  # type: ignore[assignment]
+    targets = {"test": part("test", 5), **({"source": part("source", 9)} if named else {})}
+    leaks = SimpleNamespace(summary=lambda: "no leaks")
+    run.workspace = SimpleNamespace(  # type: ignore[assignment]
+        targets=targets, learned=part("learned", 7), task=SimpleNamespace(kind="made"), notes=("n",),
+        leaks=lambda *given: leaks if given == ("rows", "scored") else None,
+    )  # fmt: skip
+    card = run.data()
+    source = {"source": "of source"} if named else {}
+    assert card.digests == {**source, "train": "of learned rows", "test": "of test"}
+    assert card.samples == {**({"source": 9} if named else {}), "train": 6, "test": 5}
+    assert (card.classes, card.shots, card.split_seed, card.tasks, card.scored) == (["a"], 3, 4, ["made"], "test")  # fmt: skip
+    assert card.notes == ["n", "no leaks"]

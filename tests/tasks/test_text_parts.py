@@ -341,3 +341,18 @@ def test_the_cost_of_features_is_told_in_one_line_by_a_few_images(quiet: bool, m
     plain = {"highlight": False, "markup": False, "soft_wrap": True}
     assert told == ([filled] if quiet else [((line,), plain), filled])
     assert ran == ([] if quiet else [1, 4]), "the first call is slower"
+
+
+def test_what_is_not_stored_is_computed_without_a_word() -> None:
+    asked: list[Any] = []
+    made: Any = object.__new__(visual_backbone.BackboneVisuals)
+    made._ids = {Path("a"): "1", Path("b"): "2", Path("c"): "1"}
+    made._identify = lambda *given, **how: asked.append((given, how)) or ("missing", ("a note",))
+    made._store = lambda *given, **how: asked.append((given, how))
+    rows = {one: {"cut": torch.tensor(int(one))} for one in "12"}
+    made.cache = SimpleNamespace(read=lambda *given: asked.append(given) or rows)
+    kind: Any = SimpleNamespace(key=SimpleNamespace(cut=("cut",)))
+    paths = [Path("c"), Path("b"), Path("a")]
+    assert [int(value) for value in made._values(kind, paths)] == [1, 2, 1]
+    quiet = {"quiet": True}
+    assert asked == [((kind, paths), quiet), ((kind, "missing"), quiet), (kind.key, ["1", "2", "1"])]  # fmt: skip

@@ -89,7 +89,9 @@ def test_a_contract_is_checked_before_anything_is_measured(monkeypatch: pytest.M
             ContractTest(adapter, Contract.model_validate(clauses), data, None)
 
     refused(r"Unknown class in \[\[recall\]\] 'z'", recall=[{"class": "z", "min": 1}])
-    refused(r"^Severities are 1 to 5, not 9", corruption=[{"name": "fog", "severity": 9, "max_drop": 1}])
+    refused(
+        r"^Severities are 1 to 5, not 9", corruption=[{"name": "fog", "severity": 9, "max_drop": 1}]
+    )
     refused(r"^\[zero_shot\] is for heads that are made of class names, and ridge has a fixed", zero_shot={"images": "n", "max_drop": 1})  # fmt: skip
     monkeypatch.setattr(contract, "ClassNameHead", object)
     ContractTest(adapter, Contract.model_validate({"zero_shot": {"images": "n", "max_drop": 1}}), data, None)  # fmt: skip

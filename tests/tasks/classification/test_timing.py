@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from builders.comparisons import TASK, images, opened
+from petiole.backbones.base import IMAGES
 from petiole.engine.run import RunSpec
 from petiole.engine.timing import in_words, step_seconds
 from petiole.errors import ConfigError
@@ -268,3 +269,38 @@ def test_what_several_jobs_cost_is_added_up(
     untimed = estimate_cost(bench, jobs)
     assert (untimed.frozen_seconds, untimed.train_seconds) == (0, 0)
     assert len(asked) == 6
+
+
+def test_views_that_are_neither_stored_nor_counted_before_are_new() -> None:
+    """Of two images to train on and one to score; in the evaluation view one is stored."""
+    asked: list[Any] = []
+    train, scored = images("t", [0, 1]), images("e", [0])
+
+    def missing(cut: str, index: int, spec: Any, ids: list[str]) -> list[str]:
+        asked.append((cut, index, spec.identity, ids))
+        return [one for one in ids if (index, one) != (0, "t0")]
+
+    features = SimpleNamespace(key=lambda cut, index, spec: (cut, index), missing=missing)  # noqa: ARG005
+    bench = opened(features=features, parts=lambda _: (train, scored))
+
+    def fresh(cut: Any, seen: set[Any], **recipe: Any) -> int:
+        made: Any = SimpleNamespace(cut=cut, method=SimpleNamespace(recipe=Recipe(**recipe)))
+        return cost_estimate._fresh(bench, RunSpec(TASK, "m", Path("f")), made, seen)
+
+    seen: set[Any] = set()
+    assert fresh("cut", seen, augmentation="crops", views=2) == 2 + 2 * 2
+    assert [(index, len(ids)) for _, index, _, ids in asked] == [(0, 3), (1, 2), (2, 2)]
+    assert fresh("cut", seen, augmentation="crops", views=3) == 2, "one more view"
+    assert fresh("other", seen, augmentation="none", views=2) == 2
+    assert asked[-1] == ("other", 0, True, [*train.ids, *scored.ids])
+    assert fresh((IMAGES,), seen, augmentation="crops", views=2) == 0
+
+
+def test_what_is_kept_or_not_in_memory_decides_what_a_step_computes_again() -> None:
+    def seconds(cut: tuple[str, ...], cache: object) -> float:
+        made: Any = SimpleNamespace(cut=cut, batch=8)
+        bench = opened(features=SimpleNamespace(cache=cache))
+        return cost_estimate._Cost.train_seconds(made, bench, 10, Seconds(0.5, 2.0))
+
+    assert seconds(("block.1.out",), "cache") == 20
+    assert seconds(("block.1.out",), None) == seconds((IMAGES,), "cache") == 10 * (2 + 8 * 0.5)

@@ -9,6 +9,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 from petiole.tasks.codebook import images as looks
 from petiole.tasks.codebook import task as run_of
@@ -162,3 +164,42 @@ def test_a_bar_moves_by_what_is_answered_and_looked_at(monkeypatch: pytest.Monke
     found = folder.vision_outputs(adapted, ["a", "b", "a", "c"])
     assert (found.all, found.places) == ([["a", "b"], ["c"]], {"a": 0, "b": 1, "c": 2})
     assert moved == [("looking", 3, True), 2, 1]
+
+
+@pytest.mark.parametrize(("count", "chosen"), [(3, [0, 1, 2]), (8, [*range(8)]), (17, [*range(0, 16, 2)]), (24, [*range(0, 24, 3)])])  # fmt: skip
+def test_a_training_is_counted_by_a_few_samples_evenly(
+    count: int, chosen: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One matrix product of 2 x 2 by 2 x 2, forward and backward, three gradients a step."""
+    asked: list[Any] = []
+    trained = nn.Parameter(torch.ones(2, 2))
+
+    class Loss(nn.Module):
+        def __init__(self, adapted: Any, losses: Any) -> None:
+            super().__init__()
+            self.given, self.weight = (adapted, losses), trained
+
+        def forward(self, batch: str) -> torch.Tensor:
+            assert batch == "batch"
+            return (torch.ones(2, 2) @ self.weight).sum()
+
+    def loader(*given: Any) -> Any:
+        asked.append(given)
+        return lambda *which: asked.append(which) or "batch"
+
+    monkeypatch.setattr(training, "CodebookLoss", Loss)
+    monkeypatch.setattr(training, "BatchLoader", loader)
+    monkeypatch.setattr(training, "gradient_evaluations", lambda method: 3 if method is made else 0)
+    made: Any = SimpleNamespace(losses=lambda model: ("losses", model))
+    model = SimpleNamespace(device=torch.device("cpu"))
+    adapted: Any = SimpleNamespace(model=model, attached=nullcontext)
+    samples: Any = range(count)
+    found = training.sample_flops(adapted, made, "folder", samples, general="general")  # type: ignore[arg-type]
+    assert found == 3 * 2 * (2 * 2 * 2 * 2) / len(chosen)
+    (*given, few, seed, general), which = asked
+    assert (given, [*few], seed, general) == ([adapted, made, "folder"], chosen, 0, "general")
+    assert which == (0, range(len(chosen)), 0, 1)
+    assert trained.grad is None, "nothing is left behind"
+    trained.requires_grad_(False)
+    assert training.sample_flops(adapted, made, "folder", samples) == 0  # type: ignore[arg-type]
+    assert len(asked) == 2
