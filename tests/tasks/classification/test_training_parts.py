@@ -280,3 +280,56 @@ def test_a_head_is_solved_of_vectors_as_in_prediction() -> None:
     x, y, is_target = training._vectors(adapted, data, table, Recipe())
     assert seen == [False, False]
     assert (x.tolist(), y.tolist(), is_target.tolist()) == (torch.eye(3).tolist(), data.labels.tolist(), [True] * 3)  # fmt: skip
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_a_step_is_fed_its_rows_and_the_next_step_s_are_announced(mixed: bool, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    """Of three steps over two processes' halves of four rows; nothing comes after the last."""
+    made: list[Any] = []
+    data, adapted = images("t", [0, 1, 0, 1, 1]), nn.Linear(1, 1)
+    recipe = Recipe(steps=3, batch_size=4, target_weight=0.25, label_smoothing=0.1)
+    drawn = {step: (torch.tensor([step, 0, 4, 2]), torch.tensor([0, 1, step, 1])) for step in range(3)}  # fmt: skip
+    expected: list[Any] = []
+    table: Any = SimpleNamespace(fetch=lambda rows, views: (rows.tolist(), views.tolist()), expect=expected.append)  # fmt: skip
+
+    class Trained:
+        def __init__(self, *given: Any) -> None:
+            made.append(given)
+            self.feed = given[3]
+
+        def run(self, callbacks: Callbacks, *, fresh: Any, measure: Any) -> None:
+            for step in range(3):
+                (rows, views), labels, is_target = (batch := self.feed(step))[:3]
+                own, shown = (part[2:].tolist() for part in drawn[step])
+                assert (rows, views) == (own, shown)
+                assert labels.tolist() == data.labels[own].tolist()
+                assert is_target.tolist() == [True, True]
+                assert batch[3:] == ((step,) if mixed else ())
+            assert callbacks.samples == 6
+            fresh()
+            made.append(measure)
+
+    monkeypatch.setattr(training, "Trainer", Trained)
+    monkeypatch.setattr(training, "accelerate", lambda module, partly: made.append((module, partly)) or SimpleNamespace(device=torch.device("cpu"), num_processes=2, process_index=1, is_main_process=False))  # fmt: skip
+    monkeypatch.setattr(training, "ClassificationLoss", lambda *given: made.append(given) or nn.Linear(1, 1))  # fmt: skip
+    monkeypatch.setattr(training, "Sampler", lambda *given: made.append(given) or drawn.__getitem__)
+    monkeypatch.setattr(training, "mixing", lambda *given: made.append(given) or ((lambda step, *batch: (*batch, step)) if mixed else None))  # fmt: skip
+    monkeypatch.setattr(training, "make_optimizer", lambda *given: given[1:])
+    monkeypatch.setattr(training, "factors", lambda *given: given)
+    monkeypatch.setattr(training, "_start", lambda *given: made.append(given))
+    monkeypatch.setattr(training, "_drift", lambda *given: given)
+    adapted.plan, adapted.backbone, adapted.compiled = SimpleNamespace(search=None), SimpleNamespace(module="network"), False  # type: ignore[assignment]  # fmt: skip
+    callbacks, held = Callbacks(drift=print), SimpleNamespace(loss="judged")
+    training._descend(adapted, data, table, recipe, 9, "bf16", callbacks, 7, held)  # type: ignore[arg-type]
+    spread, loss, sampled, mix, trainer, start, drift = made
+    assert spread == ("network", False)
+    assert loss == (adapted, 0.25, 0.1, None)
+    assert sampled == (data, recipe, 9)
+    assert mix == (adapted, recipe, 9)
+    optimizer, stated, a_pass, seed, judge, precision = trainer[4:]
+    assert optimizer == (recipe, (adapted, recipe))
+    assert (stated, a_pass, seed, judge, precision) == (recipe, recipe.a_pass(5, 2), 9, "judged", "bf16")  # fmt: skip
+    assert start == (adapted, data, table, recipe)
+    assert (*drift[:3], *drift[4:]) == (adapted, data, table, 3, 7)
+    assert drift[3].drift is None, "one process reports it"
+    assert [[part.tolist() for part in later()] for later in expected] == [[part[2:].tolist() for part in drawn[step]] for step in (1, 2)]  # fmt: skip
