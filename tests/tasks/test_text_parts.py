@@ -25,13 +25,14 @@ from petiole.tasks.codebook import training as codebook_training
 from petiole.tasks.codebook.task import CodebookRun
 from petiole.tasks.codebook.workspace import CodebookQuestions, CodebookWorkspace
 from petiole.tasks.text import adapter as text_adapter
+from petiole.tasks.text import collator, scoring, visual_backbone
 from petiole.tasks.text import fold as text_fold
 from petiole.tasks.text import registry as text_registry
-from petiole.tasks.text import scoring, visual_backbone
 from petiole.tasks.text import training as text_training
 from petiole.tasks.text import workspace as text_workspace
 from petiole.tasks.text.adapter import TextAdapter
 from petiole.tasks.text.model import GenerationBatch, GenerationLoss
+from petiole.tasks.text.visual_base import VisualFeatures
 from petiole.tasks.text.workspace import TextGeneration, TextWorkspace
 
 
@@ -356,3 +357,43 @@ def test_what_is_not_stored_is_computed_without_a_word() -> None:
     assert [int(value) for value in made._values(kind, paths)] == [1, 2, 1]
     quiet = {"quiet": True}
     assert asked == [((kind, paths), quiet), ((kind, "missing"), quiet), (kind.key, ["1", "2", "1"])]  # fmt: skip
+
+
+def test_tasks_of_one_kind_are_called_by_their_folders(tmp_path: Path) -> None:
+    taken: set[str] = set()
+
+    def called(task: str, folder: str) -> str:
+        data: Any = SimpleNamespace(task=task, root=tmp_path / folder / "." / "x" / "..")
+        return text_workspace._called(data, taken)
+
+    assert [called("vqa", "a"), called("vqa", "b"), called("gqa", "b")] == ["vqa", "b", "gqa"]
+    with pytest.raises(
+        ConfigError, match=r"^Two tasks are called b\. Rename one of the folders\.$"
+    ):
+        called("vqa", "b")
+    assert called("vqa", "c") == "c"
+
+
+def test_images_of_a_row_stand_side_by_side_and_those_that_it_lacks_are_marked() -> None:
+    shown = {
+        name: VisualFeatures(torch.full((2, 3), float(n)), 2, padding=torch.tensor([False, n > 1]), boxes=torch.full((2, 4), -float(n)))
+        for n, name in enumerate("abc", 1)
+    }  # fmt: skip
+    seen = SimpleNamespace(visuals=shown.__getitem__)
+    blind = SimpleNamespace(visuals=None)
+
+    def found(*rows: str, owners: Any = None) -> dict[str, Any]:
+        samples: Any = [SimpleNamespace(images=tuple(row)) for row in rows]
+        return collator._seen(owners or [seen] * len(rows), samples)
+
+    assert found("ab", owners=[blind]) == found("") == {}
+    both = found("b", "ac")
+    assert both["visual"][..., 0].tolist() == [[2, 2, 0, 0], [1, 1, 3, 3]]
+    assert both["boxes"][..., 3].tolist() == [[-2, -2, 0, 0], [-1, -1, -3, -3]]
+    assert both["padding"].tolist() == [[False, True, False, False], [False, False, False, True]]
+    assert both["absent"].tolist() == [[False, False, True, True], [False] * 4]
+    assert both["images"] == 2
+    assert both.keys() == {"visual", "boxes", "padding", "absent", "images"}
+    assert found("ab", "ca").keys() == {"visual", "boxes", "padding", "images"}
+    third = found("a", "b", owners=[blind, seen])
+    assert third["absent"].tolist() == [[True] * 2, [False] * 2]
