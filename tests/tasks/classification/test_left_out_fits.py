@@ -32,9 +32,13 @@ def test_a_part_is_judged_by_a_fit_that_has_not_seen_it(
             adapted.head.weight.zero_()
             adapted.head.bias.copy_(torch.tensor([1.0, 2.0, 3.0]))
 
+    seeds: list[int] = []
+    build = run.build
+    monkeypatch.setattr(run, "build", lambda: seeds.append(torch.initial_seed()) or build())
     monkeypatch.setattr(left_out.training, "train", train)
     logits, similarity = left_out._without(left_out._Part(run, rows, held))
     ids = tuple(one for i, one in enumerate(data.ids) if i not in held)
+    assert seeds == [3]
     assert fits == [(ids, 3, run.method.recipe, 1)]
     assert logits.tolist() == [[1, 2, 3]] * 5
     bare = run.build()

@@ -196,6 +196,29 @@ def test_updates_are_not_rounded_to_a_few_bits() -> None:
         merge.merge(adapted)
 
 
+@pytest.mark.parametrize(("change", "refused"), [(2**-10, False), (1.1 * 2**-10, True), (float("nan"), True)])  # fmt: skip
+def test_merging_may_change_logits_by_rounding_alone(change: float, refused: bool, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    """Logits of -3, relative to 1 + 3, by the weights that the merge changed alone."""
+    own = {"a": torch.zeros(1), "b": torch.ones(1)}
+    network: Any = SimpleNamespace(module=SimpleNamespace(named_parameters=own.items))
+    plan = create("lora-qkv").plan(tiny.plain(), 3)
+    adapted: Any = SimpleNamespace(backbone=network, plan=plan)
+    made: list[Any] = []
+
+    def model(given: Any, bare: Any) -> Any:
+        made.append(SimpleNamespace(copies={"a": torch.zeros(1)}))
+        assert given is network
+        assert (bare.attach, bare.injected, bare.tune, bare.head) == ((), None, ("a",), plan.head)
+        return made[0]
+
+    monkeypatch.setattr(merge, "TOLERANCE", 2**-10)
+    monkeypatch.setattr(merge, "AdaptedClassifier", model)
+    monkeypatch.setattr(merge, "golden_logits", lambda one: torch.tensor([1.0, -3.0 + 4 * change * (one is not adapted)]))  # fmt: skip
+    with pytest.raises(AdapterError, match=r"^Merged weights would give logits that differ by") if refused else nullcontext():  # fmt: skip
+        merge._check(adapted, {**own, "a": torch.full((1,), 5.0)})
+    assert made[0].copies["a"].tolist() == [5]
+
+
 def test_a_library_that_leaves_more_than_weights_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     own = {"a": torch.zeros(1)}
     network: Any = SimpleNamespace(module=SimpleNamespace(state_dict=lambda: own))

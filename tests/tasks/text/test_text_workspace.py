@@ -7,7 +7,8 @@ import pickle
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from petiole.engine.run import RunSpec, run
 from petiole.engine.share import Share
 from petiole.engine.task import open_workspace, reopened
 from petiole.errors import ConfigError, DataError
+from petiole.tasks.text import workspace as workspace_of
 from petiole.tasks.text.collator import Collator, TaskData
 from petiole.tasks.text.registry import find
 from petiole.tasks.text.visual import BackboneVisuals, PixelSource
@@ -250,3 +252,47 @@ def test_a_part_of_a_task_says_what_it_lacks() -> None:
             DataError, match=f"'birds' has no samples of the part '{part}', only of val"
         ):
             data.part(part)
+
+
+@pytest.mark.parametrize("video", [False, True])
+def test_features_that_are_given_are_stored_before_they_are_seen(video: bool, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    asked: list[Any] = []
+
+    class Stored:
+        digest = "stored"
+
+        def __init__(self, *given: Any, **more: Any) -> None:
+            asked.append((given, more))
+
+        def prepare(self, *given: Any, **more: Any) -> None:
+            asked.append((given, more))
+
+    monkeypatch.setattr(workspace_of, "StoredVisuals", Stored)
+    monkeypatch.setattr(workspace_of, "is_video", lambda name: video and name == "tvqa")
+    monkeypatch.setattr(workspace_of, "open_features", lambda *given: given)
+    data: Any = SimpleNamespace(task="tvqa", images=("b", "a"), digest=lambda: "data")
+    given = TextGeneration("m", (), features=Path("f"), visual_tokens=9, cache=Path("c"), quiet=True)  # fmt: skip
+    found, visuals, digest = workspace_of._seen(data, given, None)
+    assert (found, type(visuals), digest) == (data, Stored, "data:stored")
+    shape = {"visual_tokens": None, "rows": 64} if video else {"visual_tokens": 9, "rows": None}
+    assert asked == [((("tvqa", Path("f")),), {**shape, "cache": Path("c")}), ((("b", "a"),), {"quiet": True})]  # fmt: skip
+    data.images = ()
+    assert workspace_of._seen(data, given, None) == (data, None, "data")
+    data.images, data.root = ("a",), "photos"
+    with pytest.raises(ConfigError, match=r"^m has no image backbone of its own, and photos has images\."):  # fmt: skip
+        workspace_of._seen(data, replace(given, features=None), None)
+
+
+def test_tasks_of_one_kind_are_called_by_their_folders(tmp_path: Path) -> None:
+    taken: set[str] = set()
+
+    def called(task: str, folder: str) -> str:
+        data: Any = SimpleNamespace(task=task, root=tmp_path / folder / "." / "x" / "..")
+        return workspace_of._called(data, taken)
+
+    assert [called("vqa", "a"), called("vqa", "b"), called("gqa", "b")] == ["vqa", "b", "gqa"]
+    with pytest.raises(
+        ConfigError, match=r"^Two tasks are called b\. Rename one of the folders\.$"
+    ):
+        called("vqa", "b")
+    assert called("vqa", "c") == "c"
