@@ -166,7 +166,7 @@ def test_peft_has_one_rank_for_all(ranks: tuple[int, int], written: bool, tmp_pa
         Attach(f"block.{i}.attn.q", LowRank(network.width, rank), f"block.{i}.attn.in")
         for i, rank in enumerate(ranks)
     ]
-    assert peft_folder._as_lora(attach, network, tmp_path) == written
+    peft_folder._as_lora(attach, network, tmp_path)
     assert {file.name for file in tmp_path.iterdir()} == (
         {peft_folder.CONFIG, peft_folder.WEIGHTS} if written else set()
     )
@@ -292,7 +292,7 @@ def test_layers_of_peft_are_written_by_peft(tmp_path: Path) -> None:
             (Path(folder) / name).write_text(f"of {name}")
 
     plan = SimpleNamespace(injected=SimpleNamespace(product=SimpleNamespace(save_pretrained=save)))
-    assert peft_folder.write(SimpleNamespace(plan=plan), tmp_path / "a/peft")  # type: ignore[arg-type]
+    peft_folder.write(SimpleNamespace(plan=plan), tmp_path / "a/peft")  # type: ignore[arg-type]
     written = {file.name: file.read_text() for file in (tmp_path / "a/peft").iterdir()}
     assert written == {n: f"of {n}" for n in (peft_folder.WEIGHTS, peft_folder.CONFIG)}
 

@@ -238,6 +238,7 @@ def test_images_are_adapted_to_in_batches_of_one_size(count: int, most: int, siz
     model = Model().train()
     found = adapted_outputs(model, range(count), method, lambda image: image + 1)  # type: ignore[arg-type]
     rows = [float(i + 1) for i in range(count)]
+    assert found.vectors.shape == found.logits.shape == (count, 1)
     assert found.vectors.flatten().tolist() == rows
     assert found.logits.flatten().tolist() == [10 * row for row in rows]
     assert {found.vectors.dtype, found.logits.dtype} == {torch.float32}

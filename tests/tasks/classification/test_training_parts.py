@@ -58,7 +58,7 @@ def test_one_is_told_without_a_plural() -> None:
 class Calibrated:
     """As much of a calibration as doubt asks for."""
 
-    bounds: ClassVar[Mapping[float, float]] = {0.5: 0.3, 0.9: inf}
+    bounds: ClassVar[Mapping[float, float]] = {0.5: 0.3, 0.7: 0.25, 0.9: inf}
     images: int = 7
 
     def bound(self, coverage: float) -> float:
@@ -84,6 +84,7 @@ def test_what_is_asked_for_beside_labels() -> None:
     sets = Doubt(known, 0.5, adapter="a")
     assert (sets.notes, sets.bound) == ([], 0.3)
     assert sets.label_set("y", {"x": 0.75, "z": 0.6, "y": 0.2}) == ["x", "y"]
+    assert Doubt(replace(known, images=1), 0.7, adapter="a").label_set("z", {"x": 0.75, "z": 0.25}) == ["x", "z"]  # fmt: skip
     few = Doubt(known, 0.9, adapter="a")
     assert few.notes == [
         "7 left-out images are too few for sets at 0.9: each set holds all classes"
@@ -333,3 +334,24 @@ def test_a_step_is_fed_its_rows_and_the_next_step_s_are_announced(mixed: bool, m
     assert (*drift[:3], *drift[4:]) == (adapted, data, table, 3, 7)
     assert drift[3].drift is None, "one process reports it"
     assert [[part.tolist() for part in later()] for later in expected] == [[part[2:].tolist() for part in drawn[step]] for step in (1, 2)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("steps", "probes", "every"), [(400, 10, 40), (30, 10, 10), (25, 1, 25), (45, 3, 15)])  # fmt: skip
+def test_drift_is_reported_so_often_and_at_the_end(steps: int, probes: int, every: int, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    """Of sixteen images at most, evenly, in the evaluation view; every tenth step at most."""
+    asked: list[Any] = []
+    noted: list[Any] = []
+    monkeypatch.setattr(training, "moves_tokens", lambda one: one == "moves")
+    monkeypatch.setattr(training, "Drift", lambda *given: asked.append(given) or (lambda: "how far"))  # fmt: skip
+    table: Any = SimpleNamespace(fetch=lambda rows, views: (rows.tolist(), views.tolist()))
+    callbacks = Callbacks(drift=lambda *given: noted.append(given))
+    for count, rows in ((31, [*range(0, 31, 2)]), (3, [0, 1, 2])):
+        noted.clear()
+        measure = training._drift("moves", images("t", [0] * count), table, callbacks, steps, probes)  # type: ignore[arg-type]  # fmt: skip
+        assert asked.pop() == ("moves", (rows, [0] * len(rows)))
+        for step in range(0, steps + 1, 5):
+            measure(step)
+        assert noted == [(step, "how far") for step in (*range(0, steps, every), steps)]
+    for adapted, how in (("moves", Callbacks()), ("rests", callbacks)):
+        training._drift(adapted, None, table, how, steps, probes)(0)  # type: ignore[arg-type]
+    assert asked == []

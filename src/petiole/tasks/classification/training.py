@@ -213,7 +213,7 @@ def _share(rows: Tensor, accelerator: Accelerator) -> Tensor:
             f"A batch of {len(rows)} images cannot be shared by {world} processes. Start fewer, or raise classes_per_batch or "
             "batch_size."
         )
-    return rows.tensor_split(world)[accelerator.process_index] if world > 1 else rows
+    return rows.tensor_split(world)[accelerator.process_index]
 
 
 def _drift(
