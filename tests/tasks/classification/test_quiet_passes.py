@@ -213,3 +213,14 @@ def test_seconds_of_the_frozen_half_are_added_up(monkeypatch: pytest.MonkeyPatch
     assert bench._timed(lambda: "table") == "table"
     assert bench.feature_seconds == 6.0
     assert asked == [(["t0", "t1", "u0"], ("v",))]
+
+
+def test_class_vectors_are_made_anew_whenever_an_adapter_is_put_on() -> None:
+    """Its weights may have changed since; within, they are kept."""
+    forgotten: list[int] = []
+    network = tiny.plain()
+    adapted = AdaptedClassifier(network, create("linear-probe").plan(network, 2))
+    adapted.head.rename, adapted.head.forget = print, lambda: forgotten.append(1)  # type: ignore[assignment]
+    for times in (1, 2):
+        with adapted.attached(), adapted.attached():
+            assert len(forgotten) == times

@@ -203,3 +203,36 @@ def test_a_training_is_counted_by_a_few_samples_evenly(
     trained.requires_grad_(False)
     assert training.sample_flops(adapted, made, "folder", samples) == 0  # type: ignore[arg-type]
     assert len(asked) == 2
+
+
+@pytest.mark.parametrize("scored", ["test", "val"])
+def test_a_scored_part_is_opened_once_for_all_language_models(scored: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:  # fmt: skip
+    told: list[Any] = []
+
+    class Data(dict):  # type: ignore[type-arg]
+        task = "vqa"
+
+        def digest(self) -> str:
+            return "digest"
+
+    samples: Any = [SimpleNamespace(images=(f"{i}.png", "other")) for i in range(2)]
+    models = [SimpleNamespace(model=SimpleNamespace(name=name)) for name in "mno"]
+    adapted: Any = models[0]
+    adapted.on = lambda other: models["mno".index(other)]
+    monkeypatch.setattr(run_of, "counts", lambda *given, quiet: told.append((*given, quiet)) or SimpleNamespace(tuned="tuned"))  # fmt: skip
+    monkeypatch.setattr(run_of, "count_test_evaluation", lambda *given, **more: told.append((given, more)))  # fmt: skip
+    monkeypatch.setattr(run_of, "find", lambda name: f"task {name}")
+    monkeypatch.setattr(run_of.training, "answers", lambda one, *given, quiet: told.append((one.model.name, *given, quiet)) or f"of {one.model.name}")  # fmt: skip
+    monkeypatch.setattr(run_of, "write_predictions", lambda folder, name, *given: {name: (folder, *given)})  # fmt: skip
+    run: Any = SimpleNamespace(
+        workspace=SimpleNamespace(data=Data({"train": "t", scored: samples}), others=("n", "o"), task=SimpleNamespace(quiet=True)),
+        chosen=SimpleNamespace(scored=scored, pruning="p"),
+        image_folder=SimpleNamespace(vision_outputs=lambda one, names, quiet: (one.model.name, names, quiet)),
+    )  # fmt: skip
+    scores = CodebookRun.evaluate(run, adapted, tmp_path)
+    assert scores == {name: {name: (tmp_path, "task vqa", samples, f"of {name}")} for name in "mno"}
+    seen = ("m", ["0.png", "1.png"], True)
+    counted = [((tmp_path, "digest", 2, "end of training"), {"once": True})] * (scored == "test")
+    asked = [(name, seen, samples, "p", "tuned", True) for name in "mno"]
+    assert told == [(adapted, run.image_folder, "t", True), *counted, *asked]
+    assert run.frequencies.tuned == "tuned"

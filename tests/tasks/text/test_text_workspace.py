@@ -21,9 +21,11 @@ from petiole.engine.run import RunSpec, run
 from petiole.engine.share import Share
 from petiole.engine.task import open_workspace, reopened
 from petiole.errors import ConfigError, DataError
+from petiole.tasks.text import task as run_of
 from petiole.tasks.text import workspace as workspace_of
 from petiole.tasks.text.collator import Collator, TaskData
 from petiole.tasks.text.registry import find
+from petiole.tasks.text.task import TextRun
 from petiole.tasks.text.visual import BackboneVisuals, PixelSource
 from petiole.tasks.text.workspace import TextGeneration, open_text, opened_data
 
@@ -296,3 +298,24 @@ def test_tasks_of_one_kind_are_called_by_their_folders(tmp_path: Path) -> None:
     ):
         called("vqa", "b")
     assert called("vqa", "c") == "c"
+
+
+@pytest.mark.parametrize("scored", ["test", "val"])
+def test_each_task_is_scored_and_its_test_part_counted_once(scored: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:  # fmt: skip
+    told: list[Any] = []
+    tasks = [SimpleNamespace(name=name, digest=digest, part=lambda part, name=name: [f"{name} {part}"] * 3, task=f"kind of {name}") for name, digest in (("a", "of a"), ("b", ""))]  # fmt: skip
+    monkeypatch.setattr(run_of, "count_test_evaluation", lambda *given, **more: told.append((given, more)))  # fmt: skip
+    monkeypatch.setattr(run_of.training, "answers", lambda *given, quiet: told.append((*given, quiet)) or given[2])  # fmt: skip
+    monkeypatch.setattr(run_of, "write_predictions", lambda *given: {"m": given})
+    run: Any = SimpleNamespace(
+        chosen=SimpleNamespace(scored=scored), tasks=tasks, collator="collator", workspace=SimpleNamespace(task=SimpleNamespace(quiet=True))
+    )  # fmt: skip
+    found = TextRun.evaluate(run, "adapted", tmp_path)  # type: ignore[arg-type]
+    samples = [[f"{name} {scored}"] * 3 for name in "ab"]
+    assert found == {name: {"m": (tmp_path, name, f"kind of {name}", samples[n], n)} for n, name in enumerate("ab")}  # fmt: skip
+    wanted: list[Any] = []
+    for n, (name, digest) in enumerate((("a", "of a"), ("b", "b"))):
+        if scored == "test":
+            wanted.append(((tmp_path, digest, 3, name), {"once": True}))
+        wanted.append(("adapted", "collator", n, samples[n], True))
+    assert told == wanted
