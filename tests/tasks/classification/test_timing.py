@@ -304,3 +304,17 @@ def test_what_is_kept_or_not_in_memory_decides_what_a_step_computes_again() -> N
 
     assert seconds(("block.1.out",), "cache") == 20
     assert seconds(("block.1.out",), None) == seconds((IMAGES,), "cache") == 10 * (2 + 8 * 0.5)
+
+
+def test_a_method_is_counted_where_it_is_trained() -> None:
+    asked: list[Any] = []
+    plan = SimpleNamespace(cut=lambda *given, **more: asked.append((given, more)) or ("cut",))
+    method = SimpleNamespace(recipe=SimpleNamespace(images_per_step=lambda classes: 10 * classes))
+    bench = opened(
+        method_of=lambda _: method, plan_of=lambda _: plan, shape="shape", shift=SimpleNamespace(classes="abc"),
+        task=replace(TASK, dtype="float16"),
+    )  # fmt: skip
+    made = cost_estimate._cost(bench, RunSpec(TASK, "m", Path("f")))
+    assert (made.shape, made.method, made.plan, made.cut) == ("shape", method, plan, ("cut",))
+    assert (made.batch, made.itemsize) == (30, 2)
+    assert asked == [(("shape",), {"training": True})]

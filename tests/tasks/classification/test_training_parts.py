@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
@@ -283,8 +284,8 @@ def test_a_head_is_solved_of_vectors_as_in_prediction() -> None:
     assert (x.tolist(), y.tolist(), is_target.tolist()) == (torch.eye(3).tolist(), data.labels.tolist(), [True] * 3)  # fmt: skip
 
 
-@pytest.mark.parametrize("mixed", [False, True])
-def test_a_step_is_fed_its_rows_and_the_next_step_s_are_announced(mixed: bool, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+@pytest.mark.parametrize(("mixed", "compiled"), [(False, False), (True, True)])
+def test_a_step_is_fed_its_rows_and_the_next_step_s_are_announced(mixed: bool, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     """Of three steps over two processes' halves of four rows; nothing comes after the last."""
     made: list[Any] = []
     data, adapted = images("t", [0, 1, 0, 1, 1]), nn.Linear(1, 1)
@@ -319,9 +320,14 @@ def test_a_step_is_fed_its_rows_and_the_next_step_s_are_announced(mixed: bool, m
     monkeypatch.setattr(training, "factors", lambda *given: given)
     monkeypatch.setattr(training, "_start", lambda *given: made.append(given))
     monkeypatch.setattr(training, "_drift", lambda *given: given)
-    adapted.plan, adapted.backbone, adapted.compiled = SimpleNamespace(search=None), SimpleNamespace(module="network"), False  # type: ignore[assignment]  # fmt: skip
+    adapted.plan, adapted.backbone, adapted.compiled = SimpleNamespace(search=None), SimpleNamespace(module="network"), compiled  # type: ignore[assignment]  # fmt: skip
+    code: list[str] = []
+    monkeypatch.setattr(training, "check_compiler", lambda: code.append("checked"))
+    monkeypatch.setattr(training, "compiling", lambda: code.append("compiled") or nullcontext())
+    monkeypatch.setattr(torch.compiler, "reset", lambda: code.append("reset"))
     callbacks, held = Callbacks(drift=print), SimpleNamespace(loss="judged")
     training._descend(adapted, data, table, recipe, 9, "bf16", callbacks, 7, held)  # type: ignore[arg-type]
+    assert code == ["checked", "compiled", "reset"] * compiled
     spread, loss, sampled, mix, trainer, start, drift = made
     assert spread == ("network", False)
     assert loss == (adapted, 0.25, 0.1, None)

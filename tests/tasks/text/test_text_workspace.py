@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from builders.multitask import COUNTS, TASKS, language, task, text_task
 from petiole.data.readers.registry import open_features
@@ -23,6 +25,7 @@ from petiole.engine.task import open_workspace, reopened
 from petiole.errors import ConfigError, DataError
 from petiole.tasks.text import task as run_of
 from petiole.tasks.text import workspace as workspace_of
+from petiole.tasks.text.adapter import golden_scores
 from petiole.tasks.text.collator import Collator, TaskData
 from petiole.tasks.text.registry import find
 from petiole.tasks.text.task import TextRun
@@ -319,3 +322,31 @@ def test_each_task_is_scored_and_its_test_part_counted_once(scored: str, monkeyp
             wanted.append(((tmp_path, digest, 3, name), {"once": True}))
         wanted.append(("adapted", "collator", n, samples[n], True))
     assert told == wanted
+
+
+@pytest.mark.parametrize(("width", "tower", "shown"), [(3, None, True), (3, "tower", False), (0, None, False)])  # fmt: skip
+def test_a_golden_input_shows_features_where_they_are_given(width: int, tower: Any, shown: bool) -> None:  # fmt: skip
+    asked: list[Any] = []
+
+    class Model(nn.Module):
+        model = SimpleNamespace(config=SimpleNamespace(vocab_size=9), vision_width=width, device="cpu")  # fmt: skip
+        vision_tower, head = tower, None
+
+        def forward(self, *given: Any) -> Any:
+            assert not self.training
+            asked.append(given)
+            return torch.arange(2 * 2 * 70).reshape(1, 4, 70)
+
+    found = golden_scores(Model().train())  # type: ignore[arg-type]
+    assert found.tolist() == [float(i) for i in range(3 * 70, 3 * 70 + 64)], "of the last place"
+    [(inputs, labels, tasks)] = asked
+    assert (inputs.ids.shape, inputs.mask.shape, labels.shape, tasks) == ((1, 8), (1, 8), (1, 2), (0,))  # fmt: skip
+    assert inputs.mask.all()
+    assert (None if inputs.visual is None else inputs.visual.shape) == ((1, 4, 3) if shown else None)  # fmt: skip
+    rng = np.random.default_rng(0)
+    ids = rng.integers(0, 9, (2, 8))
+    assert inputs.ids.tolist() == [ids[0].tolist()]
+    assert labels.tolist() == [ids[1, :2].tolist()]
+    if shown:
+        wanted = rng.standard_normal((1, 4, 3)).astype(np.float32)
+        assert np.array_equal(inputs.visual.numpy(), wanted)
