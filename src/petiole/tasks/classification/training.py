@@ -213,7 +213,8 @@ def _share(rows: Tensor, accelerator: Accelerator) -> Tensor:
             f"A batch of {len(rows)} images cannot be shared by {world} processes. Start fewer, or raise classes_per_batch or "
             "batch_size."
         )
-    return rows.tensor_split(world)[accelerator.process_index]
+    mine: Tensor = rows.tensor_split(world)[accelerator.process_index]
+    return mine
 
 
 def _drift(
