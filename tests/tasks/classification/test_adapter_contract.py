@@ -103,7 +103,7 @@ def test_a_contract_is_checked_before_anything_is_measured(monkeypatch: pytest.M
         ("", r"asks for nothing\. Give it at least one of accuracy, ece, recall, corruption, zero_shot, ood, e\.g\."),
         ("[accuracy]\n", r"accuracy needs min\.$"), ("[accuracy]\nmax = 1\n", r"Unknown key in \[accuracy\] 'max'.*min"),
         ("[[recall]]\nclass = 'x'\nmin = 2\n", r"recall\.0\.min: Input should be less than or equal to 1, not 2\.$"),
-        ("[[recall]]\nmin = 1\n", r"recall\.0 needs class\.$"), ("[acuracy]\n", r"Unknown table of a contract 'acuracy'.*accuracy"),
+        ("[[recall]]\nmin = 1\n", r"recall\.0 needs class\.$"), ("[accuracies]\n", r"Unknown table of a contract 'accuracies'.*accuracy"),
         ("[[recall]]\nclas = 'x'\nmin = 1\n", r"Unknown key in \[recall\] 'clas'.*class"), ("[", r"cannot be read as TOML"),
     ],
 )  # fmt: skip

@@ -93,7 +93,10 @@ def test_each_part_is_judged_in_its_own_places() -> None:
             asked.append(job.held.tolist())
             assert job.run is run
             assert job.rows is rows
-            yield np.stack([job.held, -job.held], 1).astype(np.float32), (job.held / 100).astype(np.float32)
+            yield (
+                np.stack([job.held, -job.held], 1).astype(np.float32),
+                (job.held / 100).astype(np.float32),
+            )
 
     executor: Any = SimpleNamespace(map=judged)
     logits, similarity = left_out._trained(run, "adapted", rows, labels, 3, executor)  # type: ignore[arg-type]
