@@ -227,9 +227,10 @@ def test_choices_are_told_apart_at_the_first_token_that_differs() -> None:
     assert _told_apart(model, task) == (1, [5, 7], [7, 8])
     model, task = choosing(yes=[4, 1], no=[6])
     assert _told_apart(model, task) == (0, [4], [4, 6])
-    model, task = choosing(a=[3, 4], b=[3, 5], c=[3, 4, 6])
-    with pytest.raises(ConfigError, match="are not told apart by one token"):
-        _told_apart(model, task)
+    for alike in ({"a": [3, 4], "b": [3, 5], "c": [3, 4, 6]}, {"a": [3], "b": [3]}):
+        model, task = choosing(**alike)
+        with pytest.raises(ConfigError, match="are not told apart by one token"):
+            _told_apart(model, task)
 
 
 def test_a_head_chooses_among_a_task_s_own_answers() -> None:
@@ -375,19 +376,19 @@ def test_classes_that_an_image_lacks_are_left_out_and_masks_of_one_name_are_told
 ) -> None:
     found = np.array([[2, 2], [0, 2]], dtype=np.uint8)
     written: list[Any] = []
-    monkeypatch.setattr(segmented, "logits_of", lambda adapted, refs, batch: [f"scores of {refs[0].path} by {batch}"])  # noqa: ARG005  # fmt: skip
+    monkeypatch.setattr(segmented, "logits_of", lambda adapted, refs: [f"scores of {refs[0].path}"])  # noqa: ARG005  # fmt: skip
     monkeypatch.setattr(segmented, "load", lambda _: SimpleNamespace(size=(2, 2)))
     monkeypatch.setattr(segmented, "pixels_of", lambda scores, size, how, grid: written.append((scores, size, how, grid)) or found)  # fmt: skip
     monkeypatch.setattr(segmented, "write_mask", lambda path, mask: written.append((path, mask.tolist())))  # fmt: skip
     monkeypatch.setattr("petiole.data.inputs.as_images", lambda given: [SimpleNamespace(path=Path(one)) for one in given])  # fmt: skip
     backbone = SimpleNamespace(preprocessing="how", grid=(7, 7))
     adapter: Any = SimpleNamespace(adapted=SimpleNamespace(backbone=backbone), classes=["sky", "sea", "sand"])  # fmt: skip
-    rows = segmented.SegmentationAdapter.predict_rows(adapter, ["a/x.png"], 5)
+    rows = segmented.SegmentationAdapter.predict_rows(adapter, ["a/x.png"])
     shares = {"sand": 0.75, "sky": 0.25}
     row = {"path": "a/x.png", "label": "sand 75.0 %, sky 25.0 %", "shares": shares}
     assert rows == [row]
     assert list(rows[0]["shares"]) == ["sand", "sky"]
-    assert written == [("scores of a/x.png by 5", (2, 2), "how", (7, 7))]
+    assert written == [("scores of a/x.png", (2, 2), "how", (7, 7))]
     written.clear()
     images = ["a/x.png", "b/x.png", "y.png", "c/x.jpg"]
     rows = segmented.SegmentationAdapter.predict_rows(adapter, images, masks=tmp_path)

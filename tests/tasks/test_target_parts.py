@@ -346,6 +346,8 @@ def test_numbers_have_no_head_of_class_names() -> None:
     run.truth = np.array([[1.0], [1.0]])
     with pytest.raises(DataError, match="there is nothing to learn"):
         run.check(plan)
+    with pytest.raises(ConfigError, match="coop has losses on classes"):
+        run.check(SimpleNamespace(**{**vars(plan), "teacher": "t"}))
 
 
 def test_labels_have_names(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,13 +25,14 @@ from petiole.tasks.codebook import training as codebook_training
 from petiole.tasks.codebook.task import CodebookRun
 from petiole.tasks.codebook.workspace import CodebookQuestions, CodebookWorkspace
 from petiole.tasks.text import adapter as text_adapter
+from petiole.tasks.text import collator, scoring, visual_backbone
 from petiole.tasks.text import fold as text_fold
 from petiole.tasks.text import registry as text_registry
-from petiole.tasks.text import scoring, visual_backbone
 from petiole.tasks.text import training as text_training
 from petiole.tasks.text import workspace as text_workspace
 from petiole.tasks.text.adapter import TextAdapter
 from petiole.tasks.text.model import GenerationBatch, GenerationLoss
+from petiole.tasks.text.visual_base import VisualFeatures
 from petiole.tasks.text.workspace import TextGeneration, TextWorkspace
 
 
@@ -177,9 +178,10 @@ def test_how_pictures_were_shown_in_training(monkeypatch: pytest.MonkeyPatch) ->
         TextAdapter.visuals(adapter, root)
 
 
-@pytest.mark.parametrize(("change", "refused"), [(0.9e-4, False), (1.2e-4, True)])
-def test_folding_may_change_scores_by_rounding_alone(change: float, refused: bool) -> None:
+@pytest.mark.parametrize(("change", "refused"), [(2**-14, False), (1.1 * 2**-14, True)])
+def test_folding_may_change_scores_by_rounding_alone(change: float, refused: bool, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     """Scores of 3, relative to 1 + 3."""
+    monkeypatch.setattr(text_fold, "TOLERANCE", 2**-14)
     asked: list[Any] = []
 
     class Said(nn.Module):
@@ -341,3 +343,43 @@ def test_the_cost_of_features_is_told_in_one_line_by_a_few_images(quiet: bool, m
     plain = {"highlight": False, "markup": False, "soft_wrap": True}
     assert told == ([filled] if quiet else [((line,), plain), filled])
     assert ran == ([] if quiet else [1, 4]), "the first call is slower"
+
+
+def test_what_is_not_stored_is_computed_without_a_word() -> None:
+    asked: list[Any] = []
+    made: Any = object.__new__(visual_backbone.BackboneVisuals)
+    made._ids = {Path("a"): "1", Path("b"): "2", Path("c"): "1"}
+    made._identify = lambda *given, **how: asked.append((given, how)) or ("missing", ("a note",))
+    made._store = lambda *given, **how: asked.append((given, how))
+    rows = {one: {"cut": torch.tensor(int(one))} for one in "12"}
+    made.cache = SimpleNamespace(read=lambda *given: asked.append(given) or rows)
+    kind: Any = SimpleNamespace(key=SimpleNamespace(cut=("cut",)))
+    paths = [Path("c"), Path("b"), Path("a")]
+    assert [int(value) for value in made._values(kind, paths)] == [1, 2, 1]
+    quiet = {"quiet": True}
+    assert asked == [((kind, paths), quiet), ((kind, "missing"), quiet), (kind.key, ["1", "2", "1"])]  # fmt: skip
+
+
+def test_images_of_a_row_stand_side_by_side_and_those_that_it_lacks_are_marked() -> None:
+    shown = {
+        name: VisualFeatures(torch.full((2, 3), float(n)), 2, padding=torch.tensor([False, n > 1]), boxes=torch.full((2, 4), -float(n)))
+        for n, name in enumerate("abc", 1)
+    }  # fmt: skip
+    seen = SimpleNamespace(visuals=shown.__getitem__)
+    blind = SimpleNamespace(visuals=None)
+
+    def found(*rows: str, owners: Any = None) -> dict[str, Any]:
+        samples: Any = [SimpleNamespace(images=tuple(row)) for row in rows]
+        return collator._seen(owners or [seen] * len(rows), samples)
+
+    assert found("ab", owners=[blind]) == found("") == {}
+    both = found("b", "ac")
+    assert both["visual"][..., 0].tolist() == [[2, 2, 0, 0], [1, 1, 3, 3]]
+    assert both["boxes"][..., 3].tolist() == [[-2, -2, 0, 0], [-1, -1, -3, -3]]
+    assert both["padding"].tolist() == [[False, True, False, False], [False, False, False, True]]
+    assert both["absent"].tolist() == [[False, False, True, True], [False] * 4]
+    assert both["images"] == 2
+    assert both.keys() == {"visual", "boxes", "padding", "absent", "images"}
+    assert found("ab", "ca").keys() == {"visual", "boxes", "padding", "images"}
+    third = found("a", "b", owners=[blind, seen])
+    assert third["absent"].tolist() == [[True] * 2, [False] * 2]

@@ -17,6 +17,7 @@ from builders.cli import run
 from methods.test_prompts import NAMES, adapted, shaken
 from petiole.backbones.frozen_network import IMAGES
 from petiole.errors import AdapterError, BackboneError
+from petiole.tasks.classification import dassl
 from petiole.tasks.classification.adapter import ClassificationAdapter
 from petiole.tasks.classification.dassl import import_dassl
 from petiole.testing import backbones as tiny
@@ -164,3 +165,34 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "exists already" in capsys.readouterr().err
     assert run(*command) == 1
     assert "either --classes NAME... or --images" in " ".join(capsys.readouterr().err.split())
+
+
+def test_names_and_shapes_of_a_checkpoint_say_what_it_is() -> None:
+    def made(**shapes: tuple[int, ...]) -> tuple[list[str], Any]:
+        state = {key.replace("__", "."): torch.zeros(shape) for key, shape in shapes.items()}
+        tensors = dict(dassl._renamed({**state, "prompt_learner.token_prefix": 1}))
+        return sorted(tensors), dassl._settings(tensors, 32)
+
+    assert made(prompt_learner__ctx=(4, 32)) == (["attach.text/embed.value"], ("coop", {"context": 4, "phrase": "", "class_specific": False}))  # fmt: skip
+    own = made(ctx=(3, 5, 32))[1]
+    assert own == ("coop", {"context": 5, "phrase": "", "class_specific": True})
+    hidden = made(ctx=(5, 32), meta_net__linear1__weight=(4, 32), meta_net__linear2__bias=(32,))
+    assert hidden[0] == ["attach.text/embed.value", "head.meta.0.weight", "head.meta.2.bias"]
+    assert hidden[1] == ("cocoop", {"context": 5, "phrase": "a " * 5, "squeeze": 8})
+    names, (method, settings) = made(
+        ctx=(2, 32), proj__weight=(8, 32), compound_prompts_text__0=(2, 32), compound_prompts_text__1=(2, 32),
+        compound_prompt_projections__1__bias=(8,),
+    )  # fmt: skip
+    assert names == [
+        "attach.block/2/in.rows.map.bias", "attach.embed.rows.map.weight", "attach.text/block/1/in.rows.value",
+        "attach.text/block/2/in.rows.value", "attach.text/embed.value",
+    ]  # fmt: skip
+    deep = {"text_prompts": 2, "phrase": "a photo of a"}
+    assert (method, settings) == ("maple", {**deep, "image_prompts": 2, "depth": 3})
+    names, (method, settings) = made(
+        ctx=(2, 32), image_encoder__VPT=(6, 32), module__text_encoder__transformer__resblocks__4__VPT_shallow=(2, 32),
+        image_encoder__transformer__resblocks__3__VPT_shallow=(6, 32),
+    )  # fmt: skip
+    assert names[0] == "attach.block/3/in.rows.value"
+    assert names[2] == "attach.text/block/4/in.rows.value"
+    assert (method, settings) == ("ivlp", {**deep, "image_prompts": 6, "depth": 2})

@@ -12,7 +12,16 @@ import torch
 from torch import nn
 
 from petiole.errors import AdapterError, ConfigError
-from petiole.tasks.classification.export import hf, int8, onnx, plain, session, timm, torch_export
+from petiole.tasks.classification.export import (
+    hf,
+    int8,
+    onnx,
+    pixels,
+    plain,
+    session,
+    timm,
+    torch_export,
+)
 
 ADAPTER: Any = SimpleNamespace(adapted=SimpleNamespace(backbone=SimpleNamespace(width=3)))
 
@@ -29,7 +38,7 @@ def test_a_graph_is_rounded_and_then_prepares_images(
     made: onnx.Onnx, rounded: str | None, said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     done: list[Any] = []
-    monkeypatch.setattr(onnx, "traced", lambda adapted, *, vector: f"{adapted} {vector}")
+    monkeypatch.setattr(onnx, "traced", lambda adapted: f"traced {adapted}")
     monkeypatch.setattr(onnx, "save", lambda *given, **how: done.append(("save", given, how)))
     monkeypatch.setattr(int8, "quantise", lambda *given: done.append(("round", given)))
     monkeypatch.setattr("petiole.tasks.classification.export.pixels.prepend", lambda *given: done.append(("prepend", given)))  # fmt: skip
@@ -41,7 +50,7 @@ def test_a_graph_is_rounded_and_then_prepares_images(
     adapted = Adapted(backbone=SimpleNamespace(preprocessing="how"))
     made.write(SimpleNamespace(adapted=adapted), tmp_path)  # type: ignore[arg-type]
     file = tmp_path / onnx.FILE
-    wanted: list[Any] = [("save", ("adapted True", file), {"outputs": ("logits", "vector")})]
+    wanted: list[Any] = [("save", ("traced adapted", file), {"outputs": ("logits", "vector")})]
     wanted += [("round", (file, rounded))] * bool(rounded)
     wanted += [("prepend", (file, "how"))] * made.preprocess
     assert done == wanted
@@ -135,11 +144,11 @@ def test_a_program_gives_logits_and_vectors(monkeypatch: pytest.MonkeyPatch, tmp
     found = torch_export.TorchExport().open(tmp_path, ADAPTER)(torch.ones(1, 2))
     assert torch.equal(found.vectors, 3 * found.logits)
     assert not found.logits.requires_grad
-    monkeypatch.setattr(torch_export, "traced", lambda adapted, *, vector: written.append((adapted, vector)) or "program")  # fmt: skip
+    monkeypatch.setattr(torch_export, "traced", lambda adapted: written.append(adapted) or "program")  # fmt: skip
     monkeypatch.setattr(torch.export, "save", lambda program, file: file.write(program.encode()))
     torch_export.TorchExport().write(ADAPTER, tmp_path)
     assert (tmp_path / torch_export.FILE).read_text() == "program"
-    assert written == [(ADAPTER.adapted, True)]
+    assert written == [ADAPTER.adapted]
 
 
 def test_a_session_is_over_a_graph_that_is_written_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,3 +245,48 @@ def test_a_dinov2_reads_its_vector_beside_patches_that_weigh_nothing(monkeypatch
         "image_processor_type": "BitImageProcessor", "do_convert_rgb": True, "size": {"shortest_edge": 112},
         "crop_size": {"height": 98, "width": 112}, "resample": 3, "image_mean": [0.5] * 3, "image_std": [0.25] * 3,
     }  # fmt: skip
+
+
+def test_a_resize_that_a_graph_does_not_know_is_refused(tmp_path: Path) -> None:
+    stated: Any = SimpleNamespace(interpolation="lanczos")
+    with pytest.raises(AdapterError, match=r"^ONNX has no lanczos resize, which these weights want\."):  # fmt: skip
+        pixels.prepend(tmp_path / "none.onnx", stated)
+
+
+@pytest.mark.parametrize("linear", [True, False])
+def test_a_folder_of_timm_s_is_its_own_network_with_a_new_end(linear: bool, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    written: list[Any] = []
+
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.pretrained_cfg = {"architecture": "known"}
+            self.body, self.head = nn.Linear(2, 3), nn.Identity()
+
+        def reset_classifier(self, count: int) -> None:
+            self.head = nn.Linear(3 if linear else 4, count)  # type: ignore[assignment]
+
+        def get_classifier(self) -> nn.Module:
+            return self.head
+
+    network = Network()
+    weight, bias = torch.arange(6.0).reshape(2, 3), torch.tensor([7.0, 8.0])
+    merged = {"body.weight": torch.ones(3, 2), "body.bias": torch.zeros(3)}
+    stated = SimpleNamespace(size=(20, 30), crop=0.9, interpolation="bicubic", mean=(0.1,) * 3, std=(0.2,) * 3)  # fmt: skip
+    backbone = SimpleNamespace(name="b", module=network, preprocessing=stated)
+    adapter: Any = SimpleNamespace(adapted=SimpleNamespace(backbone=backbone), classes=["x", "y"])
+    monkeypatch.setattr("timm.is_model", lambda name: name == "known")
+    monkeypatch.setattr("timm.models.save_for_hf", lambda model, place, **how: written.append((model.state_dict(), place, how)))  # fmt: skip
+    monkeypatch.setattr(timm, "plain", lambda _: plain.Plain(merged, weight, bias))
+    if not linear:
+        with pytest.raises(AdapterError, match=r"^timm's known ends in no linear layer on the image vector"):  # fmt: skip
+            timm.write_timm(adapter, Path("f"))
+        return
+    timm.write_timm(adapter, Path("f"))
+    [(state, place, how)] = written
+    assert {name: value.tolist() for name, value in state.items()} == {
+        name: value.tolist() for name, value in {**merged, "head.weight": weight, "head.bias": bias}.items()
+    }  # fmt: skip
+    data = {"input_size": (3, 20, 30), "crop_pct": 0.9, "interpolation": "bicubic", "mean": (0.1,) * 3, "std": (0.2,) * 3}  # fmt: skip
+    assert (place, how) == ("f", {"model_config": {"label_names": ["x", "y"]}, "safe_serialization": True, "data_config": data})  # fmt: skip
+    assert isinstance(network.head, nn.Identity), "the backbone stays as it is"

@@ -26,6 +26,7 @@ from petiole.layers.heads import CosineHead, LinearHead
 from petiole.layers.lowrank import LowRank
 from petiole.methods.base import Plan
 from petiole.methods.registry import create, settings_of
+from petiole.tasks.classification import peft_folder
 from petiole.tasks.classification.adapter import ClassificationAdapter
 from petiole.tasks.classification.merge import merge, write_merged
 from petiole.tasks.classification.model import AdaptedClassifier
@@ -333,3 +334,29 @@ def test_only_a_linear_head_on_the_vector_goes_with_it(tmp_path: Path) -> None:
     cosine = AdaptedClassifier(backbone, replace(plan, head=CosineHead(backbone.width, 3))).eval()
     with pytest.raises(AdapterError, match=r"ends in First, Identity and CosineHead"):
         write_merged(described(cosine, "lora-qkv"), tmp_path / "merged.safetensors")
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_layers_on_slices_of_one_projection_are_one_layer_of_peft(turned: bool) -> None:
+    """B is block-diagonal; of DoRA the lengths of rows that no layer turns are the weight's own."""
+    backbone = tiny.plain()
+    weight, d = backbone.module.get_parameter("blocks.1.attn.qkv.weight"), backbone.width
+    with tiny.seeded(3):
+        layers = [DoRA(weight[:d], 2) if turned else LowRank(d, 2, scale=0.5), DoRA(weight[2 * d :], 1) if turned else LowRank(d, 1, scale=0.5)]  # fmt: skip
+        for layer in layers:
+            nn.init.normal_(layer.b)
+            if isinstance(layer, DoRA):
+                nn.init.normal_(layer.magnitude)
+    group = [Attach(f"block.1.attn.{part}", layer, "block.1.attn.in") for part, layer in zip("qv", layers, strict=True)]  # fmt: skip
+    tensors, rank, scale = peft_folder._fused(group, backbone)
+    assert (rank, scale) == (3, 1.0 if turned else 0.5)
+    assert torch.equal(tensors["lora_A.weight"], torch.cat([layers[0].a, layers[1].a]))
+    up = torch.zeros(3 * d, 3)
+    up[:d, :2], up[2 * d :, 2:] = layers[0].b.detach(), layers[1].b.detach()
+    assert torch.equal(tensors["lora_B.weight"], up)
+    assert tensors.keys() == {"lora_A.weight", "lora_B.weight", *["lora_magnitude_vector"] * turned}
+    if turned:
+        lengths = weight.norm(dim=1)
+        lengths[:d], lengths[2 * d :] = (layer.magnitude.detach() for layer in layers)  # type: ignore[union-attr]
+        assert torch.equal(tensors["lora_magnitude_vector"], lengths)
+    assert not any(value.requires_grad for value in tensors.values())

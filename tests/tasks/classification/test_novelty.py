@@ -68,3 +68,14 @@ def test_too_few_images_give_no_mark_and_damage_is_refused() -> None:
     for means in ("", novelty.means[:-4], "?" + novelty.means[1:]):
         with pytest.raises(ValidationError):
             Novelty(means=means, width=novelty.width, threshold=0.5)
+
+
+def test_only_classes_with_images_have_a_mean() -> None:
+    vectors, labels = torch.tensor([[2.0, 0.0], [0.0, 3.0], [0.0, 1.0]]), torch.tensor([0, 2, 2])
+    assert class_means(vectors, labels).tolist() == [[1, 0], [0, 1]]
+
+
+def test_an_image_alone_in_its_class_is_like_none_of_it() -> None:
+    vectors = torch.tensor([[2.0, 0.0], [-1.0, 0.0], [-3.0, 0.0]])
+    assert left_out_similarity(vectors, torch.tensor([0, 1, 1])).tolist() == [-1, 1, 1]
+    assert left_out_similarity(vectors[:1], torch.tensor([1])).tolist() == [-1]

@@ -17,10 +17,13 @@ from builders.images import write_images
 from petiole.data.sources import open_data
 from petiole.engine.adapter import TOLERANCE
 from petiole.errors import AdapterError, ConfigError
+from petiole.files import sha256
+from petiole.tasks.classification.calibration import Calibration
 from petiole.tasks.classification.export import folder, parity
 from petiole.tasks.classification.export.format import Format
 from petiole.tasks.classification.export.parity import BATCH, MADE_UP, Agreement, Comparison
 from petiole.tasks.classification.model import AdaptedClassifier, Predictions, predict
+from petiole.tasks.classification.novelty import Novelty
 from petiole.testing import backbones as tiny
 from petiole.testing import image_case
 
@@ -121,6 +124,10 @@ def test_options_of_another_format_are_named_with_their_takers() -> None:
         folder.make_format("timm", {"preprocess": True, "int8": None})
     with pytest.raises(ConfigError, match=r"timm has no use for --colour\. Leave it out"):
         folder.make_format("timm", {"colour": 3})
+    with pytest.raises(
+        ConfigError, match=r"no use for --int8, --preprocess\. It is for onnx\. Leave"
+    ):
+        folder.make_format("timm", {"preprocess": True, "int8": "dynamic"})
     assert folder.make_format("timm", {"preprocess": False, "int8": None}).raw is False
 
 
@@ -224,3 +231,41 @@ def test_an_export_appears_whole(scripted: bool, tmp_path: Path, monkeypatch: py
     assert list(out.parent.iterdir()) == [out]
     folder.export(adapter, out.parent / "other", "made")
     assert asked[3:5] == [("made", {}), ("made", asked[4][1], None)]
+
+
+@pytest.mark.parametrize(("vectors", "kind", "kept"), [(TOLERANCE, Written, True), (1.1 * TOLERANCE, Written, False), (None, Rough, False), (0.5, Rough, True)])  # fmt: skip
+def test_class_means_go_along_where_vectors_are_the_adapter_s(
+    vectors: float | None, kind: type[Written], kept: bool, tmp_path: Path
+) -> None:
+    """Or nearly so by a form that rounds; the files are told with what they hold."""
+    found = Agreement(images=1, largest_difference=0, largest_logit=1, same_label=1, vectors=vectors)  # fmt: skip
+    known = Calibration(temperature=2.0, scores=[0.25] * 12, threshold=0.5, images=12, folds=3, novelty=Novelty(means="AAAAAAAA", width=3, threshold=0.125))  # fmt: skip
+    card = SimpleNamespace(name="petiole/tiny-vit", fingerprint="f" * 64)
+    stated = SimpleNamespace(backbone=SimpleNamespace(preprocessing=tiny.plain().preprocessing))
+    adapter: Any = SimpleNamespace(
+        manifest=SimpleNamespace(backbone=card, method="m", settings={"rank": 2}), calibration=known, adapted=stated, classes=["x", "y"],
+    )  # fmt: skip
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/b").write_text("two")
+    (tmp_path / "a").write_text("one")
+    chosen = kind()
+    told = folder._manifest(adapter, chosen, "made", parity.Parity(made_up=found), tmp_path)
+    assert told.calibration is not None
+    assert told.calibration.novelty == (known.novelty if kept else None)
+    assert (told.calibration.temperature, told.calibration.ood_threshold, told.calibration.images) == (2, 0.5, 12)  # fmt: skip
+    bounds = {"0.8": known.bound(0.8), "0.9": known.bound(0.9), "0.95": None, "0.99": None}
+    assert told.calibration.label_sets == bounds
+    assert told.files == {"a": sha256(tmp_path / "a"), "in/b": sha256(tmp_path / "in/b")}
+    assert list(told.files) == ["a", "in/b"]
+    assert (told.form, told.reads, told.classes, told.method, told.settings) == ("made", "pixels", ["x", "y"], "m", {"rank": 2})  # fmt: skip
+    assert (told.backbone, told.fingerprint, told.format, told.needs, told.options) == (card.name, card.fingerprint, 1, (), {})  # fmt: skip
+    adapter.calibration = None
+    assert folder._manifest(adapter, chosen, "made", told.parity, tmp_path).calibration is None
+
+
+def test_the_golden_input_is_the_adapter_s_own_or_the_first_image(adapted: AdaptedClassifier) -> None:  # fmt: skip
+    adapter: Any = SimpleNamespace(adapted=adapted)
+    (pixels, raw) = (folder._golden(adapter, SimpleNamespace(raw=raw)) for raw in (False, True))  # type: ignore[arg-type]
+    assert pixels.shape == (1, 3, *adapted.backbone.preprocessing.size)
+    assert np.array_equal(raw, np.array(parity.coloured(adapted)[0])[None])
+    assert (pixels.dtype, raw.dtype) == (np.float32, np.uint8)

@@ -17,10 +17,11 @@ from petiole.engine.feature_extractor import Features
 from petiole.engine.feature_store import FeatureCache
 from petiole.engine.run import RunSpec
 from petiole.errors import AdapterError
+from petiole.methods.recipe import Recipe
 from petiole.methods.registry import create
 from petiole.methods.test_time.base import FrozenClassifier
 from petiole.tasks.classification import distillation_targets as targets
-from petiole.tasks.classification import spectrum, workspace
+from petiole.tasks.classification import spectrum, training, workspace
 from petiole.tasks.classification.export import network as network_of
 from petiole.tasks.classification.export.network import traced
 from petiole.tasks.classification.export.plain import linear_head
@@ -213,3 +214,36 @@ def test_seconds_of_the_frozen_half_are_added_up(monkeypatch: pytest.MonkeyPatch
     assert bench._timed(lambda: "table") == "table"
     assert bench.feature_seconds == 6.0
     assert asked == [(["t0", "t1", "u0"], ("v",))]
+
+
+def test_class_vectors_are_made_anew_whenever_an_adapter_is_put_on() -> None:
+    """Its weights may have changed since; within, they are kept."""
+    forgotten: list[int] = []
+    network = tiny.plain()
+    adapted = AdaptedClassifier(network, create("linear-probe").plan(network, 2))
+    adapted.head.rename, adapted.head.forget = print, lambda: forgotten.append(1)  # type: ignore[assignment]
+    for times in (1, 2):
+        with adapted.attached(), adapted.attached():
+            assert len(forgotten) == times
+
+
+def test_what_is_trained_may_begin_elsewhere_than_what_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    network = tiny.plain()
+    plan = create("linear-probe").plan(network, 2)
+    monkeypatch.setattr(type(plan), "cut", lambda _, backbone, training=False: (backbone, training))
+    adapted = AdaptedClassifier(network, plan)
+    assert (adapted.cut, adapted.training_cut) == ((network, False), (network, True))
+    loss = ClassificationLoss(adapted, 0.5, 0.0, torch.ones(2))
+    assert loss.class_weights is not None
+    assert "class_weights" not in loss.state_dict(), "they are the data's"
+
+
+def test_a_training_without_steps_is_its_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[Any] = []
+    monkeypatch.setattr(training, "_start", lambda *given: begun.append(given))
+    adapted: Any = nn.Sequential(nn.Dropout()).train()
+    adapted.head, adapted.plan = nn.Linear(1, 1), SimpleNamespace(search=None)
+    data = images("t", [0, 1])
+    training.train(adapted, data, "table", recipe := Recipe(steps=0), seed=0)  # type: ignore[arg-type]
+    assert begun == [(adapted, data, "table", recipe.resolved(2, 2))]
+    assert not any(part.training for part in adapted.modules())

@@ -13,7 +13,7 @@ import torch
 
 from builders.cli import run
 from builders.comparisons import images
-from petiole.methods.prompt_learning.refined_head import RefinedHead
+from petiole.methods.prompt_learning.refined_head import RefinedByImage, RefinedHead
 from petiole.tasks.classification import refiner_cache
 from petiole.tasks.classification.adapter import ClassificationAdapter
 from petiole.tasks.classification.model import Predictions
@@ -54,10 +54,14 @@ def fitted(world: Path, out: Path, *settings: str, host: str = "coop") -> Path:
     return out
 
 
+@pytest.fixture(scope="module")
+def kept(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fitted(world, tmp_path_factory.mktemp("runs") / "kept", "keep_alignment=true")
+
+
 def test_an_adapters_cache_can_be_looked_into(
-    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    world: Path, kept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kept = fitted(world, tmp_path / "kept", "keep_alignment=true")
     capsys.readouterr()
     assert run("inspect", kept / "adapter", "--images", world / "test", "--json") == 0
     facts = json.loads(capsys.readouterr().out)["facts"]
@@ -78,18 +82,15 @@ def test_an_adapters_cache_can_be_looked_into(
     assert same["with the mean read"] == facts["with the mean read"] == "0 of 20 answers change"
 
 
-def test_the_mean_read_changes_answers_where_classes_read_apart(
-    world: Path, tmp_path: Path
-) -> None:
-    adapter = ClassificationAdapter.load(
-        fitted(world, tmp_path / "apart", "read_temperature=0.001")
-    )
+def test_the_mean_read_changes_answers_where_classes_read_apart(world: Path, kept: Path) -> None:
+    adapter = ClassificationAdapter.load(kept)
     head = adapter.adapted.head
     assert isinstance(head, RefinedHead)
     with seeded(0), torch.no_grad():  # a refinement that is nothing but what is read
         torch.nn.init.normal_(head.refiner.map.weight)
         head.refiner.alpha = 50.0
         assert head.refiner.cache
+        head.refiner.cache.temperature = 0.001
         torch.nn.init.normal_(head.refiner.cache.entries)
     head.forget()
     changed = describe(adapter, world / "test").changed
@@ -172,3 +173,27 @@ def test_answers_that_change_with_the_mean_read_are_counted_batch_by_batch(monke
     adapter: Any = SimpleNamespace(adapted=adapted)
     assert refiner_cache._changed(adapter, head, cache, Path("p")) == (2, 5)
     assert asked == [(data, "cut"), 5, *[[[2.0], [2.0]]] * 3]
+
+
+@pytest.mark.parametrize(("count", "rows"), [(5, [0, 2, 4]), (6, [0, 2, 4]), (3, [0, 1, 2]), (7, [0, 3, 6])])  # fmt: skip
+def test_class_vectors_of_some_images_read_where_they_depend_on_them(count: int, rows: list[int], monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    """At most three images, evenly; two class vectors of each."""
+    data, asked = images("p", [0] * count), list[Any]()
+    monkeypatch.setattr(refiner_cache, "READERS", 3)
+    monkeypatch.setattr(refiner_cache, "open_data", lambda _: data)
+
+    def table(some: Any, cut: Any) -> Any:
+        asked.append((some.ids, cut))
+        return SimpleNamespace(batches=lambda n: [{"v": torch.full((1, 2), float(i))} for i in rows] if n == 1 else [])  # fmt: skip
+
+    monkeypatch.setattr(refiner_cache, "Features", lambda *_, **__: SimpleNamespace(table=table))
+    named = SimpleNamespace(embeddings_of=lambda v: torch.stack([v, v + 0.5], 1).double())
+    head = object.__new__(type("Head", (RefinedByImage,), {"named": named}))
+    adapted = SimpleNamespace(backbone=SimpleNamespace(vector="v"), head=head, attached=nullcontext)
+    adapter: Any = SimpleNamespace(adapted=adapted)
+    found = refiner_cache._queries(adapter, Path("p"))
+    assert found is not None
+    assert found.dtype == torch.float32
+    assert found.tolist() == [[i + half] * 2 for i in rows for half in (0, 0.5)]
+    assert asked == [(tuple(data.ids[i] for i in rows), ("v",))]
+    assert refiner_cache._queries(adapter, None) is None

@@ -308,6 +308,8 @@ def test_source_vectors_are_moved_onto_the_target_s_mean() -> None:
     assert inner.expected == [drawn]
     alone = AlignedTable(Table({"v": h}), images("t", [0, 1, 0, 1]))  # type: ignore[arg-type]
     assert torch.equal(alone.fetch(rows, rows * 0)["v"], h[rows])
+    elsewhere = images("s", [0, 1, 0, 1], domain="source")
+    assert torch.equal(AlignedTable(Table({"v": h}), elsewhere).fetch(rows, rows * 0)["v"], h[rows])  # type: ignore[arg-type]
     for state in ({"v": h, "w": h}, {"v": h[:, None]}):
         with pytest.raises(ConfigError, match="set align_source=false"):
             AlignedTable(Table(state), both)  # type: ignore[arg-type]

@@ -78,11 +78,13 @@ def test_pooled_spectra_keep_the_energy() -> None:
     def block(values: list[float], gradient: list[float]) -> BlockSpectrum:
         return BlockSpectrum(role="r", values=values, noise=values[0], gradient=gradient)
 
-    blocks = [block([3.0, 1.0], [2.0, 0.0]), block([1.0, 0.0], [300.0, 400.0])]
+    blocks = [block([3.0, 1.0], [2.0, 0.0]), block([1.0, 0.0], [0.03, 0.04])]
     s = ShiftSpectrum(teacher="t", width=2, images=10, tokens=39, blocks=blocks)
     assert s.values == pytest.approx([5.0**0.5, 0.5**0.5])
     assert s.noise == 2.0
     assert s.gradient == pytest.approx([((1 + 0.36) / 2) ** 0.5, (0.64 / 2) ** 0.5])
+    still = s.model_copy(update={"blocks": [block([1.0, 0.0], [0.0, 0.0])]})
+    assert still.gradient == [0, 0], "a start at which nothing pulls"
     assert not s.enough  # 40 are wanted
     assert s.model_copy(update={"tokens": 40}).enough
 

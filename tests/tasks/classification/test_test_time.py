@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from petiole.backbones.base import Backbone
@@ -20,6 +25,7 @@ from petiole.methods.test_time.base import make_test_time
 from petiole.methods.test_time.descent import entropy_of_mean
 from petiole.methods.test_time.lora_ttt import Masked
 from petiole.methods.test_time.mta import MTA
+from petiole.tasks.classification import test_time as adapting
 from petiole.tasks.classification.adapter import outputs_of
 from petiole.tasks.classification.model import AdaptedClassifier, Predictions
 from petiole.tasks.classification.test_time import adapted_outputs, views_of
@@ -205,3 +211,41 @@ def test_one_view_and_one_image_at_once_are_enough() -> None:
     none = adapted_outputs(adapter(), [], make_test_time("affine", {}), quiet=True)
     assert [len(one) for one in none] == [0, 0]
     assert make_test_time("affine", {"views": 1, "images_at_once": 1, "kept": 1.0})
+
+
+@pytest.mark.parametrize(("count", "most", "size"), [(5, 2, 2), (3, 8, 4), (1, 8, 1), (0, 8, 1)])
+def test_images_are_adapted_to_in_batches_of_one_size(count: int, most: int, size: int, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    """The last batch is filled up by copies, whose answers are left out."""
+    told: list[Any] = []
+    asked: list[list[float]] = []
+
+    @contextmanager
+    def bar(*given: Any, quiet: bool) -> Iterator[Any]:
+        told.append((*given, quiet))
+        yield told.append
+
+    class Model(nn.Module):
+        backbone, plan, copies = SimpleNamespace(device="cpu"), "plan", "copies"
+
+    def adapt(model: Any, views: Tensor) -> Predictions:
+        assert model == (Model.backbone, "plan", "copies")
+        asked.append(views.tolist())
+        return Predictions(views[:, None].double(), 10 * views[:, None].double())
+
+    method: Any = SimpleNamespace(images_at_once=most, views=7, check=told.append, adapt=adapt)
+    monkeypatch.setattr(adapting, "progress", bar)
+    monkeypatch.setattr(adapting, "FrozenClassifier", lambda *given: given)
+    monkeypatch.setattr(adapting, "load_image", lambda ref: ref)
+    monkeypatch.setattr(adapting, "views_of", lambda image, _, views: torch.tensor(float(image)) if views == 7 else None)  # fmt: skip
+    model = Model().train()
+    found = adapted_outputs(model, range(count), method, lambda image: image + 1)  # type: ignore[arg-type]
+    rows = [float(i + 1) for i in range(count)]
+    assert found.vectors.shape == found.logits.shape == (count, 1)
+    assert found.vectors.flatten().tolist() == rows
+    assert found.logits.flatten().tolist() == [10 * row for row in rows]
+    assert {found.vectors.dtype, found.logits.dtype} == {torch.float32}
+    starts = range(0, count, size)
+    parts = [rows[start : start + size] for start in starts]
+    assert asked == [[*part, *part[-1:] * (size - len(part))] for part in parts]
+    assert told == [("adapting", count, False), (Model.backbone, "plan", "copies"), *map(len, parts)]  # fmt: skip
+    assert model.training

@@ -2,10 +2,14 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
+from builders.comparisons import TASK, images, opened
+from petiole.backbones.base import IMAGES
 from petiole.engine.run import RunSpec
 from petiole.engine.timing import in_words, step_seconds
 from petiole.errors import ConfigError
@@ -33,15 +37,14 @@ def test_a_timed_estimate_leaves_random_state_and_cache_alone(
     seen = estimate_cost(workspace, [job, job], timed=True)
     assert torch.equal(torch.get_rng_state(), before)
     assert not list((tmp_path / "cache").rglob("*.safetensors"))
-    one = estimate_cost(workspace, [job], timed=True)
-    assert seen.steps == 2 * one.steps == 2000
-    assert one.train_seconds > 0
-    assert (method == "full") == (one.frozen_seconds == 0)
+    assert seen.steps == 2 * estimate_cost(workspace, [job]).steps == 2000
+    assert seen.train_seconds > 0
+    assert (method == "full") == (seen.frozen_seconds == 0)
 
 
 def test_a_solved_head_has_no_steps_to_time(bench: Classification, tmp_path: Path) -> None:
     job = RunSpec(bench, "ridge", tmp_path / "run", {}, Subset(3))
-    assert not any(line.startswith("time ") for line in describe(bench.open(), [job]))
+    assert timing.time_job(bench.open(), job) is None
 
 
 def test_what_is_complete_costs_nothing(bench: Classification, tmp_path: Path) -> None:
@@ -101,9 +104,9 @@ def test_draws_of_the_same_images_are_told(
         RunSpec(bench, "ridge", tmp_path / str(n), {}, Subset(shots, split_seed=n))
         for n in range(3)
     ]
-    told = [line for line in describe(bench.open(), jobs) if "take the same images" in line]
-    assert len(told) == equal
-    assert not any("take the same" in line for line in describe(bench.open(), jobs[:1]))
+    workspace = bench.open()
+    assert len(cost_estimate._equal_draws(workspace, jobs)) == equal
+    assert cost_estimate._equal_draws(workspace, jobs[:1]) == []
 
 
 @pytest.mark.parametrize("cached", [True, False])
@@ -179,3 +182,139 @@ def test_what_is_timed_are_three_steps_on_few_images_and_the_whole_batch_is_told
     assert time(steps=0) is None
     monkeypatch.setattr(timing.training, "train", lambda *_, **__: None)
     assert time(**kept) is None, "nothing in it is trained"
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_is_announced_of_jobs(whole: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several jobs on both domains with a cache; one job on the target alone without one."""
+    asked: list[Any] = []
+    target, test = images("t", [0, 1] * 600), images("e", [0] * 1500)
+    source = images("s", [0], domain="source") if whole else None
+    task = replace(TASK, cache=Path("kept") if whole else None, precision="bf16", device="cuda")
+    bench = opened(
+        task=task, backbone=SimpleNamespace(name="vit"), notes_with=lambda subset: asked.append(subset) or ("n1", "n2"),
+        shift=SimpleNamespace(source=source, classes=("x", "y"), train=target, test=test), parts=lambda _: (images("t", [0]), None),
+    )  # fmt: skip
+    counted = CostEstimate(12_345, 2.5e12, 1234.4, 4000, 7.125e13, 90.0, 30.0)
+    monkeypatch.setattr(cost_estimate, "estimate_cost", lambda *given, timed: asked.append((*given, timed)) or counted)  # fmt: skip
+    subset = Subset(3) if whole else None
+    draws = ["note     all 3 draws take the same images, because no class has more than 3: their spread says nothing of other images. Use fewer --shots, or one draw"]  # fmt: skip
+    jobs = [RunSpec(task, "ridge", Path(str(n)), {}, subset and replace(subset, split_seed=n)) for n in range(3 if whole else 1)]  # fmt: skip
+    told = describe(bench, jobs)
+    assert asked == [(bench, jobs, True), subset or Subset()]
+    data, cache, runs = (
+        ("1 source image, 2 classes, 1,200 target images to draw from (up to 3 a class)", "kept", "3 runs")
+        if whole else ("2 classes, 1,200 target images to draw from (up to 10 a class)", "no cache: repeated in every epoch", "1 run")
+    )  # fmt: skip
+    assert told == [
+        f"data     {data}, 1,500 held back", "note     n1", "note     n2", *draws * whole,
+        f"frozen   vit, 12,345 images through the frozen half (2.50 TFLOPs), 1,234 MB to store in {cache}",
+        f"training {runs}, 4,000 steps, 71.25 TFLOPs above the cut, bf16 on cuda",
+        "time     about 2 minutes, about 2 minutes of it the frozen half, by a batch timed here; scoring not counted",
+    ]  # fmt: skip
+    few = replace(jobs[0], options=Subset(None))
+    assert "to draw from (all), " in describe(bench, [few])[0]
+    monkeypatch.setattr(cost_estimate, "estimate_cost", lambda *_, **__: replace(counted, images=0, train_seconds=3600.0))  # fmt: skip
+    assert describe(bench, jobs)[-1] == "time     about 62 minutes, by a batch timed here; scoring not counted"  # fmt: skip
+
+
+def test_draws_of_one_split_seed_are_one_draw() -> None:
+    drawn = lambda subset: (images("t", [0] * (1 + subset.fold)), None)  # noqa: E731
+    bench = opened(parts=drawn)
+
+    def told(*subsets: Subset | None) -> list[str]:
+        jobs = [RunSpec(TASK, "ridge", Path("f"), {}, one) for one in subsets]
+        return cost_estimate._equal_draws(bench, jobs)
+
+    same = "note     all 2 draws take the same images, because no class has more than 4: their spread says nothing of other images. Use fewer --shots, or one draw"  # fmt: skip
+    assert told(Subset(4), Subset(4, 1)) == told(None, Subset(4), Subset(4, 1)) == [same]
+    assert told(Subset(4), Subset(4)) == told(Subset(None), Subset(None, 1)) == []
+    assert told(Subset(4), Subset(4, 1, fold=1)) == told() == []
+
+
+def test_what_several_jobs_cost_is_added_up(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Two methods, of which one is run twice, and a job that is complete; each method is counted and timed once."""
+    asked: list[Any] = []
+    (tmp_path / "record.json").touch()
+
+    def cost(workspace: Any, job: RunSpec) -> Any:
+        asked.append(("counted", workspace, job.method))
+        scale = {"a": 1, "b": 10}[job.method]
+        counted = SimpleNamespace(
+            flops_training=3 * scale, flops_classes_training=5, flops_forward=40, flops_above_cut=7,
+        )  # fmt: skip
+        return SimpleNamespace(
+            steps=lambda data: len(data) * scale, ledger=counted, batch=2, bytes=1e6,
+            train_seconds=lambda space, length, speed: (space, length * speed.step)[1],
+        )  # fmt: skip
+
+    def fresh(_: Any, job: RunSpec, made: Any, seen: set[Any]) -> int:
+        seen.add((job.folder, "image"))
+        return 6 if made.steps([0]) == 1 and len(seen) == 1 else 4
+
+    monkeypatch.setattr(cost_estimate, "_cost", cost)
+    monkeypatch.setattr(cost_estimate, "_fresh", fresh)
+    monkeypatch.setattr(cost_estimate, "time_job", lambda _, job: asked.append(("timed", job.method)) or (Seconds(0.5, 2.0) if job.method == "a" else None))  # fmt: skip
+    bench = opened(parts=lambda subset: (range(subset.shots), None))
+    jobs = [RunSpec(TASK, name, tmp_path / str(n), {}, Subset(3 + n)) for n, name in enumerate("aab")]  # fmt: skip
+    done = RunSpec(TASK, "b", tmp_path, {}, None, resume=True)
+    found = estimate_cost(bench, [*jobs, done, replace(done, folder=tmp_path / "z")], timed=True)
+    assert (found.images, found.flops, found.megabytes) == (6 + 4 * 3, 18 * 33, 18.0)
+    assert found.steps == 3 + 4 + 50 + 100, "ten shots where nothing is chosen"
+    assert found.train_flops == 7 * (3 * 2 + 5) + 150 * (30 * 2 + 5)
+    assert (found.frozen_seconds, found.train_seconds) == (10 * 0.5, 7 * 2.0)
+    assert asked == [("counted", bench, "a"), ("timed", "a"), ("counted", bench, "b"), ("timed", "b")]  # fmt: skip
+    untimed = estimate_cost(bench, jobs)
+    assert (untimed.frozen_seconds, untimed.train_seconds) == (0, 0)
+    assert len(asked) == 6
+
+
+def test_views_that_are_neither_stored_nor_counted_before_are_new() -> None:
+    """Of two images to train on and one to score; in the evaluation view one is stored."""
+    asked: list[Any] = []
+    train, scored = images("t", [0, 1]), images("e", [0])
+
+    def missing(cut: str, index: int, spec: Any, ids: list[str]) -> list[str]:
+        asked.append((cut, index, spec.identity, ids))
+        return [one for one in ids if (index, one) != (0, "t0")]
+
+    features = SimpleNamespace(key=lambda cut, index, spec: (cut, index), missing=missing)  # noqa: ARG005
+    bench = opened(features=features, parts=lambda _: (train, scored))
+
+    def fresh(cut: Any, seen: set[Any], **recipe: Any) -> int:
+        made: Any = SimpleNamespace(cut=cut, method=SimpleNamespace(recipe=Recipe(**recipe)))
+        return cost_estimate._fresh(bench, RunSpec(TASK, "m", Path("f")), made, seen)
+
+    seen: set[Any] = set()
+    assert fresh("cut", seen, augmentation="crops", views=2) == 2 + 2 * 2
+    assert [(index, len(ids)) for _, index, _, ids in asked] == [(0, 3), (1, 2), (2, 2)]
+    assert fresh("cut", seen, augmentation="crops", views=3) == 2, "one more view"
+    assert fresh("other", seen, augmentation="none", views=2) == 2
+    assert asked[-1] == ("other", 0, True, [*train.ids, *scored.ids])
+    assert fresh((IMAGES,), seen, augmentation="crops", views=2) == 0
+
+
+def test_what_is_kept_or_not_in_memory_decides_what_a_step_computes_again() -> None:
+    def seconds(cut: tuple[str, ...], cache: object) -> float:
+        made: Any = SimpleNamespace(cut=cut, batch=8)
+        bench = opened(features=SimpleNamespace(cache=cache))
+        return cost_estimate._Cost.train_seconds(made, bench, 10, Seconds(0.5, 2.0))
+
+    assert seconds(("block.1.out",), "cache") == 20
+    assert seconds(("block.1.out",), None) == seconds((IMAGES,), "cache") == 10 * (2 + 8 * 0.5)
+
+
+def test_a_method_is_counted_where_it_is_trained() -> None:
+    asked: list[Any] = []
+    plan = SimpleNamespace(cut=lambda *given, **more: asked.append((given, more)) or ("cut",))
+    method = SimpleNamespace(recipe=SimpleNamespace(images_per_step=lambda classes: 10 * classes))
+    bench = opened(
+        method_of=lambda _: method, plan_of=lambda _: plan, shape="shape", shift=SimpleNamespace(classes="abc"),
+        task=replace(TASK, dtype="float16"),
+    )  # fmt: skip
+    made = cost_estimate._cost(bench, RunSpec(TASK, "m", Path("f")))
+    assert (made.shape, made.method, made.plan, made.cut) == ("shape", method, plan, ("cut",))
+    assert (made.batch, made.itemsize) == (30, 2)
+    assert asked == [(("shape",), {"training": True})]

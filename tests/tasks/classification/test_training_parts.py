@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
@@ -58,7 +59,7 @@ def test_one_is_told_without_a_plural() -> None:
 class Calibrated:
     """As much of a calibration as doubt asks for."""
 
-    bounds: ClassVar[Mapping[float, float]] = {0.5: 0.3, 0.9: inf}
+    bounds: ClassVar[Mapping[float, float]] = {0.5: 0.3, 0.7: 0.25, 0.9: inf}
     images: int = 7
 
     def bound(self, coverage: float) -> float:
@@ -84,6 +85,7 @@ def test_what_is_asked_for_beside_labels() -> None:
     sets = Doubt(known, 0.5, adapter="a")
     assert (sets.notes, sets.bound) == ([], 0.3)
     assert sets.label_set("y", {"x": 0.75, "z": 0.6, "y": 0.2}) == ["x", "y"]
+    assert Doubt(replace(known, images=1), 0.7, adapter="a").label_set("z", {"x": 0.75, "z": 0.25}) == ["x", "z"]  # fmt: skip
     few = Doubt(known, 0.9, adapter="a")
     assert few.notes == [
         "7 left-out images are too few for sets at 0.9: each set holds all classes"
@@ -280,3 +282,82 @@ def test_a_head_is_solved_of_vectors_as_in_prediction() -> None:
     x, y, is_target = training._vectors(adapted, data, table, Recipe())
     assert seen == [False, False]
     assert (x.tolist(), y.tolist(), is_target.tolist()) == (torch.eye(3).tolist(), data.labels.tolist(), [True] * 3)  # fmt: skip
+
+
+@pytest.mark.parametrize(("mixed", "compiled"), [(False, False), (True, True)])
+def test_a_step_is_fed_its_rows_and_the_next_step_s_are_announced(mixed: bool, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    """Of three steps over two processes' halves of four rows; nothing comes after the last."""
+    made: list[Any] = []
+    data, adapted = images("t", [0, 1, 0, 1, 1]), nn.Linear(1, 1)
+    recipe = Recipe(steps=3, batch_size=4, target_weight=0.25, label_smoothing=0.1)
+    drawn = {step: (torch.tensor([step, 0, 4, 2]), torch.tensor([0, 1, step, 1])) for step in range(3)}  # fmt: skip
+    expected: list[Any] = []
+    table: Any = SimpleNamespace(fetch=lambda rows, views: (rows.tolist(), views.tolist()), expect=expected.append)  # fmt: skip
+
+    class Trained:
+        def __init__(self, *given: Any) -> None:
+            made.append(given)
+            self.feed = given[3]
+
+        def run(self, callbacks: Callbacks, *, fresh: Any, measure: Any) -> None:
+            for step in range(3):
+                (rows, views), labels, is_target = (batch := self.feed(step))[:3]
+                own, shown = (part[2:].tolist() for part in drawn[step])
+                assert (rows, views) == (own, shown)
+                assert labels.tolist() == data.labels[own].tolist()
+                assert is_target.tolist() == [True, True]
+                assert batch[3:] == ((step,) if mixed else ())
+            assert callbacks.samples == 6
+            fresh()
+            made.append(measure)
+
+    monkeypatch.setattr(training, "Trainer", Trained)
+    monkeypatch.setattr(training, "accelerate", lambda module, partly: made.append((module, partly)) or SimpleNamespace(device=torch.device("cpu"), num_processes=2, process_index=1, is_main_process=False))  # fmt: skip
+    monkeypatch.setattr(training, "ClassificationLoss", lambda *given: made.append(given) or nn.Linear(1, 1))  # fmt: skip
+    monkeypatch.setattr(training, "Sampler", lambda *given: made.append(given) or drawn.__getitem__)
+    monkeypatch.setattr(training, "mixing", lambda *given: made.append(given) or ((lambda step, *batch: (*batch, step)) if mixed else None))  # fmt: skip
+    monkeypatch.setattr(training, "make_optimizer", lambda *given: given[1:])
+    monkeypatch.setattr(training, "factors", lambda *given: given)
+    monkeypatch.setattr(training, "_start", lambda *given: made.append(given))
+    monkeypatch.setattr(training, "_drift", lambda *given: given)
+    adapted.plan, adapted.backbone, adapted.compiled = SimpleNamespace(search=None), SimpleNamespace(module="network"), compiled  # type: ignore[assignment]  # fmt: skip
+    code: list[str] = []
+    monkeypatch.setattr(training, "check_compiler", lambda: code.append("checked"))
+    monkeypatch.setattr(training, "compiling", lambda: code.append("compiled") or nullcontext())
+    monkeypatch.setattr(torch.compiler, "reset", lambda: code.append("reset"))
+    callbacks, held = Callbacks(drift=print), SimpleNamespace(loss="judged")
+    training._descend(adapted, data, table, recipe, 9, "bf16", callbacks, 7, held)  # type: ignore[arg-type]
+    assert code == ["checked", "compiled", "reset"] * compiled
+    spread, loss, sampled, mix, trainer, start, drift = made
+    assert spread == ("network", False)
+    assert loss == (adapted, 0.25, 0.1, None)
+    assert sampled == (data, recipe, 9)
+    assert mix == (adapted, recipe, 9)
+    optimizer, stated, a_pass, seed, judge, precision = trainer[4:]
+    assert optimizer == (recipe, (adapted, recipe))
+    assert (stated, a_pass, seed, judge, precision) == (recipe, recipe.a_pass(5, 2), 9, "judged", "bf16")  # fmt: skip
+    assert start == (adapted, data, table, recipe)
+    assert (*drift[:3], *drift[4:]) == (adapted, data, table, 3, 7)
+    assert drift[3].drift is None, "one process reports it"
+    assert [[part.tolist() for part in later()] for later in expected] == [[part[2:].tolist() for part in drawn[step]] for step in (1, 2)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("steps", "probes", "every"), [(400, 10, 40), (30, 10, 10), (25, 1, 25), (45, 3, 15)])  # fmt: skip
+def test_drift_is_reported_so_often_and_at_the_end(steps: int, probes: int, every: int, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    """Of sixteen images at most, evenly, in the evaluation view; every tenth step at most."""
+    asked: list[Any] = []
+    noted: list[Any] = []
+    monkeypatch.setattr(training, "moves_tokens", lambda one: one == "moves")
+    monkeypatch.setattr(training, "Drift", lambda *given: asked.append(given) or (lambda: "how far"))  # fmt: skip
+    table: Any = SimpleNamespace(fetch=lambda rows, views: (rows.tolist(), views.tolist()))
+    callbacks = Callbacks(drift=lambda *given: noted.append(given))
+    for count, rows in ((31, [*range(0, 31, 2)]), (3, [0, 1, 2])):
+        noted.clear()
+        measure = training._drift("moves", images("t", [0] * count), table, callbacks, steps, probes)  # type: ignore[arg-type]  # fmt: skip
+        assert asked.pop() == ("moves", (rows, [0] * len(rows)))
+        for step in range(0, steps + 1, 5):
+            measure(step)
+        assert noted == [(step, "how far") for step in (*range(0, steps, every), steps)]
+    for adapted, how in (("moves", Callbacks()), ("rests", callbacks)):
+        training._drift(adapted, None, table, how, steps, probes)(0)  # type: ignore[arg-type]
+    assert asked == []

@@ -9,6 +9,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 from petiole.tasks.codebook import images as looks
 from petiole.tasks.codebook import task as run_of
@@ -162,3 +164,75 @@ def test_a_bar_moves_by_what_is_answered_and_looked_at(monkeypatch: pytest.Monke
     found = folder.vision_outputs(adapted, ["a", "b", "a", "c"])
     assert (found.all, found.places) == ([["a", "b"], ["c"]], {"a": 0, "b": 1, "c": 2})
     assert moved == [("looking", 3, True), 2, 1]
+
+
+@pytest.mark.parametrize(("count", "chosen"), [(3, [0, 1, 2]), (8, [*range(8)]), (17, [*range(0, 16, 2)]), (24, [*range(0, 24, 3)])])  # fmt: skip
+def test_a_training_is_counted_by_a_few_samples_evenly(
+    count: int, chosen: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One matrix product of 2 x 2 by 2 x 2, forward and backward, three gradients a step."""
+    asked: list[Any] = []
+    trained = nn.Parameter(torch.ones(2, 2))
+
+    class Loss(nn.Module):
+        def __init__(self, adapted: Any, losses: Any) -> None:
+            super().__init__()
+            self.given, self.weight = (adapted, losses), trained
+
+        def forward(self, batch: str) -> torch.Tensor:
+            assert batch == "batch"
+            return (torch.ones(2, 2) @ self.weight).sum()
+
+    def loader(*given: Any) -> Any:
+        asked.append(given)
+        return lambda *which: asked.append(which) or "batch"
+
+    monkeypatch.setattr(training, "CodebookLoss", Loss)
+    monkeypatch.setattr(training, "BatchLoader", loader)
+    monkeypatch.setattr(training, "gradient_evaluations", lambda method: 3 if method is made else 0)
+    made: Any = SimpleNamespace(losses=lambda model: ("losses", model))
+    model = SimpleNamespace(device=torch.device("cpu"))
+    adapted: Any = SimpleNamespace(model=model, attached=nullcontext)
+    samples: Any = range(count)
+    found = training.sample_flops(adapted, made, "folder", samples, general="general")  # type: ignore[arg-type]
+    assert found == 3 * 2 * (2 * 2 * 2 * 2) / len(chosen)
+    (*given, few, seed, general), which = asked
+    assert (given, [*few], seed, general) == ([adapted, made, "folder"], chosen, 0, "general")
+    assert which == (0, range(len(chosen)), 0, 1)
+    assert trained.grad is None, "nothing is left behind"
+    trained.requires_grad_(False)
+    assert training.sample_flops(adapted, made, "folder", samples) == 0  # type: ignore[arg-type]
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize("scored", ["test", "val"])
+def test_a_scored_part_is_opened_once_for_all_language_models(scored: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:  # fmt: skip
+    told: list[Any] = []
+
+    class Data(dict):  # type: ignore[type-arg]
+        task = "vqa"
+
+        def digest(self) -> str:
+            return "digest"
+
+    samples: Any = [SimpleNamespace(images=(f"{i}.png", "other")) for i in range(2)]
+    models = [SimpleNamespace(model=SimpleNamespace(name=name)) for name in "mno"]
+    adapted: Any = models[0]
+    adapted.on = lambda other: models["mno".index(other)]
+    monkeypatch.setattr(run_of, "counts", lambda *given, quiet: told.append((*given, quiet)) or SimpleNamespace(tuned="tuned"))  # fmt: skip
+    monkeypatch.setattr(run_of, "count_test_evaluation", lambda *given, **more: told.append((given, more)))  # fmt: skip
+    monkeypatch.setattr(run_of, "find", lambda name: f"task {name}")
+    monkeypatch.setattr(run_of.training, "answers", lambda one, *given, quiet: told.append((one.model.name, *given, quiet)) or f"of {one.model.name}")  # fmt: skip
+    monkeypatch.setattr(run_of, "write_predictions", lambda folder, name, *given: {name: (folder, *given)})  # fmt: skip
+    run: Any = SimpleNamespace(
+        workspace=SimpleNamespace(data=Data({"train": "t", scored: samples}), others=("n", "o"), task=SimpleNamespace(quiet=True)),
+        chosen=SimpleNamespace(scored=scored, pruning="p"),
+        image_folder=SimpleNamespace(vision_outputs=lambda one, names, quiet: (one.model.name, names, quiet)),
+    )  # fmt: skip
+    scores = CodebookRun.evaluate(run, adapted, tmp_path)
+    assert scores == {name: {name: (tmp_path, "task vqa", samples, f"of {name}")} for name in "mno"}
+    seen = ("m", ["0.png", "1.png"], True)
+    counted = [((tmp_path, "digest", 2, "end of training"), {"once": True})] * (scored == "test")
+    asked = [(name, seen, samples, "p", "tuned", True) for name in "mno"]
+    assert told == [(adapted, run.image_folder, "t", True), *counted, *asked]
+    assert run.frequencies.tuned == "tuned"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -161,6 +162,10 @@ def test_a_batch_is_a_function_of_seed_and_step(data: TextDataset) -> None:
         words.decode(words.split(next(iter(s.targets)))) for s in samples
     ]
     assert a.groups == [s.label for s in samples]
+    feeds[0].samples = [replace(s, label="", caption=s.caption * (i > 4)) for i, s in enumerate(data["train"])]  # fmt: skip
+    bare = [s.caption if i > 4 else s.images[0] for i, s in ((i, data["train"][i]) for i in rows)]
+    assert feeds[0](4, rows, 0, 1).groups == bare
+    feeds[0].samples = data["train"]
     halves = [feeds[0](4, rows, process, 2) for process in range(2)]
     assert torch.equal(torch.cat([h.pictures for h in halves]), a.pictures)
     assert halves[0].answers + halves[1].answers == a.answers

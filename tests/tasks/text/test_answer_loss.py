@@ -22,7 +22,7 @@ from petiole.methods.base import Changes
 from petiole.methods.registry import create
 from petiole.tasks.text.adapter import TextAdapter
 from petiole.tasks.text.answer_loss import AnswerLoss, answer_batch, listed
-from petiole.tasks.text.collator import Collator, TaskData
+from petiole.tasks.text.collator import Collator, TaskData, part_of
 from petiole.tasks.text.model import AdaptedTextModel
 from petiole.tasks.text.registry import TASKS, find
 from petiole.tasks.text.visual import InMemoryVisuals
@@ -182,6 +182,16 @@ def test_the_list_has_fixed_choices_and_then_the_commonest_answers() -> None:
     assert set(half) == {next(iter(s.targets)) for s in asked.training(0.5)}
     with pytest.raises(ConfigError, match="caption"):
         listed([asked, data("caption", "a cat")], 3)
+    sought = replace(asked, task=replace(asked.task, beams=2))
+    with pytest.raises(ConfigError, match="answers of gqa are sentences"):
+        listed([sought], 3)
+
+
+def test_processes_take_runs_of_a_batch() -> None:
+    for rows, processes in ((7, 3), (2, 3), (4, 1)):
+        parts = [part_of(rows, process, processes) for process in range(processes)]
+        assert [i for part in parts for i in part] == [*range(rows)]
+        assert {len(part) for part in parts} <= {rows // processes, rows // processes + 1}
 
 
 def test_the_loss_of_a_batch_is_the_mean_of_what_its_processes_have(model: Seq2Seq) -> None:

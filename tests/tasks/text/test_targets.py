@@ -27,6 +27,11 @@ def test_rounding_at_the_end_still_draws_a_target() -> None:
     assert drawn_target(taught(a=0.1, b=0.2, c=0.3, d=0.0), 1 - 2**-53) == ("c", 0.3)
 
 
+def test_each_target_has_a_half_open_share() -> None:
+    drawn = [drawn_target(taught(a=0.5, b=0.5), u) for u in (0.0, 0.5 - 2**-53, 0.5)]
+    assert drawn == [("a", 0.5), ("a", 0.5), ("b", 0.5)]
+
+
 def test_without_targets_nothing_is_taught() -> None:
     assert drawn_target(taught(), 0.3) == ("", 0.0)
     assert drawn_target(taught(red=0.0), 0.3) == ("", 0.0)

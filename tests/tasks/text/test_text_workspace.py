@@ -7,10 +7,13 @@ import pickle
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from builders.multitask import COUNTS, TASKS, language, task, text_task
 from petiole.data.readers.registry import open_features
@@ -20,8 +23,12 @@ from petiole.engine.run import RunSpec, run
 from petiole.engine.share import Share
 from petiole.engine.task import open_workspace, reopened
 from petiole.errors import ConfigError, DataError
+from petiole.tasks.text import task as run_of
+from petiole.tasks.text import workspace as workspace_of
+from petiole.tasks.text.adapter import golden_scores
 from petiole.tasks.text.collator import Collator, TaskData
 from petiole.tasks.text.registry import find
+from petiole.tasks.text.task import TextRun
 from petiole.tasks.text.visual import BackboneVisuals, PixelSource
 from petiole.tasks.text.workspace import TextGeneration, open_text, opened_data
 
@@ -250,3 +257,96 @@ def test_a_part_of_a_task_says_what_it_lacks() -> None:
             DataError, match=f"'birds' has no samples of the part '{part}', only of val"
         ):
             data.part(part)
+
+
+@pytest.mark.parametrize("video", [False, True])
+def test_features_that_are_given_are_stored_before_they_are_seen(video: bool, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    asked: list[Any] = []
+
+    class Stored:
+        digest = "stored"
+
+        def __init__(self, *given: Any, **more: Any) -> None:
+            asked.append((given, more))
+
+        def prepare(self, *given: Any, **more: Any) -> None:
+            asked.append((given, more))
+
+    monkeypatch.setattr(workspace_of, "StoredVisuals", Stored)
+    monkeypatch.setattr(workspace_of, "is_video", lambda name: video and name == "tvqa")
+    monkeypatch.setattr(workspace_of, "open_features", lambda *given: given)
+    data: Any = SimpleNamespace(task="tvqa", images=("b", "a"), digest=lambda: "data")
+    given = TextGeneration("m", (), features=Path("f"), visual_tokens=9, cache=Path("c"), quiet=True)  # fmt: skip
+    found, visuals, digest = workspace_of._seen(data, given, None)
+    assert (found, type(visuals), digest) == (data, Stored, "data:stored")
+    shape = {"visual_tokens": None, "rows": 64} if video else {"visual_tokens": 9, "rows": None}
+    assert asked == [((("tvqa", Path("f")),), {**shape, "cache": Path("c")}), ((("b", "a"),), {"quiet": True})]  # fmt: skip
+    data.images = ()
+    assert workspace_of._seen(data, given, None) == (data, None, "data")
+    data.images, data.root = ("a",), "photos"
+    with pytest.raises(ConfigError, match=r"^m has no image backbone of its own, and photos has images\."):  # fmt: skip
+        workspace_of._seen(data, replace(given, features=None), None)
+
+
+def test_tasks_of_one_kind_are_called_by_their_folders(tmp_path: Path) -> None:
+    taken: set[str] = set()
+
+    def called(task: str, folder: str) -> str:
+        data: Any = SimpleNamespace(task=task, root=tmp_path / folder / "." / "x" / "..")
+        return workspace_of._called(data, taken)
+
+    assert [called("vqa", "a"), called("vqa", "b"), called("gqa", "b")] == ["vqa", "b", "gqa"]
+    with pytest.raises(
+        ConfigError, match=r"^Two tasks are called b\. Rename one of the folders\.$"
+    ):
+        called("vqa", "b")
+    assert called("vqa", "c") == "c"
+
+
+@pytest.mark.parametrize("scored", ["test", "val"])
+def test_each_task_is_scored_and_its_test_part_counted_once(scored: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:  # fmt: skip
+    told: list[Any] = []
+    tasks = [SimpleNamespace(name=name, digest=digest, part=lambda part, name=name: [f"{name} {part}"] * 3, task=f"kind of {name}") for name, digest in (("a", "of a"), ("b", ""))]  # fmt: skip
+    monkeypatch.setattr(run_of, "count_test_evaluation", lambda *given, **more: told.append((given, more)))  # fmt: skip
+    monkeypatch.setattr(run_of.training, "answers", lambda *given, quiet: told.append((*given, quiet)) or given[2])  # fmt: skip
+    monkeypatch.setattr(run_of, "write_predictions", lambda *given: {"m": given})
+    run: Any = SimpleNamespace(
+        chosen=SimpleNamespace(scored=scored), tasks=tasks, collator="collator", workspace=SimpleNamespace(task=SimpleNamespace(quiet=True))
+    )  # fmt: skip
+    found = TextRun.evaluate(run, "adapted", tmp_path)  # type: ignore[arg-type]
+    samples = [[f"{name} {scored}"] * 3 for name in "ab"]
+    assert found == {name: {"m": (tmp_path, name, f"kind of {name}", samples[n], n)} for n, name in enumerate("ab")}  # fmt: skip
+    wanted: list[Any] = []
+    for n, (name, digest) in enumerate((("a", "of a"), ("b", "b"))):
+        if scored == "test":
+            wanted.append(((tmp_path, digest, 3, name), {"once": True}))
+        wanted.append(("adapted", "collator", n, samples[n], True))
+    assert told == wanted
+
+
+@pytest.mark.parametrize(("width", "tower", "shown"), [(3, None, True), (3, "tower", False), (0, None, False)])  # fmt: skip
+def test_a_golden_input_shows_features_where_they_are_given(width: int, tower: Any, shown: bool) -> None:  # fmt: skip
+    asked: list[Any] = []
+
+    class Model(nn.Module):
+        model = SimpleNamespace(config=SimpleNamespace(vocab_size=9), vision_width=width, device="cpu")  # fmt: skip
+        vision_tower, head = tower, None
+
+        def forward(self, *given: Any) -> Any:
+            assert not self.training
+            asked.append(given)
+            return torch.arange(2 * 2 * 70).reshape(1, 4, 70)
+
+    found = golden_scores(Model().train())  # type: ignore[arg-type]
+    assert found.tolist() == [float(i) for i in range(3 * 70, 3 * 70 + 64)], "of the last place"
+    [(inputs, labels, tasks)] = asked
+    assert (inputs.ids.shape, inputs.mask.shape, labels.shape, tasks) == ((1, 8), (1, 8), (1, 2), (0,))  # fmt: skip
+    assert inputs.mask.all()
+    assert (None if inputs.visual is None else inputs.visual.shape) == ((1, 4, 3) if shown else None)  # fmt: skip
+    rng = np.random.default_rng(0)
+    ids = rng.integers(0, 9, (2, 8))
+    assert inputs.ids.tolist() == [ids[0].tolist()]
+    assert labels.tolist() == [ids[1, :2].tolist()]
+    if shown:
+        wanted = rng.standard_normal((1, 4, 3)).astype(np.float32)
+        assert np.array_equal(inputs.visual.numpy(), wanted)

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -255,8 +256,9 @@ def test_few_files_are_read_without_a_bar(
     @contextmanager
     def bar(_: str, total: int, *, quiet: bool) -> Iterator[Callable[[], None]]:
         shown.append((total, not quiet))
-        yield lambda: None
+        yield lambda: moved.append(total)
 
+    moved: list[int] = []
     monkeypatch.setattr(visual_backbone, "progress", bar)
     monkeypatch.setattr(visual_backbone, "WORTH_A_BAR", 2)
     paths = [root / "a.png", root / "sub/b.png"]
@@ -267,6 +269,7 @@ def test_few_files_are_read_without_a_bar(
     few._read(paths, quiet=False)
     few._read(paths, quiet=False)
     assert shown == [(2, True), (2, False), (1, False), (1, False)]
+    assert moved == [2, 2, 2, 2, 1, 1]
 
 
 # --- bad images -------------------------------------------------------------------------------------
@@ -356,3 +359,27 @@ def test_the_cache_of_backbone_features_survives_a_damaged_shard(
         got = sight("a.png").tokens
     assert torch.equal(got, want)
     assert isinstance(sight.cache, FeatureCache)
+
+
+def test_what_files_hold_is_what_was_read_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of five files one is stored, one cannot be read, one was replaced meanwhile, and two are alike."""
+    a, b, c, d, e = (Path(name) for name in "abcde")
+    asked: list[object] = []
+    made = object.__new__(BackboneVisuals)
+    made._ids = {a: "1", b: "2", c: "3", d: "4", e: "4"}
+    made.cache = SimpleNamespace(missing=lambda key, ids: asked.append((key, ids)) or [one for one in ids if one != "1"])  # type: ignore[assignment]  # fmt: skip
+    made._read = lambda paths, *, quiet: asked.append((paths, quiet))  # type: ignore[method-assign,assignment,func-returns-value]
+
+    def check(doubtful: list[Path], *, skip_bad: bool) -> tuple[dict[Path, str], tuple[str, ...]]:
+        asked.append((doubtful, skip_bad))
+        return {c: "5", d: "4", e: "4"}, ("one is bad",)
+
+    monkeypatch.setattr(visual_backbone, "check_images", check)
+    kind = SimpleNamespace(key="key")
+    paths = [a, b, c, d, e, c]
+    found = made._identify(kind, paths, skip_bad=True, quiet=True)  # type: ignore[arg-type]
+    assert found == ({"5": c, "4": e}, ("one is bad",))
+    assert made._ids == {a: "1", c: "5", d: "4", e: "4"}
+    assert asked == [(paths, True), ("key", ["1", "2", "3", "4", "4", "3"]), ([b, c, d, e], True), ("key", ["5", "4", "4"])]  # fmt: skip
+    assert made._identify(kind, [a]) == ({}, ())  # type: ignore[arg-type]
+    assert len(asked) == 6, "what is stored is not read again"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 
 from petiole.data.features.base import InMemory, RawFeatures
 from petiole.errors import ConfigError, DataError
+from petiole.tasks.text import visual_backbone
 from petiole.tasks.text.visual import InMemoryVisuals, StoredVisuals
 from petiole.tasks.text.visual_base import VisualFeatures, VisualMemory
 
@@ -118,3 +120,19 @@ def test_remembered_features_are_shown_as_they_are() -> None:
     seen = InMemoryVisuals({"a": tokens})("a")
     assert torch.equal(seen.tokens, tokens.float())
     assert seen.visual_tokens == 3
+
+
+def test_a_folder_that_goes_with_its_owner_may_be_gone_before(capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    class Owner:
+        pass
+
+    for gone in (False, True):
+        owner = Owner()
+        folder = visual_backbone._passing(owner)
+        assert folder.is_dir()
+        if gone:
+            folder.rmdir()
+        del owner
+        gc.collect()
+        assert not folder.exists()
+    assert not capsys.readouterr().err

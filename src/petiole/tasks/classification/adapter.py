@@ -291,7 +291,6 @@ def golden_image(backbone: Backbone) -> NDArray[np.float32]:
     return noise.astype(np.float32)
 
 
-@torch.no_grad()
 def golden_logits(adapted: AdaptedClassifier) -> Tensor:
     """Logits (K,) of ``golden_image``; where it has several sets of them, one behind the other."""
     image = torch.from_numpy(golden_image(adapted.backbone)).to(adapted.backbone.device)

@@ -9,7 +9,8 @@
     min = 0.9
     slice = "night/*"           # of the paths below the folder of images; without it all images
     [[corruption]]
-    name = "blur"               # blur, noise, jpeg, dark, bright, contrast
+    name = "defocus_blur"       # or any other of ``petiole.data.corruptions``
+    severity = 3                # 1 to 5
     max_drop = 0.1              # of accuracy
     [zero_shot]                 # where the head is made of class names
     images = "novel/"           # class folders that the adapter was not trained on

@@ -18,6 +18,7 @@ class Doubt:
         adapter: what it is called in errors.
 
     Attributes:
+        bound: largest 1 - p of a label that belongs to a set; ``None`` where no sets are asked for.
         notes: what the probabilities and sets mean, for people.
 
     Raises:
@@ -32,7 +33,8 @@ class Doubt:
         *,
         adapter: str,
     ) -> None:
-        self.below, self.bound, self.sets = abstain_below, 1.0, coverage is not None
+        self.below = abstain_below
+        self.bound: float | None = None
         self.notes: list[str] = []
         for option, value in {"coverage": coverage, "abstain-below": abstain_below}.items():
             if value is None:
@@ -58,8 +60,10 @@ class Doubt:
 
     def label_set(self, label: str, probabilities: dict[str, float]) -> list[str]:
         """Labels of the set, most probable first, given all probabilities in that order; none where none were asked for."""
-        inside = (n for n, p in probabilities.items() if 1 - p <= self.bound or n == label)
-        return list(inside) if self.sets else []
+        bound = self.bound
+        if bound is None:
+            return []
+        return [n for n, p in probabilities.items() if 1 - p <= bound or n == label]
 
     def abstain(self, probability: float, outside: bool | None) -> bool | None:
         """Whether to leave an image to a person; ``None`` where nothing was asked for."""

@@ -34,15 +34,13 @@ from petiole.tasks.classification.model import AdaptedClassifier
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
-def write(adapted: AdaptedClassifier, folder: Path) -> bool:
-    """Write the folder if peft has a form for this plan; return whether it has."""
+def write(adapted: AdaptedClassifier, folder: Path) -> None:
+    """Write the folder if peft has a form for this plan."""
     plan = adapted.plan
     if plan.injected is not None:
         _by_peft(plan.injected, folder)
-        return True
-    if plan.tune or not plan.attach or not all(_is_lora(a, adapted.backbone) for a in plan.attach):
-        return False
-    return _as_lora(plan.attach, adapted.backbone, folder)
+    elif plan.attach and not plan.tune and all(_is_lora(a, adapted.backbone) for a in plan.attach):
+        _as_lora(plan.attach, adapted.backbone, folder)
 
 
 def _by_peft(injected: Injected, folder: Path) -> None:
@@ -60,7 +58,7 @@ def _is_lora(attach: Attach, backbone: Backbone) -> bool:
     return isinstance(attach.layer, LowRank) and linear and inputs
 
 
-def _as_lora(attachments: Sequence[Attach], backbone: Backbone, folder: Path) -> bool:
+def _as_lora(attachments: Sequence[Attach], backbone: Backbone, folder: Path) -> None:
     paths = {id(module): path for path, module in backbone.module.named_modules()}
     parts: dict[str, list[Attach]] = {}
     for attach in attachments:
@@ -72,11 +70,10 @@ def _as_lora(attachments: Sequence[Attach], backbone: Backbone, folder: Path) ->
         shapes.add((rank, scale))
         tensors |= {f"base_model.model.{path}.{name}": value for name, value in own.items()}
     if len(shapes) > 1:  # one configuration, one rank
-        return False
+        return
     rank, scale = shapes.pop()
     write_tensors(folder / WEIGHTS, tensors, {"format": "pt"})
     write_json(folder / CONFIG, _config(backbone.name, list(parts), rank, scale, attachments))
-    return True
 
 
 def _config(

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, normalize
 
 from petiole.backbones.base import State
 from petiole.backbones.hooks import Attach, attached, observed
@@ -101,8 +101,8 @@ class ShiftSpectrum(FrozenModel):
     @property
     def gradient(self) -> list[float]:
         """The same of G_l, each block's scaled to an energy of 1."""
-        scaled = [torch.tensor(b.gradient, dtype=torch.float64) for b in self.blocks]
-        return _pooled([(g / g.norm().clamp_min(1e-300)).tolist() for g in scaled])
+        rows = torch.tensor([block.gradient for block in self.blocks], dtype=torch.float64)
+        return _pooled(normalize(rows, eps=1e-300).tolist())
 
 
 def _pooled(spectra: list[list[float]]) -> list[float]:

@@ -90,7 +90,6 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-@torch.no_grad()
 def _vectors(
     adapted: AdaptedClassifier, data: Dataset, table: Table, recipe: Recipe
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -214,7 +213,8 @@ def _share(rows: Tensor, accelerator: Accelerator) -> Tensor:
             f"A batch of {len(rows)} images cannot be shared by {world} processes. Start fewer, or raise classes_per_batch or "
             "batch_size."
         )
-    return rows.tensor_split(world)[accelerator.process_index] if world > 1 else rows
+    mine: Tensor = rows.tensor_split(world)[accelerator.process_index]
+    return mine
 
 
 def _drift(

@@ -77,7 +77,6 @@ def score_transfer(
         test_evaluations=test_evaluations,
         scores=score(probabilities.double().numpy(), data.labels).to_dict(),
     )
-    file.parent.mkdir(exist_ok=True)
     write_sealed(file, found.model_dump(mode="json"))
     return found
 

@@ -103,10 +103,7 @@ def _class_means(x: Tensor, labels: Tensor, classes: int) -> Scorer:
 
     def scores(vectors: Tensor) -> Tensor:
         others = sums[None] - own[:, :, None] * unit[:, None]  # (n, K, d)
-        left = (counts[None] - own).clamp(min=1)
-        cosines = (
-            normalize(others / left[..., None], dim=-1) * normalize(vectors, dim=-1)[:, None]
-        ).sum(-1)
+        cosines = (normalize(others, dim=-1) * normalize(vectors, dim=-1)[:, None]).sum(-1)
         return torch.where(counts[None] - own > 0, cosines, torch.tensor(-1.0))
 
     return scores

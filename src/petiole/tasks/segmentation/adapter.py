@@ -24,8 +24,6 @@ from petiole.tasks.segmentation.dense import dense
 from petiole.tasks.segmentation.overlays import write_mask
 from petiole.tasks.segmentation.workspace import Segmentation
 
-BATCH = 16
-
 
 def patch_scores(adapted: AdaptedClassifier, table: Table, count: int) -> Iterator[Tensor]:
     """Scores (N, K) of the first images of a table, one after the other."""
@@ -44,9 +42,7 @@ class SegmentationAdapter(TargetAdapter):
     def plan(cls, method: Method, backbone: Backbone, classes: int, name: str) -> Plan:
         return dense(method, backbone, classes, name)
 
-    def predict_rows(
-        self, images: object, batch: int = BATCH, masks: Path | None = None
-    ) -> list[dict[str, Any]]:
+    def predict_rows(self, images: object, masks: Path | None = None) -> list[dict[str, Any]]:
         """Of each image the share of pixels of each class, largest first.
 
         Args:
@@ -61,7 +57,7 @@ class SegmentationAdapter(TargetAdapter):
         backbone, rows = self.adapted.backbone, []
         taken: dict[str, int] = {}
         for ref in as_images(images):
-            (scores,) = logits_of(self.adapted, [ref], batch)
+            (scores,) = logits_of(self.adapted, [ref])
             found = pixels_of(scores, load(ref).size, backbone.preprocessing, backbone.grid)
             part = np.bincount(found.ravel(), minlength=len(self.classes)) / found.size
             order = [i for i in np.argsort(-part, kind="stable") if part[i] > 0]

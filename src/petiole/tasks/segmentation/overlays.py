@@ -22,7 +22,7 @@ def palette() -> NDArray[np.uint8]:
     """A colour for each class (256, 3): grey for the first, then hues a golden section apart; white for no class."""
     colours = [(0.35, 0.35, 0.35)]
     colours += [
-        colorsys.hsv_to_rgb(0.618034 * i % 1, 0.85, 1 - 0.35 * (i // 8 % 2)) for i in range(1, 256)
+        colorsys.hsv_to_rgb(0.618034 * i, 0.85, 1 - 0.35 * (i // 8 % 2)) for i in range(1, 256)
     ]
     table = np.round(255 * np.array(colours)).astype(np.uint8)
     table[UNKNOWN] = 255
@@ -53,6 +53,5 @@ def write_overlay(
 def _write(path: Path, image: Image.Image, form: str) -> None:
     content = io.BytesIO()
     image.save(content, form)
-    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as staging:
         staging.write_bytes(content.getvalue())

@@ -32,7 +32,7 @@ class GridPool(nn.Module):
         """Raise ConfigError unless a grid of so many tokens can be pooled to these visual_tokens."""
         if self.visual_tokens == tokens:
             return
-        a, b = isqrt(tokens), isqrt(max(self.visual_tokens, 0))
+        a, b = isqrt(tokens), isqrt(abs(self.visual_tokens))
         if a * a != tokens:
             raise ConfigError(
                 f"{whose} gives {tokens} local tokens, which are no square grid and cannot be pooled to "

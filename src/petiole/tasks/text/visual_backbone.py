@@ -40,6 +40,8 @@ from petiole.tasks.text.visual_stored import StoredVisuals
 
 TRIAL = 4
 """Images that are run to tell how long all will take."""
+THREADS = 8
+"""That read files, at most."""
 WORTH_A_BAR = 500
 """Files; fewer are read before one could read the bar."""
 
@@ -299,7 +301,7 @@ class BackboneVisuals:
         if not new:
             return
         with (
-            ThreadPoolExecutor(min(8, cpu_count() or 1)) as threads,
+            ThreadPoolExecutor(min(THREADS, cpu_count() or 1)) as threads,
             progress("reading images", len(new), quiet=quiet or len(new) < WORTH_A_BAR) as advance,
         ):
             for path, found in zip(new, threads.map(_content, new), strict=True):

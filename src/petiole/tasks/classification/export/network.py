@@ -22,23 +22,22 @@ if TYPE_CHECKING:
 
 
 class Classifier(nn.Module):
-    """Backbone and adapter in one module, for tracing: pixels (B, 3, H, W) -> logits (B, K), or with ``vector`` (logits, vector (B, d))."""
+    """Backbone and adapter in one module, for tracing: pixels (B, 3, H, W) -> logits (B, K) and refined vectors (B, d)."""
 
-    def __init__(self, adapted: AdaptedClassifier, *, vector: bool = False) -> None:
+    def __init__(self, adapted: AdaptedClassifier) -> None:
         super().__init__()
-        self.backbone, self.adapter, self.vector = adapted.backbone.module, adapted, vector
+        self.backbone, self.adapter = adapted.backbone.module, adapted
 
-    def forward(self, pixels: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         vector, logits = self.adapter({IMAGES: pixels})
-        return (logits, vector) if self.vector else logits
+        return logits, vector
 
 
-def traced(adapted: AdaptedClassifier, *, vector: bool = False) -> ExportedProgram:
+def traced(adapted: AdaptedClassifier) -> ExportedProgram:
     """The graph of ``torch.export``, for batches of any size; it holds no tensor that it does not use.
 
     Args:
         adapted: with its head.
-        vector: whether the refined image vector is an output beside the logits.
 
     Raises:
         AdapterError: its class vectors depend on the image, or torch cannot trace it.
@@ -51,7 +50,7 @@ def traced(adapted: AdaptedClassifier, *, vector: bool = False) -> ExportedProgr
     example = torch.zeros(
         2, 3, *adapted.backbone.preprocessing.size, device=adapted.backbone.device
     )
-    network = Classifier(adapted, vector=vector).eval()
+    network = Classifier(adapted).eval()
     with torch.no_grad(), adapted.attached():
         network(
             example

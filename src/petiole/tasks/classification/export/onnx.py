@@ -64,7 +64,7 @@ def outputs(pixels):
 
     def write(self, adapter: ClassificationAdapter, folder: Path) -> None:
         file = folder / FILE
-        save(traced(adapter.adapted, vector=True), file, outputs=("logits", "vector"))
+        save(traced(adapter.adapted), file, outputs=("logits", "vector"))
         if self.int8:
             from petiole.tasks.classification.export.int8 import quantise
 

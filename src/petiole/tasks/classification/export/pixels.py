@@ -60,14 +60,14 @@ def prepend(file: Path, stated: Preprocessing) -> None:
     Raises:
         AdapterError: ONNX has no such resize.
     """
-    import onnx
-    from onnx import compose, parser
-
     if stated.interpolation not in MODES:
         raise AdapterError(
             f"ONNX has no {stated.interpolation} resize, which these weights want. Leave the preprocessing outside the graph: the "
             "usage script does it."
         )
+    import onnx
+    from onnx import compose, parser
+
     model = onnx.load(file)
     (h, w), (th, tw) = stated.size, (math.floor(side / stated.crop) for side in stated.size)
     opset = next(one.version for one in model.opset_import if not one.domain)

@@ -36,7 +36,7 @@ def outputs(pixels):
 """
 
     def write(self, adapter: ClassificationAdapter, folder: Path) -> None:
-        program = traced(adapter.adapted, vector=True)
+        program = traced(adapter.adapted)
         with quiet(), replacing(folder / FILE) as temporary, open(temporary, "wb") as file:
             torch.export.save(program, file)
 
