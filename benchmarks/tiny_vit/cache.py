@@ -9,7 +9,7 @@ in EfficientNet-Lite0's own order gives both what the student starts from and wh
 convolution, so that its pooled feature and its logits are recomputed while training. Crop i depends on (seed, i) alone; workers share out
 whole shards, and a shard appears under its name only when it is complete.
 
-    python benchmarks/tiny_vit/cache.py CACHE --model tiny-vit-long --workers 2
+    python benchmarks/tiny_vit/cache.py CACHE --workers 2
 """
 
 from __future__ import annotations
@@ -36,11 +36,6 @@ Shard = dict[str, np.ndarray]
 
 def settings() -> dict:
     return json.loads((HERE / "settings.json").read_text())
-
-
-def models() -> dict[str, dict[str, int]]:
-    """What is trained, by name: from how many crops, and how many steps. A smaller cache is the begin of a larger one."""
-    return settings()["models"]
 
 
 def teacher(path: Path) -> nn.Module:
@@ -140,7 +135,7 @@ def make_shards(worker: int, workers: int, folder: Path, config: dict) -> None:
     model = teacher(ROOT / config["teacher"])
     paths, p = image_list(config)
     pictures = [Image.open(path).convert("RGB") for path in paths]
-    for index in range(worker, config["crops"] // config["cache"]["shard"], workers):
+    for index in range(worker, config["cache"]["crops"] // config["cache"]["shard"], workers):
         final = folder / f"{index:04d}"
         if final.exists():
             continue
@@ -158,12 +153,10 @@ def make_shards(worker: int, workers: int, folder: Path, config: dict) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("cache", type=Path, help="folder for the shards (38 KB a crop)")
-    parser.add_argument("--model", choices=models(), default="tiny-vit-long")
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
     args.cache.mkdir(parents=True, exist_ok=True)
-    config = settings() | models()[args.model]
-    spawn(make_shards, (args.workers, args.cache, config), nprocs=args.workers)
+    spawn(make_shards, (args.workers, args.cache, settings()), nprocs=args.workers)
 
 
 if __name__ == "__main__":

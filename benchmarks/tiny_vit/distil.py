@@ -8,7 +8,7 @@ projected on its first 192 principal components U (half whitened), and three thi
 so that the CLS token becomes the teacher's principal components, and each patch token knows the teacher's
 map at its own place. W_p and W_c are dropped afterwards.
 
-    python benchmarks/tiny_vit/distil.py CACHE OUT --model tiny-vit-long [--minutes 60]
+    python benchmarks/tiny_vit/distil.py CACHE OUT [--minutes 60]
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from cache import ROOT, models, settings, teacher
+from cache import ROOT, settings, teacher
 from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -233,15 +233,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("cache", type=Path, help="what cache.py filled; read into memory")
     parser.add_argument("out", type=Path, help="folder for model.safetensors and log.jsonl")
-    parser.add_argument("--model", choices=models(), default="tiny-vit-long")
     parser.add_argument("--minutes", type=float, help="end by the clock instead of after `steps`")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    config = settings() | settings()["distil"] | models()[args.model]
+    config = settings() | settings()["distil"]
     torch.set_num_threads(1)
     torch.manual_seed(config["seed"])
     model = teacher(ROOT / config["teacher"]).requires_grad_(False)
-    data = read(args.cache, model, config["crops"] // config["cache"]["shard"])
+    data = read(args.cache, model, config["cache"]["crops"] // config["cache"]["shard"])
     vit = architecture().train()
     copy_stem(vit, model)
     student = Student(vit, data, model)

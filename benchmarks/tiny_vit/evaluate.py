@@ -5,13 +5,14 @@ Six feature extractors on the same pixels (160 px), from nothing to the teacher:
     random                   tiny-vit's architecture, all of it untrained
     stem + random blocks     the pretrained stem, everything above it untrained
     stem alone               mean of the stem's map (112 channels)
-    tiny-vit, tiny-vit-long  the packaged weights: CLS, and mean of the patch tokens
+    tiny-vit                 the packaged weights: CLS, and mean of the patch tokens
+    trained again            --weights of another run of distil.py, likewise
     teacher                  EfficientNet-Lite0, pooled
 
 kNN: k = 20, cosine, votes weighted by exp(similarity / 0.07). Linear: logistic regression, its C chosen on
 30 % of the training part. No test image takes part in any choice.
 
-    python benchmarks/tiny_vit/evaluate.py CACHE FASHION > benchmarks/tiny_vit/results.jsonl
+    python benchmarks/tiny_vit/evaluate.py CACHE FASHION [--weights OUT/model.safetensors] > benchmarks/tiny_vit/results.jsonl
 
 FASHION is the folder that benchmarks/inside_blocks/fashion_mnist.py wrote.
 """
@@ -25,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from cache import ROOT, models, settings, teacher
+from cache import ROOT, settings, teacher
 from PIL import Image
 from safetensors.torch import load_file
 from sklearn.datasets import load_digits
@@ -34,7 +35,7 @@ from sklearn.model_selection import train_test_split
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from petiole.backbones.bundled.tiny_vit import architecture, weights_of
+from petiole.backbones.bundled.tiny_vit import WEIGHTS, architecture
 from petiole.data.preprocessing import Preprocessing, evaluate_transform
 
 FOLDERS = {
@@ -74,7 +75,7 @@ def frozen(name: str, cache: Path, fashion: Path) -> Features:
     file = cache / f"{name}.npz"
     if not file.exists():
         images, labels = pictures(name, fashion)
-        vit, model = packaged(next(iter(models()))), teacher(ROOT / settings()["teacher"])
+        vit, model = loaded(WEIGHTS), teacher(ROOT / settings()["teacher"])
         model.reset_classifier(0)
         twin, parts = untrained(), {"maps": [], "teacher": [], "random": []}
         transform = evaluate_transform(HALF)
@@ -91,9 +92,9 @@ def frozen(name: str, cache: Path, fashion: Path) -> Features:
         return dict(stored)
 
 
-def packaged(model: str) -> VisionTransformer:
+def loaded(file: Path) -> VisionTransformer:
     vit = architecture().eval()
-    vit.load_state_dict(load_file(weights_of(f"petiole/{model}")), strict=True)
+    vit.load_state_dict(load_file(file), strict=True)
     return vit
 
 
@@ -103,10 +104,12 @@ def untrained() -> VisionTransformer:
 
 
 @torch.inference_mode()
-def features(name: str, cache: Path, fashion: Path) -> tuple[Features, np.ndarray]:
-    """All extractors on one set of images: {extractor: (N, D)}, labels (N,)."""
+def features(
+    name: str, cache: Path, fashion: Path, files: dict[str, Path]
+) -> tuple[Features, np.ndarray]:
+    """All extractors on one set of images: {extractor: (N, D)}, labels (N,); ``files`` hold trained weights by name."""
     known = frozen(name, cache, fashion)
-    trained, twin = {model: packaged(model) for model in models()}, untrained()
+    trained, twin = {model: loaded(file) for model, file in files.items()}, untrained()
     found: dict[str, list[np.ndarray]] = {}
     for rows in torch.from_numpy(known["maps"]).split(256):
         maps = rows.float()
@@ -198,6 +201,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("cache", type=Path, help="folder for features (about 400 MB)")
     parser.add_argument("fashion", type=Path, help="folder that fashion_mnist.py wrote")
+    parser.add_argument("--weights", type=Path, help="of another run of distil.py")
     parser.add_argument("--only-frozen", action="store_true", help="fill the cache and stop")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -205,7 +209,8 @@ def main() -> None:
         for name in NAMES:
             frozen(name, args.cache, args.fashion)
         return
-    sets = {name: features(name, args.cache, args.fashion) for name in NAMES}
+    files = {"tiny-vit": WEIGHTS} | ({"trained again": args.weights} if args.weights else {})
+    sets = {name: features(name, args.cache, args.fashion, files) for name in NAMES}
     for model in sets["digits"][0]:
         for task, draws in tasks(sets, model).items():
             for measure in (knn, linear):

@@ -1,6 +1,6 @@
 """Put distilled weights into the package, with their card.
 
-python benchmarks/tiny_vit/package.py OUT --model tiny-vit-long
+python benchmarks/tiny_vit/package.py OUT
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import json
 import os
 from pathlib import Path
 
-from cache import models, settings
+from cache import settings
 from safetensors.torch import load_file
 
-from petiole.backbones.bundled.tiny_vit import architecture, weights_of
+from petiole.backbones.bundled.tiny_vit import WEIGHTS, architecture
 
 
-def card(model: str, content: bytes, log: list[dict]) -> dict:
+def card(content: bytes, log: list[dict]) -> dict:
     """What a user of the weights must know: preprocessing, origin, licence, training figures."""
     size = settings()["size"]
     return {
@@ -35,29 +35,28 @@ def card(model: str, content: bytes, log: list[dict]) -> dict:
         ),
         "sha256": hashlib.sha256(content).hexdigest(),
         "parameters": sum(p.numel() for p in architecture().parameters()),
-        "training": {**models()[model], **settings()["distil"], "end": log[-1]},
+        "training": {"crops": settings()["cache"]["crops"], **settings()["distil"], "end": log[-1]},
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path, help="the folder that distil.py wrote")
-    parser.add_argument("--model", choices=models(), default="tiny-vit-long")
     args = parser.parse_args()
-    weights, place = args.out / "model.safetensors", weights_of(f"petiole/{args.model}")
+    weights = args.out / "model.safetensors"
     architecture().load_state_dict(load_file(weights), strict=True)
     content = weights.read_bytes()
     log = [json.loads(line) for line in (args.out / "log.jsonl").read_text().splitlines()]
-    text = json.dumps(card(args.model, content, log), indent=2) + "\n"
-    place.parent.mkdir(exist_ok=True)
-    for path, data in ((place, content), (place.with_suffix(".json"), text.encode())):
+    text = json.dumps(card(content, log), indent=2) + "\n"
+    WEIGHTS.parent.mkdir(exist_ok=True)
+    for path, data in ((WEIGHTS, content), (WEIGHTS.with_suffix(".json"), text.encode())):
         partial = path.with_name(path.name + ".partial")
         with partial.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
-    print(f"{place}: {len(content)} bytes")
+    print(f"{WEIGHTS}: {len(content)} bytes")
 
 
 if __name__ == "__main__":

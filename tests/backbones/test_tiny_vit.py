@@ -15,33 +15,21 @@ from sklearn.linear_model import LogisticRegression
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-import petiole
-from petiole.backbones.bundled.tiny_vit import architecture, weights_of
+from petiole.backbones.bundled.tiny_vit import WEIGHTS, architecture
 from petiole.data.preprocessing import Preprocessing, evaluate_transform
 
 CALTECH = Path(__file__).parents[2] / "../shared/data/caltech101_128"
 
 
-NAMES = ["petiole/tiny-vit", "petiole/tiny-vit-long"]
+def card() -> dict:
+    return json.loads(WEIGHTS.with_suffix(".json").read_text())
 
 
-def card(name: str = NAMES[0]) -> dict:
-    return json.loads(weights_of(name).with_suffix(".json").read_text())
-
-
-@pytest.fixture(scope="module", params=NAMES)
-def trained(request: pytest.FixtureRequest) -> VisionTransformer:
+@pytest.fixture(scope="module")
+def trained() -> VisionTransformer:
     module = architecture().eval()
-    module.load_state_dict(load_file(weights_of(request.param)), strict=True)
+    module.load_state_dict(load_file(WEIGHTS), strict=True)
     return module
-
-
-def test_each_name_has_weights_of_its_own_above_one_stem() -> None:
-    short, long = (petiole.load(name).module.state_dict() for name in NAMES)
-    for key, value in short.items():
-        assert torch.equal(value, long[key]) == (
-            key.startswith("patch_embed.") and "merge" not in key
-        ), key
 
 
 def test_builds_on_meta_with_the_stated_size() -> None:
@@ -58,12 +46,11 @@ def test_builds_on_meta_with_the_stated_size() -> None:
     assert card()["parameters"] == 2_572_000 == stem + merge + tokens + 4 * block + 2 * 192
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_file_is_small_half_precision_and_as_its_card_says(name: str) -> None:
-    content = weights_of(name).read_bytes()
+def test_file_is_small_half_precision_and_as_its_card_says() -> None:
+    content = WEIGHTS.read_bytes()
     assert len(content) <= 6_000_000
-    assert hashlib.sha256(content).hexdigest() == card(name)["sha256"]
-    kinds = {tensor.dtype for tensor in load_file(weights_of(name)).values()}
+    assert hashlib.sha256(content).hexdigest() == card()["sha256"]
+    kinds = {tensor.dtype for tensor in load_file(WEIGHTS).values()}
     assert kinds == {torch.float16, torch.int64}  # int64: batch-norm counters
 
 

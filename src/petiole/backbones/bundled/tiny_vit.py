@@ -26,7 +26,7 @@ from petiole.backbones.vision import vit
 from petiole.backbones.weights import load_strictly, read_json, read_safetensors
 from petiole.data.preprocessing import Preprocessing
 
-WEIGHTS = Path(__file__).parent.parent / "weights"
+WEIGHTS = Path(__file__).parent.parent / "weights" / "tiny_vit.safetensors"
 SIZE = 160
 STRIDE = 32
 
@@ -81,21 +81,14 @@ def architecture() -> VisionTransformer:
     )
 
 
-def weights_of(name: str) -> Path:
-    """The packaged file of ``petiole/tiny-vit`` or ``petiole/tiny-vit-long``; its card lies beside it."""
-    stem = name.removeprefix("petiole/").replace("-", "_")
-    return WEIGHTS / f"{stem}.safetensors"
-
-
-@loader("petiole/tiny-vit", "petiole/tiny-vit-long")
+@loader("petiole/tiny-vit")
 def load(request: LoadRequest) -> Backbone:
-    """The packaged model, the one that was trained for longer, or with --weights another training of the same architecture.
+    """The packaged model, or another training of the same architecture with --weights.
 
     Raises:
         BackboneError: another image size than its own, or weights that do not fit.
     """
-    packaged = weights_of(request.name)
-    card = read_json(packaged.with_suffix(".json"))
+    card = read_json(WEIGHTS.with_suffix(".json"))
     stated = Preprocessing(
         **{name: card[name] for name in Preprocessing.model_fields if name in card}
     )
@@ -103,6 +96,6 @@ def load(request: LoadRequest) -> Backbone:
     with torch.device("meta" if request.meta else "cpu"):
         module = architecture()
     if not request.meta:
-        file = request.weights or packaged
+        file = request.weights or WEIGHTS
         load_strictly(module, read_safetensors(file), str(file))
     return vit.wrap(request.name, module, stated)
