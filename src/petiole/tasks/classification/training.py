@@ -90,6 +90,7 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+@torch.no_grad()
 def _vectors(
     adapted: AdaptedClassifier, data: Dataset, table: Table, recipe: Recipe
 ) -> tuple[Tensor, Tensor, Tensor]:
