@@ -34,6 +34,8 @@ FILE = Path(__file__).with_name("defaults.json")
 ROOMS = ("data", "layers", "losses", "methods", "metrics", "planning", "protocols")
 ROOMS += ("backbones", "commands", "engine", "ledger", "report", "serving", "stores", "tasks")
 """Rooms whose constants are part of a result, of an estimate, or of what is promised: bounds, patience, places kept."""
+FILLED = {"_READERS", "_KNOWN", "_OPENED"}
+"""No constants: what is registered, or opened, while the library runs. Built-in readers and sets have rows of their own."""
 
 
 def plain(value: Any) -> Any:
@@ -135,7 +137,7 @@ def of_room(room: str, told: Container[Any]) -> dict[str, Any]:
             functions = {k.removesuffix(".__init__"): f for k, f in functions.items()}
             if isinstance(value, FunctionType):
                 functions = {name: value}
-            elif not own and (name.isupper() or bounded) and name != "TYPE_CHECKING":
+            elif not own and (name.isupper() or bounded) and name not in FILLED | {"TYPE_CHECKING"}:
                 row = plain(numbers(value))
                 if (name, str(row)) not in seen:  # not where it is imported, too
                     seen.add((name, str(row)))
