@@ -8,7 +8,7 @@ set -eu
 data=$1 root=$2 out=$3 backbone=${4:-petiole/tiny-vit}
 here=$(dirname "$0")
 export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
-[ -d "$out/fashion-mnist" ] || python "$here/fashion_mnist.py" "$root" "$out/fashion-mnist"
+[ -d "$out/fashion-mnist" ] || python "$here/../fashion_mnist.py" "$root" "$out/fashion-mnist"
 for images in "$out/fashion-mnist" "$data/clothing128" "$data/caltech101_128"; do
     petiole sweep rank "$images" --backbone "$backbone" --values 1 8 64 --fractions 0.1 1 --seeds 3 \
         --set steps=300 views=0 batch_size=32 --precision bf16 --resume --quiet --out "$out/$(basename "$backbone")-$(basename "$images")"

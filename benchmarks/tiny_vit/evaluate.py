@@ -14,7 +14,7 @@ kNN: k = 20, cosine, votes weighted by exp(similarity / 0.07). Linear: logistic 
 
     python benchmarks/tiny_vit/evaluate.py CACHE FASHION [--weights OUT/model.safetensors] > benchmarks/tiny_vit/results.jsonl
 
-FASHION is the folder that benchmarks/inside_blocks/fashion_mnist.py wrote.
+FASHION is the folder that benchmarks/fashion_mnist.py wrote.
 """
 
 from __future__ import annotations
@@ -49,18 +49,22 @@ FOLDERS = {
 HALF = Preprocessing(
     size=(160, 160), crop=1.0, interpolation="bicubic", mean=(0.5,) * 3, std=(0.5,) * 3
 )
-NAMES = ("digits", *FOLDERS, "fashion-train", "fashion-test")
 Features = dict[str, np.ndarray]
 Draw = tuple[np.ndarray, np.ndarray]
 
 
-def pictures(name: str, fashion: Path) -> tuple[list[Image.Image], np.ndarray]:
-    if name == "digits":
+def folders(fashion: Path) -> dict[str, Path | None]:
+    """Every set and where its class folders lie; scikit-learn's digits need none."""
+    shared = {name: ROOT / "../shared/data" / folder for name, folder in FOLDERS.items()}
+    parts = {f"fashion-{part}": fashion / part for part in ("train", "test")}
+    return {"digits": None, **shared, **parts}
+
+
+def pictures(folder: Path | None) -> tuple[list[Image.Image], np.ndarray]:
+    if folder is None:
         digits = load_digits()
         pixels = np.round(digits.images * 255 / 16).astype(np.uint8)
         return [Image.fromarray(p).convert("RGB") for p in pixels], digits.target
-    kind, _, part = name.partition("-")
-    folder = fashion / part if kind == "fashion" else ROOT / "../shared/data" / FOLDERS[name]
     files = sorted(folder.glob("*/*"))
     if not files:
         raise SystemExit(f"no images in {folder}")
@@ -70,11 +74,11 @@ def pictures(name: str, fashion: Path) -> tuple[list[Image.Image], np.ndarray]:
 
 
 @torch.inference_mode()
-def frozen(name: str, cache: Path, fashion: Path) -> Features:
+def frozen(name: str, folder: Path | None, cache: Path) -> Features:
     """What does not depend on the trained blocks: stem maps, teacher, random twin. Kept in `cache`."""
     file = cache / f"{name}.npz"
     if not file.exists():
-        images, labels = pictures(name, fashion)
+        images, labels = pictures(folder)
         vit, model = loaded(WEIGHTS), teacher(ROOT / settings()["teacher"])
         model.reset_classifier(0)
         twin, parts = untrained(), {"maps": [], "teacher": [], "random": []}
@@ -105,10 +109,10 @@ def untrained() -> VisionTransformer:
 
 @torch.inference_mode()
 def features(
-    name: str, cache: Path, fashion: Path, files: dict[str, Path]
+    name: str, folder: Path | None, cache: Path, files: dict[str, Path]
 ) -> tuple[Features, np.ndarray]:
     """All extractors on one set of images: {extractor: (N, D)}, labels (N,); ``files`` hold trained weights by name."""
-    known = frozen(name, cache, fashion)
+    known = frozen(name, folder, cache)
     trained, twin = {model: loaded(file) for model, file in files.items()}, untrained()
     found: dict[str, list[np.ndarray]] = {}
     for rows in torch.from_numpy(known["maps"]).split(256):
@@ -206,11 +210,14 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.only_frozen:
-        for name in NAMES:
-            frozen(name, args.cache, args.fashion)
+        for name, folder in folders(args.fashion).items():
+            frozen(name, folder, args.cache)
         return
     files = {"tiny-vit": WEIGHTS} | ({"trained again": args.weights} if args.weights else {})
-    sets = {name: features(name, args.cache, args.fashion, files) for name in NAMES}
+    sets = {
+        name: features(name, folder, args.cache, files)
+        for name, folder in folders(args.fashion).items()
+    }
     for model in sets["digits"][0]:
         for task, draws in tasks(sets, model).items():
             for measure in (knn, linear):

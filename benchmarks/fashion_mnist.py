@@ -1,6 +1,6 @@
 """A part of Fashion-MNIST as a folder: the first 320 training and 200 test images of each class in the published order.
 
-    python benchmarks/inside_blocks/fashion_mnist.py ROOT OUT
+    python benchmarks/fashion_mnist.py ROOT OUT
 
 ROOT holds FashionMNIST/raw/ with the four published files (where Debian's package dataset-fashion-mnist is installed, a link to
 /usr/share/datasets/fashion-mnist does).
