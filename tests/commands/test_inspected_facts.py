@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import pytest
+
+import petiole
 from builders.asked import Asked
 from petiole.commands import inspect as inspecting
+from petiole.errors import ConfigError
 
 
 def test_facts_of_a_run_an_adapter_and_a_model(asked: Asked, tmp_path: Path) -> None:
@@ -55,6 +60,33 @@ def test_facts_of_a_run_an_adapter_and_a_model(asked: Asked, tmp_path: Path) -> 
     assert (found.what, found.facts["images seen by"], found.facts["answers"], found.facts["folded"]) == (f"adapter {tmp_path}", "given features", "written", "no")  # fmt: skip
     card.vision_backbone = SimpleNamespace(name="clip")
     assert inspecting._folder(tmp_path, None).facts["images seen by"] == "clip"
+
+
+@pytest.mark.parametrize(
+    ("what", "given", "said"),
+    [
+        ("methods", {"images": Path("x")}, "Nothing of methods depends on --images."),
+        ("coop", {"image_size": 7}, "Nothing of coop depends on --image-size."),
+        ("petiole/tiny-vit", {"images": Path("x")}, "Nothing of petiole/tiny-vit depends on --images."),
+        ("tables", {"images": Path("x"), "image_size": 7}, "Nothing of tables depends on --image-size or --images."),
+    ],
+)  # fmt: skip
+def test_options_that_nothing_depends_on(what: str, given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        petiole.inspect(what, **given)
+    assert str(error.value) == f"{said} Leave it out."
+
+
+@pytest.mark.parametrize("kind", ["classification", "text", "codebook"])
+def test_images_are_for_adapters_with_a_cache(asked: Asked, tmp_path: Path, kind: str) -> None:
+    asked.of("petiole.engine.adapter.kind_of", kind)
+    asked.of("petiole.engine.adapter.find", lambda path: path)
+    manifest = SimpleNamespace(method="m", classes=["a"], settings={"cache": "none"}, ledger=SimpleNamespace(inference=1),
+                               backbone=SimpleNamespace(name="net", quantize="", fingerprint="f", preprocessing="p"))  # fmt: skip
+    asked.of("petiole.engine.adapter.read_manifest", manifest)
+    with pytest.raises(ConfigError) as error:
+        petiole.inspect(str(tmp_path), images=tmp_path)
+    assert str(error.value) == f"Nothing of {tmp_path} depends on --images. Leave it out."
 
 
 def test_facts_of_a_tuned_encoder(asked: Asked, tmp_path: Path) -> None:

@@ -12,7 +12,16 @@ import pytest
 import torch
 from cyclopts import Parameter
 
-from petiole.commands.arguments import alternatives, fitting
+from petiole.cli import main
+from petiole.commands.arguments import (
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    Seed,
+    Share,
+    alternatives,
+    fitting,
+)
 from petiole.commands.config_file import _plain, _text, read_config, write_config
 from petiole.commands.options import ModelOptions
 from petiole.commands.places import Places, _addresses, _is_image
@@ -78,7 +87,9 @@ TRAINED = object()
         (NAMES, "ridge", ["ridge"]), (NAMES, ("ridge",), ("ridge",)), (NUMBERS, 3, [3]), (NUMBERS, [3], [3]),
         (Sequence[Path], "a/b", ["a/b"]), (Sequence[Path], Path("a"), [Path("a")]), (NAMED, "x", "x"), (NAMED, ["x"], ["x"]),
         (Path | None, TRAINED, TRAINED), (list[str], TRAINED, TRAINED), (list[str] | None, {"a": 1}, {"a": 1}),
-        (list[str] | dict[str, Any] | None, {"a": 1}, {"a": 1}), (str | float | None, 0.5, 0.5), (Any, TRAINED, TRAINED),
+        (list[str] | dict[str, Any] | None, {"a": 1}, {"a": 1}), (Seed | None, None, None), (Seed, 0, 0), (Seed, 2**32 - 1, 2**32 - 1),
+        (Share, 1, 1), (Share, 1e-9, 1e-9), (PositiveInt, 1, 1), (int, 2**53, 2**53), (int, -(2**53), -(2**53)),
+        (Sequence[PositiveInt], (1, 2), (1, 2)), (Sequence[PositiveInt], 3, [3]), (bool, 1, 1), (str | PositiveFloat, "nan", "nan"), (str | float | None, 0.5, 0.5), (Any, TRAINED, TRAINED),
     ],
 )  # fmt: skip
 def test_values_fit_their_options(hint: Any, value: Any, taken: Any) -> None:
@@ -98,6 +109,18 @@ def test_values_fit_their_options(hint: Any, value: Any, taken: Any) -> None:
         (NAMED, TRAINED, r"x is a text, not object."),
         (EITHER | None, "c", r"x is one of 'a', 'b', not 'c'."),
         (EITHER, 1, r"x is one of 'a', 'b', not 1."),
+        (int | None, True, r"x is a whole number, not True (bool)."),
+        (Seed, -1, "x must be at least 0 and at most 4,294,967,295, not -1."),
+        (Seed | None, 2**32, "x must be at least 0 and at most 4,294,967,295, not 4294967296."),
+        (Sequence[PositiveInt], [1, 0], "x must be at least 1, not 0."),
+        (Sequence[PositiveInt], 0, "x must be at least 1, not 0."),
+        (Share, 0, "x must be more than 0 and at most 1, not 0."),
+        (Share, 1.5, "x must be more than 0 and at most 1, not 1.5."),
+        (NonNegativeFloat | None, float("nan"), "x must be at least 0, not nan."),
+        (PositiveFloat, float("inf"), "x must be finite, not inf."),
+        (float, float("nan"), "x must be finite, not nan."),
+        (int, 10**400, f"x must be between -{2**53:,} and {2**53:,}, not {10**400}."),
+        (int, -(2**53) - 1, f"x must be between -{2**53:,} and {2**53:,}, not {-(2**53) - 1}."),
     ],
 )
 def test_a_value_of_another_kind_says_what_is_taken(hint: Any, value: Any, said: str) -> None:
@@ -119,6 +142,23 @@ def test_values_are_judged_of_verbs_and_of_their_groups() -> None:
         "box is Box(...), not 'big' (str). Its fields are keywords too: width, name, ..."
     )
     assert verb(packed)("d", box=None) == ("d", 0, None, ())
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [("fit x --shots 2.5", "--shots"), ("fit x --seed=1e.0", "--seed"), ("sweep rank x --values 1 2.0", "--values")],
+)  # fmt: skip
+def test_fractions_are_no_whole_numbers(
+    words: str, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Which cyclopts would round."""
+    with pytest.raises(SystemExit) as done:
+        main(words.split())
+    given = words.replace("=", " ").split()[-1]
+    assert (done.value.code, capsys.readouterr().err) == (
+        1,
+        f"error: {option} is a whole number, not {given}.\n",
+    )
 
 
 def test_a_configuration_file_has_what_toml_can_say(tmp_path: Path) -> None:

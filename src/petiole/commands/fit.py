@@ -12,6 +12,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from petiole.commands.arguments import Seed
 from petiole.commands.evaluate import reached
 from petiole.commands.options import (
     AUTO,
@@ -128,7 +129,7 @@ def fit(
     method: str = AUTO,
     settings: Settings = None,
     budget: float | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
     out: Path | None = None,
     resume: bool = False,
     checkpoint_seconds: float = 20.0,
@@ -145,17 +146,18 @@ def fit(
 ) -> FitResult:
     """Train one adapter and score it once on what is held back.
 
-    DATA is what the method learns from. Labelled images: a folder with one folder a class, a CSV or Parquet list, a
-    root with synthetic/, real_train/ and real_eval/; a list with the column labels (several an image) or value (a number) for
-    those tasks; in Python also whatever ``petiole.data.inputs.as_dataset`` takes. For vl- methods, one or more tasks of texts about images: folders
-    of JSON Lines, or TASK=FOLDER for a public layout. For craft and its rivals, questions about images: JSON Lines,
-    VQA-RAD, or class folders, which are asked as questions.
+    DATA is what the method learns from. Of labelled images a list has the column label, labels (several an image) or value
+    (a number); in Python they are also whatever ``petiole.data.inputs.as_dataset`` takes. Texts about images are for vl-
+    methods, one or more tasks; craft and its rivals take questions about images: JSON Lines, VQA-RAD, or class folders,
+    which are asked as questions.
 
     --processes and --executor are for what is tried beside the run itself: by --method auto with a --budget, with several
     backbones, and by --tune.
 
     Args:
-        data: see above.
+        data: labelled images (a folder with one folder a class, a CSV or Parquet list with a column label, labels or
+            value, or a root with synthetic/, real_train/ and real_eval/), or tasks of texts about images (folders of
+            JSON Lines, or TASK=FOLDER for a public layout).
         method: registered name; see petiole inspect methods. auto takes the averaged ridge, which is solved in moments,
             and another method only where left-out target images show that it is better.
         settings: fields of the method or recipe that differ from its defaults.

@@ -9,8 +9,10 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from petiole.commands.arguments import PositiveInt
 from petiole.commands.options import CommandResult
 from petiole.commands.verb import verb
+from petiole.errors import ConfigError
 
 if TYPE_CHECKING:
     from petiole.backbones.frozen_network import FrozenNetwork
@@ -37,7 +39,7 @@ class Inspection(CommandResult):
 
 @verb
 def inspect(
-    what: str, /, *, image_size: int | None = None, images: Path | None = None
+    what: str, /, *, image_size: PositiveInt | None = None, images: Path | None = None
 ) -> Inspection:
     """Show a backbone's or language model's roles, a method's settings, an adapter or a run.
 
@@ -50,10 +52,12 @@ def inspect(
         images: that an adapter's cache is looked into with.
 
     Raises:
-        PetioleError: nothing of that name.
+        PetioleError: nothing of that name, or an option that nothing of it depends on.
     """
     from petiole.methods.registry import abouts, find, is_known
 
+    if what in ("methods", "tables") or is_known(what):
+        _refuse(what, image_size=image_size, images=images)
     if what == "methods":
         return Inspection(what="methods", facts=dict(abouts()))
     if what == "tables":
@@ -68,18 +72,26 @@ def inspect(
 
     folder = Path(what)
     if folder.is_dir() and not any((folder / name).is_file() for name in CONFIGS):
+        _refuse(what, image_size=image_size)
         return _folder(folder, images)
+    _refuse(what, images=images)
     return _backbone(what, image_size)
+
+
+def _refuse(what: str | Path, **options: Any) -> None:
+    """Raise ConfigError for options that were given and that nothing which is shown depends on."""
+    given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]
+    if given:
+        raise ConfigError(f"Nothing of {what} depends on {' or '.join(given)}. Leave it out.")
 
 
 def _folder(folder: Path, images: Path | None) -> Inspection:
     from petiole.engine.adapter import find, kind_of, read_manifest
     from petiole.engine.record import RECORD, read_record
 
-    if kind_of(folder) == "text":
-        return _speaker(folder)
-    if kind_of(folder) == "codebook":
-        return _encoder(folder)
+    if (kind := kind_of(folder)) in ("text", "codebook"):
+        _refuse(folder, images=images)
+        return _speaker(folder) if kind == "text" else _encoder(folder)
     if (folder / RECORD).is_file():
         record = read_record(folder)
         facts: dict[str, Any] = {
@@ -198,6 +210,7 @@ def _files(folder: Path, record: Record) -> dict[str, Any]:
 def _cache(folder: Path, settings: Any, images: Path | None) -> dict[str, Any]:
     """What is known of a TextRefiner's cache; nothing for other methods."""
     if settings.get("cache", "none") == "none" or "entries" not in settings:
+        _refuse(folder, images=images)
         return {}
     from petiole.tasks.classification.adapter import ClassificationAdapter
     from petiole.tasks.classification.refiner_cache import describe

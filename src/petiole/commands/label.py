@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from petiole.commands.arguments import Seed
 from petiole.commands.options import CommandResult, Data, default_cache, fact, name_of, plural
 from petiole.commands.options import device as device_of
 from petiole.commands.verb import verb
@@ -78,7 +79,7 @@ def label(
     weights: Path | None = None,
     device: str = "auto",
     cache_dir: Path | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
     out: Path | None = None,
     skip_bad: bool = False,
     quiet: bool = False,

@@ -19,6 +19,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from petiole.cache_folder import default_cache as default_cache
+from petiole.commands.arguments import Seed
 from petiole.device import Precision
 from petiole.device import device as device
 from petiole.errors import ConfigError
@@ -218,7 +219,7 @@ class ImageOptions:
     test_fraction: float | None = None
     shots: int | None = None
     all_images: bool = False
-    split_seed: int | None = None
+    split_seed: Seed | None = None
 
 
 @group("Texts about images")

@@ -12,6 +12,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from petiole.commands.arguments import NonNegativeFloat
 from petiole.commands.options import CommandResult, fact
 from petiole.commands.verb import verb
 from petiole.errors import ConfigError
@@ -68,7 +69,7 @@ def simulate(
     adapters: int | None = None,
     loaded: int | None = None,
     skew: float | None = None,
-    price: float | None = None,
+    price: NonNegativeFloat | None = None,
     unit: Annotated[Sequence[str], Parameter(negative=(), consume_multiple=True)] = (),
     like: Path | None = None,
     backbone: str | None = None,

@@ -7,6 +7,7 @@ from shlex import quote
 
 from rich.console import Group, RenderableType
 
+from petiole.commands.arguments import Seed
 from petiole.commands.options import CommandResult, fact
 from petiole.commands.verb import verb
 
@@ -56,7 +57,7 @@ def synthesize(
     style: str = "",
     train: int | None = None,
     test: int | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
     quiet: bool = False,
 ) -> SynthesizeResult:
     """Draw a data set of the generated world.

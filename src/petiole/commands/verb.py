@@ -125,7 +125,7 @@ def _group(name: str, value: Any, kind: type[Any]) -> Any:
 
 @cache
 def _hints(owner: Callable[..., Any]) -> dict[str, Any]:
-    return get_type_hints(inspect.unwrap(owner))
+    return get_type_hints(inspect.unwrap(owner), include_extras=True)
 
 
 def keywords(function: Callable[..., Any]) -> tuple[str, ...]:
