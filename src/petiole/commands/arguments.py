@@ -27,18 +27,21 @@ class Range:
 
     Attributes:
         least, most: within the range.
-        above: just outside.
+        above, below: just outside.
     """
 
     least: float = -math.inf
     above: float = -math.inf
     most: float = math.inf
+    below: float = math.inf
 
     def __contains__(self, value: Any) -> bool:
-        return self.least <= value <= self.most and value > self.above
+        return self.least <= value <= self.most and self.above < value < self.below
 
     def __str__(self) -> str:
-        bounds = {"at least": self.least, "more than": self.above, "at most": self.most}
+        bounds = {
+            "at least": self.least, "more than": self.above, "at most": self.most, "less than": self.below,
+        }  # fmt: skip
         return " and ".join(f"{word} {x:,}" for word, x in bounds.items() if math.isfinite(x))
 
 
@@ -49,6 +52,7 @@ NonNegativeInt = Annotated[int, Range(least=0)]
 PositiveFloat = Annotated[float, Range(above=0)]
 NonNegativeFloat = Annotated[float, Range(least=0)]
 Share = Annotated[float, Range(above=0, most=1)]
+ProperFraction = Annotated[float, Range(above=0, below=1)]
 
 KINDS: dict[Any, tuple[tuple[type, ...], str]] = {
     bool: ((Integral,), "True or False"),
@@ -123,12 +127,13 @@ def in_range(name: str, value: Any, hint: Any) -> None:
     for one in value if isinstance(value, list | tuple) else [value]:
         if not isinstance(one, Real):
             continue
-        if outside := [kind for kind in ranges if one not in kind]:
-            wanted = str(outside[0])
-        elif isinstance(one, Integral) and abs(one) > EXACT:
-            wanted = f"between -{EXACT:,} and {EXACT:,}"
-        elif not isinstance(one, Integral) and not math.isfinite(one):
+        whole = isinstance(one, Integral)
+        if not whole and not math.isfinite(one):
             wanted = "finite"
+        elif outside := [kind for kind in ranges if one not in kind]:
+            wanted = str(outside[0])
+        elif whole and abs(one) > EXACT:
+            wanted = f"between -{EXACT:,} and {EXACT:,}"
         else:
             continue
         raise ConfigError(f"{name} must be {wanted}, not {one}.")

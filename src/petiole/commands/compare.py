@@ -12,6 +12,7 @@ from cyclopts import Parameter
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from petiole.commands.arguments import NonNegativeFloat, PositiveInt
 from petiole.commands.options import (
     CodebookTaskOptions,
     CommandResult,
@@ -74,9 +75,9 @@ def compare(
     methods: Annotated[Sequence[str], Parameter(consume_multiple=True)] = (),
     table: str | None = None,
     settings: Settings = None,
-    split_seeds: int | None = None,
-    seeds: int | None = None,
-    margin: float = 1.0,
+    split_seeds: PositiveInt | None = None,
+    seeds: PositiveInt | None = None,
+    margin: NonNegativeFloat = 1.0,
     out: Path | None = None,
     resume: bool = False,
     model: ModelOptions | None = None,

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from petiole.commands.arguments import NonNegativeFloat, NonNegativeInt, PositiveInt, ProperFraction
 from petiole.commands.options import ModelOptions, Settings, default_folder, pairs
 from petiole.commands.placement import ExecutorOptions
 from petiole.commands.results import TableResult
@@ -25,12 +26,12 @@ def continual(
     *,
     method: str = "cls-residual-lora",
     settings: Settings = None,
-    test_fraction: float = 0.5,
+    test_fraction: ProperFraction = 0.5,
     shots: int = 10,
     all_images: bool = False,
-    memory: int = 2,
-    seeds: int = 3,
-    margin: float = 1.0,
+    memory: NonNegativeInt = 2,
+    seeds: PositiveInt = 3,
+    margin: NonNegativeFloat = 1.0,
     out: Path | None = None,
     resume: bool = False,
     model: ModelOptions | None = None,

@@ -7,6 +7,7 @@ from shlex import quote
 
 from rich.console import Group, RenderableType
 
+from petiole.commands.arguments import PositiveInt
 from petiole.commands.compare import Compared, compare
 from petiole.commands.fit import FitResult, fit
 from petiole.commands.options import CommandResult, ModelOptions, fact
@@ -37,11 +38,11 @@ class Demo(CommandResult):
 def demo(
     *,
     out: Path = Path("runs/demo"),
-    split_seeds: int = 5,
-    steps: int = 300,
-    per_class: int = 100,
+    split_seeds: PositiveInt = 5,
+    steps: PositiveInt = 300,
+    per_class: PositiveInt = 100,
     resume: bool = False,
-    processes: int = 2,
+    processes: PositiveInt = 2,
     model: ModelOptions | None = None,
 ) -> Demo:
     """Rendered digits as source, ten real handwritten ones a class as target; Table 1 on them, and what fit chooses.

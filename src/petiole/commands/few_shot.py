@@ -8,6 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from petiole.commands.arguments import NonNegativeFloat, PositiveInt, ProperFraction
 from petiole.commands.generalise import Generalised, measured
 from petiole.commands.options import ModelOptions, Settings, default_folder
 from petiole.commands.placement import ExecutorOptions
@@ -21,14 +22,14 @@ def few_shot(
     images: Path,
     *,
     test: Path | None = None,
-    test_fraction: float = 0.5,
+    test_fraction: ProperFraction = 0.5,
     methods: Annotated[Sequence[str], Parameter(consume_multiple=True)] = METHODS,
     reference: str = "",
     settings: Settings = None,
     shots: Annotated[Sequence[int], Parameter(consume_multiple=True)] = (1, 2, 4, 8, 16),
     published: bool = False,
-    seeds: int = 3,
-    margin: float = 1.0,
+    seeds: PositiveInt = 3,
+    margin: NonNegativeFloat = 1.0,
     out: Path | None = None,
     resume: bool = False,
     model: ModelOptions | None = None,

@@ -12,7 +12,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from petiole.commands.arguments import Seed
+from petiole.commands.arguments import NonNegativeFloat, NonNegativeInt, PositiveFloat, Seed
 from petiole.commands.evaluate import reached
 from petiole.commands.options import (
     AUTO,
@@ -128,15 +128,15 @@ def fit(
     *,
     method: str = AUTO,
     settings: Settings = None,
-    budget: float | None = None,
+    budget: NonNegativeFloat | None = None,
     seed: Seed = 0,
     out: Path | None = None,
     resume: bool = False,
-    checkpoint_seconds: float = 20.0,
+    checkpoint_seconds: PositiveFloat = 20.0,
     loggers: Annotated[
         Sequence[str], Parameter(name="--logger", negative=(), consume_multiple=True)
     ] = (),
-    calibration_folds: int | None = None,
+    calibration_folds: NonNegativeInt | None = None,
     model: ModelOptions | None = None,
     placement: ExecutorOptions | None = None,
     tuning: TuningOptions | None = None,

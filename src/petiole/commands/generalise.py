@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from petiole.commands.arguments import NonNegativeFloat, PositiveInt, ProperFraction
 from petiole.commands.options import ModelOptions, Settings, default_folder, pairs
 from petiole.commands.placement import ExecutorOptions
 from petiole.commands.results import TableResult
@@ -33,15 +34,15 @@ def generalise(
     *,
     to: Annotated[Sequence[Path], Parameter(consume_multiple=True)] = (),
     test: Path | None = None,
-    test_fraction: float = 0.5,
+    test_fraction: ProperFraction = 0.5,
     methods: Annotated[Sequence[str], Parameter(consume_multiple=True)] = METHODS,
     table: str | None = None,
     reference: str = "",
     settings: Settings = None,
     shots: int = 16,
     all_images: bool = False,
-    seeds: int = 3,
-    margin: float = 1.0,
+    seeds: PositiveInt = 3,
+    margin: NonNegativeFloat = 1.0,
     out: Path | None = None,
     resume: bool = False,
     model: ModelOptions | None = None,

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from petiole.commands.arguments import NonNegativeFloat, PositiveInt, Share
 from petiole.commands.options import Settings, default_cache, default_folder, pairs
 from petiole.commands.options import device as device_of
 from petiole.commands.placement import ExecutorOptions
@@ -37,10 +38,10 @@ def multitask(
     table: str | None = None,
     reference: str = "",
     settings: Settings = None,
-    seeds: int = 3,
-    margin: float = 1.0,
+    seeds: PositiveInt = 3,
+    margin: NonNegativeFloat = 1.0,
     mode: Literal["proportional", "balanced", "mixed"] = "proportional",
-    fraction: float = 1.0,
+    fraction: Share = 1.0,
     no_prefixes: bool = False,
     validation_part: bool = False,
     visual: Annotated[Settings, Parameter(name="--visual", negative=())] = None,

@@ -19,7 +19,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from petiole.cache_folder import default_cache as default_cache
-from petiole.commands.arguments import Seed
+from petiole.commands.arguments import ProperFraction, Seed, Share
 from petiole.device import Precision
 from petiole.device import device as device
 from petiole.errors import ConfigError
@@ -216,7 +216,7 @@ class ImageOptions:
     task: Literal["classification", "multilabel", "regression", "segmentation"] | None = None
     source: Path | None = None
     test: Path | None = None
-    test_fraction: float | None = None
+    test_fraction: ProperFraction | None = None
     shots: int | None = None
     all_images: bool = False
     split_seed: Seed | None = None
@@ -245,7 +245,7 @@ class TextTaskOptions:
         list[str] | dict[str, Any] | None, Parameter(negative=(), consume_multiple=True)
     ] = None
     mode: Literal["proportional", "balanced", "mixed"] | None = None
-    fraction: float | None = None
+    fraction: Share | None = None
     no_prefixes: bool = False
     validation_part: bool = False
 
@@ -269,7 +269,7 @@ class CodebookTaskOptions:
         Sequence[str], Parameter(name="--language-model", negative=(), consume_multiple=True)
     ] = ()
     general: Path | None = None
-    keep: float | None = None
+    keep: Share | None = None
     prune: Literal["full", "rarity+residual", "rarity", "random", "uniform"] | None = None
     positions: Literal["keep", "compact"] | None = None
     fsdp: bool = False
@@ -291,7 +291,7 @@ class InferenceOptions:
     language_models: Annotated[
         Sequence[str], Parameter(name="--language-model", negative=(), consume_multiple=True)
     ] = ()
-    keep: float | None = None
+    keep: Share | None = None
     prune: Literal["full", "rarity+residual", "rarity", "random", "uniform"] | None = None
     positions: Literal["keep", "compact"] | None = None
     route: bool = False

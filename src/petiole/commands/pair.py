@@ -7,6 +7,7 @@ from shlex import quote
 
 from rich.console import Group, RenderableType
 
+from petiole.commands.arguments import PositiveFloat
 from petiole.commands.options import CommandResult, fact
 from petiole.commands.verb import verb
 from petiole.errors import ConfigError
@@ -43,8 +44,8 @@ def pair(
     image_size: int | None = None,
     captions: Path | None = None,
     template: str = "a photo of a {}.",
-    penalty: float = 1.0,
-    scale: float = 40.0,
+    penalty: PositiveFloat = 1.0,
+    scale: PositiveFloat = 40.0,
     image_projection: bool = False,
     quiet: bool = False,
 ) -> PairResult:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated  # noqa: F401 - ``group`` writes it,
 
 from cyclopts import Parameter  # noqa: F401
 
+from petiole.commands.arguments import NonNegativeFloat, PositiveFloat, PositiveInt
 from petiole.commands.options import group
 
 if TYPE_CHECKING:
@@ -27,8 +28,8 @@ class ClusterOptions:
     """
 
     executor: str = "local"
-    run_cpus: float | None = None
-    run_gpus: float | None = None
+    run_cpus: PositiveFloat | None = None
+    run_gpus: NonNegativeFloat | None = None
 
     def make(self) -> Executor:
         """The executor.
@@ -72,4 +73,4 @@ class ExecutorOptions(ClusterOptions):
         processes: runs at a time on this machine, each on one core; by default 1.
     """
 
-    processes: int | None = None
+    processes: PositiveInt | None = None

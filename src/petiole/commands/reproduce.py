@@ -12,6 +12,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from petiole.commands.arguments import PositiveInt
 from petiole.commands.options import CommandResult, ModelOptions, device, fact
 from petiole.commands.placement import ExecutorOptions
 from petiole.commands.reproduce_comparison import on_own_images
@@ -207,7 +208,7 @@ def reproduce(
     *,
     data: Path | None = None,
     methods: Annotated[Sequence[str], Parameter(consume_multiple=True)] = (),
-    seeds: int = 3,
+    seeds: PositiveInt = 3,
     teacher: Path | None = None,
     out: Path | None = None,
     resume: bool = False,

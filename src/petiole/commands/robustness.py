@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from petiole.commands.arguments import PositiveInt
 from petiole.commands.options import group
 from petiole.errors import ConfigError
 
@@ -32,7 +33,7 @@ class RobustnessOptions:
 
     attack: str | None = None
     epsilon: str | float | None = None
-    attack_steps: int | None = None
+    attack_steps: PositiveInt | None = None
     corrupt: Annotated[Sequence[str], Parameter(negative=(), consume_multiple=True)] = ()
     severity: Annotated[Sequence[int], Parameter(negative=(), consume_multiple=True)] = ()
 

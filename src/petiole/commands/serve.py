@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from petiole.commands.arguments import NonNegativeFloat, PositiveFloat, PositiveInt, Range
 from petiole.commands.options import default_cache, group, name_of
 from petiole.commands.placement import ClusterOptions
 from petiole.commands.verb import verb
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from petiole.serving.teach.routes import Lessons
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+Port = Annotated[int, Range(least=0, most=65535)]
 Listed = Annotated[Sequence[str], Parameter(negative=(), consume_multiple=True)]
 
 
@@ -83,7 +85,7 @@ class AccessOptions:
         origins: sites whose pages may ask, e.g. https://shop.example; by default none.
     """
 
-    port: int = 8000
+    port: Port = 8000
     host: str = "127.0.0.1"
     api_keys: Path | None = None
     trusted: Path | None = None
@@ -107,28 +109,20 @@ class BoundOptions:
         max_memory_mb: of the inference process, which is then started anew; 0 for no bound.
     """
 
-    max_wait: float = 2.0
-    max_seconds: float = 30.0
-    max_body_mb: float = 32.0
-    max_images: int = 64
-    max_pixels: int = 50_000_000
-    max_batch: int = 32
-    max_loaded: int = 64
-    max_adapters: int = 1024
-    max_memory_mb: float = 0.0
+    max_wait: PositiveFloat = 2.0
+    max_seconds: PositiveFloat = 30.0
+    max_body_mb: PositiveFloat = 32.0
+    max_images: PositiveInt = 64
+    max_pixels: PositiveInt = 50_000_000
+    max_batch: PositiveInt = 32
+    max_loaded: PositiveInt = 64
+    max_adapters: PositiveInt = 1024
+    max_memory_mb: NonNegativeFloat = 0.0
 
     def limits(self) -> Limits:
-        """As the server takes them.
-
-        Raises:
-            ConfigError: one that is not above 0.
-        """
+        """As the server takes them."""
         from petiole.serving.limits import Limits
 
-        for name, value in vars(self).items():
-            if not (value > 0 or (name == "max_memory_mb" and value == 0)):
-                option = f"--{name.replace('_', '-')}"
-                raise ConfigError(f"{option} is {value}; it must be above 0.")
         return Limits(
             wait=self.max_wait,
             seconds=self.max_seconds,
@@ -152,7 +146,7 @@ def serve(
     device: str = "auto",
     engine: Literal["auto", "torch", "onnx"] = "auto",
     canary: Listed = (),
-    replicas: Annotated[Sequence[int], Parameter(negative=(), consume_multiple=True)] = (),
+    replicas: Annotated[Sequence[PositiveInt], Parameter(negative=(), consume_multiple=True)] = (),
     page: PageOptions | None = None,
     access: AccessOptions | None = None,
     bounds: BoundOptions | None = None,

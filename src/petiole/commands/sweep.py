@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from petiole.commands.arguments import PositiveInt, ProperFraction
 from petiole.commands.options import (
     CommandResult,
     ModelOptions,
@@ -63,11 +64,11 @@ def sweep(
     method: str = "adaptertune",
     values: Annotated[Sequence[int], Parameter(consume_multiple=True)] = RANKS,
     fractions: Annotated[Sequence[float], Parameter(consume_multiple=True)] = FRACTIONS,
-    seeds: int = 3,
+    seeds: PositiveInt = 3,
     settings: Settings = None,
-    validation: float = 0.25,
+    validation: ProperFraction = 0.25,
     test: Path | None = None,
-    test_fraction: float = 0.5,
+    test_fraction: ProperFraction = 0.5,
     out: Path | None = None,
     resume: bool = False,
     model: ModelOptions | None = None,

@@ -7,7 +7,7 @@ from shlex import quote
 
 from rich.console import Group, RenderableType
 
-from petiole.commands.arguments import Seed
+from petiole.commands.arguments import PositiveInt, Seed
 from petiole.commands.options import CommandResult, fact
 from petiole.commands.verb import verb
 
@@ -55,8 +55,8 @@ def synthesize(
     *,
     task: str = "compositions",
     style: str = "",
-    train: int | None = None,
-    test: int | None = None,
+    train: PositiveInt | None = None,
+    test: PositiveInt | None = None,
     seed: Seed = 0,
     quiet: bool = False,
 ) -> SynthesizeResult:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from petiole.commands.arguments import NonNegativeFloat, PositiveInt, ProperFraction
 from petiole.commands.defaults import backbone_for
 from petiole.commands.options import (
     ModelOptions,
@@ -53,10 +54,10 @@ def transfer(
     methods: Annotated[Sequence[str], Parameter(consume_multiple=True)] = (),
     data_root: Path = Path("data"),
     download: bool = False,
-    test_fraction: float = 0.5,
-    seeds: int = 3,
+    test_fraction: ProperFraction = 0.5,
+    seeds: PositiveInt = 3,
     settings: Settings = None,
-    margin: float = 1.0,
+    margin: NonNegativeFloat = 1.0,
     out: Path = Path("runs/transfer"),
     resume: bool = False,
     model: ModelOptions | None = None,

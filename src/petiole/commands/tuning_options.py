@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from petiole.commands.arguments import PositiveInt, ProperFraction
 from petiole.commands.options import group
 from petiole.errors import ConfigError
 
@@ -30,12 +31,12 @@ class TuningOptions:
     """
 
     tune: bool = False
-    trials: int | None = None
+    trials: PositiveInt | None = None
     ranges: Annotated[
         Sequence[str], Parameter(name="--range", negative=(), consume_multiple=True)
     ] = ()
     tune_storage: str | None = None
-    validation: float | None = None
+    validation: ProperFraction | None = None
 
     @property
     def share(self) -> float:
