@@ -36,7 +36,7 @@ class Range:
     below: float = math.inf
 
     def __contains__(self, value: Any) -> bool:
-        return self.least <= value <= self.most and self.above < value < self.below
+        return bool(self.least <= value <= self.most and self.above < value < self.below)
 
     def __str__(self) -> str:
         bounds = {
@@ -127,12 +127,11 @@ def in_range(name: str, value: Any, hint: Any) -> None:
     for one in value if isinstance(value, list | tuple) else [value]:
         if not isinstance(one, Real):
             continue
-        whole = isinstance(one, Integral)
-        if not whole and not math.isfinite(one):
+        if not isinstance(one, Integral) and not math.isfinite(one):
             wanted = "finite"
         elif outside := [kind for kind in ranges if one not in kind]:
             wanted = str(outside[0])
-        elif whole and abs(one) > EXACT:
+        elif isinstance(one, Integral) and abs(int(one)) > EXACT:
             wanted = f"between -{EXACT:,} and {EXACT:,}"
         else:
             continue
