@@ -44,7 +44,7 @@ def few_shot(
     Args:
         images: class folders, a table, or a directory in CoOp's format.
         test: held-back images; otherwise a part of IMAGES is held back.
-        test_fraction: that part.
+        test_fraction: share of each class that is held back then.
         methods: registered names; the first is what the others are compared with.
         reference: name of another row to compare with.
         settings: applied to every method that has such a field.

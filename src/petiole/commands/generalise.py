@@ -57,7 +57,7 @@ def generalise(
         images: the training data.
         to: folders or tables of other data sets.
         test: held-back images of the training data; otherwise a part of IMAGES is held back.
-        test_fraction: that part.
+        test_fraction: share of each class that is held back then.
         methods: registered names; the first is what the others are compared with.
         table: instead of methods, a table of rows, e.g. textrefiner/ablation, or a TOML file of one's
             own.

@@ -206,7 +206,7 @@ class ImageOptions:
             what the columns of the table say: label, labels or value.
         source: labelled images of the source domain: synthetic, old, drawn, ...
         test: held-back target images; otherwise a part of DATA is held back.
-        test_fraction: that part; by default 0.5.
+        test_fraction: share of each class that is held back then; by default 0.5.
         shots: target images drawn from each class for training, by default 10; where there are no classes, in all, and by
             default all.
         all_images: train on all of them instead.

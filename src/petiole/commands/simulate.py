@@ -82,16 +82,16 @@ def simulate(
 
     Args:
         work: features of images; runs of small heads; or requests to a server.
-        images: of features, or whose features runs need first.
+        images: for features, how many; for runs, how many need their features first.
         runs: how many.
         requests: a second, of one image each.
         machines: GPUs, processes or replicas.
-        gpu: of features: each machine is a GPU, beside which --cores decode.
-        cores: that decode for each GPU; by default 1.
-        adapters: of requests: how many there are, by default 1; the k-th is asked for in proportion to k^-skew.
+        gpu: for features, each machine is a GPU, beside which --cores decode.
+        cores: processor cores that decode for each GPU; by default 1.
+        adapters: for requests, how many there are, by default 1; the k-th is asked for in proportion to k^-skew.
         loaded: adapters in memory of one replica, by default 64.
-        skew: see adapters; by default 1.
-        price: of a machine an hour.
+        skew: how unevenly adapters are asked for: exponent of the above, by default 1; 0 is evenly.
+        price: of one machine for an hour, in any currency.
         unit: NAME=SECONDS of a part: decode, forward, run, ...; several, or repeated.
         like: folder of images that stand for all: decode, forward, write and header are measured on them.
         backbone: of that measurement; by default petiole/efficientnet-lite0.

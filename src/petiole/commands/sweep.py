@@ -89,7 +89,7 @@ def sweep(
         settings: of the method or its recipe, for every rank.
         validation: share of the training images that is scored.
         test: held-back images, which are not opened; otherwise a part of IMAGES is held back.
-        test_fraction: that part.
+        test_fraction: share of each class that is held back then.
         out: folder; by default runs/IMAGES-rank-HASH, where HASH is of the data.
         resume: finish an interrupted sweep; finished runs are kept.
 
