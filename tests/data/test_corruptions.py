@@ -84,6 +84,10 @@ def test_sizes_and_severities() -> None:
     for side in range(20, 60):
         x = np.zeros((side, 2 * side - 7, 3))
         assert all(_zoomed(x, f).shape == x.shape for f in (1.01, 1.31, 2.5))
+    x = np.abs(np.arange(33) - 16.0)[:, None] * np.ones(33)
+    large = _zoomed(x, 5.0)  # 7 rows of its middle, 35 then: as many are cut at both ends
+    np.testing.assert_allclose(large, large[::-1], atol=1e-9)
+    np.testing.assert_allclose(_zoomed(x.T, 5.0), large.T, atol=1e-9)
     with pytest.raises(ConfigError, match="1 to 5"):
         corruption("fog", 0)
 
