@@ -305,9 +305,8 @@ def test_facts_are_folded_and_not_cut() -> None:
     html = Inspection(what="t", facts={"a": "y" * 300})._repr_html_()
     assert html.startswith("<pre>")
     rows = html.split("</pre>")[0].splitlines()
-    assert (
-        max(row.count("y") for row in rows) == 107
-    )  # beside a column of one character and two spaces, of 110
+    # Beside a column of one character, and what stands between them, of 110.
+    assert max(row.count("y") for row in rows) == 106
 
 
 def test_predictions_are_shown_with_the_next_three() -> None:
