@@ -19,8 +19,10 @@ from petiole.commands import places as placing
 from petiole.commands import simulate as simulating
 from petiole.commands import transfer as transferring
 from petiole.commands.backbones import Backbones
+from petiole.commands.cache import cache
 from petiole.commands.features import _names
 from petiole.commands.inspect import Inspection
+from petiole.commands.label import LabelResult, ToLabel
 from petiole.commands.options import ModelOptions
 from petiole.commands.params import params
 from petiole.commands.places import Places, placed
@@ -351,3 +353,30 @@ def test_a_socket_sends_at_once(host: str, family: str, monkeypatch: pytest.Monk
         ((host, 7), {"family": getattr(socket, family), "backlog": 1024}),
         (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
     ]
+
+
+@pytest.mark.parametrize(("count", "said"), [(20, []), (21, ["… and 1 more"])])
+def test_twenty_images_to_label_are_shown(count: int, said: list[str]) -> None:
+    rows = [ToLabel(path=f"{i}.png", cluster=i, size=1 + i % 2, typicality=1.0) for i in range(count)]  # fmt: skip
+    found = LabelResult(folder=Path("f"), csv=Path("l.csv"), report=Path("r.html"), backbone="b", images=9, labelled=0, chosen=rows)  # fmt: skip
+    lines = printed(found)
+    assert [line.split() for line in lines[1:3]] == [["0.png", "1", "image"], ["1.png", "2", "images"]]  # fmt: skip
+    assert lines[21:-2] == said
+
+
+@pytest.mark.parametrize(
+    ("action", "removes", "everything", "verifies"),
+    [("list", False, None, False), ("verify", False, None, True), ("clean", True, False, False), ("clear", True, True, False)],
+)  # fmt: skip
+def test_what_a_cache_is_asked(
+    action: Any, removes: bool, everything: bool | None, verifies: bool, asked: Asked
+) -> None:
+    asked.of("petiole.engine.feature_store.clean", 7)
+    asked.of("petiole.engine.feature_store.entries", [])
+    found = cache(action, cache_dir=Path("c"))
+    assert (found.folder, found.removed) == (Path("c"), 7 * removes)
+    assert asked.one("entries") == ((Path("c"),), {"verify": verifies})
+    if removes:
+        assert asked.one("clean") == ((Path("c"),), {"everything": everything})
+    else:
+        assert asked.names == ["entries"]

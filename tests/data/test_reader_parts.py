@@ -15,11 +15,12 @@ import torch
 from PIL import Image
 
 from petiole.data import decode_budget, image, memory
+from petiole.data.features import hdf5
 from petiole.data.features.base import InMemory, RawFeatures, absent, files_digest, too_large
 from petiole.data.features.shards import Shards
 from petiole.data.image import MAX_PIXELS
 from petiole.data.memory import MemoryImage, kind_of, path_of, to_image
-from petiole.data.readers import coop, packed, video, webdataset
+from petiole.data.readers import coop, packed, public, video, webdataset
 from petiole.data.readers.json_rows import JsonRow, read_lines, read_list, read_object
 from petiole.data.readers.packed import Packed, PackedImage
 from petiole.data.readers.public.folders import _annotated
@@ -152,7 +153,7 @@ def test_ranges_of_whole_numbers(values: list[int], form: str | None, want: list
 
 @pytest.mark.parametrize(
     ("values", "want"),
-    [([0, 0.5, 1], [0, 128, 255]), ([0, 1.5, 255], [0, 2, 255]), ([0, 128, 256], [0, 128, 255]), ([-1, 0, 1], [0, 128, 255])],
+    [([0, 0.5, 1], [0, 128, 255]), ([0, 1.5, 255], [0, 2, 255]), ([0, 128, 256], [0, 128, 255]), ([100, 255], [100, 255]), ([-1, 0, 1], [0, 128, 255])],
 )  # fmt: skip
 def test_ranges_of_floats(values: list[float], want: list[int]) -> None:
     given = Image.fromarray(np.array([values], np.float32))
@@ -200,6 +201,9 @@ def test_features_that_are_not_there(tmp_path: Path) -> None:
     parquet.write_table(Table.from_pydict({"id": [], "features": []}), tmp_path / "a.parquet")
     with pytest.raises(DataError, match=f"{tmp_path}: its shards hold no image"):
         _ = Shards(tmp_path).width
+    one = Table.from_pydict({"id": ["x"], "features": [[[1.0, 2.0, 3.0]]]})
+    parquet.write_table(one, tmp_path / "a.parquet")
+    assert Shards(tmp_path).width == 3
     (empty := tmp_path / "none").mkdir()
     with pytest.raises(DataError, match=r"no .parquet file. Check the path"):
         Shards(tmp_path, empty)
@@ -478,6 +482,26 @@ def test_annotations_with_two_columns_or_more(tmp_path: Path) -> None:
     listed.write_text("a.jpg\tn1\na.jpg\n")
     with pytest.raises(DataError, match=r"'a.jpg' has no class"):
         _annotated(tmp_path, listed)
+
+
+@pytest.mark.parametrize(("name", "published"), [("cub", True), ("nabirds", True), ("vpt-flowers", False)])  # fmt: skip
+def test_lists_that_are_missing_are_named(name: str, published: bool, tmp_path: Path) -> None:
+    known = public.names()[name]
+    (tmp_path / known.needs[0]).mkdir(parents=True)
+    with pytest.raises(DataError, match=r"has no lists\. Put train\.json") as refused:
+        known.read(Place(known, tmp_path, tmp_path / "unpacked"))
+    assert ("as published." in str(refused.value)) == published
+
+
+def test_an_array_may_claim_as_much_as_one_image_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    stored: Any = np.zeros((2, 3), np.float32)
+    field = SimpleNamespace(external=None, is_virtual=False, size=6, dtype=stored.dtype, shape=(2, 3), __getitem__=None)  # fmt: skip
+    group: Any = type("Group", (dict,), {"get": lambda *_, **__: None})(f=type("Stored", (), {**vars(field), "__getitem__": lambda *_: stored})())  # fmt: skip
+    monkeypatch.setattr(hdf5, "MOST_BYTES", 24)
+    assert hdf5._array(group, "f", "a.h5") is stored
+    monkeypatch.setattr(hdf5, "MOST_BYTES", 23)
+    with pytest.raises(DataError, match=r"a\.h5: f of shape \(2, 3\) claims 0\.0 GB"):
+        hdf5._array(group, "f", "a.h5")
 
 
 def test_what_a_known_data_set_lacks(tmp_path: Path) -> None:

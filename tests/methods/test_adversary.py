@@ -79,6 +79,10 @@ def test_another_adversary_is_held_to_the_same_bounds() -> None:
     after = perturb(loss, images(), SPEC, 0.1, lambda _, pixels, __: torch.full_like(pixels, 9.0))
     want = ((images() * STD + MEAN) + 0.1).clamp(max=1)
     torch.testing.assert_close(after * STD + MEAN, want, rtol=0, atol=1e-6)
+    learned = torch.full((), 0.05, requires_grad=True)
+    assert not perturb(
+        loss, images(), SPEC, 0.1, lambda _, x, __: learned.expand_as(x)
+    ).requires_grad
 
 
 def test_pgd_is_the_descent_written_out() -> None:

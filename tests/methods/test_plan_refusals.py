@@ -28,6 +28,7 @@ from petiole.methods.test_time.lora_ttt import LoRATTT
 from petiole.methods.text import encoder_decoder_of
 from petiole.testing import backbones as tiny
 from petiole.testing import dual_encoder as clips
+from petiole.testing.text_methods import TextCase
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +97,15 @@ def test_prompts_begin_elsewhere(towers: Backbone) -> None:
         create("vpt-deep").plan(own, 3)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="adapts a language model, and vit has none"):
         encoder_decoder_of(SimpleNamespace(name="vit"))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "identity"),
+    [("vl-adapter", False), ("vl-compacter", False), ("vl-hyperformer", False), ("vl-lora", True), ("vl-prompt", False), ("vl-prefix", False)],
+)  # fmt: skip
+def test_whether_a_plan_for_texts_begins_at_the_frozen_model(name: str, identity: bool) -> None:
+    model = TextCase("vl-adapter", "bart").model
+    assert create(name).plan(model).identity is identity
 
 
 def test_rows_of_a_layer_are_read_where_they_are_floats() -> None:
