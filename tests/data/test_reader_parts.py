@@ -15,10 +15,12 @@ import torch
 from PIL import Image
 
 from petiole.data import decode_budget, image, memory
+from petiole.data.checks import images
 from petiole.data.features import hdf5
 from petiole.data.features.base import InMemory, RawFeatures, absent, files_digest, too_large
 from petiole.data.features.shards import Shards
 from petiole.data.image import MAX_PIXELS
+from petiole.data.inputs import as_dataset, as_images
 from petiole.data.memory import MemoryImage, kind_of, path_of, to_image
 from petiole.data.readers import coop, packed, public, video, webdataset
 from petiole.data.readers.json_rows import JsonRow, read_lines, read_list, read_object
@@ -107,6 +109,24 @@ def test_an_array_has_no_more_pixels_than_are_decoded(monkeypatch: pytest.Monkey
     monkeypatch.setattr(memory, "MAX_PIXELS", 5)
     with pytest.raises(DataError, match=r"an image of shape \(2, 3, 3\); more than 0 million"):
         to_image(np.zeros((2, 3, 3), np.uint8), "")
+
+
+def test_a_pair_alone_is_one_image_with_its_label() -> None:
+    for pair, count in (((pixel(1), "a"), 1), (((pixel(1), "a"), (pixel(2), "b")), 2)):
+        found = as_dataset(pair)
+        assert (len(found), found.classes) == (count, ("a", "b")[:count])
+    assert len(as_images((pixel(1), pixel(2), pixel(3)))) == 3
+
+
+@pytest.mark.parametrize(("count", "bars"), [(2, 0), (3, 1)])
+def test_many_images_are_checked_under_a_bar(
+    count: int, bars: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[Any] = []
+    monkeypatch.setattr(images, "_WORTH_A_BAR", 2)
+    monkeypatch.setattr(images, "track", lambda each, _, total, **__: shown.append(total) or each)
+    assert len(as_dataset({"a": [pixel(i) for i in range(count)]})) == count
+    assert shown == [count] * bars
 
 
 def test_long_values_are_shown_shortened() -> None:

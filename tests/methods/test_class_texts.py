@@ -65,6 +65,13 @@ def test_a_context_stands_about_the_name(position: Any, slots: list[int], name_a
     assert len(ids) == 1 + 3 + 2 + 3
 
 
+def test_half_of_a_context_stands_before_the_name() -> None:
+    for context, before in ((4, 2), (5, 2), (6, 3)):
+        ((ids, slots),) = SentenceTemplate(context=context, position="middle").tokens("a", towers())
+        assert ids[1 + before] == 1
+        assert slots == [i for i in range(1, context + 2) if i != 1 + before]
+
+
 def test_words_stand_between_context_and_name_and_underscores_are_spaces() -> None:
     sentence = SentenceTemplate(context=1, words="b")
     ((ids, slots),) = sentence.tokens("a_c", towers())
