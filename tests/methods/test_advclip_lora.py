@@ -175,3 +175,17 @@ def test_the_released_code_bounds_a_channel_by_the_extremes_of_the_whole_batch()
             own = images[:, channel]
             wanted = (1 - mean) / std - own.min() if sign > 0 else -mean / std - own.max()
             torch.testing.assert_close(found[channel], wanted.expand(*how.size))
+
+
+def test_steps_grow_from_one_over_the_length_to_one() -> None:
+    module = SharedPerturbation(preprocessing(), 0.5, 1, ramp=4)
+    delta = torch.full((3, *preprocessing().size), 0.5)
+    found = []
+    for passed in (0, 1, 4, 9):
+        module.passed.fill_(passed)
+        found.append(float(module._eta(delta)))
+    length = float(delta.norm())
+    assert found == pytest.approx([1 / length, 0.75 / length + 0.25, 1, 1])
+    assert float(SharedPerturbation(preprocessing(), 0.5, 1, ramp=0)._eta(delta)) == pytest.approx(
+        1 / length
+    )

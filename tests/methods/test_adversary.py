@@ -10,7 +10,16 @@ from torch import Tensor
 
 from petiole.data.preprocessing import Preprocessing
 from petiole.errors import ConfigError
-from petiole.methods.adversary import PGD, perturb, pixel_gradient
+from petiole.methods.adversary import (
+    PGD,
+    attack,
+    climbed,
+    clipped,
+    fgsm,
+    perturb,
+    pixel_gradient,
+    radius,
+)
 
 SPEC = Preprocessing(
     size=(6, 6),
@@ -70,6 +79,10 @@ def test_another_adversary_is_held_to_the_same_bounds() -> None:
     after = perturb(loss, images(), SPEC, 0.1, lambda _, pixels, __: torch.full_like(pixels, 9.0))
     want = ((images() * STD + MEAN) + 0.1).clamp(max=1)
     torch.testing.assert_close(after * STD + MEAN, want, rtol=0, atol=1e-6)
+    learned = torch.full((), 0.05, requires_grad=True)
+    assert not perturb(
+        loss, images(), SPEC, 0.1, lambda _, x, __: learned.expand_as(x)
+    ).requires_grad
 
 
 def test_pgd_is_the_descent_written_out() -> None:
@@ -92,3 +105,58 @@ def test_pgd_is_the_descent_written_out() -> None:
     torch.testing.assert_close(after * std + mean, changed, rtol=0, atol=1e-7)
     one_step = perturb(double, before, SPEC, epsilon)
     assert double(after) > double(one_step) > double(before)
+
+
+def test_attacks_go_by_name() -> None:
+    assert attack("fgsm") is fgsm
+    assert attack("pgd", steps=1, seed=3) == PGD(1, 3)
+    assert PGD() == PGD(10, 0)
+    for name, options, words in (
+        ("pgm", {}, "pgd"),
+        ("pgd", {"step": 3}, "option of the attack pgd"),
+        ("fgsm", {"steps": 1}, "option of the attack fgsm"),
+        ("pgd", {"steps": 0}, "pgd takes at least 1 step, not 0"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            attack(name, **options)
+
+
+@pytest.mark.parametrize(
+    ("stated", "value"),
+    [("0", 0.0), ("1", 1.0), ("10/255", 10 / 255), ("0.25", 0.25), ("2/2", 1.0)],
+)
+def test_a_radius_is_a_number_or_a_fraction(stated: str, value: float) -> None:
+    assert radius(stated, "epsilon") == value
+
+
+@pytest.mark.parametrize("stated", ["-1/255", "2", "256/255", "1/0", "nan", "a/b", ""])
+def test_what_is_no_radius_is_refused(stated: str) -> None:
+    with pytest.raises(ConfigError, match="epsilon"):
+        radius(stated, "epsilon")
+
+
+def test_a_change_is_put_back_into_the_ball_and_into_the_pixels_on_both_sides() -> None:
+    delta = torch.tensor([-0.9, -0.3, 0.0, 0.3, 0.9])
+    pixels = torch.tensor([0.1, 0.5, 0.5, 0.5, 0.9])
+    torch.testing.assert_close(
+        clipped(delta, pixels, 0.4), torch.tensor([-0.1, -0.3, 0.0, 0.3, 0.1])
+    )
+    torch.testing.assert_close(
+        clipped(delta, pixels, 0.2), torch.tensor([-0.1, -0.2, 0.0, 0.2, 0.1])
+    )
+    start = climbed(lambda d: d.sum(), pixels, 0.2, 0, torch.tensor([-1.0, -0.5, 0.0, 0.5, 1.0]))
+    torch.testing.assert_close(start, torch.tensor([-0.1, -0.1, 0.0, 0.1, 0.1]))
+    first = climbed(lambda d: d.sum(), pixels, 0.2, 5, torch.zeros(5))  # steps of 0.1 to the bound
+    torch.testing.assert_close(first, torch.tensor([0.2, 0.2, 0.2, 0.2, 0.1]))
+
+
+def test_what_cannot_be_attacked_is_said() -> None:
+    with pytest.raises(ConfigError, match="epsilon must not be negative, but is nan"):
+        perturb(loss, images(), SPEC, float("nan"))
+    with pytest.raises(ConfigError, match="strips of patches, which attacks do not know"):
+        perturb(loss, images(), SPEC.naflex(2, 4), 0.1)
+    for blind in (lambda _: torch.ones(()), lambda _: torch.ones(1, requires_grad=True).sum()):
+        with pytest.raises(ConfigError, match="no gradient to the pixels"):
+            perturb(blind, images(), SPEC, 0.1)
+    with torch.no_grad():
+        assert perturb(loss, images(), SPEC, 0.1).ne(images()).any()

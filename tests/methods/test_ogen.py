@@ -142,3 +142,12 @@ def test_gradients_of_texts_that_are_computed_again_are_those_of_the_names_that_
 def test_a_host_that_cannot_name_any_class_is_refused(host: str) -> None:
     with pytest.raises(ConfigError, match="OGEN needs a host"):
         create("coop+ogen", {"host": host}).plan(clips.towers(), 3)
+
+
+def test_new_classes_teach_no_class_that_is_known() -> None:
+    adapted, loss = ready(unknown_names=",".join(NEW))
+    step = inputs(adapted)
+    texts = adapted.head.embeddings().detach().requires_grad_()  # type: ignore[operator]
+    loss._new(step, texts, normalize(step.vector, dim=1)).backward()
+    assert texts.grad is None
+    assert any(p.grad is not None for p in loss.generator.parameters())

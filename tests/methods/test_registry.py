@@ -7,12 +7,9 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from petiole.errors import ConfigError
 from petiole.methods import registry
-from petiole.methods.blocks import numbers
 from petiole.methods.heads.baselines import LogisticRegression
 from petiole.methods.peft.cls_residual import ClsResidual
 from petiole.methods.recipe import Recipe
@@ -138,47 +135,6 @@ def test_settings_override_presets() -> None:
     method = create("cosine", {"head": "linear"})
     assert isinstance(method, ClsResidual)
     assert method.head == "linear"
-
-
-# --- blocks --------------------------------------------------------------------------------------
-
-
-@given(st.integers(1, 40), st.integers(1, 40))
-def test_blocks_by_rule(depth: int, k: int) -> None:
-    assert numbers("all", depth) == tuple(range(depth))
-    assert numbers(f"every:{k}", depth) == tuple(i for i in range(depth) if i % k == 0)
-    if k <= depth:
-        assert numbers(f"first:{k}", depth) == tuple(range(k))
-        assert numbers(f"last:{k}", depth) == tuple(range(depth))[-k:]
-        assert numbers(str(k - 1), depth) == (k - 1,)
-    else:
-        for rule in (f"first:{k}", f"last:{k}", str(k - 1)):
-            with pytest.raises(ConfigError, match=rf"of 0\.\.{depth - 1}\."):
-                numbers(rule, depth)
-
-
-@given(st.lists(st.integers(0, 11), min_size=1))
-def test_blocks_by_list_are_sorted_and_unique(chosen: list[int]) -> None:
-    assert numbers(",".join(map(str, chosen)), 12) == tuple(sorted(set(chosen)))
-
-
-@settings(max_examples=50)
-@given(st.text("alevryfistk:,-0123456789", max_size=12))
-def test_any_text_selects_existing_blocks_or_is_refused(text: str) -> None:
-    try:
-        chosen = numbers(text, 6)
-    except ConfigError:
-        return
-    assert chosen
-    assert set(chosen) <= set(range(6))
-
-
-@pytest.mark.parametrize(
-    "rule", ["", "al", "every:0", "every:-1", "first:0", "last:", "first:1.5", "0,,1", "-1", "3,12"]
-)
-def test_malformed_blocks_are_refused(rule: str) -> None:
-    with pytest.raises(ConfigError, match=r"first:k, last:k or a list"):
-        numbers(rule, 12)
 
 
 def test_what_trains_inside_the_backbone_counts_in_passes() -> None:

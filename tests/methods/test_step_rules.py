@@ -13,7 +13,13 @@ from petiole.errors import ConfigError
 from petiole.layers.lowrank import LowRank
 from petiole.ledger import ledger
 from petiole.methods.registry import create
-from petiole.methods.step_rules.base import STEP_RULES, StepContext, make_step_rule
+from petiole.methods.step_rules.base import (
+    STEP_RULES,
+    StepContext,
+    make_step_rule,
+    moved,
+    norm,
+)
 from petiole.methods.step_rules.eflat_lora import LowRankRule
 from petiole.methods.step_rules.flat_lora import FlatLoRA
 from petiole.methods.step_rules.glad import Conflict, Project
@@ -279,3 +285,53 @@ def test_flat_lora_gives_the_gradient_there_and_the_old_bits_back() -> None:
     assert torch.equal(qkv.weight, before)
     with pytest.raises(ConfigError, match="low-rank pairs"):
         FlatLoRA().prepare(regression())
+
+
+@pytest.mark.parametrize(
+    ("rule", "settings", "words"),
+    [
+        ("sam", {"rho": -0.1}, "rho of step_rule=sam must not be negative, but is -0.1"),
+        ("asam", {"eta": -1.0}, "eta of step_rule=asam must not be negative"),
+        ("glad", {"per_tensor": 2.0}, r"per_tensor of step_rule=glad must lie in \[0, 1\]"),
+        ("glad-mix", {"beta": 1.1}, r"beta of step_rule=glad-mix must lie in \[0, 1\], but is 1.1"),
+        ("glad-mix", {"beta": -0.1}, "must lie in"),
+        ("flat-lora", {"sigma": -1.0}, "sigma of step_rule=flat-lora must not be negative"),
+        ("eflat-lora", {"rho": -1.0}, "rho of step_rule=eflat-lora must not be negative"),
+        ("eflat-lora", {"beta": 1.5}, r"beta of step_rule=eflat-lora must lie in \[0, 1\]"),
+        ("eflat-lora-exact", {"rho": float("nan")}, "must not be negative, but is nan"),
+        ("samm", {}, "sam"),
+        ("sam", {"radius": 1.0}, "setting of step_rule=sam"),
+    ],
+)
+def test_settings_of_a_rule_have_bounds(rule: str, settings: dict[str, float], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        make_step_rule(rule, settings)
+
+
+def test_the_bounds_of_a_rule_are_inside() -> None:
+    for rule, settings in (("sam", {"rho": 0.0}), ("asam", {"rho": 0.0, "eta": 0.0}), ("glad", {"per_tensor": 1.0}), ("glad-mix", {"beta": 0.0}), ("glad-mix", {"beta": 1.0}), ("flat-lora", {"sigma": 0.0}), ("eflat-lora", {"rho": 0.0, "beta": 0.0})):  # fmt: skip
+        assert make_step_rule(rule, settings)
+
+
+def test_weights_that_moved_have_their_bits_again_even_after_an_error() -> None:
+    one = nn.Parameter(torch.tensor([0.1, 0.2], dtype=torch.bfloat16))
+    before = one.detach().clone()
+    context = moved([(one, torch.tensor([1e-3, 5.0]))])
+    context.__enter__()
+    assert one.tolist()[1] == 5.1875
+    assert not context.__exit__(KeyError, KeyError(), None)
+    assert torch.equal(one, before)
+    assert one.grad is None
+
+
+def test_a_norm_is_of_all_tensors_in_single_precision_at_least() -> None:
+    parts = [torch.full((4096,), 0.01, dtype=torch.bfloat16), torch.tensor([3.0])]
+    assert norm(parts).dtype is torch.float32
+    assert float(norm(parts)) == pytest.approx((4096 * 0.01001**2 + 9) ** 0.5, rel=1e-3)
+    assert norm([torch.ones(2, dtype=torch.float64)]).dtype is torch.float64
+
+
+def test_what_has_no_low_rank_pair_is_refused_by_its_rules() -> None:
+    for rule in ("flat-lora", "eflat-lora", "eflat-lora-exact"):
+        with pytest.raises(ConfigError, match=f"step_rule={rule.removesuffix('-exact')} moves"):
+            make_step_rule(rule).prepare(nn.Linear(2, 2))

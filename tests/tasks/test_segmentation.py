@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,14 +16,12 @@ from builders.cli import say
 from builders.known import check_run
 from builders.sized_data import SizedData
 from petiole.backbones.registry import load_backbone
-from petiole.data.masks import fineness, finer, open_masked, pixels_of, shares
-from petiole.data.preprocessing import Preprocessing
-from petiole.data.readers.masks import UNKNOWN, MaskClasses, read_masked
+from petiole.data.masks import fineness, finer, shares
+from petiole.data.readers.masks import UNKNOWN
 from petiole.data.synthetic.scenes.masks import write_masks
 from petiole.engine.record import read_log, read_record
 from petiole.engine.run import RunSpec
 from petiole.engine.run import run as run_one
-from petiole.errors import DataError
 from petiole.layers.moment_ridge import Moments, solve
 from petiole.layers.solved import balanced_weights
 from petiole.layers.standardise import Standardise
@@ -108,26 +105,6 @@ def test_what_has_no_use_for_masks_is_refused(
     assert words in " ".join(done.err.split())
 
 
-def test_shares_are_counted_and_pixels_come_back() -> None:
-    p = Preprocessing.symmetric(32)
-    rng = np.random.default_rng(0)
-    coarse = rng.integers(0, 3, (4, 4))
-    mask = np.kron(coarse, np.ones((16, 16))).astype(np.uint8)  # 64 x 64: each patch of one class
-    found = shares(mask, 3, p, (4, 4))
-    assert np.array_equal(found.argmax(1).reshape(4, 4), coarse)
-    assert np.array_equal(found.max(1), np.ones(16))
-    mask[:16, :8] = UNKNOWN
-    assert shares(mask, 3, p, (4, 4))[0].sum() == pytest.approx(0.5)
-    middle = pixels_of(torch.from_numpy(found), (64, 64), p, (4, 4))[8::16, 8::16]
-    assert np.array_equal(middle, coarse)
-    # A crop to the middle: what it cut off is of the nearest patch.
-    cropped = Preprocessing.symmetric(32).model_copy(update={"crop_mode": "center"})
-    wide = np.zeros((64, 128), dtype=np.uint8)
-    wide[:, 64:] = 1
-    left = shares(wide, 2, cropped, (4, 4))
-    assert np.array_equal(pixels_of(torch.from_numpy(left), (128, 64), cropped, (4, 4)), wide)
-
-
 def test_ridge_by_moments_is_scikit_learns() -> None:
     from sklearn.linear_model import Ridge
 
@@ -209,26 +186,6 @@ def test_loss_of_shares_is_that_of_pixels() -> None:
     torch.testing.assert_close(of_shares(z, share), want)
 
 
-def test_what_is_learned_of_cells_is_what_their_pixels_are_given() -> None:
-    """An image with one pixel a cell: the scores that training sees are those that prediction takes the largest of."""
-    p, grid = Preprocessing.symmetric(32), (4, 4)
-    k = fineness(p, grid)
-    assert k == 4
-    scores = torch.randn(1, 16, 3, generator=torch.Generator().manual_seed(0))
-    cells = finer(scores, grid, k)
-    found = pixels_of(scores[0], (16, 16), p, grid)
-    assert np.array_equal(found, cells[0].argmax(1).reshape(16, 16).numpy())
-    linear = torch.nn.Linear(3, 2)
-    torch.testing.assert_close(linear(cells), finer(linear(scores), grid, k))
-
-
-@pytest.mark.parametrize(
-    ("pixels", "patches", "k"), [(98, 7, 2), (160, 5, 4), (518, 37, 1), (78, 6, 1)]
-)
-def test_cells_divide_patches_and_are_not_too_many(pixels: int, patches: int, k: int) -> None:
-    assert fineness(Preprocessing.symmetric(pixels), (patches, patches)) == k
-
-
 def test_tokens_are_standardised_before_a_trained_head_and_a_constant_channel_stays_finite() -> (
     None
 ):
@@ -239,85 +196,6 @@ def test_tokens_are_standardised_before_a_trained_head_and_a_constant_channel_st
     seen = layer(tokens)
     torch.testing.assert_close(seen.mean(0), torch.zeros(4), atol=1e-5, rtol=0)
     torch.testing.assert_close(seen[:, :3].std(0, correction=0), torch.ones(3))
-
-
-def folder(root: Path, pixels: np.ndarray, stated: object = None) -> Path:
-    for name in ("images", "masks"):
-        (root / name).mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.zeros((*pixels.shape[:2], 3), np.uint8)).save(root / "images" / "a.png")
-    Image.fromarray(pixels).save(root / "masks" / "a.png")
-    if stated is not None:
-        (root / "classes.json").write_text(json.dumps(stated))
-    return root
-
-
-def test_masks_are_numbers_colours_or_a_palette(tmp_path: Path) -> None:
-    grey = np.array([[0, 7], [7, 255]], np.uint8)
-    numbers = folder(tmp_path / "a", grey, {"classes": {"sky": 0, "sea": 7}, "ignore": 255})
-    known = read_masked(numbers)[1]
-    assert known.read(numbers / "masks" / "a.png").tolist() == [[0, 1], [1, UNKNOWN]]
-    rgb = np.array([[[0, 0, 0], [9, 8, 7]]], np.uint8)
-    colours = folder(tmp_path / "b", rgb, {"classes": {"sea": [9, 8, 7]}, "ignore": [[0, 0, 0]]})
-    assert read_masked(colours)[1].read(colours / "masks" / "a.png").tolist() == [[UNKNOWN, 0]]
-    odd = folder(tmp_path / "e", np.array([[[9, 8, 7], [9, 2, 3], [4, 5, 6]]], np.uint8))
-    known = read_masked(colours)[1]
-    with pytest.raises(DataError, match=r"has the pixels \[4, 5, 6\], \[9, 2, 3\]"):
-        known.read(odd / "masks" / "a.png")
-    image = Image.fromarray(grey)
-    image.putpalette([0, 0, 0] * 7 + [255, 0, 0] * 249)
-    image.save(folder(tmp_path / "c", grey) / "masks" / "a.png")
-    assert read_masked(tmp_path / "c")[1].names == ("#000000", "#ff0000")
-    assert read_masked(folder(tmp_path / "d", grey))[1].names == ("0", "7")
-    one = folder(tmp_path / "f", np.zeros((1, 2), np.uint8), {"classes": ["sky"]})
-    assert read_masked(one)[1].names == ("sky",)
-
-
-@pytest.mark.parametrize(
-    ("stated", "words"),
-    [
-        ({"classes": ["sky"]}, "has the pixels 7"),
-        ({"classes": ["sky", "sky"]}, "named twice"),
-        ({"classes": {"sky": 300}}, "neither a number"),
-        ({"classes": ["sky"], "names": 1}, "names is unknown"),
-        ({"classes": {"sky": [1, 2, 3]}}, "has numbers, and the classes are given as colours"),
-        ([], "JSON object"),
-    ],
-)
-def test_what_masks_may_not_say_is_named(tmp_path: Path, stated: object, words: str) -> None:
-    root = folder(tmp_path, np.array([[0, 7]], np.uint8), stated)
-    with pytest.raises(DataError, match=words):
-        read_masked(root)[1].read(root / "masks" / "a.png")
-
-
-def test_sizes_and_partners_must_fit(tmp_path: Path) -> None:
-    root = folder(tmp_path, np.zeros((4, 4), np.uint8), {"classes": ["a"]})
-    Image.fromarray(np.zeros((2, 4), np.uint8)).save(root / "masks" / "a.png")
-    (part,) = open_masked(root).values()
-    with pytest.raises(DataError, match="is of 4 x 2 pixels, and its image of 4 x 4"):
-        part.mask(part.images.ids[0], (4, 4), ["a"])
-    (root / "masks" / "b.png").write_bytes((root / "masks" / "a.png").read_bytes())
-    with pytest.raises(DataError, match="no partner of the same name"):
-        read_masked(root)
-
-
-def test_a_table_names_masks_and_parts(world: Path, tmp_path: Path) -> None:
-    rows = [
-        f"{world}/{part}/images/{i:04d}.png,{world}/{part}/masks/{i:04d}.png,{part}"
-        for part in ("train", "test")
-        for i in range(2)
-    ]
-    table = tmp_path / "list.csv"
-    table.write_text("path,mask,split\n" + "\n".join(rows))
-    parts = open_masked(table)
-    assert {part: len(one.images) for part, one in parts.items()} == {"train": 2, "test": 2}
-    assert parts["train"].known.names == tuple(
-        map(str, sorted(map(int, parts["train"].known.names)))
-    )
-
-
-def test_names_are_matched_not_numbers() -> None:
-    known = MaskClasses(("a", "b", "c"), ((1,), (2,), (3,)))
-    assert known.places(["c", "a"])[:3].tolist() == [1, UNKNOWN, 0]
 
 
 def test_a_plan_reads_patches_and_keeps_what_is_inside() -> None:

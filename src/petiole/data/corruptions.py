@@ -123,7 +123,7 @@ def _brightness(x: Pixels, level: int, draw: Draws) -> Pixels:  # noqa: ARG001 -
 
 
 def _contrast(x: Pixels, level: int, draw: Draws) -> Pixels:  # noqa: ARG001 - nothing is drawn
-    mean = x.mean((0, 1), keepdims=True)
+    mean = x.mean((0, 1))
     flat: Pixels = (x - mean) * (0.4, 0.3, 0.2, 0.1, 0.05)[level] + mean
     return flat
 
@@ -248,11 +248,10 @@ def _zoomed(x: Pixels, factor: float) -> Pixels:
 
 def _moved(x: Pixels, radius: int, sigma: float, angle: float) -> Pixels:
     """Motion: a mean over shifts along a line, whose weights fall like half a Gaussian."""
-    steps = np.arange(2 * radius + 1)
-    weights = np.exp(-(steps**2) / (2 * sigma**2))
+    weights = np.exp(-(np.arange(2 * radius + 1) ** 2) / (2 * sigma**2))
     turned = np.deg2rad(angle)
     out = np.zeros_like(x)
-    for step, weight in zip(steps, weights / weights.sum(), strict=True):
+    for step, weight in enumerate(weights / weights.sum()):
         dy, dx = round(step * np.sin(turned)), round(step * np.cos(turned))
         rows = (np.arange(x.shape[0]) - dy).clip(0, x.shape[0] - 1)
         columns = (np.arange(x.shape[1]) - dx).clip(0, x.shape[1] - 1)

@@ -295,8 +295,8 @@ def _from_floats(image: Image.Image) -> Image.Image:
 
 
 def _stretched(values: np.ndarray) -> Image.Image:
-    low, high = values.min(), values.max()
-    return _grey((values - low) * (255 / max(high - low, np.finfo(np.float64).tiny)))
+    spread = values.max() - values.min()
+    return _grey((values - values.min()) / (spread or 1) * 255)  # one grey value has no spread
 
 
 def _grey(values: np.ndarray) -> Image.Image:

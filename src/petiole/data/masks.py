@@ -108,7 +108,7 @@ def fineness(p: Preprocessing, grid: tuple[int, int]) -> int:
     sides = [size // count for size, count in zip(p.size, grid, strict=True)]
     fits = [
         k
-        for k in range(1, CELLS + 1)
+        for k in range(2, CELLS + 1)
         if all(side % k == 0 for side in sides) and max(grid) * k <= SIDE
     ]
     return max(fits, default=1)

@@ -76,7 +76,8 @@ class PathSearch:
             known |= {paths: (score(paths), -self._size(paths)) for paths in candidates}
             parents = sorted(known, key=known.__getitem__, reverse=True)[: self.parents]
             half = self.population // 2
-            candidates = unknown(mutated, self.population - half) + unknown(crossed, half)
+            made = unknown(mutated, self.population - half) + unknown(crossed, half)
+            candidates = list(dict.fromkeys(made))  # one may be made in both ways
         return parents[0]
 
     def _size(self, paths: Paths) -> int:

@@ -55,7 +55,7 @@ class FrozenClassifier:
         if isinstance(plan.head, ClassVectors):
             with torch.no_grad(), self.attached():
                 plan.head.forget()
-                self.classes = plan.head.embeddings().detach()
+                self.classes = plan.head.embeddings()
 
     @contextmanager
     def attached(

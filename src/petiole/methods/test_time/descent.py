@@ -27,7 +27,7 @@ def entropy_of_mean(logits: Tensor, kept: float) -> Tensor:
     logs = logits.log_softmax(-1)
     own = -(logs.exp() * logs).sum(-1)
     count = max(1, int(kept * logits.shape[-2]))
-    chosen = own.detach().topk(count, largest=False).indices
+    chosen = own.topk(count, largest=False).indices
     picked = logs.gather(-2, chosen[..., None].expand(*chosen.shape, logs.shape[-1]))
     mean = picked.logsumexp(-2) - math.log(count)
     return -(mean.exp() * mean).sum(-1)
