@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from petiole.commands.arguments import PositiveInt, Share
+from petiole.commands.arguments import Share
 from petiole.commands.options import CommandResult, Settings, pairs
 from petiole.commands.verb import verb
 
@@ -125,9 +125,9 @@ def params(
     image_size: int | None = None,
     quantize: Literal["int8"] | None = None,
     keep: Share | None = None,
-    text_tokens: PositiveInt | None = None,
-    visual_tokens: PositiveInt | None = None,
-    answer_tokens: PositiveInt | None = None,
+    text_tokens: int | None = None,
+    visual_tokens: int | None = None,
+    answer_tokens: int | None = None,
 ) -> Params:
     """Count parameters and FLOPs by role, without loading any weights.
 
