@@ -215,8 +215,8 @@ class Heads(ContrastHeads):
         longest = int(siglip.config.text_config.max_position_embeddings)
         text = VilaUTextTower(siglip.text_model, longest, end)
         super().__init__(VilaUImageHead(siglip.vision_model), text, end, longest, tokenise)
-        self.scale = nn.Parameter(siglip.logit_scale.detach().reshape(()))
-        self.bias = nn.Parameter(siglip.logit_bias.detach().reshape(()))
+        self.scale = nn.Parameter(siglip.logit_scale.reshape(()))
+        self.bias = nn.Parameter(siglip.logit_bias.reshape(()))
 
 
 def wrap(name: str, siglip: SiglipModel, preprocessing: Preprocessing) -> Transformer:
