@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping
+from math import floor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -15,17 +16,26 @@ import torch
 import transformers
 from torch import nn
 
-from petiole.backbones import hub, preprocessor, quantized
+from petiole.backbones import hub, preprocessor, quantized, registry
 from petiole.backbones.base import Backbone
-from petiole.backbones.codebook_lvlm import bundle, causal, vila_u_files
-from petiole.backbones.dual_encoder import bert, openai_names, pair, resnet_clip, siglip, tokenizers
+from petiole.backbones.codebook_lvlm import bundle, causal, vila_u, vila_u_files
+from petiole.backbones.dual_encoder import (
+    bert,
+    openai_names,
+    pair,
+    resnet_clip,
+    siglip,
+    siglip2,
+    tokenizers,
+)
 from petiole.backbones.encoder_decoder import loading
 from petiole.backbones.frozen_network import FrozenNetwork, Site
 from petiole.backbones.hooks import Attach
+from petiole.backbones.joined import JoinedBackbone
 from petiole.backbones.preprocessor import _geometry, _share
 from petiole.backbones.registry import LoadRequest
 from petiole.backbones.torchscript import _content, _names, _names_or_dead
-from petiole.backbones.vision import classifier, cnn, trace
+from petiole.backbones.vision import classifier, cnn, trace, vit
 from petiole.backbones.vision.block_network import BlockNetwork
 from petiole.backbones.vision.transformer import _linear, whole_patches
 from petiole.data.preprocessing import Preprocessing
@@ -114,6 +124,10 @@ def test_a_convnext_is_cropped_below_384_pixels_alone(edge: int, between: int) -
 
 def test_a_crop_is_of_the_shape_of_what_it_is_cut_from() -> None:
     assert _share({"height": 6, "width": 3}, {"height": 8, "width": 4}) == 0.75
+    for side in range(225, 245):  # some of whose quotients fall short by the last bit
+        crop = _share({"height": 224}, {"height": side})
+        assert floor(224 / crop) == side
+        assert crop == pytest.approx(224 / side, rel=1e-12)
     with pytest.raises(ValueError, match="of different shapes"):
         _share({"height": 6, "width": 3}, {"height": 8, "width": 8})
 
@@ -333,6 +347,34 @@ def test_features_that_are_neither_tokens_nor_a_map() -> None:
         cast("Backbone", tiny.resnet())._lower(torch.zeros(1), "block.0.in")
 
 
+def test_tokens_of_no_stated_patch_are_a_square_behind_the_rest() -> None:
+    network, sized = nn.Conv2d(3, 3, 1), Preprocessing.symmetric(4)
+
+    def run(module: Any, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        tokens = module(images).flatten(2)[:, :, :11].transpose(1, 2)
+        return tokens, tokens.mean(1)
+
+    found = BlockNetwork("n", network, sized, run, trace.traced("n", network, run, (4, 4)))
+    assert (found.grid, found.prefix_tokens, found.depth) == ((3, 3), 2, 0)
+
+
+@pytest.mark.parametrize("meta", [True, False])
+def test_a_network_is_put_where_it_is_wanted(monkeypatch: pytest.MonkeyPatch, meta: bool) -> None:
+    put: list[str] = []
+
+    def to(device: str) -> None:
+        put.append(device)
+        if device == "cuda:9":
+            raise RuntimeError("no such device")
+
+    monkeypatch.setattr(registry, "resolve", lambda _: stub(to=to))
+    registry.load_any(LoadRequest("n", meta=meta), device="cpu")
+    assert put == ([] if meta else ["cpu"])
+    if not meta:
+        with pytest.raises(BackboneError, match=r"n cannot be put on device 'cuda:9': no such"):
+            registry.load_any(LoadRequest("n"), device="cuda:9")
+
+
 def test_patches_tile_the_image_and_a_layer_that_is_not_has_no_roles() -> None:
     assert whole_patches("v", 28, 14) == 28
     assert whole_patches("v", 1, 1) == 1
@@ -344,3 +386,75 @@ def test_patches_tile_the_image_and_a_layer_that_is_not_has_no_roles() -> None:
         ("a", "in", 2),
         ("b", "out", 3),
     ]
+
+
+def test_backbones_side_by_side_have_nothing_else_in_common() -> None:
+    both = JoinedBackbone("a+b", [tiny.resnet(), tiny.resnet()])
+    assert both.width_of("final.joined") == both.width == sum(part.width for part in both.parts)
+    assert (both.finals, both.cuts, both.sites) == (("final.joined",), (), {})
+    for ask, said in (
+        (lambda: both.grid, "and no patches"),
+        (lambda: both.width_of("final.cls"), r"and no final\.cls"),
+        (lambda: both.role_of("0.weight"), r"and no 0\.weight"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            ask()
+    with pytest.raises(NotImplementedError, match=r"a\+b has no cut block\.0\.in inside"):
+        both._lower(torch.zeros(1), "block.0.in")
+
+
+def test_blocks_of_another_class_are_read_from_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vit.timm_blocks, "wrap", lambda *given: given)
+    embed = stub(feat_ratio=lambda: 4)
+    module = stub(dynamic_img_size=False, patch_embed=embed, blocks=[LAYER])
+    for size in ((8, 8), (8, 6)):
+        prepared = Preprocessing.symmetric(8).model_copy(update={"size": size})
+        assert vit.wrap("v", module, prepared) == ("v", module, prepared)  # type: ignore[comparison-overlap]
+    module.dynamic_img_size = True
+    with pytest.raises(BackboneError, match="an image size of 6 does not fit"):
+        vit.wrap("v", module, prepared)
+
+
+def test_what_a_vila_u_states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    same = {"hidden_size": 8, "intermediate_size": 9, "num_hidden_layers": 2}
+    same["num_attention_heads"] = 16
+    assert vila_u._siglip(8, 9, 2, 32, 4) == {
+        "text_config": {**same, "bos_token_id": None, "eos_token_id": None},
+        "vision_config": {**same, "image_size": 32, "patch_size": 4},
+    }
+    assert vila_u._preprocessing(tmp_path, 9) == Preprocessing.symmetric(9)
+    (tmp_path / "preprocessor_config.json").touch()
+    monkeypatch.setattr(vila_u, "read_preprocessor", lambda *given: given)
+    assert vila_u._preprocessing(tmp_path, 9) == (tmp_path, 9)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(BackboneError, match="states no rqvaesiglip"):
+        vila_u._stated(tmp_path)
+    stated = {"n_embed": [7, 7], "code_shape": [3, 3, 2], "latent_shape": [3, 3, 5]}
+    assert vila_u._sizes(stated, 3, 5, tmp_path) == (7, 2)
+    for odd in (
+        {"n_embed": [7, 8]},
+        {"code_shape": [3, 4, 2]},
+        {"code_shape": [4, 3, 2]},
+        {"latent_shape": [3, 3, 6]},
+    ):
+        with pytest.raises(BackboneError, match="Check pretrained_model"):
+            vila_u._sizes({**stated, **odd}, 3, 5, tmp_path)
+    with pytest.raises(BackboneError, match="does not state n_embed"):
+        vila_u._sizes({**stated, "code_shape": [3, 3]}, 3, 5, tmp_path)
+
+
+def test_shapes_of_two_towers_without_weights() -> None:
+    image = tiny.plain()
+    image.module.to("meta")
+    small = {"hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 1}
+    text = transformers.BertModel(transformers.BertConfig(**small, vocab_size=9))
+    maps = {"logit_scale": torch.zeros(1), "text.weight": torch.zeros(6, 4)}
+    both = pair.join("p", image, text, maps, None)
+    assert both.width == 6
+    assert all(p.is_meta for p in both.module.parameters())
+    shape = {"hidden_size": 12, "intermediate_size": 8, "num_hidden_layers": 1}
+    words = {**shape, "num_attention_heads": 1, "vocab_size": 9, "projection_size": 12}
+    eyes = {**shape, "num_attention_heads": 1, "patch_size": 4, "num_patches": 9}
+    config = {"text_config": words, "vision_config": eyes}
+    budgets = [siglip2.load(LoadRequest("s", image_size=side), config, None).preprocessing.budget for side in (None, 11)]  # fmt: skip
+    assert budgets == [9, 4]

@@ -20,7 +20,7 @@ from petiole.backbones.dual_encoder.openai_names import to_transformers
 from petiole.backbones.encoder_decoder import stored
 from petiole.backbones.encoder_decoder.tokens import FastTokenizer
 from petiole.backbones.folders import NAMES, OLD, SHARDS, read_weights
-from petiole.backbones.torchscript import read_training_state
+from petiole.backbones.torchscript import read_torchscript, read_training_state
 from petiole.backbones.weights import read_safetensors, remedy, without_prefix
 from petiole.errors import BackboneError
 
@@ -57,6 +57,8 @@ def test_a_training_programs_state_is_read_without_its_objects(tmp_path: Path) -
     found = read_training_state(file)
     assert (found["w"].item(), found["epoch"]) == (3, 7)
     assert not hasattr(found["optimiser"], "lr")
+    with pytest.raises(BackboneError, match=r"a\.pth: .* is no TorchScript archive"):
+        read_torchscript(file)
     torch.save([1], file)
     with pytest.raises(BackboneError, match="holds no table, so it is no training program's"):
         read_training_state(file)
@@ -162,6 +164,7 @@ def numbered(depth: int, **more: tuple[int, ...]) -> dict[str, Tensor]:
         (numbered(2, reg=(1, 4)), numbered(2), "seems, this architecture has register tokens, a"),
         (numbered(2), {**numbered(2), "blocks.0.bias": torch.zeros(6)}, "up to 6 wide and this a"),
         (numbered(1, pos=(1, 5, 4)), numbered(1, pos=(1, 10, 4)), "its position table is for 10 tokens, not for 5. N"),
+        (numbered(1, pos=(5, 4)), numbered(1, pos=(10, 4)), "its position table is for 10 tokens, not for 5. N"),
         (numbered(1, pos=(1, 5, 4)), numbered(1, pos=(1, 10, 8)), "Name the"),
         (numbered(1, pos=(1, 5, 4)), numbered(1, pos=(10, 4)), "Name the"),
         (numbered(2), numbered(2, more=(3,)), "Name the"),

@@ -166,12 +166,6 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(vision.encoder.layers[:-1])
         self.norm = nn.Identity()
 
-    def forward(self, images: Tensor) -> Tensor:
-        tokens = tensor(self.embeddings(images))
-        for layer in self.layers:
-            tokens = tensor(layer(tokens, attention_mask=None))
-        return tokens
-
 
 class VilaUImageHead(nn.Module):
     """Quantised tokens (B, N, d) -> SigLIP's last block, norm, attention pooling -> (B, d)."""
