@@ -34,6 +34,7 @@ def network(places: tuple[int, ...] = (1, 5, 3), patch: tuple[int, int] = (4, 4)
     [
         (network(), (1, 10, 3), {"img_size": (12, 12)}),
         (network(patch=(4, 2)), (1, 10, 3), {"img_size": (12, 6)}),
+        (network((1, 9, 3)), (1, 14, 3), {"img_size": (12, 12)}),  # behind four registers more
         (network(), (1, 9, 3), {}),  # 8 patches are no square
         (network(), (1, 5, 3), {}),  # its own
         (network(), (10, 3), {}),
