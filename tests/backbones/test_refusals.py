@@ -35,7 +35,7 @@ from petiole.backbones.joined import JoinedBackbone
 from petiole.backbones.preprocessor import _geometry, _share
 from petiole.backbones.registry import LoadRequest
 from petiole.backbones.torchscript import _content, _names, _names_or_dead
-from petiole.backbones.vision import classifier, cnn, trace, vit
+from petiole.backbones.vision import classifier, cnn, timm_models, trace, vit
 from petiole.backbones.vision.block_network import BlockNetwork
 from petiole.backbones.vision.transformer import _linear, whole_patches
 from petiole.data.preprocessing import Preprocessing
@@ -307,6 +307,16 @@ def test_a_hub_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
         hub.load(LoadRequest("hf/a/b"))
 
 
+def test_a_folder_of_timms_names_a_model_of_timms(tmp_path: Path) -> None:
+    with pytest.raises(BackboneError, match="Unknown timm model 'nothing'"):
+        timm_models.load_folder(LoadRequest("f"), {"architecture": "nothing"}, tmp_path)
+    stated = {"architecture": "test_vit", "pretrained_cfg": {"sharpness": 1}}
+    with pytest.raises(
+        BackboneError, match=r"config\.json: pretrained_cfg states sharpness, which"
+    ):
+        timm_models.load_folder(LoadRequest("f"), stated, tmp_path)
+
+
 def test_classifiers_of_another_kind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(BackboneError, match="classifier of f has 999 classes, not ImageNet's 1000"):
         classifier._checked(torch.zeros(999, 2), "f")
@@ -356,6 +366,16 @@ def test_tokens_of_no_stated_patch_are_a_square_behind_the_rest() -> None:
 
     found = BlockNetwork("n", network, sized, run, trace.traced("n", network, run, (4, 4)))
     assert (found.grid, found.prefix_tokens, found.depth) == ((3, 3), 2, 0)
+    assert found.width_of("final.patches") == 3
+
+    def wide(module: Any, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        maps = module(images)[..., :2]
+        return maps, maps.mean((2, 3))
+
+    own = trace.traced("n", network, lambda m, x: ((y := m(x)), y.mean((2, 3))), (4, 6))
+    assert own.places == {"final.tokens": trace.Place("", "out", 6)}
+    tall = BlockNetwork("n", network, sized, wide, trace.traced("n", network, wide, (4, 4)))
+    assert (tall.grid, tall.prefix_tokens, tall.width_of("final.patches")) == ((4, 2), 0, 3)
 
 
 @pytest.mark.parametrize("meta", [True, False])
