@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from petiole.backbones.codebook_lvlm import LVLM
 from petiole.backbones.frozen_network import FrozenNetwork
+from petiole.backbones.hooks import Attach
 from petiole.backbones.vision.cnn import ConvNet
 from petiole.errors import ConfigError
 from petiole.layers.solved import SolvedHead
-from petiole.ledger.codebook import _attentions, _matrices
+from petiole.ledger.codebook import _attentions, _Language, _matrices
 from petiole.ledger.counting import (
     _convolution_backward,
     by_shape,
@@ -280,6 +281,12 @@ def test_what_is_trained_of_a_codebook_model_by_part() -> None:
         "projector": named[projector].numel(),
         "language": 8 + named[language].numel(),
     }
+
+
+def test_a_layer_in_a_language_model_is_met_by_every_token() -> None:
+    added = Changes(attach=(Attach("language.block.0.in", nn.Linear(3, 4)),))
+    with_it, without = (_Language(bare(), changes) for changes in (added, Changes()))
+    assert with_it(5, 2) - without(5, 2) == 2 * 5 * 12
 
 
 @pytest.mark.parametrize("meta", [True, False])
