@@ -1,19 +1,40 @@
 """What a ledger counts, of a plan and a network that are small enough to count by hand."""
 
 from collections.abc import Callable
+from functools import cache
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from petiole.backbones.codebook_lvlm import LVLM
 from petiole.backbones.frozen_network import FrozenNetwork
+from petiole.backbones.hooks import Attach
 from petiole.backbones.vision.cnn import ConvNet
+from petiole.errors import ConfigError
 from petiole.layers.solved import SolvedHead
-from petiole.ledger.counting import _convolution_backward, fixed_of, own_gradients, size_of
+from petiole.ledger.codebook import _attentions, _Language, _matrices
+from petiole.ledger.counting import (
+    _convolution_backward,
+    by_shape,
+    fixed_of,
+    own_gradients,
+    size_of,
+)
 from petiole.ledger.image import _one_image
-from petiole.ledger.ledger import Sizes, _planned, count, ledger, sizes
-from petiole.methods.base import Plan
+from petiole.ledger.ledger import (
+    Question,
+    Sizes,
+    _planned,
+    costs,
+    count,
+    ledger,
+    sizes,
+    trained_parts,
+)
+from petiole.methods.base import Changes, Plan
 from petiole.methods.registry import create
 from petiole.testing import backbones as tiny
 from petiole.testing import codebook_lvlm
@@ -47,6 +68,32 @@ class Extra(nn.Module):
     def __init__(self, head: nn.Module) -> None:
         super().__init__()
         self.own, self.head = nn.Parameter(torch.zeros(7)), head
+
+
+class Matrix(nn.Module):
+    """A matrix in a layer of no known kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(2, 3))
+
+
+class Named(nn.Module):
+    """Three classes of width 8, made of names of 5 numbers and kept until they are forgotten."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("names", torch.ones(3, 5))
+        self.words = nn.Parameter(torch.ones(5, 8))
+        self.kept: Tensor | None = None
+
+    def forget(self) -> None:
+        self.kept = None
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        if self.kept is None:
+            self.kept = self.names @ self.words
+        return vectors @ self.kept.T
 
 
 def plan(**changes: Any) -> Plan:
@@ -168,6 +215,18 @@ def test_flops_of_what_is_above_the_cut(
     assert all(p.grad is None for p in (*head.parameters(), *refine.parameters()))
 
 
+def test_class_names_are_read_once_and_nothing_of_them_is_kept_before_or_after(tiny: Tiny) -> None:
+    head = Named()
+    with torch.no_grad():
+        head(torch.ones(1, 8))
+    got = count(tiny(), Plan(head=head, reads=("final.pooled",)))
+    each, names = 2 * 8 * 3, 2 * 3 * 5 * 8
+    assert (got.flops_above_cut, got.flops_classes) == (each, names)
+    # An image: the product, and the gradient of the classes; names: the product, and the gradient of the words.
+    assert (got.flops_training, got.flops_classes_training) == (2 * each, 2 * names)
+    assert head.kept is None
+
+
 def test_counting_draws_no_number_and_plans_in_the_networks_type(tiny: Tiny) -> None:
     backbone, method = tiny(), create("linear-probe")
     before = torch.random.get_rng_state()
@@ -199,10 +258,60 @@ def test_a_language_model_is_untouched_by_counting(name: str) -> None:
         assert ledger(network, create(name)).flops_training > 0
 
 
+@cache
+def bare() -> LVLM:
+    """A codebook model without heads of the contrastive loss."""
+    return codebook_lvlm.model("gpt2", codebook_lvlm.tower(contrast=False))
+
+
+def test_what_is_trained_of_a_codebook_model_by_part() -> None:
+    network = bare()
+    vision = network.tower.image_backbone
+    named = dict(network.module.named_parameters())
+    language, projector = (next(n for n in named if n.startswith(p)) for p in ("lang", "proj"))
+    seen = next(iter(dict(vision.module.named_parameters())))
+    own, inside = nn.Linear(3, 2), nn.Linear(4, 4)
+    plan = Plan(
+        shared=(own,),
+        tune=(language, projector),
+        encoder=Changes(shared=(inside,), tune=(seen,)),
+    )
+    assert trained_parts(network, plan) == {
+        "encoder": 20 + vision.module.get_parameter(seen).numel(),
+        "projector": named[projector].numel(),
+        "language": 8 + named[language].numel(),
+    }
+
+
+def test_a_layer_in_a_language_model_is_met_by_every_token() -> None:
+    added = Changes(attach=(Attach("language.block.0.in", nn.Linear(3, 4)),))
+    with_it, without = (_Language(bare(), changes) for changes in (added, Changes()))
+    assert with_it(5, 2) - without(5, 2) == 2 * 5 * 12
+
+
+@pytest.mark.parametrize("meta", [True, False])
+def test_a_method_that_needs_values_says_so_of_a_shape(meta: bool) -> None:
+    network = cast("FrozenNetwork", SimpleNamespace(name="tiny", is_meta=meta))
+    kind = ConfigError if meta else RuntimeError
+    said = r"computes with .* shape of tiny alone \(none\)" if meta else "^none$"
+    with pytest.raises(kind, match=said), by_shape(network, create("linear-probe")):
+        raise RuntimeError("none")
+
+
+def test_what_nobody_can_count_says_so() -> None:
+    with pytest.raises(NotImplementedError, match="FLOPs of Network are not counted"):
+        costs(cast("FrozenNetwork", Network()), Plan(), Question())
+    with pytest.raises(ConfigError, match=r"matrices of a layer \(Matrix\)"):
+        _matrices(Matrix())
+    unasked = nn.ModuleDict({"attn": nn.ModuleDict({"o_proj": nn.Linear(2, 2)})})
+    with pytest.raises(ConfigError, match="ModuleDict has attentions whose queries are not known"):
+        _attentions(unasked)
+
+
 def test_a_tower_without_heads_has_no_part_of_them() -> None:
-    bare = codebook_lvlm.model("gpt2", codebook_lvlm.tower(contrast=False))
-    with untouched(bare, bare.tower.image_backbone):
-        counted = ledger(bare, create("craft"))
+    network = bare()
+    with untouched(network, network.tower.image_backbone):
+        counted = ledger(network, create("craft"))
     assert counted.parts["contrast"] == 0
     assert counted.backbone == sum(counted.parts.values())
 

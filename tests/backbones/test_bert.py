@@ -102,6 +102,7 @@ def test_rows_of_vl_adapter_run_on_it(method: str, tmp_path: Path) -> None:
 def test_its_sizes_are_the_published_ones() -> None:
     """Adapters of width 192 at 24 places: 7,100,928; all 25 norms of BERT-base."""
     model = petiole.load("clip-vil-base", device="meta")
+    assert not [name for name, _ in model.module.named_parameters() if "pooler" in name]
     counted = count_parameters(model, create("vl-adapter", {"reduction": 4, "classifier": 3129}))
     assert counted.trained_parts["layers"] == 24 * (2 * 768 * 192 + 192 + 768) == 7_100_928
     assert counted.trained_parts["norms"] == 25 * 2 * 768

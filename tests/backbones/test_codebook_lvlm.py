@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import pytest
@@ -252,8 +253,11 @@ def test_roles_cover_every_parameter() -> None:
 
 
 def test_a_model_that_is_not_known_is_refused() -> None:
+    kernels = logging.getLogger("transformers.integrations.hub_kernels")
+    kernels.setLevel(logging.NOTSET)
     with pytest.raises(BackboneError, match="no-such"):
         causal.build({"model_type": "no-such"})
+    assert kernels.level == logging.ERROR
     with pytest.raises(BackboneError, match="mlp2x_gelu"):
         causal.projector("square", 2, 2)
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from petiole.backbones.base import Backbone
-from petiole.backbones.frozen_network import IMAGES
-from petiole.backbones.hooks import Attach, attached
+from petiole.backbones.frozen_network import IMAGES, Site
+from petiole.backbones.hooks import Attach, _hook, _slices, attached
 from petiole.backbones.weights import fingerprint
 from petiole.errors import BackboneError, ConfigError
 from petiole.testing import backbones as tiny
@@ -226,3 +226,37 @@ def test_the_bare_backbone_waits_for_an_adapter_of_another_thread() -> None:
         assert not got
     thread.join()
     assert torch.equal(got[0], want)
+
+
+def test_slices_of_one_value_change_in_their_places_and_one_after_the_other() -> None:
+    def site(start: int, stop: int) -> Site:
+        return Site(nn.Identity(), "out", stop - start, slice(start, stop))
+
+    value = torch.arange(8.0)[None]
+    changed = _slices(
+        [
+            (site(5, 7), lambda part: part * 10),
+            (site(2, 4), lambda part: part + 100),
+            (site(5, 7), lambda part: part + 1),
+        ]
+    )
+    assert changed(value).tolist() == [[0, 1, 102, 103, 4, 51, 61, 7]]
+    assert value.tolist() == [[0, 1, 2, 3, 4, 5, 6, 7]]
+
+
+def test_what_a_module_takes_and_gives_beside_the_value_stays() -> None:
+    class Pair(nn.Module):
+        def forward(self, x: Tensor, y: float, z: float) -> tuple[Tensor, float, float]:
+            return x, y, z
+
+    part, x = Pair(), torch.ones(1, 2)
+    for side in ("in", "out"):
+        remove = _hook(Site(part, side, 2), lambda value: value + 1)  # type: ignore[arg-type]
+        changed, *rest = part(x, 5.0, 6.0)
+        assert (changed.tolist(), rest) == ([[2, 2]], [5.0, 6.0])
+        remove()
+        quiet = _hook(Site(part, side, 1, slice(1, 2)), lambda _: None)  # type: ignore[arg-type]
+        assert part(x, 5.0, 6.0) == (x, 5.0, 6.0)
+        quiet()
+    assert not part._forward_hooks
+    assert not part._forward_pre_hooks

@@ -240,6 +240,8 @@ def test_preprocessing_is_that_of_the_weights() -> None:
     assert (stated.crop, stated.interpolation) == (1.0, "bicubic")
     assert stated.mean == (0.485, 0.456, 0.406)
     assert stated.std == (0.229, 0.224, 0.225)
+    demo = load("petiole/efficientnet-lite0", device="meta")
+    assert not [name for name in demo.module.state_dict() if name.startswith("classifier")]
     half = load("timm/vit_small_patch16_224.augreg_in21k_ft_in1k", device="meta").preprocessing
     assert (half.mean, half.std, half.crop) == ((0.5,) * 3, (0.5,) * 3, 0.9)
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 from torch.nn.functional import linear
 
 import petiole
@@ -179,6 +182,38 @@ def test_bitsandbytes_layers_stand_in_the_same_places(
     model = petiole.adapt(packed, "lora-qkv", classes=2)
     model(images).square().sum().backward()
     assert all(p.grad is not None for p in model.trainable_parameters())
+
+
+def test_a_packed_layer_stands_in_the_place_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Packed(nn.Linear):
+        pass
+
+    layer = nn.Linear(3, 2)
+    bias, made = layer.bias, []
+    new = quantized._like(Packed, layer)
+    assert type(new) is Packed
+    assert not new.training
+    assert new.bias is bias
+    assert (new.weight.is_meta, new.weight.shape) == (True, (2, 3))
+    assert quantized._like(Packed, nn.Linear(3, 2, bias=False)).bias is None
+    monkeypatch.setattr(quantized, "find_spec", lambda _: True)
+    monkeypatch.setitem(quantized._PACKED, "bnb-nf4", lambda one: made.append(one) or new)
+    quantized._bitsandbytes([layer], "bnb-nf4")
+    assert type(layer) is Packed
+    assert made == [layer]
+    assert layer.weight.is_meta
+
+
+def test_settings_of_the_compiler_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    library = SimpleNamespace(
+        Int8WeightOnlyConfig=lambda **how: how, quantize_=lambda *given: asked.append(given)
+    )
+    monkeypatch.setitem(sys.modules, "torchao.quantization", library)
+    monkeypatch.setattr(quantized, "find_spec", lambda _: True)
+    layer = nn.Linear(2, 2)
+    quantized._torchao([layer])
+    assert asked == [(layer, {"set_inductor_config": False})]
 
 
 def test_a_copy_keeps_its_integers(int8: petiole.Backbone) -> None:

@@ -63,5 +63,11 @@ def test_the_encoder_is_a_backbone_of_its_own() -> None:
     pictures = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
     z = eye.lower(pictures, (eye.patches,))[eye.patches]
     assert torch.equal(z, tower.encode_images(pictures).z)
+    ramp = torch.linspace(-1, 1, 8 * tower.spec.width).reshape(2, 4, -1)
+    texts, seen = tower.aligned.texts([[9, 10, 11], [12]]), tower.aligned.image(ramp)
+    known = [[0.345978, -0.119906], [0.590193, 1.297431]]  # of what no tensor's shape tells
+    torch.testing.assert_close(texts[:, :2], torch.tensor(known), rtol=1e-3, atol=1e-3)
+    known = [[-2.213593, 0.270193], [2.579378, -0.482719]]
+    torch.testing.assert_close(seen[:, :2], torch.tensor(known), rtol=1e-3, atol=1e-3)
     with pytest.raises(BackboneError, match="language model"):
         load_backbone("petiole/tiny-lvlm")

@@ -297,6 +297,16 @@ def test_pairs_are_disjoint_cross_domain_and_as_many_as_possible(
     assert torch.equal(pairs, partners(y, t, torch.Generator().manual_seed(seed)))
 
 
+def test_partners_are_the_first_of_their_class_in_the_order_drawn() -> None:
+    y, t = torch.zeros(7, dtype=torch.long), torch.arange(7) >= 5
+    pairs = partners(y, t, torch.Generator().manual_seed(1))
+    place = torch.randperm(7, generator=torch.Generator().manual_seed(1))
+    sources, targets = (
+        rows[place[rows].argsort()] for rows in (torch.arange(5), torch.arange(5, 7))
+    )
+    assert [pairs[row].nonzero().item() for row in targets] == sources[:2].tolist()
+
+
 def test_pairs_are_drawn_anew() -> None:
     y, t = torch.zeros(20, dtype=torch.long), torch.arange(20) >= 10
     generator = torch.Generator().manual_seed(0)
@@ -352,10 +362,14 @@ def test_unusable_arguments_say_what_to_do() -> None:
         contrastive("c3", u, y, t)
     with pytest.raises(ConfigError, match="momentum"):
         Prototypes(3, 4, momentum=1.0)
+    assert Prototypes(3, 4, momentum=0).momentum == 0
     with pytest.raises(ValueError, match="a label and a domain a row"):
         cross_domain_sup_con(u, y[:-1], t)
     with pytest.raises(ValueError, match="a label and a domain a row"):
         contrastive("c1", u, y, t[:-1])
+    for alone in (sup_con, lambda u, y: prototype_info_nce(u, y, prototypes())):
+        with pytest.raises(ValueError, match="a label and a domain a row"):
+            alone(u, y[:1])  # which would be spread over the batch
     for wrong in ((u, y[:-1]), (u[0], y)):
         with pytest.raises(ValueError):  # noqa: PT011 - each by the words of its own check
             Prototypes(4, 5).double().update(*wrong)

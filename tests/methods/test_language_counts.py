@@ -14,7 +14,10 @@ from petiole.backbones.registry import LoadRequest, resolve
 from petiole.cli import main
 from petiole.commands.params import params
 from petiole.errors import ConfigError
+from petiole.layers.answer_head import AnswerHead
 from petiole.ledger import Question, Sizes, ledger, sizes
+from petiole.ledger.text import _flops, _unit
+from petiole.methods.base import Plan
 from petiole.methods.registry import create
 from petiole.methods.text import TextMethod, attentions, blocks
 from petiole.testing import encoder_decoder as tiny
@@ -231,6 +234,24 @@ def test_what_a_network_is_not_asked_with_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=said):
         params(backbone=backbone, method=name, **asked)
+
+
+def test_a_detectors_boxes_are_counted_with_its_features() -> None:
+    zero, given = (tiny.model("bart", boxes=boxes) for boxes in ("zero", "given"))
+    unit = {"text_tokens": 2, "visual_tokens": 3, "answer_tokens": 0}
+    assert _flops(given, Plan(), unit) == _flops(zero, Plan(), unit)
+
+
+def test_what_is_refused_of_a_model_that_writes() -> None:
+    model = tiny.model("bart")
+    most = model.config.max_position_embeddings
+    full = Question(text_tokens=most, visual_tokens=0, answer_tokens=1)
+    assert [*_unit(model, full).values()] == [most, 0, 1]
+    with pytest.raises(ConfigError, match=f"answer_tokens={most + 1}: tiny-bart has {most} pos"):
+        _unit(model, Question(answer_tokens=most + 1))
+    size = sum(p.numel() for p in AnswerHead(model.width, ("a", "b", "c")).parameters())
+    with pytest.raises(ConfigError, match=f"A head over 3 answers adds {size:,} parameters"):
+        ledger(model, method("vl-adapter", classifier=3))
 
 
 @pytest.mark.parametrize("family", ["bart", "t5"])

@@ -73,8 +73,7 @@ def check_runs(network: FrozenNetwork) -> None:
     assert isinstance(network, Backbone)
     image = torch.zeros(1, 3, *network.preprocessing.size, device=network.device)
     try:
-        with torch.no_grad():
-            network(image)
+        network(image)
     except (RuntimeError, NotImplementedError, TypeError) as error:
         raise BackboneError(
             f"{network.name} cannot compute with {network.quantized} weights ({first_line(error)}). Take int8, or leave "

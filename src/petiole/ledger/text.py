@@ -61,16 +61,15 @@ def _(network: Seq2Seq, plan: Plan) -> dict[str, int]:
 
 @fresh_plan.register
 def _(network: Seq2Seq, method: Method, classes: int) -> Plan:
-    if isinstance(method, TextMethod) and method.classifier:
-        d, answers = network.width, method.classifier
-        if not network.depths[1]:
-            head = AnswerHead(d, tuple(map(str, range(answers))))
-            return replace(method.plan(network, classes), head=head)
+    if not isinstance(method, TextMethod) or not method.classifier:
+        return method.plan(network, classes)
+    head = AnswerHead(network.width, tuple(map(str, range(method.classifier))))
+    if network.depths[1]:
         raise ConfigError(
-            f"Only written answers are counted here. A head over {answers:,} answers adds "
-            f"{2 * d * d + 6 * d + answers * (2 * d + 1):,} parameters to the encoder's share (classifier=0 without)."
+            f"Only written answers are counted here. A head over {method.classifier:,} answers adds {size_of(head):,} parameters "
+            "to the encoder's share (classifier=0 without)."
         )
-    return method.plan(network, classes)
+    return replace(method.plan(network, classes), head=head)
 
 
 @costs.register

@@ -103,9 +103,9 @@ class Prototypes(nn.Module):
         """
         _check_batch(u, labels)
         unit = F.normalize(u.to(self.centroids.dtype), dim=1)
-        weight = torch.ones_like(unit[:, 0]) if is_source is None else is_source.to(unit.dtype)
+        weight = (torch.ones_like(labels) if is_source is None else is_source).to(unit.dtype)
         sums = torch.zeros_like(self.centroids).index_add_(0, labels, unit * weight[:, None])
-        counts = torch.zeros_like(self.centroids[:, 0]).index_add_(0, labels, weight)
+        counts = unit.new_zeros(len(self.seen)).index_add_(0, labels, weight)
         means = sums / counts.clamp(min=1)[:, None]
         # An unseen centroid is 0, so normalising leaves it the direction of its first mean.
         moved = F.normalize(torch.lerp(means, self.centroids, self.momentum), dim=1)

@@ -163,7 +163,6 @@ def halved(tensors: Mapping[str, Tensor], exact: str = "\\0") -> dict[str, Tenso
     """Tensors in half precision, but for those whose names start with ``exact``."""
     return {
         name: (value if name.startswith(exact) or not value.is_floating_point() else value.half())
-        .detach()
         .clone()
         .contiguous()
         for name, value in tensors.items()

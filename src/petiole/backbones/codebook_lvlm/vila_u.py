@@ -166,12 +166,6 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(vision.encoder.layers[:-1])
         self.norm = nn.Identity()
 
-    def forward(self, images: Tensor) -> Tensor:
-        tokens = tensor(self.embeddings(images))
-        for layer in self.layers:
-            tokens = tensor(layer(tokens, attention_mask=None))
-        return tokens
-
 
 class VilaUImageHead(nn.Module):
     """Quantised tokens (B, N, d) -> SigLIP's last block, norm, attention pooling -> (B, d)."""
@@ -215,8 +209,8 @@ class Heads(ContrastHeads):
         longest = int(siglip.config.text_config.max_position_embeddings)
         text = VilaUTextTower(siglip.text_model, longest, end)
         super().__init__(VilaUImageHead(siglip.vision_model), text, end, longest, tokenise)
-        self.scale = nn.Parameter(siglip.logit_scale.detach().reshape(()))
-        self.bias = nn.Parameter(siglip.logit_bias.detach().reshape(()))
+        self.scale = nn.Parameter(siglip.logit_scale.reshape(()))
+        self.bias = nn.Parameter(siglip.logit_bias.reshape(()))
 
 
 def wrap(name: str, siglip: SiglipModel, preprocessing: Preprocessing) -> Transformer:

@@ -24,6 +24,7 @@ from petiole.backbones.encoder_decoder.model import Family, Seq2Seq, Seq2SeqModu
 from petiole.backbones.encoder_decoder.stored import Stored
 from petiole.backbones.encoder_decoder.tokens import FastTokenizer, LanguageTokenizer
 from petiole.backbones.encoder_decoder.visual import VisualEmbedding, VisualOptions
+from petiole.backbones.preprocessor import quiet
 from petiole.backbones.registry import LoadRequest, folder_loader, load, loader, resolve
 from petiole.backbones.weights import load_strictly
 from petiole.errors import BackboneError
@@ -149,19 +150,17 @@ def _pretrained(config: dict[str, Any], folder: Path, kept: Stored) -> nn.Module
     Raises:
         BackboneError: the weights are missing, damaged, incomplete, or of another architecture.
     """
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()  # the models are small, and --quiet means quiet
     configuration, model, _ = _classes(config)
     origin = kept.origin if kept.language else str(folder)
     options: dict[str, Any] = {"output_loading_info": True, "dtype": torch.float32}
     try:
-        if kept.language:
-            language, info = model.from_pretrained(
-                None, config=configuration(**config), state_dict=dict(kept.language), **options
-            )
-        else:
-            language, info = model.from_pretrained(folder, use_safetensors=True, **options)
+        with quiet():
+            if kept.language:
+                language, info = model.from_pretrained(
+                    None, config=configuration(**config), state_dict=dict(kept.language), **options
+                )
+            else:
+                language, info = model.from_pretrained(folder, use_safetensors=True, **options)
     except Exception as error:  # of transformers or the format
         raise BackboneError(
             f"{origin} holds no complete weights of this {config['model_type']} "

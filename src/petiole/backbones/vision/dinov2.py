@@ -35,7 +35,8 @@ def load(request: LoadRequest, config: dict[str, Any], folder: Path | None) -> B
     assert folder is not None  # no shape of this family is built in
     module: Any = model(request, config, folder)
     preprocessing = read_preprocessor(folder, request.image_size)
-    whole_patches(request.name, preprocessing.size[0], module.config.patch_size)
+    for side in preprocessing.size:
+        whole_patches(request.name, side, module.config.patch_size)
     return wrap(request.name, module, preprocessing)
 
 

@@ -44,5 +44,5 @@ def fuse_biases(module: nn.Module) -> None:
         if getattr(part, "qkv_bias_separate", False):
             continue
         parts: Any = part
-        qkv.bias = nn.Parameter(torch.cat([bias, parts.k_bias, parts.v_bias]), False)
+        qkv.bias = nn.Parameter(torch.cat([bias, parts.k_bias, parts.v_bias]))
         parts.q_bias = parts.k_bias = parts.v_bias = None

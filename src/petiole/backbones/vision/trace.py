@@ -7,6 +7,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
@@ -117,15 +118,16 @@ def probe_of(module: nn.Module, size: tuple[int, int]) -> nn.Module:
     """
     parameters = list(module.parameters())
     work = sum(parameter.numel() for parameter in parameters) * size[0] * size[1] / 16**2
-    if work <= LIGHT and all(parameter.device.type == "cpu" for parameter in parameters):
-        return copy.deepcopy(module, {id(t): t for t in (*parameters, *module.buffers())}).eval()
-    memo: dict[int, Any] = {}
-    for parameter in parameters:
-        empty = torch.empty_like(parameter, device="meta")
-        memo[id(parameter)] = nn.Parameter(empty, requires_grad=False)
-    for buffer in module.buffers():
-        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+    light = work <= LIGHT and all(parameter.device.type == "cpu" for parameter in parameters)
+    tensors = (*parameters, *module.buffers())
+    memo: dict[int, Any] = {id(t): t if light else _empty(t) for t in tensors}
     return copy.deepcopy(module, memo).eval()
+
+
+def _empty(tensor: Tensor) -> Tensor:
+    """Its shape, as a parameter where it is one."""
+    empty = torch.empty_like(tensor, device="meta")
+    return nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty
 
 
 @dataclass
@@ -228,22 +230,20 @@ def _is_first_token(vector: Tensor, features: Tensor) -> bool:
 def _record(shape: nn.Module) -> dict[str, _Call]:
     """Hooks on every module; the table fills while it runs."""
     calls: dict[str, _Call] = {}
-    clock = [0]
+    clock = count()
 
     def before(name: str) -> Callable[..., None]:
         def hook(_: nn.Module, args: tuple[Any, ...]) -> None:
-            clock[0] += 1
             if name in calls:
                 calls[name].calls += 1
             else:
-                calls[name] = _Call(clock[0], args[0] if args else None)
+                calls[name] = _Call(next(clock), args[0] if args else None)
 
         return hook
 
     def after(name: str) -> Callable[..., None]:
         def hook(_: nn.Module, __: Any, out: Any) -> None:
-            clock[0] += 1
-            calls[name].ended, calls[name].value_out = clock[0], out
+            calls[name].ended, calls[name].value_out = next(clock), out
 
         return hook
 
