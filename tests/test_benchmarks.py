@@ -70,7 +70,7 @@ def commands(file: Path, folder: Path) -> list[list[str]]:
     subprocess.run(
         [
             folder / file.relative_to(ROOT),
-            *(folder / name for name in ("first", "second", "third")),
+            *(folder / name for name in ("first", "second", "third", "fourth")),
         ],
         cwd=folder,
         env={**os.environ, "PATH": path, "COMMANDS": str(log)},
