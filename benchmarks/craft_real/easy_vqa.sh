@@ -15,4 +15,8 @@ for seed in 0 1 2; do
     # shellcheck disable=SC2086
     petiole fit "$out/images" --method craft --set steps=200 --set lr=1e-3 --set contrast=1 --set commit=1 \
         --seed "$seed" --precision bf16 $others --out "$out/craft-$seed" --resume --quiet
+    for rival in llm-lora projector-ft; do
+        petiole fit "$out/images" --method "$rival" --set steps=200 --seed "$seed" --precision bf16 \
+            --out "$out/$rival-$seed" --resume --quiet
+    done
 done
