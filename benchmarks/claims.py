@@ -33,6 +33,8 @@ AGREES = {
     "tie": {"tie": HOLDS, "better": FAILS, "worse": FAILS},
 }
 """What a claim expects -> what was found -> whether it holds."""
+EQUAL = ("as good", "tie")
+"""Expectations that an interval within the margin meets, whether it holds zero or not."""
 OPPOSITE = {"better": "worse", "worse": "better"}
 TITLE = """# What the papers claim, and what holds here
 
@@ -136,6 +138,9 @@ def measured(bed: Mapping[str, Any], expects: str, words: Mapping[str, str]) -> 
     if bed.get("flip"):
         found = OPPOSITE.get(found, found)
         numbers = [-n for n in (numbers[:1] + numbers[:0:-1])]
+    within = numbers and max(-numbers[1], numbers[2]) <= MARGIN
+    if expects in EQUAL and within and not bed.get("earlier"):
+        found = "tie"
     figure = "{:+.1f} [{:.1f}, {:.1f}]".format(*numbers).replace("-", "−") if numbers else ""
     return Bed(AGREES[expects].get(found, OPEN), link, figure)
 

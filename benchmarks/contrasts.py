@@ -12,6 +12,7 @@ Of many tasks every place is a task with its own headline, or Avg, their mean; t
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from petiole.engine.record import read_record
+from petiole.errors import RunError
 from petiole.metrics.harmonic import harmonic_mean
 from petiole.metrics.paired import holm, paired_by_seed, verdict
 from petiole.protocols import multitask
@@ -34,7 +36,11 @@ TEST, MEAN, AVERAGE = "test", "HM", "average"
 
 
 def values(root: Path, score: str) -> dict[str, dict[str, Values]]:
-    """Row -> place -> the score (runs,)."""
+    """Row -> place -> the score (runs,).
+
+    Raises:
+        SystemExit: a run has not been scored everywhere.
+    """
     if (root / COMPARISON).exists():
         compared = Comparison.read(root)
         return {
@@ -56,14 +62,37 @@ def values(root: Path, score: str) -> dict[str, dict[str, Values]]:
         for folder in folders:
             for file in sorted((folder / TRANSFER).glob("*.json")):
                 places.setdefault(file.stem, []).append(read_transfer(file).scores[score])
+        others = () if protocol.kind == "few-shot" else protocol.places
+        check_scored(root, row.name, places, [own, *others], len(folders))
         found[row.name] = {place: np.array(each) for place, each in places.items()}
         if protocol.kind == "base-to-novel" and score == "accuracy":
             halves = zip(*found[row.name].values(), strict=True)
             found[row.name][MEAN] = np.array([harmonic_mean(*pair) for pair in halves])
         if protocol.kind == "elsewhere":
-            others = [each for place, each in found[row.name].items() if place != own]
-            found[row.name][AVERAGE] = np.mean(others, axis=0)
+            elsewhere = [each for place, each in found[row.name].items() if place != own]
+            found[row.name][AVERAGE] = np.mean(elsewhere, axis=0)
     return found
+
+
+def check_scored(
+    root: Path,
+    row: str,
+    scored: Mapping[str, Sequence[float]],
+    places: Iterable[str],
+    runs: int,
+) -> None:
+    """That every run of a row has a score at every place: contrasts are paired by run.
+
+    Raises:
+        SystemExit: naming the row, and how many are missing where.
+    """
+    missing = {place: runs - len(scored.get(place, ())) for place in places}
+    if any(missing.values()):
+        said = ", ".join(f"{n} at {place}" for place, n in missing.items() if n)
+        raise SystemExit(
+            f"{root}: of the {runs} runs of {row} these scores are missing: {said}. Repeat the command that trained them "
+            "with --resume; finished runs are kept."
+        )
 
 
 def tasks_of(root: Path) -> dict[str, dict[str, Values]]:
@@ -115,7 +144,10 @@ def main() -> None:
     parser.add_argument("--places", nargs="+", help="that are judged; all by default")
     parser.add_argument("--skip", type=int, default=0, help="runs of every row, the first ones")
     given = parser.parse_args()
-    rows = later(values(given.root, given.score), given.skip)
+    try:
+        rows = later(values(given.root, given.score), given.skip)
+    except RunError as error:
+        raise SystemExit(str(error)) from error
     places = list(next(iter(rows.values())))
     print("| Row |", " | ".join(places), "|\n|---|" + "---:|" * len(places))
     for name, found in rows.items():

@@ -70,7 +70,7 @@ def commands(file: Path, folder: Path) -> list[list[str]]:
     subprocess.run(
         [
             folder / file.relative_to(ROOT),
-            *(folder / name for name in ("first", "second", "third")),
+            *(folder / name for name in ("first", "second", "third", "fourth")),
         ],
         cwd=folder,
         env={**os.environ, "PATH": path, "COMMANDS": str(log)},
@@ -154,6 +154,15 @@ def test_contrasts_leave_the_first_runs_out_and_keep_two() -> None:
     for skip in (2, -1):
         with pytest.raises(SystemExit, match="0 to 1"):
             module.later(rows, skip)
+
+
+def test_contrasts_name_the_scores_that_a_run_lacks() -> None:
+    module = script("contrasts.py")
+    scored = {"source": [0.1, 0.2, 0.3], "dark": [0.4, 0.5]}
+    module.check_scored(Path("runs"), "coop", scored, ["source"], 3)
+    lacking = r"runs: of the 3 runs of coop .* missing: 1 at dark, 3 at noisy\. .* --resume"
+    with pytest.raises(SystemExit, match=lacking):
+        module.check_scored(Path("runs"), "coop", scored, ["source", "dark", "noisy"], 3)
 
 
 def test_the_tasks_of_words_share_no_word_and_no_sound_between_parts(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ TABLE = """# Page
 |---|---:|---|
 | a | +2.0 [0.5, 3.5] | undecided |
 | b | −0.2 [−0.9, 0.5] | tie |
+| d | +0.3 [0.1, 0.5] | better |
 
 | Method | gain |
 |---|---:|
@@ -73,6 +74,8 @@ def test_what_proves_a_claim_is_a_test() -> None:
         ({"row": "a"}, "better", "undecided", "+2.0 [0.5, 3.5]"),  # the table's own word counts
         ({"row": "b"}, "better", "does not hold", "−0.2 [−0.9, 0.5]"),
         ({"row": "b", "flip": True}, "as good", "holds", "+0.2 [−0.5, 0.9]"),
+        ({"row": "d"}, "tie", "holds", "+0.3 [0.1, 0.5]"),
+        ({"row": "d", "flip": True}, "better", "does not hold", "−0.3 [−0.5, −0.1]"),
         ({"row": "b", "earlier": True}, "as good", "undecided", "−0.2 [−0.9, 0.5]"),
         ({"row": "c", "column": "gain"}, "better", "does not hold", "−3.0 [−4.0, −2.0]"),
         ({"row": "c", "column": "gain", "flip": True}, "better", "holds", "+3.0 [2.0, 4.0]"),
