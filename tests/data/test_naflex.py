@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from itertools import product
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from petiole.data.naflex import grid_for, grids_of, head, patches_of, places_of, strip_of
-from petiole.data.preprocessing import Preprocessing, augmentation, evaluate_transform, view
+from petiole.data.preprocessing import Preprocessing, _strip, augmentation, evaluate_transform, view
 
 
 @pytest.mark.parametrize("size", [(64, 64), (600, 300), (200, 600), (900, 100), (1, 50), (33, 7)])
@@ -89,3 +90,12 @@ def test_an_image_and_its_views_become_strips() -> None:
     assert halves[1][2:].mean() > 0.9 > -0.9 > halves[1][:2].mean()
     views = [view(left, p, augmentation("default"), "a", k) for k in range(1, 5)]
     assert all(v.shape == (3, 4, 68) and int(grids_of(v[None]).prod()) <= 16 for v in views)
+
+
+def test_a_box_away_from_the_corner_has_its_own_grid() -> None:
+    """Not that of its far corner."""
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8))
+    shaped = Preprocessing.symmetric(32).naflex(8, 16)
+    assert grids_of(_strip(image, shaped, (20, 10, 60, 20))[None]).tolist() == [[2, 8]]
+    assert grids_of(_strip(image, shaped, (20, 0, 60, 10))[None]).tolist() == [[2, 8]]
+    assert grid_for((60 + 20, 20 - 10), 8, 16) == (1, 8)

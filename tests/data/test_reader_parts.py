@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tarfile
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +17,8 @@ from PIL import Image
 
 from petiole.data import decode_budget, image, memory
 from petiole.data.checks import images
+from petiole.data.checks.leaks import _equal_ids
+from petiole.data.dataset import Dataset
 from petiole.data.features import hdf5
 from petiole.data.features.base import InMemory, RawFeatures, absent, files_digest, too_large
 from petiole.data.features.shards import Shards
@@ -23,6 +26,7 @@ from petiole.data.image import MAX_PIXELS
 from petiole.data.inputs import as_dataset, as_images
 from petiole.data.memory import MemoryImage, kind_of, path_of, to_image
 from petiole.data.readers import coop, packed, public, video, webdataset
+from petiole.data.readers.classes import _drawn
 from petiole.data.readers.json_rows import JsonRow, read_lines, read_list, read_object
 from petiole.data.readers.packed import Packed, PackedImage
 from petiole.data.readers.public.folders import _annotated
@@ -31,6 +35,7 @@ from petiole.data.readers.table import cell_text, is_table, open_parts, open_tab
 from petiole.data.readers.vqa import soft_targets
 from petiole.data.text_dataset import TextDataset, gather, hold_out
 from petiole.data.text_sample import TextSample
+from petiole.data.unlabelled import unlabelled
 from petiole.errors import ConfigError, DataError
 
 
@@ -173,11 +178,41 @@ def test_ranges_of_whole_numbers(values: list[int], form: str | None, want: list
 
 @pytest.mark.parametrize(
     ("values", "want"),
-    [([0, 0.5, 1], [0, 128, 255]), ([0, 1.5, 255], [0, 2, 255]), ([0, 128, 256], [0, 128, 255]), ([100, 255], [100, 255]), ([-1, 0, 1], [0, 128, 255])],
+    [([0, 0.5, 1], [0, 128, 255]), ([0, 1.5, 255], [0, 2, 255]), ([0, 128, 256], [0, 128, 255]), ([100, 255], [100, 255]), ([-1, 0, 1], [0, 128, 255]), ([0, 0.25, 0.5], [0, 64, 128])],
 )  # fmt: skip
 def test_ranges_of_floats(values: list[float], want: list[int]) -> None:
     given = Image.fromarray(np.array([values], np.float32))
     assert np.asarray(image._from_floats(given)).tolist() == [want]
+
+
+def images_of_classes(count: int, classes: Sequence[str] = ("a", "b")) -> Dataset:
+    given = [(np.full((2, 2, 3), 100 * i + j, np.uint8), name) for i, name in enumerate(classes) for j in range(count)]  # fmt: skip
+    return as_dataset(given)
+
+
+def test_shares_of_a_folder_without_parts_are_of_the_whole() -> None:
+    drawn = _drawn(images_of_classes(8), val=0.25, test=0.5, seed=0)
+    assert {part: len(data) for part, data in drawn.items()} == {"train": 4, "val": 4, "test": 8}
+    assert not set(drawn["train"].ids) & set(drawn["val"].ids)
+
+
+@pytest.mark.parametrize("shares", [(0, 0.5), (0.5, 0), (0.5, 0.5), (float("nan"), 0.5)])
+def test_shares_that_leave_a_part_empty(shares: tuple[float, float]) -> None:
+    with pytest.raises(DataError, match=r"leave a part empty\. Both must be above 0"):
+        _drawn(images_of_classes(8), *shares, seed=0)
+
+
+def test_equal_images_are_nothing_apart() -> None:
+    data = images_of_classes(2)
+    same, apart = _equal_ids(data, data)(slice(0, 4), slice(1, 4))
+    assert same.tolist() == np.eye(4, dtype=bool)[:, 1:].tolist()
+    assert apart.shape == (4, 3)
+    assert not apart.any()
+
+
+def test_a_list_of_one_folder_is_that_folder(tmp_path: Path) -> None:
+    Image.new("RGB", (2, 2)).save(tmp_path / "x.png")
+    assert [one.path for one in unlabelled([tmp_path], "new").samples] == [tmp_path / "x.png"]
 
 
 def test_large_images_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
