@@ -21,6 +21,8 @@ from petiole.data.readers import masks
 from petiole.data.readers.json_rows import JsonRow
 from petiole.data.readers.jsonl import _one_of
 from petiole.data.readers.table import read_records
+from petiole.data.splits import holdout
+from petiole.data.typiclust import typiclust
 from petiole.errors import DataError
 
 
@@ -116,3 +118,20 @@ def test_rows_of_parquet_are_counted_from_1(tmp_path: Path) -> None:
     parquet.write_table(pa.table({"path": ["a", "b"], "label": ["x", "y"]}), tmp_path / "t.parquet")
     _, rows = read_records(tmp_path / "t.parquet")
     assert [number for number, _ in rows] == [1, 2]
+
+
+def test_folds_hold_back_every_image_once() -> None:
+    data = as_dataset([(np.full((2, 2, 3), i, np.uint8), "ab"[i % 2]) for i in range(16)])
+    held = [holdout(data, 0.25, 3, fold)[1].ids for fold in range(5)]
+    assert sorted(i for ids in held[:4] for i in ids) == sorted(data.ids)
+    assert held[4] == held[0], "they begin anew"
+    assert {*held[0], *held[1]} == set(holdout(data, 0.5, 3)[1].ids), "those that come next"
+
+
+def test_clusters_are_of_directions() -> None:
+    vectors = np.random.default_rng(0).normal(size=(30, 4))
+    labelled = np.arange(30) < 3
+    short = typiclust(1e-3 * vectors, labelled, 4)
+    assert [one.row for one in short] == [one.row for one in typiclust(vectors, labelled, 4)]
+    lengths = np.linspace(0.001, 1, 30)[:, None]
+    assert [one.row for one in typiclust(lengths * vectors, labelled, 4)] == [one.row for one in short]  # fmt: skip
