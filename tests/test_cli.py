@@ -271,7 +271,7 @@ def test_compare_tests_methods_on_the_same_draws(place: Path, say: Say) -> None:
             ["rnak", "rank"],
         ),
         (["fit", "{place}/photos", "--set", "rank=3"], ["auto", "--method averaged-ridge"]),
-        (["fit", "{place}/photos", "--budget", "-1"], ["not negative", "-1"]),
+        (["fit", "{place}/photos", "--budget", "-1"], ["budget must be at least 0", "-1"]),
         (
             ["fit", "{place}/photos", "--method", "ridge", "--budget", "1"],
             ["--budget is for --method auto", "ridge"],

@@ -149,7 +149,7 @@ def test_killed_and_resumed_it_is_the_same_encoder(tmp_path: Path) -> None:
             ("fit", "xray", "--method", "craft", "--set", "remember=1", "--out", "no2"),
             "general images",
         ),
-        (("eval", "run", "xray", "--keep", "0"), "must lie in (0, 1]"),
+        (("eval", "run", "xray", "--keep", "0"), "keep must be more than 0 and at most 1"),
         (("report", "xray"), "record.json is missing"),
     ],
 )

@@ -187,7 +187,7 @@ def test_what_is_refused(place: Path, say: Say, tmp_path: Path) -> None:
         ([f"a/b={place / 'leaves'}"], "cannot name a folder"),
         (["cifar10", "--data-root", tmp_path], "the data set cifar10 is not there"),
         (["imagenet-r", "--data-root", tmp_path], "it has no downloader"),
-        ([place / "leaves", "--seeds", "0"], "seeds: Input should be greater"),
+        ([place / "leaves", "--seeds", "0"], "seeds must be at least 1, not 0."),
         ([place / "leaves", "--weights", "x"], "--weights fits one backbone"),
     ):
         code, _, err = say(*arguments, "--out", tmp_path / "out")

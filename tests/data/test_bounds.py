@@ -84,7 +84,11 @@ def test_pixels_are_counted_as_height_by_width(
     monkeypatch.setattr(masks, "MAX_PIXELS", most)
     Image.new("L", (3, 2)).save(tmp_path / "mask.png")
     if most == 6:
-        assert to_image(GREY[..., :1], "it").size == masks._opened(tmp_path / "mask.png").size == (3, 2)
+        assert (
+            to_image(GREY[..., :1], "it").size
+            == masks._opened(tmp_path / "mask.png").size
+            == (3, 2)
+        )
         return
     with pytest.raises(DataError, match="an image of shape"):
         to_image(GREY[..., :1], "it")

@@ -12,7 +12,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from petiole.commands.arguments import NonNegativeFloat, NonNegativeInt, PositiveFloat, Seed
+from petiole.commands.arguments import NonNegativeFloat, NonNegativeInt, Seed
 from petiole.commands.evaluate import reached
 from petiole.commands.options import (
     AUTO,
@@ -132,7 +132,7 @@ def fit(
     seed: Seed = 0,
     out: Path | None = None,
     resume: bool = False,
-    checkpoint_seconds: PositiveFloat = 20.0,
+    checkpoint_seconds: NonNegativeFloat = 20.0,
     loggers: Annotated[
         Sequence[str], Parameter(name="--logger", negative=(), consume_multiple=True)
     ] = (),
@@ -307,8 +307,6 @@ def _left_open(
         raise ConfigError(
             f"--set {next(iter(settings))}=... is for a named method, and auto chooses one. Name it: --method {START}."
         )
-    if budget is not None and not budget >= 0:
-        raise ConfigError(f"--budget is in minutes and not negative, but is {budget}.")
     names = candidates(model.backbones)
     return Open(names if len(names) > 1 else (), method == AUTO, budget or 0.0)
 
