@@ -14,7 +14,7 @@ from rich.console import Group as Lines
 from rich.text import Text
 
 from petiole.allocator import tune_allocator, tune_collector
-from petiole.commands.arguments import whole_numbers
+from petiole.commands.arguments import check_numbers
 from petiole.deferred import defer_compiler
 from petiole.errors import ConfigError, PetioleError
 from petiole.printable import SafeConsole
@@ -145,7 +145,7 @@ def main(arguments: list[str] | None = None) -> None:
     as_json = "--json" in tokens
     try:
         configured, tokens = _configured([token for token in tokens if token != "--json"])
-        app.config = (*configured, whole_numbers)
+        app.config = (*configured, check_numbers)
         result = app(tokens)
         if result is not None and is_main():
             _show(result, as_json)

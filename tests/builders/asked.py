@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from pkgutil import iter_modules
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
+from petiole import protocols
 
 
 class Asked(list[Any]):
@@ -14,6 +18,10 @@ class Asked(list[Any]):
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         super().__init__()
         self.patch = patch
+        for found in iter_modules(
+            protocols.__path__
+        ):  # first loaded now, one would keep a stand-in
+            import_module(f"petiole.protocols.{found.name}")
 
     def of(self, target: str, result: Any = None) -> None:
         """Exchange what a dotted name means by a function that notes its call; a function as the result is called."""

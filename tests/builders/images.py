@@ -141,3 +141,8 @@ def kit(
     """A backbone, 12 source and 6 target images a class, and their vectors, for one training."""
     data = dataset(12, 6)
     return SimpleNamespace(backbone=tiny(), data=data, table=vectors(data))
+
+
+def pixel(value: int) -> Image.Image:
+    """Two pixels of so much red."""
+    return Image.new("RGB", (2, 1), (value, 0, 0))

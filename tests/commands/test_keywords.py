@@ -13,21 +13,20 @@ import torch
 from cyclopts import Parameter
 
 from petiole.cli import main
-from petiole.commands.arguments import (
-    NonNegativeFloat,
-    PositiveFloat,
-    PositiveInt,
-    ProperFraction,
-    Seed,
-    Share,
-    alternatives,
-    fitting,
-)
+from petiole.commands.arguments import alternatives, fitting
 from petiole.commands.config_file import _plain, _text, read_config, write_config
 from petiole.commands.options import ModelOptions
 from petiole.commands.places import Places, _addresses, _is_image
 from petiole.commands.verb import _equal, differing, gathered, keywords, verb
 from petiole.errors import ConfigError
+from petiole.ranges import (
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveFraction,
+    PositiveInt,
+    ProperFraction,
+    Seed,
+)
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ TRAINED = object()
         (Sequence[Path], "a/b", ["a/b"]), (Sequence[Path], Path("a"), [Path("a")]), (NAMED, "x", "x"), (NAMED, ["x"], ["x"]),
         (Path | None, TRAINED, TRAINED), (list[str], TRAINED, TRAINED), (list[str] | None, {"a": 1}, {"a": 1}),
         (list[str] | dict[str, Any] | None, {"a": 1}, {"a": 1}), (Seed | None, None, None), (Seed, 0, 0), (Seed, 2**32 - 1, 2**32 - 1),
-        (Share, 1, 1), (Share, 1e-9, 1e-9), (PositiveInt, 1, 1), (int, 2**53, 2**53), (int, -(2**53), -(2**53)),
+        (PositiveFraction, 1, 1), (PositiveFraction, 1e-9, 1e-9), (PositiveInt, 1, 1), (int, 2**53, 2**53), (int, -(2**53), -(2**53)),
         (Sequence[PositiveInt], (1, 2), (1, 2)), (Sequence[PositiveInt], 3, [3]), (bool, 1, 1), (str | PositiveFloat, "nan", "nan"), (str | float | None, 0.5, 0.5), (Any, TRAINED, TRAINED),
     ],
 )  # fmt: skip
@@ -115,8 +114,8 @@ def test_values_fit_their_options(hint: Any, value: Any, taken: Any) -> None:
         (Seed | None, 2**32, "x must be at least 0 and at most 4,294,967,295, not 4294967296."),
         (Sequence[PositiveInt], [1, 0], "x must be at least 1, not 0."),
         (Sequence[PositiveInt], 0, "x must be at least 1, not 0."),
-        (Share, 0, "x must be more than 0 and at most 1, not 0."),
-        (Share, 1.5, "x must be more than 0 and at most 1, not 1.5."),
+        (PositiveFraction, 0, "x must be more than 0 and at most 1, not 0."),
+        (PositiveFraction, 1.5, "x must be more than 0 and at most 1, not 1.5."),
         (NonNegativeFloat | None, float("nan"), "x must be finite, not nan."),
         (PositiveFloat, float("inf"), "x must be finite, not inf."),
         (float, float("nan"), "x must be finite, not nan."),
@@ -148,20 +147,23 @@ def test_values_are_judged_of_verbs_and_of_their_groups() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "option"),
-    [("fit x --shots 2.5", "--shots"), ("fit x --seed=1e.0", "--seed"), ("sweep rank x --values 1 2.0", "--values")],
-)  # fmt: skip
-def test_fractions_are_no_whole_numbers(
-    words: str, option: str, capsys: pytest.CaptureFixture[str]
+    ("words", "said"),
+    [
+        ("fit x --shots 2.5", "--shots is a whole number, not 2.5."),
+        ("fit x --seed=1e.0", "--seed is a whole number, not 1e.0."),
+        ("sweep rank x --values 1 2.0", "--values is a whole number, not 2.0."),
+        ("fit x --seed -1", "--seed must be at least 0 and at most 4,294,967,295, not -1."),
+        ("serve --replicas 1 0", "--replicas must be at least 1, not 0."),
+        ("fit x --budget nan", "--budget must be finite, not nan."),
+    ],
+)
+def test_numbers_of_the_command_line_are_judged_as_they_stand(
+    words: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Which cyclopts would round."""
+    """cyclopts would round fractions, and tell ranges in pydantic's words."""
     with pytest.raises(SystemExit) as done:
         main(words.split())
-    given = words.replace("=", " ").split()[-1]
-    assert (done.value.code, capsys.readouterr().err) == (
-        1,
-        f"error: {option} is a whole number, not {given}.\n",
-    )
+    assert (done.value.code, capsys.readouterr().err) == (1, f"error: {said}\n")
 
 
 def test_a_configuration_file_has_what_toml_can_say(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,17 +13,20 @@ from PIL import Image
 
 from petiole.data import memory
 from petiole.data.checks.images import left_out
+from petiole.data.checks.leaks import _equal_ids
 from petiole.data.corruptions import _pixelate
 from petiole.data.dataset import MOST_NAME, Dataset
 from petiole.data.features.shards import _Cursor
 from petiole.data.inputs import as_dataset
 from petiole.data.memory import to_image
 from petiole.data.readers import masks
+from petiole.data.readers.classes import _drawn
 from petiole.data.readers.json_rows import JsonRow
 from petiole.data.readers.jsonl import _one_of
 from petiole.data.readers.table import read_records
 from petiole.data.splits import holdout
 from petiole.data.typiclust import typiclust
+from petiole.data.unlabelled import unlabelled
 from petiole.errors import DataError
 
 
@@ -139,3 +143,33 @@ def test_clusters_are_of_directions() -> None:
     assert [one.row for one in short] == [one.row for one in typiclust(vectors, labelled, 4)]
     lengths = np.linspace(0.001, 1, 30)[:, None]
     assert [one.row for one in typiclust(lengths * vectors, labelled, 4)] == [one.row for one in short]  # fmt: skip
+
+
+def images_of_classes(count: int, classes: Sequence[str] = ("a", "b")) -> Dataset:
+    given = [(np.full((2, 2, 3), 100 * i + j, np.uint8), name) for i, name in enumerate(classes) for j in range(count)]  # fmt: skip
+    return as_dataset(given)
+
+
+def test_shares_of_a_folder_without_parts_are_of_the_whole() -> None:
+    drawn = _drawn(images_of_classes(8), val=0.25, test=0.5, seed=0)
+    assert {part: len(data) for part, data in drawn.items()} == {"train": 4, "val": 4, "test": 8}
+    assert not set(drawn["train"].ids) & set(drawn["val"].ids)
+
+
+@pytest.mark.parametrize("shares", [(0, 0.5), (0.5, 0), (0.5, 0.5), (float("nan"), 0.5)])
+def test_shares_that_leave_a_part_empty(shares: tuple[float, float]) -> None:
+    with pytest.raises(DataError, match=r"leave a part empty\. Both must be above 0"):
+        _drawn(images_of_classes(8), *shares, seed=0)
+
+
+def test_equal_images_are_nothing_apart() -> None:
+    data = images_of_classes(2)
+    same, apart = _equal_ids(data, data)(slice(0, 4), slice(1, 4))
+    assert same.tolist() == np.eye(4, dtype=bool)[:, 1:].tolist()
+    assert apart.shape == (4, 3)
+    assert not apart.any()
+
+
+def test_a_list_of_one_folder_is_that_folder(tmp_path: Path) -> None:
+    Image.new("RGB", (2, 2)).save(tmp_path / "x.png")
+    assert [one.path for one in unlabelled([tmp_path], "new").samples] == [tmp_path / "x.png"]

@@ -325,7 +325,7 @@ def test_what_cannot_be_served_is_told(tmp_path: Path) -> None:
     assert "no such folder" in say("serve", tmp_path / "none").err
     (tmp_path / "bad").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "bad" / "adapter.json", "PNG")
-    assert "max_wait must be more than 0" in say("serve", tmp_path / "bad", "--max-wait", 0).err
+    assert "--max-wait must be more than 0" in say("serve", tmp_path / "bad", "--max-wait", 0).err
     for place in ("one", "two"):
         (tmp_path / place / "shoes").mkdir(parents=True)
         (tmp_path / place / "shoes" / "adapter.json").write_text("{}")

@@ -1,15 +1,17 @@
-"""Keywords of Python are of the kinds that the command line reads from words."""
+"""Keywords of Python are of the kinds that the command line reads from words, and numbers of both lie in their ranges."""
 
 from __future__ import annotations
 
 import math
+import operator
 import os
 import types
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Lt
 
 from petiole.errors import ConfigError
 
@@ -21,38 +23,8 @@ EXACT = 2**53
 """Largest whole number of an option: every reader of JSON keeps it, and its product with a width fits in 64 bits."""
 
 
-@dataclass(frozen=True)
-class Range:
-    """What a number may be, as a note of its option's type; pydantic's, which cyclopts would try, speak of their own types.
-
-    Attributes:
-        least, most: within the range.
-        above, below: just outside.
-    """
-
-    least: float = -math.inf
-    above: float = -math.inf
-    most: float = math.inf
-    below: float = math.inf
-
-    def __contains__(self, value: Any) -> bool:
-        return bool(self.least <= value <= self.most and self.above < value < self.below)
-
-    def __str__(self) -> str:
-        bounds = {
-            "at least": self.least, "more than": self.above, "at most": self.most, "less than": self.below,
-        }  # fmt: skip
-        return " and ".join(f"{word} {x:,}" for word, x in bounds.items() if math.isfinite(x))
-
-
-Seed = Annotated[int, Range(least=0, most=2**32 - 1)]
-"""What torch, NumPy and scikit-learn all take."""
-PositiveInt = Annotated[int, Range(least=1)]
-NonNegativeInt = Annotated[int, Range(least=0)]
-PositiveFloat = Annotated[float, Range(above=0)]
-NonNegativeFloat = Annotated[float, Range(least=0)]
-Share = Annotated[float, Range(above=0, most=1)]
-ProperFraction = Annotated[float, Range(above=0, below=1)]
+BOUNDS = {Ge: ("ge", "at least"), Gt: ("gt", "more than"), Le: ("le", "at most"), Lt: ("lt", "less than")}  # fmt: skip
+"""Bound of a type -> the name of its number and of its operator, and its words."""
 
 KINDS: dict[Any, tuple[tuple[type, ...], str]] = {
     bool: ((Integral,), "True or False"),
@@ -64,18 +36,32 @@ KINDS: dict[Any, tuple[tuple[type, ...], str]] = {
 """Type of a hint -> types of values that are taken for it, and what they are called."""
 
 
-def whole_numbers(_app: App, _commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
-    """Refuse fractions on the command line where a whole number is expected, which cyclopts would round.
+def check_numbers(_app: App, _commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """Judge the numbers of a command line before cyclopts reads them.
+
+    It would round fractions where a whole number is expected, and tell a range in pydantic's words.
 
     Raises:
-        ConfigError: with the option and what was given.
+        ConfigError: with the option, what was given, and what is taken.
     """
     for argument in arguments:
-        kinds = {one for kind in alternatives(argument.hint) for one in (kind, *get_args(kind))}
-        if int in kinds and not kinds & {float, str}:
-            for token in argument.tokens:
-                if "." in token.value:
-                    raise ConfigError(f"{argument.name} is a whole number, not {token.value}.")
+        hint = argument.field_info.annotation
+        kinds = {one for kind in alternatives(hint) for part in (kind, *get_args(kind)) for one in alternatives(part)}  # fmt: skip
+        if str in kinds or not kinds & {int, float}:
+            continue
+        for token in argument.tokens:
+            if "." in token.value and float not in kinds:
+                raise ConfigError(f"{argument.name} is a whole number, not {token.value}.")
+            in_range(argument.name, _number(token.value), hint)
+
+
+def _number(word: str) -> float | None:
+    for kind in (int, float):
+        try:
+            return kind(word)
+        except ValueError:
+            continue
+    return None
 
 
 def alternatives(hint: Any) -> tuple[Any, ...]:
@@ -123,14 +109,15 @@ def in_range(name: str, value: Any, hint: Any) -> None:
     Raises:
         ConfigError: with what is in range.
     """
-    ranges = list(_ranges(hint))
+    bounds = [(*BOUNDS[type(bound)], bound) for bound in _bounds(hint)]
+    limits = [(getattr(operator, key), words, getattr(bound, key)) for key, words, bound in bounds]
     for one in value if isinstance(value, list | tuple) else [value]:
         if not isinstance(one, Real):
             continue
         if not isinstance(one, Integral) and not math.isfinite(one):
             wanted = "finite"
-        elif outside := [kind for kind in ranges if one not in kind]:
-            wanted = str(outside[0])
+        elif not all(within(one, limit) for within, _, limit in limits):
+            wanted = " and ".join(f"{words} {limit:,}" for _, words, limit in limits)
         elif isinstance(one, Integral) and abs(int(one)) > EXACT:
             wanted = f"between -{EXACT:,} and {EXACT:,}"
         else:
@@ -138,15 +125,15 @@ def in_range(name: str, value: Any, hint: Any) -> None:
         raise ConfigError(f"{name} must be {wanted}, not {one}.")
 
 
-def _ranges(hint: Any) -> Iterator[Range]:
+def _bounds(hint: Any) -> Iterator[Any]:
     """Those of a number, or of the numbers of a list."""
     inner = get_args(hint)
     if get_origin(hint) is Annotated:
-        yield from (note for note in inner[1:] if isinstance(note, Range))
-        yield from _ranges(inner[0])
+        yield from (note for note in inner[1:] if type(note) in BOUNDS)
+        yield from _bounds(inner[0])
     elif get_origin(hint) in (Union, types.UnionType, Sequence, list):
         for one in inner:
-            yield from _ranges(one)
+            yield from _bounds(one)
 
 
 def _is(value: Any, hints: Sequence[Any]) -> bool:

@@ -12,7 +12,6 @@ from cyclopts import Parameter
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from petiole.commands.arguments import NonNegativeFloat, PositiveInt
 from petiole.commands.options import (
     CodebookTaskOptions,
     CommandResult,
@@ -29,6 +28,7 @@ from petiole.commands.placement import ExecutorOptions
 from petiole.commands.tuning_options import TuningOptions
 from petiole.commands.verb import differing, verb
 from petiole.errors import ConfigError
+from petiole.ranges import NonNegativeFloat, PositiveInt
 
 if TYPE_CHECKING:
     from petiole.engine.run import RunSpec

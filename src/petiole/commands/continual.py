@@ -8,11 +8,11 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from petiole.commands.arguments import NonNegativeFloat, NonNegativeInt, PositiveInt, ProperFraction
 from petiole.commands.options import ModelOptions, Settings, default_folder, pairs
 from petiole.commands.placement import ExecutorOptions
 from petiole.commands.results import TableResult
 from petiole.commands.verb import verb
+from petiole.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, ProperFraction
 
 
 class Continued(TableResult):

@@ -7,12 +7,12 @@ from shlex import quote
 
 from rich.console import Group, RenderableType
 
-from petiole.commands.arguments import PositiveInt
 from petiole.commands.compare import Compared, compare
 from petiole.commands.fit import FitResult, fit
 from petiole.commands.options import CommandResult, ModelOptions, fact
 from petiole.commands.predict import PredictResult, predict
 from petiole.commands.verb import verb
+from petiole.ranges import PositiveInt
 
 
 class Demo(CommandResult):

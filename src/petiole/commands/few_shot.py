@@ -8,11 +8,11 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from petiole.commands.arguments import NonNegativeFloat, PositiveInt, ProperFraction
 from petiole.commands.generalise import Generalised, measured
 from petiole.commands.options import ModelOptions, Settings, default_folder
 from petiole.commands.placement import ExecutorOptions
 from petiole.commands.verb import verb
+from petiole.ranges import NonNegativeFloat, PositiveInt, ProperFraction
 
 METHODS = ("zero-shot", "tip-adapter", "logistic-regression", "coop")
 

@@ -12,7 +12,6 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from petiole.commands.arguments import NonNegativeFloat, NonNegativeInt, Seed
 from petiole.commands.evaluate import reached
 from petiole.commands.options import (
     AUTO,
@@ -34,6 +33,7 @@ from petiole.commands.verb import verb
 from petiole.device import device
 from petiole.errors import ConfigError, everywhere
 from petiole.processes import world
+from petiole.ranges import NonNegativeFloat, NonNegativeInt, Seed
 
 if TYPE_CHECKING:
     from petiole.engine.run import RunSpec

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from petiole.commands.arguments import NonNegativeFloat, PositiveInt, ProperFraction
 from petiole.commands.options import ModelOptions, Settings, default_folder, pairs
 from petiole.commands.placement import ExecutorOptions
 from petiole.commands.results import TableResult
 from petiole.commands.verb import verb
 from petiole.errors import ConfigError
+from petiole.ranges import NonNegativeFloat, PositiveInt, ProperFraction
 
 if TYPE_CHECKING:
     from petiole.engine.executor import Executor

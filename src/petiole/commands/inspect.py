@@ -9,10 +9,10 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from petiole.commands.arguments import PositiveInt
 from petiole.commands.options import CommandResult
 from petiole.commands.verb import verb
 from petiole.errors import ConfigError
+from petiole.ranges import PositiveInt
 
 if TYPE_CHECKING:
     from petiole.backbones.frozen_network import FrozenNetwork

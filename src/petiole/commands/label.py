@@ -9,10 +9,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from petiole.commands.arguments import Seed
 from petiole.commands.options import CommandResult, Data, default_cache, fact, name_of, plural
 from petiole.commands.options import device as device_of
 from petiole.commands.verb import verb
+from petiole.ranges import Seed
 
 SHOWN = 20
 

@@ -8,13 +8,13 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from petiole.commands.arguments import NonNegativeFloat, PositiveInt, Share
 from petiole.commands.options import Settings, default_cache, default_folder, pairs
 from petiole.commands.options import device as device_of
 from petiole.commands.placement import ExecutorOptions
 from petiole.commands.results import TableResult
 from petiole.commands.verb import verb
 from petiole.device import Precision
+from petiole.ranges import NonNegativeFloat, PositiveFraction, PositiveInt
 
 
 class Multitasked(TableResult):
@@ -41,7 +41,7 @@ def multitask(
     seeds: PositiveInt = 3,
     margin: NonNegativeFloat = 1.0,
     mode: Literal["proportional", "balanced", "mixed"] = "proportional",
-    fraction: Share = 1.0,
+    fraction: PositiveFraction = 1.0,
     no_prefixes: bool = False,
     validation_part: bool = False,
     visual: Annotated[Settings, Parameter(name="--visual", negative=())] = None,

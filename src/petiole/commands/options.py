@@ -19,10 +19,10 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from petiole.cache_folder import default_cache as default_cache
-from petiole.commands.arguments import ProperFraction, Seed, Share
 from petiole.device import Precision
 from petiole.device import device as device
 from petiole.errors import ConfigError
+from petiole.ranges import PositiveFraction, ProperFraction, Seed
 
 if TYPE_CHECKING:
     from petiole.engine.task import Task
@@ -245,7 +245,7 @@ class TextTaskOptions:
         list[str] | dict[str, Any] | None, Parameter(negative=(), consume_multiple=True)
     ] = None
     mode: Literal["proportional", "balanced", "mixed"] | None = None
-    fraction: Share | None = None
+    fraction: PositiveFraction | None = None
     no_prefixes: bool = False
     validation_part: bool = False
 
@@ -269,7 +269,7 @@ class CodebookTaskOptions:
         Sequence[str], Parameter(name="--language-model", negative=(), consume_multiple=True)
     ] = ()
     general: Path | None = None
-    keep: Share | None = None
+    keep: PositiveFraction | None = None
     prune: Literal["full", "rarity+residual", "rarity", "random", "uniform"] | None = None
     positions: Literal["keep", "compact"] | None = None
     fsdp: bool = False
@@ -291,7 +291,7 @@ class InferenceOptions:
     language_models: Annotated[
         Sequence[str], Parameter(name="--language-model", negative=(), consume_multiple=True)
     ] = ()
-    keep: Share | None = None
+    keep: PositiveFraction | None = None
     prune: Literal["full", "rarity+residual", "rarity", "random", "uniform"] | None = None
     positions: Literal["keep", "compact"] | None = None
     route: bool = False

@@ -7,10 +7,10 @@ from shlex import quote
 
 from rich.console import Group, RenderableType
 
-from petiole.commands.arguments import PositiveFloat
 from petiole.commands.options import CommandResult, fact
 from petiole.commands.verb import verb
 from petiole.errors import ConfigError
+from petiole.ranges import PositiveFloat
 
 
 class PairResult(CommandResult):

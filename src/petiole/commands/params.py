@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from petiole.commands.arguments import Share
 from petiole.commands.options import CommandResult, Settings, pairs
 from petiole.commands.verb import verb
+from petiole.ranges import PositiveFraction
 
 if TYPE_CHECKING:
     from petiole.methods.base import Method
@@ -124,7 +124,7 @@ def params(
     settings: Settings = None,
     image_size: int | None = None,
     quantize: Literal["int8"] | None = None,
-    keep: Share | None = None,
+    keep: PositiveFraction | None = None,
     text_tokens: int | None = None,
     visual_tokens: int | None = None,
     answer_tokens: int | None = None,

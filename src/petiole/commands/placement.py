@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated  # noqa: F401 - ``group`` writes it,
 
 from cyclopts import Parameter  # noqa: F401
 
-from petiole.commands.arguments import NonNegativeFloat, PositiveFloat, PositiveInt
 from petiole.commands.options import group
+from petiole.ranges import NonNegativeFloat, PositiveFloat, PositiveInt
 
 if TYPE_CHECKING:
     from petiole.engine.executor import Executor

@@ -12,12 +12,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from petiole.commands.arguments import PositiveInt
 from petiole.commands.options import CommandResult, ModelOptions, device, fact
 from petiole.commands.placement import ExecutorOptions
 from petiole.commands.reproduce_comparison import on_own_images
 from petiole.commands.verb import verb
 from petiole.errors import ConfigError
+from petiole.ranges import PositiveInt
 
 if TYPE_CHECKING:
     from petiole.tasks.text.workspace import TextGeneration

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from petiole.commands.arguments import PositiveInt
 from petiole.commands.options import group
 from petiole.errors import ConfigError
+from petiole.ranges import PositiveInt
 
 if TYPE_CHECKING:
     from petiole.methods.adversary import Adversary

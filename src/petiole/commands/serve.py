@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from annotated_types import Ge, Le
 from cyclopts import Parameter
 
-from petiole.commands.arguments import NonNegativeFloat, PositiveFloat, PositiveInt, Range
 from petiole.commands.options import default_cache, group, name_of
 from petiole.commands.placement import ClusterOptions
 from petiole.commands.verb import verb
 from petiole.errors import ConfigError
+from petiole.ranges import NonNegativeFloat, PositiveFloat, PositiveInt
 
 if TYPE_CHECKING:
     import socket
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from petiole.serving.teach.routes import Lessons
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-Port = Annotated[int, Range(least=0, most=65535)]
+Port = Annotated[int, Ge(0), Le(65535)]
 Listed = Annotated[Sequence[str], Parameter(negative=(), consume_multiple=True)]
 
 

@@ -12,10 +12,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from petiole.commands.arguments import NonNegativeFloat
 from petiole.commands.options import CommandResult, fact
 from petiole.commands.verb import verb
 from petiole.errors import ConfigError
+from petiole.ranges import NonNegativeFloat
 
 
 class Simulated(CommandResult):

@@ -10,7 +10,6 @@ from cyclopts import Parameter
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from petiole.commands.arguments import PositiveInt, ProperFraction
 from petiole.commands.options import (
     CommandResult,
     ModelOptions,
@@ -21,6 +20,7 @@ from petiole.commands.options import (
 )
 from petiole.commands.placement import ExecutorOptions
 from petiole.commands.verb import verb
+from petiole.ranges import PositiveInt, ProperFraction
 
 RANKS = (1, 2, 4, 8, 16, 32, 64, 128)
 FRACTIONS = (0.1, 0.3, 1.0)

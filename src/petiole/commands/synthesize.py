@@ -7,9 +7,9 @@ from shlex import quote
 
 from rich.console import Group, RenderableType
 
-from petiole.commands.arguments import PositiveInt, Seed
 from petiole.commands.options import CommandResult, fact
 from petiole.commands.verb import verb
+from petiole.ranges import PositiveInt, Seed
 
 PER_CLASS = (32, 40)
 QUESTIONS = (2000, 500)

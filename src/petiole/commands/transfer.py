@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from petiole.commands.arguments import NonNegativeFloat, PositiveInt, ProperFraction
 from petiole.commands.defaults import backbone_for
 from petiole.commands.options import (
     ModelOptions,
@@ -24,6 +23,7 @@ from petiole.commands.results import TableResult
 from petiole.commands.tuning_options import TuningOptions
 from petiole.commands.verb import verb
 from petiole.errors import ConfigError, unknown
+from petiole.ranges import NonNegativeFloat, PositiveInt, ProperFraction
 
 if TYPE_CHECKING:
     from petiole.protocols.jobs import Running

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from petiole.commands.arguments import PositiveInt, ProperFraction
 from petiole.commands.options import group
 from petiole.errors import ConfigError
+from petiole.ranges import PositiveInt, ProperFraction
 
 if TYPE_CHECKING:
     from petiole.protocols.settled import Tuning

@@ -17,8 +17,8 @@ from petiole.backbones.hooks import Attach
 from petiole.layers.injected import Injected
 from petiole.layers.pool import First
 from petiole.methods.path_search import PathSearch
-from petiole.methods.ranges import FINITE
 from petiole.methods.recipe import Recipe
+from petiole.ranges import FINITE
 
 Inputs = TypeVar("Inputs")
 SOLVED = frozenset({"train_on", "class_weight"})

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator
 
 from petiole.errors import ConfigError
-from petiole.methods.ranges import (
+from petiole.ranges import (
     FINITE,
     Decay,
     NonNegativeFloat,

@@ -20,7 +20,7 @@ from petiole.backbones.frozen_network import FrozenNetwork
 from petiole.errors import ConfigError
 from petiole.layers.tasks import Sharing, shared
 from petiole.methods.base import Changes, Loss, Method, Plan
-from petiole.methods.ranges import PositiveInt
+from petiole.ranges import PositiveInt
 
 Unfreeze = Literal["nothing", "norms", "biases", "everything"]
 """What of the language model's own is trained beside the layers; with everything, the codes of places too."""

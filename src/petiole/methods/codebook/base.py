@@ -24,8 +24,8 @@ from petiole.methods.codebook.losses import (
     SurrogateAlignment,
     with_weight,
 )
-from petiole.methods.ranges import NonNegativeFloat
 from petiole.methods.registry import create, register
+from petiole.ranges import NonNegativeFloat
 
 CRAFT_RECIPE: dict[str, Any] = {
     "steps": 400,

@@ -29,8 +29,8 @@ from petiole.methods.codebook.losses import (
     SurrogateAlignment,
     with_weight,
 )
-from petiole.methods.ranges import NonNegativeFloat
 from petiole.methods.registry import register
+from petiole.ranges import NonNegativeFloat
 
 
 @register("craft", "CRAFT: the encoder alone, anchored to a frozen codebook", **CRAFT_RECIPE)

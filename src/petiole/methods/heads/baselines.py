@@ -15,8 +15,8 @@ from petiole.layers.ridge import RidgeHead
 from petiole.layers.solved import ClassMeansHead, KNNHead, SolvedHead
 from petiole.methods.base import SOLVED, Method, Plan
 from petiole.methods.heads.representation import Representation, read
-from petiole.methods.ranges import PositiveFloat, PositiveInt
 from petiole.methods.registry import register
+from petiole.ranges import PositiveFloat, PositiveInt
 
 
 @dataclass(frozen=True)

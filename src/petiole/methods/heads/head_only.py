@@ -14,8 +14,8 @@ from petiole.backbones.base import Backbone
 from petiole.layers.linear_grid import LinearGridHead
 from petiole.layers.pool import Concat, First
 from petiole.methods.base import SOLVED, Method, Plan
-from petiole.methods.ranges import PositiveInt
 from petiole.methods.registry import register
+from petiole.ranges import PositiveInt
 
 
 @register("head-only", "linear head, learning rate tuned", train_on="target", views=0)

@@ -42,10 +42,10 @@ from petiole.layers.phm import PHM, Drawn, Rule
 from petiole.methods.base import Changes, Method, Plan
 from petiole.methods.blocks import select
 from petiole.methods.peft.copies import norms
-from petiole.methods.ranges import DropRate, NonNegativeInt, PositiveFloat, PositiveInt
 from petiole.methods.recipe import AS_MANY_STEPS, INSIDE_BLOCKS
 from petiole.methods.registry import register
 from petiole.methods.text import BRANCHES, VL_ADAPTER_RECIPE, TextMethod, blocks
+from petiole.ranges import DropRate, NonNegativeInt, PositiveFloat, PositiveInt
 
 Placement = Literal["post", "pre", "parallel", "intermediate", "houlsby", "pfeiffer", "attn_only"]
 

@@ -40,8 +40,8 @@ from petiole.methods.adversary import (
 )
 from petiole.methods.base import Plan, TrainingAdversary
 from petiole.methods.peft.lora import CLIPLoRA
-from petiole.methods.ranges import PositiveInt
 from petiole.methods.registry import register
+from petiole.ranges import PositiveInt
 
 
 class SharedPerturbation(nn.Module):

@@ -31,8 +31,8 @@ from petiole.losses.contrastive import ContrastiveForm
 from petiole.methods.base import Method, Plan
 from petiole.methods.heads.alignment import Alignment
 from petiole.methods.heads.representation import Representation, read
-from petiole.methods.ranges import DropRate, NonNegativeFloat, PositiveFloat, PositiveInt
 from petiole.methods.registry import register
+from petiole.ranges import DropRate, NonNegativeFloat, PositiveFloat, PositiveInt
 
 PAPER = {
     "start": "random",

@@ -27,9 +27,9 @@ from petiole.methods.base import Method, Plan
 from petiole.methods.blocks import select
 from petiole.methods.path_search import PathSearch
 from petiole.methods.peft.lora import rows_of
-from petiole.methods.ranges import PositiveFraction, PositiveInt
 from petiole.methods.recipe import AS_MANY_STEPS, INSIDE_BLOCKS
 from petiole.methods.registry import register
+from petiole.ranges import PositiveFraction, PositiveInt
 
 LAYERS = {
     "q": ("attn.q", "attn.in"),

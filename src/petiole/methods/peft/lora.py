@@ -35,10 +35,10 @@ from petiole.methods.base import Changes, Method, Plan
 from petiole.methods.blocks import select
 from petiole.methods.codebook.base import CRAFT_RECIPE, LanguageSideMethod
 from petiole.methods.prompt_learning.class_names import SentenceTemplate, TextHead, towers_of
-from petiole.methods.ranges import DropRate, PositiveInt
 from petiole.methods.recipe import AS_MANY_STEPS, INSIDE_BLOCKS
 from petiole.methods.registry import register
 from petiole.methods.text import VL_ADAPTER_RECIPE, TextMethod, Unfreeze, attentions
+from petiole.ranges import DropRate, PositiveInt
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,10 @@ from petiole.layers.prompt import DropLast, PromptTokens
 from petiole.layers.rows import Blank, Overwrite, Prepend, Reparametrised, Rows
 from petiole.methods.base import Changes, Method, Plan
 from petiole.methods.blocks import select
-from petiole.methods.ranges import DropRate, PositiveInt
 from petiole.methods.recipe import AS_MANY_STEPS, INSIDE_BLOCKS
 from petiole.methods.registry import register
 from petiole.methods.text import VL_ADAPTER_RECIPE, TextMethod, Unfreeze, attentions
+from petiole.ranges import DropRate, PositiveInt
 
 
 @register(

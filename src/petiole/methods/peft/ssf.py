@@ -19,9 +19,9 @@ from petiole.layers.affine import Affine
 from petiole.layers.heads import LinearHead
 from petiole.methods.base import Method, Plan
 from petiole.methods.blocks import select
-from petiole.methods.ranges import NonNegativeFloat
 from petiole.methods.recipe import AS_MANY_STEPS, INSIDE_BLOCKS
 from petiole.methods.registry import register
+from petiole.ranges import NonNegativeFloat
 
 PARTS = ("attn.in", "attn.q", "attn.k", "attn.v", "attn.out", "mlp.in", "mlp.hidden", "mlp.out")
 

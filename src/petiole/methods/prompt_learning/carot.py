@@ -26,8 +26,8 @@ from petiole.backbones.base import Backbone
 from petiole.errors import ConfigError
 from petiole.methods.base import Loss, LossInputs, Method, Plan, SelfTeacher
 from petiole.methods.prompt_learning.class_names import TextHead
-from petiole.methods.ranges import NonNegativeFloat
 from petiole.methods.registry import create, register
+from petiole.ranges import NonNegativeFloat
 
 
 def both_directions(logits: Tensor, targets: Tensor, targets_across: Tensor) -> Tensor:

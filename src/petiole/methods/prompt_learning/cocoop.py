@@ -27,9 +27,9 @@ from petiole.methods.prompt_learning.class_names import (
     words,
 )
 from petiole.methods.prompt_learning.class_vectors import cosines
-from petiole.methods.ranges import PositiveInt
 from petiole.methods.recipe import PROMPT_LEARNING
 from petiole.methods.registry import register
+from petiole.ranges import PositiveInt
 
 
 class ConditionalHead(NamedTexts):

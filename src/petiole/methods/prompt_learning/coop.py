@@ -29,9 +29,9 @@ from petiole.methods.prompt_learning.class_names import (
     towers_of,
     words,
 )
-from petiole.methods.ranges import PositiveInt
 from petiole.methods.recipe import PROMPT_LEARNING
 from petiole.methods.registry import register
+from petiole.ranges import PositiveInt
 
 
 @register("coop", "learned words before the class name", epochs=200, **PROMPT_LEARNING)

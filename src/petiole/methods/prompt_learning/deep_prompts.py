@@ -27,9 +27,9 @@ from petiole.methods.prompt_learning.class_names import (
     towers_of,
     words,
 )
-from petiole.methods.ranges import NonNegativeInt, PositiveInt
 from petiole.methods.recipe import PROMPT_LEARNING
 from petiole.methods.registry import register
+from petiole.ranges import NonNegativeInt, PositiveInt
 
 
 @register(

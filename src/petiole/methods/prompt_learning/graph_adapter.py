@@ -23,8 +23,8 @@ from petiole.layers.lowrank import LowRank
 from petiole.methods.base import Method, Plan
 from petiole.methods.prompt_learning.class_names import towers_of
 from petiole.methods.prompt_learning.frozen_texts import FrozenTextHead
-from petiole.methods.ranges import PositiveFloat, PositiveInt
 from petiole.methods.registry import register
+from petiole.ranges import PositiveFloat, PositiveInt
 
 KINDS = ("positive", "negative", "visual")
 

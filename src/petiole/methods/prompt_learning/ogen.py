@@ -35,10 +35,10 @@ from petiole.backbones.base import Backbone
 from petiole.errors import ConfigError
 from petiole.methods.base import Loss, LossInputs, Method, Plan
 from petiole.methods.prompt_learning.class_names import TextHead
-from petiole.methods.ranges import NonNegativeFloat, PositiveInt, UnitInterval
 from petiole.methods.recipe import PROMPT_LEARNING
 from petiole.methods.registry import create, register
 from petiole.methods.self_distillation import SelfDistillation
+from petiole.ranges import NonNegativeFloat, PositiveInt, UnitInterval
 
 RECONSTRUCTION = 512.0
 """Weight of the squared errors."""

@@ -31,9 +31,9 @@ from petiole.layers.rows import Append, Overwrite, Rows
 from petiole.losses.distillation import distillation
 from petiole.methods.base import Loss, LossInputs, Method, Plan
 from petiole.methods.prompt_learning.class_names import SentenceTemplate, TextHead, towers_of
-from petiole.methods.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from petiole.methods.recipe import PROMPT_LEARNING
 from petiole.methods.registry import register
+from petiole.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 
 class TaughtHead(nn.Module):

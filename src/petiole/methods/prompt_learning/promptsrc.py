@@ -25,9 +25,9 @@ from petiole.methods.base import Loss, LossInputs, Plan
 from petiole.methods.prompt_learning.class_names import SentenceTemplate, TextHead
 from petiole.methods.prompt_learning.deep_prompts import DeepPrompts
 from petiole.methods.prompt_learning.templates import SIXTY
-from petiole.methods.ranges import NonNegativeFloat
 from petiole.methods.recipe import PROMPT_LEARNING
 from petiole.methods.registry import register
+from petiole.ranges import NonNegativeFloat
 
 
 class SelfRegularisation(Loss[LossInputs]):

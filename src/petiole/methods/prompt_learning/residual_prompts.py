@@ -26,10 +26,10 @@ from petiole.errors import ConfigError
 from petiole.layers.rows import Context, Overwrite, Residuals, Rows
 from petiole.methods.base import Method, Plan
 from petiole.methods.prompt_learning.class_names import TextHead
-from petiole.methods.ranges import PositiveInt
 from petiole.methods.recipe import PROMPT_LEARNING
 from petiole.methods.registry import create, register
 from petiole.printable import composed
+from petiole.ranges import PositiveInt
 
 
 @register(

@@ -34,9 +34,9 @@ from petiole.methods.base import Loss, LossInputs, Method, Plan
 from petiole.methods.prompt_learning.class_vectors import ClassVectors, ImageClassVectors
 from petiole.methods.prompt_learning.promptkd import Distillation
 from petiole.methods.prompt_learning.refined_head import Refined, Refiner, refine
-from petiole.methods.ranges import NonNegativeFloat, PositiveFloat, PositiveInt, UnitInterval
 from petiole.methods.recipe import PROMPT_LEARNING, Recipe
 from petiole.methods.registry import create, preset_of, register
+from petiole.ranges import NonNegativeFloat, PositiveFloat, PositiveInt, UnitInterval
 
 Cache = Literal["tokens", "zeros", "noise", "mean", "none"]
 

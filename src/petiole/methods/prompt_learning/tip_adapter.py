@@ -18,8 +18,8 @@ from petiole.backbones.base import Backbone
 from petiole.layers.solved import MemoryHead
 from petiole.methods.base import SOLVED, Method, Plan
 from petiole.methods.prompt_learning.class_names import SentenceTemplate, TextHead, towers_of
-from petiole.methods.ranges import NonNegativeFloat, PositiveFloat
 from petiole.methods.registry import register
+from petiole.ranges import NonNegativeFloat, PositiveFloat
 
 
 class TipHead(MemoryHead):

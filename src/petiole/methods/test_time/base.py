@@ -22,8 +22,8 @@ from petiole.backbones.hooks import Attach, attached
 from petiole.errors import ConfigError
 from petiole.methods.base import Plan
 from petiole.methods.prompt_learning.class_vectors import ClassVectors
-from petiole.methods.ranges import FINITE, PositiveInt
 from petiole.methods.settings import check_names, validated
+from petiole.ranges import FINITE, PositiveInt
 from petiole.registry import Registry
 
 WORDS = "text.embed"

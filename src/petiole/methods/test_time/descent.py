@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from petiole.backbones.hooks import Attach
 from petiole.errors import ConfigError
-from petiole.methods.ranges import NonNegativeFloat, NonNegativeInt, PositiveFraction
 from petiole.methods.test_time.base import ROWS, Adapted, FrozenClassifier, TestTimeMethod
+from petiole.ranges import NonNegativeFloat, NonNegativeInt, PositiveFraction
 
 
 def entropy_of_mean(logits: Tensor, kept: float) -> Tensor:

@@ -22,9 +22,9 @@ from petiole.backbones.frozen_network import IMAGES
 from petiole.backbones.hooks import Attach
 from petiole.errors import ConfigError
 from petiole.methods.blocks import select
-from petiole.methods.ranges import DropRate, PositiveInt, ProperFraction
 from petiole.methods.test_time.base import TEST_TIME, FrozenClassifier
 from petiole.methods.test_time.descent import Descent, PerImage, Session
+from petiole.ranges import DropRate, PositiveInt, ProperFraction
 
 FIRST = "block.0.in"
 """Where tokens have their positions and no block has seen them."""

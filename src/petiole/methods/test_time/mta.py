@@ -17,8 +17,8 @@ from torch.nn.functional import normalize
 
 from petiole.errors import ConfigError
 from petiole.methods.prompt_learning.class_vectors import ClassVectors
-from petiole.methods.ranges import NonNegativeInt, PositiveFloat
 from petiole.methods.test_time.base import TEST_TIME, Adapted, FrozenClassifier, TestTimeMethod
+from petiole.ranges import NonNegativeInt, PositiveFloat
 
 NEAR = 0.3
 """Share of the other views by which a kernel's width is set."""

@@ -25,9 +25,9 @@ from petiole.methods.prompt_learning.class_names import (
     towers_of,
     words,
 )
-from petiole.methods.ranges import NonNegativeFloat, PositiveInt
 from petiole.methods.test_time.base import TEST_TIME, WORDS, FrozenClassifier
 from petiole.methods.test_time.descent import Descent, Session
+from petiole.ranges import NonNegativeFloat, PositiveInt
 
 
 @TEST_TIME.register("tpt", "words before the class names, one step on entropy; for CLIP")

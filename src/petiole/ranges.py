@@ -1,6 +1,6 @@
-"""Ranges of settings, as types of the fields of a method, a recipe or a way to adapt at test time.
+"""Ranges of numbers, as types of the fields of a method, a recipe or a way to adapt at test time, and of the options of verbs.
 
-``validated`` refuses what lies outside as soon as it is stated, before an image is read or a network loaded. NaN and infinity
+``validated`` and ``commands.arguments`` refuse what lies outside as soon as it is stated, before an image is read or a network loaded. NaN and infinity
 lie in no range, nor in a plain ``float`` of a class with ``FINITE``.
 """
 
@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 from annotated_types import Ge, Gt, Le, Lt
 
+Seed = Annotated[int, Ge(0), Le(2**32 - 1)]
+"""What torch, NumPy and scikit-learn all take."""
 PositiveInt = Annotated[int, Ge(1)]
 NonNegativeInt = Annotated[int, Ge(0)]
 PositiveFloat = Annotated[float, Gt(0)]
